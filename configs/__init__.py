@@ -1,0 +1,1 @@
+"""Experiments as plain values: no code of ours is imported here."""

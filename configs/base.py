@@ -1,0 +1,54 @@
+"""Every field of a run, with its default, unit or choices. Experiments are small files that change some of them.
+
+Override on the command line: ``--config.optimizer.learning_rate=3e-4``. Unknown names are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def get_config(model: dict[str, Any]) -> ConfigDict:
+    """The base run for a model shape (see ``configs/models.py``)."""
+    config = ConfigDict()
+    config.seed = 0  # decides initial weights, data order, noise, dropout
+    config.model = model  # as config.json; not used where init_from is set
+    config.init_from = ""  # checkpoint folder of any layout to start from; "" = random weights
+    config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
+    config.remat = False  # recompute blocks in the backward pass: less memory, more time
+
+    config.processor = ConfigDict()
+    config.processor.image_size = 224  # px, side of the square the model sees
+    config.processor.num_views = 3  # view slots
+    config.processor.text_length = 50  # tokens; padding is attended, so this is part of the weights
+
+    config.data = ConfigDict()
+    config.data.root = ""  # folder that holds the datasets
+    config.data.mixture = ""  # name in data/mixtures.py
+    config.data.shuffle_buffer = 10_000  # samples per source
+    config.data.cache_mb = 0.0  # MB for decoded images; worth it for small datasets only
+
+    config.batch_size = 16  # samples per step, over all hosts
+    config.optimizer = ConfigDict()
+    config.optimizer.schedule = "xvla_release"  # a name in xvla_jax.optimizer.SCHEDULES
+    config.optimizer.iters = 50_000  # steps of the run
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_coef = 0.1  # factor for vlm and soft prompts
+    config.optimizer.freeze_steps = 1000  # steps for which vlm and core wait
+    config.optimizer.warmup_steps = 2000  # steps
+    config.optimizer.min_lr_ratio = 0.1  # of the learning rate, at the end of a cosine
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.betas = (0.9, 0.95)
+    config.optimizer.eps = 1e-8
+    config.optimizer.max_grad_norm = 1.0  # 0 = no clipping
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices; -1 = all the rest
+    config.mesh.fsdp = 1  # devices that share one copy of the weights
+
+    config.log_every = 20  # steps
+    config.save_every = 1000  # steps
+    config.keep = 2  # newest checkpoints kept
+    return config

@@ -1,0 +1,32 @@
+"""The small X-VLA that ``make demo`` trains on its own LIBERO demonstrations.
+
+``python -m scripts.train --config=configs/quickstart.py --workdir=outputs/quickstart/train
+--config.data.root=outputs/quickstart/rlds``
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base, models
+
+
+def get_config() -> ConfigDict:
+    """From scratch, so every group trains at the full rate from the first step."""
+    config = base.get_config(models.small())
+    config.processor.image_size = 64
+    config.processor.text_length = 16
+    config.data.mixture = "libero_demos"
+    config.data.shuffle_buffer = 2000
+    config.data.cache_mb = 512.0
+    config.batch_size = 32
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.iters = 600
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_coef = 1.0
+    config.optimizer.freeze_steps = 0
+    config.optimizer.warmup_steps = 50
+    config.optimizer.min_lr_ratio = 0.05
+    config.log_every = 10
+    config.save_every = 100
+    return config

@@ -1,0 +1,102 @@
+"""Samples -> one Batch (door 1): decode, tokenise, stack.
+
+A batch is a dictionary of numpy arrays:
+
+    images      uint8[B, V, S, S, 3] RGB, absent views zero
+    view_mask   bool[B, V]
+    input_ids   int32[B, L]
+    domain_id   int32[B]
+    proprio     float32[B, D]
+    actions     float32[B, T, D]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import ImageCache, UInt8, decode_image
+from data.stream import Sample
+from data.trajectory import BadEpisodeError
+
+Batch = dict[str, NDArray[Any]]
+Tokenize = Callable[[list[str]], NDArray[np.int32]]
+
+
+class Collator:
+    """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`."""
+
+    def __init__(
+        self, num_views: int, image_size: int, tokenize: Tokenize, *, cache_mb: float, threads: int
+    ) -> None:
+        self._num_views = num_views
+        self._image_size = image_size
+        self._tokenize = tokenize
+        self._token_ids: dict[str, NDArray[np.int32]] = {}
+        self._cache = ImageCache(cache_mb)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of `samples`, in their order.
+
+        Raises:
+            BadEpisodeError: a picture cannot be decoded.
+        """
+        shape = (len(samples), self._num_views, self._image_size, self._image_size, 3)
+        images = np.zeros(shape, np.uint8)
+
+        def fill(place: int) -> None:
+            views = self._views(samples[place])
+            images[place, : len(views)] = views
+
+        list(self._pool.map(fill, range(len(samples))))
+        present = [len(sample.spec.views) for sample in samples]
+        return {
+            "images": images,
+            "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
+            "input_ids": self._input_ids([sample.episode.instruction for sample in samples]),
+            "domain_id": np.array([sample.spec.domain_id for sample in samples], np.int32),
+            "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
+            "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
+        }
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _views(self, sample: Sample) -> UInt8:
+        key = (sample.spec.name, sample.episode.episode, sample.row)
+        return self._cache.get(key, lambda: self._decode(sample))
+
+    def _decode(self, sample: Sample) -> UInt8:
+        views = []
+        for name, encoded in zip(sample.spec.views, sample.episode.images, strict=True):
+            try:
+                view = decode_image(
+                    encoded[sample.row],
+                    size=self._image_size,
+                    channel_order=sample.spec.encoded_channel_order,
+                )
+            except ValueError as error:
+                frame = int(sample.episode.frames[sample.row])
+                raise BadEpisodeError(
+                    sample.spec.name, sample.episode.episode, f"frame {frame}, {name}: {error}"
+                ) from error
+            views.append(view)
+        return np.stack(views)
+
+    def _input_ids(self, instructions: list[str]) -> NDArray[np.int32]:
+        new = [text for text in dict.fromkeys(instructions) if text not in self._token_ids]
+        if new:
+            ids = np.asarray(self._tokenize(new))
+            if ids.dtype != np.int32 or ids.ndim != 2 or len(ids) != len(new):
+                raise ValueError(
+                    f"tokenize gave {ids.dtype}{list(ids.shape)} for {len(new)} instructions; "
+                    f"it must give int32[{len(new)}, L]"
+                )
+            self._token_ids.update(zip(new, ids, strict=True))
+        return np.stack([self._token_ids[text] for text in instructions])

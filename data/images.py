@@ -1,0 +1,76 @@
+"""Encoded pictures -> uint8 RGB at the model's size.
+
+Pillow decodes JPEG with the accurate integer transform and resizes with its antialiased bicubic
+filter, on which X-VLA's training and evaluation both rest. It lets go of Python's global lock while
+it works, so threads scale.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Hashable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+UInt8 = NDArray[np.uint8]
+FORMATS = ("JPEG", "PNG")
+
+
+def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
+    """One JPEG or PNG picture of any size -> uint8[size, size, 3] RGB.
+
+    Grey, palette and 16-bit pictures become 8-bit RGB; an alpha channel is dropped.
+
+    Args:
+        encoded: the file's bytes.
+        size: the side of the result; the aspect ratio is not kept.
+        channel_order: "rgb", or "bgr_swapped" to exchange red and blue after decoding.
+
+    Raises:
+        ValueError: the bytes are no complete JPEG or PNG picture.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+            rgb = _eight_bit_rgb(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        head = encoded[:8].hex(" ")
+        raise ValueError(
+            f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
+            f"({' or '.join(FORMATS)}): {error}"
+        ) from error
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(rgb)
+    return pixels[..., ::-1] if channel_order == "bgr_swapped" else pixels
+
+
+def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255; other decoders keep the high byte
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
+
+
+class ImageCache:
+    """Decoded views of samples, kept until `limit_mb` is full. What does not fit is decoded again.
+
+    Nothing is ever replaced: a training stream visits every sample equally often, so a fixed
+    subset serves as well as a moving one and costs no bookkeeping.
+    """
+
+    def __init__(self, limit_mb: float) -> None:
+        self._free_bytes = int(limit_mb * 2**20)
+        self._entries: dict[Hashable, UInt8] = {}
+
+    def get(self, key: Hashable, decode: Callable[[], UInt8]) -> UInt8:
+        """The entry of `key`, made by `decode` where absent."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = decode()
+            if entry.nbytes <= self._free_bytes:
+                # two threads may both get here: the limit is then passed by a few pictures
+                self._free_bytes -= entry.nbytes
+                self._entries[key] = entry
+        return entry

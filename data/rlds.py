@@ -1,0 +1,132 @@
+"""Reader for RLDS datasets (tfds folders of TFRecord files), through dlimp's trajectory API.
+
+The only import site of dlimp. Where it is not installed, data/dlataset.py serves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from data.spec import DatasetSpec
+from data.trajectory import BadEpisodeError, Trajectory, standard_trajectory
+
+if importlib.util.find_spec("dlimp"):
+    DLataset = importlib.import_module("dlimp").DLataset
+else:
+    from data.dlataset import DLataset
+
+SPLIT = "train"
+INDEX = "_traj_index"
+MANIFEST_NAME = "manifest.json"
+
+
+class RldsReader:
+    """One RLDS dataset, opened for a dataset row; a part is a shard file.
+
+    Raises:
+        FileNotFoundError: no version of the dataset under `root`.
+        ValueError: the features or the recording rate are not those of the row.
+    """
+
+    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
+        self.spec = spec
+        self.folder = version_folder(root, spec.storage_name)
+        self._builder = tfds.builder_from_directory(self.folder)
+        self._check_features()
+        self._check_rate()
+        split = self._builder.info.splits[SPLIT]
+        self.episodes_per_part = tuple(split.shard_lengths)
+        self._files = [PurePosixPath(path).name for path in split.filenames]
+
+    def read(self, part: int) -> Iterator[Trajectory]:
+        """The trajectories of shard file number `part`, in file order, images encoded."""
+        count = self.episodes_per_part[part]
+        if count == 0:
+            return
+        first = sum(self.episodes_per_part[:part])
+        keys = self.spec.keys
+        trajectories = DLataset.from_rlds(
+            self._builder, split=f"{SPLIT}[{first}:{first + count}]", shuffle=False
+        ).traj_map(lambda traj: {INDEX: traj[INDEX], **select(traj, keys)})
+        whole = list(trajectories.iterator())
+        if any(len(raw[INDEX]) == 0 for raw in whole):
+            raise BadEpisodeError(self.spec.name, self._files[part], "an episode has no steps")
+        # dlimp lets parallel maps deliver out of order
+        for number, raw in enumerate(sorted(whole, key=lambda raw: raw[INDEX][0])):
+            yield standard_trajectory(raw, self.spec, f"{self._files[part]}#{number}")
+
+    def _check_features(self) -> None:
+        top = self._builder.info.features
+        features = dict(top.items()) if isinstance(top, tfds.features.FeaturesDict) else {}
+        splits = sorted(self._builder.info.splits)
+        steps = features.get("steps")
+        if not isinstance(steps, tfds.features.Dataset) or SPLIT not in splits:
+            raise ValueError(
+                f"{self.folder} is no RLDS dataset with a split {SPLIT!r}: its features are "
+                f"{', '.join(features)}, its splits {', '.join(splits)}"
+            )
+        present = dotted_keys(steps.feature)
+        missing = [key for key in self.spec.keys if key not in present]
+        if missing:
+            raise ValueError(
+                f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which {self.folder} "
+                f"does not have; its steps have {', '.join(sorted(present))} (data/datasets.py)"
+            )
+
+    def _check_rate(self) -> None:
+        manifest = self.folder / MANIFEST_NAME
+        if not manifest.exists():
+            return
+        recorded = json.loads(manifest.read_text())["rate_hz"]
+        if recorded != self.spec.rate_hz:
+            raise ValueError(
+                f"{self.folder} was recorded at {recorded} Hz, but dataset row {self.spec.name!r} "
+                f"has rate_hz {self.spec.rate_hz} (data/datasets.py)"
+            )
+
+
+def version_folder(root: epath.PathLike, name: str) -> epath.Path:
+    """<root>/<name>/<highest version>; a FileNotFoundError says what there is instead."""
+    parent = epath.Path(root) / name
+    versions = [
+        child
+        for child in (parent.iterdir() if parent.exists() else ())
+        if tfds.core.Version.is_valid(child.name) and (child / "dataset_info.json").exists()
+    ]
+    if not versions:
+        there = epath.Path(root)
+        found = sorted(child.name for child in there.iterdir()) if there.exists() else []
+        raise FileNotFoundError(
+            f"no RLDS dataset at {parent}/<version>/; {there} "
+            + (f"has {', '.join(found)}" if found else "is empty or absent")
+        )
+    return max(versions, key=lambda child: tfds.core.Version(child.name))
+
+
+def dotted_keys(features: Any, prefix: str = "") -> set[str]:
+    """The leaves of a nested tfds features dictionary, joined by dots."""
+    keys: set[str] = set()
+    for name, feature in features.items():
+        path = f"{prefix}{name}"
+        nested = isinstance(feature, tfds.features.FeaturesDict)
+        keys |= dotted_keys(feature, f"{path}.") if nested else {path}
+    return keys
+
+
+def select(traj: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The entries of a nested trajectory under dotted `keys`, flat."""
+    chosen = {}
+    for key in keys:
+        value: Any = traj
+        for name in key.split("."):
+            value = value[name]
+        chosen[key] = value
+    return chosen

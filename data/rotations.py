@@ -1,0 +1,73 @@
+"""Rotations to the 6-D form, in closed formulas, float64 throughout.
+
+A rotation is first turned into its *columns*, float64[..., 3, 2]: the first two columns of the
+matrix R. The two 6-D layouts differ only in the order in which these six numbers are written:
+
+    interleaved  [R00, R01, R10, R11, R20, R21]   everything but LIBERO
+    contiguous   [R00, R10, R20, R01, R11, R21]   LIBERO
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float64 = NDArray[np.float64]
+
+
+def columns_from_quat_xyzw(quat: ArrayLike) -> Float64:
+    """First two matrix columns of quaternions [..., 4] of any length, order x, y, z, w.
+
+    Raises:
+        ValueError: a quaternion is zero.
+    """
+    q = np.asarray(quat, np.float64)
+    norm = np.linalg.norm(q, axis=-1, keepdims=True)
+    if not np.all(norm > 0):
+        raise ValueError(f"a quaternion of length zero has no rotation (shape {q.shape})")
+    x, y, z, w = np.moveaxis(q / norm, -1, 0)
+    return _stack_columns(
+        (1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)),
+        (2 * (x * y - z * w), 1 - 2 * (x * x + z * z), 2 * (y * z + x * w)),
+    )
+
+
+def columns_from_euler_xyz(angles: ArrayLike) -> Float64:
+    """First two matrix columns of angles [..., 3] (rad) about the fixed axes x, then y, then z."""
+    a, b, c = np.moveaxis(np.asarray(angles, np.float64), -1, 0)
+    sa, ca, sb, cb, sc, cc = np.sin(a), np.cos(a), np.sin(b), np.cos(b), np.sin(c), np.cos(c)
+    return _stack_columns(
+        (cc * cb, sc * cb, -sb),
+        (cc * sb * sa - sc * ca, sc * sb * sa + cc * ca, cb * sa),
+    )
+
+
+def columns_from_axis_angle(vectors: ArrayLike) -> Float64:
+    """First two matrix columns of rotation vectors [..., 3]: unit axis times angle (rad)."""
+    v = np.asarray(vectors, np.float64)
+    angle = np.linalg.norm(v, axis=-1, keepdims=True)
+    # sinc keeps sin(angle / 2) / angle exact at angle 0
+    imaginary = v * np.sinc(angle / (2 * np.pi)) / 2
+    return columns_from_quat_xyzw(np.concatenate((imaginary, np.cos(angle / 2)), axis=-1))
+
+
+def columns_to_rot6d_interleaved(columns: Float64) -> Float64:
+    """[..., 3, 2] -> [..., 6], row by row."""
+    return columns.reshape(*columns.shape[:-2], 6)
+
+
+def columns_to_rot6d_contiguous(columns: Float64) -> Float64:
+    """[..., 3, 2] -> [..., 6], column by column."""
+    return columns.swapaxes(-1, -2).reshape(*columns.shape[:-2], 6)
+
+
+ROT6D_LAYOUTS: dict[str, Callable[[Float64], Float64]] = {
+    "interleaved": columns_to_rot6d_interleaved,
+    "contiguous": columns_to_rot6d_contiguous,
+}
+
+
+def _stack_columns(first: tuple[Float64, ...], second: tuple[Float64, ...]) -> Float64:
+    return np.stack((np.stack(first, axis=-1), np.stack(second, axis=-1)), axis=-1)

@@ -1,0 +1,224 @@
+"""Recorded episodes -> an RLDS dataset (tfds, TFRecord) with a manifest.
+
+The dataset is written into a hidden folder beside its place and renamed when complete, so a folder
+with a manifest is always whole.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+from data.episodes import FRAME_ARRAYS, Episode, read_episode, read_scalars
+from data.rlds import MANIFEST_NAME, SPLIT
+
+DATASET_NAME = "libero_demos"
+VERSION = "1.0.0"
+MANIFEST_SCHEMA = 1
+EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
+SAME_IN_ALL = ("rate_hz", "image_size", "suite")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where the dataset is, its manifest, and whether this call made it."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    new: bool
+
+
+def write_dataset(
+    inputs: Sequence[Path],
+    root: Path,
+    *,
+    licence: str,
+    command: str,
+    on_episode: Callable[[Path], None],
+) -> Written:
+    """Write the successful episodes among `inputs` to <root>/libero_demos/1.0.0.
+
+    Failed demonstrations are counted in the manifest and left out. A dataset that is already there
+    and was made of the same files is returned as it is.
+
+    Args:
+        inputs: episode files (data/episodes.py), in the order to write.
+        root: the data folder.
+        licence: terms of use, for the manifest.
+        command: the command line that made it, for the manifest.
+        on_episode: called with each file once it is written or left out.
+
+    Raises:
+        ValueError: a bad episode file, files that do not belong together, no success among them,
+            or another dataset in that place.
+    """
+    hashes = {path.name: _sha256(path) for path in inputs}
+    if len(hashes) != len(inputs):
+        raise ValueError("two episode files have the same name")
+    folder = root / DATASET_NAME / VERSION
+    if folder.exists():
+        return Written(folder, _existing_manifest(folder, hashes), new=False)
+    scalars = {path: read_scalars(path) for path in inputs}
+    good = {path for path in inputs if scalars[path]["success"]}
+    if not good:
+        raise ValueError(f"no successful demonstration among {len(inputs)} episode files")
+    shared = _shared_values(scalars)
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
+    try:
+        frames = _write_tfds(inputs, good, temporary, on_episode)
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "name": DATASET_NAME,
+            "version": VERSION,
+            **shared,
+            "tasks": sorted({scalars[path]["task"] for path in good}),
+            "episodes": len(good),
+            "frames": frames,
+            "failures_left_out": len(inputs) - len(good),
+            **_circumstances(licence, command),
+            "inputs": hashes,
+            "files": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
+        }
+        (temporary / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
+        folder.parent.mkdir(exist_ok=True)
+        temporary.chmod(0o755)  # mkdtemp's are for the owner alone
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone when it was renamed
+    return Written(folder, manifest, new=True)
+
+
+def _write_tfds(
+    inputs: Sequence[Path], good: set[Path], folder: Path, on_episode: Callable[[Path], None]
+) -> int:
+    """Write the good inputs to `folder`, in the order given; gives the number of frames."""
+    identity = DatasetIdentity(
+        name=DATASET_NAME,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="Scripted LIBERO demonstrations under absolute end-effector control.",
+        features=_features(read_scalars(inputs[0])["image_size"]),
+    )
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=EPISODES_PER_SHARD)
+    writer.initialize_splits([SPLIT])
+    frames = 0
+    for path in inputs:
+        if path in good:
+            episode = read_episode(path)
+            frames += len(episode)
+            writer.add_examples({SPLIT: [_example(episode)]})
+        on_episode(path)
+    writer.close_all()
+    return frames
+
+
+def _features(image_size: int) -> tfds.features.FeaturesDict:
+    picture = tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="jpeg")
+    vectors = {
+        name: tfds.features.Tensor(shape=(int(shape[0]),), dtype=np.float32)
+        for name, (dtype, shape) in FRAME_ARRAYS.items()
+        if dtype is np.float32
+    }
+    action = vectors.pop("action")
+    steps = {
+        "observation": {"agentview": picture, "wrist": picture, **vectors},
+        "action": action,
+        "language_instruction": tfds.features.Text(),
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "is_terminal": np.bool_,
+        "reward": np.float32,
+        "discount": np.float32,
+    }
+    metadata = {
+        "task": tfds.features.Text(),
+        "init_state": np.int32,
+        "seed": np.int64,
+        "success": np.bool_,
+    }
+    return tfds.features.FeaturesDict(
+        {"steps": tfds.features.Dataset(steps), "episode_metadata": metadata}
+    )
+
+
+def _example(episode: Episode) -> dict[str, Any]:
+    """One RLDS episode; a success ends in a terminal step with reward 1 and discount 0."""
+    last = len(episode) - 1
+    observations = [name for name in FRAME_ARRAYS if name != "action"]
+    steps = [
+        {
+            "observation": {name: episode.frames[name][i] for name in observations},
+            "action": episode.frames["action"][i],
+            "language_instruction": episode.scalars["instruction"],
+            "is_first": i == 0,
+            "is_last": i == last,
+            "is_terminal": i == last,
+            "reward": float(i == last),
+            "discount": float(i != last),
+        }
+        for i in range(len(episode))
+    ]
+    metadata = {name: episode.scalars[name] for name in ("task", "init_state", "seed", "success")}
+    return {"steps": steps, "episode_metadata": metadata}
+
+
+def _shared_values(scalars: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The values that all episodes of a dataset have in common."""
+    shared = {}
+    for name in SAME_IN_ALL:
+        values = {episode[name] for episode in scalars.values()}
+        if len(values) != 1:
+            raise ValueError(
+                f"the episode files do not belong together: {name} is {sorted(values)}"
+            )
+        shared[name] = values.pop()
+    return shared
+
+
+def _existing_manifest(folder: Path, hashes: dict[str, str]) -> dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    if manifest.get("inputs") != hashes:
+        raise ValueError(
+            f"{folder} already holds another dataset: made of {len(manifest.get('inputs', {}))} "
+            f"episode files, now {len(hashes)}; remove it or choose another folder"
+        )
+    return manifest
+
+
+def _circumstances(licence: str, command: str) -> dict[str, Any]:
+    return {
+        "licence": licence,
+        "command": command,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "tensorflow": tf.__version__,
+            "tensorflow_datasets": tfds.__version__,
+        },
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

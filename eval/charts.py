@@ -1,0 +1,85 @@
+"""Line charts as inline SVG: they take the page's colours, so they suit light and dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import Mapping, Sequence, Tuple
+
+Points = Sequence[Tuple[float, float]]
+
+_WIDTH, _HEIGHT = 420, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
+
+
+def line_chart(series: Mapping[str, Points], *, x_label: str, log_y: bool = False) -> str:
+    """SVG of one or more lines; the page's CSS colours classes line0, line1, ...
+
+    Args:
+        series: name -> (x, y) points in order of x; points that are not finite are left out, and
+            with `log_y` those that are not positive.
+        x_label: written below the axis.
+        log_y: logarithmic y axis.
+    """
+    kept = {
+        name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)]
+        for name, points in series.items()
+    }
+    xs = [x for points in kept.values() for x, _ in points]
+    ys = [y for points in kept.values() for _, y in points]
+    if not xs:
+        return '<p class="quiet">no points</p>'
+    low, high = min(ys), max(ys)
+    ticks = _decades(low, high) if log_y else _nice(min(0.0, low), high)
+    scale_y = math.log10 if log_y else float
+    y0, y1 = scale_y(min(low, ticks[0])), scale_y(max(high, ticks[-1]))
+    x0, x1 = min(xs), max(xs)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x0) / (x1 - x0 or 1.0)
+        up = (scale_y(y) - y0) / (y1 - y0 or 1.0)
+        return (
+            _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
+            _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
+        )
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart">']
+    for tick in ticks:
+        _, y = place(x0, tick)
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _nice(x0, x1):
+        if x0 <= tick <= x1:
+            x, _ = place(tick, ticks[0])
+            parts.append(
+                f'<text x="{x:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{tick:g}</text>'
+            )
+    parts.append(
+        f'<text x="{(_LEFT + _WIDTH) / 2:.0f}" y="{_HEIGHT - 3}" text-anchor="middle">'
+        f"{html.escape(x_label)}</text>"
+    )
+    for number, points in enumerate(kept.values()):
+        path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
+        parts.append(f'<polyline class="line line{number % 6}" points="{path}"/>')
+    parts.append("</svg>")
+    legend = "".join(
+        f'<span class="key key{number % 6}">{html.escape(name)}</span>'
+        for number, name in enumerate(kept)
+    )
+    return "".join(parts) + f'<p class="legend">{legend}</p>'
+
+
+def _nice(low: float, high: float) -> list[float]:
+    """About four round numbers from at or below `low` to at or above `high`."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= span / 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return [10.0**k for k in range(first, max(last, first + 1) + 1)]

@@ -1,0 +1,167 @@
+"""What runs inside a simulator's process: one environment, and the commands that it obeys."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .expert import ScriptedExpert, plan_for
+from .recorder import record_episode, save_episode
+from .tasks import Episode, TaskSpec
+
+# benchmark -> module and class of its adapter, imported when first needed
+ADAPTERS: dict[str, tuple[str, str]] = {"libero": ("libero", "LiberoEnv")}
+
+
+def open_environment(spec: TaskSpec, task_id: int) -> Any:
+    """Builds the simulator adapter of the row's benchmark.
+
+    Raises:
+        KeyError: no adapter for it.
+    """
+    if spec.benchmark not in ADAPTERS:
+        raise KeyError(
+            f"no adapter for benchmark {spec.benchmark!r}; eval/host.py has {sorted(ADAPTERS)}"
+        )
+    module, name = ADAPTERS[spec.benchmark]
+    return getattr(importlib.import_module("." + module, __package__), name)(spec, task_id)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of an episode after some steps.
+
+    Attributes:
+        steps: control steps so far.
+        success: whether the task was solved at one of them.
+        observation: of door 2, as long as the episode goes on.
+        state_hash: of the initial state.
+    """
+
+    steps: int
+    success: bool
+    observation: dict[str, Any] | None
+    state_hash: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A whole episode that needed no policy outside of this process."""
+
+    steps: int
+    success: bool
+    seconds: float
+    state_hash: str
+    rows: NDArray[np.float32]
+
+
+class SimulatorHost:
+    """Holds the environment of one task at a time and runs episodes in it.
+
+    Args:
+        spec: protocol of the episodes.
+        open_env: builds the environment of a task index; tests put a fake here.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, open_env: Callable[[TaskSpec, int], Any] = open_environment
+    ) -> None:
+        self._spec = spec
+        self._open_env = open_env
+        self._env: Any = None
+        self._task_id: int | None = None
+        self._steps = 0
+        self._state_hash = ""
+
+    def describe(self, task_id: int) -> dict[str, str]:
+        """Instruction of a task and name of the OpenGL renderer."""
+        env = self._environment(task_id)
+        return {"instruction": env.instruction, "renderer": env.renderer_name}
+
+    def start(self, episode: Episode) -> Progress:
+        """Resets to the episode's initial state and observes it."""
+        env = self._reset(episode)
+        return Progress(0, False, env.observe(), self._state_hash)
+
+    def advance(self, rows: NDArray[np.float32]) -> Progress:
+        """Carries out action rows [n, D] until the episode is solved or out of steps."""
+        success = False
+        for row in rows[: self._spec.step_limit - self._steps]:
+            self._steps += 1
+            success = self._env.step(row)
+            if success:
+                break
+        over = success or self._steps >= self._spec.step_limit
+        observation = None if over else self._env.observe()
+        return Progress(self._steps, success, observation, self._state_hash)
+
+    def attempt_by_expert(self, episode: Episode) -> Attempt:
+        """One episode of the scripted expert, without excursions and without images."""
+        began = time.monotonic()
+        env = self._reset(episode)
+        scene = env.scene()
+        expert = ScriptedExpert(
+            plan_for(self._spec.suite, episode.task_id),
+            scene,
+            wander=0.0,
+            rng=np.random.default_rng(episode.seed),
+            rotation=self._spec.rotation,
+        )
+        rows: list[NDArray[np.float32]] = []
+        success = False
+        while not success and len(rows) < self._spec.step_limit:
+            rows.append(expert.act(scene))
+            success = env.step(rows[-1])
+            scene = env.scene()
+        seconds = time.monotonic() - began
+        return Attempt(len(rows), success, seconds, self._state_hash, np.stack(rows))
+
+    def replay(
+        self, episode: Episode, rows: NDArray[np.float32], every: int
+    ) -> tuple[NDArray[np.uint8], bool]:
+        """Repeats action rows [n, D] and films them with all views side by side.
+
+        Returns:
+            Frames uint8[f, S, V * S, 3], the first before and the last after all rows, the others
+            `every` control steps apart; and whether the task was solved again.
+        """
+        env = self._reset(episode)
+        frames = []
+        success = False
+        for step, row in enumerate(rows):
+            if step % every == 0:
+                frames.append(self._film(env))
+            success = env.step(row) or success
+        frames.append(self._film(env))
+        return np.stack(frames), success
+
+    def record(self, episode: Episode, wander: float, rate_hz: float, path: str) -> dict[str, Any]:
+        """Records one demonstration; a successful one is saved at `path`."""
+        env = self._environment(episode.task_id)
+        recording = record_episode(env, self._spec, episode, wander=wander, rate_hz=rate_hz)
+        if recording["success"]:
+            save_episode(path, recording)
+        return {"success": recording["success"], "frames": len(recording["action"])}
+
+    def _film(self, env: Any) -> NDArray[np.uint8]:
+        return np.concatenate([env.image(view) for view in self._spec.views], axis=1)
+
+    def _reset(self, episode: Episode) -> Any:
+        env = self._environment(episode.task_id)
+        self._state_hash = env.reset(episode.init_state, episode.seed)
+        self._steps = 0
+        return env
+
+    def _environment(self, task_id: int) -> Any:
+        if self._task_id != task_id:
+            if self._env is not None:
+                self._env.close()
+            self._env, self._task_id = None, None
+            self._env = self._open_env(self._spec, task_id)
+            self._task_id = task_id
+        return self._env

@@ -1,0 +1,193 @@
+"""LIBERO under absolute end-effector control, as the authors' client drives it.
+
+Ten control steps at rest in the controller's delta mode, then absolute OSC_POSE. All poses are the
+controller's (`ee_pos`, `ee_ori_mat`); the observed `robot0_eef_quat` is turned against them by 90
+degrees and must not be used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from typing import Any, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import preflight
+from .expert import Scene
+from .rendering import CameraRenderer
+from .rotations import ROT6D_LAYOUTS, Rot6dLayout, matrix_to_axis_angle
+from .tasks import TaskSpec, View
+
+# Open gripper and no motion, in the delta mode of the settling steps.
+_REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+
+
+def row_to_command(
+    row: ArrayLike, *, layout: Rot6dLayout, threshold: float, closed: float
+) -> NDArray[np.float32]:
+    """Action row [10 or more] -> xyz (m), axis-angle (rad), gripper: float32[7].
+
+    The gripper is `closed` where its probability is above `threshold`, else `-closed`.
+    """
+    values = np.asarray(row, np.float64)
+    axis_angle = matrix_to_axis_angle(layout.to_matrix(values[3:9]))
+    gripper = closed if values[9] > threshold else -closed
+    return np.concatenate((values[:3], axis_angle, [gripper])).astype(np.float32)
+
+
+class LiberoEnv:
+    """One LIBERO task in this process, which must never load TensorFlow.
+
+    Args:
+        spec: row of the task table, with benchmark "libero".
+        task_id: index of the task in the suite's default order.
+
+    Raises:
+        SimulatorSetupError: LIBERO, its MuJoCo or headless OpenGL is missing or unsuitable.
+    """
+
+    def __init__(self, spec: TaskSpec, task_id: int) -> None:
+        preflight.refuse_modules(("tensorflow",))
+        preflight.check_mujoco(preflight.installed("mujoco"))
+        self.renderer_name = preflight.require_headless_gl()
+        self._spec = spec
+        self._layout = ROT6D_LAYOUTS[spec.rotation]
+        self._bddl, self.instruction, self._states = _load_task(spec.suite, task_id)
+        self._env, self._renderer = self._build()
+        self._used = False
+
+    def reset(self, init_state: int, seed: int) -> str:
+        """Starts an episode and returns a hash of its initial state.
+
+        Args:
+            init_state: index of an official initial state, or -1 to let LIBERO place the objects.
+            seed: of LIBERO's placement, which fixtures follow even from an official state.
+        """
+        if self._used and self._spec.fresh_env:
+            self.close()
+            self._env, self._renderer = self._build()
+        self._used = True
+        self._env.seed(seed)
+        self._env.reset()
+        for robot in self._env.robots:
+            # robosuite integrates gripper commands and forgets to start anew.
+            robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
+        if init_state >= 0:
+            self._env.set_init_state(self._states[init_state])
+        state = np.asarray(self._env.get_sim_state(), np.float64)
+        for _ in range(self._spec.settle_steps):
+            self._env.step(_REST)
+        for robot in self._env.robots:
+            robot.controller.use_delta = False
+        return hashlib.sha256(state.tobytes()).hexdigest()[:16]
+
+    def step(self, row: ArrayLike) -> bool:
+        """Carries out one action row [10 or more] and says whether the task is solved now."""
+        return bool(self._env.step(self.command(row))[2])
+
+    def command(self, row: ArrayLike) -> NDArray[np.float32]:
+        """What `step` sends to the controller: float32[7], see `row_to_command`."""
+        return row_to_command(
+            row,
+            layout=self._layout,
+            threshold=self._spec.gripper_threshold,
+            closed=self._spec.gripper_closed,
+        )
+
+    def pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Measured position [3] (m) and matrix [3, 3] of the controller."""
+        controller = self._env.robots[0].controller
+        return np.array(controller.ee_pos), np.array(controller.ee_ori_mat)
+
+    def scene(self) -> Scene:
+        """Ground truth for the scripted expert."""
+        position, matrix = self.pose()
+        bodies, data = self._env.env.obj_body_id, self._env.sim.data
+        return Scene(
+            position=position,
+            matrix=matrix,
+            objects={name: np.array(data.body_xpos[body]) for name, body in bodies.items()},
+        )
+
+    def observe(self) -> dict[str, Any]:
+        """Renders all views: an observation of door 2, with the measured proprio."""
+        position, matrix = self.pose()
+        proprio = np.zeros(self._spec.action_width, np.float32)
+        proprio[0:9] = np.concatenate((position, self._layout.from_matrix(matrix)))
+        return {
+            "images": [self.image(view) for view in self._spec.views],
+            "instruction": self.instruction,
+            "proprio": proprio,
+            "domain_id": self._spec.domain_id,
+        }
+
+    def image(self, view: View) -> NDArray[np.uint8]:
+        """One view, uint8[S, S, 3], turned as its row says (simulator images are upside down)."""
+        image = self._renderer.render(self._env.sim.data._data, view.camera)[::-1]
+        rows = -1 if view.flip_rows else 1
+        columns = -1 if view.flip_columns else 1
+        return np.ascontiguousarray(image[::rows, ::columns])
+
+    def close(self) -> None:
+        """Frees the simulation and its OpenGL context."""
+        self._renderer.close()
+        self._env.close()
+
+    def _build(self) -> tuple[Any, CameraRenderer]:
+        with _quiet():
+            from libero.libero.envs.env_wrapper import ControlEnv
+
+            # Rendering is ours: robosuite would render at every step, and twice at the start.
+            env = ControlEnv(
+                self._bddl,
+                has_offscreen_renderer=False,
+                use_camera_obs=False,
+                hard_reset=False,
+                control_freq=self._spec.control_hz,
+            )
+        for name in env.env.observation_names:
+            env.env.modify_observable(name, "enabled", False)
+        renderer = CameraRenderer(
+            env.sim.model._model, size=self._spec.image_size, msaa_samples=self._spec.msaa_samples
+        )
+        return env, renderer
+
+
+def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]:
+    """BDDL file, instruction and official initial states of a task."""
+    with _quiet():
+        try:
+            from libero.libero import benchmark, get_libero_path
+        except ImportError as error:
+            raise preflight.SimulatorSetupError(
+                f"LIBERO cannot be imported ({error}); pip install -e '.[sim]' in the checkout"
+            ) from error
+        except EOFError as error:
+            raise preflight.SimulatorSetupError(
+                "LIBERO asks where its data sets are; answer it once in a terminal with "
+                "python -c 'import libero.libero', or set LIBERO_CONFIG_PATH"
+            ) from error
+        tasks = benchmark.get_benchmark_dict()[suite]()
+        task = tasks.get_task(task_id)
+        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
+        folder = get_libero_path("bddl_files")
+    return os.path.join(folder, task.problem_folder, task.bddl_file), task.language, states
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps LIBERO from printing, from asking, and from warning about robosuite macros."""
+    logger, terminal = logging.getLogger("robosuite_logs"), sys.stdin
+    disabled, logger.disabled = logger.disabled, True
+    with open(os.devnull, "w") as sink, open(os.devnull) as nothing:
+        sys.stdin = nothing
+        try:
+            with contextlib.redirect_stdout(sink):
+                yield
+        finally:
+            sys.stdin, logger.disabled = terminal, disabled

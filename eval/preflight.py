@@ -1,0 +1,107 @@
+"""Checks before a simulator is imported, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from importlib import metadata
+from typing import Iterable
+
+GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
+HEADLESS_BACKENDS = ("egl", "osmesa")
+
+# MuJoCo releases, [first, last), with which robosuite 1.4 and LIBERO fail (mj_fullM changed), and
+# the release with which they are known to work.
+BROKEN_MUJOCO: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
+    ((3, 4), (3, 10)),
+    ((4, 0), (1000, 0)),
+)
+GOOD_MUJOCO = "3.17.0"
+
+
+class SimulatorSetupError(RuntimeError):
+    """This machine or process cannot run the simulator; the message says what to change."""
+
+
+def refuse_modules(names: Iterable[str]) -> None:
+    """Stops where a module is loaded that must not share a process with a simulator.
+
+    TensorFlow beside MuJoCo's software rendering ends in a segmentation fault.
+
+    Raises:
+        SimulatorSetupError: one of them is imported already.
+    """
+    found = [name for name in names if name in sys.modules]
+    if found:
+        raise SimulatorSetupError(
+            f"{', '.join(found)} is imported in the simulator's process, which must stay free of it"
+            "; run environments through eval.workers.WorkerPool"
+        )
+
+
+def check_mujoco(version: str) -> None:
+    """Stops at a MuJoCo release that LIBERO does not work with.
+
+    Raises:
+        SimulatorSetupError: it is one of `BROKEN_MUJOCO`.
+    """
+    match = re.match(r"(\d+)\.(\d+)", version)
+    release = (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+    for first, last in BROKEN_MUJOCO:
+        if first <= release < last:
+            raise SimulatorSetupError(
+                f"MuJoCo {version} breaks LIBERO (3.4 to 3.9 and 4 do); "
+                f"pip install mujoco=={GOOD_MUJOCO}"
+            )
+
+
+def installed(distribution: str) -> str:
+    """Version of an installed distribution.
+
+    Raises:
+        SimulatorSetupError: it is not installed.
+    """
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise SimulatorSetupError(
+            f"{distribution} is not installed; pip install -e '.[sim]' -c requirements/"
+            "constraints.txt in the checkout brings LIBERO and what it needs"
+        ) from None
+
+
+def require_headless_gl() -> str:
+    """Makes sure that MuJoCo can render without a display, and names the renderer.
+
+    Chooses EGL where MUJOCO_GL is not set. Must run before MuJoCo is imported.
+
+    Raises:
+        SimulatorSetupError: another backend is asked for, or the backend's library does not work.
+    """
+    backend = os.environ.setdefault("MUJOCO_GL", HEADLESS_BACKENDS[0]).lower()
+    if backend not in HEADLESS_BACKENDS:
+        raise SimulatorSetupError(
+            f"MUJOCO_GL is {backend!r}; headless rendering needs {' or '.join(HEADLESS_BACKENDS)}"
+        )
+    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    try:
+        import mujoco
+        from OpenGL import GL, error
+    except (ImportError, AttributeError, OSError) as problem:
+        raise _no_gl(backend, problem) from problem
+    try:
+        context = mujoco.GLContext(16, 16)
+        context.make_current()
+        name = GL.glGetString(GL.GL_RENDERER)
+        context.free()
+    except (error.Error, AttributeError, OSError, RuntimeError) as problem:
+        raise _no_gl(backend, problem) from problem
+    return name.decode() if name else "unknown"
+
+
+def _no_gl(backend: str, problem: BaseException) -> SimulatorSetupError:
+    return SimulatorSetupError(
+        f"no headless OpenGL with MUJOCO_GL={backend} ({type(problem).__name__}: {problem}); "
+        f"apt-get install -y {GL_PACKAGES}, and set MUJOCO_GL to egl or osmesa"
+    )

@@ -1,0 +1,112 @@
+"""Demonstrations as plain numpy, for the writer that runs in another process (with TensorFlow).
+
+One `.npz` holds one episode of n frames at a fixed rate, and its scalars. Row i: the images before
+control step i * control_hz / rate_hz, the command that was followed until then, the measured pose,
+and the command given in that control step.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from .expert import ScriptedExpert, plan_for
+from .rotations import matrix_to_rot6d_contiguous
+from .tasks import Episode, TaskSpec
+
+# Control steps recorded after success, so that action windows that end there do not shrink.
+TAIL_STEPS = 10
+
+_OPEN = -1.0
+
+
+def frame_stride(spec: TaskSpec, rate_hz: float) -> int:
+    """Control steps between two frames.
+
+    Raises:
+        ValueError: frames at `rate_hz` do not fall on control steps.
+    """
+    stride = round(spec.control_hz / rate_hz) if rate_hz > 0 else 0
+    if stride < 1 or abs(stride * rate_hz - spec.control_hz) > 1e-9:
+        raise ValueError(
+            f"rate_hz is {rate_hz}; it must be the control rate {spec.control_hz} over 1, 2, 3..."
+        )
+    return stride
+
+
+def record_episode(
+    env: Any, spec: TaskSpec, episode: Episode, *, wander: float, rate_hz: float
+) -> dict[str, Any]:
+    """Lets the scripted expert act in `env`; returns the arrays and scalars of one `.npz`.
+
+    Args:
+        env: simulator adapter, as `eval.libero.LiberoEnv`.
+        spec: row of the task; its rotation layout must be the recording's, "contiguous".
+        episode: initial state and seed; the seed also draws the expert's excursions.
+        wander: see `ScriptedExpert`.
+        rate_hz: frames in a second of simulation.
+    """
+    if spec.rotation != "contiguous":
+        raise ValueError(f"{spec.name} has {spec.rotation} rotations; recordings are contiguous")
+    stride = frame_stride(spec, rate_hz)
+    agentview, wrist = spec.views
+    env.reset(episode.init_state, episode.seed)
+    scene = env.scene()
+    expert = ScriptedExpert(
+        plan_for(spec.suite, episode.task_id),
+        scene,
+        wander=wander,
+        rng=np.random.default_rng(episode.seed),
+        rotation=spec.rotation,
+    )
+    command_pose = np.append(_pose(scene), _OPEN)
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("agentview", "wrist", "command_pose", "ee_pose", "action")
+    }
+    solved_at = None
+    for step in range(spec.step_limit):
+        row = expert.act(scene)
+        command = env.command(row)
+        if step % stride == 0:
+            rows["agentview"].append(env.image(agentview))
+            rows["wrist"].append(env.image(wrist))
+            rows["command_pose"].append(command_pose.astype(np.float32))
+            rows["ee_pose"].append(_pose(scene).astype(np.float32))
+            rows["action"].append(command)
+        if env.step(row) and solved_at is None:
+            solved_at = step
+        if solved_at is not None and step >= solved_at + TAIL_STEPS:
+            break
+        command_pose = np.append(row[:9], command[6])
+        scene = env.scene()
+    return {
+        **{name: np.stack(values) for name, values in rows.items()},
+        "instruction": env.instruction,
+        "task": f"{spec.suite}/{episode.task_id}",
+        "suite": spec.suite,
+        "init_state": episode.init_state,
+        "seed": episode.seed,
+        "success": solved_at is not None,
+        "rate_hz": float(rate_hz),
+        "image_size": spec.image_size,
+    }
+
+
+def save_episode(path: str, recording: dict[str, Any]) -> None:
+    """Writes one `.npz`, which appears under its name only when it is complete."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, **recording)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def _pose(scene: Any) -> Any:
+    return np.concatenate((scene.position, matrix_to_rot6d_contiguous(scene.matrix)))

@@ -1,0 +1,177 @@
+"""One self-contained HTML page: success table, curves, films, times and versions."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from .charts import Points, line_chart
+
+_STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A filmed episode; `mp4` as `eval.video.encode_mp4` makes it."""
+
+    title: str
+    caption: str
+    mp4: bytes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart: title, name -> (x, y) points, and its axes."""
+
+    title: str
+    series: Mapping[str, Points]
+    x_label: str
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Contents of the page, from plain values only.
+
+    Attributes:
+        title: heading.
+        lead: one paragraph on what was done.
+        policies: (name, what it is, summary as `eval.receipt.summary` gives it), in order.
+        facts: short statements worth a line, such as that conversion keeps the actions.
+        curves: charts.
+        films: filmed episodes.
+        stages: (stage, seconds), in order.
+        versions: what ran, name -> version.
+        commands: how to repeat it.
+    """
+
+    title: str
+    lead: str
+    policies: Sequence[tuple[str, str, Mapping[str, Any]]]
+    facts: Sequence[str] = ()
+    curves: Sequence[Curve] = ()
+    films: Sequence[Film] = ()
+    stages: Sequence[tuple[str, float]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+
+
+def render_report(report: Report) -> str:
+    """The page as HTML, with nothing to load from anywhere else."""
+    sections = [
+        ("Success on held-out initial states", _policies(report.policies)),
+        ("What was checked", _facts(report.facts)),
+        ("Films of the trained policy", _films(report.films)),
+        ("Training", _curves(report.curves)),
+        ("Time of each stage", _stages(report.stages)),
+        ("Repeat it", _commands(report.commands)),
+        ("Versions", _table([[k, v] for k, v in report.versions.items()], ("what", "version"))),
+    ]
+    body = "".join(
+        f"<section><h2>{html.escape(title)}</h2>{content}</section>"
+        for title, content in sections
+        if content
+    )
+    title = html.escape(report.title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f'<body><main><h1>{title}</h1><p class="lead">{html.escape(report.lead)}</p>{body}</main>'
+        "</body></html>\n"
+    )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Writes the page; it appears under `path` only when it is complete."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(render_report(report), encoding="utf-8")
+        os.replace(str(partial), str(path))
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
+def _policies(policies: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
+    rows: list[str] = []
+    for name, meaning, summary in policies:
+        low, high = (100 * bound for bound in summary["wilson95"])
+        rate = 100 * (summary["rate"] or 0.0)
+        steps = summary["mean_steps_to_success"]
+        rows.append(
+            f"<tr><td><b>{html.escape(name)}</b><br><small>{html.escape(meaning)}</small></td>"
+            f'<td class="bar"><div class="track"><i class="range" style="left:{low:.1f}%;'
+            f'width:{high - low:.1f}%"></i><i class="rate" style="left:{rate:.1f}%"></i></div></td>'
+            f'<td class="number"><b>{rate:.0f} %</b><br><small>{summary["successes"]} of '
+            f"{summary['episodes']}</small></td>"
+            f'<td class="number">{low:.0f} to {high:.0f} %</td>'
+            f'<td class="number">{"" if steps is None else f"{steps:.0f}"}</td></tr>'
+        )
+    head = "<th>policy</th><th></th><th>success</th><th>Wilson 95 %</th><th>steps to success</th>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _facts(facts: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return f"<ul>{items}</ul>" if facts else ""
+
+
+def _films(films: Sequence[Film]) -> str:
+    figures = []
+    for film in films:
+        data = base64.b64encode(film.mp4).decode("ascii")
+        figures.append(
+            f"<figure><h3>{html.escape(film.title)}</h3>"
+            '<video controls loop muted playsinline preload="auto" '
+            f'src="data:video/mp4;base64,{data}"></video>'
+            f"<figcaption>{html.escape(film.caption)}</figcaption></figure>"
+        )
+    return f'<div class="grid-of-two">{"".join(figures)}</div>' if films else ""
+
+
+def _curves(curves: Sequence[Curve]) -> str:
+    figures = [
+        f"<figure><h3>{html.escape(curve.title)}</h3>"
+        f"{line_chart(curve.series, x_label=curve.x_label, log_y=curve.log_y)}</figure>"
+        for curve in curves
+    ]
+    return f'<div class="grid-of-two">{"".join(figures)}</div>' if curves else ""
+
+
+def _stages(stages: Sequence[tuple[str, float]]) -> str:
+    if not stages:
+        return ""
+    total = sum(seconds for _, seconds in stages)
+    rows = [[name, _clock(seconds)] for name, seconds in (*stages, ("all", total))]
+    return _table(rows, ("stage", "minutes:seconds"))
+
+
+def _commands(commands: Sequence[str]) -> str:
+    lines = "\n".join(html.escape(command) for command in commands)
+    return f"<pre>{lines}</pre>" if commands else ""
+
+
+def _table(rows: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> str:
+    if not rows:
+        return ""
+    cells: dict[str, str] = {
+        "head": "".join(f"<th>{html.escape(cell)}</th>" for cell in head or ()),
+        "body": "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        ),
+    }
+    return (
+        f'<table class="plain"><thead><tr>{cells["head"]}</tr></thead>'
+        f"<tbody>{cells['body']}</tbody></table>"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,264 @@
+"""Closed-loop evaluation: many episodes, several simulators at once, one batched policy."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Protocol, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chunking import ChunkExecutor
+from .host import SimulatorHost
+from .tasks import Episode, TaskSpec
+from .workers import WorkerCrashError, WorkerPool, run_jobs
+
+_LOG = logging.getLogger(__name__)
+
+# (episodes done, episodes in all, successes so far)
+OnProgress = Callable[[int, int, int], None]
+
+
+class Policy(Protocol):
+    """Door 2: observations to action chunks; `seed[i]` alone decides the noise of observation i."""
+
+    def act(
+        self, observations: Sequence[dict[str, Any]], *, seed: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Actions float32[B, T, D], postprocessed."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """Outcome of one episode.
+
+    Attributes:
+        episode: what was tried.
+        success: whether the task was solved at some step.
+        steps: control steps carried out.
+        queries: calls of the policy, 0 for the scripted expert.
+        seconds: wall time, other episodes going on beside it.
+        state_hash: of the initial state.
+        rows: actions carried out, float32[steps, D].
+        error: why the simulator gave up twice, or None; such an episode counts as failed.
+    """
+
+    episode: Episode
+    success: bool
+    steps: int
+    queries: int
+    seconds: float
+    state_hash: str
+    rows: NDArray[np.float32]
+    error: str | None
+
+
+def simulator_pool(spec: TaskSpec, num_workers: int) -> WorkerPool:
+    """Workers for the episodes of one row; each takes about 2 GB of memory with LIBERO."""
+    return WorkerPool(functools.partial(SimulatorHost, spec), num_workers)
+
+
+def query_seed(episode_seed: int, query: int) -> int:
+    """Seed of the policy's noise at one query: 31 bits that depend on nothing else."""
+    return int(np.random.SeedSequence((episode_seed, query)).generate_state(1)[0] >> 1)
+
+
+def rollout(
+    policy: Policy,
+    spec: TaskSpec,
+    episodes: Sequence[Episode],
+    *,
+    pool: WorkerPool,
+    on_progress: OnProgress | None = None,
+) -> list[EpisodeResult]:
+    """Evaluates a policy: one call of `act` for all simulators that need a chunk.
+
+    Outcomes do not depend on the number of workers, as long as the policy's answer to an
+    observation does not depend on the others in the batch.
+
+    Args:
+        policy: see `Policy`.
+        spec: protocol of the row.
+        episodes: what to try; results come in this order.
+        pool: simulators, see `simulator_pool`.
+        on_progress: called after each episode.
+
+    Raises:
+        WorkerError: a simulator raised, as when it is not installed.
+    """
+    return _PolicyRollout(policy, spec, episodes, pool, on_progress).run()
+
+
+def expert_rollout(
+    episodes: Sequence[Episode], *, pool: WorkerPool, on_progress: OnProgress | None = None
+) -> list[EpisodeResult]:
+    """Evaluates the scripted expert, which runs inside the workers; otherwise as `rollout`."""
+    results: dict[int, EpisodeResult] = {}
+    for index, attempt in run_jobs(pool, [("attempt_by_expert", (e,)) for e in episodes]):
+        episode = episodes[index]
+        if isinstance(attempt, WorkerCrashError):
+            results[index] = _failed(episode, attempt)
+        else:
+            results[index] = EpisodeResult(
+                episode=episode,
+                success=attempt.success,
+                steps=attempt.steps,
+                queries=0,
+                seconds=attempt.seconds,
+                state_hash=attempt.state_hash,
+                rows=attempt.rows,
+                error=None,
+            )
+        _report(on_progress, results, len(episodes))
+    return [results[index] for index in range(len(episodes))]
+
+
+def film(result: EpisodeResult, *, pool: WorkerPool, every: int) -> NDArray[np.uint8] | None:
+    """Repeats a finished episode and films it, all views side by side, uint8[f, S, V * S, 3].
+
+    None where there is nothing to film, or where the repetition came out differently (logged).
+    """
+    if not len(result.rows):
+        return None
+    job = ("replay", (result.episode, result.rows, every))
+    ((_, replayed),) = run_jobs(pool, [job])
+    if isinstance(replayed, WorkerCrashError) or replayed[1] != result.success:
+        _LOG.warning("no film of %s: the repetition came out differently", result.episode)
+        return None
+    return replayed[0]
+
+
+class _Slot:
+    """One episode in progress, on one worker."""
+
+    def __init__(self, index: int, episode: Episode, spec: TaskSpec) -> None:
+        self.index = index
+        self.episode = episode
+        self.executor = ChunkExecutor(
+            executed=spec.executed, stride=spec.stride, feedback_channels=spec.feedback_channels
+        )
+        self.began = time.monotonic()
+        self.observation: dict[str, Any] | None = None
+        self.queries = 0
+        self.rows: list[NDArray[np.float32]] = []
+
+
+class _PolicyRollout:
+    def __init__(
+        self,
+        policy: Policy,
+        spec: TaskSpec,
+        episodes: Sequence[Episode],
+        pool: WorkerPool,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._policy = policy
+        self._spec = spec
+        self._episodes = episodes
+        self._pool = pool
+        self._on_progress = on_progress
+        self._waiting = list(range(len(episodes)))[::-1]
+        self._crashed: list[int] = []
+        self._slots: dict[int, _Slot] = {}
+        self._moving: list[int] = []  # workers in the middle of a chunk
+        self._results: dict[int, EpisodeResult] = {}
+
+    def run(self) -> list[EpisodeResult]:
+        while len(self._results) < len(self._episodes):
+            self._start_episodes()
+            ready = [w for w, slot in self._slots.items() if slot.observation is not None]
+            if ready and not self._worth_waiting(len(ready)):
+                self._query(sorted(ready))
+            for worker, reply in self._pool.wait():
+                self._handle(worker, reply)
+        return [self._results[index] for index in range(len(self._episodes))]
+
+    def _start_episodes(self) -> None:
+        for worker in range(len(self._pool)):
+            if self._waiting and worker not in self._slots:
+                index = self._waiting.pop()
+                self._slots[worker] = _Slot(index, self._episodes[index], self._spec)
+                self._pool.send(worker, "start", self._episodes[index])
+
+    def _worth_waiting(self, num_ready: int) -> bool:
+        """Whether simulators that are at work now will soon join the batch."""
+        if self._spec.fresh_env:  # a reset takes seconds, so only those in mid-chunk count
+            return bool(self._moving)
+        return num_ready < len(self._slots)
+
+    def _query(self, workers: Sequence[int]) -> None:
+        slots = [self._slots[worker] for worker in workers]
+        observations = [
+            {**(slot.observation or {}), "proprio": slot.executor.proprio} for slot in slots
+        ]
+        seeds = [query_seed(slot.episode.seed, slot.queries) for slot in slots]
+        chunks = self._policy.act(observations, seed=seeds)
+        for worker, slot, chunk in zip(workers, slots, chunks):
+            slot.executor.put(chunk)
+            rows = []
+            while not slot.executor.needs_chunk:
+                rows.append(slot.executor.take())
+            slot.rows += rows
+            slot.queries += 1
+            slot.observation = None
+            self._moving.append(worker)
+            self._pool.send(worker, "advance", np.stack(rows))
+
+    def _handle(self, worker: int, reply: Any) -> None:
+        slot = self._slots[worker]
+        if worker in self._moving:
+            self._moving.remove(worker)
+        if isinstance(reply, WorkerCrashError):
+            del self._slots[worker]
+            if slot.index in self._crashed:
+                self._finish(slot, _failed(slot.episode, reply))
+            else:
+                _LOG.warning("%s: trying the episode once more", reply)
+                self._crashed.append(slot.index)
+                self._waiting.append(slot.index)
+        elif reply.observation is None:
+            del self._slots[worker]
+            self._finish(slot, _finished(slot, reply))
+        else:
+            if not slot.queries:
+                slot.executor.reset(reply.observation["proprio"])
+            slot.observation = reply.observation
+
+    def _finish(self, slot: _Slot, result: EpisodeResult) -> None:
+        self._results[slot.index] = result
+        _report(self._on_progress, self._results, len(self._episodes))
+
+
+def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
+    return EpisodeResult(
+        episode=slot.episode,
+        success=progress.success,
+        steps=progress.steps,
+        queries=slot.queries,
+        seconds=time.monotonic() - slot.began,
+        state_hash=progress.state_hash,
+        rows=np.stack(slot.rows)[: progress.steps],
+        error=None,
+    )
+
+
+def _failed(episode: Episode, crash: WorkerCrashError) -> EpisodeResult:
+    return EpisodeResult(
+        episode=episode,
+        success=False,
+        steps=0,
+        queries=0,
+        seconds=0.0,
+        state_hash="",
+        rows=np.zeros((0, 0), np.float32),
+        error=str(crash),
+    )
+
+
+def _report(on_progress: OnProgress | None, results: dict[int, EpisodeResult], total: int) -> None:
+    if on_progress is not None:
+        on_progress(len(results), total, sum(r.success for r in results.values()))

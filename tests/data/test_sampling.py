@@ -1,0 +1,47 @@
+import numpy as np
+
+from data.sampling import DRAWS_PER_KEY, Mixer, permutation, random_words
+
+WORDS = [7863201575964754853, 17379041819822676374]
+ORDER = [5, 7, 6, 1, 0, 2, 4, 3]
+
+
+def test_words_stay_the_same_for_ever():
+    # a change here breaks the resume of every running training
+    assert random_words(2, 0, "mixture", 0).tolist() == WORDS
+    assert permutation(8, 7, "libero_demos", "samples", 0, 0).tolist() == ORDER
+
+
+def test_words_depend_on_seed_and_purpose():
+    first = random_words(4, 0, "a", 1).tolist()
+    assert first == random_words(4, 0, "a", 1).tolist()
+    for seed, *purpose in ((1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a1")):
+        assert first != random_words(4, int(seed), *purpose).tolist()
+
+
+def test_permutation_has_every_number_once():
+    assert sorted(permutation(1000, 3, "x").tolist()) == list(range(1000))
+
+
+def test_mixer_keeps_the_weights_and_numbers_each_source_in_order():
+    sources, numbers = Mixer([3.0, 1.0], seed=0).assign(8000)
+    assert abs(np.mean(sources == 0) - 0.75) < 0.02
+    for source in (0, 1):
+        mine = numbers[sources == source]
+        np.testing.assert_array_equal(mine, np.arange(len(mine)))
+
+
+def test_mixer_gives_the_same_stream_in_any_pieces_and_from_any_start():
+    total = DRAWS_PER_KEY + 500
+    whole = Mixer([0.2, 0.5, 0.3], seed=1).assign(total)
+    pieces = Mixer([0.2, 0.5, 0.3], seed=1)
+    parts = [pieces.assign(count) for count in (1, 400, DRAWS_PER_KEY, 99)]
+    for i in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), whole[i])
+    for start in (7, DRAWS_PER_KEY, DRAWS_PER_KEY + 9):
+        late = Mixer([0.2, 0.5, 0.3], seed=1)
+        before = late.seek(start)
+        np.testing.assert_array_equal(before, np.bincount(whole[0][:start], minlength=3))
+        rest = late.assign(total - start)
+        for i in (0, 1):
+            np.testing.assert_array_equal(rest[i], whole[i][start:])

@@ -1,0 +1,162 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data.datasets import dataset
+from data.trajectory import standard_trajectory
+from data.windows import episode_samples, interpolate, moves, split_points, window_positions
+from tests.data import reference
+
+# frames, rate (Hz), window (s), start -> positions of points 1, 2, 3, 15, 30 of 31
+POSITIONS = [
+    (40, 30, 1, 0, (1, 2, 3, 15, 30)),
+    (40, 30, 1, 9, (10, 11, 12, 24, 39)),
+    (40, 30, 1, 29, (29 + 1 / 3, 29 + 2 / 3, 30, 34, 39)),
+    (50, 5, 5, 10, (10 + 5 / 6, 11 + 4 / 6, 12.5, 22.5, 35)),
+    (50, 5, 5, 39, (39 + 1 / 3, 39 + 2 / 3, 40, 44, 49)),
+    (40, 3, 10, 4, (5, 6, 7, 19, 34)),
+    (150, 30, 2, 10, (12, 14, 16, 40, 70)),
+    (100, 15, 4, 0, (2, 4, 6, 30, 60)),
+    (200, 30, 4, 10, (14, 18, 22, 70, 130)),
+    (200, 30, 4, 169, (170, 171, 172, 184, 199)),
+]
+
+# golden dataset -> our row with the original's numbers, key of the row -> key of the recording
+ORIGINALS = {
+    "bridge": (
+        dataset("bridge_dataset"),
+        {"observation.state": "proprio", "action": "action"},
+    ),
+    "droid_left": (
+        dataset("droid_left"),
+        {
+            "observation.cartesian_position": "observation/cartesian_position",
+            "observation.gripper_position": "observation/gripper_position",
+        },
+    ),
+    "libero": (
+        dataclasses.replace(dataset("libero_demos"), rate_hz=30.0, window_s=1.0, index_margin=10),
+        {"observation.command_pose": "abs_action_6d"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("frames", "rate", "window", "start", "expected"), POSITIONS)
+def test_window_positions(frames, rate, window, start, expected):
+    positions = window_positions(
+        frames, window_frames=rate * window, index_margin=1, num_actions=30
+    )
+    assert positions.shape == (frames - 1, 31)
+    assert positions[start, 0] == start
+    np.testing.assert_allclose(positions[start, [1, 2, 3, 15, 30]], expected, atol=1e-12)
+
+
+def test_the_margin_ends_the_candidates_and_short_episodes_have_none():
+    for frames, margin, candidates in ((50, 10, 40), (11, 10, 1), (10, 10, 0), (0, 1, 0)):
+        positions = window_positions(frames, window_frames=25, index_margin=margin, num_actions=30)
+        assert len(positions) == candidates
+
+
+def test_a_gripper_step_becomes_fractional():
+    gripper = (np.arange(50) >= 12).astype(np.float64)[:, None]
+    positions = window_positions(50, window_frames=25, index_margin=10, num_actions=30)
+    values = interpolate(gripper, positions)[10, :5, 0]
+    np.testing.assert_allclose(values, [0, 0, 2 / 3, 1, 1], atol=1e-6)
+
+
+def test_still_samples_are_left_out_by_any_channel():
+    points = np.zeros((3, 31, 20), np.float32)
+    points[1, 1:, 9] = 1.0  # the gripper alone
+    points[2, 2:, 0] = 1.0  # moves later than in the first step
+    np.testing.assert_array_equal(moves(points, 1e-5), [False, True, False])
+
+
+def test_delta_comes_before_the_mask():
+    points = np.array([[[2, 20, 5], [3, 30, 5], [4, 40, 5]]], np.float32)
+    proprio, actions = split_points(points, (0,), (1,))
+    np.testing.assert_array_equal(proprio, [[2, 0, 5]])
+    np.testing.assert_array_equal(actions, [[[1, 30, 5], [2, 40, 5]]])
+    assert points[0, 0, 1] == 20, "the input stays as it was"
+
+
+def test_delta_and_mask_equal_the_original(golden):
+    z = golden("action_slice.npz")
+    cases = sorted({key.split("/")[0] for key in z.files})
+    assert len(cases) == 7
+    for case in cases:
+        delta, mask = tuple(z[f"{case}/delta"].tolist()), tuple(z[f"{case}/mask"].tolist())
+        proprio, actions = split_points(z[f"{case}/trajectory"], delta, mask)
+        np.testing.assert_array_equal(proprio, z[f"{case}/proprio"])
+        np.testing.assert_array_equal(actions, z[f"{case}/action"])
+
+
+def test_a_window_of_one_point_is_an_error():
+    with pytest.raises(ValueError, match="two points"):
+        split_points(np.zeros((1, 20), np.float32), (), ())
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_samples_equal_the_original_reader(golden, name):
+    row, keys = ORIGINALS[name]
+    z = golden("original_samples.npz")
+    found = []
+    for episode in range(2):
+        raw = {ours: z[f"{name}/{episode}/{theirs}"] for ours, theirs in keys.items()}
+        frames = len(next(iter(raw.values())))
+        blank = np.array([b"x"] * frames, object)
+        raw |= dict.fromkeys((*row.views, row.instruction_key), blank)
+        found.append(episode_samples(standard_trajectory(raw, row, str(episode)), row, 30))
+    episodes = np.repeat([0, 1], [len(samples) for samples in found])
+    np.testing.assert_array_equal(episodes, z[f"{name}/all/episode"])
+    frames = np.concatenate([samples.frames for samples in found])
+    np.testing.assert_array_equal(frames, z[f"{name}/all/index"])
+    proprio = np.concatenate([samples.proprio for samples in found])
+    actions = np.concatenate([samples.actions for samples in found])
+    assert actions.dtype == proprio.dtype == np.float32
+    chosen = z[f"{name}/select/position"]
+    for ours, theirs in (
+        (proprio, z[f"{name}/all/proprio"]),
+        (actions.mean(axis=1), z[f"{name}/all/action_mean"]),
+        (proprio[chosen], z[f"{name}/select/proprio"]),
+        (actions[chosen], z[f"{name}/select/action"]),
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_samples_equal_the_slow_reference_on_random_trajectories(seed):
+    rng = np.random.default_rng(seed)
+    frames = int(rng.integers(2, 60))
+    pose = np.cumsum(rng.normal(0, 0.02, (frames, 10)), axis=0)
+    pose[:, 9] = rng.choice((-1.0, 1.0), frames)
+    still = rng.random(frames) < 0.3
+    for frame in np.flatnonzero(still[1:]) + 1:
+        pose[frame] = pose[frame - 1]
+    row = dataclasses.replace(
+        dataset("libero_demos"),
+        rate_hz=float(rng.choice([3, 5, 20])),
+        window_s=float(rng.choice([0.35, 1.5, 4.0])),
+        index_margin=int(rng.integers(1, 4)),
+        delta_idx=(0, 1, 2) if seed % 2 else (),
+        mask_proprio_idx=(2, 9) if seed % 3 else (),
+    )
+    blank = np.array([b"x"] * frames, object)
+    raw = dict.fromkeys(row.keys, blank) | {"observation.command_pose": pose.astype(np.float32)}
+    ours = episode_samples(standard_trajectory(raw, row, "random"), row, 7)
+    rows = np.zeros((frames, 20))
+    rows[:, :9] = pose[:, :9].astype(np.float32)
+    rows[:, 9] = pose[:, 9] > 0
+    theirs = reference.samples(
+        rows,
+        rate_hz=row.rate_hz,
+        window_s=row.window_s,
+        margin=row.index_margin,
+        num_actions=7,
+        delta=row.delta_idx,
+        mask=row.mask_proprio_idx,
+    )
+    assert ours.frames.tolist() == [frame for frame, _, _ in theirs]
+    for i, (_, proprio, actions) in enumerate(theirs):
+        np.testing.assert_allclose(ours.proprio[i], proprio, atol=2e-7)
+        np.testing.assert_allclose(ours.actions[i], actions, atol=2e-7)

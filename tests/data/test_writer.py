@@ -1,0 +1,217 @@
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from data.datasets import dataset
+from data.episodes import read_episode
+from data.pipeline import Source, one_pass
+from data.rlds import RldsReader
+from data.writer import write_dataset
+from scripts import write_rlds
+from tests.data.fakes import tokenize
+
+pytestmark = pytest.mark.rlds
+
+SIZE = 16
+OPTIONS = {"licence": "CC0-1.0", "command": "record", "on_episode": lambda _: None}
+
+
+def episode(number, frames=9, **changes):
+    """A smooth episode whose gripper closes at frame 4."""
+    rng = np.random.default_rng(number)
+    # JPEG keeps even colour and grey patterns, so that a swap of any kind shows
+    colour = np.stack([20 * np.arange(frames), np.full(frames, 60 * number), np.full(frames, 99)])
+    agentview = np.tile(colour.T[:, None, None].astype(np.uint8), (1, SIZE, SIZE, 1))
+    grey = rng.integers(0, 256, (frames, 4, 4, 1), np.uint8)
+    wrist = grey.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2).repeat(3, axis=3)
+    command = np.cumsum(rng.normal(0, 0.01, (frames, 10)), axis=0).astype(np.float32)
+    command[:, 9] = np.where(np.arange(frames) < 4, -1, 1)
+    action = rng.normal(0, 1, (frames, 7)).astype(np.float32)
+    action[:, 6] = command[:, 9]
+    return {
+        "agentview": agentview,
+        "wrist": wrist,
+        "command_pose": command,
+        "ee_pose": command[:, :9] + np.float32(0.001),
+        "action": action,
+        "instruction": "pick up the soup",
+        "task": "soup",
+        "suite": "libero_object",
+        "init_state": number,
+        "seed": 2**40 + number,
+        "success": number != 1,
+        "rate_hz": 5.0,
+        "image_size": SIZE,
+    } | changes
+
+
+def save(folder, count=4, **changes):
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{number}.npz" for number in range(count)]
+    for number, path in enumerate(paths):
+        np.savez(path, **episode(number, **(changes if number == 2 else {})))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    paths = save(folder / "episodes")
+    return paths, write_dataset(paths, folder / "rlds", **OPTIONS)
+
+
+def test_the_dataset_reads_back_with_plain_tfds(written):
+    paths, made = written
+    builder: Any = tfds.builder_from_directory(made.folder)
+    episodes = list(tfds.as_numpy(builder.as_dataset("train")))
+    assert builder.info.full_name == "libero_demos/1.0.0"
+    assert len(episodes) == 3, "episode 1 failed"
+    for number, stored in zip((0, 2, 3), episodes, strict=True):
+        source = read_episode(paths[number])
+        steps = list(stored["steps"])
+        metadata = stored["episode_metadata"]
+        assert metadata["init_state"] == number
+        assert metadata["seed"] == 2**40 + number
+        assert metadata["task"] == b"soup"
+        assert metadata["success"]
+        for i, step in enumerate(steps):
+            for name in ("command_pose", "ee_pose"):
+                np.testing.assert_array_equal(step["observation"][name], source.frames[name][i])
+            np.testing.assert_array_equal(step["action"], source.frames["action"][i])
+            for view in ("agentview", "wrist"):
+                error = step["observation"][view].astype(int) - source.frames[view][i]
+                assert np.abs(error).mean() < 8, "the same but for JPEG"
+            assert step["language_instruction"] == b"pick up the soup"
+            ends = (step["is_first"], step["is_last"], step["is_terminal"])
+            assert ends == (i == 0, i == 8, i == 8)
+            assert (step["reward"], step["discount"]) == (float(i == 8), float(i != 8))
+
+
+def test_the_dataset_table_reads_it(written):
+    paths, made = written
+    reader = RldsReader(dataset("libero_demos"), made.folder.parents[1])
+    batch = next(
+        one_pass(
+            [Source(reader, 1.0)],
+            batch_size=32,
+            num_actions=30,
+            num_views=3,
+            image_size=SIZE,
+            tokenize=tokenize,
+        )
+    )
+    assert len(batch["proprio"]) == 3 * (9 - 3)
+    command = read_episode(paths[0]).frames["command_pose"]
+    np.testing.assert_allclose(batch["proprio"][:6, :9], command[:6, :9], atol=1e-7)
+    assert batch["proprio"][:6, 9].tolist() == [0, 0, 0, 0, 1, 1], "-1 open, 1 closed -> 0, 1"
+    # 1.5 s at 5 Hz is 7.5 frames: action 30 of frame 0 lies halfway between frames 7 and 8
+    np.testing.assert_allclose(batch["actions"][0, -1, :9], command[7:9, :9].mean(0), atol=1e-6)
+    assert not batch["actions"][:, :, 10:].any()
+    assert set(batch["domain_id"].tolist()) == {3}
+
+
+def test_the_manifest(written):
+    paths, made = written
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert manifest == made.manifest
+    expected = {
+        "schema": 1,
+        "name": "libero_demos",
+        "version": "1.0.0",
+        "rate_hz": 5.0,
+        "image_size": SIZE,
+        "suite": "libero_object",
+        "tasks": ["soup"],
+        "episodes": 3,
+        "frames": 27,
+        "failures_left_out": 1,
+        "licence": "CC0-1.0",
+        "command": "record",
+    }
+    assert {name: manifest[name] for name in expected} == expected
+    assert set(manifest["versions"]) >= {"python", "tensorflow", "tensorflow_datasets"}
+    assert list(manifest["inputs"]) == [path.name for path in paths]
+    files = {path.name for path in made.folder.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == files
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((made.folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_second_run_finds_it_complete_and_other_episodes_are_an_error(written):
+    paths, made = written
+    root = made.folder.parents[1]
+    again = write_dataset(paths, root, **OPTIONS)
+    assert (again.new, again.manifest, again.folder) == (False, made.manifest, made.folder)
+    with pytest.raises(ValueError, match=r"already holds another dataset: made of 4 .* now 3"):
+        write_dataset(paths[:3], root, **OPTIONS)
+
+
+def test_a_run_cut_short_leaves_nothing(tmp_path):
+    paths = save(tmp_path / "episodes")
+
+    def stop(path):
+        if path.name == "2.npz":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(paths, tmp_path / "rlds", **{**OPTIONS, "on_episode": stop})
+    assert list((tmp_path / "rlds").iterdir()) == []
+    assert write_dataset(paths, tmp_path / "rlds", **OPTIONS).new
+
+
+FRAMES = episode(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": FRAMES["action"].astype(np.float64)}, r"action is float64 \(9, 7\), must be"),
+        ({"wrist": FRAMES["wrist"][:, :8]}, r"wrist is uint8 \(9, 8, 16, 3\), must be .*16, 16, 3"),
+        ({"ee_pose": FRAMES["ee_pose"][:8]}, "unequal or no length"),
+        ({"command_pose": FRAMES["command_pose"] * np.float32(np.nan)}, "not finite"),
+        ({"action": np.zeros((9, 7), np.float32)}, r"action\[:, 6\] must be -1"),
+        ({"rate_hz": 10.0}, r"do not belong together: rate_hz is \[5.0, 10.0\]"),
+    ],
+)
+def test_a_bad_episode_is_named_and_nothing_is_written(tmp_path, changes, message):
+    paths = save(tmp_path / "episodes", **changes)
+    with pytest.raises(ValueError, match=message):
+        write_dataset(paths, tmp_path / "rlds", **OPTIONS)
+    assert not list(tmp_path.glob("rlds/*"))
+
+
+def test_files_that_are_no_episodes_are_errors(tmp_path):
+    path = tmp_path / "0.npz"
+    path.write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ValueError, match=r"0\.npz is no recorded episode"):
+        write_dataset([path], tmp_path / "rlds", **OPTIONS)
+    np.savez(path, action=np.zeros(3))
+    with pytest.raises(ValueError, match=r"no instruction, .*agentview.* it has action"):
+        write_dataset([path], tmp_path / "rlds", **OPTIONS)
+    np.savez(path, **episode(1))
+    with pytest.raises(ValueError, match="no successful demonstration among 1"):
+        write_dataset([path], tmp_path / "rlds", **OPTIONS)
+
+
+def test_the_script_writes_once_and_says_so(tmp_path, capsys):
+    save(tmp_path / "episodes")
+    command = ["--episodes", str(tmp_path / "episodes"), "--root", str(tmp_path / "rlds")]
+    for said in ("written: 3", "is complete, nothing to do: 3"):
+        assert write_rlds.main([*command, "--licence", "CC0-1.0"]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+    manifest = json.loads((tmp_path / "rlds/libero_demos/1.0.0/manifest.json").read_text())
+    assert manifest["command"].startswith("python -m scripts.write_rlds --episodes")
+
+
+def test_the_script_names_what_is_wrong(tmp_path, capsys):
+    command = ["--episodes", str(tmp_path), "--root", str(tmp_path), "--licence", "x"]
+    assert write_rlds.main(command) == 1
+    assert "no .npz episode" in capsys.readouterr().out
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.npz", "PNG")
+    assert write_rlds.main(command) == 1
+    assert "is no recorded episode" in " ".join(capsys.readouterr().out.split())

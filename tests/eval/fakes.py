@@ -1,0 +1,209 @@
+"""A simulator of three lines of physics, importable by worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval import preflight
+from eval.expert import Scene
+from eval.host import SimulatorHost
+from eval.libero import row_to_command
+from eval.rendering import in_view
+from eval.rotations import ROT6D_LAYOUTS
+from eval.tasks import TASKS, Episode, TaskSpec, View
+
+SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150)
+POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+
+
+class FakeEnv:
+    """The hand is where it is told to be at once; a closed hand near the item carries it."""
+
+    renderer_name = "fake renderer"
+    instruction = "pick up the bbq sauce and place it in the basket"
+
+    def __init__(self, spec: TaskSpec, task_id: int) -> None:
+        self._spec = spec
+        self._layout = ROT6D_LAYOUTS[spec.rotation]
+
+    def reset(self, init_state: int, seed: int) -> str:
+        rng = np.random.default_rng((init_state + 1, seed if init_state < 0 else 0))
+        self._hand = np.array([-0.15, 0.0, 0.26])
+        self._item = np.array([0.05, -0.1, 0.055]) + np.append(rng.uniform(-0.01, 0.01, 2), 0)
+        self._goal = np.array([0.0, 0.26, 0.0])
+        self._grip, self._held = -1.0, False
+        return f"state {init_state}"
+
+    def command(self, row: Any) -> np.ndarray:
+        return row_to_command(row, layout=self._layout, threshold=0.5, closed=1.0)
+
+    def step(self, row: Any) -> bool:
+        command = self.command(row).astype(np.float64)
+        before, self._hand = self._hand, command[:3]
+        if command[6] < 0:
+            self._held = False
+        elif self._grip < 0 and np.linalg.norm(self._item - before) < 0.03:
+            self._held = True
+        self._grip = command[6]
+        if self._held:
+            self._item = self._item + self._hand - before
+        return not self._held and bool(np.linalg.norm((self._item - self._goal)[:2]) < 0.03)
+
+    def scene(self) -> Scene:
+        return Scene(
+            position=self._hand,
+            matrix=POINTING_DOWN,
+            objects={"bbq_sauce_1": self._item, "basket_1": self._goal},
+        )
+
+    def observe(self) -> dict[str, Any]:
+        proprio = np.zeros(20, np.float32)
+        proprio[:9] = np.concatenate((self._hand, self._layout.from_matrix(POINTING_DOWN)))
+        return {
+            "images": [self.image(view) for view in self._spec.views],
+            "instruction": self.instruction,
+            "proprio": proprio,
+            "domain_id": self._spec.domain_id,
+        }
+
+    def image(self, view: View) -> np.ndarray:
+        # Carries the item's place (mm, from -0.5 m), so that a policy can find it by sight.
+        image = np.zeros((8, 8, 3), np.uint8)
+        millimetres = np.rint((self._item[:2] + 0.5) * 1000).astype(int)
+        image[0, 0, :2], image[0, 1, :2] = millimetres // 256, millimetres % 256
+        return image
+
+    def close(self) -> None:
+        pass
+
+
+class SightPolicy:
+    """Reads the item's place from the image and answers chunks of a pick and place, plus noise.
+
+    Which part of the way comes next it reads from proprio and from whether the item has moved up;
+    the noise follows the seed, as a policy's does. Batch sizes are kept in `batches`.
+    """
+
+    def __init__(self, noise: float) -> None:
+        self._noise = noise
+        self.batches: list[int] = []
+
+    def act(self, observations: Any, *, seed: Any) -> np.ndarray:
+        self.batches.append(len(observations))
+        return np.stack([self._one(o, s) for o, s in zip(observations, seed, strict=True)])
+
+    def _one(self, observation: dict[str, Any], seed: int) -> np.ndarray:
+        pixels = observation["images"][0][0, :2, :2].astype(int)
+        place = (pixels[0] * 256 + pixels[1]) / 1000 - 0.5
+        place = place + np.random.default_rng(seed).normal(0, self._noise, 2)
+        grasp, goal = np.append(place, 0.055), np.array([0.0, 0.26, 0.25])
+        chunk = np.zeros((30, 20), np.float32)
+        chunk[:, 3:9] = observation["proprio"][3:9]
+        holding = observation["proprio"][2] < 0.1
+        start = observation["proprio"][:3]
+        for k in range(30):
+            part = min(1.0, (k + 1) / 20)
+            aim = goal if holding else grasp
+            chunk[k, :3] = start + part * (aim - start)
+            chunk[k, 9] = float(k < 25 if holding else k >= 25)
+        return chunk
+
+
+@dataclasses.dataclass
+class CrashingEnv:
+    """Dies without a word in the episodes of one initial state, the first `times` times."""
+
+    folder: str
+    init_state: int
+    times: int
+
+    def __call__(self, spec: TaskSpec, task_id: int) -> FakeEnv:
+        crash = self
+
+        class Crashing(FakeEnv):
+            def reset(self, init_state: int, seed: int) -> str:
+                marks = len(list(Path(crash.folder).iterdir()))
+                if init_state == crash.init_state and marks < crash.times:
+                    (Path(crash.folder) / str(marks)).touch()
+                    os._exit(3)
+                return super().reset(init_state, seed)
+
+        return Crashing(spec, task_id)
+
+
+class Host:
+    """A host for tests of the pool itself."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def double(self, value: int) -> int:
+        self.calls += 1
+        return 2 * value
+
+    def complain(self) -> None:
+        raise ValueError("no such drawer")
+
+    def die(self) -> None:
+        os.write(2, b"last words")
+        os._exit(9)
+
+    def loaded(self) -> list[str]:
+        import sys
+
+        return sorted({name.split(".")[0] for name in sys.modules})
+
+    def environment(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def sleep(self) -> None:
+        import time
+
+        time.sleep(60)
+
+
+def break_at_start() -> Host:
+    raise RuntimeError("the simulator is not installed")
+
+
+class GlHost(SimulatorHost):
+    """A real host with a look behind the scenes."""
+
+    def gl_problem(self) -> str:
+        try:
+            preflight.require_headless_gl()
+        except preflight.SimulatorSetupError as problem:
+            return str(problem)
+        return ""
+
+    def pixels_changed_by_culling(self, episode: Episode) -> list[int]:
+        self.start(episode)
+        renderer = self._env._renderer
+        quick = [self._env.image(view).astype(int) for view in self._spec.views]
+        assert renderer._may_cull
+        renderer._may_cull = False
+        whole = [self._env.image(view) for view in self._spec.views]
+        renderer._may_cull = True
+        return [int(np.abs(a - b).max()) for a, b in zip(quick, whole, strict=True)]
+
+    def shapes_left_out(self, episode: Episode) -> list[int]:
+        self.start(episode)
+        sim = self._env._env.sim
+        model, data = sim.model._model, sim.data._data
+        cameras = [model.camera(view.camera).id for view in self._spec.views]
+        return [int((~in_view(model, data, camera)).sum()) for camera in cameras]
+
+
+def host_with_gl(spec: TaskSpec) -> GlHost:
+    return GlHost(spec)
+
+
+EPISODES = [Episode(3, index, 42 + index) for index in range(30, 36)]

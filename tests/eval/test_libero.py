@@ -1,0 +1,150 @@
+"""The LIBERO adapter: its arithmetic without a simulator, then the real one in a worker."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from importlib import util
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.host import SimulatorHost
+from eval.libero import LiberoEnv, row_to_command
+from eval.preflight import SimulatorSetupError
+from eval.rotations import ROT6D_LAYOUTS
+from eval.tasks import TASKS, Episode
+from eval.workers import WorkerPool, run_jobs
+from tests.eval import fakes
+
+CONTIGUOUS = ROT6D_LAYOUTS["contiguous"]
+SPEC = TASKS["quickstart"]
+
+
+def row(gripper: float) -> list[float]:
+    # A quarter turn about z, and an unused second arm.
+    return [0.1, 0.2, 0.3, 0, 1, 0, -1, 0, 0, gripper, *[0.0] * 10]
+
+
+@pytest.mark.parametrize(
+    ("probability", "command"), [(0.6, 1.0), (0.4, -1.0), (0.5, -1.0), (1.0, 1.0), (0.0, -1.0)]
+)
+def test_rows_become_commands(probability: float, command: float) -> None:
+    made = row_to_command(row(probability), layout=CONTIGUOUS, threshold=0.5, closed=1.0)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, [0.1, 0.2, 0.3, 0, 0, np.pi / 2, command], atol=1e-7)
+
+
+def test_thresholds_and_signs_come_from_the_row_of_the_task() -> None:
+    made = row_to_command(row(0.8), layout=CONTIGUOUS, threshold=0.9, closed=-1.0)
+    assert made[6] == 1.0
+
+
+def test_a_simulator_refuses_to_share_a_process_with_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    with pytest.raises(SimulatorSetupError, match="tensorflow is imported"):
+        LiberoEnv(SPEC, 3)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Any]:
+    """Calls methods of one LIBERO host in a worker."""
+    if util.find_spec("libero") is None:
+        pytest.skip("LIBERO is not installed (extra sim)")
+    with WorkerPool(functools.partial(fakes.host_with_gl, SPEC), 1) as pool:
+
+        def call(method: str, *arguments: Any) -> Any:
+            ((_, value),) = run_jobs(pool, [(method, arguments)])
+            return value
+
+        problem = call("gl_problem")
+        if problem:
+            pytest.skip(problem)
+        yield call
+
+
+START = Episode(3, 31, 7)
+
+
+@pytest.mark.sim
+def test_the_expert_solves_a_held_out_state(simulator: Any) -> None:
+    attempt = simulator("attempt_by_expert", START)
+    assert attempt.success
+    assert attempt.steps < 110
+    assert attempt.rows.shape == (attempt.steps, 10)
+
+
+@pytest.mark.sim
+def test_a_reset_forgets_everything_before_it(simulator: Any) -> None:
+    first = simulator("start", START)
+    simulator("attempt_by_expert", Episode(3, 35, 1))  # leaves the gripper closed or opening
+    again = simulator("start", START)
+    assert again.state_hash == first.state_hash
+    assert simulator("start", Episode(3, 32, 7)).state_hash != first.state_hash
+    for one, other in zip(first.observation["images"], again.observation["images"], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(first.observation["proprio"], again.observation["proprio"])
+
+
+@pytest.mark.sim
+def test_an_observation_is_what_door_two_says(simulator: Any) -> None:
+    seen = simulator("start", START).observation
+    assert seen["instruction"] == "pick up the bbq sauce and place it in the basket"
+    assert seen["domain_id"] == 3
+    assert [(i.shape, i.dtype.name) for i in seen["images"]] == [((128, 128, 3), "uint8")] * 2
+    proprio = seen["proprio"]
+    assert (proprio.shape, proprio.dtype.name) == ((20,), "float32")
+    assert not proprio[9:].any()
+    # The hand starts above the table's middle and points down: its axis z is the world's -z.
+    np.testing.assert_allclose(proprio[:3], [-0.15, 0.0, 0.26], atol=0.05)
+    np.testing.assert_allclose(CONTIGUOUS.to_matrix(proprio[3:9])[:, 2], [0, 0, -1], atol=0.1)
+    # Upright and mirrored: the pale basket is on the left, only dark floor on the right.
+    view = seen["images"][0].astype(float)
+    assert view[50:80, 10:45].mean() > view[50:80, 90:125].mean() + 20
+
+
+@pytest.mark.sim
+def test_leaving_out_what_a_camera_cannot_see_changes_no_pixel(simulator: Any) -> None:
+    assert simulator("pixels_changed_by_culling", START) == [0, 0]
+    hidden = simulator("shapes_left_out", START)
+    assert hidden[1] > 20, "the wrist camera sees a small part of the scene"
+
+
+@pytest.mark.sim
+def test_absolute_commands_arrive(simulator: Any) -> None:
+    start = simulator("start", START).observation["proprio"]
+    target = start[:10].copy()
+    target[:3] += [0.05, -0.05, 0.02]
+    reached = simulator("advance", np.tile(target, (30, 1))).observation["proprio"]
+    np.testing.assert_allclose(reached[:3], target[:3], atol=5e-3)
+    np.testing.assert_allclose(reached[3:9], start[3:9], atol=2e-2)
+
+
+@pytest.mark.sim
+def test_missing_headless_gl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "glx")
+    with WorkerPool(functools.partial(fakes.host_with_gl, SPEC), 1) as pool:
+        ((_, problem),) = run_jobs(pool, [("gl_problem", ())])
+    assert "egl or osmesa" in problem
+    assert os.environ["MUJOCO_GL"] == "glx"
+
+
+def test_a_host_keeps_one_task_at_a_time() -> None:
+    closed = []
+
+    class Env(fakes.FakeEnv):
+        def close(self) -> None:
+            closed.append(self)
+
+    host = SimulatorHost(fakes.SPEC, Env)
+    host.start(Episode(3, 0, 0))
+    host.start(Episode(3, 1, 0))
+    assert not closed
+    host.start(Episode(4, 0, 0))
+    assert len(closed) == 1

@@ -1,0 +1,139 @@
+"""Closed loop on a fake simulator: counts, chunk borders, batches, crashes, repeatability."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.host import SimulatorHost, open_environment
+from eval.rollout import EpisodeResult, expert_rollout, film, query_seed, rollout
+from eval.tasks import Episode
+from eval.workers import WorkerError, WorkerPool
+from tests.eval import fakes
+
+EPISODES = fakes.EPISODES
+
+
+def pool(num_workers: int, open_env: Any = fakes.FakeEnv) -> WorkerPool:
+    return WorkerPool(functools.partial(SimulatorHost, fakes.SPEC, open_env), num_workers)
+
+
+def outcomes(results: Sequence[EpisodeResult]) -> list[tuple[Any, ...]]:
+    return [
+        (r.episode, r.success, r.steps, r.queries, r.state_hash, r.rows.tobytes()) for r in results
+    ]
+
+
+def run(num_workers: int, noise: float = 0.02) -> tuple[list[EpisodeResult], fakes.SightPolicy]:
+    policy = fakes.SightPolicy(noise)
+    with pool(num_workers) as simulators:
+        return rollout(policy, fakes.SPEC, EPISODES, pool=simulators), policy
+
+
+def test_a_policy_that_sees_solves_the_task() -> None:
+    results, policy = run(2, noise=0.0)
+    assert [r.success for r in results] == [True] * 6
+    # Grasp in the first chunk, drop in the second, at its row 26 of 30.
+    assert {(r.steps, r.queries) for r in results} == {(56, 2)}
+    assert [len(r.rows) for r in results] == [56] * 6
+    assert [r.episode for r in results] == EPISODES
+    assert policy.batches == [2] * 6
+
+
+def test_one_and_two_workers_agree() -> None:
+    alone, policy = run(1)
+    together, _ = run(2)
+    assert outcomes(alone) == outcomes(together)
+    assert set(policy.batches) == {1}
+    assert len({r.success for r in alone}) == 2, "the noise should let some fail and some not"
+
+
+def test_a_failure_ends_at_the_step_limit() -> None:
+    results, _ = run(1)
+    failed = [r for r in results if not r.success]
+    assert {(r.steps, len(r.rows), r.queries) for r in failed} == {(150, 150, 5)}
+
+
+def test_progress_is_reported() -> None:
+    seen: list[tuple[int, int, int]] = []
+    with pool(2) as simulators:
+        rollout(
+            fakes.SightPolicy(0.0),
+            fakes.SPEC,
+            EPISODES[:3],
+            pool=simulators,
+            on_progress=lambda *counts: seen.append(counts),
+        )
+    assert seen == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+
+
+def test_the_expert_solves_every_state() -> None:
+    with pool(2) as simulators:
+        results = expert_rollout(EPISODES, pool=simulators)
+    assert [r.success for r in results] == [True] * 6
+    assert {r.queries for r in results} == {0}
+    assert all(0 < r.steps < 80 for r in results)
+
+
+@pytest.mark.parametrize(("crashes", "success"), [(1, True), (2, False)])
+def test_a_crashed_episode_is_tried_once_more_and_then_counted(
+    tmp_path: Path, crashes: int, success: bool
+) -> None:
+    crashing = fakes.CrashingEnv(str(tmp_path), EPISODES[1].init_state, crashes)
+    with pool(2, crashing) as simulators:
+        results = rollout(fakes.SightPolicy(0.0), fakes.SPEC, EPISODES[:4], pool=simulators)
+    assert [r.success for r in results] == [True, success, True, True]
+    assert (results[1].error is None) == success
+    if not success:
+        assert "exit status 3" in str(results[1].error)
+
+
+def test_a_crashed_expert_is_counted(tmp_path: Path) -> None:
+    crashing = fakes.CrashingEnv(str(tmp_path), EPISODES[0].init_state, 2)
+    with pool(1, crashing) as simulators:
+        results = expert_rollout(EPISODES[:2], pool=simulators)
+    assert [r.error is None for r in results] == [False, True]
+    assert [r.success for r in results] == [False, True]
+
+
+def test_a_film_repeats_the_episode() -> None:
+    results, _ = run(1, noise=0.0)
+    with pool(1) as simulators:
+        frames = film(results[0], pool=simulators, every=10)
+        assert frames is not None
+        assert frames.shape == (7, 8, 16, 3)  # before steps 0, 10, ... 50, and at the end
+        always_open = results[0].rows * (np.arange(20) != 9).astype(np.float32)
+        tampered = dataclasses.replace(results[0], rows=always_open)
+        assert film(tampered, pool=simulators, every=10) is None
+
+
+def test_seeds_of_queries_are_31_bits_and_distinct() -> None:
+    seeds = {query_seed(episode, query) for episode in range(50) for query in range(20)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert query_seed(172, 3) == query_seed(172, 3)
+
+
+def test_bad_actions_stop_the_evaluation() -> None:
+    class Nan:
+        def act(self, observations: Any, *, seed: Any) -> np.ndarray:
+            return np.full((len(observations), 30, 20), np.nan, np.float32)
+
+    with pool(1) as simulators, pytest.raises(ValueError, match="not finite"):
+        rollout(Nan(), fakes.SPEC, EPISODES[:1], pool=simulators)
+
+
+def test_an_unknown_task_of_the_expert_is_an_error() -> None:
+    with pool(1) as simulators, pytest.raises(WorkerError, match="no scripted expert"):
+        expert_rollout([Episode(4, 30, 0)], pool=simulators)
+
+
+def test_a_benchmark_without_adapter_is_an_error() -> None:
+    with pytest.raises(KeyError, match="no adapter for benchmark 'calvin'"):
+        open_environment(dataclasses.replace(fakes.SPEC, benchmark="calvin"), 0)

@@ -1,0 +1,60 @@
+"""The task table is complete and says what the authors' client does."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.host import ADAPTERS
+from eval.rotations import ROT6D_LAYOUTS
+from eval.tasks import HELD_OUT_STATES, TASKS, TRAINING_STATES, TaskSpec, episodes, task_spec
+
+ROWS = list(TASKS.values())
+LIBERO = ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+
+
+@pytest.mark.parametrize("spec", ROWS, ids=lambda spec: spec.name)
+def test_rows_are_complete(spec: TaskSpec) -> None:
+    assert TASKS[spec.name] is spec
+    assert spec.benchmark in ADAPTERS
+    assert spec.rotation in ROT6D_LAYOUTS
+    assert spec.task_ids
+    assert len(set(spec.task_ids)) == len(spec.task_ids)
+    assert 1 <= len(spec.views) <= 3
+    assert (spec.executed - 1) * spec.stride < 30
+    assert 0 <= spec.feedback_channels <= spec.action_width
+    assert spec.step_limit + spec.settle_steps <= 1000  # robosuite's horizon
+
+
+@pytest.mark.parametrize("name", LIBERO)
+def test_faithful_libero_rows(name: str) -> None:
+    spec = task_spec(name)
+    assert spec.domain_id == 3
+    assert spec.step_limit == (900 if name == "libero_10" else 800)
+    assert (spec.executed, spec.stride, spec.feedback_channels) == (30, 1, 9)
+    assert (spec.settle_steps, spec.control_hz, spec.image_size) == (10, 20, 256)
+    assert (spec.gripper_threshold, spec.gripper_closed) == (0.5, 1.0)
+    assert [(v.flip_rows, v.flip_columns) for v in spec.views] == [(True, True), (False, False)]
+
+
+def test_an_unknown_task_lists_the_known() -> None:
+    with pytest.raises(KeyError, match=r"libero_goal.*quickstart"):
+        task_spec("libero_kitchen")
+
+
+def test_training_and_evaluation_share_no_state() -> None:
+    assert sorted(TRAINING_STATES + HELD_OUT_STATES) == list(range(50))
+
+
+def test_episode_seeds_follow_the_authors_client() -> None:
+    made = episodes(task_spec("libero_spatial"), init_states=(0, 7), seed=42)
+    assert len(made) == 20
+    assert [(e.task_id, e.init_state, e.seed) for e in made[:3]] == [
+        (0, 0, 142),
+        (0, 7, 149),
+        (1, 0, 142),
+    ]
+
+
+def test_a_state_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[50\].*0\.\.49"):
+        episodes(task_spec("quickstart"), init_states=(1, 50), seed=0)

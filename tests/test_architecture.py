@@ -1,0 +1,217 @@
+"""The rules of tests/architecture.py hold in this tree, and each rule can be seen to fail."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import architecture
+from tests.architecture import Module, load_modules
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = load_modules(ROOT)
+TEXT_FILES = ("*.py", "*.md", "*.toml", "*.yaml", "*.yml", "*.sh", "Makefile", "NOTICE", "run")
+TEXT_FOLDERS = (*architecture.PACKAGES, ".ci", ".github", "requirements")
+
+EVERYWHERE = [
+    architecture.forbidden_imports,
+    architecture.heavy_eval_imports,
+    architecture.stray_dlimp,
+    architecture.size_problems,
+    architecture.name_problems,
+    architecture.broad_excepts,
+]
+
+
+@pytest.mark.parametrize("rule", EVERYWHERE, ids=lambda rule: rule.__name__)
+def test_tree_keeps_the_rule(rule: Callable[[Module], list[str]]) -> None:
+    assert [problem for module in MODULES.values() for problem in rule(module)] == []
+
+
+def test_every_package_is_looked_at() -> None:
+    assert {module.package for module in MODULES.values()} == set(architecture.PACKAGES)
+
+
+def test_no_import_cycles() -> None:
+    assert architecture.import_cycle(MODULES) == []
+
+
+def test_eval_is_written_for_python38() -> None:
+    modules = [module for module in MODULES.values() if module.package == "eval"]
+    assert [
+        problem for module in modules for problem in architecture.python38_problems(module)
+    ] == []
+
+
+def test_eval_adapters_exist() -> None:
+    assert set(architecture.EVAL_ADAPTERS) <= set(MODULES)
+
+
+def test_text_is_finished_and_of_no_machine() -> None:
+    files = [path for pattern in TEXT_FILES for path in ROOT.glob(pattern)]
+    files += [
+        path
+        for folder in TEXT_FOLDERS
+        for pattern in TEXT_FILES
+        for path in (ROOT / folder).rglob(pattern)
+        if "fixtures" not in path.parts
+    ]
+    problems = []
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        problems += architecture.text_problems(str(path.relative_to(ROOT)), text)
+    assert problems == []
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Top-level modules in memory after a fresh interpreter ran `statements`."""
+    code = f"{statements}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_importing_the_library_loads_no_tensorflow_and_no_peer() -> None:
+    loaded = loaded_by("from xvla_jax import XVLA, Policy, flow, load_pretrained, save_pretrained")
+    assert "jax" in loaded
+    assert (
+        loaded & (architecture.TENSORFLOW | architecture.SIMULATORS | {"torch", "data", "eval"})
+        == set()
+    )
+
+
+def test_importing_eval_loads_numpy_only() -> None:
+    names = [
+        name
+        for name, module in MODULES.items()
+        if module.package == "eval"
+        and name not in architecture.EVAL_ADAPTERS
+        and name != "eval.__main__"
+    ]
+    loaded = loaded_by("\n".join(f"import {name}" for name in names))
+    heavy = (
+        architecture.JAX
+        | architecture.TENSORFLOW
+        | architecture.SIMULATORS
+        | {"torch", "imageio", "matplotlib"}
+    )
+    assert loaded & heavy == set()
+
+
+# Each rule against the smallest source that breaks it, and one beside it that does not.
+BREAKS = [
+    (architecture.forbidden_imports, "xvla_jax.a", "import tensorflow as tf", "import jax"),
+    (
+        architecture.forbidden_imports,
+        "xvla_jax.a",
+        "def f():\n    from data.rlds import x",
+        "import database",
+    ),
+    (architecture.forbidden_imports, "data.a", "import jax.numpy as jnp", "import tensorflow"),
+    (architecture.forbidden_imports, "eval.a", "from xvla_jax import flow", "from . import tasks"),
+    (architecture.heavy_eval_imports, "eval.a", "import imageio", "def f():\n    import imageio"),
+    (
+        architecture.heavy_eval_imports,
+        "eval.a",
+        "try:\n    import rich\nfinally:\n    pass",
+        "import numpy",
+    ),
+    (
+        architecture.heavy_eval_imports,
+        "eval.a",
+        "import mujoco",
+        "if TYPE_CHECKING:\n    import mujoco",
+    ),
+    (architecture.stray_dlimp, "data.a", "from dlimp import DLataset", "from data import rlds"),
+    (architecture.stray_dlimp, "data.a", "import_module('dlimp')", "find_spec('dlimp')"),
+    (architecture.python38_problems, "eval.a", "match 1:\n    case 1: pass", "x = 1"),
+    (
+        architecture.python38_problems,
+        "eval.a",
+        "with (open(a) as b, open(c) as d): pass",
+        "with a as b: pass",
+    ),
+    (architecture.python38_problems, "eval.a", "Row = list[int]", "Row = rows[int]"),
+    (architecture.python38_problems, "eval.a", "zip(a, b, strict=True)", "zip(a, b)"),
+    (architecture.python38_problems, "eval.a", "name.removeprefix('a')", "name.strip('a')"),
+    (
+        architecture.python38_problems,
+        "eval.a",
+        "def f(x: int | None): pass",
+        "from __future__ import annotations\ndef f(x: list[int] | None): pass",
+    ),
+    (architecture.size_problems, "data.a", "x = 1\n" * 301, "x = 1\n" * 300),
+    (
+        architecture.size_problems,
+        "data.a",
+        "def f():\n" + "    x = 1\n" * 60,
+        "def f():\n" + "    x = 1\n" * 59,
+    ),
+    (architecture.name_problems, "data.utils", "", None),
+    (
+        architecture.broad_excepts,
+        "data.a",
+        "try: f()\nexcept Exception: pass",
+        "try: f()\nexcept OSError: pass",
+    ),
+    (architecture.broad_excepts, "data.a", "try: f()\nexcept: pass", "try: f()\nfinally: pass"),
+    (architecture.broad_excepts, "data.a", "try: f()\nexcept (OSError, Exception): pass", None),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "bad", "good"), BREAKS)
+def test_rule_can_fail(
+    rule: Callable[[Module], list[str]], name: str, bad: str, good: str | None
+) -> None:
+    assert len(rule(Module(name, bad))) == 1
+    if good is not None:
+        assert rule(Module(name, good)) == []
+
+
+def test_cycle_is_found_through_relative_and_late_imports() -> None:
+    sources = {
+        "data.a": "from . import b",
+        "data.b": "def f():\n    from data.c import thing",
+        "data.c": "import data.a",
+        "data.d": "import data.a",
+    }
+    modules = {name: Module(name, source) for name, source in sources.items()}
+    cycle = architecture.import_cycle(modules)
+    assert cycle[0] == cycle[-1]
+    assert set(cycle) == {"data.a", "data.b", "data.c"}
+    del modules["data.b"]
+    assert architecture.import_cycle(modules) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# TO" + "DO later",
+        "raise NotImplemented" + "Error",
+        "cd /wo" + "rk/main",
+        "https://py" + "pi.org/x",
+    ],
+)
+def test_text_rules_can_fail(line: str) -> None:
+    assert len(architecture.text_problems("file", line)) == 1
+    assert (
+        architecture.text_problems("file", "https://example.org/work/x and ./tmp/ and to do") == []
+    )
+
+
+def test_load_modules_names_packages_and_files(tmp_path: Path) -> None:
+    (tmp_path / "data" / "readers").mkdir(parents=True)
+    (tmp_path / "data" / "readers" / "__init__.py").write_text("from .rlds import x")
+    (tmp_path / "data" / "readers" / "rlds.py").write_text("from ..spec import y")
+    modules = load_modules(tmp_path, ("data",))
+    targets = {name: module.imports()[0].target for name, module in modules.items()}
+    assert targets == {"data.readers": "data.readers.rlds.x", "data.readers.rlds": "data.spec.y"}

@@ -1,0 +1,95 @@
+"""config.json: both styles load, nothing is lost, nonsense is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.xvla_jax import golden
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import ConfigError
+
+
+def _raw() -> dict[str, Any]:
+    return json.loads((golden.FOLDER / "ee6d" / "config.json").read_text())
+
+
+def test_trimmed_and_full_styles_load() -> None:
+    trimmed = XVLAConfig.from_dict(
+        json.loads((golden.FOLDER / "full_size_config.json").read_text())
+    )
+    assert trimmed.text.encoder_ffn_dim == 4096  # absent there: the class default
+    assert trimmed.text.max_position_embeddings == 4096
+    assert trimmed.vision.depths == (1, 1, 9, 1)
+    full = XVLAConfig.from_dict(_raw())
+    assert (full.hidden_size, full.text.d_model, full.vision.window_size) == (48, 32, 3)
+
+
+def test_unknown_fields_survive_a_round_trip(tmp_path: Path) -> None:
+    raw = _raw() | {"somebody_elses": {"field": [1, 2]}}
+    config = XVLAConfig.from_dict(raw)
+    config.write(tmp_path)
+    assert XVLAConfig.read(tmp_path) == config
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["somebody_elses"] == {"field": [1, 2]}
+    assert written["florence_config"]["text_config"]["decoder_ffn_dim"] == 64
+
+
+def _edited(path: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(_raw())
+    node = raw
+    *parents, last = path.split("/")
+    for key in parents:
+        node = node[key]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("action_mode", None, "action_mode is missing"),
+        ("florence_config", {}, "florence_config has no 'vision_config'"),
+        ("florence_config/projection_dim", 33, "projection_dim is 33, text_config.d_model is 32"),
+        ("hidden_size", "48", r"config\.json\.hidden_size is '48'; a value of type int"),
+        ("hidden_size", True, "hidden_size is True; a value of type int"),
+        ("num_heads", 5, "hidden_size = 48 is not a positive multiple of num_heads = 5"),
+        ("florence_config/vision_config/dim_embed", 8, "dim_embed is 8; a value of type tuple"),
+        ("florence_config/vision_config/depths", [1, 1], "patch_size has 4 entries, depths has 2"),
+        (
+            "florence_config/vision_config/image_pos_embed",
+            {},
+            "vision_config.image_pos_embed is {}",
+        ),
+        ("florence_config/vision_config/image_feature_source", ["cls"], "image_feature_source is"),
+        ("model_type", "pi0", "model_type is 'pi0', expected 'xvla'"),
+    ],
+)
+def test_nonsense_is_refused_by_name(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        XVLAConfig.from_dict(_edited(path, value))
+
+
+def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        XVLAConfig.read(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        XVLAConfig.read(tmp_path)
+
+
+def test_lerobot_policy_config_is_translated() -> None:
+    raw = _raw()
+    del raw["model_type"]
+    raw |= {"type": "xvla", "chunk_size": raw.pop("num_actions"), "action_mode": "auto"}
+    raw |= {"output_features": {"action": {"shape": [7]}}, "max_action_dim": 20}
+    config = XVLAConfig.from_dict(raw)
+    assert config.num_actions == golden.load("ee6d").config.num_actions
+    assert config.real_action_dim == 7

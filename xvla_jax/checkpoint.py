@@ -1,0 +1,164 @@
+"""Checkpoints of a training run, with Orbax: atomic, asynchronous, restorable onto any mesh.
+
+Items of a step: ``params`` (alone enough for serving), ``opt_state``, ``position`` (JSON: step and
+place in the data stream) and ``model`` (JSON: config, processor, action contracts).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from xvla_jax.errors import CheckpointError
+from xvla_jax.train import TrainState
+
+CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
+_DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
+_ITEMS: Final = ("params", "opt_state", "position", "model")
+
+
+class Checkpointer:
+    """Saves and restores the steps of one workdir.
+
+    A step that was not written whole is never seen.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, keep: int, save_interval: int) -> None:
+        """Opens ``workdir/checkpoints``; the newest ``keep`` steps stay."""
+        self.folder = pathlib.Path(workdir).resolve() / CHECKPOINTS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, save_interval_steps=save_interval, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+
+    def latest_step(self) -> int | None:
+        """Newest complete step, None for a new run."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        position: Mapping[str, Any],
+        model: Mapping[str, Any],
+        force: bool = False,
+    ) -> bool:
+        """Starts to save in the background if the interval says so (or ``force``).
+
+        Returns:
+            True when a save was started.
+
+        Raises:
+            CheckpointError: too little disk space is left for the state.
+        """
+        if step == self.latest_step() or not (force or self._manager.should_save(step)):
+            return False
+        self._check_disk(state)
+        arguments = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            opt_state=ocp.args.StandardSave(state.opt_state),
+            position=ocp.args.JsonSave(dict(position)),
+            model=ocp.args.JsonSave(dict(model)),
+        )
+        return self._manager.save(step, args=arguments, force=force)
+
+    def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """The state of ``step`` on the mesh of ``abstract``, and its position.
+
+        Raises:
+            CheckpointError: the step cannot be read, or belongs to another model.
+        """
+        arguments = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            opt_state=ocp.args.StandardRestore(abstract.opt_state),
+            position=ocp.args.JsonRestore(),
+        )
+        try:
+            restored = cast(ocp.args.Composite, self._manager.restore(step, args=arguments))
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise CheckpointError(
+                f"{self.folder / str(step)} does not fit this model or optimizer: {error}. "
+                "Use another --workdir, or the config that the run was started with."
+            ) from error
+        state = TrainState(jnp.asarray(step, jnp.int32), restored.params, restored.opt_state)
+        return state, dict(restored.position)
+
+    def read_model(self, *, step: int) -> dict[str, Any]:
+        """The ``model`` item of a step."""
+        return read_model(self.folder / str(step))
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _check_disk(self, state: TrainState) -> None:
+        wanted = _DISK_MARGIN * sum(
+            leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state))
+        )
+        free = shutil.disk_usage(self.folder).free
+        if free < wanted:
+            raise CheckpointError(
+                f"{self.folder}: {free / 2**30:.2f} GiB are free, "
+                f"a checkpoint takes {wanted / 2**30:.2f} GiB; "
+                "free some space or choose another --workdir. The last complete checkpoint is kept."
+            )
+
+
+def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The step folder meant by a workdir, its ``checkpoints``, or a step folder.
+
+    None if it is none of them.
+    """
+    path = pathlib.Path(path)
+    if (path / "params").is_dir() and (path / "model").is_dir():
+        return path
+    for folder in (path, path / CHECKPOINTS):
+        if folder.is_dir():
+            steps = [p for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir()]
+            if steps:
+                return max(steps, key=lambda p: int(p.name))
+    return None
+
+
+def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
+    """Config, processor and contracts of a step."""
+    files = sorted((step_folder / "model").rglob("metadata"))
+    if not files:
+        raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
+    return json.loads(files[0].read_text())
+
+
+def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
+    """The parameters alone, float32 numpy leaves; the optimizer is not read.
+
+    Raises:
+        CheckpointError: the parameters do not have the template's shapes.
+    """
+    restore = ocp.args.StandardRestore(
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_single_device()), template
+        )
+    )
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            restored = reader.restore(step_folder / "params", args=restore)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f"{step_folder}: the parameters cannot be read as this model's: {error}"
+        ) from error
+    return jax.device_get(restored)
+
+
+def _single_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

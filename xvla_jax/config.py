@@ -1,0 +1,290 @@
+"""XVLAConfig: the model's shape, read from and written to the released ``config.json``.
+
+Two styles of that file exist, a trimmed one and a full dump; both load. Fields that the model does
+not read are kept as they stand and written back, so a round trip loses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from xvla_jax.errors import ConfigError
+
+CONFIG_NAME: Final = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """DaViT: four stages, one convolutional embedding and ``depths[i]`` block pairs each."""
+
+    drop_path_rate: float = 0.1
+    patch_size: tuple[int, ...] = (7, 3, 3, 3)
+    patch_stride: tuple[int, ...] = (4, 2, 2, 2)
+    patch_padding: tuple[int, ...] = (3, 1, 1, 1)
+    patch_prenorm: tuple[bool, ...] = (False, True, True, True)
+    dim_embed: tuple[int, ...] = (256, 512, 1024, 2048)
+    num_heads: tuple[int, ...] = (8, 16, 32, 64)
+    num_groups: tuple[int, ...] = (8, 16, 32, 64)
+    depths: tuple[int, ...] = (1, 1, 9, 1)
+    window_size: int = 12
+    projection_dim: int = 1024
+    image_feature_source: tuple[str, ...] = ("spatial_avg_pool", "temporal_avg_pool")
+    max_pos_embeddings: int = 50  # rows of each of the two position tables
+    max_temporal_embeddings: int = 100  # rows of the fixed sine table; only row 0 is ever used
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """BART encoder of Florence-2."""
+
+    vocab_size: int = 51289
+    d_model: int = 1024
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4096
+    max_position_embeddings: int = 1024
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    encoder_layerdrop: float = 0.0
+    activation_function: str = "gelu"
+    pad_token_id: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class XVLAConfig:
+    """Shape of an X-VLA model.
+
+    Field names and defaults are those of the released ``config.json`` (spec/model.md 8). ``extra``
+    holds, as JSON text, the whole file that was read: what we do not know survives.
+    """
+
+    vision: VisionConfig
+    text: TextConfig
+    action_mode: str
+    hidden_size: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_domains: int = 30
+    len_soft_prompts: int = 32
+    dim_time: int = 32
+    max_len_seq: int = 512
+    use_hetero_proj: bool = False
+    num_actions: int = 30
+    real_action_dim: int = 20
+    max_action_dim: int = 20
+    extra: str = dataclasses.field(default="{}", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuses shapes that no weights can have, naming the field."""
+        _check(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> XVLAConfig:
+        """Builds a config from the parsed ``config.json`` of a release.
+
+        Raises:
+            ConfigError: a field is missing, of the wrong type, or contradicts another.
+        """
+        if raw.get("type") == "xvla" and "model_type" not in raw:
+            raw = _from_lerobot(raw)
+        if raw.get("model_type", "xvla") != "xvla":
+            raise ConfigError(f"config.json: model_type is {raw['model_type']!r}, expected 'xvla'")
+        florence = raw.get("florence_config") or {}
+        for name in ("vision_config", "text_config", "projection_dim"):
+            if name not in florence:
+                raise ConfigError(
+                    f"config.json: florence_config has no {name!r}; found {sorted(florence)}. "
+                    "An empty florence_config describes no model: "
+                    "copy it from the released config.json."
+                )
+        if "action_mode" not in raw:
+            raise ConfigError("config.json: action_mode is missing; it names the action space")
+        vision_raw = dict(florence["vision_config"])
+        vision_raw |= _position_rows(vision_raw)
+        vision = VisionConfig(**_known(VisionConfig, vision_raw, "florence_config.vision_config"))
+        text = TextConfig(
+            **_known(TextConfig, florence["text_config"], "florence_config.text_config")
+        )
+        if florence["projection_dim"] != text.d_model:
+            raise ConfigError(
+                f"config.json: florence_config.projection_dim is {florence['projection_dim']}, "
+                f"text_config.d_model is {text.d_model}; they must be equal"
+            )
+        known = _known(cls, raw, "config.json", skip=("vision", "text", "extra"))
+        known["action_mode"] = known["action_mode"].lower()
+        return cls(vision=vision, text=text, extra=json.dumps(raw), **known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The released ``config.json``: our values over everything that was read."""
+        raw = json.loads(self.extra)
+        florence = raw.setdefault("florence_config", {})
+        vision = florence.setdefault("vision_config", {})
+        text = florence.setdefault("text_config", {})
+        for target, source in ((vision, self.vision), (text, self.text), (raw, self)):
+            for field in dataclasses.fields(source):
+                if field.name not in ("vision", "text", "extra", *_POSITION_FIELDS):
+                    value = getattr(source, field.name)
+                    target[field.name] = list(value) if isinstance(value, tuple) else value
+        vision["image_pos_embed"] = {
+            "type": "learned_abs_2d",
+            "max_pos_embeddings": self.vision.max_pos_embeddings,
+        }
+        vision["visual_temporal_embedding"] = {
+            "type": "COSINE",
+            "max_temporal_embeddings": self.vision.max_temporal_embeddings,
+        }
+        florence["projection_dim"] = self.text.d_model
+        for target, name in ((raw, "xvla"), (florence, "florence2"), (vision, "davit")):
+            target.setdefault("model_type", name)
+        raw.setdefault("architectures", ["XVLA"])
+        return raw
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> XVLAConfig:
+        """Reads ``folder/config.json``."""
+        path = pathlib.Path(folder) / CONFIG_NAME
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
+        try:
+            raw = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not JSON ({error})") from error
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path}: a JSON object is expected, found {type(raw).__name__}")
+        return cls.from_dict(raw)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``folder/config.json``."""
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        (pathlib.Path(folder) / CONFIG_NAME).write_text(text + "\n")
+
+
+_POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
+
+
+def _position_rows(vision: Mapping[str, Any]) -> dict[str, int]:
+    """Rows of the position tables out of the two nested tables of the file."""
+    rows = {}
+    for key, kind, field in (
+        ("image_pos_embed", "learned_abs_2d", "max_pos_embeddings"),
+        ("visual_temporal_embedding", "COSINE", "max_temporal_embeddings"),
+    ):
+        value = vision.get(key)
+        if not isinstance(value, Mapping) or value.get("type") != kind or field not in value:
+            raise ConfigError(
+                f"config.json: florence_config.vision_config.{key} is {value!r}; "
+                f"expected {{'type': {kind!r}, {field!r}: <rows>}}"
+            )
+        rows[field] = value[field]
+    return rows
+
+
+def _known(
+    kind: type, raw: Mapping[str, Any], where: str, skip: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The fields of dataclass ``kind`` present in ``raw``, checked against their declared type."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name in skip or field.name not in raw:
+            continue
+        value = raw[field.name]
+        if str(field.type).startswith("tuple"):
+            ok, value = (
+                isinstance(value, list | tuple),
+                tuple(value) if isinstance(value, list | tuple) else value,
+            )
+        else:
+            want = {"int": int, "float": int | float, "bool": bool, "str": str}[str(field.type)]
+            ok = isinstance(value, want) and not (isinstance(value, bool) and field.type != "bool")
+        if not ok:
+            raise ConfigError(
+                f"{where}.{field.name} is {value!r}; a value of type {field.type} is expected"
+            )
+        values[field.name] = value
+    return values
+
+
+# LeRobot's policy config (spec/model.md 10): its name -> the released name.
+_LEROBOT_NAMES: Final = {"chunk_size": "num_actions"}
+
+
+def _from_lerobot(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The released form of a LeRobot policy config; its own fields stay beside."""
+    translated = {_LEROBOT_NAMES.get(key, key): value for key, value in raw.items()}
+    translated["model_type"] = "xvla"
+    if str(raw.get("action_mode", "")).lower() == "auto":
+        action = (raw.get("output_features") or {}).get("action") or {}
+        if "shape" not in action:
+            raise ConfigError(
+                "LeRobot config.json: action_mode is 'auto', "
+                "but output_features.action.shape is missing"
+            )
+        translated["real_action_dim"] = action["shape"][-1]
+    return translated
+
+
+def _check(config: XVLAConfig) -> None:
+    vision, text = config.vision, config.text
+    stages = len(vision.depths)
+    for name in (
+        "patch_size",
+        "patch_stride",
+        "patch_padding",
+        "patch_prenorm",
+        "dim_embed",
+        "num_heads",
+        "num_groups",
+    ):
+        if len(getattr(vision, name)) != stages:
+            raise ConfigError(
+                f"vision_config.{name} has {len(getattr(vision, name))} entries, "
+                f"depths has {stages}; one per stage"
+            )
+    if vision.patch_prenorm[0]:
+        raise ConfigError(
+            "vision_config.patch_prenorm[0] is true; the raw image is never normed before stage 0"
+        )
+    divisions = [
+        ("hidden_size", config.hidden_size, "num_heads", config.num_heads),
+        (
+            "text_config.d_model",
+            text.d_model,
+            "encoder_attention_heads",
+            text.encoder_attention_heads,
+        ),
+    ]
+    for i, width in enumerate(vision.dim_embed):
+        divisions.append((f"vision_config.dim_embed[{i}]", width, "num_heads", vision.num_heads[i]))
+        divisions.append(
+            (f"vision_config.dim_embed[{i}]", width, "num_groups", vision.num_groups[i])
+        )
+    for name, value, by, divisor in divisions:
+        if divisor < 1 or value < 1 or value % divisor:
+            raise ConfigError(f"{name} = {value} is not a positive multiple of {by} = {divisor}")
+    if vision.projection_dim != text.d_model:
+        raise ConfigError(
+            f"vision_config.projection_dim is {vision.projection_dim}, "
+            f"text_config.d_model is {text.d_model}; image and text tokens share one width"
+        )
+    if text.activation_function != "gelu" or text.encoder_layerdrop:
+        raise ConfigError(
+            f"text_config.activation_function is {text.activation_function!r} and "
+            f"encoder_layerdrop is {text.encoder_layerdrop}; X-VLA has 'gelu' (erf) and 0"
+        )
+    unknown = set(vision.image_feature_source) - {
+        "spatial_avg_pool",
+        "temporal_avg_pool",
+        "last_frame",
+    }
+    if unknown or not vision.image_feature_source:
+        raise ConfigError(
+            f"vision_config.image_feature_source is {vision.image_feature_source!r}; "
+            "a list of 'spatial_avg_pool', 'temporal_avg_pool', 'last_frame' is expected"
+        )

@@ -1,0 +1,27 @@
+"""Named errors. Each message says what was found, what is allowed, and where to change it."""
+
+from __future__ import annotations
+
+
+class XVLAError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class ConfigError(XVLAError, ValueError):
+    """A configuration that describes no model, or not the one at hand."""
+
+
+class CheckpointError(XVLAError, ValueError):
+    """A checkpoint that is missing, incomplete, or of another shape."""
+
+
+class InputError(XVLAError, ValueError):
+    """An observation or batch that does not fit the model."""
+
+
+class ContractError(XVLAError, ValueError):
+    """A policy, dataset or task whose action conventions differ."""
+
+
+class TrainingError(XVLAError, RuntimeError):
+    """A run that cannot go on."""

@@ -1,0 +1,108 @@
+"""The flow: loss and sampler side by side.
+
+Convention, stated once: t = 1 is noise and t = 0 is data, ``x_t = t * noise + (1 - t) * actions``,
+and the network predicts the clean chunk. The sampler keeps one noise for all steps and rebuilds x_t
+from it and the latest clean estimate; it is not an Euler step (spec/model.md 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import jax
+import jax.numpy as jnp
+
+from xvla_jax.actions import action_space
+from xvla_jax.models.xvla import XVLA, Context
+
+Array = jax.Array
+Params = Mapping[str, Any]
+
+_TIME_WRAP: Final = 1.0 - 1e-5  # strata wrap below 1
+
+
+def stratified_time(u: Array, batch_size: int) -> Array:
+    """One uniform draw ``u`` in [0, 1) -> times ``[B]``.
+
+    One per stratum, in the order of the batch.
+    """
+    return (u + jnp.arange(batch_size, dtype=jnp.float32) / batch_size) % _TIME_WRAP
+
+
+def interpolate(noise: Array, actions: Array, t: Array) -> Array:
+    """x_t of ``noise`` and ``actions`` ``[B, T, D]`` at ``t`` ``[B]``."""
+    t = t[:, None, None]
+    return t * noise + (1.0 - t) * actions
+
+
+def loss_terms(
+    model: XVLA,
+    params: Params,
+    batch: Mapping[str, Array],
+    *,
+    noise: Array,
+    t: Array,
+    rng: Array | None = None,
+) -> dict[str, Array]:
+    """Loss terms of a batch, named as the action space names them; the training loss is their sum.
+
+    Args:
+        model: the module.
+        params: its parameters.
+        batch: ``pixels`` float32[B, V, H, W, 3] normalised, ``view_mask`` bool[B, V],
+            ``input_ids`` int32[B, L], ``domain_id`` int32[B], ``proprio`` float32[B, D],
+            ``actions`` float32[B, T, d].
+        noise: standard normal, of the shape of ``actions``.
+        t: float32[B], see `stratified_time`.
+        rng: key for dropout and drop path; without it the network runs in evaluation mode.
+    """
+    space = action_space(model.config)
+    train = rng is not None
+    rngs = {"dropout": rng} if train else {}
+    noisy = interpolate(noise, batch["actions"], t)
+    proprio, noisy = space.preprocess(batch["proprio"], noisy)
+    prediction = model.apply(
+        {"params": params},
+        batch["pixels"],
+        batch["view_mask"],
+        batch["input_ids"],
+        noisy,
+        proprio,
+        batch["domain_id"],
+        t,
+        train=train,
+        rngs=rngs,
+    )
+    return space.losses(jnp.asarray(prediction), batch["actions"])
+
+
+def sample(
+    model: XVLA,
+    params: Params,
+    context: Context,
+    proprio: Array,
+    domain_id: Array,
+    *,
+    noise: Array,
+    steps: int,
+) -> Array:
+    """Denoises ``noise`` float32[B, T, D] in ``steps`` >= 1 steps.
+
+    Returns:
+        float32[B, T, real width], postprocessed: gripper logits are probabilities, padding is cut.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; at least 1 is needed")
+    space = action_space(model.config)
+
+    def step(i: Array, actions: Array) -> Array:
+        t = jnp.full(noise.shape[0], 1.0, jnp.float32) * (steps - i) / steps
+        state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t))
+        prediction = model.apply(
+            {"params": params}, context, noisy, state_in, domain_id, t, method="denoise"
+        )
+        return cast(Array, prediction)
+
+    clean = jax.lax.fori_loop(0, steps, step, jnp.zeros_like(noise, dtype=jnp.float32))
+    return space.postprocess(clean)

@@ -1,0 +1,175 @@
+"""The training loop: batches in, checkpoints and metrics out, stoppable at any step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from xvla_jax.batch import check_batch
+from xvla_jax.checkpoint import Checkpointer
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import TrainingError
+from xvla_jax.metrics import MetricsWriter
+from xvla_jax.sharding import global_batch
+from xvla_jax.train import TrainState
+
+_log = logging.getLogger(__name__)
+
+TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class BatchSource(Protocol):
+    """An endless iterator of host batches that knows where it stands."""
+
+    waited_s: float  # seconds that the last batch was waited for
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        """This process's part of the next global batch."""
+        ...
+
+    @property
+    def position(self) -> Mapping[str, Any]:
+        """Place in the stream after the last batch, as plain JSON values."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, how often, and how many views the data fills.
+
+    Attributes:
+        iters: steps of the whole run.
+        log_every: steps between two lines of metrics.
+        present_views: view slots that any sample fills; the tower skips the rest.
+    """
+
+    iters: int
+    log_every: int
+    present_views: int
+
+
+class StopSignal:
+    """Turns SIGINT and SIGTERM into a flag: a run stops between two steps, with a checkpoint."""
+
+    def __init__(self) -> None:
+        """Nothing is caught before the ``with`` block."""
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        """Starts to catch."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Puts the previous handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.number is not None:  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def run_loop(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: BatchSource,
+    *,
+    config: LoopConfig,
+    model_config: XVLAConfig,
+    mesh: Mesh,
+    checkpointer: Checkpointer,
+    model_item: Mapping[str, Any],
+    writer: MetricsWriter,
+    stop: StopSignal,
+) -> TrainState:
+    """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is raised.
+
+    A checkpoint is written when due, at the end, and on a stop.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    step = int(state.step)
+    pace = _Pace(step, config.iters)
+    while step < config.iters and stop.number is None:
+        batch = next(batches)
+        if pace.steps == 0:
+            check_batch(batch, model_config)
+        batch = dict(batch) | {"images": batch["images"][:, : config.present_views]}
+        state, metrics = train_step(state, global_batch(batch, mesh))
+        step += 1
+        pace.count(batches.waited_s, len(batch["images"]) * jax.process_count())
+        if step % config.log_every == 0 or step == config.iters:
+            scalars = {name: float(value) for name, value in metrics.items()} | pace.read()
+            if not math.isfinite(scalars["loss"]):
+                raise TrainingError(
+                    f"the loss of step {step} is {scalars['loss']}; the newest checkpoint is of "
+                    f"step {checkpointer.latest_step()}. Lower config.optimizer.learning_rate, or "
+                    "look at the data of this step."
+                )
+            writer.write(step, scalars)
+            _log.info("%s", pace.line(step, scalars))
+        if not _stopping(step, config, stop):
+            checkpointer.save(step, state, position=batches.position, model=model_item)
+    checkpointer.save(step, state, position=batches.position, model=model_item, force=True)
+    return state
+
+
+def _stopping(step: int, config: LoopConfig, stop: StopSignal) -> bool:
+    return step >= config.iters or stop.number is not None
+
+
+class _Pace:
+    """Rate, share of time spent waiting for data, and time to go."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.steps = 0
+        self._first, self._last = first, last
+        self._begin = time.monotonic()
+        self._warm: float | None = None  # after the first step, which compiles
+        self._waited = self._samples = 0.0
+
+    def count(self, waited_s: float, samples: int) -> None:
+        self.steps += 1
+        if self._warm is None:
+            self._warm = time.monotonic()
+        else:
+            self._waited += waited_s
+            self._samples += samples
+
+    def read(self) -> dict[str, float]:
+        elapsed = max(time.monotonic() - (self._warm or self._begin), 1e-9)
+        return {
+            "samples_per_s": self._samples / elapsed,
+            "data_wait_share": min(self._waited / elapsed, 1.0),
+        }
+
+    def line(self, step: int, scalars: Mapping[str, float]) -> str:
+        elapsed = time.monotonic() - (self._warm or self._begin)
+        per_step = elapsed / max(self.steps - 1, 1)
+        terms = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items() if "loss" in k)
+        to_go = per_step * (self._last - step)
+        return (
+            f"step {step}/{self._last}  {terms}  grad_norm {scalars['grad_norm']:.3g}  "
+            f"{scalars['samples_per_s']:.0f} samples/s  "
+            f"data wait {scalars['data_wait_share']:.0%}  ETA {to_go:.0f} s"
+        )

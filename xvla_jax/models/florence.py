@@ -1,0 +1,203 @@
+"""The encoder side of Florence-2: image tokens, text embedding and the BART encoder.
+
+See spec/model.md 3, 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from xvla_jax.config import TextConfig, VisionConfig
+from xvla_jax.models.davit import DaViT
+from xvla_jax.models.layers import Array, Dense, KeyProjection, LayerNorm, Mlp, attend, gelu_erf
+
+POSITION_OFFSET: Final = 2  # BART's position table starts two rows late
+_table_init = nn.initializers.normal(0.02)
+
+
+class ImageProjector(nn.Module):
+    """Last map of the tower -> image tokens of the text width."""
+
+    config: VisionConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[B, h, h, C] -> [B, N, M]``."""
+        c = self.config
+        height, width, channels = x.shape[1:]
+        rows = self.param("row_embeddings", _table_init, (c.max_pos_embeddings, channels // 2))
+        columns = self.param(
+            "column_embeddings", _table_init, (c.max_pos_embeddings, channels - channels // 2)
+        )
+        if max(height, width) > c.max_pos_embeddings:
+            raise ValueError(
+                f"the image map is {height} x {width}, "
+                f"the position tables have {c.max_pos_embeddings} rows"
+            )
+        position = jnp.concatenate(  # columns (x) first, then rows (y)
+            [
+                jnp.broadcast_to(columns[None, :width], (height, width, columns.shape[1])),
+                jnp.broadcast_to(rows[:height, None], (height, width, rows.shape[1])),
+            ],
+            axis=-1,
+        )
+        # Row 0 of the fixed sine/cosine table, as a single frame is all there is: sin 0 and cos 0
+        # in turn.
+        temporal = (jnp.arange(channels) % 2).astype(x.dtype)
+        x = (x + position.astype(x.dtype) + temporal).reshape(x.shape[0], height * width, channels)
+        mean = x.mean(axis=1, keepdims=True, dtype=jnp.float32).astype(x.dtype)
+        # One frame: the mean over time and the last frame are the tokens themselves.
+        sources = {"spatial_avg_pool": mean, "temporal_avg_pool": x, "last_frame": x}
+        x = jnp.concatenate([sources[name] for name in c.image_feature_source], axis=1)
+        projection = self.param(
+            "projection", nn.initializers.normal(channels**-0.5), (channels, c.projection_dim)
+        )
+        x = x.astype(self.dtype) @ projection.astype(self.dtype)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
+
+
+class BartAttention(nn.Module):
+    """Self-attention with four separate projections; q is scaled after its bias."""
+
+    num_heads: int
+    dropout: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """``[B, S, M] -> [B, S, M]``."""
+        width = x.shape[-1]
+        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
+        query = Dense(width, dtype=self.dtype, name="q_proj")(x).reshape(heads)
+        key = KeyProjection(dtype=self.dtype, name="k_proj")(x).reshape(heads)
+        value = Dense(width, dtype=self.dtype, name="v_proj")(x).reshape(heads)
+        out = attend(
+            query,
+            key,
+            value,
+            scale=(width // self.num_heads) ** -0.5,
+            drop=nn.Dropout(self.dropout, deterministic=not train),
+        )
+        return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
+
+
+class BartLayer(nn.Module):
+    """Post-norm layer: ``LN1(x + attention)``, then ``LN2(x + mlp)``.
+
+    Scanned, hence the pair that it returns.
+    """
+
+    config: TextConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, None]:
+        """``[B, S, M] -> [B, S, M]``."""
+        c = self.config
+        y = BartAttention(
+            c.encoder_attention_heads, c.attention_dropout, dtype=self.dtype, name="self_attn"
+        )(x, train=train)
+        y = nn.Dropout(c.dropout, deterministic=not train)(y)
+        x = LayerNorm(dtype=self.dtype, name="norm1")(x + y)
+        y = Mlp(
+            c.encoder_ffn_dim,
+            gelu_erf,
+            c.activation_dropout,
+            c.dropout,
+            dtype=self.dtype,
+            name="mlp",
+        )(x, train=train)
+        return LayerNorm(dtype=self.dtype, name="norm2")(x + y), None
+
+
+class TextEncoder(nn.Module):
+    """Token table and BART encoder.
+
+    Nothing is masked: padding tokens are attended like any other.
+    """
+
+    config: TextConfig
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the tables and the scanned layers."""
+        c = self.config
+        self.token_embedding = self.param("token_embedding", _table_init, (c.vocab_size, c.d_model))
+        rows = c.max_position_embeddings + POSITION_OFFSET
+        self.position_embedding = self.param("position_embedding", _table_init, (rows, c.d_model))
+        self.norm = LayerNorm(dtype=self.dtype)
+        layer = nn.remat(BartLayer, static_argnums=(2,)) if self.remat else BartLayer
+        self.layers = nn.scan(
+            layer,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] Flax: "=0", no annotation
+            length=c.encoder_layers,
+        )(c, dtype=self.dtype)
+        self.embed_dropout = nn.Dropout(c.dropout)
+
+    def embed(self, input_ids: Array) -> Array:
+        """Token ids ``[B, L] -> [B, L, M]``.
+
+        The padding row takes no gradient, as in PyTorch's ``padding_idx``.
+        """
+        tokens = jnp.asarray(self.token_embedding)[input_ids]
+        padding = (input_ids == self.config.pad_token_id)[..., None]
+        return jnp.where(padding, jax.lax.stop_gradient(tokens), tokens).astype(self.dtype)
+
+    def __call__(self, image_tokens: Array, input_ids: Array, *, train: bool = False) -> Array:
+        """Image tokens ``[B, N, M]`` of the first view and ids ``[B, L]`` -> ``[B, N + L, M]``."""
+        x = jnp.concatenate([image_tokens, self.embed(input_ids)], axis=1)
+        length = x.shape[1]
+        if length + POSITION_OFFSET > self.position_embedding.shape[0]:
+            raise ValueError(
+                f"{length} image and text tokens; text_config.max_position_embeddings is "
+                f"{self.config.max_position_embeddings}"
+            )
+        x = x + self.position_embedding[POSITION_OFFSET : POSITION_OFFSET + length].astype(
+            self.dtype
+        )
+        x = self.embed_dropout(self.norm(x), deterministic=not train)
+        return self.layers(x, train)[0]
+
+
+class Florence(nn.Module):
+    """All views through the tower; the first view and the text through the encoder."""
+
+    vision: VisionConfig
+    text: TextConfig
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the three parts."""
+        self.vision_tower = DaViT(self.vision, dtype=self.dtype)
+        self.image_projector = ImageProjector(self.vision, dtype=self.dtype)
+        self.text_encoder = TextEncoder(self.text, remat=self.remat, dtype=self.dtype)
+
+    def __call__(
+        self, pixels: Array, view_mask: Array, input_ids: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
+        """Normalised pixels ``[B, v, H, W, 3]``, mask ``[B, V]``, ids ``[B, L]``.
+
+        ``v`` may be less than V: the slots behind are absent in the whole batch, and cost nothing.
+
+        Returns:
+            ``vlm_features`` ``[B, N + L, M]`` and ``aux_visual_inputs`` ``[B, (V - 1) * N, M]``. An
+            absent view is N tokens of exactly zero, attended like any other.
+        """
+        batch, shown = pixels.shape[:2]
+        maps = self.vision_tower(pixels.reshape(batch * shown, *pixels.shape[2:]), train=train)
+        tokens = self.image_projector(maps)
+        tokens = tokens.reshape(batch, shown, *tokens.shape[1:])
+        unseen = view_mask.shape[1] - shown
+        tokens = jnp.pad(tokens, ((0, 0), (0, unseen), (0, 0), (0, 0)))
+        tokens = jnp.where(view_mask[:, :, None, None], tokens, jnp.zeros_like(tokens))
+        features = self.text_encoder(tokens[:, 0], input_ids, train=train)
+        return features, tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])

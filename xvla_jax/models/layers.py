@@ -1,0 +1,178 @@
+"""Layers shared by the towers.
+
+Letters, here and in every shape comment: B batch, V views, H W C image, N image tokens, L text
+tokens, T actions of a chunk, D action width, M model width, P prompt length, S any sequence,
+K heads, E head width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+
+LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
+
+# dtype is the computing type; statistics are float32 and exact (no E[x^2] - E[x]^2).
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+
+gelu_erf = functools.partial(nn.gelu, approximate=False)
+gelu_tanh = functools.partial(nn.gelu, approximate=True)
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float,
+    drop: Callable[[Array], Array] = lambda probabilities: probabilities,
+) -> Array:
+    """Full softmax attention, no mask: ``[..., S, K, E]`` each -> ``[..., S, K, E]``.
+
+    Scores and softmax are float32 whatever the inputs are. ``drop`` acts on the probabilities.
+    """
+    scores = jnp.einsum(
+        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
+    )
+    probabilities = drop(nn.softmax(scores, axis=-1)).astype(value.dtype)
+    return jnp.einsum("...kqs,...ske->...qke", probabilities, value)
+
+
+class PackedQKV(nn.Module):
+    """One product for q, k and v (out axis ``[3, K, E]``), without the key's bias.
+
+    Softmax ignores what all scores of a row have in common, so the key's bias has no effect and its
+    gradient is zero. Left out, that zero is exact; computed, it is rounding noise, which Adam
+    blows up.
+    """
+
+    num_heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, pad: Sequence[tuple[int, int]] = ()) -> Array:
+        """``[..., M] -> [3, ..., K, E]``.
+
+        ``pad`` is added to the axes of x before the last; padded cells hold what zeros give, the
+        bias.
+        """
+        width = x.shape[-1]
+        init = nn.initializers.xavier_uniform()
+        kernel = self.param("kernel", init, (width, 3 * width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
+        y = x.astype(self.dtype) @ kernel
+        if pad:
+            y = jnp.pad(y, (*pad, (0, 0)))
+        heads = (3, self.num_heads, width // self.num_heads)
+        used = jnp.asarray([1, 0, 1], self.dtype)[:, None, None]
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], *heads) + bias.reshape(heads) * used, -3, 0)
+
+
+class KeyProjection(nn.Module):
+    """A linear layer whose bias is kept for the checkpoint, but has no effect; see `PackedQKV`."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[..., M] -> [..., M]``."""
+        width = x.shape[-1]
+        self.param("bias", nn.initializers.zeros, (width,))
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, width))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Packed q, k, v, full attention, and an output projection."""
+
+    num_heads: int
+    dropout: float = 0.0  # of the probabilities
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """``[B, S, M] -> [B, S, M]``."""
+        query, key, value = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(x)
+        out = attend(
+            query,
+            key,
+            value,
+            scale=query.shape[-1] ** -0.5,
+            drop=nn.Dropout(self.dropout, deterministic=not train),
+        )
+        return Dense(x.shape[-1], dtype=self.dtype, name="proj")(out.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    """fc1, activation, dropout, fc2, dropout.
+
+    The hidden width is given, the output width is the input's.
+    """
+
+    hidden: int
+    activation: Callable[[Array], Array]
+    hidden_dropout: float = 0.0
+    output_dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """``[..., M] -> [..., M]``."""
+        y = self.activation(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        y = nn.Dropout(self.hidden_dropout, deterministic=not train)(y)
+        y = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
+        return nn.Dropout(self.output_dropout, deterministic=not train)(y)
+
+
+def _domain_table_init(key: Array, shape: tuple[int, int, int], dtype: Any = jnp.float32) -> Array:
+    """Xavier-uniform of the table seen as one ``[domains, in * out]`` matrix.
+
+    X-VLA initialises it so.
+    """
+    domains, fan_in, fan_out = shape
+    bound = (6.0 / (domains + fan_in * fan_out)) ** 0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class DomainLinear(nn.Module):
+    """A linear layer whose weights are looked up by domain.
+
+    The kernel is ``[domains, in, out]``, the bias ``[domains, out]``. ``domain_id`` must be in
+    range: a gather clamps silently, so callers check it before the device sees it.
+    """
+
+    features: int
+    num_domains: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, domain_id: Array) -> Array:
+        """``[B, S, in]``, ``[B]`` -> ``[B, S, out]``."""
+        shape = (self.num_domains, x.shape[-1], self.features)
+        kernel = self.param("kernel", _domain_table_init, shape)[domain_id]  # [B, in, out]
+        bias = self.param("bias", nn.initializers.zeros, (self.num_domains, self.features))[
+            domain_id
+        ]
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return jnp.einsum("bsi,bio->bso", x, kernel) + bias[:, None]
+
+
+def time_embedding(t: Array, width: int) -> Array:
+    """Flow time ``[B]`` in (0, 1] -> ``[B, width]``.
+
+    Cosines, then sines, period up to 100; an odd width ends in 0.
+    """
+    half = width // 2
+    frequencies = 100.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, width % 2)))

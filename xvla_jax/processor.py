@@ -1,0 +1,194 @@
+"""From an instruction and camera images to what the model takes.
+
+That is ids ``[L]`` and uint8 ``[V, S, S, 3]``. Image side, resampling filter, number of views and
+text length are part of a checkpoint's contract: another value gives other actions. They are read
+from the released files; none of the code that comes with a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
+from xvla_jax.errors import CheckpointError, InputError
+
+PREPROCESSOR_NAME: Final = "preprocessor_config.json"
+TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
+_BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parent / "assets" / "bart_tokenizer"
+
+# Fields of the released file that we honour by refusing any other value.
+_FIXED: Final[Mapping[str, Any]] = {
+    "do_resize": True,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_convert_rgb": None,
+    "rescale_factor": 1 / 255,
+}
+_READ: Final = ("size", "resample", "image_mean", "image_std")
+_UNUSED: Final = (
+    "crop_size",
+    "image_processor_type",
+    "processor_class",
+    "auto_map",
+    "feature_extractor_type",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """Text and image preprocessing of a checkpoint.
+
+    Attributes:
+        image_size: side S in pixels; images are resized to S x S, the aspect ratio is not kept.
+        num_views: view slots V; missing views are zero images with mask False.
+        text_length: L; ids are padded with 1 and cut to it. Padding is attended, so L matters.
+        resample: PIL filter number; 3 = bicubic.
+        mean: of the normalisation, RGB.
+        std: of the normalisation, RGB.
+        tokenizer_dir: folder with ``vocab.json`` and ``merges.txt``; the bundled BART tokenizer if
+            None.
+    """
+
+    image_size: int = 224
+    num_views: int = 3
+    text_length: int = 50
+    resample: int = 3
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
+    tokenizer_dir: str | None = None
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Processor:
+        """Reads ``preprocessor_config.json``, and the tokenizer's files where the folder has them.
+
+        Raises:
+            CheckpointError: the file is missing, or asks for something that this processor does not
+                do.
+        """
+        path = pathlib.Path(folder) / PREPROCESSOR_NAME
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: no such file; image size and resampling are part of a checkpoint"
+            )
+        raw = json.loads(path.read_text())
+        ours = raw.pop("xvla_jax", {})  # what the released file cannot say; absent there
+        unknown = set(raw) - set(_FIXED) - set(_READ) - set(_UNUSED)
+        wrong = {k: raw[k] for k, v in _FIXED.items() if k in raw and not _same(raw[k], v)}
+        if unknown or wrong:
+            raise CheckpointError(
+                f"{path}: unknown fields {sorted(unknown)}, unsupported values {wrong}"
+            )
+        size = raw.get("size", {})
+        if set(size) != {"height", "width"} or size["height"] != size["width"]:
+            raise CheckpointError(
+                f"{path}: size is {size}; {{'height': S, 'width': S}} is expected"
+            )
+        has_tokenizer = all((path.parent / name).is_file() for name in TOKENIZER_FILES)
+        return cls(
+            image_size=size["height"],
+            resample=raw.get("resample", 3),
+            mean=tuple(raw.get("image_mean", IMAGE_MEAN)),
+            std=tuple(raw.get("image_std", IMAGE_STD)),
+            tokenizer_dir=str(path.parent) if has_tokenizer else None,
+            **ours,
+        )
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the released files: ``preprocessor_config.json`` and the tokenizer's."""
+        folder = pathlib.Path(folder)
+        raw = dict(_FIXED) | {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"height": self.image_size, "width": self.image_size},
+            "resample": self.resample,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        ours = {"num_views": self.num_views, "text_length": self.text_length}
+        if ours != {"num_views": 3, "text_length": 50}:  # the reference's class constants go unsaid
+            raw["xvla_jax"] = ours
+        (folder / PREPROCESSOR_NAME).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(self._tokenizer_path / name, folder / name)
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"model_max_length": 1024, "tokenizer_class": "BartTokenizer"}) + "\n"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint item; the tokenizer's place on this machine is left out."""
+        values = dataclasses.asdict(self)
+        del values["tokenizer_dir"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Processor:
+        """Inverse of `to_dict`, with the bundled tokenizer."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Instructions -> ``int32[n, L]``.
+
+        A row is ``<s> text </s>``, padded with 1, cut to L with ``</s>`` kept.
+        """
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(
+                    f"an instruction is {text!r}; a text that is not empty is expected"
+                )
+        encoded = _tokenizer(str(self._tokenizer_path))(
+            list(texts), padding="max_length", truncation=True, max_length=self.text_length
+        )
+        return np.asarray(encoded["input_ids"], dtype=np.int32)
+
+    def prepare_images(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Present views of one sample -> ``uint8[V, S, S, 3]`` and ``bool[V]``."""
+        if not 1 <= len(images) <= self.num_views:
+            raise InputError(
+                f"an observation has {len(images)} images; 1 .. {self.num_views} are allowed"
+            )
+        side = self.image_size
+        out = np.zeros((self.num_views, side, side, 3), np.uint8)
+        for slot, image in enumerate(images):
+            array = np.asarray(image)
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+                raise InputError(
+                    f"image {slot} is {array.dtype}{list(array.shape)}; "
+                    "uint8[H, W, 3] RGB is expected"
+                )
+            if array.shape[:2] != (side, side):
+                picture = Image.fromarray(array).resize(
+                    (side, side), Image.Resampling(self.resample)
+                )
+                array = np.asarray(picture)
+            out[slot] = array
+        return out, np.arange(self.num_views) < len(images)
+
+    @property
+    def _tokenizer_path(self) -> pathlib.Path:
+        return pathlib.Path(self.tokenizer_dir) if self.tokenizer_dir else _BUNDLED_TOKENIZER
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float):
+        return isinstance(found, float) and abs(found - wanted) < 1e-9
+    return found is wanted
+
+
+@functools.cache
+def _tokenizer(folder: str) -> Any:
+    from transformers import BartTokenizer
+
+    return BartTokenizer.from_pretrained(folder)
