@@ -1,4 +1,6 @@
-"""Every field of a run, with its default, unit or choices. Experiments are small files that change some of them.
+"""Every field of a run, with its default, unit or choices.
+
+Experiments are small files that change some of them.
 
 Override on the command line: ``--config.optimizer.learning_rate=3e-4``. Unknown names are errors.
 """
@@ -12,7 +14,7 @@ from ml_collections import ConfigDict
 
 def get_config(model: dict[str, Any]) -> ConfigDict:
     """The base run for a model shape (see ``configs/models.py``)."""
-    config = ConfigDict()
+    config: Any = ConfigDict()  # Any: its fields have types that no checker can follow
     config.seed = 0  # decides initial weights, data order, noise, dropout
     config.model = model  # as config.json; not used where init_from is set
     config.init_from = ""  # checkpoint folder of any layout to start from; "" = random weights

@@ -1,10 +1,13 @@
 """A run of seconds, for tests.
 
-``python -m scripts.train --config=configs/debug.py --workdir=outputs/debug --config.data.root=...``
-Hardware: any. Time: under a minute, most of it compiling. Result: none; the model is too small to act.
+``python -m scripts.train --config=configs/debug.py --workdir=outputs/debug
+--config.data.root=...``
+Hardware: any. Time: a minute, most of it compiling. Result: none, the model is too small to act.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,7 +16,7 @@ from configs import base, models
 
 def get_config() -> ConfigDict:
     """The tiny model, four steps."""
-    config = base.get_config(models.tiny())
+    config: Any = base.get_config(models.model_dict(models.TINY, action_mode="ee6d"))
     config.processor.image_size = 32
     config.processor.text_length = 12
     config.data.mixture = "libero_demos"

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base, models
@@ -13,7 +15,7 @@ from configs import base, models
 
 def get_config() -> ConfigDict:
     """From scratch, so every group trains at the full rate from the first step."""
-    config = base.get_config(models.small())
+    config: Any = base.get_config(models.model_dict(models.SMALL, action_mode="ee6d"))
     config.processor.image_size = 64
     config.processor.text_length = 16
     config.data.mixture = "libero_demos"

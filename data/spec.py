@@ -17,6 +17,7 @@ CHANNEL_ORDERS = (
     "bgr_swapped",
 )  # bgr_swapped: red and blue exchanged
 CLOSED = ("high", "low")
+PROPRIO_SOURCES = ("measured", "commanded", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class DatasetSpec:
     rotation_layout: str
     views: tuple[str, ...]  # dotted keys of the encoded images; view 0 is the main camera
     encoded_channel_order: str
+    proprio: str  # what the poses are: measured, or commanded; zero where all of proprio is masked
     rate_hz: float
     window_s: float
     index_margin: int
@@ -66,6 +68,7 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         self._one_of("storage", self.storage, STORAGES)
         self._one_of("rotation_layout", self.rotation_layout, ROT6D_LAYOUTS)
+        self._one_of("proprio", self.proprio, PROPRIO_SOURCES)
         self._one_of("encoded_channel_order", self.encoded_channel_order, CHANNEL_ORDERS)
         for arm in self.arms:
             self._one_of("pose_encoding", arm.pose_encoding, POSE_ENCODINGS)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+from .expert import plan_for
 from .receipt import versions, write_json
+from .recorder import frame_stride
 from .rollout import OnProgress
 from .tasks import TRAINING_STATES, Episode, TaskSpec
 from .workers import WorkerCrashError, WorkerPool, run_jobs
@@ -38,18 +40,8 @@ def episode_file(folder: Path, index: int) -> Path:
     return folder / f"episode_{index:05d}.npz"
 
 
-def record(
-    folder: Path,
-    spec: TaskSpec,
-    *,
-    num_episodes: int,
-    wander: float,
-    rate_hz: float,
-    seed: int,
-    open_pool: Callable[[], WorkerPool],
-    on_progress: OnProgress,
-) -> dict[str, Any]:
-    """Records the demonstrations that `folder` lacks; successful ones become files.
+class Recording:
+    """The demonstrations of one folder, recorded or still missing.
 
     Args:
         folder: made if missing. Its `recording.json` is the ledger: settings, failures, versions.
@@ -58,69 +50,93 @@ def record(
         wander: see `eval.expert.ScriptedExpert`, in metres.
         rate_hz: frames in a second of simulation.
         seed: of the whole recording.
-        open_pool: starts the simulators; not called when nothing is missing.
-        on_progress: called with (tried, in all, successful), first for what is there already.
-
-    Returns:
-        The ledger.
 
     Raises:
-        ValueError: the folder has a recording with other settings.
+        ValueError: the folder has a recording with other settings, frames at `rate_hz` do not fall
+            on control steps, or there is no expert for the task.
     """
-    settings = {
-        "task": spec.name,
-        "seed": seed,
-        "wander": wander,
-        "rate_hz": rate_hz,
-        "image_size": spec.image_size,
-        "msaa_samples": spec.msaa_samples,
-        "states": "official initial states "
-        f"{TRAINING_STATES[0]}..{TRAINING_STATES[-1]}; the others are held out for evaluation",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.partial"):
-        leftover.unlink()
-    episodes = plan(spec, num_episodes=num_episodes, seed=seed)
-    failures = _known_failures(folder, settings)
-    missing = [
-        k for k in range(num_episodes) if not episode_file(folder, k).exists() and k not in failures
-    ]
 
-    def ledger() -> dict[str, Any]:
-        recorded = [k for k in range(num_episodes) if episode_file(folder, k).exists()]
-        failed = {str(k): failures[k] for k in sorted(failures) if k < num_episodes}
+    def __init__(
+        self,
+        folder: Path,
+        spec: TaskSpec,
+        *,
+        num_episodes: int,
+        wander: float,
+        rate_hz: float,
+        seed: int,
+    ) -> None:
+        frame_stride(spec, rate_hz)
+        for task_id in spec.task_ids:
+            plan_for(spec.suite, task_id)
+        self._folder = folder
+        self._wander = wander
+        self._rate_hz = rate_hz
+        self._episodes = plan(spec, num_episodes=num_episodes, seed=seed)
+        self._settings = {
+            "task": spec.name,
+            "seed": seed,
+            "wander": wander,
+            "rate_hz": rate_hz,
+            "image_size": spec.image_size,
+            "msaa_samples": spec.msaa_samples,
+            "states": "official initial states "
+            f"{TRAINING_STATES[0]}..{TRAINING_STATES[-1]}; the others are held out for evaluation",
+        }
+        self._failures = _known_failures(folder, self._settings)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def missing(self) -> list[int]:
+        """Numbers of the episodes that are neither recorded nor known to fail."""
+        return [
+            k
+            for k in range(len(self._episodes))
+            if not episode_file(self._folder, k).exists() and k not in self._failures
+        ]
+
+    def ledger(self) -> dict[str, Any]:
+        """Settings, counts, reasons of failures by episode number, and versions."""
+        numbers = range(len(self._episodes))
+        recorded = sum(episode_file(self._folder, k).exists() for k in numbers)
+        failures = {str(k): self._failures[k] for k in sorted(self._failures) if k in numbers}
         return {
-            "settings": settings,
-            "tried": len(recorded) + len(failed),
-            "recorded": len(recorded),
-            "failed": len(failed),
-            "failures": failed,
+            "settings": self._settings,
+            "tried": recorded + len(failures),
+            "recorded": recorded,
+            "failed": len(failures),
+            "failures": failures,
             "versions": versions(),
         }
 
-    def report() -> None:
-        now = ledger()
-        on_progress(now["tried"], num_episodes, now["recorded"])
+    def run(self, open_pool: Callable[[], WorkerPool], on_progress: OnProgress) -> dict[str, Any]:
+        """Records what is missing and returns the ledger; successful episodes become files.
 
-    write_json(folder / LEDGER, ledger())
-    report()
-    if missing:
-        jobs = [
-            ("record", (episodes[k], wander, rate_hz, str(episode_file(folder, k))))
-            for k in missing
-        ]
-        with open_pool() as pool:
-            for job, outcome in run_jobs(pool, jobs):
-                k = missing[job]
-                if isinstance(outcome, WorkerCrashError):
-                    failures[k] = str(outcome)
-                elif not outcome["success"]:
-                    failures[k] = "the expert did not solve the task"
-                if k in failures:
-                    write_json(folder / LEDGER, ledger())
-                report()
-    write_json(folder / LEDGER, ledger())
-    return ledger()
+        Args:
+            open_pool: starts the simulators; not called when nothing is missing.
+            on_progress: called with (tried, in all, successful), first for what is there already.
+        """
+        for leftover in self._folder.glob("*.partial"):
+            leftover.unlink()
+        self._note(on_progress)
+        missing = self.missing()
+        if missing:
+            with open_pool() as pool:
+                for job, outcome in run_jobs(pool, [self._job(k) for k in missing]):
+                    if isinstance(outcome, WorkerCrashError):
+                        self._failures[missing[job]] = str(outcome)
+                    elif not outcome["success"]:
+                        self._failures[missing[job]] = "the expert did not solve the task"
+                    self._note(on_progress)
+        return self.ledger()
+
+    def _job(self, k: int) -> tuple[str, tuple[Any, ...]]:
+        path = str(episode_file(self._folder, k))
+        return "record", (self._episodes[k], self._wander, self._rate_hz, path)
+
+    def _note(self, on_progress: OnProgress) -> None:
+        now = self.ledger()
+        write_json(self._folder / LEDGER, now)
+        on_progress(now["tried"], len(self._episodes), now["recorded"])
 
 
 def _known_failures(folder: Path, settings: dict[str, Any]) -> dict[int, str]:

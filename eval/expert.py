@@ -57,8 +57,8 @@ PLANS: dict[tuple[str, int], PickAndPlace] = {
         grasp=(-0.008, 0.002, 0.01),
         hover=0.10,
         carry_height=0.25,
-        speed=0.025,
-        grip_steps=8,
+        speed=0.03,
+        grip_steps=6,
     ),
 }
 
@@ -67,11 +67,11 @@ def plan_for(suite: str, task_id: int) -> PickAndPlace:
     """The plan of a task.
 
     Raises:
-        KeyError: the task has none; the message lists those that have one.
+        ValueError: the task has none; the message lists those that have one.
     """
     if (suite, task_id) not in PLANS:
         known = ", ".join(f"{name} {index}" for name, index in sorted(PLANS))
-        raise KeyError(
+        raise ValueError(
             f"no scripted expert for {suite} task {task_id}; eval/expert.py has plans for {known}"
         )
     return PLANS[suite, task_id]
@@ -88,8 +88,8 @@ class _Stage:
 _GRIP = "grip"
 _STAGES = (
     _Stage("wander", closed=False, tolerance=0.03, patience=4),
-    _Stage("hover", closed=False, tolerance=0.02, patience=8),
-    _Stage("descend", closed=False, tolerance=0.006, patience=8),
+    _Stage("hover", closed=False, tolerance=0.02, patience=5),
+    _Stage("descend", closed=False, tolerance=0.006, patience=6),
     _Stage(_GRIP, closed=True, tolerance=0.0, patience=0),
     _Stage("lift", closed=True, tolerance=0.03, patience=8),
     _Stage("carry", closed=True, tolerance=0.015, patience=10),

@@ -22,10 +22,10 @@ def open_environment(spec: TaskSpec, task_id: int) -> Any:
     """Builds the simulator adapter of the row's benchmark.
 
     Raises:
-        KeyError: no adapter for it.
+        ValueError: no adapter for it.
     """
     if spec.benchmark not in ADAPTERS:
-        raise KeyError(
+        raise ValueError(
             f"no adapter for benchmark {spec.benchmark!r}; eval/host.py has {sorted(ADAPTERS)}"
         )
     module, name = ADAPTERS[spec.benchmark]

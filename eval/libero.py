@@ -79,6 +79,7 @@ class LiberoEnv:
             robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
         if init_state >= 0:
             self._env.set_init_state(self._states[init_state])
+        self._displace(np.random.default_rng(seed))
         state = np.asarray(self._env.get_sim_state(), np.float64)
         for _ in range(self._spec.settle_steps):
             self._env.step(_REST)
@@ -137,6 +138,17 @@ class LiberoEnv:
         """Frees the simulation and its OpenGL context."""
         self._renderer.close()
         self._env.close()
+
+    def _displace(self, rng: np.random.Generator) -> None:
+        """Moves the first object of interest, the one to pick up, as far as the row says."""
+        limit = self._spec.displacement
+        if limit == 0.0:
+            return
+        joint = self._env.env.objects_dict[self._env.obj_of_interest[0]].joints[0]
+        pose = np.array(self._env.sim.data.get_joint_qpos(joint))  # xyz, quaternion wxyz
+        pose[:2] += rng.uniform(-limit, limit, 2)
+        self._env.sim.data.set_joint_qpos(joint, pose)
+        self._env.sim.forward()
 
     def _build(self) -> tuple[Any, CameraRenderer]:
         with _quiet():

@@ -81,6 +81,7 @@ def receipt(
             "image_size": spec.image_size,
             "msaa_samples": spec.msaa_samples,
             "fresh_env": spec.fresh_env,
+            "displacement": spec.displacement,
             "success": "at any step",
         },
         "seed": seed,

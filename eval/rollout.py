@@ -88,7 +88,8 @@ def rollout(
         on_progress: called after each episode.
 
     Raises:
-        WorkerError: a simulator raised, as when it is not installed.
+        SimulatorSetupError: this machine cannot run the simulator.
+        WorkerError: a simulator raised.
     """
     return _PolicyRollout(policy, spec, episodes, pool, on_progress).run()
 

@@ -13,10 +13,12 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
-from .preflight import refuse_modules
+from .preflight import SimulatorSetupError, refuse_modules
 
-# Exit status of a worker in which a call raised; a crash has a signal's, or another.
+# Exit statuses of a worker in which a call raised, and of one on a machine that cannot run the
+# simulator. A crash has a signal's, or another.
 RAISED = 70
+UNSUITABLE = 71
 
 
 def serve(connection: Connection) -> None:
@@ -40,7 +42,10 @@ def serve(connection: Connection) -> None:
 
 
 def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends the process after an error: traceback, and the status that tells it from a crash."""
+    """Ends the process after an error, with a status that tells it from a crash."""
+    if isinstance(error, SimulatorSetupError):
+        sys.stderr.write(str(error))
+        _exit(UNSUITABLE)
     traceback.print_exception(kind, error, trace)
     _exit(RAISED)
 

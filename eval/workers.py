@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Iterator, Sequence
 
-from .worker import RAISED
+from .preflight import SimulatorSetupError
+from .worker import RAISED, UNSUITABLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LOG_TAIL = 2000  # characters of a dead worker's output that go into the error
@@ -49,6 +50,7 @@ class WorkerPool:
 
     Raises:
         WorkerError: `build` failed.
+        SimulatorSetupError: `build` found that this machine cannot run the simulator.
     """
 
     def __init__(
@@ -60,14 +62,13 @@ class WorkerPool:
         self._python = python
         self._workers: list[_Worker] = []
         self._folder = tempfile.TemporaryDirectory(prefix="xvla_jax_workers_")
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             for _ in range(num_workers):
                 self._workers.append(self._spawn())
             for index in range(num_workers):
                 self._receive(index)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -99,6 +100,7 @@ class WorkerPool:
 
         Raises:
             WorkerError: a call raised.
+            SimulatorSetupError: a call found that this machine cannot run the simulator.
             RuntimeError: no worker is busy.
         """
         busy = {i: worker.pipe for i, worker in enumerate(self._workers) if worker.busy}
@@ -160,6 +162,8 @@ class WorkerPool:
             status = worker.process.wait()
             worker.pipe.close()
             output = _tail(worker.log)
+            if status == UNSUITABLE:
+                raise SimulatorSetupError(output) from None
             if status == RAISED:
                 raise WorkerError(f"error in simulator worker {index}:\n{output}") from None
             raise WorkerCrashError(

@@ -15,19 +15,13 @@ from typing import Any
 
 from absl import app, flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from eval.demonstrations import record
+from eval.demonstrations import Recording
+from eval.preflight import SimulatorSetupError
 from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerCrashError, WorkerError
+from scripts.progress import episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
 _TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/tasks.py.")
@@ -41,34 +35,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the recording.", lower_bound=0)
 def run(console: Console) -> dict[str, Any]:
     """Records and returns the ledger, with a progress bar on the console."""
     spec = task_spec(_TASK.value)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        bar = progress.add_task("recording", total=_EPISODES.value, rate="")
-
-        def show(tried: int, total: int, successes: int) -> None:
-            speed = progress.tasks[bar].speed
-            rate = "" if speed is None else f"{60 * speed:.0f}/min"
-            progress.update(
-                bar, completed=tried, total=total, rate=f"{tried - successes} failed  {rate}"
-            )
-
-        return record(
-            pathlib.Path(_OUT.value),
-            spec,
-            num_episodes=_EPISODES.value,
-            wander=_WANDER.value,
-            rate_hz=_RATE_HZ.value,
-            seed=_SEED.value,
-            open_pool=functools.partial(simulator_pool, spec, _WORKERS.value),
-            on_progress=show,
-        )
+    recording = Recording(
+        pathlib.Path(_OUT.value),
+        spec,
+        num_episodes=_EPISODES.value,
+        wander=_WANDER.value,
+        rate_hz=_RATE_HZ.value,
+        seed=_SEED.value,
+    )
+    with episode_progress(console, "recording", _EPISODES.value) as show:
+        return recording.run(functools.partial(simulator_pool, spec, _WORKERS.value), show)
 
 
 def main(argv: list[str]) -> int:
@@ -81,7 +57,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
-    except (ValueError, WorkerError, WorkerCrashError) as error:
+    except (ValueError, SimulatorSetupError, WorkerError, WorkerCrashError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
     console.print(

@@ -1,6 +1,7 @@
 """Trains X-VLA: ``python -m scripts.train --config=configs/X.py --workdir=W [--config.a.b=v]``.
 
-A workdir that holds a checkpoint is resumed, data stream included. Ctrl-C and SIGTERM save and stop.
+A workdir that holds a checkpoint is resumed, data stream included. Ctrl-C and SIGTERM save and
+stop.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import logging
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from data.contracts import contracts_of
 from data.mixtures import mixture
@@ -37,7 +39,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metri
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> int:
+def run(config: Any, workdir: pathlib.Path) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C."""
     if config.dtype not in _DTYPES:
         raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
@@ -91,7 +93,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> int:
 
 
 def _open_batches(
-    config: ConfigDict,
+    config: Any,
     model_config: XVLAConfig,
     processor: Processor,
     sources: list[Source],

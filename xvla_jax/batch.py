@@ -58,10 +58,12 @@ _FIELDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def normalise(
-    images: jax.Array, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD
+    images: jax.Array | np.ndarray,
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
 ) -> jax.Array:
     """uint8 ``[..., 3]`` RGB -> normalised float32, inside the jitted step."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+    return (jnp.asarray(images, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def check_batch(batch: Mapping[str, Any], config: XVLAConfig) -> None:

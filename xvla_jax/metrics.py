@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+# Generated protobuf modules: their classes appear at import, where no checker sees them.
+from tensorboard.compat.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboard.compat.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_NAME: Final = "metrics.jsonl"
@@ -25,7 +30,7 @@ class MetricsWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one value per name."""
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
         self._events.add_event(Event(step=step, summary=Summary(value=values)))
         self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
 

@@ -46,7 +46,7 @@ class Policy:
         self.processor = processor
         self.contracts = dict(contracts)
         self._space = action_space(config)
-        self._model = XVLA(config, dtype=dtype)
+        self.model = XVLA(config, dtype=dtype)
         self._params = jax.device_put(dict(params))
 
     @classmethod
@@ -124,11 +124,11 @@ class Policy:
             inputs["seed"]
         )
         pixels = normalise(inputs["images"], self.processor.mean, self.processor.std)
-        context = self._model.apply(
+        context = self.model.apply(
             {"params": params}, pixels, inputs["view_mask"], inputs["input_ids"], method="encode"
         )
         return flow.sample(
-            self._model,
+            self.model,
             params,
             cast(Context, context),
             inputs["proprio"],

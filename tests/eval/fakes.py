@@ -174,6 +174,10 @@ def break_at_start() -> Host:
     raise RuntimeError("the simulator is not installed")
 
 
+def find_no_renderer() -> Host:
+    raise preflight.SimulatorSetupError("no renderer here")
+
+
 class GlHost(SimulatorHost):
     """A real host with a look behind the scenes."""
 

@@ -28,14 +28,9 @@ def pool(open_env: Any = fakes.FakeEnv) -> WorkerPool:
 
 def record(folder: Path, num_episodes: int, open_pool: Any = pool, **changes: Any) -> Any:
     progress: list[tuple[int, int, int]] = []
-    ledger = demonstrations.record(
-        folder,
-        fakes.SPEC,
-        num_episodes=num_episodes,
-        open_pool=open_pool,
-        on_progress=lambda *counts: progress.append(counts),
-        **{**SETTINGS, **changes},
-    )
+    settings: Any = {**SETTINGS, **changes}
+    made = demonstrations.Recording(folder, fakes.SPEC, num_episodes=num_episodes, **settings)
+    ledger = made.run(open_pool, lambda *counts: progress.append(counts))
     return ledger, progress
 
 
@@ -141,6 +136,13 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     record(tmp_path, 1)
     with pytest.raises(ValueError, match=r"wander 0\.03 \(now 0\.05\).*choose another folder"):
         record(tmp_path, 1, wander=0.05)
+
+
+def test_settings_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "demos"
+    with pytest.raises(ValueError, match="control rate 20"):
+        record(folder, 1, rate_hz=7.0)
+    assert not folder.exists()
 
 
 def test_failures_are_left_out_and_listed(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_faithful_libero_rows(name: str) -> None:
 
 
 def test_an_unknown_task_lists_the_known() -> None:
-    with pytest.raises(KeyError, match=r"libero_goal.*quickstart"):
+    with pytest.raises(ValueError, match=r"libero_goal.*quickstart"):
         task_spec("libero_kitchen")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.preflight import SimulatorSetupError
 from eval.workers import WorkerCrashError, WorkerError, WorkerPool, run_jobs
 from tests.eval import fakes
 
@@ -64,6 +65,11 @@ def test_a_host_that_cannot_be_built_is_an_error() -> None:
         WorkerPool(fakes.break_at_start, 2)
 
 
+def test_an_unsuitable_machine_is_told_apart_and_needs_no_traceback() -> None:
+    with pytest.raises(SimulatorSetupError, match=r"^no renderer here$"):
+        WorkerPool(fakes.find_no_renderer, 1)
+
+
 def test_a_crash_is_named_and_the_worker_replaced() -> None:
     with WorkerPool(fakes.Host, 1) as pool:
         crash = one(pool, "die")
@@ -103,6 +109,7 @@ def test_a_pool_needs_a_worker() -> None:
 
 
 PARENT = """
+from eval.preflight import SimulatorSetupError
 from eval.workers import WorkerPool, run_jobs
 from tests.eval import fakes
 with WorkerPool(fakes.Host, 2) as pool:

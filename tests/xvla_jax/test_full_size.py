@@ -77,4 +77,4 @@ def test_262_tokens_reach_the_head() -> None:
 
 
 def test_our_released_shape_is_the_released_config() -> None:
-    assert XVLAConfig.from_dict(models.released()) == _config()
+    assert XVLAConfig.from_dict(models.model_dict(models.RELEASED, action_mode="ee6d")) == _config()

@@ -1,0 +1,34 @@
+"""What a dataset row says of the actions it teaches, as plain values for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from data.spec import DatasetSpec
+
+
+def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict[str, Any]]:
+    """Conventions of each domain; rows that share a domain must agree.
+
+    Raises:
+        ValueError: two rows teach one domain different conventions.
+    """
+    by_domain: dict[int, tuple[str, dict[str, Any]]] = {}
+    for spec in specs:
+        contract = {
+            "domain_id": spec.domain_id,
+            "rotation_layout": spec.rotation_layout,
+            "anchor_hz": num_actions / spec.window_s,
+            "views": tuple(key.rsplit(".", 1)[-1] for key in spec.views),
+            "proprio": spec.proprio,
+            "relative_channels": spec.delta_idx,
+        }
+        name, known = by_domain.setdefault(spec.domain_id, (spec.name, contract))
+        differing = sorted(key for key, value in contract.items() if known[key] != value)
+        if differing:
+            raise ValueError(
+                f"datasets {name!r} and {spec.name!r} share domain {spec.domain_id}, but differ in "
+                f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
+            )
+    return [contract for _, contract in by_domain.values()]

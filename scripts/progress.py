@@ -1,0 +1,41 @@
+"""The progress bar that the scripts share: done of total, successes, rate, time to go."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@contextlib.contextmanager
+def episode_progress(
+    console: Console, description: str, total: int
+) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar; what it yields takes (episodes done, episodes in all, successes so far)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task(description, total=total, rate="")
+
+        def show(done: int, total: int, successes: int) -> None:
+            speed = progress.tasks[bar].speed
+            rate = "" if speed is None else f"{60 * speed:.0f}/min"
+            text = f"{done - successes} failed  {rate}"
+            progress.update(bar, completed=done, total=total, rate=text)
+
+        yield show

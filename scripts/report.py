@@ -1,0 +1,108 @@
+"""The page of a quickstart: ``python -m scripts.report --workdir=outputs/quickstart``."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from absl import app, flags
+
+from eval.report import Curve, Film, Report, write_report
+from scripts.diagnostics.packages import installed_versions
+from scripts.evaluate import RESULTS
+from scripts.quickstart import REPORT, read_ledger
+from xvla_jax.metrics import read_metrics
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
+
+_MEANINGS = {
+    "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
+    "untrained": "the same model with random weights",
+    "blind": "the trained model with black images: what needs no eyes",
+    "expert": "the script that made the demonstrations; it is told where everything is",
+}
+_FILMS = {"success": "A success", "failure": "A failure"}
+_CAPTION = (
+    "Left: agentview, which LIBERO's client turns by 180 degrees (upright, but mirrored). "
+    "Right: the wrist camera as it comes. Real time."
+)
+
+
+def build(workdir: pathlib.Path) -> Report:
+    """Collects what the stages left behind."""
+    receipt = json.loads((workdir / "evaluation" / RESULTS).read_text())
+    export = json.loads((workdir / "export.json").read_text())
+    recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
+    ledger = read_ledger(workdir)
+    policies = [
+        (name, _MEANINGS.get(name, ""), entry["summary"])
+        for name, entry in receipt["policies"].items()
+    ]
+    films = [
+        Film(f"{title} of the trained policy", _CAPTION, path.read_bytes())
+        for name, title in _FILMS.items()
+        if (path := workdir / "evaluation" / f"{name}.mp4").is_file()
+    ]
+    return Report(
+        title="X-VLA quickstart",
+        lead=(
+            f"A small X-VLA learned “{receipt['instruction']}” from {recording['recorded']} "
+            "demonstrations in LIBERO and was tried on initial states that it has not seen. Each "
+            "episode moves the object by up to "
+            f"{100 * receipt['protocol']['displacement']:.0f} cm from its official place."
+        ),
+        policies=policies,
+        facts=_facts(receipt, export, recording),
+        curves=_curves(workdir / "train"),
+        films=films,
+        stages=[(name, entry["seconds"]) for name, entry in ledger.items()],
+        versions={**installed_versions(), **receipt["versions"], "renderer": receipt["renderer"]},
+        commands=[f"python -m {shlex.join(entry['arguments'])}" for entry in ledger.values()],
+    )
+
+
+def _facts(receipt: dict[str, Any], export: dict[str, Any], recording: dict[str, Any]) -> list[str]:
+    errors = sum(e["summary"]["simulator_errors"] for e in receipt["policies"].values())
+    return [
+        f"{export['parameters']:,} parameters were written in the PyTorch layout and read back: "
+        f"equal {export['parameters_equal']}; {export['chunks_compared']} action chunks from the "
+        f"same noise differ by at most {export['largest_action_difference']:g}.",
+        f"{recording['failed']} of {recording['tried']} demonstrations failed and were left out.",
+        f"{errors} episodes ended in a simulator error; such an episode counts as failed.",
+    ]
+
+
+def _curves(workdir: pathlib.Path) -> list[Curve]:
+    lines = read_metrics(workdir)
+    terms = sorted({name for line in lines for name in line if name.endswith("_loss")})
+    loss = {name: [(line["step"], line[name]) for line in lines] for name in ("loss", *terms)}
+    speed = {"samples/s": [(line["step"], line["samples_per_s"]) for line in lines]}
+    return [
+        Curve("Loss and its terms", loss, "step", log_y=True),
+        Curve("Training speed", speed, "step"),
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Writes the page and says where."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    workdir = pathlib.Path(_WORKDIR.value)
+    missing = [
+        name
+        for name in (f"evaluation/{RESULTS}", "export.json", "demonstrations/recording.json")
+        if not (workdir / name).is_file()
+    ]
+    if missing:
+        print(f"error: {workdir} lacks {', '.join(missing)}; run python -m scripts.quickstart")
+        return 1
+    write_report(workdir / REPORT, build(workdir))
+    print(workdir / REPORT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
