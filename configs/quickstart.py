@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.cache_mb = 512.0
     config.batch_size = 32
     config.optimizer.schedule = "warmup_cosine"
-    config.optimizer.iters = 600
+    config.optimizer.iters = 500
     config.optimizer.learning_rate = 1e-3
     config.optimizer.learning_coef = 1.0
     config.optimizer.freeze_steps = 0

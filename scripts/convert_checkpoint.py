@@ -26,6 +26,7 @@ from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.torch_names import DIALECTS
 
 _LAYOUT = flags.DEFINE_enum("layout", None, sorted(DIALECTS), "Layout of DST.", required=True)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST, once the new one is whole.")
 _VERIFY = flags.DEFINE_bool("verify", False, "Read DST back and compare actions.")
 _REPORT = flags.DEFINE_string("report", "", "JSON file for what --verify found.")
 _OBSERVATIONS = 4
@@ -83,6 +84,7 @@ def main(argv: list[str]) -> int:
             _LAYOUT.value,
             processor=source.processor,
             contracts=source.contracts,
+            overwrite=_OVERWRITE.value,
         )
         found = verify(source, target) if _VERIFY.value else None
     except XVLAError as error:

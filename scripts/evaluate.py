@@ -9,34 +9,27 @@ random weights), `blind` (the checkpoint with black images), `expert` (scripted,
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from absl import app, flags
 from rich.console import Console
-from rich.table import Table
 
 from eval.receipt import receipt, write_json
 from eval.rollout import EpisodeResult, expert_rollout, film, rollout, simulator_pool
-from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_contract, task_spec
+from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_spec
 from eval.video import encode_mp4
 from eval.workers import WorkerError, WorkerPool, run_jobs
+from scripts.entrants import EXPERT, load, parse_policy
 from scripts.progress import episode_progress
-from xvla_jax.batch import Observation
-from xvla_jax.contract import Contract, check_contract
+from scripts.success_table import RESULTS, print_table
 from xvla_jax.errors import XVLAError
-from xvla_jax.models.xvla import init_params
-from xvla_jax.policy import Policy
 
-RESULTS = "results.json"
 _FILM_EVERY = 2  # control steps between two frames
-_RANDOM_WEIGHTS_SEED = 0
 
 _TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks.py.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of results.json and films.", required=True)
@@ -51,71 +44,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bou
 _FILM = flags.DEFINE_string("film", "", "Name of the policy to film: a success and a failure.")
 
 
-class BlindPolicy:
-    """A policy whose cameras show black: what it solves, it solves without looking."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-
-    def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:
-        """As `Policy.act`, on black images."""
-        black: list[Observation] = [
-            {**o, "images": [np.zeros_like(image) for image in o["images"]]} for o in observations
-        ]
-        return self._policy.act(black, seed=seed)
-
-
-def _untrained(policy: Policy) -> Policy:
-    """The same shape with random weights."""
-    params = jax.jit(lambda key: init_params(policy.model, key))(
-        jax.random.key(_RANDOM_WEIGHTS_SEED, impl="rbg")
-    )
-    return Policy(policy.config, params, policy.processor, policy.contracts)
-
-
-_KINDS: dict[str, Callable[[Policy], Any]] = {
-    "checkpoint": lambda policy: policy,
-    "untrained": _untrained,
-    "blind": BlindPolicy,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Entrant:
-    """A name in the table, its kind, and the checkpoint's folder (empty for the expert)."""
-
-    name: str
-    kind: str
-    folder: str
-
-
-def parse_policy(text: str) -> Entrant:
-    """NAME=[KIND:]FOLDER -> Entrant.
-
-    Raises:
-        ValueError: another form, or an unknown kind.
-    """
-    name, equals, value = text.partition("=")
-    kind, colon, folder = value.partition(":")
-    if not colon:
-        kind, folder = "checkpoint", value
-    known = (*_KINDS, "expert")
-    if not name or not equals or kind not in known or bool(folder) == (kind == "expert"):
-        raise ValueError(
-            f"--policy={text}: NAME=FOLDER or NAME=KIND:FOLDER is expected, with KIND one of "
-            f"{', '.join(known)}; the expert takes no folder"
-        )
-    return Entrant(name, kind, folder)
-
-
-def load(entrant: Entrant, spec: TaskSpec) -> Any:
-    """The policy object, after its contract was compared with the task's."""
-    policy = Policy.from_pretrained(entrant.folder)
-    wanted = Contract(action_space=policy.config.action_mode, **task_contract(spec))
-    check_contract(policy.contracts, wanted, who=f"task {spec.name!r}")
-    return _KINDS[entrant.kind](policy)
-
-
 def run(console: Console) -> dict[str, Any]:
     """Evaluates all policies on the same episodes and writes the receipt."""
     spec, out = task_spec(_TASK.value), pathlib.Path(_OUT.value)
@@ -124,12 +52,12 @@ def run(console: Console) -> dict[str, Any]:
     todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
     entrants = [parse_policy(text) for text in _POLICIES.value]
     # Checkpoints are loaded and compared before any simulator starts.
-    policies = {e.name: load(e, spec) for e in entrants if e.kind != "expert"}
+    policies = {e.name: load(e, spec) for e in entrants if e.kind != EXPERT}
     results: dict[str, list[EpisodeResult]] = {}
     with simulator_pool(spec, _WORKERS.value) as pool:
         for entrant in entrants:
             with episode_progress(console, entrant.name, len(todo)) as show:
-                if entrant.kind == "expert":
+                if entrant.kind == EXPERT:
                     results[entrant.name] = expert_rollout(todo, pool=pool, on_progress=show)
                 else:
                     policy = policies[entrant.name]
@@ -162,31 +90,14 @@ def _save_films(
             path.write_bytes(encode_mp4(frames, fps=spec.control_hz // _FILM_EVERY))
 
 
-def print_table(console: Console, record: dict[str, Any]) -> None:
-    """Success of each policy with its interval."""
-    table = Table(title=f"{record['task']}: {record['instruction']}")
-    for column in ("policy", "success", "episodes", "Wilson 95 %", "steps to success"):
-        table.add_column(column)
-    for name, entry in record["policies"].items():
-        s = entry["summary"]
-        low, high = s["wilson95"]
-        steps = s["mean_steps_to_success"]
-        table.add_row(
-            name,
-            f"{s['rate']:.0%}",
-            f"{s['successes']} of {s['episodes']}",
-            f"{low:.0%} to {high:.0%}",
-            "" if steps is None else f"{steps:.0f}",
-        )
-    console.print(table)
-
-
 def main(argv: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     console = Console()
     logging.getLogger("absl").setLevel(logging.WARNING)
+    # Films are encoded by a child process, which only executes ffmpeg.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:
         print_table(console, run(console))
     except KeyboardInterrupt:

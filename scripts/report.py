@@ -12,8 +12,8 @@ from absl import app, flags
 
 from eval.report import Curve, Film, Report, write_report
 from scripts.diagnostics.packages import installed_versions
-from scripts.evaluate import RESULTS
-from scripts.quickstart import REPORT, read_ledger
+from scripts.stages import REPORT, read_ledger
+from scripts.success_table import RESULTS
 from xvla_jax.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)

@@ -75,6 +75,7 @@ def save_pretrained(
     *,
     processor: Processor | None = None,
     contracts: Mapping[int, Contract] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes a checkpoint that PyTorch users can load.
 
@@ -82,19 +83,21 @@ def save_pretrained(
     only config and weights.
 
     Args:
-        folder: must not exist, or be empty.
+        folder: must not exist, or be empty, unless ``overwrite``.
         config: the model.
         params: its parameters.
         layout: ``hf`` (released), ``lerobot-vendored`` or ``lerobot-native``.
         processor: image and text preprocessing that the weights were trained with.
         contracts: action contracts by domain; our addition, other readers ignore it.
+        overwrite: replace the folder, once the new one is whole.
 
     Raises:
         CheckpointError: the folder is in use, the layout unknown, or the parameters are not the
             config's.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (overwrite and folder.is_dir()):
         raise CheckpointError(
             f"{folder} exists and is not empty; choose another folder or remove it"
         )
@@ -110,6 +113,8 @@ def save_pretrained(
             text = json.dumps([c.to_dict() for c in contracts.values()], indent=2)
             (scratch / CONTRACT_NAME).write_text(text + "\n")
         scratch.chmod(0o755)
+        if taken:
+            shutil.rmtree(folder)
         scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -189,6 +189,7 @@ def _same(found: Any, wanted: Any) -> bool:
 
 @functools.cache
 def _tokenizer(folder: str) -> Any:
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
     from transformers import BartTokenizer
 
     return BartTokenizer.from_pretrained(folder)

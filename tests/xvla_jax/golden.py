@@ -59,27 +59,14 @@ class Case:
             "actions": jnp.asarray(self.inputs["action"]),
         }
 
-    def encode(self, **kwargs: Any) -> Any:
-        """Context of the golden observation; ``mutable=`` and the like go to ``apply``."""
-        return self.model.apply(
-            {"params": self.params},
-            jnp.asarray(self.pixels),
-            jnp.asarray(self.inputs["image_mask"]),
-            jnp.asarray(self.ids),
-            method="encode",
-            **kwargs,
-        )
+    def forward(self) -> tuple[Context, jax.Array, Any, Any]:
+        """Context, head output on the golden noisy actions, inner values of towers and of head."""
+        return _forward_of(self.name)
 
-    def denoise(self, context: Context, **kwargs: Any) -> Any:
-        """The head on the golden noisy actions."""
-        i = self.inputs
-        return self.model.apply(
-            {"params": self.params},
-            context,
-            *(jnp.asarray(i[k]) for k in ("head_action", "proprio", "domain_id", "head_t")),
-            method="denoise",
-            **kwargs,
-        )
+    def encode_views(self, shown: int, mask: np.ndarray) -> Context:
+        """Context of the first ``shown`` views' pixels under another view mask."""
+        pixels, ids = jnp.asarray(self.pixels[:, :shown]), jnp.asarray(self.ids)
+        return _encode(self.model, self.params, pixels, jnp.asarray(mask), ids)
 
     def loss_and_grads(self, params: Any, step: int) -> tuple[dict[str, jax.Array], Any]:
         """Loss terms and gradients of their sum for training step 0, 1 or 2."""
@@ -92,7 +79,45 @@ class Case:
         )
 
 
+@functools.cache
+def _forward_of(name: str) -> Any:
+    case = load(name)
+    i = case.inputs
+    head = tuple(jnp.asarray(i[k]) for k in ("head_action", "proprio", "domain_id", "head_t"))
+    return _forward(
+        case.model,
+        case.params,
+        (jnp.asarray(case.pixels), jnp.asarray(i["image_mask"]), jnp.asarray(case.ids)),
+        head,
+    )
+
+
 @functools.partial(jax.jit, static_argnums=0)
+def _forward(model: xvla_jax.XVLA, params: Any, observation: Any, head: Any) -> Any:
+    def run(method: str, *args: Any) -> Any:
+        return model.apply(
+            {"params": params},
+            *args,
+            method=method,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+
+    context, towers = run("encode", *observation)
+    output, inside = run("denoise", context, *head)
+    return context, output, towers["intermediates"], inside["intermediates"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model: xvla_jax.XVLA, params: Any, *observation: Any) -> Any:
+    return model.apply({"params": params}, *observation, method="encode")
+
+
+# Sums of float32 that LLVM does not vectorise lose digits: at level 0 of tests/conftest.py one norm
+# misses its tolerance by a twentieth.
+@functools.partial(
+    jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1}
+)
 def _loss_and_grads(
     model: xvla_jax.XVLA, params: Any, batch: Any, noise: jax.Array, t: jax.Array
 ) -> tuple[dict[str, jax.Array], Any]:

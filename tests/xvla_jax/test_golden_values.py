@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def _call(values: Any, *path: str) -> Any:
 
 def test_context(name: str) -> None:
     case = golden.load(name)
-    context = case.encode()
+    context = case.forward()[0]
     assert_close(
         "vlm_features", context.vlm_features, case.outputs["vlm_features"], of_largest=1e-5
     )
@@ -40,8 +41,7 @@ def test_context(name: str) -> None:
 def test_inside_values_of_the_towers(name: str) -> None:
     case = golden.load(name)
     out, mask = case.outputs, case.inputs["image_mask"].ravel()
-    _, captured = case.encode(capture_intermediates=True, mutable=["intermediates"])
-    vlm = captured["intermediates"]["vlm"]
+    vlm = case.forward()[2]["vlm"]
     tower = vlm["vision_tower"]
 
     def check(key: str, value: Any) -> None:
@@ -74,10 +74,8 @@ def test_inside_values_of_the_towers(name: str) -> None:
 
 def test_head(name: str) -> None:
     case = golden.load(name)
-    output, captured = case.denoise(
-        case.encode(), capture_intermediates=True, mutable=["intermediates"]
-    )
-    head = captured["intermediates"]["transformer"]
+    _, output, _, inside = case.forward()
+    head = inside["transformer"]
     assert_close("head_output", output, case.outputs["head_output"], of_largest=1e-5)
     for part in ("action_encoder", "vlm_proj", "aux_visual_proj"):
         assert_close("mid/*", _call(head, part), case.outputs[f"mid/head.{part}"], of_largest=3e-5)
@@ -90,10 +88,11 @@ def test_head(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 5, 10])
 def test_sampler(name: str, steps: int) -> None:
     case = golden.load(name)
-    actions = flow.sample(
+    sample = jax.jit(flow.sample, static_argnums=0, static_argnames="steps")
+    actions = sample(
         case.model,
         case.params,
-        case.encode(),
+        case.forward()[0],
         jnp.asarray(case.inputs["proprio"]),
         jnp.asarray(case.inputs["domain_id"]),
         noise=jnp.asarray(case.inputs["sample_noise"]),
@@ -120,9 +119,8 @@ def test_views_beyond_the_pixels_count_as_absent(name: str) -> None:
     case = golden.load(name)
     mask = np.asarray(case.inputs["image_mask"]).copy()
     mask[:, -1] = False
-    pixels, ids = jnp.asarray(case.pixels), jnp.asarray(case.ids)
-    full = case.model.apply({"params": case.params}, pixels, mask, ids, method="encode")
-    short = case.model.apply({"params": case.params}, pixels[:, :-1], mask, ids, method="encode")
+    full = case.encode_views(mask.shape[1], mask)
+    short = case.encode_views(mask.shape[1] - 1, mask)
     for a, b in zip(full.__dict__.values(), short.__dict__.values(), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
@@ -134,7 +132,5 @@ def test_lerobot_native_layout_gives_the_same_parameters(name: str, tmp_path: Pa
     shutil.copy(source / "config.json", tmp_path)
     shutil.copy(source / "lerobot_native.safetensors", tmp_path / "model.safetensors")
     _, params = xvla_jax.load_pretrained(tmp_path)
-    import jax
-
     same = jax.tree.map(np.array_equal, params, dict(golden.load(name).params))
     assert all(jax.tree.leaves(same))

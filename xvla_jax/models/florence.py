@@ -13,7 +13,16 @@ from flax import linen as nn
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
-from xvla_jax.models.layers import Array, Dense, KeyProjection, LayerNorm, Mlp, attend, gelu_erf
+from xvla_jax.models.layers import (
+    Array,
+    Dense,
+    KeyProjection,
+    LayerNorm,
+    Mlp,
+    attend,
+    gelu_erf,
+    stacked,
+)
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late
 _table_init = nn.initializers.normal(0.02)
@@ -132,14 +141,7 @@ class TextEncoder(nn.Module):
         rows = c.max_position_embeddings + POSITION_OFFSET
         self.position_embedding = self.param("position_embedding", _table_init, (rows, c.d_model))
         self.norm = LayerNorm(dtype=self.dtype)
-        layer = nn.remat(BartLayer, static_argnums=(2,)) if self.remat else BartLayer
-        self.layers = nn.scan(
-            layer,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] Flax: "=0", no annotation
-            length=c.encoder_layers,
-        )(c, dtype=self.dtype)
+        self.layers = stacked(BartLayer, c.encoder_layers, remat=self.remat)(c, dtype=self.dtype)
         self.embed_dropout = nn.Dropout(c.dropout)
 
     def embed(self, input_ids: Array) -> Array:

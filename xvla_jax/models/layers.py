@@ -133,6 +133,23 @@ class Mlp(nn.Module):
         return nn.Dropout(self.output_dropout, deterministic=not train)(y)
 
 
+def stacked(block: type[nn.Module], length: int, *, remat: bool) -> Callable[..., nn.Module]:
+    """``length`` copies of a block run by one scan; their parameters are stacked on a leading axis.
+
+    The block's call takes ``(x, train)`` and returns ``(x, None)``, and so does the stack's.
+    With ``remat`` a block is computed again in the backward pass.
+    """
+    if remat:
+        block = nn.remat(block, static_argnums=(2,))
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] Flax: "=0", no annotation
+        length=length,
+    )
+
+
 def _domain_table_init(key: Array, shape: tuple[int, int, int], dtype: Any = jnp.float32) -> Array:
     """Xavier-uniform of the table seen as one ``[domains, in * out]`` matrix.
 

@@ -16,6 +16,7 @@ from xvla_jax.models.layers import (
     Mlp,
     SelfAttention,
     gelu_tanh,
+    stacked,
     time_embedding,
 )
 
@@ -104,19 +105,13 @@ class SoftPromptedTransformer(nn.Module):
             prompts = self.param("soft_prompts", nn.initializers.normal(0.02), shape)[domain_id]
             x = jnp.concatenate([x, prompts.astype(x.dtype)], axis=1)
 
-        block = nn.remat(PolicyBlock, static_argnums=(2,)) if self.remat else PolicyBlock
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] Flax: "=0", no annotation
-            length=c.depth,
-        )(c.num_heads, int(c.hidden_size * c.mlp_ratio), dtype=self.dtype, name="blocks")
+        mlp_hidden = int(c.hidden_size * c.mlp_ratio)
+        make_blocks = stacked(PolicyBlock, c.depth, remat=self.remat)
+        blocks = make_blocks(c.num_heads, mlp_hidden, dtype=self.dtype, name="blocks")
         x, _ = blocks(x, train)
         x = LayerNorm(dtype=self.dtype, name="norm")(x[:, :chunk])
-        return self._per_domain(self.action_width, "action_decoder")(x, domain_id).astype(
-            jnp.float32
-        )
+        clean = self._per_domain(self.action_width, "action_decoder")(x, domain_id)
+        return clean.astype(jnp.float32)
 
     def _per_domain(self, features: int, name: str) -> DomainLinear:
         return DomainLinear(features, self.config.num_domains, dtype=self.dtype, name=name)

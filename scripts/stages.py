@@ -1,0 +1,162 @@
+"""The quickstart as a table of commands, and how one of them is run once and for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+
+from eval.receipt import write_json
+
+STAGES_FILE = "stages.json"
+REPORT = "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A named command, what it leaves behind, and environment variables that it is given."""
+
+    name: str
+    arguments: tuple[str, ...]  # after `python -m`
+    product: str  # in the workdir
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+_DEVICES = min(8, 1 << ((os.cpu_count() or 1).bit_length() - 1))
+
+# A simulated device per core (a power of two, to divide the batch), as XLA runs most of a small
+# model on one thread per device. The malloc settings keep freed buffers, which glibc would hand
+# back, to be faulted in again at each step.
+_TRAINING_ENVIRONMENT = (
+    ("XLA_FLAGS", f"--xla_force_host_platform_device_count={_DEVICES}"),
+    ("MALLOC_MMAP_THRESHOLD_", str(2**32)),
+    ("MALLOC_TRIM_THRESHOLD_", str(2**32)),
+)
+
+# Placeholders in braces are the settings that `stages` takes.
+_STAGES = (
+    Stage(
+        "record demonstrations",
+        (
+            "scripts.record_demos",
+            "--out={workdir}/demonstrations",
+            "--task=quickstart",
+            "--episodes={demonstrations}",
+            "--workers={workers}",
+            "--rate_hz=10",
+            "--seed={seed}",
+        ),
+        "demonstrations/recording.json",
+    ),
+    Stage(
+        "write RLDS",
+        (
+            "scripts.write_rlds",
+            "--episodes={workdir}/demonstrations",
+            "--root={workdir}/rlds",
+            "--licence=Apache-2.0",
+        ),
+        "rlds/libero_demos",
+    ),
+    Stage(
+        "train",
+        (
+            "scripts.train",
+            "--config=configs/quickstart.py",
+            "--workdir={workdir}/train",
+            "--config.data.root={workdir}/rlds",
+            "--config.optimizer.iters={iters}",
+            "--config.seed={seed}",
+        ),
+        "train/checkpoints",
+        _TRAINING_ENVIRONMENT,
+    ),
+    Stage(
+        "export to PyTorch layout",
+        (
+            "scripts.convert_checkpoint",
+            "{workdir}/train",
+            "{workdir}/hf",
+            "--layout=hf",
+            "--overwrite",
+            "--verify",
+            "--report={workdir}/export.json",
+        ),
+        "export.json",
+    ),
+    Stage(
+        "evaluate",
+        (
+            "scripts.evaluate",
+            "--task=quickstart",
+            "--out={workdir}/evaluation",
+            "--policy=trained={workdir}/hf",
+            "--policy=untrained=untrained:{workdir}/hf",
+            "--policy=blind=blind:{workdir}/hf",
+            "--policy=expert=expert:",
+            "--film=trained",
+            "--workers={workers}",
+            "--seed={seed}",
+        ),
+        "evaluation/results.json",
+    ),
+    Stage("report", ("scripts.report", "--workdir={workdir}"), REPORT),
+)
+
+
+def stages(
+    workdir: str, *, demonstrations: int, iters: int, workers: int, seed: int
+) -> list[Stage]:
+    """The quickstart's commands, in order."""
+    settings = {
+        "workdir": workdir,
+        "demonstrations": demonstrations,
+        "iters": iters,
+        "workers": workers,
+        "seed": seed,
+    }
+    return [
+        dataclasses.replace(stage, arguments=tuple(a.format(**settings) for a in stage.arguments))
+        for stage in _STAGES
+    ]
+
+
+def is_complete(stage: Stage, workdir: pathlib.Path) -> bool:
+    """Whether the stage has ended well before, with the same command, and its product is there."""
+    done = read_ledger(workdir).get(stage.name)
+    return bool(
+        done and done["arguments"] == list(stage.arguments) and (workdir / stage.product).exists()
+    )
+
+
+def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
+    """Runs a stage; returns its exit status, and notes command and time when it is 0."""
+    console.rule(f"[bold]{stage.name}")
+    console.print(f"python -m {shlex.join(stage.arguments)}", style="dim", markup=False)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *stage.arguments], env={**os.environ, **dict(stage.environment)}
+    )
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        status = process.wait()  # it has had the signal too, and saves what it has
+        return status or 130
+    if status == 0:
+        entry = {"arguments": list(stage.arguments), "seconds": time.monotonic() - began}
+        write_json(workdir / STAGES_FILE, {**read_ledger(workdir), stage.name: entry})
+    return status
+
+
+def read_ledger(workdir: pathlib.Path) -> dict[str, Any]:
+    """Completed stages: name -> command and seconds."""
+    path = workdir / STAGES_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}

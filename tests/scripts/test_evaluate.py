@@ -1,0 +1,77 @@
+"""What `--policy` takes, and that conventions are compared before a simulator starts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data.contracts import contracts_of
+from data.datasets import dataset
+from eval.tasks import TASKS, task_contract, task_spec
+from scripts.entrants import BlindPolicy, Entrant, parse_policy
+from xvla_jax.contract import Contract, check_contract
+from xvla_jax.errors import ContractError
+
+
+@pytest.mark.parametrize(
+    ("text", "entrant"),
+    [
+        ("mine=runs/hf", Entrant("mine", "checkpoint", "runs/hf")),
+        ("mine=checkpoint:runs/hf", Entrant("mine", "checkpoint", "runs/hf")),
+        ("base=untrained:runs/hf", Entrant("base", "untrained", "runs/hf")),
+        ("dark=blind:runs/hf", Entrant("dark", "blind", "runs/hf")),
+        ("script=expert:", Entrant("script", "expert", "")),
+    ],
+)
+def test_policies(text: str, entrant: Entrant) -> None:
+    assert parse_policy(text) == entrant
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/hf", "a=", "=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
+)
+def test_other_forms_are_refused_with_the_form(text: str) -> None:
+    with pytest.raises(
+        ValueError, match="NAME=KIND:FOLDER is expected, with KIND one of checkpoint"
+    ):
+        parse_policy(text)
+
+
+def test_the_quickstart_row_fits_its_dataset() -> None:
+    """Door 1 and door 2 agree: what the demonstrations teach is what the task expects."""
+    (taught,) = contracts_of([dataset("libero_demos")], num_actions=30)
+    found = {3: Contract(action_space="ee6d", **taught)}
+    wanted = Contract(action_space="ee6d", **task_contract(task_spec("quickstart")))
+    check_contract(found, wanted, who="quickstart")
+    for change, field in (
+        ({"rotation": "interleaved"}, "rotation_layout"),
+        ({"anchor_hz": 30.0}, "anchor_hz"),
+        ({"proprio": "measured"}, "proprio"),
+        ({"views": TASKS["quickstart"].views[::-1]}, "views"),
+    ):
+        other = dataclasses.replace(task_spec("quickstart"), **change)
+        with pytest.raises(ContractError, match=f"{field}: checkpoint .*, quickstart"):
+            check_contract(
+                found, Contract(action_space="ee6d", **task_contract(other)), who="quickstart"
+            )
+    elsewhere = dataclasses.replace(task_spec("quickstart"), domain_id=5)
+    with pytest.raises(ContractError, match="needs domain 5; the checkpoint was trained for"):
+        check_contract(
+            found, Contract(action_space="ee6d", **task_contract(elsewhere)), who="quickstart"
+        )
+
+
+class _Echo:
+    """Returns the brightest pixel of each observation."""
+
+    def act(self, observations: list[dict], *, seed: list[int]) -> np.ndarray:
+        return np.asarray([max(image.max() for image in o["images"]) for o in observations])
+
+
+def test_the_blind_policy_shows_black() -> None:
+    bright = {"images": [np.full((2, 2, 3), 255, np.uint8)], "instruction": "x", "domain_id": 0}
+    observation = bright | {"proprio": np.zeros(20, np.float32)}
+    assert BlindPolicy(_Echo()).act([observation], seed=[0]).tolist() == [0]
+    assert observation["images"][0].max() == 255  # the caller's image is as it was

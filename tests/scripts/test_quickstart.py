@@ -1,0 +1,67 @@
+"""The quickstart's stages: order, resumption, and what a failure leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from scripts.stages import STAGES_FILE, Stage, is_complete, read_ledger, run_stage, stages
+
+_TABLE = stages("w", demonstrations=3, iters=4, workers=1, seed=7)
+
+
+def _console() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_every_stage_is_a_command_of_its_own() -> None:
+    names = [stage.arguments[0] for stage in _TABLE]
+    assert names == [
+        "scripts.record_demos",
+        "scripts.write_rlds",
+        "scripts.train",
+        "scripts.convert_checkpoint",
+        "scripts.evaluate",
+        "scripts.report",
+    ]
+    for name in names:
+        assert Path(name.replace(".", "/") + ".py").is_file()
+
+
+def test_the_seed_reaches_recording_training_and_evaluation() -> None:
+    seeded = [s.arguments[0] for s in _TABLE if any(a.endswith("seed=7") for a in s.arguments)]
+    assert seeded == ["scripts.record_demos", "scripts.train", "scripts.evaluate"]
+
+
+def _stage(code: str) -> Stage:
+    """A stage that runs Python code: `timeit` executes its last argument as a statement, once."""
+    return Stage("one", ("timeit", "-n1", "-r1", code), "product")
+
+
+def test_a_stage_is_complete_with_its_command_and_product(tmp_path: Path) -> None:
+    product = tmp_path / "product"
+    stage = _stage(f"open({str(product)!r}, 'w')")
+    assert not is_complete(stage, tmp_path)
+    assert run_stage(stage, tmp_path, _console()) == 0
+    assert is_complete(stage, tmp_path)
+    assert not is_complete(_stage("pass"), tmp_path)  # another command
+    product.unlink()
+    assert not is_complete(stage, tmp_path)
+
+
+def test_a_failed_stage_is_not_noted(tmp_path: Path) -> None:
+    (tmp_path / "product").write_text("half")
+    assert run_stage(_stage("import os; os._exit(3)"), tmp_path, _console()) == 3
+    assert read_ledger(tmp_path) == {}
+    assert not (tmp_path / STAGES_FILE).exists()
+
+
+def test_the_ledger_has_command_and_seconds(tmp_path: Path) -> None:
+    stage = _stage(f"open({str(tmp_path / 'product')!r}, 'w')")
+    run_stage(stage, tmp_path, _console())
+    entry = json.loads((tmp_path / STAGES_FILE).read_text())["one"]
+    assert entry["arguments"] == list(stage.arguments)
+    assert 0 < entry["seconds"] < 60

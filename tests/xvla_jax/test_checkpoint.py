@@ -1,0 +1,169 @@
+"""Checkpoints: resumed bit for bit, on any mesh, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import xvla_jax
+from configs import models
+from tests.xvla_jax import tiny
+from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer, find_step
+from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract
+from xvla_jax.errors import CheckpointError
+from xvla_jax.models.xvla import XVLA
+from xvla_jax.pretrained import load_checkpoint, model_item
+from xvla_jax.train import TrainState, abstract_state
+
+_CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
+_MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT})
+_POSITION = {"step": 2, "stream": {"seed": 0}}
+
+
+def _open(workdir: Path) -> Checkpointer:
+    return Checkpointer(workdir, keep=2, save_interval=2)
+
+
+def _save(workdir: Path, step: int, state: TrainState) -> None:
+    checkpointer = _open(workdir)
+    assert checkpointer.save(step, state, position=_POSITION, model=_MODEL_ITEM, force=True)
+    checkpointer.close()
+
+
+def _restore(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    checkpointer = _open(workdir)
+    step = checkpointer.latest_step()
+    assert step is not None
+    restored = checkpointer.restore(abstract, step=step)
+    checkpointer.close()
+    return restored
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    workdir: Path  # holds step 2 alone
+    at_two: TrainState
+    at_four: TrainState
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
+    """Four steps straight, the second one saved."""
+    workdir = tmp_path_factory.mktemp("run")
+    state = tiny.state()
+    for seed in range(2):
+        state, _ = tiny.step(state, tiny.batch(seed))
+    _save(workdir, 2, state)
+    at_two = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+    for seed in (2, 3):
+        state, _ = tiny.step(state, tiny.batch(seed))
+    return _Run(workdir, at_two, jax.device_get(state))
+
+
+@pytest.fixture
+def copied(run: _Run, tmp_path: Path) -> Path:
+    """A copy of the workdir that a test may break."""
+    return Path(shutil.copytree(run.workdir, tmp_path / "copy"))
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(run: _Run) -> None:
+    state, position = _restore(run.workdir, tiny.abstract())
+    assert position == _POSITION
+    assert int(state.step) == 2
+    assert tiny.equal(state, run.at_two)
+    for seed in (2, 3):
+        state, _ = tiny.step(state, tiny.batch(seed))
+    assert tiny.equal(state, run.at_four)
+    assert not tiny.equal(run.at_two.params, run.at_four.params)
+
+
+def test_another_mesh_gets_the_same_state(run: _Run) -> None:
+    abstract = tiny.abstract(2, 4)
+    state, _ = _restore(run.workdir, abstract)
+    assert tiny.equal(state, run.at_two)
+    table = state.params["vlm"]["text_encoder"]["token_embedding"]
+    wanted = abstract.params["vlm"]["text_encoder"]["token_embedding"].sharding
+    assert table.sharding.is_equivalent_to(wanted, 2)
+    assert {s.data.shape for s in table.addressable_shards} == {(51289, 4)}
+
+
+def test_a_step_cut_off_while_written_is_not_seen(copied: Path) -> None:
+    steps = copied / CHECKPOINTS
+    cut = Path(shutil.copytree(steps / "2", steps / "4.orbax-checkpoint-tmp-7"))
+    shutil.rmtree(cut / "opt_state")
+    checkpointer = _open(copied)
+    assert checkpointer.latest_step() == 2
+    checkpointer.close()
+    found = find_step(copied)
+    assert found is not None
+    assert found.name == "2"
+
+
+def test_a_step_with_a_missing_item_is_refused(copied: Path) -> None:
+    shutil.rmtree(copied / CHECKPOINTS / "2" / "opt_state")
+    with pytest.raises(CheckpointError, match="checkpoints/2"):
+        _restore(copied, tiny.abstract())
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**20))
+    before = sorted(p.name for p in (copied / CHECKPOINTS).iterdir())
+    checkpointer = _open(copied)
+    with pytest.raises(CheckpointError, match=r"0\.00 GiB are free, a checkpoint takes 0\.01 GiB"):
+        checkpointer.save(4, tiny.state(), position={}, model={})
+    checkpointer.close()
+    assert sorted(p.name for p in (copied / CHECKPOINTS).iterdir()) == before
+
+
+@pytest.mark.parametrize("change", [{"depth": 3}, {"dim_time": 10}, {"text_layers": 1}])
+def test_a_state_of_another_model_is_refused(run: _Run, change: dict[str, int]) -> None:
+    shape = dataclasses.replace(models.TINY, **change)
+    config = XVLAConfig.from_dict(models.model_dict(shape, action_mode="ee6d"))
+    abstract = abstract_state(XVLA(config), tiny.OPTIMIZER, tiny.mesh(1, 1))
+    with pytest.raises(CheckpointError, match="does not fit this model or optimizer"):
+        _restore(run.workdir, abstract)
+
+
+@pytest.mark.parametrize("place", ["", CHECKPOINTS, f"{CHECKPOINTS}/2"])
+def test_a_workdir_loads_like_any_checkpoint(run: _Run, place: str) -> None:
+    loaded = load_checkpoint(run.workdir / place)
+    assert loaded.config == tiny.CONFIG
+    assert loaded.processor == tiny.PROCESSOR
+    assert loaded.contracts == {3: _CONTRACT}
+    assert tiny.equal(loaded.params, run.at_two.params)
+
+
+def test_parameters_are_read_without_the_optimizer(copied: Path) -> None:
+    shutil.rmtree(copied / CHECKPOINTS / "2" / "opt_state")
+    config, params = xvla_jax.load_pretrained(copied)
+    assert config == tiny.CONFIG
+    assert set(params) == {"vlm", "transformer"}
+
+
+def test_parameters_of_another_model_are_refused(copied: Path) -> None:
+    [item] = (copied / CHECKPOINTS / "2" / "model").rglob("metadata")
+    item.write_text(item.read_text().replace('"dim_time": 8', '"dim_time": 10'))
+    with pytest.raises(CheckpointError, match="cannot be read as this model's"):
+        xvla_jax.load_pretrained(copied)
+
+
+def test_intervals_and_the_newest_are_kept(tmp_path: Path) -> None:
+    checkpointer = _open(tmp_path)
+    state = TrainState(jax.numpy.int32(0), {"w": jax.numpy.ones(2)}, {"m": jax.numpy.ones(2)})
+    saved = [step for step in range(1, 8) if checkpointer.save(step, state, position={}, model={})]
+    assert checkpointer.save(7, state, position={}, model={}, force=True)
+    assert not checkpointer.save(7, state, position={}, model={}, force=True), "it is there"
+    checkpointer.close()
+    assert {2, 4, 6} <= set(saved)
+    assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["6", "7"]

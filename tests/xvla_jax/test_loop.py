@@ -1,0 +1,174 @@
+"""The loop, with a stand-in for the train step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.xvla_jax import tiny
+from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer
+from xvla_jax.errors import InputError, TrainingError
+from xvla_jax.loop import LoopConfig, StopSignal, run_loop
+from xvla_jax.metrics import METRICS_NAME, MetricsWriter, read_metrics
+from xvla_jax.train import TrainState
+
+
+class _Source:
+    """Batch k of the stream is filled with k; the position is the number of batches given."""
+
+    def __init__(self, at: int = 0, domain: int = 3) -> None:
+        self.at = at
+        self.waited_s = 0.0
+        self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self.at += 1
+        return self._batch | {"proprio": np.full((8, 20), self.at - 1, np.float32)}
+
+    @property
+    def position(self) -> dict[str, Any]:
+        return {"step": self.at}
+
+
+def _state(step: int = 0) -> TrainState:
+    return TrainState(jnp.int32(step), {"w": jnp.float32(step)}, {"m": jnp.zeros(2)})
+
+
+def _train_step(
+    state: TrainState, batch: Mapping[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Loss: the number of the batch. The parameter counts steps."""
+    assert batch["images"].shape[1] == 2, "slots that no sample fills are left out"
+    assert batch["view_mask"].shape[1] == 3
+    loss = batch["proprio"][0, 0]
+    params = {"w": state.params["w"] + 1}
+    return TrainState(state.step + 1, params, state.opt_state), {"loss": loss, "grad_norm": loss}
+
+
+def _run(
+    workdir: Path,
+    *,
+    iters: int,
+    state: TrainState | None = None,
+    train_step: Callable[..., Any] = _train_step,
+    source: _Source | None = None,
+    log_every: int = 2,
+) -> TrainState:
+    workdir.mkdir(exist_ok=True)
+    checkpointer = Checkpointer(workdir, keep=10, save_interval=3)
+    with MetricsWriter(workdir) as writer, StopSignal() as stop:
+        try:
+            return run_loop(
+                state or _state(),
+                train_step,
+                source or _Source(),
+                config=LoopConfig(iters=iters, log_every=log_every, present_views=2),
+                model_config=tiny.CONFIG,
+                mesh=tiny.mesh(1, 1),
+                checkpointer=checkpointer,
+                model_item={},
+                writer=writer,
+                stop=stop,
+            )
+        finally:
+            checkpointer.close()
+
+
+def _saved(workdir: Path) -> list[int]:
+    return sorted(int(p.name) for p in (workdir / CHECKPOINTS).iterdir())
+
+
+def test_checkpoints_and_metrics_come_when_due(tmp_path: Path) -> None:
+    state = _run(tmp_path, iters=7)
+    assert (int(state.step), float(state.params["w"])) == (7, 7.0)
+    # Orbax keeps the first step that it is offered, then every third, and the last is forced
+    assert {3, 6, 7} <= set(_saved(tmp_path))
+    lines = read_metrics(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(2, 1), (4, 3), (6, 5), (7, 6)]
+    assert set(lines[0]) == {"step", "loss", "grad_norm", "samples_per_s", "data_wait_share"}
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_checkpoint_holds_the_place_in_the_data(tmp_path: Path) -> None:
+    _run(tmp_path, iters=7)
+    checkpointer = Checkpointer(tmp_path, keep=10, save_interval=3)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), _state()
+    )
+    for step in (3, 6, 7):
+        state, position = checkpointer.restore(abstract, step=step)
+        assert float(state.params["w"]) == step
+        assert position == {"step": step}, "batches made, not those fetched ahead"
+    checkpointer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_the_run(tmp_path: Path, number: signal.Signals) -> None:
+    def interrupted(state: TrainState, batch: Any) -> Any:
+        if int(state.step) == 4:
+            os.kill(os.getpid(), number)
+        return _train_step(state, batch)
+
+    before = signal.getsignal(number)
+    state = _run(tmp_path, iters=100, train_step=interrupted)
+    assert int(state.step) == 5
+    assert _saved(tmp_path)[-1] == 5
+    assert signal.getsignal(number) is before, "the old handler is back"
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with StopSignal() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    def diverging(state: TrainState, batch: Any) -> Any:
+        state, metrics = _train_step(state, batch)
+        return state, metrics | {"loss": jnp.where(state.step == 4, jnp.nan, 1.0)}
+
+    with pytest.raises(
+        TrainingError, match="the loss of step 4 is nan; the newest checkpoint is of step 3"
+    ):
+        _run(tmp_path, iters=100, train_step=diverging)
+    assert _saved(tmp_path)[-1] == 3
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2]
+
+
+def test_the_first_batch_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="domain_id 30 is out of range"):
+        _run(tmp_path, iters=2, source=_Source(domain=30))
+
+
+def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    _run(tmp_path, iters=3)
+    source = _Source(at=3)
+    state = _run(tmp_path, iters=3, state=_state(3), source=source)
+    assert (int(state.step), source.at) == (3, 3)
+
+
+def test_the_newest_line_of_a_step_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    with MetricsWriter(tmp_path) as writer:
+        for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0)):
+            writer.write(step, {"loss": loss})
+    with MetricsWriter(tmp_path) as writer:  # resumed from step 1
+        writer.write(2, {"loss": 2.5})
+    with (tmp_path / METRICS_NAME).open("a") as file:
+        file.write(json.dumps({"step": 4, "loss": 1.0})[:-4])
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "loss": 5.0},
+        {"step": 2, "loss": 2.5},
+        {"step": 3, "loss": 3.0},
+    ]

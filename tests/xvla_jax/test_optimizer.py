@@ -1,0 +1,149 @@
+"""Schedules by hand, groups, and what waiting parameters take part in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from xvla_jax.errors import ConfigError
+from xvla_jax.optimizer import (
+    OptimizerConfig,
+    group_labels,
+    learning_rates,
+    make_optimizer,
+    xvla_groups,
+)
+
+_RUN = OptimizerConfig(
+    schedule="xvla_cosine",
+    iters=50_000,
+    learning_rate=1e-4,
+    learning_coef=0.1,
+    freeze_steps=1000,
+    warmup_steps=2000,
+    min_lr_ratio=0.1,
+)
+_GROUPS = xvla_groups(0.1)
+# Large enough that clipping by 1 and Adam's epsilon show in no digit.
+_PARAMS: dict[str, Any] = {
+    "vlm": {"w": np.full(2, 2.0, np.float32)},
+    "transformer": {
+        "soft_prompts": np.full(2, 2.0, np.float32),
+        "action_decoder": {"kernel": np.full(2, 2.0, np.float32)},
+        "blocks": {"w": np.full(2, 2.0, np.float32)},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "group", "table"),
+    [
+        (
+            "xvla_cosine",
+            "transformer_core",
+            {
+                999: 0,
+                1000: 0,
+                1001: 5e-8,
+                2000: 5e-5,
+                2999: 9.995e-5,
+                3000: 1e-4,
+                26_500: 5.5e-5,
+                49_999: 1e-5,
+            },
+        ),
+        ("xvla_cosine", "vlm", {999: 0, 2000: 5e-6, 3000: 1e-5, 26_500: 5.5e-6}),
+        ("xvla_cosine", "action_heads", {0: 1e-4, 999: 1e-4, 1000: 0, 2000: 5e-5}),
+        ("xvla_cosine", "soft_prompts", {0: 1e-5, 999: 1e-5, 1000: 0, 3000: 1e-5}),
+        ("xvla_release", "transformer_core", {0: 0, 999: 0, 1000: 1e-4, 49_999: 1e-4}),
+        ("xvla_release", "vlm", {999: 0, 1000: 1e-5}),
+        ("xvla_release", "action_heads", {0: 1e-4, 1000: 1e-4}),
+        ("xvla_release", "soft_prompts", {0: 1e-5, 1000: 1e-5}),
+        ("xvla_paper", "transformer_core", {999: 0, 1000: 0, 2000: 5e-5, 3000: 1e-4, 40_000: 1e-4}),
+        ("xvla_paper", "vlm", {999: 0, 2000: 5e-6, 3000: 1e-5}),
+        ("xvla_paper", "action_heads", {0: 1e-4, 1000: 1e-4, 2000: 1e-4}),
+        ("xvla_paper", "soft_prompts", {0: 1e-5, 2000: 1e-5}),
+        # From scratch: step 0 moves at once; the cosine runs from 2000 to 50,000, half-way at 26,000.
+        ("warmup_cosine", "action_heads", {0: 5e-8, 999: 5e-5, 2000: 1e-4, 26_000: 5.5e-5}),
+        ("warmup_cosine", "transformer_core", {0: 0, 999: 0, 1000: 5.005e-5, 50_000: 1e-5}),
+        ("warmup_cosine", "soft_prompts", {999: 5e-6, 2000: 1e-5}),
+    ],
+)
+def test_schedules(schedule: str, group: str, table: dict[int, float]) -> None:
+    config = dataclasses.replace(_RUN, schedule=schedule)
+    found = {step: float(learning_rates(step, config, _GROUPS)[group]) for step in table}
+    # the last digits of 49,999 lie between 1e-5 and its neighbour
+    assert found == pytest.approx(table, rel=2e-4, abs=1e-12)
+
+
+def test_an_unknown_schedule_lists_the_known_ones() -> None:
+    config = dataclasses.replace(_RUN, schedule="linear")
+    with pytest.raises(
+        ConfigError, match="schedule is 'linear'; known are xvla_release, xvla_cosine"
+    ):
+        learning_rates(0, config, _GROUPS)
+
+
+def test_every_uncovered_parameter_is_named() -> None:
+    tree = _PARAMS | {"critic": {"a": jnp.ones(1), "b": jnp.ones(1)}}
+    with pytest.raises(
+        ConfigError, match="covers 2 parameters: critic/a, critic/b; the groups are"
+    ):
+        make_optimizer(_RUN, _GROUPS).init(tree)
+
+
+def test_the_first_matching_group_wins() -> None:
+    assert group_labels(_PARAMS, _GROUPS) == {
+        "vlm": {"w": "vlm"},
+        "transformer": {
+            "soft_prompts": "soft_prompts",
+            "action_decoder": {"kernel": "action_heads"},
+            "blocks": {"w": "transformer_core"},
+        },
+    }
+
+
+def _step(config: OptimizerConfig, grads: Any, steps: int = 1) -> tuple[Any, Any]:
+    optimizer = make_optimizer(config, _GROUPS)
+    params, state = _PARAMS, optimizer.init(_PARAMS)
+    for _ in range(steps):
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_waiting_groups_stand_still_but_count() -> None:
+    """Gradients of 3, 3 that wait and 4, 4 of the head: the norm is sqrt(9 + 9 + 16 + 16)."""
+    grads = jax.tree.map(jnp.zeros_like, _PARAMS)
+    grads["vlm"]["w"] += 3.0
+    grads["transformer"]["action_decoder"]["kernel"] += 4.0
+    config = dataclasses.replace(_RUN, schedule="xvla_release", freeze_steps=1, weight_decay=0.5)
+    params, state = _step(config, grads)
+    np.testing.assert_array_equal(params["vlm"]["w"], 2.0)
+    np.testing.assert_array_equal(params["transformer"]["blocks"]["w"], 2.0)
+    # Adam's first step is the sign of the gradient: 1, and 0.5 * 2 of decay
+    np.testing.assert_allclose(
+        params["transformer"]["action_decoder"]["kernel"], 2 - 1e-4 * (1 + 0.5 * 2), rtol=1e-7
+    )
+    mu = state[1].mu
+    np.testing.assert_allclose(mu["vlm"]["w"], 0.1 * 3 / 50**0.5, rtol=1e-6)
+    kernel = mu["transformer"]["action_decoder"]["kernel"]
+    np.testing.assert_allclose(kernel, 0.1 * 4 / 50**0.5, rtol=1e-6)
+    # after the freeze the core has only decay: 2 * (1 - 1e-4 * 0.5)
+    params, _ = _step(config, grads, steps=2)
+    np.testing.assert_allclose(params["transformer"]["blocks"]["w"], 2 - 1e-4, rtol=1e-7)
+    np.testing.assert_allclose(params["vlm"]["w"], 2 - 1e-5 * 2, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(0.0, 0.4), (2.0, 0.1), (100.0, 0.4)])
+def test_clipping(limit: float, wanted: float) -> None:
+    """Eight gradients of 4 have norm 8 * sqrt 2; of the half-norm limit a quarter is left."""
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 2**0.5 * 2), _PARAMS)
+    _, state = _step(dataclasses.replace(_RUN, max_grad_norm=limit), grads)
+    np.testing.assert_allclose(state[1].mu["vlm"]["w"], wanted * 2**-0.5, rtol=1e-6)

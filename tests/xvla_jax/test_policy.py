@@ -1,0 +1,112 @@
+"""The policy: its answer depends on observation and seed alone, and it refuses nonsense by name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.xvla_jax import golden, tiny
+from xvla_jax.batch import Observation
+from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.policy import Policy
+
+_STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy(tiny.CONFIG, tiny.params(), tiny.PROCESSOR, {})
+
+
+def _observation(number: int, views: int, domain: int) -> Observation:
+    rng = np.random.default_rng(number)
+    return {
+        "images": [rng.integers(0, 256, (40, 48, 3), np.uint8) for _ in range(views)],
+        "instruction": f"pick up bowl {number}",
+        "proprio": rng.normal(0, 0.3, 20).astype(np.float32),
+        "domain_id": domain,
+    }
+
+
+_MIXED = [_observation(0, 1, 0), _observation(1, 2, 3), _observation(2, 3, 29)]
+_SEEDS = [5, 6, 2**32 - 1]
+
+
+def _one(policy: Policy, observation: Observation, seed: int) -> np.ndarray:
+    return policy.act([observation], steps=_STEPS, seed=[seed])[0]
+
+
+def test_a_mixed_batch_equals_batches_of_one(policy: Policy) -> None:
+    """Three robots with one, two and three views."""
+    together = policy.act(_MIXED, steps=_STEPS, seed=_SEEDS)
+    assert together.shape == (3, 6, 20)
+    assert together.dtype == np.float32
+    alone = [_one(policy, o, s) for o, s in zip(_MIXED, _SEEDS, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=1e-5)
+    grippers = together[..., [9, 19]]
+    assert ((grippers > 0) & (grippers < 1)).all()
+
+
+def test_the_seed_decides(policy: Policy) -> None:
+    first = _one(policy, _MIXED[1], 6)
+    np.testing.assert_array_equal(_one(policy, _MIXED[1], 6), first)
+    assert np.abs(_one(policy, _MIXED[1], 7) - first).max() > 1e-4
+    np.testing.assert_array_equal(policy.act([_MIXED[1]], steps=_STEPS, seed=6)[0], first)
+
+
+def test_every_view_and_the_domain_are_seen(policy: Policy) -> None:
+    full = _MIXED[2]
+    answer = _one(policy, full, 0)
+    for change in ({"images": full["images"][:2]}, {"domain_id": 28}, {"instruction": "wave"}):
+        assert np.abs(_one(policy, {**full, **change}, 0) - answer).max() > 1e-6, change
+
+
+def test_padding_keeps_the_programs_few(policy: Policy) -> None:
+    """Three observations and four share the program of four."""
+    policy.act(_MIXED, steps=_STEPS, seed=_SEEDS)
+    count = Policy._sample._cache_size()  # pyright: ignore[reportFunctionMemberAccess] jax.jit's
+    policy.act([*_MIXED, _MIXED[0]], steps=_STEPS, seed=0)
+    assert Policy._sample._cache_size() == count  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"domain_id": 30}, r"domain_id 30 is out of range; this model has domains 0 \.\. 29"),
+        ({"domain_id": -1}, "domain_id -1 is out of range"),
+        (
+            {"proprio": np.zeros(7, np.float32)},
+            r"observation 1: proprio has shape \(7,\); 20 finite",
+        ),
+        ({"proprio": np.full(20, np.nan, np.float32)}, "observation 1: .* 20 finite numbers"),
+        ({"images": []}, r"has 0 images; 1 \.\. 3"),
+        ({"instruction": ""}, "an instruction is ''"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_refused(
+    policy: Policy, change: dict[str, object], message: str
+) -> None:
+    wrong: Observation = {**_MIXED[1], **change}  # pyright: ignore[reportAssignmentType] on purpose
+    with pytest.raises(InputError, match=message):
+        policy.act([_MIXED[0], wrong])
+
+
+def test_no_observation_and_a_wrong_number_of_seeds_are_refused(policy: Policy) -> None:
+    with pytest.raises(InputError, match="no observation"):
+        policy.act([])
+    with pytest.raises(InputError, match="2 seeds for 3 observations"):
+        policy.act(_MIXED, seed=[1, 2])
+
+
+def test_a_folder_without_a_processor_is_no_policy(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(golden.FOLDER / "ee6d" / name, tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
+        Policy.from_pretrained(tmp_path)
+    tiny.PROCESSOR.write(tmp_path)
+    policy = Policy.from_pretrained(tmp_path)
+    assert policy.processor.image_size == 32
+    assert policy.config == golden.load("ee6d").config

@@ -1,0 +1,117 @@
+"""Placement by path, and the same numbers on any mesh."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from tests.xvla_jax import tiny
+from xvla_jax.errors import ConfigError
+from xvla_jax.sharding import global_batch, make_mesh, path_of, tree_shardings
+from xvla_jax.train import init_state
+
+# Of the largest value of a leaf. Sums over shards come in another order: float32 keeps 7 digits.
+_TOLERANCE = 2e-5
+
+
+def _spec(path: str, shape: tuple[int, ...]) -> P:
+    tree: Any = jax.ShapeDtypeStruct(shape, np.float32)
+    for key in reversed(path.split("/")):
+        tree = {key: tree}
+    [sharding] = jax.tree.leaves(tree_shardings(tree, tiny.mesh(2, 4)))
+    return sharding.spec
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("vlm/text_encoder/token_embedding", (51289, 1024), P(None, "fsdp")),  # 51289 is odd
+        ("vlm/vision_tower/embed0/conv/kernel", (7, 7, 3, 256), P(None, None, None, "fsdp")),
+        ("transformer/norm/scale", (1024,), P()),  # small
+        ("transformer/blocks/mlp/fc1/kernel", (24, 1024, 4096), P(None, None, "fsdp")),
+        ("transformer/blocks/mlp/fc2/kernel", (24, 4096, 1024), P(None, "fsdp", None)),
+        ("vlm/text_encoder/layers/norm1/bias", (16384, 7), P()),  # only the layers would divide
+        ("transformer/soft_prompts", (32, 32, 1024), P()),  # gathered by domain
+        ("transformer/action_decoder/kernel", (32, 1024, 512), P()),
+        ("transformer/vlm_proj/kernel", (1022, 1026), P()),  # nothing divides by 4
+        (
+            "opt_state/1/mu/transformer/blocks/attn/proj/kernel",
+            (24, 256, 256),
+            P(None, "fsdp", None),
+        ),
+    ],
+)
+def test_specs(path: str, shape: tuple[int, ...], spec: P) -> None:
+    assert _spec(path, shape) == spec
+
+
+def test_a_path_without_a_rule_is_named() -> None:
+    with pytest.raises(ConfigError, match="no sharding rule covers 'head/w'"):
+        tree_shardings({"head": {"w": np.zeros(2)}}, tiny.mesh(1, 1), rules=())
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "found"), [(-1, 2, (4, 2)), (2, -1, (2, 4)), (8, 1, (8, 1)), (-1, 8, (1, 8))]
+)
+def test_meshes(data: int, fsdp: int, found: tuple[int, int]) -> None:
+    mesh = make_mesh(data, fsdp)
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == found
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "message"),
+    [
+        (2, 2, "2 x 2 does not use all of the 8 devices"),
+        (-1, 3, "2 x 3 does not use"),
+        (-1, 16, "0 x 16 does not use"),
+    ],
+)
+def test_meshes_that_leave_devices_are_refused(data: int, fsdp: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_mesh(data, fsdp)
+
+
+def test_a_batch_is_split_over_both_axes() -> None:
+    mesh = tiny.mesh(2, 4)
+    placed = global_batch({"x": np.arange(16).reshape(16, 1)}, mesh)["x"]
+    assert [s.data.ravel().tolist() for s in placed.addressable_shards] == [
+        [2 * i, 2 * i + 1] for i in range(8)
+    ]
+    with pytest.raises(ConfigError, match="batch of 12 per process cannot be split over 8 devices"):
+        global_batch({"x": np.zeros((12, 1))}, mesh)
+
+
+@functools.cache
+def _stepped(data: int, fsdp: int) -> Any:
+    """Metrics, and Adam's first moments, which after one step are the clipped gradients / 20."""
+    state, metrics = tiny.step(tiny.state(data, fsdp), tiny.batch(), data, fsdp)
+    return jax.device_get((metrics, state.opt_state[1].mu))
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4), (1, 8)])
+def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None:
+    (metrics, grads), (wanted, wanted_grads) = _stepped(data, fsdp), _stepped(1, 1)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=_TOLERANCE, err_msg=name)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_grads))
+    assert largest > 1e-4, "the gradients are not all zero"
+
+    def compare(path: Any, found: np.ndarray, one_device: np.ndarray) -> None:
+        allowed = _TOLERANCE * np.abs(one_device).max() + 1e-8 * largest
+        np.testing.assert_allclose(found, one_device, rtol=0, atol=allowed, err_msg=path_of(path))
+
+    jax.tree_util.tree_map_with_path(compare, grads, wanted_grads)
+
+
+def test_a_fresh_state_is_made_in_shards_and_is_the_same_on_any_mesh() -> None:
+    fresh = init_state(tiny.MODEL, tiny.OPTIMIZER, tiny.mesh(2, 4), seed=0)
+    for tree in (fresh.params, fresh.opt_state[1].mu):
+        table = tree["vlm"]["text_encoder"]["token_embedding"]
+        assert table.sharding.spec == P(None, "fsdp")
+        assert {s.data.shape for s in table.addressable_shards} == {(51289, 4)}
+    assert tiny.equal(fresh, tiny.host_state())
