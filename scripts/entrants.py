@@ -22,7 +22,7 @@ _RANDOM_WEIGHTS_SEED = 0
 class BlindPolicy:
     """A policy whose cameras show black: what it solves, it solves without looking."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Any) -> None:  # anything with `act`
         self._policy = policy
 
     def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 from absl import app, flags
 
 from eval.report import Curve, Film, Report, write_report
-from scripts.diagnostics.packages import installed_versions
+from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.stages import REPORT, read_ledger
 from scripts.success_table import RESULTS
 from xvla_jax.metrics import read_metrics
@@ -21,7 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", req
 _MEANINGS = {
     "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
     "untrained": "the same model with random weights",
-    "blind": "the trained model with black images: what needs no eyes",
+    "blind": "the trained model with black images: what can be solved without looking",
     "expert": "the script that made the demonstrations; it is told where everything is",
 }
 _FILMS = {"success": "A success", "failure": "A failure"}
@@ -59,7 +59,7 @@ def build(workdir: pathlib.Path) -> Report:
         curves=_curves(workdir / "train"),
         films=films,
         stages=[(name, entry["seconds"]) for name, entry in ledger.items()],
-        versions={**installed_versions(), **receipt["versions"], "renderer": receipt["renderer"]},
+        versions={**_versions(), **receipt["versions"], "renderer": receipt["renderer"]},
         commands=[f"python -m {shlex.join(entry['arguments'])}" for entry in ledger.values()],
     )
 
@@ -73,6 +73,11 @@ def _facts(receipt: dict[str, Any], export: dict[str, Any], recording: dict[str,
         f"{recording['failed']} of {recording['tried']} demonstrations failed and were left out.",
         f"{errors} episodes ended in a simulator error; such an episode counts as failed.",
     ]
+
+
+def _versions() -> dict[str, str]:
+    installed = installed_versions()
+    return {p.name: installed[p.name] for p in PACKAGES if p.name in installed}
 
 
 def _curves(workdir: pathlib.Path) -> list[Curve]:

@@ -2,9 +2,9 @@
 
 import os
 
-# Eight simulated devices, so that the sharded code is tested as such on any machine. Programs run for
-# milliseconds here, so LLVM need not optimise them: that more than halves the time to compile. The
-# golden gradients alone ask for more (tests/xvla_jax/golden.py).
+# Eight simulated devices, so that the sharded code is tested as such on any machine. Programs run
+# for milliseconds here, so LLVM need not optimise them: that more than halves the time to compile.
+# The golden gradients alone ask for more (tests/xvla_jax/golden.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",

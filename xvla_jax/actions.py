@@ -1,6 +1,6 @@
 """Action spaces: width, loss terms, and what happens before and after the network.
 
-See spec/model.md 6. A row of ``_SPACES`` is an action space. Losses are means over batch, time and
+A row of ``_SPACES`` is an action space. Losses are means over batch, time and
 the named channels; binary cross-entropy takes logits. The training loss is the plain sum of the
 terms.
 """

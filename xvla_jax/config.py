@@ -60,7 +60,7 @@ class TextConfig:
 class XVLAConfig:
     """Shape of an X-VLA model.
 
-    Field names and defaults are those of the released ``config.json`` (spec/model.md 8). ``extra``
+    Field names and defaults are those of the released ``config.json``. ``extra``
     holds, as JSON text, the whole file that was read: what we do not know survives.
     """
 
@@ -211,7 +211,7 @@ def _known(
     return values
 
 
-# LeRobot's policy config (spec/model.md 10): its name -> the released name.
+# LeRobot's policy config: its name -> the released name.
 _LEROBOT_NAMES: Final = {"chunk_size": "num_actions"}
 
 

@@ -2,7 +2,7 @@
 
 Convention, stated once: t = 1 is noise and t = 0 is data, ``x_t = t * noise + (1 - t) * actions``,
 and the network predicts the clean chunk. The sampler keeps one noise for all steps and rebuilds x_t
-from it and the latest clean estimate; it is not an Euler step (spec/model.md 7).
+from it and the latest clean estimate; it is not an Euler step.
 """
 
 from __future__ import annotations

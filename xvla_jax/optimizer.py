@@ -1,4 +1,4 @@
-"""AdamW with groups by parameter path (spec/model.md 7, spec/data_eval.md 5).
+"""AdamW with groups by parameter path, as in X-VLA's trainer.
 
 A group is a row: path regex, learning-rate factor, whether it waits for the end of the freeze
 phase. Schedules are named functions of the step. As in X-VLA's trainer a waiting group has learning

@@ -153,8 +153,7 @@ def rows(config: XVLAConfig) -> list[Row]:
     return table
 
 
-# LeRobot's native names: (pattern, replacement) over the released ones, first match wins
-# (spec/model.md 9.2 b).
+# LeRobot's native names: (pattern, replacement) over the released ones, first match wins.
 _NATIVE_RULES: Final = (
     (r"^vlm\.vision_tower\.convs\.(\d+)\.proj\.", r"vlm.vision_tower.convs.\1.conv."),
     (r"\.(conv[12])\.fn\.dw\.", r".\1."),

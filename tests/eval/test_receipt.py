@@ -68,7 +68,7 @@ def test_the_receipt_survives_json(tmp_path: Path) -> None:
         "seconds": 1.23,
         "error": None,
     }
-    assert read["protocol"]["step_limit"] == 200
+    assert read["protocol"]["step_limit"] == 150
     assert read["versions"]["numpy"] == np.__version__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,11 @@ class _Echo:
 
 
 def test_the_blind_policy_shows_black() -> None:
-    bright = {"images": [np.full((2, 2, 3), 255, np.uint8)], "instruction": "x", "domain_id": 0}
+    bright: Any = {
+        "images": [np.full((2, 2, 3), 255, np.uint8)],
+        "instruction": "x",
+        "domain_id": 0,
+    }
     observation = bright | {"proprio": np.zeros(20, np.float32)}
     assert BlindPolicy(_Echo()).act([observation], seed=[0]).tolist() == [0]
     assert observation["images"][0].max() == 255  # the caller's image is as it was

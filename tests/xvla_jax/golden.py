@@ -1,7 +1,8 @@
 """The golden cases: outputs of the original PyTorch model, and how near ours must come.
 
-``tests/fixtures/golden`` holds three toy models with weights in the released layout, inputs, and what the original code
-makes of them in float64. Tolerances are those that its authors measured PyTorch's own float32 against.
+``tests/fixtures/golden`` holds three toy models with weights in the released layout, inputs, and
+what the original code makes of them in float64. Tolerances are those that its authors measured
+PyTorch's own float32 against.
 """
 
 from __future__ import annotations
@@ -141,7 +142,10 @@ def load(name: str) -> Case:
 def assert_close(
     what: str, found: Any, wanted: Any, *, of_largest: float = 0.0, rtol: float = 0.0
 ) -> None:
-    """Compares within ``of_largest * max|wanted|`` or ``rtol * |wanted|``, and keeps the worst ratio for the report."""
+    """Compares within ``of_largest * max|wanted|`` or ``rtol * |wanted|``.
+
+    The worst ratio is kept for the report.
+    """
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     assert found.shape == wanted.shape, f"{what}: shape {found.shape}, golden {wanted.shape}"
     if not wanted.size:

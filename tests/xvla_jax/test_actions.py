@@ -39,7 +39,7 @@ def test_golden_action_spaces(case: str, mode: str) -> None:
 
 
 def test_worked_loss() -> None:
-    """Everything zero but 0.1 m in x: position 500 * 0.01 / 3, and ln 2 for the undecided grippers."""
+    """Only x is 0.1 m off: position 500 * 0.01 / 3, and ln 2 for the undecided grippers."""
     target = jnp.zeros((1, 1, 20)).at[0, 0, 0].set(0.1)
     losses = action_space(_config("ee6d")).losses(jnp.zeros((1, 1, 20)), target)
     assert float(losses["position_loss"]) == pytest.approx(5 / 3, rel=1e-6)

@@ -17,7 +17,7 @@ from xvla_jax.optimizer import OptimizerConfig, group_labels, make_optimizer, xv
 
 pytestmark = pytest.mark.parametrize("name", golden.CASES)
 
-# Exactly zero in exact arithmetic: softmax ignores a constant, so only rounding noise is there to compare.
+# Zero in exact arithmetic, as softmax ignores a constant: the reference holds rounding noise.
 _NOISE = "self_attn.k_proj.bias"
 
 _global_norm = jax.jit(optax.tree.norm)

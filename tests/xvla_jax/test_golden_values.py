@@ -115,7 +115,7 @@ def test_losses_by_name_and_times(name: str) -> None:
 
 
 def test_views_beyond_the_pixels_count_as_absent(name: str) -> None:
-    """Slots that no sample of a batch fills may be left out of ``pixels``: same context, less work."""
+    """Slots that no sample fills may be left out of ``pixels``: same context, less work."""
     case = golden.load(name)
     mask = np.asarray(case.inputs["image_mask"]).copy()
     mask[:, -1] = False

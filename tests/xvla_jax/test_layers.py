@@ -1,4 +1,4 @@
-"""Dropout, drop path, key biases, time embedding and per-domain layers, with weights set by hand."""
+"""Dropout, drop path, key biases, time embedding and per-domain layers, with known weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _block_delta(part: str, *, train: bool, seed: int = 0) -> np.ndarray:
     [("attention", 1.0, 0.9), ("mlp", _GELU_1, 0.9 * 0.9)],
 )
 def test_dropout_of_the_head(part: str, value: float, keep: float) -> None:
-    """Rate 0.1: once on the probability, twice in the MLP. Kept values are scaled to keep the mean."""
+    """Rate 0.1: once on the probability, twice in the MLP. Scaling keeps the mean."""
     found = _block_delta(part, train=True)
     kept = found > 0
     np.testing.assert_allclose(found[kept], value / keep, rtol=1e-4)

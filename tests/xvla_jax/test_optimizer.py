@@ -69,7 +69,7 @@ _PARAMS: dict[str, Any] = {
         ("xvla_paper", "vlm", {999: 0, 2000: 5e-6, 3000: 1e-5}),
         ("xvla_paper", "action_heads", {0: 1e-4, 1000: 1e-4, 2000: 1e-4}),
         ("xvla_paper", "soft_prompts", {0: 1e-5, 2000: 1e-5}),
-        # From scratch: step 0 moves at once; the cosine runs from 2000 to 50,000, half-way at 26,000.
+        # Step 0 moves at once; the cosine runs from 2000 to 50,000, half-way at 26,000.
         ("warmup_cosine", "action_heads", {0: 5e-8, 999: 5e-5, 2000: 1e-4, 26_000: 5.5e-5}),
         ("warmup_cosine", "transformer_core", {0: 0, 999: 0, 1000: 5.005e-5, 50_000: 1e-5}),
         ("warmup_cosine", "soft_prompts", {999: 5e-6, 2000: 1e-5}),

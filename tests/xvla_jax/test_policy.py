@@ -61,15 +61,16 @@ def test_every_view_and_the_domain_are_seen(policy: Policy) -> None:
     full = _MIXED[2]
     answer = _one(policy, full, 0)
     for change in ({"images": full["images"][:2]}, {"domain_id": 28}, {"instruction": "wave"}):
-        assert np.abs(_one(policy, {**full, **change}, 0) - answer).max() > 1e-6, change
+        changed: Observation = {**full, **change}  # pyright: ignore[reportAssignmentType]
+        assert np.abs(_one(policy, changed, 0) - answer).max() > 1e-6, change
 
 
 def test_padding_keeps_the_programs_few(policy: Policy) -> None:
     """Three observations and four share the program of four."""
     policy.act(_MIXED, steps=_STEPS, seed=_SEEDS)
-    count = Policy._sample._cache_size()  # pyright: ignore[reportFunctionMemberAccess] jax.jit's
+    count = Policy._sample._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jax.jit's
     policy.act([*_MIXED, _MIXED[0]], steps=_STEPS, seed=0)
-    assert Policy._sample._cache_size() == count  # pyright: ignore[reportFunctionMemberAccess]
+    assert Policy._sample._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,15 @@ def _stepped(data: int, fsdp: int) -> Any:
     return jax.device_get((metrics, state.opt_state[1].mu))
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4), (1, 8)])
+# 2 x 4 uses both axes; each further mesh costs another compilation of the whole step.
+@pytest.mark.parametrize(
+    ("data", "fsdp"),
+    [
+        (2, 4),
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(1, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None:
     (metrics, grads), (wanted, wanted_grads) = _stepped(data, fsdp), _stepped(1, 1)
     for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""DaViT vision tower: windows of tokens and groups of channels attend in turn (spec/model.md 2)."""
+"""DaViT vision tower: windows of tokens and groups of channels attend in turn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The encoder side of Florence-2: image tokens, text embedding and the BART encoder.
-
-See spec/model.md 3, 4.
-"""
+"""The encoder side of Florence-2: image tokens, text embedding and the BART encoder."""
 
 from __future__ import annotations
 

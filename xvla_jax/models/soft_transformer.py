@@ -1,4 +1,4 @@
-"""The soft-prompted Transformer: the policy's head (spec/model.md 5)."""
+"""The soft-prompted Transformer: the policy's head."""
 
 from __future__ import annotations
 
