@@ -129,7 +129,7 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config=configs/X.py is needed")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for name in ("absl", "orbax"):
+    for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,9 @@ class Checkpointer:
                 f"{self.folder / str(step)} does not fit this model or optimizer: {error}. "
                 "Use another --workdir, or the config that the run was started with."
             ) from error
-        state = TrainState(jnp.asarray(step, jnp.int32), restored.params, restored.opt_state)
+        # On the mesh like the rest: elsewhere it would make the next step compile once more.
+        count = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
+        state = TrainState(count, restored.params, restored.opt_state)
         return state, dict(restored.position)
 
     def read_model(self, *, step: int) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
         ConfigError: the product is not the number of devices.
     """
     devices = list(jax.devices()) if devices is None else devices
+    if data == fsdp == -1:
+        raise ConfigError("config.mesh.data and config.mesh.fsdp are both -1; one must be a number")
     if data == -1:
         data = len(devices) // max(fsdp, 1)
     if fsdp == -1:

@@ -69,6 +69,7 @@ def test_meshes(data: int, fsdp: int, found: tuple[int, int]) -> None:
         (2, 2, "2 x 2 does not use all of the 8 devices"),
         (-1, 3, "2 x 3 does not use"),
         (-1, 16, "0 x 16 does not use"),
+        (-1, -1, "are both -1"),
     ],
 )
 def test_meshes_that_leave_devices_are_refused(data: int, fsdp: int, message: str) -> None:
