@@ -7,7 +7,6 @@ all.
 
 from __future__ import annotations
 
-import logging
 import pathlib
 import sys
 from typing import Any
@@ -18,6 +17,7 @@ from absl import app, flags
 from rich.console import Console
 
 from eval.receipt import write_json
+from scripts.logs import quiet_libraries
 from xvla_jax.actions import action_space
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, XVLAError
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     """Returns the exit status: 0, or 1 when anything is wrong or differs."""
     if len(argv) != 3:
         raise app.UsageError("SRC and DST are needed")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    quiet_libraries()
     console = Console()
     target = pathlib.Path(argv[2])
     try:

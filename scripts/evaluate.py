@@ -9,7 +9,6 @@ random weights), `blind` (the checkpoint with black images), `expert` (scripted,
 
 from __future__ import annotations
 
-import logging
 import pathlib
 import sys
 import warnings
@@ -25,6 +24,7 @@ from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_spec
 from eval.video import encode_mp4
 from eval.workers import WorkerError, WorkerPool, run_jobs
 from scripts.entrants import EXPERT, load, parse_policy
+from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
 from scripts.success_table import RESULTS, print_table
 from xvla_jax.errors import XVLAError
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     console = Console()
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    quiet_libraries()
     # Films are encoded by a child process, which only executes ffmpeg.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     try:

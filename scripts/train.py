@@ -20,6 +20,7 @@ from data.contracts import contracts_of
 from data.mixtures import mixture
 from data.pipeline import Batches, Source, batches
 from data.readers import open_mixture
+from scripts.logs import quiet_libraries
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint import Checkpointer
 from xvla_jax.config import XVLAConfig
@@ -129,8 +130,7 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config=configs/X.py is needed")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for name in ("absl", "jax", "orbax"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_libraries()
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     try:
