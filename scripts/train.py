@@ -135,7 +135,7 @@ def main(argv: list[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     try:
         status = run(_CONFIG.value, workdir)
-    except (XVLAError, FileNotFoundError, ValueError) as error:
+    except (XVLAError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     sys.exit(status)
 
