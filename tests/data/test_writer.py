@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -94,7 +95,8 @@ def test_the_dataset_reads_back_with_plain_tfds(written):
 
 def test_the_dataset_table_reads_it(written):
     paths, made = written
-    reader = RldsReader(dataset("libero_demos"), made.folder.parents[1])
+    row = dataclasses.replace(dataset("libero_demos"), rate_hz=5.0)  # as these were recorded
+    reader = RldsReader(row, made.folder.parents[1])
     batch = next(
         one_pass(
             [Source(reader, 1.0)],
