@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,19 @@ class Entrant:
     folder: str
 
 
+def check_names(entrants: Sequence[Entrant], film: str) -> None:
+    """Refuses, before anything runs, names that would lose results at the end.
+
+    Raises:
+        ValueError: a name given twice, or a film of a policy that does not take part.
+    """
+    names = [entrant.name for entrant in entrants]
+    if len(set(names)) != len(names):
+        raise ValueError(f"--policy names {', '.join(names)}; each name may stand once")
+    if film and film not in names:
+        raise ValueError(f"--film={film}: the policies are {', '.join(names)}")
+
+
 def parse_policy(text: str) -> Entrant:
     """NAME=[KIND:]FOLDER -> Entrant.
 
@@ -76,9 +90,13 @@ def parse_policy(text: str) -> Entrant:
     return Entrant(name, kind, folder)
 
 
+# Entrants made from one folder share its weights and compiled programs.
+_open = functools.cache(Policy.from_pretrained)
+
+
 def load(entrant: Entrant, spec: TaskSpec) -> Any:
     """The policy object, after its contract was compared with the task's."""
-    policy = Policy.from_pretrained(entrant.folder)
+    policy = _open(entrant.folder)
     wanted = Contract(action_space=policy.config.action_mode, **task_contract(spec))
     check_contract(policy.contracts, wanted, who=f"task {spec.name!r}")
     return _KINDS[entrant.kind](policy)

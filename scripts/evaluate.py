@@ -23,7 +23,7 @@ from eval.rollout import EpisodeResult, expert_rollout, film, rollout, simulator
 from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_spec
 from eval.video import encode_mp4
 from eval.workers import WorkerError, WorkerPool, run_jobs
-from scripts.entrants import EXPERT, load, parse_policy
+from scripts.entrants import EXPERT, check_names, load, parse_policy
 from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
 from scripts.success_table import RESULTS, print_table
@@ -51,6 +51,7 @@ def run(console: Console) -> dict[str, Any]:
     first, _, end = _STATES.value.partition(":")
     todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
     entrants = [parse_policy(text) for text in _POLICIES.value]
+    check_names(entrants, _FILM.value)
     # Checkpoints are loaded and compared before any simulator starts.
     policies = {e.name: load(e, spec) for e in entrants if e.kind != EXPERT}
     results: dict[str, list[EpisodeResult]] = {}

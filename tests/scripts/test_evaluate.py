@@ -11,7 +11,7 @@ import pytest
 from data.contracts import contracts_of
 from data.datasets import dataset
 from eval.tasks import TASKS, task_contract, task_spec
-from scripts.entrants import BlindPolicy, Entrant, parse_policy
+from scripts.entrants import BlindPolicy, Entrant, check_names, parse_policy
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 
@@ -38,6 +38,16 @@ def test_other_forms_are_refused_with_the_form(text: str) -> None:
         ValueError, match="NAME=KIND:FOLDER is expected, with KIND one of checkpoint"
     ):
         parse_policy(text)
+
+
+def test_names_are_checked_before_anything_runs() -> None:
+    one, two = Entrant("a", "checkpoint", "x"), Entrant("b", "blind", "x")
+    check_names([one, two], "b")
+    check_names([one, two], "")
+    with pytest.raises(ValueError, match="names a, a; each name may stand once"):
+        check_names([one, one], "")
+    with pytest.raises(ValueError, match="--film=c: the policies are a, b"):
+        check_names([one, two], "c")
 
 
 def test_the_quickstart_row_fits_its_dataset() -> None:
