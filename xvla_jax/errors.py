@@ -25,3 +25,7 @@ class ContractError(XVLAError, ValueError):
 
 class TrainingError(XVLAError, RuntimeError):
     """A run that cannot go on."""
+
+
+class ProgramError(XVLAError, ValueError):
+    """A compiled program that is not what was expected of it."""

@@ -95,12 +95,13 @@ def sample(
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed")
     space = action_space(model.config)
+    prepared = model.apply({"params": params}, context, domain_id, method="prepare")
 
     def step(i: Array, actions: Array) -> Array:
         t = jnp.full(noise.shape[0], 1.0, jnp.float32) * (steps - i) / steps
         state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t))
         prediction = model.apply(
-            {"params": params}, context, noisy, state_in, domain_id, t, method="denoise"
+            {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
         )
         return cast(Array, prediction)
 

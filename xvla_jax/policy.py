@@ -17,7 +17,7 @@ from xvla_jax.batch import Observation, check_domains, normalise
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.models.xvla import XVLA, Context
+from xvla_jax.models.xvla import XVLA, Context, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
@@ -46,8 +46,8 @@ class Policy:
         self.processor = processor
         self.contracts = dict(contracts)
         self._space = action_space(config)
-        self.model = XVLA(config, dtype=dtype)
-        self._params = jax.device_put(dict(params))
+        self.model = XVLA(config, dtype=dtype, unroll=True)
+        self.params = jax.device_put(inference_params(params, dtype))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Policy:
@@ -96,7 +96,7 @@ class Policy:
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
-        actions = self._sample(self._params, inputs, steps=steps)
+        actions = _chunk(*self._static, self.params, inputs, steps=steps)
         return np.asarray(actions)[: len(observations)]
 
     def _collate(self, observations: Sequence[Observation]) -> dict[str, np.ndarray]:
@@ -109,33 +109,71 @@ class Policy:
                     f"observation {i}: proprio has shape {state.shape}; {self._space.width} finite "
                     f"numbers are expected by action space {self._space.mode!r}"
                 )
+        view_mask = np.stack([mask for _, mask in prepared])
+        # Slots behind the last view of the batch stay out of the tower: a program per view count.
+        shown = int(np.flatnonzero(view_mask.any(axis=0))[-1]) + 1
         return {
-            "images": np.stack([images for images, _ in prepared]),
-            "view_mask": np.stack([mask for _, mask in prepared]),
+            "images": np.stack([images[:shown] for images, _ in prepared]),
+            "view_mask": view_mask,
             "input_ids": self.processor.tokenize([o["instruction"] for o in observations]),
             "proprio": np.stack(proprio),
             "domain_id": np.asarray([o["domain_id"] for o in observations], np.int32),
         }
 
-    @functools.partial(jax.jit, static_argnames=("self", "steps"))
-    def _sample(self, params: Any, inputs: Mapping[str, jax.Array], *, steps: int) -> jax.Array:
-        shape = (self.config.num_actions, self._space.width)
-        noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape, jnp.float32))(
-            inputs["seed"]
-        )
-        pixels = normalise(inputs["images"], self.processor.mean, self.processor.std)
-        context = self.model.apply(
-            {"params": params}, pixels, inputs["view_mask"], inputs["input_ids"], method="encode"
-        )
-        return flow.sample(
-            self.model,
-            params,
-            cast(Context, context),
-            inputs["proprio"],
-            inputs["domain_id"],
-            noise=noise,
-            steps=steps,
-        )
+    def lower(self, *, views: int, batch: int, steps: int = STEPS) -> jax.stages.Lowered:
+        """The program of `act` for a batch size and a number of views, before it is compiled.
+
+        Compiled, it takes ``policy.params`` and what `example_inputs` shows; it is one dispatch,
+        without a round trip to the host between steps.
+        """
+        inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
+        return _chunk.lower(*self._static, self.params, inputs, steps=steps)
+
+    def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
+        """Inputs of zeros, as `act` hands them to the device."""
+        p, side = self.processor, self.processor.image_size
+        return {
+            "images": np.zeros((batch, views, side, side, 3), np.uint8),
+            "view_mask": np.tile(np.arange(p.num_views) < views, (batch, 1)),
+            "input_ids": np.ones((batch, p.text_length), np.int32),
+            "proprio": np.zeros((batch, self._space.width), np.float32),
+            "domain_id": np.zeros(batch, np.int32),
+            "seed": np.zeros(batch, np.uint32),
+        }
+
+    @property
+    def _static(self) -> tuple[XVLA, tuple[float, ...], tuple[float, ...]]:
+        return self.model, tuple(self.processor.mean), tuple(self.processor.std)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "steps"))
+def _chunk(
+    model: XVLA,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    params: Any,
+    inputs: Mapping[str, jax.Array],
+    *,
+    steps: int,
+) -> jax.Array:
+    """Policies of one model share their programs, and no program keeps a policy's weights alive."""
+    shape = (model.config.num_actions, action_space(model.config).width)
+    noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape, jnp.float32))(
+        inputs["seed"]
+    )
+    pixels = normalise(inputs["images"], mean, std)
+    context = model.apply(
+        {"params": params}, pixels, inputs["view_mask"], inputs["input_ids"], method="encode"
+    )
+    return flow.sample(
+        model,
+        params,
+        cast(Context, context),
+        inputs["proprio"],
+        inputs["domain_id"],
+        noise=noise,
+        steps=steps,
+    )
 
 
 def _bucket(size: int) -> int:

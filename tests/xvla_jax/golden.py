@@ -104,9 +104,15 @@ def _forward(model: xvla_jax.XVLA, params: Any, observation: Any, head: Any) -> 
             mutable=["intermediates"],
         )
 
+    actions, proprio, domain_id, t = head
     context, towers = run("encode", *observation)
-    output, inside = run("denoise", context, *head)
-    return context, output, towers["intermediates"], inside["intermediates"]
+    prepared, before = run("prepare", context, domain_id)
+    output, inside = run("denoise", prepared, actions, proprio, domain_id, t)
+    head_values = {
+        **before["intermediates"]["transformer"],
+        **inside["intermediates"]["transformer"],
+    }
+    return context, output, towers["intermediates"], head_values
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -21,7 +21,10 @@ _NOISE = np.random.default_rng(0).normal(size=(2, 6, 20)).astype(np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class _StandIn:
-    """A model whose ``denoise`` is a function of the noisy actions and the time."""
+    """A model whose ``denoise`` is a function of the noisy actions and the time.
+
+    ``prepare`` hands the context on.
+    """
 
     answer: Callable[[jax.Array, jax.Array], jax.Array]
     config: XVLAConfig = tiny.CONFIG
@@ -30,14 +33,13 @@ class _StandIn:
         self,
         variables: Any,
         context: Context,
-        actions: jax.Array,
-        proprio: jax.Array,
-        domain_id: jax.Array,
-        t: jax.Array,
-        *,
+        *arguments: jax.Array,
         method: str,
-    ) -> jax.Array:
+    ) -> Context | jax.Array:
+        if method == "prepare":
+            return context
         assert method == "denoise"
+        actions, proprio, _, t = arguments
         assert not np.asarray(proprio)[:, [9, 19]].any()
         return self.answer(actions, t)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
 from xvla_jax import flow
 from xvla_jax.models.layers import time_embedding
+from xvla_jax.models.xvla import Context, inference_params
 
 pytestmark = pytest.mark.parametrize("name", golden.CASES)
 
@@ -74,8 +75,7 @@ def test_inside_values_of_the_towers(name: str) -> None:
 
 def test_head(name: str) -> None:
     case = golden.load(name)
-    _, output, _, inside = case.forward()
-    head = inside["transformer"]
+    _, output, _, head = case.forward()
     assert_close("head_output", output, case.outputs["head_output"], of_largest=1e-5)
     for part in ("action_encoder", "vlm_proj", "aux_visual_proj"):
         assert_close("mid/*", _call(head, part), case.outputs[f"mid/head.{part}"], of_largest=3e-5)
@@ -99,6 +99,24 @@ def test_sampler(name: str, steps: int) -> None:
         steps=steps,
     )
     assert_close("actions_steps*", actions, case.outputs[f"actions_steps{steps}"], of_largest=1e-5)
+
+
+def test_unrolled_layers_give_the_same_context_and_actions(name: str) -> None:
+    """What `Policy` runs: layers apart, first projections shared by the steps, last block cut."""
+    case = golden.load(name)
+    model, params = xvla_jax.XVLA(case.config, unroll=True), inference_params(case.params)
+
+    @jax.jit
+    def act(params: Any, b: Any, noise: jax.Array) -> tuple[Any, jax.Array]:
+        views = (b["pixels"], b["view_mask"], b["input_ids"])
+        context = cast(Context, model.apply({"params": params}, *views, method="encode"))
+        state = (b["proprio"], b["domain_id"])
+        return context, flow.sample(model, params, context, *state, noise=noise, steps=10)
+
+    context, actions = act(params, case.batch(), jnp.asarray(case.inputs["sample_noise"]))
+    features = case.outputs["vlm_features"]
+    assert_close("vlm_features", context.vlm_features, features, of_largest=1e-5)
+    assert_close("actions_steps*", actions, case.outputs["actions_steps10"], of_largest=1e-5)
 
 
 def test_losses_by_name_and_times(name: str) -> None:

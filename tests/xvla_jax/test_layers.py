@@ -23,7 +23,7 @@ _GELU_1 = 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))
 
 def _block_params(part: str) -> dict[str, Any]:
     """A policy block of width 2 in which one half writes into channel 0 and the other is silent."""
-    block = PolicyBlock(num_heads=1, mlp_hidden=1)
+    block = PolicyBlock(width=2, num_heads=1, mlp_hidden=1)
     x = jnp.zeros((1, 1, 2))
     shapes = jax.eval_shape(lambda key: block.init(key, x, False), jax.random.key(0))["params"]
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
@@ -39,7 +39,7 @@ def _block_params(part: str) -> dict[str, Any]:
 
 def _block_delta(part: str, *, train: bool, seed: int = 0) -> np.ndarray:
     x = jnp.tile(jnp.array([1.0, -1.0]), (_DRAWS, 1, 1))  # its own LayerNorm
-    y, _ = PolicyBlock(num_heads=1, mlp_hidden=1).apply(
+    y, _ = PolicyBlock(width=2, num_heads=1, mlp_hidden=1).apply(
         {"params": _block_params(part)}, x, train, rngs={"dropout": jax.random.key(seed)}
     )
     return np.asarray(y - x)[:, 0, 0]
@@ -84,13 +84,13 @@ def test_drop_path_rates_rise_from_zero_over_the_tower() -> None:
             rates.append(context.module.rate)
         return call(*args, **kwargs)
 
-    b = tiny.batch(size=1)
+    b, params = tiny.batch(size=1), tiny.abstract().params
     with nn.intercept_methods(spy):
         jax.eval_shape(
             lambda p, x: tiny.MODEL.apply(
                 {"params": p}, x, b["view_mask"], b["input_ids"], method="encode"
             ),
-            tiny.abstract().params,
+            params,
             jax.ShapeDtypeStruct((1, 1, 32, 32, 3), jnp.float32),
         )
     assert rates[0] == rates[1] == 0.0, "a block drops its attention and its MLP"
@@ -100,7 +100,7 @@ def test_drop_path_rates_rise_from_zero_over_the_tower() -> None:
 @pytest.mark.parametrize(
     ("layer", "shape", "where"),
     [
-        (SelfAttention(2), (2, 3, 4), ("qkv", slice(4, 8))),
+        (SelfAttention(4, 2), (2, 3, 4), ("qkv", slice(4, 8))),
         (WindowAttention(2, 3), (1, 4, 4, 4), ("qkv", slice(4, 8))),  # with padded cells
         (BartAttention(2, 0.0), (2, 3, 4), ("k_proj", slice(None))),
     ],

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden, tiny
+from xvla_jax import cost
+from xvla_jax import policy as policy_module
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.policy import Policy
@@ -66,11 +68,32 @@ def test_every_view_and_the_domain_are_seen(policy: Policy) -> None:
 
 
 def test_padding_keeps_the_programs_few(policy: Policy) -> None:
-    """Three observations and four share the program of four."""
+    """Three observations and four share the program of four; so do two policies of a model."""
     policy.act(_MIXED, steps=_STEPS, seed=_SEEDS)
-    count = Policy._sample._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jax.jit's
+    count = _programs()
     policy.act([*_MIXED, _MIXED[0]], steps=_STEPS, seed=0)
-    assert Policy._sample._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
+    other = Policy(tiny.CONFIG, tiny.params(), tiny.PROCESSOR, {})
+    other.act(_MIXED, steps=_STEPS, seed=_SEEDS)
+    assert _programs() == count
+
+
+def test_absent_views_have_a_program_of_their_own(policy: Policy) -> None:
+    """A batch in which nobody has a third view runs the tower on two: fewer FLOPs, same actions."""
+    two = [_MIXED[0], _MIXED[1]]
+    full = policy.act([*two, _MIXED[2]], steps=_STEPS, seed=_SEEDS)
+    count = _programs()
+    np.testing.assert_allclose(policy.act(two, steps=_STEPS, seed=_SEEDS[:2]), full[:2], atol=1e-5)
+    assert _programs() == count + 1
+    work = [
+        sum(cost.flops_by_stage(text, {}).values())
+        for views in (1, 2, 3)
+        for text in [policy.lower(views=views, batch=1, steps=_STEPS).compile().as_text()]
+    ]
+    assert work[1] - work[0] == work[2] - work[1] > 0.1 * work[0]
+
+
+def _programs() -> int:
+    return policy_module._chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
 
 
 @pytest.mark.parametrize(

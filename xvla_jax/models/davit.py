@@ -69,12 +69,33 @@ class DepthwiseConv3x3(nn.Module):
         return sum(taps, start=bias)
 
 
-class WindowAttention(nn.Module):
-    """Attention inside square windows; the map is padded right and bottom to whole windows.
+def _spans(length: int, side: int) -> list[tuple[slice, int]]:
+    """A padded axis cut into stretches of windows of one size: whole windows, then what is left."""
+    whole = length - length % side
+    spans = [(slice(0, whole), side), (slice(whole, length), length - whole)]
+    return [(span, size) for span, size in spans if span.start < span.stop]
 
-    The padded cells take part: they are zero after the norm, so their q, k, v are the bias. They
-    need no product of their own: the bias is added after padding, and the output is cropped before
-    the projection.
+
+def _split(x: Array, height: int, width: int) -> Array:
+    """``[B, H, W, ...]`` -> windows ``[B, H / height, W / width, height * width, ...]``."""
+    batch, rows, columns, *rest = x.shape
+    x = x.reshape(batch, rows // height, height, columns // width, width, *rest).swapaxes(2, 3)
+    return x.reshape(batch, rows // height, columns // width, height * width, *rest)
+
+
+def _join(x: Array, height: int, width: int) -> Array:
+    """The inverse of `_split`."""
+    batch, rows, columns, _, *rest = x.shape
+    x = x.reshape(batch, rows, columns, height, width, *rest).swapaxes(2, 3)
+    return x.reshape(batch, rows * height, columns * width, *rest)
+
+
+class WindowAttention(nn.Module):
+    """Attention inside square windows; X-VLA pads the map at the right and bottom to whole windows.
+
+    Its padded cells are attended like any other. They are zero after the norm, so their k and v are
+    the biases. They are not computed here: a key's bias has no effect, so those keys are zero, and
+    the bias of the values can be added to the result, so those values are zero too.
     """
 
     num_heads: int
@@ -84,20 +105,30 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
-        batch, height, width, channels = x.shape
-        side = self.window
-        rows, columns = -(-height // side), -(-width // side)
-        pad = ((0, 0), (0, rows * side - height), (0, columns * side - width))
-        qkv = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(
-            x, pad
-        )  # [3, B, H', W', K, E]
-        heads = qkv.shape[-2:]
-        qkv = qkv.reshape(3, batch, rows, side, columns, side, *heads).swapaxes(3, 4)
-        query, key, value = qkv.reshape(3, batch, rows, columns, side * side, *heads)
-        out = attend(query, key, value, scale=heads[-1] ** -0.5)
-        out = out.reshape(batch, rows, columns, side, side, channels).swapaxes(2, 3)
-        out = out.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
-        return Dense(channels, dtype=self.dtype, name="proj")(out)
+        *qkv, value_bias = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(x)
+
+        def attend_windows(rows: slice, height: int, columns: slice, width: int) -> Array:
+            query, key, value = (_split(y[:, rows, columns], height, width) for y in qkv)
+            out = attend(
+                query,
+                key,
+                value,
+                scale=query.shape[-1] ** -0.5,
+                zero_keys=self.window**2 - height * width,
+            )
+            return _join(out, height, width)
+
+        down, across = (_spans(length, self.window) for length in x.shape[1:3])
+        out = jnp.concatenate(
+            [
+                jnp.concatenate([attend_windows(*span, *other) for other in across], axis=2)
+                for span in down
+            ],
+            axis=1,
+        )
+        return Dense(x.shape[-1], dtype=self.dtype, name="proj")(
+            (out + value_bias).reshape(x.shape)
+        )
 
 
 class ChannelAttention(nn.Module):

@@ -129,6 +129,7 @@ class TextEncoder(nn.Module):
 
     config: TextConfig
     remat: bool = False
+    unroll: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -138,7 +139,11 @@ class TextEncoder(nn.Module):
         rows = c.max_position_embeddings + POSITION_OFFSET
         self.position_embedding = self.param("position_embedding", _table_init, (rows, c.d_model))
         self.norm = LayerNorm(dtype=self.dtype)
-        self.layers = stacked(BartLayer, c.encoder_layers, remat=self.remat)(c, dtype=self.dtype)
+        self.layers: Any = (
+            [BartLayer(c, dtype=self.dtype) for _ in range(c.encoder_layers)]
+            if self.unroll
+            else stacked(BartLayer, c.encoder_layers, remat=self.remat)(c, dtype=self.dtype)
+        )
         self.embed_dropout = nn.Dropout(c.dropout)
 
     def embed(self, input_ids: Array) -> Array:
@@ -163,7 +168,11 @@ class TextEncoder(nn.Module):
             self.dtype
         )
         x = self.embed_dropout(self.norm(x), deterministic=not train)
-        return self.layers(x, train)[0]
+        if not self.unroll:
+            return self.layers(x, train)[0]
+        for layer in self.layers:
+            x, _ = layer(x, train)
+        return x
 
 
 class Florence(nn.Module):
@@ -172,13 +181,16 @@ class Florence(nn.Module):
     vision: VisionConfig
     text: TextConfig
     remat: bool = False
+    unroll: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Declares the three parts."""
         self.vision_tower = DaViT(self.vision, dtype=self.dtype)
         self.image_projector = ImageProjector(self.vision, dtype=self.dtype)
-        self.text_encoder = TextEncoder(self.text, remat=self.remat, dtype=self.dtype)
+        self.text_encoder = TextEncoder(
+            self.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+        )
 
     def __call__(
         self, pixels: Array, view_mask: Array, input_ids: Array, *, train: bool = False

@@ -6,9 +6,11 @@ from typing import Any, Final
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.layers import (
+    QKV,
     Array,
     Dense,
     DomainLinear,
@@ -24,40 +26,120 @@ DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU,
 
 
 class PolicyBlock(nn.Module):
-    """Pre-norm block: ``x + attention(LN1(x))``, ``x + mlp(LN2(x))``.
+    """Pre-norm block: ``x + attention(LN1(x))``, ``x + mlp(LN2(x))``."""
 
-    Scanned, hence the pair that it returns.
-    """
-
+    width: int
     num_heads: int
     mlp_hidden: int
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, None]:
-        """``[B, S, M] -> [B, S, M]``."""
-        y = LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + SelfAttention(self.num_heads, DROPOUT, dtype=self.dtype, name="attn")(
-            y, train=train
-        )
-        y = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        mlp = Mlp(self.mlp_hidden, gelu_tanh, DROPOUT, DROPOUT, dtype=self.dtype, name="mlp")
-        return x + mlp(y, train=train), None
+    def setup(self) -> None:
+        """Declares the two halves and their norms."""
+        self.norm1 = LayerNorm(dtype=self.dtype)
+        self.attn = SelfAttention(self.width, self.num_heads, DROPOUT, dtype=self.dtype)
+        self.norm2 = LayerNorm(dtype=self.dtype)
+        self.mlp = Mlp(self.mlp_hidden, gelu_tanh, DROPOUT, DROPOUT, dtype=self.dtype)
+
+    def project(self, x: Array) -> QKV:
+        """Query, key and value of tokens ``[B, S, M]``, which depend on those tokens alone."""
+        return self.attn.project(self.norm1(x))
+
+    def __call__(
+        self, x: Array, train: bool, known: QKV | None = None, rows: int | None = None
+    ) -> tuple[Array, None]:
+        """``[B, S, M] -> [B, rows, M]``, and None because the block is scanned.
+
+        Args:
+            x: all tokens.
+            train: turns dropout on.
+            known: what `project` gives for the last tokens of x.
+            rows: how many of the first tokens are wanted; all by default.
+        """
+        unknown = x if known is None else x[:, : -known[0].shape[1]]
+        x = x[:, :rows] + self.attn(self.norm1(unknown), known=known, rows=rows, train=train)
+        return x + self.mlp(self.norm2(x), train=train), None
+
+
+class HeadContext(struct.PyTreeNode):
+    """The part of the head's input that is the same in all denoising steps."""
+
+    tokens: Array  # [B, S, M]: observation with positions, then soft prompts
+    projected: QKV | None  # of the first block; where layers are not scanned
 
 
 class SoftPromptedTransformer(nn.Module):
-    """Noisy actions, context and the domain's soft prompt in; clean actions out."""
+    """Noisy actions, context and the domain's soft prompt in; clean actions out.
+
+    Attributes:
+        config: the model's shape.
+        action_width: D.
+        remat: compute the blocks again in the backward pass.
+        unroll: blocks are modules of their own, not one scan (see ``xvla.inference_params``).
+        dtype: computing type.
+    """
 
     config: XVLAConfig
     action_width: int
     remat: bool = False
+    unroll: bool = False
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declares projections, tables and blocks."""
+        c = self.config
+        self.action_encoder = self._per_domain(c.hidden_size)
+        self.action_decoder = self._per_domain(self.action_width)
+        # Context tokens to the head's width, by one shared layer or one per domain.
+        self.vlm_proj, self.aux_visual_proj = (
+            self._per_domain(c.hidden_size)
+            if c.use_hetero_proj
+            else Dense(c.hidden_size, dtype=self.dtype)
+            for _ in range(2)
+        )
+        table = nn.initializers.normal(0.02)
+        self.pos_emb = self.param("pos_emb", table, (c.max_len_seq, c.hidden_size))
+        if c.len_soft_prompts:
+            shape = (c.num_domains, c.len_soft_prompts, c.hidden_size)
+            self.soft_prompts = self.param("soft_prompts", table, shape)
+        shape = (c.hidden_size, c.num_heads, int(c.hidden_size * c.mlp_ratio))
+        self.blocks: Any = (
+            [PolicyBlock(*shape, dtype=self.dtype) for _ in range(c.depth)]
+            if self.unroll
+            else stacked(PolicyBlock, c.depth, remat=self.remat)(*shape, dtype=self.dtype)
+        )
+        self.norm = LayerNorm(dtype=self.dtype)
+
+    def prepare(
+        self, vlm_features: Array, aux_visual_inputs: Array, domain_id: Array
+    ) -> HeadContext:
+        """Everything that neither the noisy actions nor the time change.
+
+        Args:
+            vlm_features: ``[B, N + L, M]``.
+            aux_visual_inputs: ``[B, (V - 1) * N, M]``; may have no tokens.
+            domain_id: ``[B]`` integers in range.
+        """
+        c = self.config
+        x = jnp.concatenate(
+            [
+                self._project(self.vlm_proj, vlm_features, domain_id),
+                self._project(self.aux_visual_proj, aux_visual_inputs, domain_id),
+            ],
+            axis=1,
+        )
+        length = c.num_actions + x.shape[1]
+        if length > c.max_len_seq:
+            raise ValueError(
+                f"{length} tokens reach the head; max_len_seq is {c.max_len_seq} (config.json)"
+            )
+        x = x + self.pos_emb[c.num_actions : length].astype(x.dtype)
+        if c.len_soft_prompts:  # appended after the positions: prompts have none
+            x = jnp.concatenate([x, self.soft_prompts[domain_id].astype(x.dtype)], axis=1)
+        return HeadContext(x, self.blocks[0].project(x) if self.unroll else None)
+
     def __call__(
         self,
-        vlm_features: Array,
-        aux_visual_inputs: Array,
+        context: HeadContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -68,56 +150,36 @@ class SoftPromptedTransformer(nn.Module):
         """Predicts the clean chunk.
 
         Args:
-            vlm_features: ``[B, N + L, M]``.
-            aux_visual_inputs: ``[B, (V - 1) * N, M]``; may have no tokens.
+            context: see `prepare`.
             actions: noisy chunk ``[B, T, D]``.
             proprio: ``[B, D]``.
             domain_id: ``[B]`` integers in range.
-            t: flow time ``[B]``, 1 = noise, 0 = data.
-            train: turns dropout on (needs the rng ``dropout``).
+            t: flow time ``[B]``.
+            train: turns dropout on.
 
         Returns:
             ``float32[B, T, D]``.
         """
         c = self.config
-        batch, chunk, _ = actions.shape
-        repeated = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
-        tokens = jnp.concatenate(
-            [actions, jnp.broadcast_to(repeated[:, None], (batch, chunk, repeated.shape[-1]))],
-            axis=-1,
-        )
-        action_tokens = self._per_domain(c.hidden_size, "action_encoder")(tokens, domain_id)
-        vlm = self._project("vlm_proj", vlm_features, domain_id)
-        aux = self._project("aux_visual_proj", aux_visual_inputs, domain_id)
-        x = jnp.concatenate([action_tokens, vlm, aux], axis=1)
-
-        positions = self.param(
-            "pos_emb", nn.initializers.normal(0.02), (c.max_len_seq, c.hidden_size)
-        )
-        if x.shape[1] > c.max_len_seq:
-            raise ValueError(
-                f"{x.shape[1]} tokens reach the head; max_len_seq is {c.max_len_seq} (config.json)"
-            )
-        x = x + positions[: x.shape[1]].astype(x.dtype)
-
-        if c.len_soft_prompts:  # appended after the positions: prompts have none
-            shape = (c.num_domains, c.len_soft_prompts, c.hidden_size)
-            prompts = self.param("soft_prompts", nn.initializers.normal(0.02), shape)[domain_id]
-            x = jnp.concatenate([x, prompts.astype(x.dtype)], axis=1)
-
-        mlp_hidden = int(c.hidden_size * c.mlp_ratio)
-        make_blocks = stacked(PolicyBlock, c.depth, remat=self.remat)
-        blocks = make_blocks(c.num_heads, mlp_hidden, dtype=self.dtype, name="blocks")
-        x, _ = blocks(x, train)
-        x = LayerNorm(dtype=self.dtype, name="norm")(x[:, :chunk])
-        clean = self._per_domain(self.action_width, "action_decoder")(x, domain_id)
+        chunk = actions.shape[1]
+        if chunk != c.num_actions:
+            raise ValueError(f"a chunk of {chunk} actions; num_actions is {c.num_actions}")
+        state = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
+        state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
+        x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)
+        x = x + self.pos_emb[:chunk].astype(x.dtype)
+        x = jnp.concatenate([x, context.tokens], axis=1)
+        if self.unroll:
+            for i, block in enumerate(self.blocks):
+                known = context.projected if i == 0 else None
+                x, _ = block(x, train, known, chunk if i == c.depth - 1 else None)
+        else:
+            x, _ = self.blocks(x, train)
+        clean = self.action_decoder(self.norm(x[:, :chunk]), domain_id)
         return clean.astype(jnp.float32)
 
-    def _per_domain(self, features: int, name: str) -> DomainLinear:
-        return DomainLinear(features, self.config.num_domains, dtype=self.dtype, name=name)
+    def _per_domain(self, features: int) -> DomainLinear:
+        return DomainLinear(features, self.config.num_domains, dtype=self.dtype)
 
-    def _project(self, name: str, x: Array, domain_id: Array) -> Array:
-        """Context tokens to the head's width, by one shared layer or one per domain."""
-        if self.config.use_hetero_proj:
-            return self._per_domain(self.config.hidden_size, name)(x, domain_id)
-        return Dense(self.config.hidden_size, dtype=self.dtype, name=name)(x)
+    def _project(self, layer: nn.Module, x: Array, domain_id: Array) -> Array:
+        return layer(x, domain_id) if self.config.use_hetero_proj else layer(x)

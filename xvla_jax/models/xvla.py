@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Mapping
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -13,7 +16,7 @@ from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.layers import Array
-from xvla_jax.models.soft_transformer import SoftPromptedTransformer
+from xvla_jax.models.soft_transformer import HeadContext, SoftPromptedTransformer
 
 
 class Context(struct.PyTreeNode):
@@ -30,18 +33,23 @@ class XVLA(nn.Module):
         config: the model's shape.
         dtype: computing type; parameters stay float32, statistics and softmax are float32.
         remat: recompute the blocks of both towers in the backward pass.
+        unroll: every layer has parameters of its own, as `inference_params` makes them; a
+            scan copies a layer's slice of the stacked weights before it multiplies by them.
     """
 
     config: XVLAConfig
     dtype: Any = jnp.float32
     remat: bool = False
+    unroll: bool = False
 
     def setup(self) -> None:
         """Declares the two halves."""
         c = self.config
-        self.vlm = Florence(c.vision, c.text, remat=self.remat, dtype=self.dtype)
+        self.vlm = Florence(
+            c.vision, c.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+        )
         self.transformer = SoftPromptedTransformer(
-            c, action_space(c).width, remat=self.remat, dtype=self.dtype
+            c, action_space(c).width, remat=self.remat, unroll=self.unroll, dtype=self.dtype
         )
 
     def encode(
@@ -58,9 +66,13 @@ class XVLA(nn.Module):
         features, aux = self.vlm(pixels, view_mask, input_ids, train=train)
         return Context(vlm_features=features, aux_visual_inputs=aux)
 
+    def prepare(self, context: Context, domain_id: Array) -> HeadContext:
+        """The part of the head's work on a context that all denoising steps share."""
+        return self.transformer.prepare(context.vlm_features, context.aux_visual_inputs, domain_id)
+
     def denoise(
         self,
-        context: Context,
+        context: HeadContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -72,15 +84,7 @@ class XVLA(nn.Module):
 
         No preprocessing by the action space takes place here: see ``xvla_jax.flow``.
         """
-        return self.transformer(
-            context.vlm_features,
-            context.aux_visual_inputs,
-            actions,
-            proprio,
-            domain_id,
-            t,
-            train=train,
-        )
+        return self.transformer(context, actions, proprio, domain_id, t, train=train)
 
     def __call__(
         self,
@@ -94,29 +98,58 @@ class XVLA(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Encode and denoise in one go; this is what initialises the parameters."""
+        """Encode, prepare and denoise in one go; this is what initialises the parameters."""
         context = self.encode(pixels, view_mask, input_ids, train=train)
-        return self.denoise(context, actions, proprio, domain_id, t, train=train)
+        prepared = self.prepare(context, domain_id)
+        return self.denoise(prepared, actions, proprio, domain_id, t, train=train)
 
 
 def init_params(model: XVLA, key: Array) -> dict[str, Any]:
-    """Fresh float32 parameters.
+    """Fresh float32 parameters, layers stacked whatever ``model.unroll`` says.
 
     Shapes depend on the config alone, so the smallest inputs will do.
     """
     width = action_space(model.config).width
     side = 32  # px; the smallest image that four stages of stride 4, 2, 2, 2 leave a token of
-    variables = model.init(
+    variables = model.clone(unroll=False).init(
         key,
         jnp.zeros((1, 2, side, side, 3)),
         jnp.ones((1, 2), bool),
         jnp.zeros((1, 1), jnp.int32),
-        jnp.zeros((1, 1, width)),
+        jnp.zeros((1, model.config.num_actions, width)),
         jnp.zeros((1, width)),
         jnp.zeros((1,), jnp.int32),
         jnp.ones((1,)),
     )
     return dict(variables["params"])
+
+
+# Leaves that are stacked by layer, and so the start of the names of the layers' own parameters.
+_STACKS: Final = (("vlm", "text_encoder", "layers"), ("transformer", "blocks"))
+
+
+def inference_params(params: Mapping[str, Any], dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Parameters for ``XVLA(config, dtype, unroll=True)``: ``layers`` -> ``layers_0``, ...
+
+    Leaves have the computing type, except those of LayerNorm, which the model uses in float32: so
+    the model would cast them anyway, on every call. Float32 leaves are views of the given ones.
+    """
+    return _inference(params, (), jnp.dtype(dtype))
+
+
+def _inference(node: Any, path: tuple[str, ...], dtype: Any) -> Any:
+    if not isinstance(node, Mapping):
+        in_layer_norm = path[-2].startswith("norm")
+        return node if in_layer_norm else np.asarray(node).astype(dtype, copy=False)
+    result: dict[str, Any] = {}
+    for name, child in node.items():
+        child = _inference(child, (*path, name), dtype)
+        if (*path, name) in _STACKS:
+            for i in range(len(jax.tree.leaves(child)[0])):
+                result[f"{name}_{i}"] = jax.tree.map(operator.itemgetter(i), child)
+        else:
+            result[name] = child
+    return result
 
 
 def abstract_params(config: XVLAConfig) -> dict[str, Any]:
