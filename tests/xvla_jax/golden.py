@@ -104,15 +104,9 @@ def _forward(model: xvla_jax.XVLA, params: Any, observation: Any, head: Any) -> 
             mutable=["intermediates"],
         )
 
-    actions, proprio, domain_id, t = head
     context, towers = run("encode", *observation)
-    prepared, before = run("prepare", context, domain_id)
-    output, inside = run("denoise", prepared, actions, proprio, domain_id, t)
-    head_values = {
-        **before["intermediates"]["transformer"],
-        **inside["intermediates"]["transformer"],
-    }
-    return context, output, towers["intermediates"], head_values
+    output, inside = run("denoise", context, *head)
+    return context, output, towers["intermediates"], inside["intermediates"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -56,7 +56,7 @@ def test_262_tokens_reach_the_head() -> None:
     _, captured = jax.eval_shape(
         lambda p, c, x, s, d, t: model.apply(
             {"params": p},
-            model.apply({"params": p}, c, d, method="prepare"),
+            c,
             x,
             s,
             d,

@@ -75,7 +75,8 @@ def test_inside_values_of_the_towers(name: str) -> None:
 
 def test_head(name: str) -> None:
     case = golden.load(name)
-    _, output, _, head = case.forward()
+    _, output, _, inside = case.forward()
+    head = inside["transformer"]
     assert_close("head_output", output, case.outputs["head_output"], of_largest=1e-5)
     for part in ("action_encoder", "vlm_proj", "aux_visual_proj"):
         assert_close("mid/*", _call(head, part), case.outputs[f"mid/head.{part}"], of_largest=3e-5)

@@ -72,7 +72,7 @@ class XVLA(nn.Module):
 
     def denoise(
         self,
-        context: HeadContext,
+        context: Context | HeadContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -82,8 +82,11 @@ class XVLA(nn.Module):
     ) -> Array:
         """The head alone: noisy ``[B, T, D]`` at time ``t`` ``[B]`` -> clean ``float32[B, T, D]``.
 
-        No preprocessing by the action space takes place here: see ``xvla_jax.flow``.
+        The context is what `encode` or, better where it serves several steps, what `prepare`
+        returns. No preprocessing by the action space takes place here: see ``xvla_jax.flow``.
         """
+        if isinstance(context, Context):
+            context = self.prepare(context, domain_id)
         return self.transformer(context, actions, proprio, domain_id, t, train=train)
 
     def __call__(
@@ -98,10 +101,9 @@ class XVLA(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Encode, prepare and denoise in one go; this is what initialises the parameters."""
+        """Encode and denoise in one go; this is what initialises the parameters."""
         context = self.encode(pixels, view_mask, input_ids, train=train)
-        prepared = self.prepare(context, domain_id)
-        return self.denoise(prepared, actions, proprio, domain_id, t, train=train)
+        return self.denoise(context, actions, proprio, domain_id, t, train=train)
 
 
 def init_params(model: XVLA, key: Array) -> dict[str, Any]:
