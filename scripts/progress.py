@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 
@@ -37,5 +39,44 @@ def episode_progress(
             rate = "" if speed is None else f"{60 * speed:.0f}/min"
             text = f"{done - successes} failed  {rate}"
             progress.update(bar, completed=done, total=total, rate=text)
+
+        yield show
+
+
+@contextlib.contextmanager
+def count_progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts; what it yields takes (done, in all)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task(description, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        yield show
+
+
+@contextlib.contextmanager
+def bytes_progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts bytes; what it yields takes (done, in all)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task(description, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
 
         yield show

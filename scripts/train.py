@@ -81,7 +81,9 @@ def run(config: Any, workdir: pathlib.Path) -> int:
             model_config=model_config,
             mesh=mesh,
             checkpointer=checkpointer,
-            model_item=model_item(model_config, processor, _contracts(sources, model_config)),
+            model_item=model_item(
+                model_config, processor, _contracts(sources, model_config), source=loaded
+            ),
             writer=writer,
             stop=stop,
         )

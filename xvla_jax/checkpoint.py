@@ -138,29 +138,7 @@ def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
     files = sorted((step_folder / "model").rglob("metadata"))
     if not files:
         raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
-    return json.loads(files[0].read_text())
-
-
-def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
-    """The parameters alone, float32 numpy leaves; the optimizer is not read.
-
-    Raises:
-        CheckpointError: the parameters do not have the template's shapes.
-    """
-    restore = ocp.args.StandardRestore(
-        jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_single_device()), template
-        )
-    )
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            restored = reader.restore(step_folder / "params", args=restore)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{step_folder}: the parameters cannot be read as this model's: {error}"
-        ) from error
-    return jax.device_get(restored)
-
-
-def _single_device() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return json.loads(files[0].read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{files[0]}: not JSON ({error}); the step is damaged") from error

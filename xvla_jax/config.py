@@ -1,7 +1,8 @@
 """XVLAConfig: the model's shape, read from and written to the released ``config.json``.
 
-Two styles of that file exist, a trimmed one and a full dump; both load. Fields that the model does
-not read are kept as they stand and written back, so a round trip loses nothing.
+Two styles of that file exist, a trimmed one and a full dump; both load, and so does LeRobot's.
+Fields that the model does not read are kept as they stand and written back, so a round trip loses
+nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from xvla_jax import lerobot_files
 from xvla_jax.errors import ConfigError
 
 CONFIG_NAME: Final = "config.json"
@@ -92,8 +94,8 @@ class XVLAConfig:
         Raises:
             ConfigError: a field is missing, of the wrong type, or contradicts another.
         """
-        if raw.get("type") == "xvla" and "model_type" not in raw:
-            raw = _from_lerobot(raw)
+        if lerobot_files.is_lerobot(raw):
+            raw = lerobot_files.to_released(raw)
         if raw.get("model_type", "xvla") != "xvla":
             raise ConfigError(f"config.json: model_type is {raw['model_type']!r}, expected 'xvla'")
         florence = raw.get("florence_config") or {}
@@ -158,6 +160,8 @@ class XVLAConfig:
             raise ConfigError(f"{path}: not JSON ({error})") from error
         if not isinstance(raw, dict):
             raise ConfigError(f"{path}: a JSON object is expected, found {type(raw).__name__}")
+        if lerobot_files.is_lerobot(raw):
+            raw = lerobot_files.to_released(raw, lerobot_files.read_beside(folder))
         return cls.from_dict(raw)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
@@ -209,25 +213,6 @@ def _known(
             )
         values[field.name] = value
     return values
-
-
-# LeRobot's policy config: its name -> the released name.
-_LEROBOT_NAMES: Final = {"chunk_size": "num_actions"}
-
-
-def _from_lerobot(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The released form of a LeRobot policy config; its own fields stay beside."""
-    translated = {_LEROBOT_NAMES.get(key, key): value for key, value in raw.items()}
-    translated["model_type"] = "xvla"
-    if str(raw.get("action_mode", "")).lower() == "auto":
-        action = (raw.get("output_features") or {}).get("action") or {}
-        if "shape" not in action:
-            raise ConfigError(
-                "LeRobot config.json: action_mode is 'auto', "
-                "but output_features.action.shape is missing"
-            )
-        translated["real_action_dim"] = action["shape"][-1]
-    return translated
 
 
 def _check(config: XVLAConfig) -> None:

@@ -1,83 +1,206 @@
-"""JAX parameters <-> PyTorch state dicts, by the table in ``torch_names``."""
+"""PyTorch tensors on disk <-> JAX parameters, by the table in ``torch_names``.
+
+Two tensors at a time are in memory beside the parameters: layers are copied into their place of a
+stacked leaf as they are read, and out of it as they are written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
+from xvla_jax.accounting import (
+    STORED,
+    account,
+    buffer_shapes,
+    not_finite,
+    refuse_not_finite,
+    stored_names,
+)
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
+from xvla_jax.stored import StoredLeaf
+from xvla_jax.tensor_files import DTYPES, TensorFiles, TensorInfo
 from xvla_jax.torch_names import (
     BUFFERS,
     DIALECTS,
-    EMBED_TOKENS,
     LAYOUTS,
     LOGITS_BIAS,
     SHARED,
     TEMPORAL,
-    Dialect,
     Path,
     Row,
     detect_dialect,
     rows,
 )
 
-Tensors = Mapping[str, np.ndarray]
+_STRIP: Final = 16  # floats in a cache line
+_READERS: Final = 2  # threads: half of the time goes into memory that is touched for the first time
 
 
-def from_torch(tensors: Tensors, config: XVLAConfig, template: Any) -> dict[str, Any]:
-    """A state dict in any dialect -> the parameter tree, float32 numpy leaves.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a PyTorch checkpoint holds.
+
+    Attributes:
+        params: the parameter tree; float32 leaves, numpy arrays or still on disk.
+        buffers: released name -> tensor that is saved but is no parameter, as it was stored.
+        stored_dtype: type of the stored parameters, a key of ``STORED``.
+    """
+
+    params: dict[str, Any]
+    buffers: dict[str, np.ndarray]
+    stored_dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchTensors:
+    """A state dict that is made tensor by tensor; what `write_safetensors` takes.
+
+    Attributes:
+        info: types and shapes by name.
+        read: makes a tensor.
+        metadata: text beside the tensors.
+        order: names in which reading is cheapest, leaf by leaf.
+        rounded: fills with the names of tensors that the stored type does not hold exactly.
+    """
+
+    info: Mapping[str, TensorInfo]
+    read: Callable[[str], np.ndarray]
+    metadata: Mapping[str, str]
+    order: Sequence[str]
+    rounded: set[str] = dataclasses.field(default_factory=set)
+
+
+def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
+    """Tensors in any dialect as a parameter tree of `StoredLeaf`.
 
     Args:
-        tensors: the state dict.
-        config: the model that the weights belong to.
+        files: the tensors.
+        config: the model that they belong to.
         template: tree of anything with ``shape``, as ``abstract_params(config)`` gives it.
 
     Raises:
-        CheckpointError: lists all missing, surplus and mis-shaped tensors at once.
+        CheckpointError: lists all missing, surplus and mis-shaped tensors at once. Reading a leaf
+            can raise it too: then it lists all tensors that hold NaN or infinity.
     """
-    dialect = detect_dialect(set(tensors))
-    tensors = _untie(tensors, dialect)
-    _account(tensors, torch_shapes(config, template), dialect)
-    leaves: dict[Path, np.ndarray] = {}
+    dialect = detect_dialect(set(files.info))
+    names = stored_names(files, config, dialect)
+    account(files, names, torch_shapes(config, template) | buffer_shapes(config), dialect)
+    table: dict[Path, dict[int | None, Row]] = {}
     for row in rows(config):
-        value = np.asarray(tensors[dialect.rename(row.torch)], dtype=np.float32)
+        table.setdefault(row.path, {})[row.layer] = row
+
+    def read_row(row: Row) -> np.ndarray:
+        value = files.read(names[row.torch])
+        if not_finite(value):
+            parameters = sorted({names[row.torch] for row in rows(config)})
+            refuse_not_finite({name: not_finite(files.read(name)) for name in parameters})
         if row.torch in dialect.transposed:
             value = value.T
         shape = _leaf(template, row.path).shape
-        layer_shape = shape if row.layer is None else shape[1:]
-        value = LAYOUTS[row.layout].to_jax(value, layer_shape)
-        if row.path not in leaves:
-            leaves[row.path] = np.empty(shape, np.float32)
-        leaves[row.path][... if row.layer is None else row.layer] = value
-    return _nest(leaves)
+        return LAYOUTS[row.layout].to_jax(value, shape if row.layer is None else shape[1:])
+
+    def read(path: Path, layer: int | None) -> np.ndarray:
+        layers = table[path]
+        if layer in layers:
+            return np.asarray(read_row(layers[layer]), np.float32)
+        whole = np.empty(_leaf(template, path).shape, np.float32)
+        for number, row in layers.items():
+            _copy(whole[number], read_row(row))
+        return whole
+
+    leaves = {
+        path: StoredLeaf(_leaf(template, path).shape, functools.partial(read, path))
+        for path in table
+    }
+    kinds = {files.info[names[row.torch]].dtype for row in rows(config)}
+    stored_dtype = next(name for name, kind in STORED.items() if kind in kinds)
+    buffers = {b: files.read(names[b]) for b in BUFFERS if names[b] in files.info}
+    return Weights(_nest(leaves), buffers, stored_dtype)
 
 
-def to_torch(params: Mapping[str, Any], config: XVLAConfig, layout: str) -> dict[str, np.ndarray]:
-    """The parameter tree -> a state dict in the dialect ``layout``, float32, buffers included.
+def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
+    """As `open_torch`, with all of it read: float32 numpy leaves."""
+    weights = open_torch(files, config, template)
+    table = rows(config)
+    leaves = {row.path: np.empty(_leaf(template, row.path).shape, np.float32) for row in table}
+
+    def place(row: Row) -> None:
+        target, source = leaves[row.path], _leaf(weights.params, row.path)
+        if row.layer is None:
+            _copy(target, source.read(None))
+        else:
+            _copy(target[row.layer], source[row.layer])
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(place, table):
+            pass
+    return dataclasses.replace(weights, params=_nest(leaves))
+
+
+def to_torch(
+    params: Mapping[str, Any],
+    config: XVLAConfig,
+    layout: str,
+    *,
+    buffers: Mapping[str, np.ndarray] | None = None,
+    dtype: str = "float32",
+) -> TorchTensors:
+    """The parameter tree as a state dict in the dialect ``layout``, buffers included.
+
+    Args:
+        params: the tree.
+        config: the model.
+        layout: key of ``torch_names.DIALECTS``.
+        buffers: as the source had them; made up where it had none.
+        dtype: type to store, a key of ``STORED``.
 
     Raises:
-        CheckpointError: no such dialect, or the tree is not that of ``config``.
+        CheckpointError: no such dialect or type, or the tree is not that of ``config``.
     """
-    if layout not in DIALECTS:
-        raise CheckpointError(f"layout is {layout!r}; known are {', '.join(DIALECTS)}")
+    for what, value, known in (("layout", layout, DIALECTS), ("dtype", dtype, STORED)):
+        if value not in known:
+            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
     dialect = DIALECTS[layout]
-    buffers = {
-        TEMPORAL: temporal_table(config),
-        LOGITS_BIAS: np.zeros((1, config.text.vocab_size), np.float32),
-    }
-    released = dict(iter_released(params, config)) | buffers
-    state = {}
-    for name, value in released.items():
+    released: dict[str, Row | np.ndarray] = {row.torch: row for row in rows(config)}
+    released |= _made_up_buffers(config) | dict(buffers or {})
+    shapes = torch_shapes(config, params) | buffer_shapes(config)
+    stored: dict[str, Row | np.ndarray] = {}
+    info, rounded = {}, set()
+    for name, source in released.items():
         if name in dialect.absent:
             continue
-        stored = dialect.tied_name if name == SHARED else name
-        state[dialect.rename(stored)] = np.ascontiguousarray(
-            value.T if name in dialect.transposed else value
-        )
-    return state
+        key = dialect.rename(dialect.tied_name if name == SHARED else name)
+        stored[key] = source
+        shape = shapes[name]
+        info[key] = TensorInfo(STORED[dtype], shape[::-1] if name in dialect.transposed else shape)
+
+    def read(key: str) -> np.ndarray:
+        source = stored[key]
+        value = _released(params, source) if isinstance(source, Row) else source
+        if isinstance(source, Row) and source.torch in dialect.transposed:
+            value = value.T
+        made = np.empty(value.shape, DTYPES[STORED[dtype]])
+        with np.errstate(over="ignore"):  # float16 ends at 65,504
+            _copy(made, value)
+        if not_finite(made):
+            refuse_not_finite({n: not_finite(v) for n, v in iter_released(params, config)})
+            raise CheckpointError(f"{key} has values up to {np.abs(value).max()}, not in {dtype}")
+        if made.dtype != value.dtype and not np.array_equal(made.astype(value.dtype), value):
+            rounded.add(key)
+        return made
+
+    def place(key: str) -> Path:
+        source = stored[key]
+        return source.path if isinstance(source, Row) else ()
+
+    return TorchTensors(info, read, dialect.metadata, sorted(stored, key=place), rounded)
 
 
 def iter_released(
@@ -88,9 +211,7 @@ def iter_released(
     The tree may be any that is shaped like the parameters (gradients too).
     """
     for row in rows(config):
-        leaf = _leaf(params, row.path)
-        value = np.asarray(leaf if row.layer is None else leaf[row.layer], dtype=np.float32)
-        yield row.torch, LAYOUTS[row.layout].to_torch(value)
+        yield row.torch, _released(params, row)
 
 
 def torch_shapes(config: XVLAConfig, template: Any) -> dict[str, tuple[int, ...]]:
@@ -115,42 +236,27 @@ def temporal_table(config: XVLAConfig) -> np.ndarray:
     return table
 
 
-def _untie(tensors: Tensors, dialect: Dialect) -> dict[str, np.ndarray]:
-    """The state dict with the token table under its released name; either alias may be stored."""
-    tensors = dict(tensors)
-    alias = tensors.pop(dialect.rename(EMBED_TOKENS), None)
-    if alias is None:
-        return tensors
-    shared = tensors.setdefault(dialect.rename(SHARED), alias)
-    if shared is not alias and not np.array_equal(shared, alias):
-        raise CheckpointError(
-            f"{dialect.rename(SHARED)} and {dialect.rename(EMBED_TOKENS)} are one parameter "
-            "of the model, but the file holds two different tensors"
-        )
-    return tensors
+def _made_up_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
+    return {
+        TEMPORAL: temporal_table(config),
+        LOGITS_BIAS: np.zeros((1, config.text.vocab_size), np.float32),
+    }
 
 
-def _account(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], dialect: Dialect) -> None:
-    """Every key must be used once and have the shape that the config implies."""
-    problems, used = [], {dialect.rename(name) for name in BUFFERS}
-    for name, shape in shapes.items():
-        stored = dialect.rename(name)
-        used.add(stored)
-        wanted = shape[::-1] if name in dialect.transposed else shape
-        if stored not in tensors:
-            problems.append(f"missing    {stored} {list(wanted)}")
-        elif tuple(tensors[stored].shape) != wanted:
-            problems.append(
-                f"mis-shaped {stored}: found {list(tensors[stored].shape)}, expected {list(wanted)}"
-            )
-    problems += [
-        f"surplus    {name} {list(tensors[name].shape)}" for name in sorted(set(tensors) - used)
-    ]
-    if problems:
-        raise CheckpointError(
-            f"the weights ({dialect.name} layout) do not fit config.json; "
-            f"{len(problems)} tensors differ:\n  " + "\n  ".join(problems)
-        )
+def _released(params: Mapping[str, Any], row: Row) -> np.ndarray:
+    """A parameter in the released layout, a view where that is possible."""
+    leaf = _leaf(params, row.path)
+    value = np.asarray(leaf if row.layer is None else leaf[row.layer], dtype=np.float32)
+    return LAYOUTS[row.layout].to_torch(value)
+
+
+def _copy(target: np.ndarray, value: np.ndarray) -> None:
+    """``target[...] = value``; a transposed matrix in strips, which takes a quarter of the time."""
+    if value.ndim != 2 or value.flags.c_contiguous:
+        target[...] = value
+        return
+    for start in range(0, value.shape[1], _STRIP):
+        target[:, start : start + _STRIP] = value[:, start : start + _STRIP]
 
 
 def _torch_shape(row: Row, template: Any) -> tuple[int, ...]:
@@ -170,7 +276,7 @@ def _leaf(tree: Any, path: Path) -> Any:
     return tree
 
 
-def _nest(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
+def _nest(leaves: Mapping[Path, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in leaves.items():
         node = tree

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import functools
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from xvla_jax import checkpoint, convert
-from xvla_jax.config import CONFIG_NAME, XVLAConfig
+from xvla_jax import checkpoint, orbax_params, torch_folder
+from xvla_jax.accounting import STORED, check_tree
+from xvla_jax.carried import buffers_from_json, buffers_to_json, files_from_json, files_to_json
+from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
+from xvla_jax.folders import whole_folder
 from xvla_jax.models.xvla import abstract_params
-from xvla_jax.processor import PREPROCESSOR_NAME, Processor
+from xvla_jax.processor import Processor
+from xvla_jax.stored import Progress
+from xvla_jax.torch_folder import Pretrained
+from xvla_jax.torch_names import DIALECTS
 
-WEIGHTS_NAME: Final = "model.safetensors"
-CONTRACT_NAME: Final = "action_contract.json"
+__all__ = ["Pretrained", "load_checkpoint", "load_pretrained", "model_item", "save_pretrained"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A checkpoint in memory. ``processor`` is None where the folder has no processor files."""
-
-    config: XVLAConfig
-    params: dict[str, Any]
-    processor: Processor | None
-    contracts: dict[int, Contract]
+ORBAX: Final = "orbax"
+LAYOUTS: Final = (*DIALECTS, ORBAX)
 
 
 def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[str, Any]]:
@@ -53,18 +46,19 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[st
     return loaded.config, loaded.params
 
 
-def load_checkpoint(folder: str | os.PathLike[str]) -> Pretrained:
-    """As `load_pretrained`, with the processor and the action contracts."""
+def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> Pretrained:
+    """As `load_pretrained`, with all that belongs to the parameters.
+
+    With ``stored`` they stay on disk as `StoredLeaf` until somebody, `save_pretrained` for one,
+    reads them; only then are values that are not finite found.
+    """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     step = checkpoint.find_step(folder)
     if step is not None:
-        return _load_orbax(step)
-    config = XVLAConfig.read(folder)
-    params = convert.from_torch(_read_tensors(folder), config, abstract_params(config))
-    processor = Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None
-    return Pretrained(config, params, processor, _read_contracts(folder))
+        return _load_orbax(step, stored=stored)
+    return torch_folder.load(folder, _template, stored=stored)
 
 
 def save_pretrained(
@@ -76,8 +70,12 @@ def save_pretrained(
     processor: Processor | None = None,
     contracts: Mapping[int, Contract] | None = None,
     overwrite: bool = False,
-) -> None:
-    """Writes a checkpoint that PyTorch users can load.
+    buffers: Mapping[str, np.ndarray] | None = None,
+    dtype: str = "float32",
+    files: Mapping[str, bytes] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Writes a checkpoint in any layout; those of PyTorch users load in their own packages.
 
     The folder appears whole or not at all. With a processor its files are written too; without,
     only config and weights.
@@ -86,82 +84,92 @@ def save_pretrained(
         folder: must not exist, or be empty, unless ``overwrite``.
         config: the model.
         params: its parameters.
-        layout: ``hf`` (released), ``lerobot-vendored`` or ``lerobot-native``.
+        layout: ``hf`` (released), ``lerobot-vendored``, ``lerobot-native``, or ``orbax``: a workdir
+            whose step 0 has no optimizer.
         processor: image and text preprocessing that the weights were trained with.
         contracts: action contracts by domain; our addition, other readers ignore it.
         overwrite: replace the folder, once the new one is whole.
+        buffers: as `Pretrained` has them.
+        dtype: of the stored tensors: ``float32``, ``bfloat16`` or ``float16``. Orbax keeps float32,
+            and the name.
+        files: as `Pretrained` has them.
+        progress: told of every tensor or leaf.
+
+    Returns:
+        How many tensors ``dtype`` does not hold exactly, and so were rounded.
 
     Raises:
         CheckpointError: the folder is in use, the layout unknown, or the parameters are not the
             config's.
     """
-    folder = pathlib.Path(folder)
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (overwrite and folder.is_dir()):
-        raise CheckpointError(
-            f"{folder} exists and is not empty; choose another folder or remove it"
-        )
-    state = convert.to_torch(params, config, layout)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        save_file(state, scratch / WEIGHTS_NAME, metadata={"format": "pt"})
-        config.write(scratch)
-        if processor is not None:
-            processor.write(scratch)
-        if contracts:
-            text = json.dumps([c.to_dict() for c in contracts.values()], indent=2)
-            (scratch / CONTRACT_NAME).write_text(text + "\n")
-        scratch.chmod(0o755)
-        if taken:
-            shutil.rmtree(folder)
-        scratch.replace(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
+        if value not in known:
+            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+    check_tree(params, _template(config))
+    whole = Pretrained(
+        config=config,
+        params=dict(params),
+        processor=processor,
+        contracts=dict(contracts or {}),
+        buffers=dict(buffers or {}),
+        stored_dtype=dtype,
+        files=dict(files or {}),
+    )
+    with whole_folder(folder, overwrite=overwrite) as scratch:
+        if layout == ORBAX:
+            item = model_item(config, processor, whole.contracts, source=whole)
+            orbax_params.write_step(scratch, whole.params, item, progress=progress)
+            return 0
+        return torch_folder.write(scratch, whole, DIALECTS[layout], progress=progress)
 
 
 def model_item(
-    config: XVLAConfig, processor: Processor, contracts: Mapping[int, Contract]
+    config: XVLAConfig,
+    processor: Processor | None,
+    contracts: Mapping[int, Contract],
+    *,
+    source: Pretrained | None = None,
 ) -> dict[str, Any]:
-    """The ``model`` item of an Orbax checkpoint; `load_checkpoint` reads it back."""
-    return {
+    """The ``model`` item of an Orbax checkpoint; `load_checkpoint` reads it back.
+
+    Args:
+        config: the model.
+        processor: None where it is unknown; nothing can act with such a checkpoint.
+        contracts: action contracts by domain.
+        source: the checkpoint that training began with: buffers, stored type and files go on.
+    """
+    item = {
         "config": config.to_dict(),
-        "processor": processor.to_dict(),
+        "processor": processor.to_dict() if processor else None,
         "contracts": [c.to_dict() for c in contracts.values()],
     }
+    if source:
+        item["source"] = {
+            "buffers": buffers_to_json(source.buffers),
+            "stored_dtype": source.stored_dtype,
+            "files": files_to_json(source.files),
+        }
+    return item
 
 
-def _load_orbax(step: pathlib.Path) -> Pretrained:
+def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     item = checkpoint.read_model(step)
     config = XVLAConfig.from_dict(item["config"])
+    read = orbax_params.stored_params if stored else orbax_params.load_params
     contracts = [Contract.from_dict(c) for c in item["contracts"]]
+    source = item.get("source", {})
     return Pretrained(
         config,
-        checkpoint.load_params(step.resolve(), abstract_params(config)),
-        Processor.from_dict(item["processor"]),
+        read(step.resolve(), _template(config)),
+        Processor.from_dict(item["processor"]) if item["processor"] else None,
         {c.domain_id: c for c in contracts},
+        buffers_from_json(source.get("buffers", {})),
+        source.get("stored_dtype", "float32"),
+        files_from_json(source.get("files", {})),
     )
 
 
-def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has {CONFIG_NAME}, but no {WEIGHTS_NAME} and no Orbax steps; "
-            f"it has {sorted(p.name for p in folder.iterdir())}"
-        )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}); fetch it again"
-        ) from error
-
-
-def _read_contracts(folder: pathlib.Path) -> dict[int, Contract]:
-    path = folder / CONTRACT_NAME
-    if not path.is_file():
-        return {}
-    contracts = [Contract.from_dict(raw) for raw in json.loads(path.read_text())]
-    return {c.domain_id: c for c in contracts}
+@functools.lru_cache(maxsize=4)
+def _template(config: XVLAConfig) -> dict[str, Any]:
+    """Tracing the full-size model takes a second or two."""
+    return abstract_params(config)

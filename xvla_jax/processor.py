@@ -35,6 +35,7 @@ _FIXED: Final[Mapping[str, Any]] = {
     "do_convert_rgb": None,
     "rescale_factor": 1 / 255,
 }
+_MADE: Final = {"image_processor_type": "CLIPImageProcessor"}
 _READ: Final = ("size", "resample", "image_mean", "image_std")
 _UNUSED: Final = (
     "crop_size",
@@ -58,6 +59,7 @@ class Processor:
         std: of the normalisation, RGB.
         tokenizer_dir: folder with ``vocab.json`` and ``merges.txt``; the bundled BART tokenizer if
             None.
+        extra: JSON text of the fields that were read and mean nothing here; they are written back.
     """
 
     image_size: int = 224
@@ -67,6 +69,7 @@ class Processor:
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     tokenizer_dir: str | None = None
+    extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Processor:
@@ -81,9 +84,13 @@ class Processor:
             raise CheckpointError(
                 f"{path}: no such file; image size and resampling are part of a checkpoint"
             )
-        raw = json.loads(path.read_text())
+        raw = _read_json(path)
         ours = raw.pop("xvla_jax", {})  # what the released file cannot say; absent there
-        unknown = set(raw) - set(_FIXED) - set(_READ) - set(_UNUSED)
+        # A field that is null asks for nothing, known or not.
+        other = {k: v for k, v in raw.items() if k not in (*_FIXED, *_READ)}
+        extra = {k: v for k, v in other.items() if k in _UNUSED or v is None}
+        unknown = set(other) - set(extra)
+        extra = {k: v for k, v in extra.items() if k not in _MADE or _MADE[k] != v}
         wrong = {k: raw[k] for k, v in _FIXED.items() if k in raw and not _same(raw[k], v)}
         if unknown or wrong:
             raise CheckpointError(
@@ -94,26 +101,30 @@ class Processor:
             raise CheckpointError(
                 f"{path}: size is {size}; {{'height': S, 'width': S}} is expected"
             )
-        has_tokenizer = all((path.parent / name).is_file() for name in TOKENIZER_FILES)
         return cls(
             image_size=size["height"],
             resample=raw.get("resample", 3),
             mean=tuple(raw.get("image_mean", IMAGE_MEAN)),
             std=tuple(raw.get("image_std", IMAGE_STD)),
-            tokenizer_dir=str(path.parent) if has_tokenizer else None,
+            tokenizer_dir=_tokenizer_dir(path.parent),
+            extra=json.dumps(extra),
             **ours,
         )
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the released files: ``preprocessor_config.json`` and the tokenizer's."""
         folder = pathlib.Path(folder)
-        raw = dict(_FIXED) | {
-            "image_processor_type": "CLIPImageProcessor",
-            "size": {"height": self.image_size, "width": self.image_size},
-            "resample": self.resample,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-        }
+        raw = (
+            dict(_FIXED)
+            | {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"height": self.image_size, "width": self.image_size},
+                "resample": self.resample,
+                "image_mean": list(self.mean),
+                "image_std": list(self.std),
+            }
+            | json.loads(self.extra)
+        )
         ours = {"num_views": self.num_views, "text_length": self.text_length}
         if ours != {"num_views": 3, "text_length": 50}:  # the reference's class constants go unsaid
             raw["xvla_jax"] = ours
@@ -125,7 +136,16 @@ class Processor:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint item; the tokenizer's place on this machine is left out."""
+        """Plain values for a checkpoint item.
+
+        Raises:
+            CheckpointError: the tokenizer is not the bundled one; an item has no place for it.
+        """
+        if self.tokenizer_dir:
+            raise CheckpointError(
+                f"the tokenizer in {self.tokenizer_dir} is not X-VLA's (BART's); only folders of "
+                "the PyTorch layouts can carry another"
+            )
         values = dataclasses.asdict(self)
         del values["tokenizer_dir"]
         return values
@@ -179,6 +199,43 @@ class Processor:
     @property
     def _tokenizer_path(self) -> pathlib.Path:
         return pathlib.Path(self.tokenizer_dir) if self.tokenizer_dir else _BUNDLED_TOKENIZER
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); fetch it again") from error
+
+
+def _tokenizer_dir(folder: pathlib.Path) -> str | None:
+    """The folder if it holds another tokenizer than the bundled one.
+
+    More entries make no other: those from 50,265 on are names of places in Florence-2, which no
+    instruction contains.
+    """
+    if (folder / "vocab.json").is_file():
+        vocabulary = _read_json(folder / "vocab.json")
+    elif (folder / "tokenizer.json").is_file():
+        vocabulary = _read_json(folder / "tokenizer.json")["model"]["vocab"]
+    else:
+        return None
+    bundled = _read_json(_BUNDLED_TOKENIZER / "vocab.json")
+    merges = folder / "merges.txt"
+    same_merges = not merges.is_file() or _merges(folder) == _merges(_BUNDLED_TOKENIZER)
+    if same_merges and vocabulary.items() >= bundled.items():
+        return None
+    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{folder}: its vocabulary is another than X-VLA's (BART's), and there are not both of "
+            f"{', '.join(TOKENIZER_FILES)} to read it with"
+        )
+    return str(folder)
+
+
+def _merges(folder: pathlib.Path) -> list[str]:
+    lines = (folder / "merges.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#version")]
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -18,7 +18,6 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 
 Path = tuple[str, ...]
-Tensors = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +185,8 @@ class Dialect:
         transposed: released names whose tensor is stored transposed.
         absent: released buffers that this dialect does not store.
         tied_name: the released name under which the token table is written.
+        lerobot: whether config.json and what lies beside it are LeRobot's.
+        says_format: whether its writer notes ``format: pt`` in the file.
     """
 
     name: str
@@ -193,12 +194,24 @@ class Dialect:
     transposed: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
     tied_name: str = SHARED
+    lerobot: bool = False
+    says_format: bool = True
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Text beside the tensors: LeRobot's writers note there which alias they left out."""
+        note = {self.rename(SHARED): self.rename(EMBED_TOKENS)}
+        return ({"format": "pt"} if self.says_format else {}) | (note if self.lerobot else {})
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
     "hf": Dialect("hf", lambda name: name),
     "lerobot-vendored": Dialect(
-        "lerobot-vendored", lambda name: f"model.{name}", tied_name=EMBED_TOKENS
+        "lerobot-vendored",
+        lambda name: f"model.{name}",
+        tied_name=EMBED_TOKENS,
+        lerobot=True,
+        says_format=False,
     ),
     "lerobot-native": Dialect(
         "lerobot-native",
@@ -206,6 +219,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         transposed=frozenset({"vlm.image_projection"}),
         absent=frozenset({LOGITS_BIAS}),
         tied_name=EMBED_TOKENS,
+        lerobot=True,
     ),
 }
 
@@ -218,7 +232,9 @@ def detect_dialect(names: set[str]) -> Dialect:
     """
     if any(name.startswith("vlm.") for name in names):
         return DIALECTS["hf"]
-    if "model.vlm.image_projection" in names:
+    if "model.vlm.image_projection" in names or any(
+        name.startswith("model.vlm.language_model.model.") for name in names
+    ):
         return DIALECTS["lerobot-vendored"]
     if any(name.startswith("model.vlm.") for name in names):
         return DIALECTS["lerobot-native"]

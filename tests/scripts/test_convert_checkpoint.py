@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden
@@ -25,9 +29,20 @@ _CONTRACT = Contract(
 )
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scripts.convert_checkpoint", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "scripts.convert_checkpoint", *map(str, arguments)]
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(
+        _command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
+    )
 
 
 def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None:
@@ -38,11 +53,14 @@ def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None
         first, case.config, case.params, processor=processor, contracts={1: _CONTRACT}
     )
     report = tmp_path / "report.json"
-    done = _run(
-        str(first), str(second), "--layout=lerobot-native", "--verify", f"--report={report}"
-    )
+    done = _run(first, second, "--layout=lerobot-native", "--verify", f"--report={report}")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "every tensor of the source was used once" in done.stdout
+    assert "rounded" not in done.stdout
     found = json.loads(report.read_text())
+    assert (found["source"]["layout"], found["source"]["tensors"]) == ("hf", 255)
+    assert (found["target"]["layout"], found["target"]["tensors"]) == ("lerobot-native", 254)
+    assert found["dtype"] == "float32"
     assert found["parameters"] == 180_888
     assert found["parameters_equal"] is True
     assert found["largest_action_difference"] == 0.0
@@ -54,8 +72,30 @@ def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None
 
 
 def test_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
-    done = _run(str(tmp_path / "nowhere"), str(tmp_path / "out"), "--layout=hf")
+    done = _run(tmp_path / "nowhere", tmp_path / "out", "--layout=hf")
     assert done.returncode == 1
-    assert "no such folder" in " ".join(done.stdout.split())  # the terminal wraps it
+    assert "no such folder" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    slowly = (  # so that the signal comes while it writes
+        "import time; from absl import app; from scripts import convert_checkpoint;"
+        "from xvla_jax.tensor_files import TensorFiles; read = TensorFiles.read;"
+        "TensorFiles.read = lambda self, name: (time.sleep(0.2), read(self, name))[1];"
+        "app.run(convert_checkpoint.main)"
+    )
+    source = golden.FOLDER / "ee6d"
+    process = subprocess.Popen([sys.executable, "-c", slowly, source, target, "--layout=hf"])
+    scratch = tmp_path / ".out.part"
+    for _ in range(600):
+        if (scratch / "config.json").exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not target.exists()
+    assert not scratch.exists()

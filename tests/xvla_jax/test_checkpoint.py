@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -20,14 +21,17 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.pretrained import load_checkpoint, model_item
+from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.train import TrainState, abstract_state
 
 # Orbax leaves its other reads unawaited when one leaf does not fit.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 _CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
-_MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT})
+_BUFFERS = {"buffer": np.array([[1.5, -2.0]], ml_dtypes.bfloat16)}
+_FILES = {"LICENSE": b"free\n", "tokenizer.json": bytes(range(256))}
+_BASE = Pretrained(tiny.CONFIG, {}, None, {}, _BUFFERS, "bfloat16", _FILES)
+_MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT}, source=_BASE)
 _POSITION = {"step": 2, "stream": {"seed": 0}}
 
 
@@ -144,6 +148,9 @@ def test_a_workdir_loads_like_any_checkpoint(run: _Run, place: str) -> None:
     assert loaded.config == tiny.CONFIG
     assert loaded.processor == tiny.PROCESSOR
     assert loaded.contracts == {3: _CONTRACT}
+    np.testing.assert_array_equal(loaded.buffers["buffer"], _BUFFERS["buffer"])
+    assert loaded.buffers["buffer"].dtype == ml_dtypes.bfloat16
+    assert (loaded.stored_dtype, loaded.files) == ("bfloat16", _FILES)
     assert tiny.equal(loaded.params, run.at_two.params)
 
 
@@ -157,7 +164,7 @@ def test_parameters_are_read_without_the_optimizer(copied: Path) -> None:
 def test_parameters_of_another_model_are_refused(copied: Path) -> None:
     [item] = (copied / CHECKPOINTS / "2" / "model").rglob("metadata")
     item.write_text(item.read_text().replace('"dim_time": 8', '"dim_time": 10'))
-    with pytest.raises(CheckpointError, match="cannot be read as this model's"):
+    with pytest.raises(CheckpointError, match=r"action_encoder/kernel: found \(30, 48, 32\)"):
         xvla_jax.load_pretrained(copied)
 
 

@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import xvla_jax
 from tests.xvla_jax import golden
-from xvla_jax import convert
-from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.processor import Processor
-
-_TEMPORAL = "vlm.visual_temporal_embed.pos_idx_to_embed"
+from xvla_jax.pretrained import LAYOUTS, Pretrained, load_checkpoint
+from xvla_jax.torch_names import DIALECTS
 
 
-@pytest.mark.parametrize("name", golden.CASES)
-def test_released_file_round_trips(name: str, tmp_path: Path) -> None:
-    source = golden.FOLDER / name
-    config, params = xvla_jax.load_pretrained(source)
-    xvla_jax.save_pretrained(tmp_path / "out", config, params)
-    ours, theirs = (
-        load_file(tmp_path / "out" / "model.safetensors"),
-        load_file(source / "model.safetensors"),
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Every golden case in every layout, with all that its source had."""
+    folder = tmp_path_factory.mktemp("exported")
+    places = {}
+    for name in golden.CASES:
+        source = load_checkpoint(golden.FOLDER / name)
+        for layout in LAYOUTS:
+            places[name, layout] = folder / name / layout
+            _save(source, places[name, layout], layout, source.stored_dtype)
+    return places
+
+
+def _save(source: Pretrained, folder: Path, layout: str, dtype: str) -> int:
+    return xvla_jax.save_pretrained(
+        folder,
+        source.config,
+        source.params,
+        layout,
+        processor=source.processor,
+        contracts=source.contracts,
+        buffers=source.buffers,
+        dtype=dtype,
+        files=source.files,
     )
-    assert set(ours) == set(theirs)
-    for key, value in theirs.items():
-        if key == _TEMPORAL:  # a constant; only row 0 is used, the others to the last bit
-            np.testing.assert_array_equal(ours[key][0], value[0])
-            np.testing.assert_allclose(ours[key], value, atol=2e-7)
-        else:
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
-    before = json.loads((source / "config.json").read_text())
-    after = json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, dict(a), dict(b))))
+
+
+Exported = dict[tuple[str, str], Path]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", golden.CASES)
+def test_every_layout_and_back_gives_the_released_bytes(
+    name: str, layout: str, exported: Exported, tmp_path: Path
+) -> None:
+    source, loaded = load_checkpoint(golden.FOLDER / name), load_checkpoint(exported[name, layout])
+    assert loaded.config == source.config
+    assert loaded.stored_dtype == "float32"
+    assert _equal(loaded.params, source.params)
+    assert not _save(loaded, tmp_path / "back", "hf", loaded.stored_dtype)
+    for file in ("model.safetensors", "meta.json"):
+        ours, theirs = tmp_path / "back" / file, golden.FOLDER / name / file
+        assert ours.read_bytes() == theirs.read_bytes(), file
+    before, after = (
+        json.loads((folder / "config.json").read_text())
+        for folder in (golden.FOLDER / name, tmp_path / "back")
+    )
     assert _contains(after, before) == []
 
 
@@ -56,112 +86,49 @@ def _contains(whole: object, part: object, where: str = "") -> list[str]:
     return [] if whole == part else [where]
 
 
-@pytest.mark.parametrize("layout", sorted(convert.DIALECTS))
-def test_every_dialect_round_trips_bit_for_bit(layout: str, tmp_path: Path) -> None:
-    case = golden.load("joint_hetero")
-    xvla_jax.save_pretrained(tmp_path / "out", case.config, case.params, layout=layout)
-    config, params = xvla_jax.load_pretrained(tmp_path / "out")
-    assert config == case.config
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(case.params))))
-
-
-def test_native_export_has_lerobots_names() -> None:
-    theirs = load_file(golden.FOLDER / "joint_hetero" / "lerobot_native.safetensors")
-    other = golden.load("joint_hetero")
-    ours = convert.to_torch(other.params, other.config, "lerobot-native")
-    assert set(ours) == set(theirs)
-    for key, value in theirs.items():
-        if not key.endswith("pos_idx_to_embed"):
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
-
-
-def _copy(tmp_path: Path, edit: dict[str, np.ndarray | None], name: str = "ee6d") -> Path:
-    """The golden checkpoint with tensors replaced (None: removed)."""
-    folder = tmp_path / "edited"
-    folder.mkdir()
-    shutil.copy(golden.FOLDER / name / "config.json", folder)
-    tensors = load_file(golden.FOLDER / name / "model.safetensors") | edit
-    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
-    return folder
-
-
-def test_all_key_problems_are_in_one_error(tmp_path: Path) -> None:
-    folder = _copy(
-        tmp_path,
-        {
-            "transformer.norm.weight": None,
-            "transformer.norm.bias": np.zeros(3, np.float32),
-            "transformer.extra": np.zeros(2, np.float32),
-        },
-    )
-    with pytest.raises(CheckpointError) as caught:
-        xvla_jax.load_pretrained(folder)
-    text = str(caught.value)
-    assert "3 tensors differ" in text
-    assert "missing    transformer.norm.weight [48]" in text
-    assert "mis-shaped transformer.norm.bias: found [3], expected [48]" in text
-    assert "surplus    transformer.extra [2]" in text
-
-
-def test_the_token_table_is_read_under_either_name(tmp_path: Path) -> None:
-    shared = "vlm.language_model.model.shared.weight"
-    alias = "vlm.language_model.model.encoder.embed_tokens.weight"
-    table = load_file(golden.FOLDER / "ee6d" / "model.safetensors")[shared]
-    _, params = xvla_jax.load_pretrained(_copy(tmp_path, {shared: None, alias: table}))
-    np.testing.assert_array_equal(params["vlm"]["text_encoder"]["token_embedding"], table)
-    shutil.rmtree(tmp_path / "edited")
-    with pytest.raises(CheckpointError, match="two different tensors"):
-        xvla_jax.load_pretrained(_copy(tmp_path, {alias: table + 1}))
-
-
-def test_foreign_weights_are_refused(tmp_path: Path) -> None:
-    shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
-    save_file({"encoder.weight": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"not X-VLA's.*encoder\.weight"):
-        xvla_jax.load_pretrained(tmp_path)
-
-
-def test_truncated_file_is_refused(tmp_path: Path) -> None:
-    shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
-    whole = (golden.FOLDER / "ee6d" / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-        xvla_jax.load_pretrained(tmp_path)
-
-
-def test_missing_folder_config_and_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder"):
-        xvla_jax.load_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"config\.json: no such file"):
-        xvla_jax.load_pretrained(tmp_path)
-    shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors and no Orbax steps"):
-        xvla_jax.load_pretrained(tmp_path)
-
-
-def test_export_never_overwrites_and_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", sorted(DIALECTS))
+@pytest.mark.parametrize("between", LAYOUTS)
+def test_all_layouts_lead_to_all_layouts(
+    between: str, layout: str, exported: Exported, tmp_path: Path
 ) -> None:
-    case = golden.load("ee6d")
-    target = tmp_path / "out"
-    monkeypatch.setattr(Processor, "write", _no_space)
-    with pytest.raises(OSError, match="No space left"):
-        xvla_jax.save_pretrained(target, case.config, case.params, processor=Processor())
-    assert list(tmp_path.iterdir()) == []
-    xvla_jax.save_pretrained(target, case.config, case.params)
-    with pytest.raises(CheckpointError, match="exists and is not empty"):
-        xvla_jax.save_pretrained(target, case.config, case.params)
-    (target / "old").touch()
-    xvla_jax.save_pretrained(target, case.config, case.params, overwrite=True)
-    assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    loaded = load_checkpoint(exported["joint_hetero", between])
+    _save(loaded, tmp_path / "out", layout, "float32")
+    ours = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert ours == (exported["joint_hetero", layout] / "model.safetensors").read_bytes()
 
 
-def _no_space(self: Processor, folder: Path) -> None:
-    raise OSError(28, "No space left on device")
+def test_native_export_is_lerobots_file(exported: Exported) -> None:
+    ours = exported["joint_hetero", "lerobot-native"] / "model.safetensors"
+    theirs = golden.FOLDER / "joint_hetero" / "lerobot_native.safetensors"
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_unknown_layout_lists_the_known_ones() -> None:
-    case = golden.load("ee6d")
-    with pytest.raises(CheckpointError, match=r"layout is 'torch'; known are hf, lerobot-vendored"):
-        convert.to_torch(case.params, case.config, "torch")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("layout", sorted(DIALECTS))
+def test_half_precision_files_round_trip(layout: str, dtype: str, tmp_path: Path) -> None:
+    source = load_checkpoint(golden.FOLDER / "ee6d")
+    rounded = _save(source, tmp_path / "half", layout, dtype)
+    assert rounded > 200
+    half = load_checkpoint(tmp_path / "half")
+    assert half.stored_dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype(np.float32)}
+    for ours, exact in zip(*map(jax.tree.leaves, (half.params, dict(source.params))), strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=2**-8, atol=1e-6)
+    _save(half, tmp_path / "step", "orbax", half.stored_dtype)
+    again = load_checkpoint(tmp_path / "step")
+    assert again.stored_dtype == dtype
+    assert _save(again, tmp_path / "back", layout, again.stored_dtype) == 0
+    files = [tmp_path / name / "model.safetensors" for name in ("half", "back")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert (
+        files[0].stat().st_size < 0.55 * (golden.FOLDER / "ee6d/model.safetensors").stat().st_size
+    )
+
+
+def test_buffers_travel_as_they_were(tmp_path: Path) -> None:
+    source = load_checkpoint(golden.FOLDER / "ee6d")
+    bias = "vlm.language_model.final_logits_bias"
+    source.buffers[bias] = np.arange(83, dtype=np.float32)[None]
+    _save(source, tmp_path / "a", "orbax", "float32")
+    _save(load_checkpoint(tmp_path / "a"), tmp_path / "b", "hf", "float32")
+    assert load_file(tmp_path / "b" / "model.safetensors")[bias].tolist() == [[*range(83)]]

@@ -67,6 +67,54 @@ def test_settings_that_we_do_not_do_are_refused(tmp_path: Path) -> None:
         Processor.read(tmp_path)
 
 
+def test_fields_that_mean_nothing_survive_and_null_asks_for_nothing(tmp_path: Path) -> None:
+    Processor().write(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    more = {"crop_size": {"height": 224, "width": 224}, "auto_map": {"A": "b"}, "data_format": None}
+    raw = json.loads(path.read_text()) | more
+    path.write_text(json.dumps(raw))
+    loaded = Processor.from_dict(Processor.read(tmp_path).to_dict())
+    assert loaded == Processor()
+    (tmp_path / "again").mkdir()
+    loaded.write(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == raw
+
+
+def _vocabulary(folder: Path, edit: dict[str, int | None], merges: bool) -> None:
+    Processor().write(folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text()) | edit
+    vocabulary = {token: number for token, number in vocabulary.items() if number is not None}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    if not merges:
+        (folder / "merges.txt").unlink()
+
+
+def test_the_released_vocabulary_needs_no_merges_and_may_have_places(tmp_path: Path) -> None:
+    _vocabulary(tmp_path, {"<loc_0>": 50265}, merges=False)
+    assert Processor.read(tmp_path).tokenizer_dir is None
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    (tmp_path / "vocab.json").unlink()
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    assert Processor.read(tmp_path).tokenizer_dir is None
+
+
+def test_another_tokenizer_is_used_and_never_lost_silently(tmp_path: Path) -> None:
+    _vocabulary(tmp_path, {"Hello": 232, "Ġworld": 31414}, merges=True)
+    processor = Processor.read(tmp_path)
+    assert processor.tokenize(["Hello world"])[0, :4].tolist() == [0, 232, 31414, 2]
+    with pytest.raises(CheckpointError, match="is not X-VLA's"):
+        processor.to_dict()
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(CheckpointError, match="its vocabulary is another than X-VLA's"):
+        Processor.read(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: not JSON"):
+        Processor.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

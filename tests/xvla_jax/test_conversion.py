@@ -1,0 +1,137 @@
+"""Conversions with all that they report: adapters, rounding, verification, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import xvla_jax
+from tests.xvla_jax import golden
+from xvla_jax import conversion
+from xvla_jax.conversion import convert_checkpoint, verify
+from xvla_jax.errors import CheckpointError
+from xvla_jax.lora import merge_adapter
+from xvla_jax.lora_files import load_adapter
+from xvla_jax.pretrained import LAYOUTS, load_checkpoint
+from xvla_jax.processor import Processor
+from xvla_jax.stored import StoredLeaf
+
+_SOURCE = golden.FOLDER / "ee6d"
+
+
+def test_numbers_of_both_sides_and_progress(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    loaded, done = convert_checkpoint(
+        _SOURCE, tmp_path / "out", "orbax", progress=lambda *at: seen.append(at)
+    )
+    assert (done.source.layout, done.source.tensors) == ("hf", 255)
+    assert done.source.nbytes == 4 * (180_888 + 83 + 6 * 32)  # with two buffers
+    assert (done.target.layout, done.target.tensors) == (
+        "orbax",
+        len(jax.tree.leaves(loaded.params)),
+    )
+    assert done.target.nbytes >= 4 * 180_888
+    assert (done.dtype, done.rounded) == ("float32", 0)
+    assert seen[-1] == (4 * 180_888, 4 * 180_888)
+    assert done.seconds > 0
+    assert done.peak_rss > 4 * 180_888
+
+
+def test_parameters_are_passed_on_from_disk(tmp_path: Path) -> None:
+    for source, layout in ((_SOURCE, "orbax"), (tmp_path / "orbax", "hf")):
+        loaded, _ = convert_checkpoint(source, tmp_path / layout, layout)
+        assert {type(leaf) for leaf in jax.tree.leaves(loaded.params)} == {StoredLeaf}
+    ours = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    assert ours == (_SOURCE / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stored_leaf_is_the_array_it_stands_for(layout: str, tmp_path: Path) -> None:
+    convert_checkpoint(_SOURCE, tmp_path / "out", layout)
+    stored = load_checkpoint(tmp_path / "out", stored=True).params
+    whole = load_checkpoint(tmp_path / "out").params
+    for ours, theirs in zip(jax.tree.leaves(stored), jax.tree.leaves(whole), strict=True):
+        assert (ours.shape, ours.dtype, ours.nbytes) == (theirs.shape, theirs.dtype, theirs.nbytes)
+        np.testing.assert_array_equal(np.asarray(ours), theirs)
+    blocks = stored["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(
+        blocks[1], whole["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][1]
+    )
+
+
+def test_an_adapter_is_merged(tmp_path: Path) -> None:
+    adapter = golden.FOLDER.parent / "lora" / "ee6d"
+    loaded, _ = convert_checkpoint(_SOURCE, tmp_path / "out", "hf", adapter=adapter)
+    case = golden.load("ee6d")
+    merged = merge_adapter(case.params, load_adapter(adapter, case.config))
+    _, params = xvla_jax.load_pretrained(tmp_path / "out")
+    assert _equal(params, merged)
+    assert _equal(params, loaded.params)
+    assert not _equal(params, case.params)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    same = jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), dict(a), dict(b))
+    return all(jax.tree.leaves(same))
+
+
+def test_verification_rounds_as_the_file_does_and_sees_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "_act", _no_actions)
+    loaded, done = convert_checkpoint(_SOURCE, tmp_path / "out", "hf", dtype="bfloat16")
+    assert done.rounded > 200
+    assert verify(loaded, tmp_path / "out", dtype="bfloat16")["parameters_equal"] is True
+    assert verify(loaded, tmp_path / "out", dtype="float32")["parameters_equal"] is False
+    params = jax.tree.map(np.array, loaded.params)
+    params["transformer"]["norm"]["bias"][0] += 1
+    other = dataclasses.replace(loaded, params=params)
+    assert verify(other, tmp_path / "out", dtype="bfloat16")["parameters_equal"] is False
+
+
+def _no_actions(*_: object) -> np.ndarray:
+    return np.zeros((1, 2, 20), np.float32)
+
+
+def test_the_sources_type_is_kept_unless_another_is_asked_for(tmp_path: Path) -> None:
+    convert_checkpoint(_SOURCE, tmp_path / "half", "lerobot-vendored", dtype="bfloat16")
+    _, kept = convert_checkpoint(tmp_path / "half", tmp_path / "kept", "hf")
+    _, wide = convert_checkpoint(tmp_path / "half", tmp_path / "wide", "hf", dtype="float32")
+    assert (kept.dtype, kept.rounded, wide.dtype, wide.rounded) == ("bfloat16", 0, "float32", 0)
+    assert wide.target.nbytes == 2 * kept.target.nbytes
+    ours, theirs = (xvla_jax.load_pretrained(tmp_path / name)[1] for name in ("kept", "wide"))
+    assert _equal(ours, theirs)
+
+
+def test_targets_in_the_source_or_in_use_are_refused_first(tmp_path: Path) -> None:
+    case = golden.load("ee6d")
+    source = tmp_path / "source"
+    xvla_jax.save_pretrained(source, case.config, case.params, processor=Processor())
+    before = sorted(path.name for path in source.iterdir())
+    with pytest.raises(CheckpointError, match="lie in one another"):
+        convert_checkpoint(source, source / "out", "orbax")
+    with pytest.raises(CheckpointError, match="lie in one another"):
+        convert_checkpoint(source, source, "orbax", overwrite=True)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(CheckpointError, match="exists and is not empty"):
+        convert_checkpoint(tmp_path / "nowhere", tmp_path / "used", "orbax")
+    assert sorted(path.name for path in source.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "used"]
+
+
+@pytest.mark.parametrize("layout", ["hf", "orbax"])
+def test_values_that_are_not_finite_are_found_on_the_way(layout: str, tmp_path: Path) -> None:
+    case = golden.load("ee6d")
+    params = jax.tree.map(np.array, dict(case.params))
+    for name in ("scale", "bias"):
+        params["transformer"]["norm"][name][3] = np.nan
+    xvla_jax.save_pretrained(tmp_path / "source", case.config, params, "orbax")
+    with pytest.raises(CheckpointError, match="2 tensors hold NaN or infinity"):
+        convert_checkpoint(tmp_path / "source", tmp_path / "out", layout)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

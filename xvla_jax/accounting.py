@@ -1,0 +1,118 @@
+"""What is wrong with a checkpoint's tensors, all of it in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jax
+import numpy as np
+
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError
+from xvla_jax.tensor_files import TensorFiles
+from xvla_jax.torch_names import (
+    BUFFERS,
+    EMBED_TOKENS,
+    LOGITS_BIAS,
+    SHARED,
+    TEMPORAL,
+    Dialect,
+    rows,
+)
+
+# Types in which parameters are stored, the widest first, and safetensors' names for them.
+STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def not_finite(value: np.ndarray) -> int:
+    """How many values are NaN or infinite."""
+    flat = value.reshape(-1)
+    if flat.dtype == np.float32 and np.isfinite(np.dot(flat, flat)):  # no array of flags is made
+        return 0
+    return int(flat.size - np.count_nonzero(np.isfinite(flat)))
+
+
+def refuse_not_finite(counts: Mapping[str, int]) -> None:
+    """Raises if any of the tensors has values that are NaN or infinite; it gets their counts."""
+    bad = [f"{name}: {count} values" for name, count in counts.items() if count]
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} tensors hold NaN or infinity; the checkpoint is damaged or its training "
+            "diverged, take an earlier one:\n  " + "\n  ".join(bad)
+        )
+
+
+def check_tree(params: Mapping[str, Any], template: Any) -> None:
+    """Refuses a parameter tree that is not shaped like the template."""
+    found, wanted = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in flat}
+        for flat in (jax.tree.leaves_with_path(tree) for tree in (dict(params), template))
+    )
+    wrong = [
+        f"{name}: found {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the parameters are not those of the config; {len(wrong)} leaves differ:\n  "
+            + "\n  ".join(wrong)
+        )
+
+
+def stored_names(files: TensorFiles, config: XVLAConfig, dialect: Dialect) -> dict[str, str]:
+    """Released name -> name in the file; the token table is found under either of its names."""
+    names = {name: dialect.rename(name) for name in (*(r.torch for r in rows(config)), *BUFFERS)}
+    shared, alias = dialect.rename(SHARED), dialect.rename(EMBED_TOKENS)
+    if alias in files.info:
+        same = shared not in files.info or np.array_equal(files.read(shared), files.read(alias))
+        if not same:
+            raise CheckpointError(
+                f"{shared} and {alias} are one parameter of the model, "
+                "but the file holds two different tensors"
+            )
+        names[SHARED] = alias
+    return names
+
+
+def account(
+    files: TensorFiles,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    dialect: Dialect,
+) -> None:
+    """Every tensor must be used once and have a type and the shape that the config implies."""
+    problems = []
+    for released, wanted in shapes.items():
+        name = names[released]
+        if released in dialect.transposed:
+            wanted = wanted[::-1]
+        if name not in files.info:
+            if released not in BUFFERS:
+                problems.append(f"missing    {name} {list(wanted)}")
+            continue
+        found = files.info[name]
+        if found.shape != wanted:
+            problems.append(
+                f"mis-shaped {name}: found {list(found.shape)}, expected {list(wanted)}"
+            )
+        if found.dtype not in STORED.values():
+            problems.append(f"mis-typed  {name}: {found.dtype}; allowed are {[*STORED.values()]}")
+    used = {*names.values(), dialect.rename(SHARED)}
+    surplus = sorted(set(files.info) - used)
+    problems += [f"surplus    {name} {list(files.info[name].shape)}" for name in surplus]
+    if problems:
+        raise CheckpointError(
+            f"the weights ({dialect.name} layout) do not fit config.json, give the one that came "
+            f"with them; {len(problems)} tensors differ:\n  " + "\n  ".join(problems)
+        )
+
+
+def buffer_shapes(config: XVLAConfig) -> dict[str, tuple[int, ...]]:
+    """Released name -> shape of the tensors that are saved but are no parameters."""
+    vision = config.vision
+    return {
+        TEMPORAL: (vision.max_temporal_embeddings, vision.dim_embed[-1]),
+        LOGITS_BIAS: (1, config.text.vocab_size),
+    }

@@ -1,0 +1,182 @@
+"""One checkpoint into another layout, and the proof that the two are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import resource
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from xvla_jax import checkpoint
+from xvla_jax.accounting import STORED
+from xvla_jax.actions import action_space
+from xvla_jax.batch import Observation
+from xvla_jax.folders import check_target
+from xvla_jax.lora import merge_adapter
+from xvla_jax.lora_files import load_adapter
+from xvla_jax.policy import Policy
+from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
+from xvla_jax.processor import Processor
+from xvla_jax.stored import Progress
+from xvla_jax.tensor_files import DTYPES, TensorFiles
+from xvla_jax.torch_names import detect_dialect
+
+SOURCE_DTYPE = "source"
+_OBSERVATIONS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What is stored on one side of a conversion."""
+
+    folder: str
+    layout: str
+    tensors: int
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        source: where it read; every stored tensor was used once.
+        target: where it wrote.
+        dtype: stored type of the target's parameters.
+        rounded: tensors that ``dtype`` does not hold exactly.
+        seconds: it took.
+        peak_rss: largest resident memory of the process so far, in bytes.
+    """
+
+    source: Side
+    target: Side
+    dtype: str
+    rounded: int
+    seconds: float
+    peak_rss: int
+
+
+def convert_checkpoint(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    layout: str,
+    *,
+    dtype: str = SOURCE_DTYPE,
+    adapter: pathlib.Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Pretrained, Conversion]:
+    """Writes ``target`` from ``source``.
+
+    Args:
+        source: of any layout.
+        target: appears whole or not at all.
+        layout: of the target, one of ``pretrained.LAYOUTS``.
+        dtype: to store, or ``source``: as the source (or what it was trained from) was stored.
+        adapter: PEFT folder that is merged into the parameters.
+        overwrite: replace the target.
+        progress: told of every tensor or leaf that is written.
+
+    Returns:
+        What was written, its parameters left where they were read from; and the numbers.
+
+    Raises:
+        CheckpointError, ConfigError: the source cannot be read, or the target not be written.
+    """
+    start = time.perf_counter()
+    check_target(target, overwrite=overwrite, source=source)
+    loaded = load_checkpoint(source, stored=adapter is None)
+    if adapter:
+        params = merge_adapter(loaded.params, load_adapter(adapter, loaded.config))
+        loaded = dataclasses.replace(loaded, params=params)
+    chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
+    rounded = save_pretrained(
+        target,
+        loaded.config,
+        loaded.params,
+        layout,
+        processor=loaded.processor,
+        contracts=loaded.contracts,
+        overwrite=overwrite,
+        buffers=loaded.buffers,
+        dtype=chosen,
+        files=loaded.files,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - start
+    return loaded, Conversion(
+        source=describe(source),
+        target=describe(target),
+        dtype=chosen,
+        rounded=rounded,
+        seconds=seconds,
+        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def describe(folder: pathlib.Path) -> Side:
+    """Layout, number of stored tensors and bytes; no tensor is read."""
+    step = checkpoint.find_step(folder)
+    if step is None:
+        files = TensorFiles.open(folder)
+        layout = detect_dialect(set(files.info)).name
+        return Side(str(folder), layout, len(files.info), files.nbytes)
+    leaves = json.loads((step / "params" / "_METADATA").read_text())["tree_metadata"]
+    size = sum(path.stat().st_size for path in (step / "params").rglob("*") if path.is_file())
+    return Side(str(folder), ORBAX, len(leaves), size)
+
+
+def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str, Any]:
+    """Reads a folder back and compares it with the checkpoint that it was written from.
+
+    Args:
+        source: the checkpoint.
+        folder: of any layout.
+        dtype: stored type of the folder, to which the source's parameters are rounded first.
+
+    Returns:
+        Counts, whether all parameters are equal, and the largest difference of actions from the
+        same observations and noise.
+    """
+    source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
+    written = load_checkpoint(folder)
+    kind = np.float32 if checkpoint.find_step(folder) else DTYPES[STORED[dtype]]
+    equal = jax.tree.map(
+        lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
+    )
+    observations = _random_observations(source)
+    ours, theirs = (_act(checkpoint_, observations) for checkpoint_ in (source, written))
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(source.params)),
+        "parameters_equal": all(jax.tree.leaves(equal)),
+        "chunks_compared": len(ours),
+        "largest_action": float(np.abs(ours).max()),
+        "largest_action_difference": float(np.abs(ours - theirs).max()),
+    }
+
+
+def _act(loaded: Pretrained, observations: list[Observation]) -> np.ndarray:
+    # Some LeRobot folders have no processor; the same one on both sides serves as well.
+    processor = loaded.processor or Processor()
+    policy = Policy(loaded.config, loaded.params, processor, loaded.contracts)
+    return policy.act(observations, seed=list(range(len(observations))))
+
+
+def _random_observations(source: Pretrained) -> list[Observation]:
+    rng = np.random.default_rng(0)
+    width = action_space(source.config).width
+    domains = sorted(source.contracts) or [0]
+    return [
+        {
+            "images": [rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(2)],
+            "instruction": "pick up the bottle and place it in the basket",
+            "proprio": rng.normal(size=width).astype(np.float32),
+            "domain_id": domains[i % len(domains)],
+        }
+        for i in range(_OBSERVATIONS)
+    ]

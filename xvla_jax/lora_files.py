@@ -1,0 +1,143 @@
+"""PEFT's adapter folders: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from xvla_jax.accounting import STORED, not_finite, refuse_not_finite
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError
+from xvla_jax.folders import whole_folder
+from xvla_jax.lora import Adapter, fill_slots, read_slot
+from xvla_jax.lora_slots import PREFIX, Slot, modules, slots
+from xvla_jax.peft import ADAPTER_CONFIG_NAME, PeftConfig
+from xvla_jax.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
+from xvla_jax.torch_names import DIALECTS, Dialect
+
+ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+
+
+def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
+    """Reads a PEFT folder, in the names of X-VLA's release or of either LeRobot layout.
+
+    Args:
+        folder: has ``adapter_config.json`` and ``adapter_model.safetensors``.
+        config: of the base that it is to change.
+
+    Raises:
+        CheckpointError: it is no adapter, one of a kind that is not supported, one for another
+            base (all tensors at fault are listed), or holds values that are not finite.
+    """
+    folder = pathlib.Path(folder)
+    peft = PeftConfig.read(folder)
+    files = TensorFiles.open(folder / ADAPTER_WEIGHTS_NAME)
+    stored: dict[str, str] = {}
+    for name in files.info:
+        if stored.setdefault(_plain(name), name) != name:
+            raise CheckpointError(f"{folder}: {_plain(name)} is stored twice, also as {name}")
+    dialect = _nearest_dialect(stored, config)
+    table = slots(config, peft, dialect)
+    info = {name: files.info[source] for name, source in stored.items()}
+    _account(folder, peft, dialect, table, info)
+
+    bad: dict[str, int] = {}
+
+    def value(slot: Slot) -> np.ndarray:
+        tensor = files.read(stored[slot.name])
+        bad[slot.name] = not_finite(tensor)
+        return tensor
+
+    tensors, scales = fill_slots(table, value)
+    refuse_not_finite(bad)
+    dtypes = {name: found.dtype for name, found in info.items()}
+    return Adapter(tensors, scales, peft, dialect.name, dtypes)
+
+
+def save_adapter(
+    folder: str | os.PathLike[str],
+    adapter: Adapter,
+    config: XVLAConfig,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a folder that PEFT loads onto the original X-VLA; it appears whole or not at all.
+
+    An adapter that PEFT has saved comes out as it was, byte for byte. A trained one is
+    ``dataclasses.replace(adapter, tensors=...)``.
+
+    Args:
+        folder: must not exist, or be empty, unless ``overwrite``.
+        adapter: to be written.
+        config: of its base.
+        overwrite: replace the folder, once the new one is whole.
+
+    Raises:
+        CheckpointError: the folder is in use, or a value is not finite.
+    """
+    table = {slot.name: slot for slot in slots(config, adapter.peft, DIALECTS[adapter.dialect])}
+    info = {
+        name: TensorInfo(adapter.dtypes.get(name, "F32"), slot.shape)
+        for name, slot in table.items()
+    }
+
+    def read(name: str) -> np.ndarray:
+        value = read_slot(adapter.tensors, table[name]).astype(DTYPES[info[name].dtype])
+        refuse_not_finite({name: not_finite(value)})
+        return value
+
+    with whole_folder(folder, overwrite=overwrite) as scratch:
+        write_safetensors(scratch / ADAPTER_WEIGHTS_NAME, info, read, metadata={"format": "pt"})
+        text = json.dumps(dict(adapter.peft.raw), indent=2, sort_keys=True)  # as PEFT writes it
+        (scratch / ADAPTER_CONFIG_NAME).write_text(text)
+
+
+def _plain(name: str) -> str:
+    """The name under which PEFT saves a tensor; a live model's ``state_dict`` has longer ones."""
+    name = re.sub(r"\.modules_to_save(\.default)?\.", ".", name)
+    return re.sub(r"\.(lora_[AB])\.default\.", r".\1.", name)
+
+
+def _nearest_dialect(names: Iterable[str], config: XVLAConfig) -> Dialect:
+    """The dialect that knows most of the modules which the names belong to."""
+    found = {re.sub(r"(\.lora_[AB])?\.\w+$", "", name.removeprefix(PREFIX)) for name in names}
+    return max(DIALECTS.values(), key=lambda dialect: len(found & modules(config, dialect)))
+
+
+def _account(
+    folder: pathlib.Path,
+    peft: PeftConfig,
+    dialect: Dialect,
+    table: list[Slot],
+    info: Mapping[str, TensorInfo],
+) -> None:
+    """Every tensor must be used once, and have the shape that model and rank imply."""
+    wanted = {slot.name: slot.shape for slot in table}
+    problems = [f"missing    {name} {list(wanted[name])}" for name in wanted if name not in info]
+    problems += [
+        f"mis-shaped {name}: found {list(info[name].shape)}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in info and info[name].shape != shape
+    ]
+    problems += [
+        f"surplus    {name} {list(found.shape)}"
+        for name, found in sorted(info.items())
+        if name not in wanted
+    ]
+    problems += [
+        f"mis-typed  {name}: {found.dtype}; allowed are {[*STORED.values()]}"
+        for name, found in info.items()
+        if found.dtype not in STORED.values()
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{folder}: the adapter (base: {peft.base}; {dialect.name} names) does not fit this "
+            f"model and its {ADAPTER_CONFIG_NAME}; {len(problems)} tensors differ:\n  "
+            + "\n  ".join(problems)
+        )

@@ -1,0 +1,201 @@
+"""Parameters of an Orbax step, in and out of it without a second copy in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
+
+from xvla_jax.accounting import check_tree, not_finite, refuse_not_finite
+from xvla_jax.checkpoint import CHECKPOINTS
+from xvla_jax.errors import CheckpointError
+from xvla_jax.stored import Progress, StoredLeaf
+
+_CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time
+_CHUNK: Final = 16 << 20  # bytes of a leaf that are stored together
+_GROUP: Final = 256 << 20  # bytes of leaves that are read or written at a time
+
+Path = tuple[Any, ...]
+
+
+def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
+    """The parameters alone, float32 numpy leaves; neither optimizer nor device is touched.
+
+    Raises:
+        CheckpointError: the parameters do not have the template's shapes, or some are not finite.
+    """
+    _check_stored(step_folder, template)
+    params = _restore(step_folder, template)
+    counts = {_name(path): not_finite(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    _refuse(step_folder, counts)
+    return params
+
+
+def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
+    """As `load_params`, with leaves that are read when they are asked for.
+
+    Neighbours in the tree are read together: go through it in its own order.
+    """
+    _check_stored(step_folder, template)
+    leaves = jax.tree.leaves_with_path(template)
+    groups = _groups([leaf.size * leaf.dtype.itemsize for _, leaf in leaves])
+    group_of = {leaves[i][0]: number for number, group in enumerate(groups) for i in group}
+
+    @functools.lru_cache(maxsize=1)
+    def read_group(number: int) -> dict[str, Any]:
+        return _restore(step_folder, _nest([leaves[i] for i in groups[number]]))
+
+    def read(path: Path, layer: int | None) -> np.ndarray:
+        leaf: Any = read_group(group_of[path])
+        for key in path:
+            leaf = leaf[key.key]
+        if not_finite(leaf):
+            load_params(step_folder, template)  # names all that are not
+        return leaf if layer is None else leaf[layer]
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: StoredLeaf(leaf.shape, functools.partial(read, path)), template
+    )
+
+
+def write_step(
+    workdir: pathlib.Path,
+    params: Any,
+    model: Mapping[str, Any],
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Writes parameters and ``model`` item as step 0 of a workdir; there is no optimizer.
+
+    Uncompressed, as weights hardly compress. Stored leaves are read as their turn comes, and
+    ``progress`` is told of every leaf.
+    """
+    total, done = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), 0
+
+    def read(leaf: Any, _: int | None) -> np.ndarray:
+        nonlocal done
+        done += leaf.nbytes
+        if progress:
+            progress(done, total)
+        return np.asarray(leaf)
+
+    leaves = jax.tree.map(
+        lambda leaf: StoredLeaf(leaf.shape, functools.partial(read, leaf)), params
+    )
+    handler = ocp.CompositeCheckpointHandler(params=_handler(), model=ocp.JsonCheckpointHandler())
+    in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), leaves)
+    items = ocp.args.Composite(
+        params=ocp.args.PyTreeSave(leaves, save_args=in_chunks),
+        model=ocp.args.JsonSave(dict(model)),
+    )
+    with ocp.Checkpointer(handler) as writer:
+        writer.save(workdir.resolve() / CHECKPOINTS / "0", args=items)
+
+
+def _check_stored(step_folder: pathlib.Path, template: Any) -> None:
+    """Compares names and shapes; no values are read.
+
+    Raises:
+        CheckpointError: they are not the template's, or cannot be read.
+    """
+    try:
+        with ocp.Checkpointer(_handler()) as reader:
+            stored = reader.metadata(step_folder / "params").item_metadata.tree
+        check_tree(stored, template)
+    except (ValueError, KeyError, FileNotFoundError, AttributeError) as error:
+        raise CheckpointError(
+            f"{step_folder}: the parameters cannot be read as this model's: {error}"
+        ) from error
+
+
+def _restore(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype(np.float32))
+    wanted = ocp.args.PyTreeRestore(
+        item=template,
+        restore_args=jax.tree.map(lambda _: as_numpy, template),
+        partial_restore=True,
+    )
+    try:
+        with ocp.Checkpointer(_handler()) as reader:
+            return reader.restore(step_folder / "params", args=wanted)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise CheckpointError(f"{step_folder}: the parameters cannot be read: {error}") from error
+
+
+def _refuse(step_folder: pathlib.Path, counts: Mapping[str, int]) -> None:
+    try:
+        refuse_not_finite(counts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{step_folder}: {error}") from error
+
+
+def _name(path: Path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _nest(leaves: Sequence[tuple[Path, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves:
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key.key, {})
+        node[path[-1].key] = leaf
+    return tree
+
+
+class _StoredLeafHandler(type_handlers.NumpyHandler):
+    """Writes stored leaves as numpy arrays: a group is read while the one before is written."""
+
+    async def _background_serialize(
+        self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> None:
+        args = args or [ocp.SaveArgs()] * len(values)
+        groups = _groups([value.nbytes for value in values])
+        coming = _read_aside(values, groups[0])
+        for group, following in zip(groups, [*groups[1:], []], strict=True):
+            arrays = await coming
+            coming = _read_aside(values, following)
+            await super()._background_serialize(
+                arrays, [infos[i] for i in group], [args[i] for i in group]
+            )
+        await coming
+
+
+def _read_aside(values: Sequence[Any], group: Sequence[int]) -> asyncio.Future[list[np.ndarray]]:
+    def read() -> list[np.ndarray]:
+        return [np.asarray(values[i]) for i in group]
+
+    return asyncio.get_running_loop().run_in_executor(None, read)
+
+
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Neighbours together, up to a group's bytes; a larger one alone."""
+    groups: list[list[int]] = []
+    room = 0
+    for index, size in enumerate(sizes):
+        if size > room:
+            groups.append([])
+            room = _GROUP
+        groups[-1].append(index)
+        room -= size
+    return groups
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=_CONCURRENT_GB,
+        restore_concurrent_gb=_CONCURRENT_GB,
+        use_compression=False,
+        type_handler_registry=type_handlers.create_type_handler_registry(
+            (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+            (StoredLeaf, _StoredLeafHandler(deepcopy_host_arrays=False)),
+            (jax.Array, type_handlers.ArrayHandler()),
+        ),
+    )

@@ -1,0 +1,195 @@
+"""PEFT's ``adapter_config.json``: which modules an adapter changes, by which rank and scale.
+
+PEFT finds modules by name, with rules of its own for each field. They are repeated here, so that
+the tensors that a config implies are known before the file is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from xvla_jax.errors import CheckpointError
+
+ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
+ALL_LINEAR: Final = "all-linear"
+
+_OFF: Final = (None, False, [], {})
+# Fields that change the numbers: the values with which W + scale * A B is all there is.
+_SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    # The others (pissa, olora, corda, loftq) also change the base weights, which are not at hand.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "use_dora": _OFF,
+    "use_qalora": _OFF,
+    "lora_bias": _OFF,
+    "fan_in_fan_out": _OFF,
+    "target_parameters": _OFF,
+    "trainable_token_indices": _OFF,
+    "layer_replication": _OFF,
+    "alora_invocation_tokens": _OFF,
+    "arrow_config": _OFF,
+}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _rank(value: Any) -> bool:
+    return _positive(value) and isinstance(value, int)
+
+
+def _regex(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError):
+        return False
+    return True
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_regex, value))
+
+
+def _by_regex(value: Any, number: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(_regex, value)) and all(map(number, value.values()))
+
+
+# Field -> form, and its test.
+_FORMS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "r": ("a positive integer", _rank),
+    "lora_alpha": ("a positive number", _positive),
+    "target_modules": ("a regular expression or a list of names", lambda v: _regex(v) or _names(v)),
+    "exclude_modules": (
+        "nothing, or as target_modules",
+        lambda v: v is None or _regex(v) or _names(v),
+    ),
+    "modules_to_save": ("nothing, or a list of names", lambda v: v is None or _names(v)),
+    "rank_pattern": (
+        "nothing, or ranks by regular expression",
+        lambda v: v is None or _by_regex(v, _rank),
+    ),
+    "alpha_pattern": (
+        "nothing, or numbers by regular expression",
+        lambda v: v is None or _by_regex(v, _positive),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftConfig:
+    """``adapter_config.json``; ``raw`` is the whole file, fields that we do not read included."""
+
+    raw: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuses what would change the numbers and is not computed here, all fields at once."""
+        raw = self.raw
+        problems = [
+            f"{name} is {raw.get(name)!r}; supported: {', '.join(map(repr, allowed))}"
+            for name, allowed in _SUPPORTED.items()
+            if raw.get(name) not in allowed
+        ]
+        problems += [
+            f"{name} is {raw.get(name)!r}; {wanted} is expected"
+            for name, (wanted, valid) in _FORMS.items()
+            if not valid(raw.get(name))
+        ]
+        if problems:
+            raise CheckpointError(
+                f"{ADAPTER_CONFIG_NAME} describes an adapter that cannot be used here:\n  "
+                + "\n  ".join(problems)
+                + "\nMerging it into its base in PEFT (merge_and_unload) may help."
+            )
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> PeftConfig:
+        """The config of an adapter folder.
+
+        Raises:
+            CheckpointError: there is none, or it asks for what is not supported.
+        """
+        path = folder / ADAPTER_CONFIG_NAME
+        if not path.is_file():
+            found = (
+                sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "no such folder"
+            )
+            raise CheckpointError(
+                f"{folder} is no PEFT adapter: it has no {ADAPTER_CONFIG_NAME}; found {found}"
+            )
+        try:
+            raw = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: not a JSON file ({error})") from error
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{path}: holds a {type(raw).__name__}, an object is expected")
+        return cls(raw)
+
+    @property
+    def base(self) -> str:
+        """The base that the adapter was trained on, as PEFT noted it."""
+        return str(self.raw.get("base_model_name_or_path") or "an unnamed base")
+
+    def rank(self, module: str) -> int:
+        """Columns of A for a module."""
+        return int(self._pattern("rank_pattern", module, self.raw["r"]))
+
+    def scale(self, module: str) -> float:
+        """Factor of B A for a module."""
+        rank = self.rank(module)
+        alpha = self._pattern("alpha_pattern", module, self.raw["lora_alpha"])
+        return alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank)
+
+    def adapts(self, module: str, *, linear: bool) -> bool:
+        """Whether a module, an ``nn.Linear`` or of another kind, gets a low-rank pair."""
+        targets, saved = self.raw["target_modules"], self.raw.get("modules_to_save") or []
+        excluded = self.raw.get("exclude_modules")
+        if excluded and _selects(excluded, module):
+            return False
+        if any(re.match(rf"(^|.*\.){entry}($|\..*)", module) for entry in saved):
+            return False
+        if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+            return linear
+        if isinstance(targets, list) and module in targets:  # a full name, whatever its layer
+            return True
+        return _selects(targets, module) and self._layer_selected(module)
+
+    def saves(self, module: str) -> bool:
+        """Whether a module, or one that it is part of, is stored whole."""
+        parts = module.split(".")
+        names = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return any(
+            name.endswith(entry)
+            for name in names
+            for entry in self.raw.get("modules_to_save") or []
+        )
+
+    def _pattern(self, field: str, module: str, default: float) -> float:
+        patterns = self.raw.get(field) or {}
+        found = (p for p in patterns if re.match(rf"(.*\.)?({p})$", module))
+        return patterns.get(next(found, module), default)
+
+    def _layer_selected(self, module: str) -> bool:
+        wanted = self.raw.get("layers_to_transform")
+        if wanted is None or wanted == []:
+            return True
+        patterns = self.raw.get("layers_pattern") or [r"[^.]*"]
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            index = re.match(rf".*\.{pattern}\.(\d+)\.", module)
+            if index:
+                return int(index[1]) in ([wanted] if isinstance(wanted, int) else wanted)
+        return False
+
+
+def _selects(patterns: str | list[str], module: str) -> bool:
+    """PEFT's rule: a string is a regular expression, a list holds names or their ends."""
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, module) is not None
+    return any(module == entry or module.endswith(f".{entry}") for entry in patterns)

@@ -1,0 +1,247 @@
+"""safetensors files, one tensor at a time: whole or in shards, bfloat16 too.
+
+The safetensors library checks a file (its header is not to be trusted), but it maps the file into
+memory, where pages once read count as ours, and its numpy side knows no bfloat16. So tensors are
+read at their offsets, each into memory of its own, and written as they are made.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from xvla_jax.errors import CheckpointError
+
+WEIGHTS_NAME: Final = "model.safetensors"
+INDEX_NAME: Final = "model.safetensors.index.json"
+
+# In the order of the library's own enumeration: files hold the last kind first.
+DTYPES: Final[Mapping[str, np.dtype]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I32": np.dtype(np.int32),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+}
+_KINDS: Final = {dtype: kind for kind, dtype in DTYPES.items()}
+_PIECE: Final = 1 << 20  # bytes given to the system at a time; larger ones can take it much longer
+_ALIGNMENT: Final = 8  # bytes; the header is padded to it with spaces
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """Type and shape of a stored tensor; ``dtype`` is safetensors' name, such as ``BF16``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: np.ndarray) -> TensorInfo:
+        """What an array would be stored as."""
+        return cls(_KINDS[value.dtype], value.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's values."""
+        return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFiles:
+    """The tensors of a checkpoint, on disk.
+
+    Attributes:
+        info: type and shape by name.
+        metadata: the text that the writer put beside the tensors.
+        places: file and byte offset by name.
+    """
+
+    info: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    places: Mapping[str, tuple[pathlib.Path, int]] = dataclasses.field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TensorFiles:
+        """Reads and checks headers; no tensor is read yet.
+
+        Args:
+            path: a safetensors file, or a folder with ``model.safetensors`` or with shards and
+                their ``model.safetensors.index.json``.
+
+        Raises:
+            CheckpointError: nothing is there, or a file is cut short or damaged; it is named.
+        """
+        path = pathlib.Path(path)
+        if path.is_dir() and (path / INDEX_NAME).is_file() and not (path / WEIGHTS_NAME).is_file():
+            return cls._open_shards(path)
+        if path.is_dir():
+            path = path / WEIGHTS_NAME
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        return cls(*_read_header(path))
+
+    @classmethod
+    def _open_shards(cls, folder: pathlib.Path) -> TensorFiles:
+        index = folder / INDEX_NAME
+        try:
+            shard_of = json.loads(index.read_text())["weight_map"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{index}: not an index of shards ({error!r})") from error
+        shards = sorted(set(shard_of.values()))
+        lost = [name for name in shards if not (folder / name).is_file()]
+        if lost:
+            raise CheckpointError(
+                f"{folder}: {len(lost)} of the {len(shards)} shards that {INDEX_NAME} lists are "
+                f"missing: {', '.join(lost)}; fetch them"
+            )
+        info, metadata, places = {}, {}, {}
+        for name in shards:
+            part = _read_header(folder / name)
+            for whole, more in zip((info, metadata, places), part, strict=True):
+                whole.update(more)
+        wrong = sorted(
+            name
+            for name in info.keys() | shard_of.keys()
+            if name not in info or places[name][0].name != shard_of.get(name)
+        )
+        if wrong:
+            raise CheckpointError(
+                f"{index} and its shards disagree on {len(wrong)} tensors, for example {wrong[:3]}"
+            )
+        return cls(info, metadata, places)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.info.values())
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in memory of its own, in the stored type.
+
+        Raises:
+            CheckpointError: the file has been cut since it was opened.
+        """
+        info, (path, offset) = self.info[name], self.places[name]
+        count = int(np.prod(info.shape, dtype=np.int64))
+        values = np.fromfile(path, DTYPES[info.dtype], count, offset=offset)
+        if values.size != count:
+            raise CheckpointError(f"{path}: tensor {name} has {values.size} of {count} values")
+        return values.reshape(info.shape)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    info: Mapping[str, TensorInfo],
+    read: Callable[[str], np.ndarray],
+    *,
+    metadata: Mapping[str, str],
+    order: Sequence[str] | None = None,
+) -> None:
+    """Writes a safetensors file of which two tensors are in memory at a time.
+
+    The bytes are those that the safetensors library would write. The file appears whole or not at
+    all.
+
+    Args:
+        path: the file; replaced if it exists.
+        info: type and shape of every tensor.
+        read: gives a tensor by name, in any order of names; called in another thread, as the one
+            before is being written.
+        metadata: text beside the tensors, written in this order.
+        order: all names, in the order in which to make them; that of the file if None.
+
+    Raises:
+        CheckpointError: ``read`` gave another type or shape than announced.
+    """
+    path = pathlib.Path(path)
+    rank = list(DTYPES)
+    names = sorted(info, key=lambda name: (-rank.index(info[name].dtype), name))
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        with scratch.open("wb") as file:
+            header = _header(names, info, metadata)
+            file.write(header)
+            starts = _starts(names, info)
+            order = names if order is None else order
+            for name, value in zip(order, _made_ahead(read, order), strict=True):
+                file.seek(len(header) + starts[name])
+                if value.shape != info[name].shape or value.dtype != DTYPES[info[name].dtype]:
+                    raise CheckpointError(
+                        f"tensor {name} is {value.dtype}{list(value.shape)}; announced was "
+                        f"{info[name].dtype}{list(info[name].shape)}"
+                    )
+                content = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+                for start in range(0, len(content), _PIECE):
+                    file.write(content[start : start + _PIECE])
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _made_ahead(read: Callable[[str], np.ndarray], names: Sequence[str]) -> Iterator[np.ndarray]:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(read, name) for name in names[:1]]
+        for name in names[1:]:
+            value = coming.pop().result()
+            coming.append(pool.submit(read, name))
+            yield value
+        yield from (future.result() for future in coming)
+
+
+def _starts(names: Sequence[str], info: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """Where each tensor begins, in bytes after the header."""
+    sizes = [info[name].nbytes for name in names]
+    return dict(zip(names, itertools.accumulate([0, *sizes[:-1]]), strict=True))
+
+
+def _header(names: list[str], info: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, start in _starts(names, info).items():
+        header[name] = {
+            "dtype": info[name].dtype,
+            "shape": list(info[name].shape),
+            "data_offsets": [start, start + info[name].nbytes],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read_header(
+    path: pathlib.Path,
+) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, tuple[pathlib.Path, int]]]:
+    """Types and shapes, metadata, and places of a file's tensors."""
+    try:
+        with safe_open(path, framework="numpy"):  # checks offsets, sizes and the file's end
+            pass
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error}); fetch it again"
+        ) from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    strange = {name: raw["dtype"] for name, raw in header.items() if raw["dtype"] not in DTYPES}
+    if strange:
+        raise CheckpointError(
+            f"{path}: tensors of a type that is not read here: {strange}; allowed are "
+            f"{', '.join(DTYPES)}"
+        )
+    info = {name: TensorInfo(raw["dtype"], tuple(raw["shape"])) for name, raw in header.items()}
+    begin = 8 + length
+    places = {name: (path, begin + raw["data_offsets"][0]) for name, raw in header.items()}
+    return info, metadata, places
