@@ -1,0 +1,251 @@
+"""The report of ``scripts/check_equivalence.py``: runs the sides, one in memory at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import resource
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from scripts.torch_process import TorchOptions, TorchReference, require_torch
+from xvla_jax import equivalence, inventory, lora, lora_files, probe
+from xvla_jax.equivalence import StageResult
+from xvla_jax.inventory import Fingerprint, Inventory
+from xvla_jax.models.xvla import inference_params
+from xvla_jax.policy import STEPS
+from xvla_jax.pretrained import load_checkpoint, save_pretrained
+from xvla_jax.processor import Processor
+from xvla_jax.tensor_files import WEIGHTS_NAME
+
+SCHEMA = 1
+REFERENCE = "float32"  # computing type of A that all else is compared with
+DTYPES = ("float32", "bfloat16")
+_UNCUT = 64  # tokens; more than an instruction of ours has
+Outputs = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        a: folder of the checkpoint that everything is compared with.
+        b: folder of the other; None compares A with itself in other types, and with PyTorch.
+        adapter_a: folder of a LoRA adapter to merge into A.
+        adapter_b: the same for B.
+        dtypes: computing types of B, or of A where there is no B.
+        observations: how many.
+        seed: of observations and noise.
+        torch: how to run PyTorch on A; None leaves it out.
+    """
+
+    a: str
+    b: str | None = None
+    adapter_a: str | None = None
+    adapter_b: str | None = None
+    dtypes: Sequence[str] = DTYPES
+    observations: int = 4
+    seed: int = 0
+    torch: TorchOptions | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """What stays of a checkpoint when it has left memory."""
+
+    outputs: Mapping[str, Outputs]  # by computing type
+    prints: Mapping[str, Fingerprint]
+    buffers: Mapping[str, np.ndarray]
+    processor: Processor | None
+    inputs: Mapping[str, np.ndarray]
+    seconds: Mapping[str, float]
+
+
+def check(plan: Plan) -> dict[str, Any]:
+    """Runs everything and returns the report as JSON values; ``passed`` is the verdict.
+
+    Raises:
+        XVLAError: a checkpoint or adapter cannot be used, or the two are of different models.
+        TorchReferenceError: PyTorch cannot be run.
+    """
+    if plan.torch:
+        require_torch(plan.torch)
+    a = inventory.take_inventory(plan.a)
+    b = inventory.take_inventory(plan.b) if plan.b else None
+    differing_fields = inventory.config_differences(a.config, b.config) if b else {}
+    stored = sorted({*a.dtypes, *(b.dtypes if b else ())})
+    rounded, _ = equivalence.gate_of(stored)
+    with tempfile.TemporaryDirectory() as scratch:
+        readable = a.layout == "hf" and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
+        export = None
+        if plan.torch and (plan.adapter_a or not readable):
+            export = pathlib.Path(scratch, "hf")
+        kinds = {REFERENCE} | (set() if b else set(plan.dtypes))
+        first = _run(a, plan.adapter_a, kinds, rounded, plan, export=export)
+        by_torch = _run_torch(plan.torch, export or pathlib.Path(plan.a), first.inputs)
+    wanted = first.outputs[REFERENCE]
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "a": {**a.to_dict(), "adapter": plan.adapter_a, "seconds": first.seconds},
+        "inputs": _describe(first.inputs, plan.seed),
+        "versions": {"jax": jax.__version__, "device": jax.devices()[0].device_kind},
+    }
+    comparisons = []
+    if b:
+        second = _run(b, plan.adapter_b, set(plan.dtypes), rounded, plan, inputs=first.inputs)
+        merged = bool(plan.adapter_a or plan.adapter_b)
+        report |= {
+            "b": {**b.to_dict(), "adapter": plan.adapter_b, "seconds": second.seconds},
+            "config": {"differing": differing_fields},
+            "parameters": _parameters(first, second, rounded, merged),
+            "buffers": _buffers(first.buffers, second.buffers),
+            "processor": _processors(first.processor, second.processor),
+        }
+        unlike = stored if set(a.dtypes) != set(b.dtypes) else []
+        for dtype in plan.dtypes:
+            comparisons.append(_comparison("B", dtype, second.outputs[dtype], wanted, unlike))
+    else:
+        for dtype in plan.dtypes:
+            if dtype != REFERENCE:
+                comparisons.append(_comparison("A", dtype, first.outputs[dtype], wanted, []))
+    if by_torch:
+        about, outputs = by_torch
+        report["torch"] = about
+        comparisons.append(_comparison("PyTorch on A", REFERENCE, outputs, wanted, []))
+    report["comparisons"] = comparisons
+    report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    verdicts = [c["passed"] for c in comparisons]
+    verdicts += [report[part]["passed"] for part in ("parameters", "processor") if part in report]
+    report["passed"] = False not in verdicts
+    return report
+
+
+def _run(
+    stock: Inventory,
+    adapter: str | None,
+    dtypes: set[str],
+    rounded: str,
+    plan: Plan,
+    *,
+    inputs: Outputs | None = None,
+    export: pathlib.Path | None = None,
+) -> _Side:
+    """Loads a checkpoint, runs it in each type, and lets it go; ``export`` is written as ``hf``."""
+    start = time.perf_counter()
+    loaded = load_checkpoint(stock.folder)
+    config = loaded.config
+    if adapter:
+        merged = lora.merge_adapter(loaded.params, lora_files.load_adapter(adapter, config))
+        loaded = dataclasses.replace(loaded, params=merged)
+        del merged
+    seconds = {"load": time.perf_counter() - start}
+    if inputs is None:
+        inputs = probe.make_inputs(
+            config, loaded.processor, count=plan.observations, seed=plan.seed
+        )
+    prints = inventory.fingerprints(loaded.params, config, dtype=rounded)
+    if export:
+        save_pretrained(export, config, loaded.params, "hf")
+    outputs = {}
+    for dtype in sorted(dtypes):
+        start = time.perf_counter()
+        params = inference_params(loaded.params, dtype)
+        if dtype == max(dtypes):
+            loaded.params.clear()
+        outputs[dtype] = equivalence.stage_outputs(
+            config, _move_to_device(params), inputs, dtype=dtype, steps=STEPS
+        )
+        seconds[dtype] = time.perf_counter() - start
+    return _Side(outputs, prints, loaded.buffers, loaded.processor, inputs, seconds)
+
+
+def _move_to_device(params: dict[str, Any]) -> Any:
+    """The tree on the device; the one given is emptied leaf by leaf, so no two copies are held."""
+    leaves, tree = jax.tree.flatten(params)
+    params.clear()
+    for i, leaf in enumerate(leaves):
+        leaves[i] = jax.device_put(leaf)
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _run_torch(
+    options: TorchOptions | None, folder: pathlib.Path, inputs: Outputs
+) -> tuple[dict[str, Any], Outputs] | None:
+    if options is None:
+        return None
+    with TorchReference(folder, options) as reference:
+        return dict(reference.about), reference.stages(inputs, steps=STEPS)
+
+
+def _comparison(
+    who: str, dtype: str, found: Outputs, wanted: Outputs, stored: Sequence[str]
+) -> dict[str, Any]:
+    """One side in one type against A in float32; the widest gate of the types involved applies."""
+    gated_by, gate = equivalence.gate_of([dtype, *stored])
+    results: list[StageResult] = equivalence.compare(found, wanted, gate=gate)
+    return {
+        "who": who,
+        "dtype": dtype,
+        "against": f"A in {REFERENCE}",
+        "gate": gate,
+        "gate_of": gated_by,
+        "stages": [result.to_dict() for result in results],
+        "passed": all(result.passed for result in results),
+    }
+
+
+def _parameters(first: _Side, second: _Side, rounded: str, merged: bool) -> dict[str, Any]:
+    """Not gated where an adapter was merged: sums may be rounded in another order."""
+    found = inventory.compare_parameters(first.prints, second.prints)
+    passed = None if merged else not found["differing"]
+    return found | {"rounded_to": rounded, "passed": passed}
+
+
+def _buffers(a: Outputs, b: Outputs) -> dict[str, str]:
+    verdicts = {}
+    for name in sorted(a.keys() | b.keys()):
+        if name in a and name in b:
+            verdicts[name] = "equal" if np.array_equal(a[name], b[name]) else "different"
+        else:
+            verdicts[name] = "only in A" if name in a else "only in B"
+    return verdicts
+
+
+def _processors(a: Processor | None, b: Processor | None) -> dict[str, Any]:
+    """Other preprocessing makes other actions of the same weights; gated where both have files."""
+    if a is None or b is None:
+        holders = [name for name, side in (("A", a), ("B", b)) if side is not None]
+        return {"files_in": holders, "differing": {}, "passed": None}
+    told, other = _what_it_does(a), _what_it_does(b)
+    differing = {k: (told[k], other[k]) for k in told if told[k] != other[k]}
+    return {"files_in": ["A", "B"], "differing": differing, "passed": not differing}
+
+
+def _what_it_does(processor: Processor) -> dict[str, Any]:
+    """Its fields; for the tokenizer's place, the ids of some text."""
+    uncut = dataclasses.replace(processor, text_length=_UNCUT)
+    ids = uncut.tokenize(probe.INSTRUCTIONS[:1])[0]
+    fields = {
+        f.name: getattr(processor, f.name) for f in dataclasses.fields(processor) if f.compare
+    }
+    del fields["tokenizer_dir"]
+    return fields | {"ids of an instruction": [int(i) for i in ids if i != probe.PAD]}
+
+
+def _describe(inputs: Outputs, seed: int) -> dict[str, Any]:
+    _, views, _, side, _ = inputs["pixel_values"].shape
+    return {
+        "seed": seed,
+        "views": views,
+        "views_shown": inputs["image_mask"].sum(axis=1).tolist(),
+        "image_size": side,
+        "text_length": inputs["input_ids"].shape[1],
+        "domains": inputs["domain_id"].tolist(),
+        "steps": STEPS,
+    }

@@ -1,0 +1,156 @@
+"""The near end of ``scripts/torch_reference.py``: PyTorch in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import IO, Any, Self
+
+import numpy as np
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+_TAIL = 2000  # characters of stderr that an error shows
+
+
+class TorchReferenceError(RuntimeError):
+    """The PyTorch process ended; the message holds what it said last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchOptions:
+    """How to start the process.
+
+    Attributes:
+        package: folder of the original package (it holds ``models/``), or ``lerobot``.
+        python: interpreter that has torch.
+        dtype: ``float32`` or ``bfloat16``: type of weights and computing.
+        threads: 0 leaves PyTorch's own choice.
+        device: torch's name of it.
+    """
+
+    package: str
+    python: str = sys.executable
+    dtype: str = "float32"
+    threads: int = 0
+    device: str = "cpu"
+
+
+def require_torch(options: TorchOptions) -> None:
+    """Finds out in a moment whether the process could start.
+
+    Raises:
+        TorchReferenceError: it could not; the message says what is missing.
+    """
+    code = f"from scripts.torch_packages import require; require({_place(options.package)!r})"
+    try:
+        done = subprocess.run(
+            [options.python, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise TorchReferenceError(f"cannot start {options.python}: {error}") from error
+    if done.returncode:
+        raise TorchReferenceError(f"PyTorch cannot be run: {done.stderr.strip()[-_TAIL:]}")
+
+
+def _place(package: str) -> str:
+    """Independent of the folder in which a process runs."""
+    return str(pathlib.Path(package).resolve()) if pathlib.Path(package).is_dir() else package
+
+
+class TorchReference:
+    """A model in PyTorch that answers; a context manager, as it is a process.
+
+    Attributes:
+        about: the program's first line: versions, threads, seconds to import and to load.
+    """
+
+    about: Mapping[str, Any]
+
+    def __init__(self, checkpoint: str | os.PathLike[str], options: TorchOptions) -> None:
+        """Starts nothing yet; ``checkpoint`` is a folder in the released (``hf``) layout."""
+        self._command = [
+            options.python,
+            "-m",
+            "scripts.torch_reference",
+            f"--checkpoint={pathlib.Path(checkpoint).resolve()}",
+            f"--package={_place(options.package)}",
+            f"--dtype={options.dtype}",
+            f"--threads={options.threads}",
+            f"--device={options.device}",
+        ]
+
+    def __enter__(self) -> Self:
+        """Starts the process and waits until the model is loaded.
+
+        Raises:
+            TorchReferenceError: it cannot be; the message says why.
+        """
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=_ROOT,
+                env={**os.environ, **_QUIET},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise TorchReferenceError(f"cannot start {self._command[0]}: {error}") from error
+        try:
+            self.about = self._answer()
+        except TorchReferenceError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        """Ends the process, at once if something went wrong."""
+        if kind is not None:
+            self._process.terminate()
+        self._process.communicate()
+        self._errors.close()
+
+    def stages(self, inputs: Mapping[str, np.ndarray], *, steps: int) -> dict[str, np.ndarray]:
+        """Float32 outputs of each stage for inputs as the program's top describes them."""
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = pathlib.Path(folder, "inputs.npz"), pathlib.Path(folder, "outputs.npz")
+            arrays: dict[str, Any] = dict(inputs)
+            np.savez(given, **arrays)
+            self.ask(
+                {"command": "stages", "inputs": str(given), "outputs": str(made), "steps": steps}
+            )
+            with np.load(made) as outputs:
+                return dict(outputs)
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends one request, as the program's top describes them, and waits for its answer."""
+        if self._process.stdin is None:
+            raise TorchReferenceError("the process has no stdin")
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._ended() from error
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise self._ended()
+        return json.loads(line)
+
+    def _ended(self) -> TorchReferenceError:
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip()[-_TAIL:]
+        return TorchReferenceError(f"PyTorch reference ended with status {status}: {said}")

@@ -1,0 +1,114 @@
+"""Tensors accounted for, parameters compared by digests, configs by field."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.xvla_jax import golden
+from xvla_jax import inventory
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError, ConfigError
+
+_SHARED = "vlm.language_model.model.shared.weight"
+_ALIAS = "vlm.language_model.model.encoder.embed_tokens.weight"
+_CASE = golden.FOLDER / "joint_hetero"
+
+
+def _native(folder: Path) -> Path:
+    shutil.copy(_CASE / "config.json", folder)
+    shutil.copy(_CASE / "lerobot_native.safetensors", folder / "model.safetensors")
+    return folder
+
+
+def test_released_and_native_files_hold_the_same_parameters(tmp_path: Path) -> None:
+    released = inventory.take_inventory(_CASE)
+    native = inventory.take_inventory(_native(tmp_path))
+    assert (released.layout, native.layout) == ("hf", "lerobot-native")
+    assert released.values == native.values == 145_286
+    assert released.parameters == native.parameters
+    assert dict(released.dtypes) == {"float32": released.parameters}
+    assert [len(i.buffers) for i in (released, native)] == [2, 1]  # no final_logits_bias there
+    assert released.aliases == native.aliases == released.unused == native.unused == ()
+
+
+def test_second_names_and_strangers_are_told_apart(tmp_path: Path) -> None:
+    shutil.copy(_CASE / "config.json", tmp_path)
+    tensors = load_file(_CASE / "model.safetensors")
+    tensors |= {_ALIAS: tensors[_SHARED], "vlm.stranger": np.zeros(3, np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = inventory.take_inventory(tmp_path)
+    assert found.aliases == (_ALIAS,)
+    assert found.unused == ("vlm.stranger",)
+    assert found.values == 145_286
+    json.dumps(found.to_dict())
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        inventory.take_inventory(tmp_path / "nowhere")
+
+
+def _prints(change: Any = None, dtype: str = "float32") -> dict[str, inventory.Fingerprint]:
+    case = golden.load("ee6d")
+    params: Any = copy.deepcopy(dict(case.params))
+    if change:
+        change(params)
+    return inventory.fingerprints(params, case.config, dtype=dtype)
+
+
+def _nudge_layer_one(params: Any) -> None:
+    params["transformer"]["blocks"]["norm1"]["bias"][1, 3] += 0.5
+
+
+def test_one_changed_value_is_found_and_named() -> None:
+    found = inventory.compare_parameters(_prints(), _prints(_nudge_layer_one))
+    assert found["differing"] == 1
+    assert found["equal"] == found["compared"] - 1
+    (entry,) = found["most_different"]
+    assert entry["name"] == "transformer.blocks.1.norm1.bias"
+    assert entry["largest_difference"] == pytest.approx(0.5)
+
+
+def test_values_are_compared_after_rounding_to_the_coarser_type() -> None:
+    def lose_bits(params: Any) -> None:
+        scale = params["transformer"]["norm"]["scale"]
+        scale[...] = 1.0 + 2.0**-12  # a bfloat16 has 8 bits
+
+    def rounded(params: Any) -> None:
+        params["transformer"]["norm"]["scale"][...] = 1.0
+
+    in_float32 = inventory.compare_parameters(_prints(lose_bits), _prints(rounded))
+    assert [e["name"] for e in in_float32["most_different"]] == ["transformer.norm.weight"]
+    kind = "bfloat16"
+    in_bfloat16 = inventory.compare_parameters(_prints(lose_bits, kind), _prints(rounded, kind))
+    assert in_bfloat16["differing"] == 0
+
+
+def test_fields_that_training_alone_reads_may_differ() -> None:
+    config = golden.load("ee6d").config
+    text = dataclasses.replace(config.text, dropout=0.7)
+    raw = config.to_dict() | {"soft_prompt_length": 99}
+    other = dataclasses.replace(XVLAConfig.from_dict(raw), text=text)
+    found = inventory.config_differences(config, other)
+    assert found["florence_config.text_config.dropout"] == (config.text.dropout, 0.7)
+    assert found["soft_prompt_length"][1] == 99
+    assert len(found) == 2
+
+
+def test_other_models_are_refused_with_every_field() -> None:
+    config = golden.load("ee6d").config
+    vision = dataclasses.replace(config.vision, window_size=4)
+    other = dataclasses.replace(config, vision=vision, action_mode="agibot_ee6d")
+    with pytest.raises(ConfigError, match="different models") as error:
+        inventory.config_differences(config, other)
+    assert "vision.window_size: 3 and 4" in str(error.value)
+    assert "action_mode: 'ee6d' and 'agibot_ee6d'" in str(error.value)
