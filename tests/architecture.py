@@ -9,13 +9,13 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-PACKAGES = ("xvla_jax", "data", "eval", "scripts", "configs", "tests")
+PACKAGES = ("xvla_jax", "data", "eval", "scripts", "configs", "benchmarks", "tests")
 
 JAX = frozenset({"jax", "jaxlib", "flax", "optax", "orbax", "chex"})
 TENSORFLOW = frozenset({"tensorflow", "tensorflow_datasets", "dlimp"})
 SIMULATORS = frozenset({"libero", "robosuite", "mujoco"})
 TORCH = frozenset({"torch"})
-PLUGS = frozenset({"scripts", "configs", "tests"})
+PLUGS = frozenset({"scripts", "configs", "benchmarks", "tests"})
 
 # What a module of each package may not import, at any depth of its code.
 FORBIDDEN: Mapping[str, frozenset[str]] = {
@@ -26,8 +26,9 @@ FORBIDDEN: Mapping[str, frozenset[str]] = {
     | TENSORFLOW
     | TORCH
     | SIMULATORS
-    | {"xvla_jax", "data", "eval", "scripts", "tests"},
-    "scripts": frozenset({"tests"}),
+    | {"xvla_jax", "data", "eval", "scripts", "benchmarks", "tests"},
+    "scripts": frozenset({"tests", "benchmarks"}),
+    "benchmarks": frozenset({"tests"}),
 }
 
 # Importing any other module of eval/ must need numpy and nothing else.

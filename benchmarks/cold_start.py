@@ -1,0 +1,81 @@
+"""From a process that has just started to the first action: what takes how long.
+
+``python -m benchmarks.cold_start CHECKPOINT [--cache=DIR] [--views=3] [--steps=10]`` prints one
+line of JSON, seconds by part. ``benchmarks.inference`` runs it in processes of its own.
+"""
+
+import time
+
+_START = time.perf_counter()  # before anything large is imported
+
+# ruff: noqa: E402 (the imports are what is measured)
+import json
+import os
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from xvla_jax.batch import Observation
+from xvla_jax.policy import Policy
+from xvla_jax.tensor_files import WEIGHTS_NAME
+
+_CACHE = flags.DEFINE_string("cache", "", "Folder of JAX's persistent compilation cache.")
+_VIEWS = flags.DEFINE_integer("views", 3, "Views of the observation.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Denoising steps.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
+_BLOCK = 1 << 24  # bytes
+
+
+def _read(path: pathlib.Path) -> None:
+    buffer = bytearray(_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def main(argv: list[str]) -> None:
+    """Prints the parts.
+
+    ``read`` is a plain read of the weights' file, before anything else reads it; ``first`` is the
+    first call, compiled or taken from the cache, and ``second`` the next one.
+    """
+    imported = time.perf_counter()
+    folder = pathlib.Path(argv[1])
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    _read(folder / WEIGHTS_NAME)
+    read = time.perf_counter()
+    policy = Policy.from_pretrained(folder, dtype=_DTYPE.value)
+    jax.block_until_ready(policy.params)
+    loaded = time.perf_counter()
+    side = policy.processor.image_size
+    observation: Observation = {
+        "images": [np.zeros((side, side, 3), np.uint8)] * _VIEWS.value,
+        "instruction": "pick up the bottle",
+        "proprio": np.zeros(
+            policy.example_inputs(views=1, batch=1)["proprio"].shape[1], np.float32
+        ),
+        "domain_id": 0,
+    }
+    policy.act([observation], steps=_STEPS.value)
+    first = time.perf_counter()
+    policy.act([observation], steps=_STEPS.value)
+    second = time.perf_counter()
+    parts = {
+        "import": imported - _START,
+        "read": read - imported,
+        "load": loaded - read,
+        "first": first - loaded,
+        "second": second - first,
+    }
+    print(json.dumps(parts))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    app.run(main)
