@@ -19,8 +19,8 @@ import numpy as np
 from absl import app, flags
 
 from xvla_jax.batch import Observation
+from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
-from xvla_jax.tensor_files import WEIGHTS_NAME
 
 _CACHE = flags.DEFINE_string("cache", "", "Folder of JAX's persistent compilation cache.")
 _VIEWS = flags.DEFINE_integer("views", 3, "Views of the observation.")

@@ -36,9 +36,9 @@ from scripts.progress import count_progress
 from scripts.random_weights import read_config, write_random_checkpoint
 from scripts.torch_process import TorchOptions, TorchReference
 from xvla_jax import cost
+from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
-from xvla_jax.tensor_files import WEIGHTS_NAME
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Released layout; random weights if empty.")
 _OUT = flags.DEFINE_string("out", "outputs/inference.json", "Where the figures go.")

@@ -19,9 +19,9 @@ from rich.table import Table
 from eval.receipt import write_json
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
-from xvla_jax.accounting import STORED
 from xvla_jax.conversion import SOURCE_DTYPE, Conversion, convert_checkpoint, verify
 from xvla_jax.errors import XVLAError
+from xvla_jax.formats.accounting import STORED
 from xvla_jax.pretrained import LAYOUTS
 
 _LAYOUT = flags.DEFINE_enum("layout", None, LAYOUTS, "Layout of DST.", required=True)

@@ -14,14 +14,15 @@ import jax
 import numpy as np
 
 from scripts.torch_process import TorchOptions, TorchReference, require_torch
-from xvla_jax import equivalence, inventory, lora, lora_files, probe
+from xvla_jax import equivalence, inventory, lora, probe
 from xvla_jax.equivalence import StageResult
+from xvla_jax.formats import lora_files
+from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.inventory import Fingerprint, Inventory
 from xvla_jax.models.xvla import inference_params
 from xvla_jax.policy import STEPS
 from xvla_jax.pretrained import load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
-from xvla_jax.tensor_files import WEIGHTS_NAME
 
 SCHEMA = 1
 REFERENCE = "float32"  # computing type of A that all else is compared with

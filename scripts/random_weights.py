@@ -22,11 +22,11 @@ from configs import models
 from xvla_jax import convert
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.folders import whole_folder
+from xvla_jax.formats.folders import whole_folder
+from xvla_jax.formats.tensor_files import DTYPES, WEIGHTS_NAME, TensorInfo, write_safetensors
+from xvla_jax.formats.torch_names import LOGITS_BIAS, TEMPORAL
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
-from xvla_jax.tensor_files import DTYPES, WEIGHTS_NAME, TensorInfo, write_safetensors
-from xvla_jax.torch_names import LOGITS_BIAS, TEMPORAL
 
 Shape = tuple[int, ...]
 

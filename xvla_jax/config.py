@@ -14,8 +14,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from xvla_jax import lerobot_files
 from xvla_jax.errors import ConfigError
+from xvla_jax.formats import lerobot_files
 
 CONFIG_NAME: Final = "config.json"
 

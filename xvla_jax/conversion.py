@@ -13,18 +13,18 @@ import jax
 import numpy as np
 
 from xvla_jax import checkpoint
-from xvla_jax.accounting import STORED
 from xvla_jax.actions import action_space
 from xvla_jax.batch import Observation
-from xvla_jax.folders import check_target
+from xvla_jax.formats.accounting import STORED
+from xvla_jax.formats.folders import check_target
+from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.formats.stored import Progress
+from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
+from xvla_jax.formats.torch_names import detect_dialect
 from xvla_jax.lora import merge_adapter
-from xvla_jax.lora_files import load_adapter
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
-from xvla_jax.stored import Progress
-from xvla_jax.tensor_files import DTYPES, TensorFiles
-from xvla_jax.torch_names import detect_dialect
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4

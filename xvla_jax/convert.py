@@ -14,19 +14,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax.accounting import (
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.accounting import (
     STORED,
     account,
     buffer_shapes,
+    check_first_frame,
     not_finite,
     refuse_not_finite,
     stored_names,
 )
-from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError
-from xvla_jax.stored import StoredLeaf
-from xvla_jax.tensor_files import DTYPES, TensorFiles, TensorInfo
-from xvla_jax.torch_names import (
+from xvla_jax.formats.stored import StoredLeaf
+from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo
+from xvla_jax.formats.torch_names import (
     BUFFERS,
     DIALECTS,
     LAYOUTS,
@@ -122,6 +123,8 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
     kinds = {files.info[names[row.torch]].dtype for row in rows(config)}
     stored_dtype = next(name for name, kind in STORED.items() if kind in kinds)
     buffers = {b: files.read(names[b]) for b in BUFFERS if names[b] in files.info}
+    if TEMPORAL in buffers:
+        check_first_frame(buffers[TEMPORAL], names[TEMPORAL])
     return Weights(_nest(leaves), buffers, stored_dtype)
 
 

@@ -21,10 +21,10 @@ from xvla_jax import checkpoint, convert
 from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
+from xvla_jax.formats.torch_names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.pretrained import ORBAX
-from xvla_jax.tensor_files import DTYPES, TensorFiles
-from xvla_jax.torch_names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 
 _SAMPLE: Final = 4096  # values of a tensor that are kept to tell by how much it differs
 _LISTED: Final = 10  # differing parameters that a report names

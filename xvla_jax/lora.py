@@ -25,9 +25,9 @@ import numpy as np
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.lora_slots import Slot, slots
-from xvla_jax.peft import ALL_LINEAR, PeftConfig
-from xvla_jax.torch_names import DIALECTS, LAYOUTS, Path
+from xvla_jax.formats.lora_slots import Slot, slots
+from xvla_jax.formats.peft import ALL_LINEAR, PeftConfig
+from xvla_jax.formats.torch_names import DIALECTS, LAYOUTS, Path
 
 # What X-VLA's LoRA recipe trains as a whole, by PyTorch name.
 RELEASED_MODULES_TO_SAVE: Final = (

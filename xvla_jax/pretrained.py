@@ -10,18 +10,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax import checkpoint, orbax_params, torch_folder
-from xvla_jax.accounting import STORED, check_tree
-from xvla_jax.carried import buffers_from_json, buffers_to_json, files_from_json, files_to_json
+from xvla_jax import checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
-from xvla_jax.folders import whole_folder
+from xvla_jax.formats import orbax_params, torch_folder
+from xvla_jax.formats.accounting import STORED, check_tree
+from xvla_jax.formats.carried import (
+    buffers_from_json,
+    buffers_to_json,
+    files_from_json,
+    files_to_json,
+)
+from xvla_jax.formats.folders import whole_folder
+from xvla_jax.formats.stored import Progress
+from xvla_jax.formats.torch_folder import Pretrained
+from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
-from xvla_jax.stored import Progress
-from xvla_jax.torch_folder import Pretrained
-from xvla_jax.torch_names import DIALECTS
 
 __all__ = ["Pretrained", "load_checkpoint", "load_pretrained", "model_item", "save_pretrained"]
 

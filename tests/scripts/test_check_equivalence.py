@@ -22,8 +22,9 @@ from scripts import equivalence_report
 from scripts.equivalence_report import Plan, check
 from scripts.equivalence_table import print_report
 from tests.xvla_jax import golden
-from xvla_jax import lora, lora_files
+from xvla_jax import lora
 from xvla_jax.errors import ConfigError
+from xvla_jax.formats import lora_files
 from xvla_jax.processor import Processor
 
 jax.config.update("jax_default_matmul_precision", "highest")

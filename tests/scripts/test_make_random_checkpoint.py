@@ -15,10 +15,10 @@ from scripts.random_weights import Written, draw, read_config, write_random_chec
 from tests.xvla_jax import golden
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.formats.tensor_files import TensorFiles
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
-from xvla_jax.tensor_files import TensorFiles
 
 _TOY = golden.FOLDER / "ee6d" / "config.json"
 _PROCESSOR = Processor(image_size=64, text_length=11)

@@ -15,11 +15,11 @@ from tests.xvla_jax import golden
 from xvla_jax import conversion
 from xvla_jax.conversion import convert_checkpoint, verify
 from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.formats.stored import StoredLeaf
 from xvla_jax.lora import merge_adapter
-from xvla_jax.lora_files import load_adapter
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 from xvla_jax.processor import Processor
-from xvla_jax.stored import StoredLeaf
 
 _SOURCE = golden.FOLDER / "ee6d"
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 import xvla_jax
 from tests.xvla_jax import golden
+from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.pretrained import LAYOUTS, Pretrained, load_checkpoint
-from xvla_jax.torch_names import DIALECTS
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.xvla_jax import golden
-from xvla_jax import lerobot_files
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
+from xvla_jax.formats import lerobot_files
 from xvla_jax.pretrained import load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.tensor_files import TensorFiles
-from xvla_jax.torch_names import (
+from xvla_jax.formats.tensor_files import TensorFiles
+from xvla_jax.formats.torch_names import (
     BUFFERS,
     EMBED_TOKENS,
     LOGITS_BIAS,
@@ -116,3 +116,22 @@ def buffer_shapes(config: XVLAConfig) -> dict[str, tuple[int, ...]]:
         TEMPORAL: (vision.max_temporal_embeddings, vision.dim_embed[-1]),
         LOGITS_BIAS: (1, config.text.vocab_size),
     }
+
+
+def check_first_frame(temporal: np.ndarray, name: str) -> None:
+    """Row 0 of the stored sine/cosine table must be 0, 1, 0, 1, ...
+
+    It is all that a single frame uses, and the model has it built in.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    wanted = np.arange(temporal.shape[-1]) % 2
+    wrong = np.flatnonzero(np.asarray(temporal[0], np.float32) != wanted)
+    if len(wrong):
+        channel = int(wrong[0])
+        raise CheckpointError(
+            f"{name}[0, {channel}] is {float(temporal[0, channel]):g}, the sine/cosine table of "
+            f"X-VLA has {wanted[channel]} there; {len(wrong)} channels differ. The weights come "
+            "from a changed model, whose image features this one would not reproduce"
+        )

@@ -11,15 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from xvla_jax.accounting import STORED, not_finite, refuse_not_finite
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.folders import whole_folder
+from xvla_jax.formats.accounting import STORED, not_finite, refuse_not_finite
+from xvla_jax.formats.folders import whole_folder
+from xvla_jax.formats.lora_slots import PREFIX, Slot, modules, slots
+from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
+from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
+from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot
-from xvla_jax.lora_slots import PREFIX, Slot, modules, slots
-from xvla_jax.peft import ADAPTER_CONFIG_NAME, PeftConfig
-from xvla_jax.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
-from xvla_jax.torch_names import DIALECTS, Dialect
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax.tensor_files import DTYPES, TensorInfo
+from xvla_jax.formats.tensor_files import DTYPES, TensorInfo
 
 # Tokenizer, remote code, LeRobot's pipelines with their statistics, licences: what loaders of
 # other packages look for. A model card speaks of the weights that it came with and stays there.

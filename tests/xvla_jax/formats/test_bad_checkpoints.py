@@ -57,6 +57,15 @@ def test_the_token_table_is_read_under_either_name(tmp_path: Path) -> None:
         xvla_jax.load_pretrained(_copy(tmp_path, {alias: table + 1}))
 
 
+def test_a_changed_sine_table_is_refused(tmp_path: Path) -> None:
+    """PyTorch adds the stored row 0 to every image token; here it is a constant."""
+    name = "vlm.visual_temporal_embed.pos_idx_to_embed"
+    table = load_file(golden.FOLDER / "ee6d" / "model.safetensors")[name]
+    table[0, 3] = 0.5
+    with pytest.raises(CheckpointError, match=r"pos_idx_to_embed\[0, 3\] is 0\.5, .* has 1 there"):
+        xvla_jax.load_pretrained(_copy(tmp_path, {name: table}))
+
+
 def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
     save_file({"encoder.weight": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")

@@ -10,17 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax import convert, lerobot_files
+from xvla_jax import convert
 from xvla_jax.actions import action_space
-from xvla_jax.carried import side_files
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.peft import ADAPTER_CONFIG_NAME
+from xvla_jax.formats import lerobot_files
+from xvla_jax.formats.carried import side_files
+from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
+from xvla_jax.formats.stored import Progress
+from xvla_jax.formats.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
+from xvla_jax.formats.torch_names import Dialect
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
-from xvla_jax.stored import Progress
-from xvla_jax.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
-from xvla_jax.torch_names import Dialect
 
 CONTRACT_NAME: Final = "action_contract.json"
 _WRITTEN: Final = frozenset(  # names that an export writes itself

@@ -13,10 +13,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
-from xvla_jax.accounting import check_tree, not_finite, refuse_not_finite
 from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.errors import CheckpointError
-from xvla_jax.stored import Progress, StoredLeaf
+from xvla_jax.formats.accounting import check_tree, not_finite, refuse_not_finite
+from xvla_jax.formats.stored import Progress, StoredLeaf
 
 _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time
 _CHUNK: Final = 16 << 20  # bytes of a leaf that are stored together
