@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from scripts.logs import quiet_libraries
 from xvla_jax.batch import Observation
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     ``read`` is a plain read of the weights' file, before anything else reads it; ``first`` is the
     first call, compiled or taken from the cache, and ``second`` the next one.
     """
+    quiet_libraries()
     imported = time.perf_counter()
     folder = pathlib.Path(argv[1])
     if _CACHE.value:

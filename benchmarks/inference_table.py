@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,25 +23,24 @@ def show(console: Console, record: dict[str, Any]) -> None:
 
 
 def _speed(console: Console, record: dict[str, Any]) -> None:
-    table = Table(title="One chunk of actions, seconds")
+    table = Table(title="One chunk of actions, seconds", box=box.SIMPLE)
+    table.add_column("views/steps/batch", no_wrap=True)
     for column in (
-        "views", "steps", "batch", "dtype", "p50", "p90", "p99", "chunks/s",
-        "of peak", "memory", "compile", "PyTorch p50", "ratio",
+        "p50", "p90", "p99", "chunks/s", "of peak", "GiB", "compile", "PyTorch p50", "ratio",
     ):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     for cell in record["cells"]:
-        key = [str(cell[name]) for name in ("views", "steps", "batch", "dtype")]
         if "not_run" in cell:
-            table.add_row(*key, "not run", "", "", "", "", "", f"{cell['compile_seconds']:.0f}")
+            table.add_row(_name(cell), "not run", *[""] * 5, f"{cell['compile_seconds']:.0f}")
             continue
         share = cell["flops_per_second"] / record["matmul_peak"][cell["dtype"]]
         other = cell.get("pytorch")
         table.add_row(
-            *key,
+            _name(cell),
             *(f"{cell[name]:.3f}" for name in ("p50", "p90", "p99")),
             f"{cell['chunks_per_second']:.3g}",
             f"{share:.0%}",
-            f"{cell['memory_bytes'] / 2**30:.2f} GiB",
+            f"{cell['memory_bytes'] / 2**30:.2f}",
             f"{cell['compile_seconds']:.0f}",
             f"{other['p50']:.3f}" if other else "not run",
             f"{cell['ratio']:.2f}" if other else "",
@@ -48,18 +48,21 @@ def _speed(console: Console, record: dict[str, Any]) -> None:
     console.print(table)
     for cell in record["cells"]:
         if "not_run" in cell:
-            where = "/".join(str(cell[name]) for name in ("views", "steps", "batch", "dtype"))
-            console.print(f"{where} not run: {cell['not_run']}")
+            console.print(f"{_name(cell)} not run: {cell['not_run']}")
+
+
+def _name(cell: dict[str, Any]) -> str:
+    return f"{cell['views']}/{cell['steps']}/{cell['batch']} {cell['dtype']}"
 
 
 def _work(console: Console, record: dict[str, Any]) -> None:
     cells = {(c["views"], c["steps"]): c for c in record["cells"] if c["batch"] == 1}
     if not cells:
         return
-    table = Table(title="GFLOP of one chunk, counted from the compiled program")
-    table.add_column("stage")
+    table = Table(title="GFLOP of one chunk, from the compiled program", box=box.SIMPLE)
+    table.add_column("views/steps")
     for views, steps in cells:
-        table.add_column(f"{views} views, {steps} steps", justify="right")
+        table.add_column(f"{views}/{steps}", justify="right")
     for stage in next(iter(cells.values()))["flops"]:
         table.add_row(stage, *(f"{cell['flops'][stage] / 1e9:.1f}" for cell in cells.values()))
     totals = (sum(cell["flops"].values()) / 1e9 for cell in cells.values())
@@ -68,9 +71,9 @@ def _work(console: Console, record: dict[str, Any]) -> None:
 
 
 def _cold_start(console: Console, starts: dict[str, dict[str, float]]) -> None:
-    table = Table(title="A fresh process to its first action, seconds")
+    table = Table(title="A fresh process to its first action, seconds", box=box.SIMPLE)
     columns = ("import", "read", "load", "first", "second")
-    for column in ("", *columns, "to first action", "of which not computing it", "x read"):
+    for column in ("", *columns, "all", "but the chunk", "x read"):
         table.add_column(column, justify="right")
     for name, parts in starts.items():
         total = parts["import"] + parts["load"] + parts["first"]

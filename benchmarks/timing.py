@@ -41,7 +41,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def matmul_peak(dtype: Any, *, repeat: int = 5) -> float:
+def matmul_peak(dtype: Any, *, repeat: int = 20) -> float:
     """FLOP/s of the best of ``repeat`` square products on the default device."""
     x = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(jnp.matmul)

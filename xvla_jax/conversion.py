@@ -90,9 +90,10 @@ def convert_checkpoint(
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
-    loaded = load_checkpoint(source, stored=adapter is None)
+    loaded = load_checkpoint(source, stored=True)
     if adapter:
-        params = merge_adapter(loaded.params, load_adapter(adapter, loaded.config))
+        changes = load_adapter(adapter, loaded.config)  # refused before the base is read
+        params = merge_adapter(jax.tree.map(np.asarray, loaded.params), changes)
         loaded = dataclasses.replace(loaded, params=params)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
