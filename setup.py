@@ -35,7 +35,15 @@ setup(
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
         # dlimp is not on the package index; README says how to add it.
-        "data": ["tensorboard>=2.20", "tensorflow-cpu>=2.21", "tensorflow-datasets>=4.9.9"],
+        # h5py, pyarrow and av read X-VLA's and LeRobot's own files.
+        "data": [
+            "av>=18",
+            "h5py>=3.11",
+            "pyarrow>=17",
+            "tensorboard>=2.20",
+            "tensorflow-cpu>=2.21",
+            "tensorflow-datasets>=4.9.9",
+        ],
         # LIBERO fails on MuJoCo 3.4 to 3.9 and was not run on 4; robosuite 1.5 has another API.
         "sim": [
             "imageio>=2.34",

@@ -12,6 +12,7 @@ A batch is a dictionary of numpy arrays:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import ImageCache, UInt8, decode_image
+from data.choices import augmented, choose_instruction, choose_num_views
+from data.images import ImageCache, UInt8, load_picture
 from data.stream import Sample
 from data.trajectory import BadEpisodeError
 
@@ -28,14 +30,25 @@ Tokenize = Callable[[list[str]], NDArray[np.int32]]
 
 
 class Collator:
-    """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`."""
+    """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`.
+
+    `seed` decides what data/choices.py draws; None leaves every sample as recorded.
+    """
 
     def __init__(
-        self, num_views: int, image_size: int, tokenize: Tokenize, *, cache_mb: float, threads: int
+        self,
+        num_views: int,
+        image_size: int,
+        tokenize: Tokenize,
+        *,
+        seed: int | None,
+        cache_mb: float,
+        threads: int,
     ) -> None:
         self._num_views = num_views
         self._image_size = image_size
         self._tokenize = tokenize
+        self._seed = seed
         self._token_ids: dict[str, NDArray[np.int32]] = {}
         self._cache = ImageCache(cache_mb)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -48,17 +61,19 @@ class Collator:
         """
         shape = (len(samples), self._num_views, self._image_size, self._image_size, 3)
         images = np.zeros(shape, np.uint8)
+        present = [choose_num_views(sample, self._seed) for sample in samples]
 
         def fill(place: int) -> None:
-            views = self._views(samples[place])
-            images[place, : len(views)] = views
+            sample = samples[place]
+            for view, pixels in enumerate(self._views(sample, present[place])):
+                images[place, view] = augmented(pixels, sample, view, self._seed)
 
         list(self._pool.map(fill, range(len(samples))))
-        present = [len(sample.spec.views) for sample in samples]
+        texts = [choose_instruction(sample, self._seed) for sample in samples]
         return {
             "images": images,
             "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
-            "input_ids": self._input_ids([sample.episode.instruction for sample in samples]),
+            "input_ids": self._input_ids(texts),
             "domain_id": np.array([sample.spec.domain_id for sample in samples], np.int32),
             "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
             "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
@@ -68,15 +83,16 @@ class Collator:
         """End the decoding threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _views(self, sample: Sample) -> UInt8:
-        key = (sample.spec.name, sample.episode.episode, sample.row)
-        return self._cache.get(key, lambda: self._decode(sample))
+    def _views(self, sample: Sample, count: int) -> UInt8:
+        key = (sample.spec.name, sample.episode.episode, sample.row, count)
+        return self._cache.get(key, lambda: self._decode(sample, count))
 
-    def _decode(self, sample: Sample) -> UInt8:
+    def _decode(self, sample: Sample, count: int) -> UInt8:
         views = []
-        for name, encoded in zip(sample.spec.views, sample.episode.images, strict=True):
+        named = zip(sample.spec.views, sample.episode.images, strict=True)
+        for name, encoded in itertools.islice(named, count):
             try:
-                view = decode_image(
+                view = load_picture(
                     encoded[sample.row],
                     size=self._image_size,
                     channel_order=sample.spec.encoded_channel_order,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from data.spec import DatasetSpec
 
 def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict[str, Any]]:
     """Conventions of each domain; rows that share a domain must agree.
+
+    Rows are those of opened readers: only these know the views that a meta file names.
 
     Raises:
         ValueError: two rows teach one domain different conventions.
@@ -20,7 +23,7 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
             "domain_id": spec.domain_id,
             "rotation_layout": spec.rotation_layout,
             "anchor_hz": num_actions / spec.window_s,
-            "views": tuple(key.rsplit(".", 1)[-1] for key in spec.views),
+            "views": view_names(spec.views),
             "proprio": spec.proprio,
             "relative_channels": spec.delta_idx,
         }
@@ -32,3 +35,9 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
                 f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
             )
     return [contract for _, contract in by_domain.values()]
+
+
+def view_names(keys: Sequence[str]) -> tuple[str, ...]:
+    """The keys of the views without their folders, or whole where that would make two the same."""
+    short = tuple(re.split(r"[./]", key)[-1] for key in keys)
+    return short if len(set(short)) == len(short) else tuple(keys)

@@ -16,6 +16,24 @@ from PIL import Image
 
 UInt8 = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG")
+# bytes of a camera buffer that was stored as it is -> its shape, RGB
+RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
+
+
+def load_picture(picture: bytes | UInt8, *, size: int, channel_order: str) -> UInt8:
+    """An encoded picture, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(picture, bytes):
+        return decode_image(picture, size=size, channel_order=channel_order)
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"a picture is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
+        )
+    return np.asarray(_resized(Image.fromarray(pixels), size))
 
 
 def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
@@ -40,10 +58,14 @@ def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
             f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(rgb)
+    pixels = np.asarray(_resized(rgb, size))
     return pixels[..., ::-1] if channel_order == "bgr_swapped" else pixels
+
+
+def _resized(rgb: Image.Image, size: int) -> Image.Image:
+    if rgb.size == (size, size):
+        return rgb
+    return rgb.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _eight_bit_rgb(picture: Image.Image) -> Image.Image:

@@ -87,7 +87,9 @@ def batches(
     firsts = mixer.seek(start_step * batch_size).tolist()
     streams = _open_streams(sources, firsts, counts, seed, shuffle_buffer, num_actions)
     threads = decode_threads or os.cpu_count() or 1
-    collator = Collator(num_views, image_size, tokenize, cache_mb=cache_mb, threads=threads)
+    collator = Collator(
+        num_views, image_size, tokenize, seed=seed, cache_mb=cache_mb, threads=threads
+    )
     rows = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
     return Batches(identity, streams, mixer, collator, rows, step=start_step, prefetch=prefetch)
 
@@ -176,11 +178,14 @@ def one_pass(
     tokenize: Tokenize,
     decode_threads: int | None = None,
 ) -> Iterator[Batch]:
-    """Every sample once, in the order stored, source after source; the last batch may be short."""
+    """Every sample once, in the order stored, source after source; the last batch may be short.
+
+    Nothing is drawn: no jitter, no paraphrase, all views.
+    """
     _check_sources(sources, num_views)
     _check_at_least(1, batch_size=batch_size)
     threads = decode_threads or os.cpu_count() or 1
-    collator = Collator(num_views, image_size, tokenize, cache_mb=0.0, threads=threads)
+    collator = Collator(num_views, image_size, tokenize, seed=None, cache_mb=0.0, threads=threads)
     waiting: list[Sample] = []
     try:
         for sample in _samples_in_order(sources, num_actions):
@@ -200,7 +205,7 @@ def _samples_in_order(sources: Sequence[Source], num_actions: int) -> Iterator[S
         for part in range(len(source.reader.episodes_per_part)):
             for trajectory in source.reader.read(part):
                 samples = episode_samples(trajectory, spec, num_actions)
-                yield from (Sample(spec, samples, row) for row in range(len(samples)))
+                yield from (Sample(spec, samples, row, row) for row in range(len(samples)))
 
 
 def _open_streams(

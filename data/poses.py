@@ -32,6 +32,9 @@ POSE_ENCODINGS: dict[str, PoseEncoding] = {
     "xyz_euler_xyz": PoseEncoding(6, columns_from_euler_xyz),
     "xyz_axis_angle": PoseEncoding(6, columns_from_axis_angle),
     "xyz_quat_xyzw": PoseEncoding(7, columns_from_quat_xyzw),
+    # RoboTwin: stored w, x, y, z and taken for x, y, z, w, in the released weights' data and in
+    # their client alike; the rotation is another one, but the two mistakes cancel
+    "xyz_quat_wxyz_as_xyzw": PoseEncoding(7, columns_from_quat_xyzw),
     "xyz_rot6d": PoseEncoding(9, None),
 }
 
@@ -48,15 +51,18 @@ def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str) -> Float64:
     return np.concatenate((values[:, :3], rotation), axis=1)
 
 
-def gripper_closed(raw: ArrayLike, *, closed: str, threshold: float | None) -> Float64:
+def gripper_closed(
+    raw: ArrayLike, *, closed: str, threshold: float | None, scale: float = 1.0
+) -> Float64:
     """Gripper readings [T] -> float64[T] with 1 = closed.
 
     Args:
         raw: the recorded numbers.
         closed: "high" when large readings mean closed, "low" when small ones do.
         threshold: readings beyond it are 1, the others 0; None keeps a reading in 0..1 continuous.
+        scale: factor of the readings, applied in the precision in which they were recorded.
     """
-    values = np.asarray(raw, np.float64)
+    values = (np.asarray(raw) * scale).astype(np.float64)
     if threshold is None:
         return values if closed == "high" else 1.0 - values
     beyond = values > threshold if closed == "high" else values < threshold

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from etils import epath
 
 from data.datasets import dataset
+from data.hdf5 import Hdf5Reader
+from data.lerobot import LeRobotReader
 from data.mixtures import Mixture, check_mixture
+from data.named import is_named, load_named
 from data.pipeline import Source
 from data.rlds import RldsReader
+from data.scattered import ScatteredReader
 from data.spec import DatasetSpec
-from data.trajectory import Reader
+from data.trajectory import Reader, Trajectory
 
-READERS: dict[str, Callable[[DatasetSpec, epath.PathLike], Reader]] = {"rlds": RldsReader}
+OpenReader = Callable[[DatasetSpec, epath.PathLike], Reader]
+
+READERS: dict[str, OpenReader] = {
+    "rlds": RldsReader,
+    "hdf5": Hdf5Reader,
+    "lerobot": LeRobotReader,
+    "scattered": ScatteredReader,
+}
 
 
 def open_reader(spec: DatasetSpec, root: epath.PathLike) -> Reader:
-    """The reader of `spec`'s storage, opened under the data folder `root`."""
-    return READERS[spec.storage](spec, root)
+    """The reader of `spec`'s storage, opened under the data folder `root`.
+
+    A storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
+    function of trajectories; either is called with the row and the data folder.
+    """
+    if not is_named(spec.storage):
+        return READERS[spec.storage](spec, root)
+    named: Any = load_named(spec.storage)
+    if not callable(named):
+        raise ValueError(f"{spec.storage} is no reader: neither a class nor a function")
+    if inspect.isgeneratorfunction(named):
+        return GeneratedReader(spec, root, named)
+    reader: Any = named(spec, root)
+    return reader
 
 
 def open_mixture(pairs: Mixture, root: epath.PathLike) -> list[Source]:
@@ -26,3 +51,28 @@ def open_mixture(pairs: Mixture, root: epath.PathLike) -> list[Source]:
     return [
         Source(open_reader(dataset(name), root), weight) for name, weight in check_mixture(pairs)
     ]
+
+
+class GeneratedReader:
+    """A generator function of trajectories as a reader of one part.
+
+    It is run once on opening, to count the episodes, and again for every read. All samples of the
+    set are in memory together: for a large one, write a class that has parts.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        root: epath.PathLike,
+        generate: Callable[[DatasetSpec, epath.PathLike], Iterator[Trajectory]],
+    ) -> None:
+        self.spec = spec
+        self._root = root
+        self._generate = generate
+        self.episodes_per_part = (sum(1 for _ in generate(spec, root)),)
+
+    def read(self, part: int) -> Iterator[Trajectory]:
+        """Every trajectory; there is only part 0."""
+        if part != 0:
+            raise IndexError(f"{self.spec.storage} has one part, not part {part}")
+        return self._generate(self.spec, self._root)

@@ -61,7 +61,17 @@ class RldsReader:
             raise BadEpisodeError(self.spec.name, self._files[part], "an episode has no steps")
         # dlimp lets parallel maps deliver out of order
         for number, raw in enumerate(sorted(whole, key=lambda raw: raw[INDEX][0])):
-            yield standard_trajectory(raw, self.spec, f"{self._files[part]}#{number}")
+            yield self._trajectory(raw, f"{self._files[part]}#{number}")
+
+    def _trajectory(self, raw: dict[str, Any], episode: str) -> Trajectory:
+        key = str(self.spec.instruction_key)
+        return standard_trajectory(
+            {key: raw[key] for key in self.spec.state_keys},
+            self.spec,
+            episode,
+            instruction=raw[key][0],
+            images=tuple(raw[key] for key in self.spec.views),
+        )
 
     def _check_features(self) -> None:
         top = self._builder.info.features

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
 DRAWS_PER_KEY = 2**16
 
 
@@ -26,6 +27,15 @@ def random_words(count: int, seed: int, *purpose: str | int) -> NDArray[np.uint6
 def permutation(count: int, seed: int, *purpose: str | int) -> Int64:
     """A random order of 0 .. count - 1 that depends on the arguments alone."""
     return np.argsort(random_words(count, seed, *purpose), kind="stable")
+
+
+def uniforms(count: int, seed: int, *purpose: str | int) -> Float64:
+    """`count` random numbers in [0, 1) that depend on `seed` and `purpose` alone."""
+    return _unit(random_words(count, seed, *purpose))
+
+
+def _unit(words: NDArray[np.uint64]) -> Float64:
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class Mixer:
@@ -73,6 +83,5 @@ class Mixer:
         key, first = divmod(self._position, DRAWS_PER_KEY)
         self._position += count
         words = random_words(DRAWS_PER_KEY, self._seed, "mixture", key)[first : first + count]
-        uniform = (words >> np.uint64(11)) * 2.0**-53  # [0, 1)
-        chosen = np.searchsorted(self._edges, uniform, side="right")
+        chosen = np.searchsorted(self._edges, _unit(words), side="right")
         return np.minimum(chosen, len(self._edges) - 1).astype(np.int64)

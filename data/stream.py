@@ -7,7 +7,8 @@ sample number n is found again by counting samples, without decoding a picture. 
 sequential, as TFRecord files want it.
 
 Host memory: the block in use and the next one, encoded. Per sample that is its pictures plus
-4 * D * (T + 1) bytes; the largest block holds shuffle_buffer samples plus one file.
+4 * D * (T + 1) bytes; the largest block holds shuffle_buffer samples plus one file. Pictures that
+are files or frames of a video stay where they are until their sample is drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from data.sampling import Int64, permutation
 from data.spec import DatasetSpec
 from data.trajectory import Reader
-from data.windows import EpisodeSamples, episode_samples
+from data.windows import EpisodeSamples, episode_samples, num_samples
 
 
 class EmptyDatasetError(ValueError):
@@ -35,6 +36,7 @@ class Sample(NamedTuple):
     spec: DatasetSpec
     episode: EpisodeSamples
     row: int
+    number: int  # in the stream of its source; what is drawn for it follows from this
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class LoadedBlock:
         flat = int(self.order[number - self.block.start])
         place = int(np.searchsorted(self.ends, flat, side="right"))
         episode = self.episodes[place]
-        return Sample(self.spec, episode, flat - int(self.ends[place]) + len(episode))
+        return Sample(self.spec, episode, flat - int(self.ends[place]) + len(episode), number)
 
 
 class SourceStream:
@@ -90,6 +92,7 @@ class SourceStream:
         self._num_actions = num_actions
         num_parts = len(reader.episodes_per_part)
         self.samples_per_part: list[int | None] = list(samples_per_part or [None] * num_parts)
+        self._first = first
         self._in_memory: dict[int, tuple[EpisodeSamples, ...]] = {}
         self._blocks = self._load_from(first)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"read-{self.spec.name}")
@@ -145,7 +148,7 @@ class SourceStream:
         order = permutation(len(self.samples_per_part), self._seed, self.spec.name, "parts", epoch)
         for place, part in enumerate(order.tolist(), start=1):
             parts.append(part)
-            end += self._count(part)
+            end += self._count(part, keep=end >= self._first)
             last = place == len(order)
             if end - start >= self._shuffle_buffer or (last and end > start):
                 yield Block(epoch, number, tuple(parts), start, end)
@@ -161,9 +164,16 @@ class SourceStream:
                 "see its row in data/datasets.py"
             )
 
-    def _count(self, part: int) -> int:
+    def _count(self, part: int, *, keep: bool) -> int:
+        """Samples of a part; what is only passed over is neither kept nor its pictures fetched."""
         known = self.samples_per_part[part]
-        return sum(map(len, self._part(part))) if known is None else known
+        if known is None and keep:
+            return sum(map(len, self._part(part)))
+        if known is None:
+            trajectories = self._reader.read(part)
+            known = sum(num_samples(t, self.spec, self._num_actions) for t in trajectories)
+            self.samples_per_part[part] = known
+        return known
 
     def _part(self, part: int) -> tuple[EpisodeSamples, ...]:
         if part not in self._in_memory:

@@ -4,6 +4,9 @@ A sample at frame i looks `window_s` ahead, or to the last frame if that is near
 stretch into `num_actions` equal steps. Its num_actions + 1 points, both ends included, are linear
 blends of the neighbouring frames, in *every* channel: the 6-D rotation is not renormalised and the
 gripper becomes fractional at a switch. Point 0 is the proprio, the others are the actions.
+
+Where each arm has its own clock, time is the mean of the clocks and each arm is blended on its own;
+beyond its ends an arm keeps its first or last row.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.spec import DatasetSpec
-from data.trajectory import Trajectory
+from data.trajectory import Pictures, Trajectory
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+GRIPPERS = tuple(range(ARM_WIDTH - 1, ACTION_WIDTH, ARM_WIDTH))
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,12 @@ class EpisodeSamples:
     dataset: str
     episode: str
     instruction: str
-    frames: NDArray[np.int64]  # [n]
+    paraphrases: tuple[str, ...]
+    num_frames: int
+    frames: Int64  # [n]
     proprio: Float32  # [n, D]
     actions: Float32  # [n, T, D]
-    images: tuple[NDArray[np.object_], ...]  # per view [n] encoded bytes
+    images: tuple[Pictures, ...]  # per view, n pictures
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -38,37 +47,57 @@ class EpisodeSamples:
 
 def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> EpisodeSamples:
     """All samples of `trajectory` that move, in frame order."""
-    positions = window_positions(
-        len(trajectory.poses),
-        window_frames=spec.window_s * spec.rate_hz,
-        index_margin=spec.index_margin,
-        num_actions=num_actions,
-    )
-    points = interpolate(trajectory.poses, positions)
-    frames = np.flatnonzero(moves(points, spec.static_epsilon))
-    proprio, actions = split_points(points[frames], spec.delta_idx, spec.mask_proprio_idx)
+    frames, points = _moving(trajectory, spec, num_actions)
+    proprio, actions = split_points(points, spec.delta_idx, spec.mask_proprio_idx)
     return EpisodeSamples(
         dataset=trajectory.dataset,
         episode=trajectory.episode,
         instruction=trajectory.instruction,
+        paraphrases=trajectory.paraphrases,
+        num_frames=len(trajectory.poses),
         frames=frames,
         proprio=proprio,
         actions=actions,
-        images=tuple(view[frames] for view in trajectory.images),
+        images=tuple(view.take(frames + spec.picture_offset) for view in trajectory.images),
     )
 
 
-def window_positions(
-    num_frames: int, *, window_frames: float, index_margin: int, num_actions: int
-) -> Float64:
-    """Positions of the points of every candidate sample, in frames: float64[n, num_actions + 1].
+def num_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> int:
+    """How many samples `episode_samples` would make; fetches no picture."""
+    return len(_moving(trajectory, spec, num_actions)[0])
 
-    The candidates are the frames 0 .. num_frames - 1 - index_margin.
-    """
-    starts = np.arange(max(num_frames - index_margin, 0), dtype=np.float64)
+
+def candidate_frames(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
+    """The frames at which samples start, before the static filter, in rising order: int64[n]."""
+    first, end = trajectory.span or (0, len(trajectory.poses))
+    stop = min(end, len(trajectory.poses)) - spec.index_margin
+    frames = np.arange(first + spec.first_index, stop, spec.index_step)
+    if spec.first_always and not len(frames) and end > first:
+        frames = np.array([first])
+    if spec.switch_frames:
+        frames = np.sort(np.concatenate((frames, *_near_switches(trajectory, spec, frames))))
+    return frames
+
+
+def window_positions(
+    starts: Int64, num_frames: int, *, window_frames: float, num_actions: int
+) -> Float64:
+    """Positions of the points of the samples at `starts`, in frames: [n, num_actions + 1]."""
     spans = np.minimum(window_frames, num_frames - 1 - starts)
     steps = np.arange(num_actions + 1) / num_actions
     return starts[:, None] + steps * spans[:, None]
+
+
+def clock_positions(
+    starts: Int64, clocks: Float64, *, window_s: float, num_actions: int
+) -> list[Float64]:
+    """The same for arms with clocks [arms, T] (s): positions in frames, for each arm."""
+    mean = clocks.mean(axis=0)
+    begin = mean[starts]
+    spans = np.minimum(begin + window_s, mean.max()) - begin
+    times = begin[:, None] + np.arange(num_actions + 1) / num_actions * spans[:, None]
+    frames = np.arange(clocks.shape[1], dtype=np.float64)
+    return [np.interp(times, clock, frames) for clock in clocks]
 
 
 def interpolate(rows: Float64, positions: Float64) -> Float32:
@@ -79,7 +108,7 @@ def interpolate(rows: Float64, positions: Float64) -> Float32:
     return ((1.0 - weight) * rows[before] + weight * rows[after]).astype(np.float32)
 
 
-def moves(points: Float32, epsilon: float) -> NDArray[np.bool_]:
+def moves(points: Float32 | Float64, epsilon: float) -> NDArray[np.bool_]:
     """Which samples [n, P, D] change by `epsilon` or more, in any channel, in their first step."""
     return np.abs(points[:, 1] - points[:, 0]).max(axis=-1) >= epsilon
 
@@ -99,3 +128,51 @@ def split_points(
     actions[..., delta] -= proprio[..., None, delta]
     proprio[..., list(mask_proprio_idx)] = 0.0
     return proprio, actions
+
+
+def _moving(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> tuple[Int64, Float32]:
+    """Frames [n] and points [n, num_actions + 1, D] of the samples that move."""
+    starts = candidate_frames(trajectory, spec)
+    points = _points(trajectory.poses, trajectory, spec, starts, num_actions)
+    judged = points
+    if spec.static_frames:
+        rows = _judged_rows(trajectory)
+        judged = rows[np.minimum(starts[:, None] + np.arange(2), len(rows) - 1)]
+    elif trajectory.still_rows is not None:
+        judged = _points(trajectory.still_rows, trajectory, spec, starts, num_actions)
+    kept = moves(judged, spec.static_epsilon)
+    return starts[kept], points[kept]
+
+
+def _judged_rows(trajectory: Trajectory) -> Float64:
+    """The rows in which to look for stillness and gripper switches."""
+    return trajectory.poses if trajectory.still_rows is None else trajectory.still_rows
+
+
+def _points(
+    rows: Float64, trajectory: Trajectory, spec: DatasetSpec, starts: Int64, num_actions: int
+) -> Float32:
+    if trajectory.clocks is None:
+        positions = window_positions(
+            starts,
+            len(rows),
+            window_frames=spec.window_s * spec.rate_hz,
+            num_actions=num_actions,
+        )
+        return interpolate(rows, positions)
+    arms = clock_positions(
+        starts, trajectory.clocks, window_s=spec.window_s, num_actions=num_actions
+    )
+    points = np.zeros((len(starts), num_actions + 1, ACTION_WIDTH), np.float32)
+    for number, positions in enumerate(arms):
+        columns = slice(number * ARM_WIDTH, (number + 1) * ARM_WIDTH)
+        points[..., columns] = interpolate(rows[:, columns], positions)
+    return points
+
+
+def _near_switches(trajectory: Trajectory, spec: DatasetSpec, frames: Int64) -> list[Int64]:
+    """For every gripper switch between d and d + 1 the candidates in d - n .. d + n - 1."""
+    grippers = _judged_rows(trajectory)[:, list(GRIPPERS)]
+    switches = np.flatnonzero((np.diff(grippers, axis=0) != 0).any(axis=1))
+    near = spec.switch_frames
+    return [frames[(frames >= d - near) & (frames < d + near)] for d in switches]

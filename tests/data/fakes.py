@@ -33,7 +33,13 @@ class FakeReader:
     def __init__(self, parts, *, name="libero_demos", frames=6, still=False):
         row = dataset(name)
         self.spec = dataclasses.replace(
-            row, window_s=1.0, rate_hz=5.0, index_margin=1, delta_idx=(), mask_proprio_idx=()
+            row,
+            window_s=1.0,
+            rate_hz=5.0,
+            index_margin=1,
+            delta_idx=(),
+            mask_proprio_idx=(),
+            augment="none",
         )
         self.episodes_per_part = tuple(parts)
         self.frames = frames

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from data.contracts import contracts_of
+from data.contracts import contracts_of, view_names
 from data.datasets import DATASETS, dataset
 
 
@@ -26,11 +26,18 @@ def test_google_robot_is_relative_and_sees_no_pose() -> None:
     assert contract["proprio"] == "zero"
 
 
-def test_every_row_has_one() -> None:
-    contracts = contracts_of(list(DATASETS.values()), num_actions=30)
-    assert sorted(c["domain_id"] for c in contracts) == sorted(
-        {row.domain_id for row in DATASETS.values()}
-    )
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_has_one(name: str) -> None:
+    row = dataset(name)
+    (contract,) = contracts_of([row], num_actions=30)
+    assert contract["domain_id"] == row.domain_id
+    assert len(contract["views"]) == len(row.views)
+
+
+def test_views_are_named_without_their_folders_where_that_tells_them_apart() -> None:
+    assert view_names(("observation/third_image", "a.wrist")) == ("third_image", "wrist")
+    same = ("observation/head_camera/rgb", "observation/left_camera/rgb")
+    assert view_names(same) == same
 
 
 def test_rows_of_one_domain_must_agree() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from data.datasets import DATASETS, dataset
 from data.mixtures import MIXTURES, check_mixture, mixture
-from data.spec import STORAGES
+from data.spec import STORAGES, Columns
 
 # X-VLA's numbers: domain, rate (Hz), window (s), margin (frames)
 ORIGINAL = {
@@ -12,6 +12,57 @@ ORIGINAL = {
     "fractal20220817_data": (1, 3, 10, 6),
     "droid_left": (13, 15, 4, 30),
     "droid_right": (14, 15, 4, 30),
+    "calvin_rlds": (2, 30, 1, 20),
+    "Bridge": (0, 5, 5, 10),
+    "RT1": (1, 3, 10, 6),
+    "Calvin": (2, 30, 1, 20),
+    "libero": (3, 30, 1, 10),
+    "widowx-air": (4, 5, 5, 15),
+    "AIR-AGILEX-HQ": (5, 30, 2, 60),
+    "robotwin2_abs_ee": (6, 30, 1, 10),
+    "robotwin2_clean": (6, 30, 1, 10),
+    "robocasa-human": (7, 30, 1, 30),
+    "VLABench": (8, 30, 1, 15),
+    "AGIBOT-challenge": (9, 30, 4, 30),
+    "AIR-AGILEX": (10, 30, 2, 30),
+    "robomind-franka": (11, 30, 4, 30),
+    "robomind-ur": (12, 30, 4, 30),
+    "Droid-Left": (13, 15, 4, 30),
+    "Droid-Right": (14, 15, 4, 30),
+    "AGIBOT": (15, 30, 4, 30),
+    "robomind-agilex": (16, 30, 4, 30),
+    "robomind-franka-dual": (17, 30, 4, 30),
+    "AIRBOT": (18, 10, 3, 10),
+    "lift2": (0, 30, 1, 30),
+    "x2robot": (0, 30, 1, 30),
+} | {
+    f"agiworld-on-site-{task}{form}": (0, 30, frames / 30, frames)
+    for tasks, frames in (
+        (("pack", "pack-extra", "conveyor", "conveyor-extra", "restock", "pour"), 61),
+        (("microwave", "cloth", "cloth-2"), 121),
+    )
+    for task in tasks
+    for form in ("", "-joints")
+}
+
+# dataset -> arms' grippers: column, large or small is closed, threshold
+GRIPPERS = {
+    "Bridge": [(-1, "low", None)],
+    "RT1": [(-1, "high", None)],
+    "Calvin": [(-1, "low", 0)],
+    "libero": [(-1, "high", 0)],
+    "widowx-air": [(-1, "low", 0.5)],
+    "AIR-AGILEX-HQ": [(9, "low", 1), (19, "low", 1)],
+    "robotwin2_abs_ee": [(-1, "low", None)] * 2,
+    "robocasa-human": [(-1, "high", 0)],
+    "VLABench": [(-1, "high", None)],
+    "AIR-AGILEX": [(7, "low", 1), (15, "low", 1)],
+    "robomind-franka": [(-1, "high", None)],
+    "Droid-Left": [(-1, "high", None)],
+    "AGIBOT": [(0, "high", None), (1, "high", None)],
+    "robomind-agilex": [(-1, "high", 2.5)] * 2,
+    "robomind-franka-dual": [(7, "high", None), (-1, "high", None)],
+    "AIRBOT": [(-1, "low", 0.5)],
 }
 
 
@@ -21,13 +72,41 @@ def test_rows_carry_the_numbers_of_the_original(name):
     assert (row.domain_id, row.rate_hz, row.window_s, row.index_margin) == ORIGINAL[name]
 
 
+def test_no_row_of_the_original_is_missing():
+    ours = {"libero_demos", "libero_rlds"}
+    assert set(ORIGINAL) | ours == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", GRIPPERS)
+def test_grippers(name):
+    found = [(a.gripper.column, a.gripper.closed, a.gripper.threshold) for a in dataset(name).arms]
+    assert found == GRIPPERS[name]
+    scaled = {a.gripper.scale for a in dataset(name).arms} == {50.0}
+    assert scaled == name.startswith("AIR-AGILEX")
+
+
 def test_layouts_and_polarities():
-    assert {n for n, row in DATASETS.items() if row.rotation_layout == "contiguous"} == {
-        "libero_demos"
-    }
+    contiguous = {n for n, row in DATASETS.items() if row.rotation_layout == "contiguous"}
+    assert contiguous == {"libero", "libero_rlds", "libero_demos"}
     assert DATASETS["bridge_dataset"].arms[0].gripper.closed == "low", "Bridge records 1 = open"
-    assert DATASETS["fractal20220817_data"].delta_idx == (0, 1, 2)
-    assert DATASETS["fractal20220817_data"].mask_proprio_idx == tuple(range(20))
+    relative = {n: row.delta_idx for n, row in DATASETS.items() if row.delta_idx}
+    assert relative == {
+        "fractal20220817_data": (0, 1, 2),
+        "RT1": (0, 1, 2),
+        "lift2": tuple(range(12)),
+        "x2robot": tuple(range(14)),
+    }
+    assert {n for n, row in DATASETS.items() if row.proprio == "zero"} == {
+        n for n, row in DATASETS.items() if row.mask_proprio_idx == tuple(range(20))
+    }
+
+
+def test_pictures():
+    swapped = {row.storage for row in DATASETS.values() if row.encoded_channel_order != "rgb"}
+    assert swapped == {"hdf5"}, "OpenCV's BGR taken for RGB"
+    plain = {n for n, row in DATASETS.items() if row.augment == "none"}
+    assert plain == {"libero", "libero_rlds", "libero_demos"}, "as in the paper"
+    assert {n for n, row in DATASETS.items() if row.picture_offset} == {"libero"}
 
 
 def test_our_demonstrations_have_one_anchor_per_control_step_of_libero():
@@ -48,6 +127,15 @@ def test_keys_are_listed_once():
     ("change", "message"),
     [
         ({"storage": "zip"}, "storage is 'zip', allowed is one of " + ", ".join(STORAGES)),
+        ({"storage": "scattered"}, "folder is None, allowed is given for storage 'scattered'"),
+        ({"instruction_key": None}, "instruction_key is None"),
+        ({"augment": "blur"}, "augment is 'blur', allowed is one of none, jitter"),
+        ({"joints": (Columns("q", 0, 21),), "rotation_layout": "none"}, "at most 20 channels"),
+        ({"joints": (Columns("q", 0, 7),)}, "rotation_layout is 'interleaved', .* one of none"),
+        ({"index_step": 0}, "index_step is 0"),
+        ({"first_index": -1}, "first_index is -1"),
+        ({"picture_offset": -1}, "picture_offset is -1"),
+        ({"main_view_share": 1.5}, "main_view_share is 1.5, allowed is 0 to 1"),
         ({"rotation_layout": "rows"}, "rotation_layout is 'rows'.*interleaved, contiguous"),
         ({"encoded_channel_order": "bgr"}, "encoded_channel_order is 'bgr'"),
         ({"arms": ()}, "arms is 0, allowed is 1 or 2"),
@@ -72,11 +160,17 @@ def test_a_bad_arm_is_an_error():
     arm = row.arms[0]
     for bad in (
         dataclasses.replace(arm, pose_encoding="xyz_rpy"),
-        dataclasses.replace(arm, pose_columns=(0, 7)),
+        dataclasses.replace(arm, pose=(Columns("observation.state", 0, 7),)),
         dataclasses.replace(arm, gripper=dataclasses.replace(arm.gripper, closed="1")),
     ):
         with pytest.raises(ValueError, match="allowed is"):
             dataclasses.replace(row, arms=(bad,))
+    clock = dataclasses.replace(arm, clock_key="t")
+    with pytest.raises(ValueError, match="given for all or none"):
+        dataclasses.replace(row, arms=(arm, clock))
+    joints = dataset("lift2")
+    with pytest.raises(ValueError, match="0 without arms"):
+        dataclasses.replace(joints, switch_frames=3)
 
 
 def test_unknown_names_list_what_there_is():
@@ -90,6 +184,41 @@ def test_unknown_names_list_what_there_is():
 
 def test_every_mixture_is_valid():
     assert all(mixture(name) == MIXTURES[name] for name in MIXTURES)
+
+
+def test_pretraining_has_the_weights_of_the_paper():
+    weights = dict(mixture("xvla_pretrain"))
+    assert weights == {
+        "AGIBOT": 0.4,
+        "Droid-Left": 0.15,
+        "Droid-Right": 0.15,
+        "robomind-franka": 0.1,
+        "robomind-ur": 0.1,
+        "robomind-agilex": 0.07,
+        "robomind-franka-dual": 0.03,
+    }
+
+
+def test_a_mixture_can_be_written_out():
+    assert mixture("Bridge") == (("Bridge", 1.0),)
+    assert mixture("droid_left:0.5, Bridge:2") == (("droid_left", 0.5), ("Bridge", 2.0))
+
+
+@pytest.mark.parametrize("text", ["Bridge,libero", "Bridge:much", "Bridge:1,", "Bridge:1,libero"])
+def test_a_mixture_without_weights_is_an_error(text):
+    with pytest.raises(ValueError, match=r"name:weight"):
+        mixture(text)
+
+
+@pytest.mark.parametrize("text", ["Bridge:0", "Bridge:-1", "Bridge:nan", "Bridge:inf"])
+def test_a_weight_is_a_positive_number(text):
+    with pytest.raises(ValueError, match="must be a positive number"):
+        mixture(text)
+
+
+def test_names_in_a_written_mixture_are_checked():
+    with pytest.raises(ValueError, match="unknown dataset 'brigde'"):
+        mixture("Bridge:1,brigde:1")
 
 
 @pytest.mark.parametrize(

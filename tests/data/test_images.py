@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import ImageCache, decode_image
+from data.images import ImageCache, decode_image, load_picture
 from tests.data.fakes import png
 
 
@@ -80,3 +80,19 @@ def test_the_cache_decodes_once_until_it_is_full():
 
     assert [entry(key) for key in (1, 2, 1, 2, 1)] == [1, 2, 1, 2, 1]
     assert calls == [1, 2, 2], "entry 2 did not fit"
+
+
+def test_pixels_are_resized_as_an_encoded_picture_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    found = load_picture(pixels, size=16, channel_order="bgr_swapped")
+    np.testing.assert_array_equal(
+        found, decode_image(encoded(pixels), size=16, channel_order="rgb")
+    )
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), "a"]
+)
+def test_what_is_neither_bytes_nor_pixels_is_an_error(picture):
+    with pytest.raises(ValueError, match="encoded bytes or uint8"):
+        load_picture(picture, size=4, channel_order="rgb")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -93,13 +94,13 @@ def test_a_position_survives_json_and_continues_the_stream():
 
 def test_skipping_decodes_no_picture(monkeypatch):
     decoded = []
-    original = data.collate.decode_image
+    original = data.collate.load_picture
 
     def counted(*args, **kwargs):
         decoded.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(data.collate, "decode_image", counted)
+    monkeypatch.setattr(data.collate, "load_picture", counted)
     run(1, start_step=500, prefetch=1)
     assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
 
@@ -175,8 +176,8 @@ def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
 
     def broken(part):
         for trajectory in good(part):
-            trajectory.images[1][0] = png((0, 0, 0))[:20]
-            yield trajectory
+            cut = np.array([png((0, 0, 0))[:20]] * 2, object)
+            yield dataclasses.replace(trajectory, images=(trajectory.images[0], cut))
 
     reader.read = broken
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}

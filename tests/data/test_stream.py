@@ -1,3 +1,6 @@
+import dataclasses
+
+import numpy as np
 import pytest
 
 from data.stream import EmptyDatasetError, SourceStream
@@ -57,6 +60,27 @@ def test_known_counts_spare_reading_the_parts_before():
     _, source, stream = take(1, first=100 * EPOCH + 20, shuffle_buffer=1, known=[15, 5, 10])
     assert len(source.parts_read) <= 2, "the block in use and the next one"
     assert stream.samples_per_part == [15, 5, 10]
+
+
+def test_passing_over_fetches_no_picture():
+    class Watched(np.ndarray):
+        def take(self, indices, *args, **kwargs):
+            fetched.append(len(indices))
+            return super().take(indices)
+
+    class WatchedReader(FakeReader):
+        def read(self, part):
+            for trajectory in super().read(part):
+                views = tuple(np.asarray(view).view(Watched) for view in trajectory.images)
+                yield dataclasses.replace(trajectory, images=views)
+
+    fetched = []
+    reader = WatchedReader((1,) * 40)
+    stream = SourceStream(reader, seed=0, shuffle_buffer=1, num_actions=30, first=20 * 5)
+    stream.sample(20 * 5)
+    stream.close()
+    assert len(set(reader.parts_read)) >= 21
+    assert 2 <= len(fetched) <= 2 * 3, "two views of the block in use and those read ahead"
 
 
 def test_a_small_dataset_is_read_once_for_all_epochs():

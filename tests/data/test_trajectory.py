@@ -5,10 +5,18 @@ import pytest
 
 from data.datasets import dataset
 from data.poses import gripper_closed, xyz_rot6d
-from data.spec import Arm, Gripper
+from data.spec import Arm, Columns, Gripper
 from data.trajectory import BadEpisodeError, standard_trajectory
 
 ROW = dataset("fractal20220817_data")
+
+
+def trajectory_of(raw, row=ROW, episode="e", **changes):
+    given = {
+        "instruction": raw["observation.natural_language_instruction"][0],
+        "images": (raw["observation.image"],),
+    }
+    return standard_trajectory(raw, row, episode, **(given | changes))
 
 
 def recording(**changes):
@@ -23,21 +31,20 @@ def recording(**changes):
 
 
 def test_one_arm_fills_the_first_ten_numbers_and_the_rest_are_zeros():
-    trajectory = standard_trajectory(recording(), ROW, "e")
+    trajectory = trajectory_of(recording())
     expected = np.zeros((2, 20))
     expected[:, :9] = [1, 2, 3, 0, -1, 1, 0, 0, 0]
     expected[:, 9] = [0, 1]
     np.testing.assert_allclose(trajectory.poses, expected, atol=1e-15)
     assert trajectory.instruction == "pick apple"
-    assert trajectory.images[0].tolist() == [b"a", b"b"]
+    assert [trajectory.images[0][i] for i in (0, 1)] == [b"a", b"b"]
 
 
 def test_two_arms_are_left_then_right():
     def arm(first):
         gripper = Gripper(key="joints", column=first // 6, closed="high", threshold=0.5)
         return Arm(
-            pose_key="poses",
-            pose_columns=(first, first + 6),
+            pose=(Columns("poses", first, first + 6),),
             pose_encoding="xyz_euler_xyz",
             gripper=gripper,
         )
@@ -46,7 +53,7 @@ def test_two_arms_are_left_then_right():
     poses = np.zeros((2, 12))
     poses[:, :3], poses[:, 6:9] = [1, 2, 3], [4, 5, 6]
     raw = recording() | {"poses": poses, "joints": np.array([[0.2, 0.7]] * 2)}
-    row0 = standard_trajectory(raw, row, "e").poses[0]
+    row0 = trajectory_of(raw, row).poses[0]
     identity = [1, 0, 0, 1, 0, 0]
     np.testing.assert_allclose(row0, [1, 2, 3, *identity, 0, 4, 5, 6, *identity, 1], atol=1e-15)
 
@@ -81,11 +88,97 @@ def test_gripper_rules(closed, threshold, expected):
         ({"gripper_closed": np.zeros((3, 1))}, "unequal length"),
         ({"gripper_closed": np.array([[0.0], [np.nan]])}, "frame 1 .*not finite"),
         ({"base_pose_tool_reached": np.zeros((2, 7))}, "length zero"),
-        ({"base_pose_tool_reached": np.ones((2, 6))}, r"takes \[T, 7\], got \(2, 6\)"),
+        ({"base_pose_tool_reached": np.ones((2, 6))}, "has 6 columns, 7 are needed"),
         ({"natural_language_instruction": np.array([b" ", b""], object)}, "is empty"),
     ],
 )
 def test_a_bad_episode_is_named_with_the_reason(changes, reason):
     with pytest.raises(BadEpisodeError, match=reason) as error:
-        standard_trajectory(recording(**changes), ROW, "shard-3#17")
+        trajectory_of(recording(**changes), episode="shard-3#17")
     assert "'fractal20220817_data', episode shard-3#17" in str(error.value)
+
+
+def test_a_scaled_gripper_is_judged_in_the_precision_of_the_recording():
+    # 0.02 in float32 lies below 1/50, but times 50 it is 1 there
+    readings = np.array([0.02, 0.0199], np.float32)
+    assert float(readings[0]) < 0.02
+    assert gripper_closed(readings, closed="low", threshold=1.0, scale=50.0).tolist() == [0, 1]
+
+
+def test_arrays_of_several_axes_are_flattened():
+    row = dataset("AGIBOT")
+    raw = {
+        "actions.end.position": np.arange(12.0).reshape(2, 2, 3),
+        "actions.end.orientation": np.tile([0.0, 0.0, 0.0, 1.0], (2, 2, 1)),
+        "actions.effector.position": np.array([[0.1, 0.2], [0.3, 0.4]]),
+    }
+    images = (np.array([b"x"] * 2, object),) * 3
+    found = standard_trajectory(raw, row, "e", instruction="fold | it", images=images)
+    identity = [1, 0, 0, 1, 0, 0]
+    np.testing.assert_allclose(
+        found.poses,
+        [
+            [0, 1, 2, *identity, 0.1, 3, 4, 5, *identity, 0.2],
+            [6, 7, 8, *identity, 0.3, 9, 10, 11, *identity, 0.4],
+        ],
+    )
+    assert found.instruction == "fold", "what comes before the bar"
+
+
+def test_joints_are_late_by_the_lag_and_filled_up_with_zeros():
+    row = dataset("lift2")
+    raw = {
+        "action.joints": np.arange(36.0).reshape(3, 12),
+        "action.gripper": np.full((3, 2), 7.0),
+        "action.base_delta": np.full((3, 3), 8.0),
+    }
+    images = (np.array([b"x"] * 3, object),) * 3
+    found = standard_trajectory(raw, row, "e", instruction="do", images=images)
+    tail = [7, 7, 8, 8, 8, 0, 0, 0]
+    first = [*range(12), *tail]
+    np.testing.assert_array_equal(found.poses, [first, first, [*range(12, 24), *tail]])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "good"), [(56, False), (57, True), (58, True), (59, False)], ids=str
+)
+def test_a_row_with_a_picture_offset_takes_one_picture_more(pictures, good):
+    row = dataclasses.replace(dataset("libero"), views=("third_image",))
+    raw = {"abs_action_6d": np.zeros((57, 10))}
+    images = (np.array([b"x"] * pictures, object),)
+    if good:
+        standard_trajectory(raw, row, "e", instruction="do", images=images)
+    else:
+        with pytest.raises(BadEpisodeError, match=f"'third_image': {pictures}"):
+            standard_trajectory(raw, row, "e", instruction="do", images=images)
+
+
+@pytest.mark.parametrize("times", [[0.0, 0.1, 0.1], [0.0, 0.2, 0.1], [0.0, np.nan, 1.0]])
+def test_a_clock_must_run(times):
+    row = dataset("AIR-AGILEX-HQ")
+    raw = {
+        "observations/eef_6d": np.zeros((3, 20)),
+        "observations/eef_left_time": np.arange(3.0),
+        "observations/eef_right_time": np.array(times),
+    }
+    with pytest.raises(BadEpisodeError, match=r"clock stands or runs back at \d|not finite"):
+        standard_trajectory(raw, row, "e", instruction="do", images=())
+
+
+def test_clocks_count_from_the_first_reading():
+    row = dataset("AIR-AGILEX-HQ")
+    raw = {
+        "observations/eef_6d": np.zeros((2, 20)),
+        "observations/eef_left_time": np.array([1.7e9, 1.7e9 + 1]),
+        "observations/eef_right_time": np.array([1.7e9 + 0.5, 1.7e9 + 2]),
+    }
+    found = standard_trajectory(raw, row, "e", instruction="do", images=())
+    assert found.clocks is not None
+    assert found.clocks.tolist() == [[0, 1], [0.5, 2]]
+
+
+def test_paraphrases_are_those_of_the_instruction_as_it_is_used():
+    found = trajectory_of(
+        recording(), paraphrases={"pick apple": ("grab it", "take it"), "other": ("x",)}
+    )
+    assert found.paraphrases == ("grab it", "take it")

@@ -1,0 +1,49 @@
+"""What is drawn for each visit of a training sample: its text, its views, the jitter of each view.
+
+Every choice is a function of the seed, the dataset and the number of the sample in the stream, so
+neither hosts nor threads nor a restart change it. Without a seed nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from data.images import UInt8
+from data.jitter import draw_jitter, jittered
+from data.sampling import uniforms
+from data.stream import Sample
+
+
+def choose_instruction(sample: Sample, seed: int | None) -> str:
+    """The late instruction of the row, a paraphrase, or the instruction as recorded.
+
+    X-VLA keeps a text once drawn for the rest of the episode, early frames included; here each
+    sample draws anew.
+    """
+    spec, episode = sample.spec, sample.episode
+    if seed is None or not (spec.late_instruction or episode.paraphrases):
+        return episode.instruction
+    drawn = uniforms(3, seed, spec.name, "text", sample.number).tolist()
+    late = spec.late_instruction
+    if late is not None:
+        frame, num_frames = int(episode.frames[sample.row]), episode.num_frames
+        after = num_frames // 2 if late.after_frame is None else late.after_frame
+        if frame > after and drawn[0] < frame / num_frames:
+            return late.text
+    if not episode.paraphrases or drawn[1] < spec.original_text_share:
+        return episode.instruction
+    return episode.paraphrases[int(drawn[2] * len(episode.paraphrases))]
+
+
+def choose_num_views(sample: Sample, seed: int | None) -> int:
+    """All views, or the main one alone as often as the row says."""
+    spec = sample.spec
+    if seed is None or spec.main_view_share == 0:
+        return len(spec.views)
+    (drawn,) = uniforms(1, seed, spec.name, "views", sample.number)
+    return 1 if drawn < spec.main_view_share else len(spec.views)
+
+
+def augmented(pixels: UInt8, sample: Sample, view: int, seed: int | None) -> UInt8:
+    """The pixels of view number `view`, with the augmentation of the row."""
+    if seed is None or sample.spec.augment == "none":
+        return pixels
+    return jittered(pixels, draw_jitter(seed, sample.spec.name, "jitter", sample.number, view))

@@ -1,0 +1,85 @@
+"""X-VLA's meta files: one JSON per dataset that lists its episodes and says where things are.
+
+They are read as they are. Two things are ours: a path may be relative to the folder of the file,
+and a key `encoded_channel_order` replaces that of the dataset row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+STYLE_KEYS = ("dataset_name", "datalist")
+
+
+@dataclass(frozen=True)
+class MetaFile:
+    """A meta file in X-VLA's general style."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def entries(self) -> list[Any]:
+        """One entry per episode; what it is depends on the storage."""
+        return self.content["datalist"]
+
+    @property
+    def paraphrases(self) -> dict[str, tuple[str, ...]]:
+        """Instruction -> what may stand in its place."""
+        return {text: tuple(found) for text, found in self.content.get("lang_aug_map", {}).items()}
+
+    def field(self, key: str) -> Any:
+        """The value of `key`; a ValueError says what the file has instead."""
+        if key not in self.content:
+            raise ValueError(f"{self.path} has no {key!r}; it has {', '.join(self.content)}")
+        return self.content[key]
+
+    def resolve(self, path: str) -> Path:
+        """`path` as it is where absolute, else below the folder of the file."""
+        return self.path.parent / path
+
+
+def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
+    """The meta file of dataset `name`: `root` itself, or a JSON in <root>/ or <root>/<name>/.
+
+    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are several, or a JSON file cannot be read.
+    """
+    top = Path(root)
+    folders = (top, top / name)
+    paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
+    found = {path: _read(path) for path in paths}
+    styled = {p: c for p, c in found.items() if all(key in c for key in STYLE_KEYS)}
+    names = {path: c.get("robot_type") or c["dataset_name"] for path, c in styled.items()}
+    matching = [path for path, found_name in names.items() if found_name == name]
+    if not matching:
+        there = ", ".join(f"{path} ({names[path]})" for path in styled) or "no meta file"
+        raise FileNotFoundError(
+            f"no meta file of dataset {name!r} in {top} or {top / name}; there is {there}"
+        )
+    if len(matching) > 1:
+        raise ValueError(
+            f"dataset {name!r} has several meta files: {', '.join(map(str, matching))}; give one "
+            "of them another dataset_name, and a row of that storage_name"
+        )
+    meta = MetaFile(matching[0], styled[matching[0]])
+    if not isinstance(meta.entries, list) or not meta.entries:
+        raise ValueError(f"{meta.path} lists no episode in 'datalist'")
+    return meta
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,273 @@
+"""Dataset rows for X-VLA's HDF5 sets. Views and instruction are named by the meta file of each.
+
+OpenCV decoded their pictures and the result, BGR, was taken for RGB. So the released weights saw
+the standard decoding with red and blue exchanged, which is the true picture where OpenCV had
+encoded an RGB array. A set that a standard encoder wrote can say
+`"encoded_channel_order": "rgb"` in its meta file to be seen in true colours.
+"""
+
+from __future__ import annotations
+
+from data.rows_rlds import EVERY_CHANNEL, STATIC_EPSILON, XYZ
+from data.spec import Arm, Columns, DatasetSpec, Gripper
+
+AGILEX_SCALE = 50.0  # AIR-AGILEX: the reading times this is below 1 when closed
+
+
+def _arm(
+    pose_key: str,
+    first: int,
+    encoding: str,
+    gripper: Gripper,
+    *,
+    width: int,
+    clock_key: str | None = None,
+) -> Arm:
+    """An arm whose pose lies in one array, from column `first` on."""
+    pose = (Columns(pose_key, first, first + width),)
+    return Arm(pose=pose, pose_encoding=encoding, gripper=gripper, clock_key=clock_key)
+
+
+def _gripper(
+    key: str, column: int, closed: str, threshold: float | None, scale: float = 1.0
+) -> Gripper:
+    return Gripper(key=key, column=column, closed=closed, threshold=threshold, scale=scale)
+
+
+def _row(
+    name: str,
+    domain_id: int,
+    arms: tuple[Arm, ...],
+    *,
+    rate_hz: float,
+    window_s: float,
+    index_margin: int,
+    proprio: str = "measured",
+    rotation_layout: str = "interleaved",
+    augment: str = "jitter",
+    delta_idx: tuple[int, ...] = (),
+    mask_proprio_idx: tuple[int, ...] = (),
+    index_step: int = 1,
+    picture_offset: int = 0,
+) -> DatasetSpec:
+    """A row of X-VLA's table: what all of its HDF5 sets share, and what this one says."""
+    return DatasetSpec(
+        name=name,
+        storage="hdf5",
+        storage_name=name,
+        domain_id=domain_id,
+        instruction_key=None,
+        arms=arms,
+        rotation_layout=rotation_layout,
+        views=(),
+        encoded_channel_order="bgr_swapped",
+        proprio=proprio,
+        rate_hz=rate_hz,
+        window_s=window_s,
+        index_margin=index_margin,
+        delta_idx=delta_idx,
+        mask_proprio_idx=mask_proprio_idx,
+        static_epsilon=STATIC_EPSILON,
+        augment=augment,
+        index_step=index_step,
+        picture_offset=picture_offset,
+    )
+
+
+def _euler(key: str, first: int, gripper: Gripper) -> Arm:
+    return _arm(key, first, "xyz_euler_xyz", gripper, width=6)
+
+
+def _rot6d(key: str, threshold_gripper: tuple[str, float]) -> Arm:
+    """Ten columns: xyz, a 6-D rotation that is copied, the gripper."""
+    return _arm(key, 0, "xyz_rot6d", _gripper(key, -1, *threshold_gripper), width=9)
+
+
+def _robomind(name: str, domain_id: int, arms: tuple[Arm, ...]) -> DatasetSpec:
+    return _row(name, domain_id, arms, rate_hz=30.0, window_s=4.0, index_margin=30)
+
+
+def _droid(name: str, domain_id: int) -> DatasetSpec:
+    gripper = _gripper("observation/gripper_position", -1, "high", None)
+    arm = _euler("observation/cartesian_position", 0, gripper)
+    return _row(name, domain_id, (arm,), rate_hz=15.0, window_s=4.0, index_margin=30)
+
+
+def _robotwin(name: str) -> DatasetSpec:
+    arms = tuple(
+        _arm(
+            f"endpose/{side}_endpose",
+            0,
+            "xyz_quat_wxyz_as_xyzw",
+            _gripper(f"endpose/{side}_gripper", -1, "low", None),  # recorded 1 = open
+            width=7,
+        )
+        for side in ("left", "right")
+    )
+    return _row(name, 6, arms, rate_hz=30.0, window_s=1.0, index_margin=10)
+
+
+_ROBOMIND_JOINTS = "puppet/joint_position"
+_ROBOMIND_ARM = _euler("puppet/end_effector", 0, _gripper(_ROBOMIND_JOINTS, -1, "high", None))
+
+_SIMULATED = (
+    _row(
+        "Calvin",
+        2,
+        # recorded -1 = closed
+        (_euler("proprio", 0, _gripper("proprio", -1, "low", 0.0)),),
+        rate_hz=30.0,
+        window_s=1.0,
+        index_margin=20,
+    ),
+    _row(
+        "libero",
+        3,
+        (_rot6d("abs_action_6d", ("high", 0.0)),),
+        rate_hz=30.0,  # nominal: the simulator runs at 20 Hz
+        window_s=1.0,
+        index_margin=10,
+        proprio="commanded",
+        rotation_layout="contiguous",
+        augment="none",
+        picture_offset=1,  # row i is the goal of command i, picture i + 1 was taken after it
+    ),
+    _robotwin("robotwin2_abs_ee"),
+    _robotwin("robotwin2_clean"),
+    _row(
+        "robocasa-human",
+        7,
+        (
+            Arm(
+                pose=(
+                    Columns("action_dict/abs_pos", 0, 3),
+                    Columns("action_dict/abs_rot_6d", 0, 6),
+                ),
+                pose_encoding="xyz_rot6d",  # copied: probably the first two *rows* of the matrix
+                gripper=_gripper("action_dict/gripper", -1, "high", 0.0),
+            ),
+        ),
+        rate_hz=30.0,
+        window_s=1.0,
+        index_margin=30,
+        proprio="commanded",
+    ),
+    _row(
+        "VLABench",
+        8,
+        (_euler("proprio", 0, _gripper("proprio", -1, "high", None)),),
+        rate_hz=30.0,
+        window_s=1.0,
+        index_margin=15,
+    ),
+)
+
+_ONE_ARM = (
+    _row(
+        "Bridge",
+        0,
+        # recorded 1 = open
+        (_euler("proprio", 0, _gripper("action", -1, "low", None)),),
+        rate_hz=5.0,
+        window_s=5.0,
+        index_margin=10,
+    ),
+    _row(
+        "RT1",
+        1,
+        (
+            _arm(
+                "eef_quat_orientation",
+                0,
+                "xyz_quat_xyzw",
+                _gripper("gripper", -1, "high", None),
+                width=7,
+            ),
+        ),
+        rate_hz=3.0,
+        window_s=10.0,
+        index_margin=6,
+        # as the released weights; X-VLA's present reader emits absolute positions
+        proprio="zero",
+        delta_idx=XYZ,
+        mask_proprio_idx=EVERY_CHANNEL,
+    ),
+    _row(
+        "widowx-air",
+        4,
+        (_rot6d("abs_action_6d", ("low", 0.5)),),
+        rate_hz=5.0,
+        window_s=5.0,
+        index_margin=15,
+        proprio="commanded",
+    ),
+    _robomind("robomind-franka", 11, (_ROBOMIND_ARM,)),
+    _robomind("robomind-ur", 12, (_ROBOMIND_ARM,)),
+    _droid("Droid-Left", 13),
+    _droid("Droid-Right", 14),
+    _row(
+        "AIRBOT",
+        18,
+        (_rot6d("eef_6d", ("low", 0.5)),),
+        rate_hz=10.0,
+        window_s=3.0,
+        index_margin=10,
+    ),
+)
+
+_TWO_ARMS = (
+    _row(
+        "AIR-AGILEX-HQ",
+        5,
+        tuple(
+            _arm(
+                "observations/eef_6d",
+                first,
+                "xyz_rot6d",
+                _gripper("observations/eef_6d", first + 9, "low", 1.0, AGILEX_SCALE),
+                width=9,
+                clock_key=f"observations/eef_{side}_time",
+            )
+            for first, side in ((0, "left"), (10, "right"))
+        ),
+        rate_hz=30.0,  # about; each arm has its own clock
+        window_s=2.0,
+        index_margin=60,
+    ),
+    _row(
+        "AIR-AGILEX",
+        10,
+        tuple(
+            _arm(
+                "observations/eef_quaternion",
+                first,
+                "xyz_quat_xyzw",
+                _gripper("observations/eef_quaternion", first + 7, "low", 1.0, AGILEX_SCALE),
+                width=7,
+            )
+            for first in (0, 8)
+        ),
+        rate_hz=30.0,
+        window_s=2.0,
+        index_margin=30,
+        index_step=2,
+    ),
+    _robomind(
+        "robomind-agilex",
+        16,
+        tuple(
+            _euler(key, 0, _gripper(key, -1, "high", 2.5))
+            for key in ("puppet/end_effector_left", "puppet/end_effector_right")
+        ),
+    ),
+    _robomind(
+        "robomind-franka-dual",
+        17,
+        tuple(
+            _euler("puppet/end_effector", first, _gripper(_ROBOMIND_JOINTS, column, "high", None))
+            for first, column in ((0, 7), (6, -1))
+        ),
+    ),
+)
+
+HDF5_ROWS = (*_SIMULATED, *_ONE_ARM, *_TWO_ARMS)

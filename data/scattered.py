@@ -1,0 +1,135 @@
+"""Reader for episodes that are folders of loose files: numbers in one, pictures beside it.
+
+An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) says what is in one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from etils import epath
+from numpy.typing import NDArray
+
+from data.hdf5 import read_arrays
+from data.meta_files import MetaFile, find_meta_file
+from data.spec import DatasetSpec, EpisodeFolder
+from data.trajectory import (
+    BadEpisodeError,
+    Pictures,
+    Trajectory,
+    standard_trajectory,
+)
+from data.videos import VideoPictures
+
+
+class ScatteredReader:
+    """The episode folders of a meta file, opened for a dataset row; a part is one episode.
+
+    An entry of the meta file is a folder, or a dictionary with `path`, `name` (the folder is
+    <top_path>/<path>/<name>) and `instruction`.
+
+    Raises:
+        FileNotFoundError: no meta file, or no file of numbers in its first folder.
+        ValueError: the first episode has not the keys of the row.
+    """
+
+    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
+        if spec.folder is None:
+            raise ValueError(f"dataset row {spec.name!r} does not say what is in a folder")
+        self.spec = spec
+        self._layout: EpisodeFolder = spec.folder
+        meta = find_meta_file(root, spec.storage_name)
+        self._paraphrases = meta.paraphrases
+        self._episodes = [_folder(meta, entry) for entry in meta.entries]
+        self.episodes_per_part: tuple[int, ...] = (1,) * len(self._episodes)
+        folder, _ = self._episodes[0]
+        try:
+            self._read_state(folder)
+        except LookupError as error:
+            raise ValueError(f"dataset row {spec.name!r} {error} (data/datasets.py)") from error
+
+    def read(self, part: int) -> Iterator[Trajectory]:
+        """The trajectory of episode number `part`; its pictures are read when drawn."""
+        folder, instruction = self._episodes[part]
+        try:
+            raw = self._read_state(folder)
+            num_frames = min(len(array) for array in raw.values())
+            images = tuple(self._view(folder, view, num_frames) for view in self.spec.views)
+            trajectory = standard_trajectory(
+                raw,
+                self.spec,
+                str(folder),
+                instruction=instruction,
+                images=images,
+                paraphrases=self._paraphrases,
+            )
+        except BadEpisodeError:
+            raise
+        except (OSError, LookupError, ValueError) as error:
+            raise BadEpisodeError(self.spec.name, str(folder), str(error)) from error
+        yield trajectory
+
+    def _read_state(self, folder: Path) -> dict[str, NDArray[Any]]:
+        path = folder / self._layout.state.format(episode=folder.name)
+        if path.suffix == ".json":
+            return _read_json(path, self.spec.state_keys)
+        with h5py.File(path) as file:
+            return read_arrays(file, self.spec.state_keys, dict(self._layout.substitutes))
+
+    def _view(self, folder: Path, view: str, num_frames: int) -> Pictures:
+        template = self._layout.pictures
+        if "{frame}" not in template:
+            return VideoPictures(folder / template.format(view=view, episode=folder.name))
+        return FilePictures(folder, template, view, np.arange(num_frames))
+
+
+class FilePictures:
+    """The pictures of one view, each a file of its own, read when asked for."""
+
+    def __init__(self, folder: Path, template: str, view: str, frames: NDArray[np.int64]) -> None:
+        self._folder = folder
+        self._template = template
+        self._view = view
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> bytes:
+        """The file's bytes; a ValueError names the file."""
+        name = self._template.format(
+            view=self._view, frame=self._frames[index], episode=self._folder.name
+        )
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise ValueError(str(error)) from error
+
+    def take(self, indices: NDArray[np.int64]) -> FilePictures:
+        """The pictures at `indices`, read when asked for."""
+        return FilePictures(self._folder, self._template, self._view, self._frames[indices])
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+    """Arrays of a file whose "data" is a list of frames; a LookupError tells what is missing."""
+    frames = json.loads(path.read_text(encoding="utf-8"))["data"]
+    found = frames[0].keys()
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise LookupError(
+            f"reads {', '.join(missing)}, which {path} does not have; it has {', '.join(found)}"
+        )
+    return {key: np.array([frame[key] for frame in frames], np.float64) for key in keys}
+
+
+def _folder(meta: MetaFile, entry: Any) -> tuple[Path, str]:
+    """The folder of an episode, and its instruction where the entry has one."""
+    if isinstance(entry, str):
+        return meta.resolve(entry), ""
+    top = meta.resolve(meta.content.get("top_path", ""))
+    return top / entry["path"] / entry["name"], entry["instruction"]

@@ -1,0 +1,127 @@
+"""What is drawn for a training sample: shares, and that nothing else decides it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data.choices import augmented, choose_instruction, choose_num_views
+from data.datasets import dataset
+from data.pipeline import Source, batches, one_pass
+from data.stream import Sample
+from data.windows import EpisodeSamples
+from tests.data.fakes import SHAPE, FakeReader, png, tokenize
+
+POUR = dataset("agiworld-on-site-pour")
+
+
+def sample(row, *, number=0, frame=0, paraphrases=(), frames=100):
+    episode = EpisodeSamples(
+        dataset=row.name,
+        episode="e",
+        instruction="as recorded",
+        paraphrases=paraphrases,
+        num_frames=frames,
+        frames=np.array([frame]),
+        proprio=np.zeros((1, 20), np.float32),
+        actions=np.zeros((1, 30, 20), np.float32),
+        images=(),
+    )
+    return Sample(row, episode, 0, number)
+
+
+def share(row, text, count=2000, **episode):
+    texts = [choose_instruction(sample(row, number=n, **episode), seed=0) for n in range(count)]
+    return texts.count(text) / count
+
+
+def test_without_paraphrases_the_instruction_stays():
+    assert choose_instruction(sample(dataset("Calvin")), seed=0) == "as recorded"
+
+
+def test_paraphrases_are_drawn_evenly_and_the_original_as_often_as_the_row_says():
+    row = dataset("Calvin")
+    for text in ("one", "two", "three"):
+        assert abs(share(row, text, paraphrases=("one", "two", "three")) - 1 / 3) < 0.04
+    assert share(row, "as recorded", paraphrases=("one",)) == 0
+    often = dataclasses.replace(row, original_text_share=0.25)
+    assert abs(share(often, "as recorded", paraphrases=("one", "two")) - 0.25) < 0.03
+    assert abs(share(often, "two", paraphrases=("one", "two")) - 0.375) < 0.04
+
+
+@pytest.mark.parametrize(("frame", "expected"), [(20, 0.0), (50, 0.0), (51, 0.51), (90, 0.9)])
+def test_the_late_instruction_comes_in_the_second_half(frame, expected):
+    late = POUR.late_instruction
+    assert late is not None
+    assert abs(share(POUR, late.text, frame=frame) - expected) < 0.04
+
+
+def test_the_late_instruction_may_wait_for_a_frame():
+    row = dataset("agiworld-on-site-microwave")
+    late = row.late_instruction
+    assert late is not None
+    assert share(row, late.text, frame=500, frames=600) == 0
+    assert abs(share(row, late.text, frame=501, frames=600) - 501 / 600) < 0.04
+
+
+def test_half_of_the_samples_show_the_main_view_alone():
+    found = [choose_num_views(sample(POUR, number=n), seed=0) for n in range(2000)]
+    assert set(found) == {1, 3}
+    assert abs(found.count(1) / 2000 - 0.5) < 0.04
+    assert choose_num_views(sample(dataset("AGIBOT")), seed=0) == 3
+
+
+def test_without_a_seed_nothing_is_drawn():
+    late = sample(POUR, frame=99, paraphrases=("x",))
+    assert choose_instruction(late, seed=None) == "as recorded"
+    assert choose_num_views(late, seed=None) == 3
+    pixels = np.full((4, 4, 3), 100, np.uint8)
+    assert augmented(pixels, late, 0, seed=None) is pixels
+
+
+class ColourfulReader(FakeReader):
+    """Two paraphrases, jitter, and one view in half of the samples."""
+
+    def __init__(self):
+        super().__init__((3, 2))
+        self.spec = dataclasses.replace(self.spec, augment="jitter", main_view_share=0.5)
+
+    def read(self, part):
+        for trajectory in super().read(part):
+            bright = np.array([png((100 + i, part, 0)) for i in range(self.frames)], object)
+            yield dataclasses.replace(
+                trajectory, paraphrases=("aa", "b"), images=(bright,) * len(self.spec.views)
+            )
+
+
+def run(steps, **options):
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 7, "tokenize": tokenize, **options}
+    with batches([Source(ColourfulReader(), 1.0)], **options) as stream:
+        return [next(stream) for _ in range(steps)]
+
+
+def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
+    whole = run(30)
+    texts = np.concatenate([batch["input_ids"] for batch in whole])
+    assert {tuple(row) for row in texts.tolist()} == set(map(tuple, tokenize(["aa", "b"]).tolist()))
+    masks = np.concatenate([batch["view_mask"] for batch in whole])
+    assert set(masks.sum(axis=1).tolist()) == {1, 2}
+    images = np.concatenate([batch["images"] for batch in whole])
+    assert not images[~masks].any()
+    red = images[:, 0, 0, 0, 0].astype(int)
+    assert red.min() < 95, "100 to 104 before the jitter"
+    assert red.max() > 110
+    late = run(4, start_step=26, decode_threads=1, cache_mb=1.0)
+    halves = [run(4, start_step=26, host=host, hosts=2) for host in range(2)]
+    for step, batch in enumerate(whole[26:]):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(late[step][name], array)
+            joined = np.concatenate([half[step][name] for half in halves])
+            np.testing.assert_array_equal(joined, array)
+
+
+def test_one_pass_shows_samples_as_recorded():
+    found = list(one_pass([Source(ColourfulReader(), 1.0)], **SHAPE, tokenize=tokenize))
+    assert all(batch["view_mask"][:, :2].all() for batch in found)
+    frames = np.concatenate([batch["images"][:, 0, 0, 0, 0] for batch in found])
+    assert frames.tolist() == [*range(100, 105)] * 5

@@ -1,0 +1,177 @@
+"""The contract that every reader keeps, over generated files of every layout."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from data.collate import Collator
+from data.datasets import dataset
+from data.pipeline import Source, batches, one_pass
+from data.readers import READERS, open_reader
+from data.spec import STORAGES as STORAGE_NAMES
+from data.spec import Columns
+from data.stream import Sample
+from data.trajectory import BadEpisodeError
+from data.windows import episode_samples
+from tests.data import reference
+from tests.data.fakes import tokenize
+from tests.data.random_recordings import recording
+from tests.data.storages import FRAMES, STORAGES, TEXTS, picture
+
+OPTIONS = {"num_actions": 6, "num_views": 3, "image_size": 32, "tokenize": tokenize}
+FIXED_TEXT = {"scattered-jpeg": dataset("agiworld-on-site-pack").fixed_instruction}
+
+
+def bridge(fixtures):
+    """Real episodes; the sample's are too short for the margin of the row."""
+    return dataclasses.replace(dataset("bridge_dataset"), index_margin=2, augment="none"), fixtures
+
+
+@pytest.fixture(scope="module", params=STORAGES)
+def generated(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, STORAGES[request.param](folder), folder
+
+
+@pytest.fixture(scope="module", params=["rlds", *STORAGES])
+def opened(request, tmp_path_factory, fixtures):
+    if request.param == "rlds":
+        return open_reader(*bridge(fixtures))
+    folder = tmp_path_factory.mktemp(request.param)
+    return open_reader(STORAGES[request.param](folder), folder)
+
+
+def parts(reader):
+    return [list(reader.read(part)) for part in range(len(reader.episodes_per_part))]
+
+
+def everything(reader):
+    return list(itertools.chain.from_iterable(parts(reader)))
+
+
+def test_every_storage_has_a_reader():
+    assert set(READERS) == set(STORAGE_NAMES)
+
+
+def test_parts_hold_the_episodes_that_are_announced(opened):
+    assert tuple(map(len, parts(opened))) == opened.episodes_per_part
+
+
+def test_trajectories_have_the_standard_form(opened):
+    names = set()
+    for trajectory in everything(opened):
+        names.add(trajectory.episode)
+        frames = len(trajectory.poses)
+        assert trajectory.dataset == opened.spec.name
+        assert trajectory.poses.shape == (frames, 20)
+        assert trajectory.poses.dtype == np.float64
+        assert trajectory.instruction.strip() == trajectory.instruction != ""
+        assert len(trajectory.images) == len(opened.spec.views) >= 1
+        for view in trajectory.images:
+            assert frames <= len(view) <= frames + opened.spec.picture_offset
+            taken = view.take(np.array([2, 2, 0]))
+            assert len(taken) == 3
+            for place, frame in enumerate((2, 2, 0)):
+                alone, again = view[frame], taken[place]
+                assert isinstance(alone, bytes | np.ndarray)
+                np.testing.assert_array_equal(alone, again)
+    assert len(names) == sum(opened.episodes_per_part)
+
+
+def test_reading_again_gives_the_same(opened):
+    for first, second in zip(everything(opened), everything(opened), strict=True):
+        assert (first.episode, first.instruction) == (second.episode, second.instruction)
+        np.testing.assert_array_equal(first.poses, second.poses)
+
+
+def test_batches_go_on_where_they_stopped(opened):
+    options = {**OPTIONS, "batch_size": 5, "seed": 3, "shuffle_buffer": 8}
+    with batches([Source(opened, 1.0)], **options) as stream:
+        whole = [next(stream) for _ in range(7)]
+    with batches([Source(opened, 1.0)], **options, start_step=5) as stream:
+        for batch in whole[5:]:
+            again = next(stream)
+            for name, array in batch.items():
+                np.testing.assert_array_equal(again[name], array)
+
+
+def test_samples_equal_the_slow_reference(generated):
+    name, row, folder = generated
+    reader = open_reader(row, folder)
+    trajectories = everything(reader)
+    for episode, (trajectory, frames) in enumerate(zip(trajectories, FRAMES, strict=True)):
+        assert trajectory.instruction == FIXED_TEXT.get(name, TEXTS[episode])
+        ours = episode_samples(trajectory, reader.spec, 6)
+        raw = recording(row, frames, episode)
+        span = (1, frames - 1) if name == "lerobot-agibot" else None
+        theirs = reference.samples_of_row(raw, row, 6, span=span)
+        assert ours.frames.tolist() == [frame for frame, _, _ in theirs]
+        assert len(theirs) > 2
+        np.testing.assert_allclose(ours.proprio, [p for _, p, _ in theirs], atol=5e-7)
+        np.testing.assert_allclose(ours.actions, [a for _, _, a in theirs], atol=5e-7)
+
+
+def test_every_sample_has_the_pictures_of_its_frame(generated):
+    _, row, folder = generated
+    reader = open_reader(row, folder)
+    found = [episode_samples(t, reader.spec, 6) for t in everything(reader)]
+    whole = list(one_pass([Source(reader, 1.0)], **OPTIONS, batch_size=4))
+    images = np.concatenate([batch["images"] for batch in whole])
+    place = 0
+    for episode, samples in enumerate(found):
+        for frame in samples.frames.tolist():
+            for view in range(len(reader.spec.views)):
+                expected = picture(episode, view, frame + row.picture_offset)
+                error = np.abs(images[place, view].astype(int) - expected)
+                assert error.max() <= 6, "lossy codecs, less than a third of a frame's step"
+            assert not images[place, len(reader.spec.views) :].any()
+            place += 1
+    assert place == len(images)
+
+
+def test_a_missing_key_is_named_beside_those_there_are(generated):
+    _, row, folder = generated
+    if row.joints:
+        bad = dataclasses.replace(row, joints=(*row.joints, Columns("torques", 0, 1)))
+    else:
+        gripper = dataclasses.replace(row.arms[0].gripper, key="torques")
+        arms = tuple(dataclasses.replace(arm, gripper=gripper) for arm in row.arms)
+        bad = dataclasses.replace(row, arms=arms)
+    with pytest.raises(ValueError, match=r"reads .*torques.* does not have"):
+        open_reader(bad, folder)
+
+
+def test_a_missing_dataset_says_where_it_was_looked_for(generated, tmp_path):
+    _, row, _ = generated
+    with pytest.raises(FileNotFoundError, match=row.storage_name):
+        open_reader(row, tmp_path)
+
+
+def test_a_cut_file_is_named_with_its_dataset(generated, tmp_path):
+    name, _, _ = generated
+    row = STORAGES[name](tmp_path)
+    reader = open_reader(row, tmp_path)
+    endings = (".hdf5", ".h5", ".parquet", ".json")
+    states = [p for p in tmp_path.rglob("*") if p.suffix in endings and "meta" not in str(p.name)]
+    cut = max(p for p in states if "meta" not in p.parts)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(BadEpisodeError, match=f"dataset '{row.name}', episode {tmp_path}"):
+        everything(reader)
+
+
+def test_a_broken_picture_is_named_with_its_frame(generated, tmp_path):
+    name, _, _ = generated
+    row = STORAGES[name](tmp_path)
+    reader = open_reader(row, tmp_path)
+    trajectories = everything(reader)
+    samples = episode_samples(trajectories[0], reader.spec, 6)
+    if name == "hdf5":  # its pictures are in the same file as the poses, and were read
+        np.asarray(samples.images[0])[0] = b"no picture"
+    for path in [*tmp_path.rglob("*.mp4"), *tmp_path.rglob("*.jpg")]:
+        path.write_bytes(path.read_bytes()[:40])
+    collate = Collator(3, 32, tokenize, seed=None, cache_mb=0.0, threads=1)
+    with pytest.raises(BadEpisodeError, match=rf"frame \d+, {reader.spec.views[0]}"):
+        collate([Sample(reader.spec, samples, 0, 0)])
+    collate.close()

@@ -1,0 +1,76 @@
+"""What is particular to episodes that are folders of loose files."""
+
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from data.datasets import dataset
+from data.pipeline import Source, one_pass
+from data.scattered import ScatteredReader
+from data.trajectory import BadEpisodeError
+from tests.data.fakes import tokenize
+from tests.data.storages import FRAMES, read_array, write_agiworld, write_x2robot
+
+
+def test_grippers_in_two_arrays_stand_in_for_the_one(tmp_path):
+    """The older recordings of the on-site challenge."""
+    row = write_agiworld(tmp_path, "agiworld-on-site-conveyor-extra")
+    with h5py.File(tmp_path / "episode0" / "proprio_stats.h5", "a") as file:
+        both = read_array(file, "action/effector/position")
+        del file["action/effector/position"]
+        file["action/left_effector/position"] = both[:, :1]
+        file["action/right_effector/position"] = both[:, 1]
+    (trajectory,) = ScatteredReader(row, tmp_path).read(0)
+    np.testing.assert_allclose(trajectory.poses[:, [9, 19]], both)
+    assert trajectory.images[2][3].startswith(b"\xff\xd8")
+
+
+def test_the_same_samples_in_joints(tmp_path):
+    poses = write_agiworld(tmp_path)
+    joints = dataclasses.replace(
+        dataset("agiworld-on-site-pack-joints"),
+        rate_hz=poses.rate_hz,
+        window_s=poses.window_s,
+        index_margin=poses.index_margin,
+        augment="none",
+    )
+    state = np.arange(FRAMES[0] * 14.0).reshape(FRAMES[0], 14)
+    for episode, frames in enumerate(FRAMES):
+        with h5py.File(tmp_path / f"episode{episode}" / "aligned_joints.h5", "a") as file:
+            file["state/joint/position"] = state[:frames]
+            grippers = read_array(file, "action/effector/position")
+    options = {"batch_size": 99, "num_actions": 30, "num_views": 3, "image_size": 8}
+    first, second = (
+        next(one_pass([Source(ScatteredReader(row, tmp_path), 1.0)], **options, tokenize=tokenize))
+        for row in (poses, joints)
+    )
+    np.testing.assert_array_equal(first["images"], second["images"])
+    found = second["proprio"][-1]
+    frame = int(found[0]) // 14
+    np.testing.assert_allclose(found, [*state[frame], *grippers[frame], 0, 0, 0, 0], rtol=1e-6)
+
+
+def test_a_short_episode_starts_a_sample_at_its_first_frame(tmp_path):
+    row = write_agiworld(tmp_path)
+    row = dataclasses.replace(row, index_margin=61, window_s=6.1)
+    options = {"batch_size": 9, "num_actions": 30, "num_views": 3, "image_size": 8}
+
+    def samples(first_always):
+        changed = dataclasses.replace(row, first_always=first_always, static_epsilon=0.0)
+        sources = [Source(ScatteredReader(changed, tmp_path), 1.0)]
+        return sum(len(b["proprio"]) for b in one_pass(sources, **options, tokenize=tokenize))
+
+    assert samples(first_always=False) == 0
+    assert samples(first_always=True) == 2, "one of each episode"
+
+
+def test_videos_and_numbers_must_be_of_one_length(tmp_path):
+    row = write_x2robot(tmp_path)
+    path = tmp_path / "day/run0/run0.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({"data": content["data"][:-1]}))
+    with pytest.raises(BadEpisodeError, match=r"run0: arrays of unequal length: \{'faceImg': 11"):
+        next(iter(ScatteredReader(row, tmp_path).read(0)))
