@@ -47,7 +47,7 @@ class Policy:
         self.contracts = dict(contracts)
         self._space = action_space(config)
         self.model = XVLA(config, dtype=dtype, unroll=True)
-        self.params = jax.device_put(inference_params(params, dtype))
+        self.params = inference_params(params, dtype, place=jax.device_put)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Policy:
@@ -55,7 +55,8 @@ class Policy:
 
         The folder must hold its processor files.
         """
-        loaded = load_checkpoint(folder)
+        # From disk to the device layer by layer: one copy in memory.
+        loaded = load_checkpoint(folder, stored=True)
         if loaded.processor is None:
             raise CheckpointError(
                 f"{folder} has no preprocessor_config.json; "

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import xvla_jax
 from tests.xvla_jax import golden, tiny
 from xvla_jax import cost
 from xvla_jax import policy as policy_module
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.policy import Policy
+from xvla_jax.processor import Processor
 
 _STEPS = 2
 
@@ -134,3 +139,25 @@ def test_a_folder_without_a_processor_is_no_policy(tmp_path: Path) -> None:
     policy = Policy.from_pretrained(tmp_path)
     assert policy.processor.image_size == 32
     assert policy.config == golden.load("ee6d").config
+
+
+@pytest.mark.parametrize("layout", ["hf", "orbax"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layers_come_apart_as_they_are_read(tmp_path: Path, layout: str, dtype: Any) -> None:
+    """Each layer of a stack under a name of its own; all but LayerNorm in the computing type."""
+    case = golden.load("ee6d")
+    whole: Any = case.params
+    xvla_jax.save_pretrained(
+        tmp_path / "p", case.config, whole, layout, processor=Processor(image_size=64)
+    )
+    params: Any = Policy.from_pretrained(tmp_path / "p", dtype=dtype).params
+    for i in range(case.config.depth):
+        kernel = params["transformer"][f"blocks_{i}"]["mlp"]["fc1"]["kernel"]
+        wanted = whole["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][i]
+        np.testing.assert_array_equal(kernel, jnp.asarray(wanted, dtype))
+        assert kernel.dtype == dtype
+        assert params["transformer"][f"blocks_{i}"]["norm1"]["scale"].dtype == jnp.float32
+    layers = [name for name in params["vlm"]["text_encoder"] if name.startswith("layers_")]
+    assert len(layers) == case.config.text.encoder_layers
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, whole)]
+    assert sizes[0] == sizes[1] == 180_888

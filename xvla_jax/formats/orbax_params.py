@@ -56,9 +56,10 @@ def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
         leaf: Any = read_group(group_of[path])
         for key in path:
             leaf = leaf[key.key]
-        if not_finite(leaf):
+        value = leaf if layer is None else leaf[layer]
+        if not_finite(value):
             load_params(step_folder, template)  # names all that are not
-        return leaf if layer is None else leaf[layer]
+        return value
 
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: StoredLeaf(leaf.shape, functools.partial(read, path)), template

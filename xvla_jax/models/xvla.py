@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
@@ -130,27 +129,50 @@ def init_params(model: XVLA, key: Array) -> dict[str, Any]:
 _STACKS: Final = (("vlm", "text_encoder", "layers"), ("transformer", "blocks"))
 
 
-def inference_params(params: Mapping[str, Any], dtype: Any = jnp.float32) -> dict[str, Any]:
+def inference_params(
+    params: Mapping[str, Any],
+    dtype: Any = jnp.float32,
+    *,
+    place: Callable[[np.ndarray], Any] = lambda leaf: leaf,
+) -> dict[str, Any]:
     """Parameters for ``XVLA(config, dtype, unroll=True)``: ``layers`` -> ``layers_0``, ...
 
     Leaves have the computing type, except those of LayerNorm, which the model uses in float32: so
-    the model would cast them anyway, on every call. Float32 leaves are views of the given ones.
+    the model would cast them anyway, on every call.
+
+    Args:
+        params: arrays, or anything that turns into one and can be indexed by layer.
+        dtype: computing type.
+        place: puts a leaf where it shall be, as soon as it is made.
     """
-    return _inference(params, (), jnp.dtype(dtype))
+
+    def convert(path: Any, leaf: Any) -> Any:
+        names = tuple(key.key for key in path)
+        kept = names[-2].startswith("norm")  # LayerNorm
+
+        def one(value: Any) -> Any:
+            array = np.asarray(value)
+            return place(array if kept else array.astype(dtype, copy=False))
+
+        if any(names[: len(stack)] == stack for stack in _STACKS):
+            return [one(leaf[layer]) for layer in range(leaf.shape[0])]
+        return one(leaf)
+
+    return _apart(jax.tree_util.tree_map_with_path(convert, dict(params)), ())
 
 
-def _inference(node: Any, path: tuple[str, ...], dtype: Any) -> Any:
+def _apart(node: Any, path: tuple[str, ...]) -> Any:
+    """Lists of layers under each leaf of a stack -> a node per layer."""
     if not isinstance(node, Mapping):
-        in_layer_norm = path[-2].startswith("norm")
-        return node if in_layer_norm else np.asarray(node).astype(dtype, copy=False)
+        return node
     result: dict[str, Any] = {}
     for name, child in node.items():
-        child = _inference(child, (*path, name), dtype)
-        if (*path, name) in _STACKS:
-            for i in range(len(jax.tree.leaves(child)[0])):
-                result[f"{name}_{i}"] = jax.tree.map(operator.itemgetter(i), child)
-        else:
-            result[name] = child
+        if (*path, name) not in _STACKS:
+            result[name] = _apart(child, (*path, name))
+            continue
+        lists, shape = jax.tree.flatten(child, is_leaf=lambda leaf: isinstance(leaf, list))
+        for i, layer in enumerate(zip(*lists, strict=True)):
+            result[f"{name}_{i}"] = jax.tree.unflatten(shape, layer)
     return result
 
 
