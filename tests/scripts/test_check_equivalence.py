@@ -79,6 +79,7 @@ def _printed(report: dict[str, Any]) -> str:
     return written.getvalue()
 
 
+@pytest.mark.slow
 def test_layouts_of_the_same_weights_are_equal(released: str, tmp_path: Path) -> None:
     report = _check(released, _copied(tmp_path / "native", "lerobot_native.safetensors"))
     assert report["passed"] is True

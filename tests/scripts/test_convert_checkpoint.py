@@ -45,6 +45,7 @@ def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None:
     case = golden.load("ee6d")
     processor = Processor(image_size=64, text_length=11)

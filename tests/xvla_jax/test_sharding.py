@@ -117,6 +117,7 @@ def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None
     jax.tree_util.tree_map_with_path(compare, grads, wanted_grads)
 
 
+@pytest.mark.slow
 def test_a_fresh_state_is_made_in_shards_and_is_the_same_on_any_mesh() -> None:
     fresh = init_state(tiny.MODEL, tiny.OPTIMIZER, tiny.mesh(2, 4), seed=0)
     for tree in (fresh.params, fresh.opt_state[1].mu):
