@@ -11,6 +11,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -44,39 +45,34 @@ def episode_progress(
 
 
 @contextlib.contextmanager
-def count_progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(
+    console: Console, description: str, *counts: ProgressColumn
+) -> Iterator[Callable[[int, int], None]]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counts,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task(description, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        yield show
+
+
+def count_progress(
+    console: Console, description: str
+) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
     """A bar that counts; what it yields takes (done, in all)."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        bar = progress.add_task(description, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield show
+    return _bar(console, description, MofNCompleteColumn())
 
 
-@contextlib.contextmanager
-def bytes_progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+def bytes_progress(
+    console: Console, description: str
+) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
     """A bar that counts bytes; what it yields takes (done, in all)."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        bar = progress.add_task(description, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield show
+    return _bar(console, description, DownloadColumn(), TransferSpeedColumn())
