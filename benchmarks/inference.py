@@ -200,7 +200,7 @@ def main(argv: list[str]) -> None:
     """Measures, prints the tables, writes the JSON."""
     del argv
     quiet_libraries()
-    console = Console(width=100)
+    console = Console(width=120)
     started = time.perf_counter()
     checkpoint, cells = _checkpoint(console), _cells()
     device = jax.local_devices()[0]
