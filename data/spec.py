@@ -41,9 +41,8 @@ class Gripper:
     column: int
     closed: str
     threshold: float | None
-    scale: float = (
-        1.0  # readings are multiplied by it, in their own precision, before they are judged
-    )
+    # readings are multiplied by it, in their own precision, before they are judged
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +155,14 @@ class DatasetSpec:
         for field in ("index_margin", "index_step"):
             value = getattr(self, field)
             self._check(field, value >= 1, value, "1 or more")
-        for field in ("domain_id", "static_epsilon", "first_index", "command_lag"):
-            value = getattr(self, field)
-            self._check(field, value >= 0, value, "0 or more")
-        for field in ("picture_offset", "switch_frames"):
+        for field in (
+            "domain_id",
+            "static_epsilon",
+            "first_index",
+            "command_lag",
+            "picture_offset",
+            "switch_frames",
+        ):
             value = getattr(self, field)
             self._check(field, value >= 0, value, "0 or more")
         self._check(

@@ -24,7 +24,6 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.tensor_files import DTYPES, WEIGHTS_NAME, TensorInfo, write_safetensors
-from xvla_jax.formats.torch_names import LOGITS_BIAS, TEMPORAL
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -120,10 +119,7 @@ def write_random_checkpoint(
     Raises:
         CheckpointError: the folder is in use.
     """
-    buffers = {
-        TEMPORAL: convert.temporal_table(config),
-        LOGITS_BIAS: np.zeros((1, config.text.vocab_size), np.float32),
-    }
+    buffers = convert.made_up_buffers(config)
     shapes = convert.torch_shapes(config, abstract_params(config))
     shapes |= {name: value.shape for name, value in buffers.items()}
     stored = STORED[dtype]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
@@ -125,7 +126,7 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
     buffers = {b: files.read(names[b]) for b in BUFFERS if names[b] in files.info}
     if TEMPORAL in buffers:
         check_first_frame(buffers[TEMPORAL], names[TEMPORAL])
-    return Weights(_nest(leaves), buffers, stored_dtype)
+    return Weights(unflatten_dict(leaves), buffers, stored_dtype)
 
 
 def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
@@ -144,7 +145,7 @@ def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         for _ in pool.map(place, table):
             pass
-    return dataclasses.replace(weights, params=_nest(leaves))
+    return dataclasses.replace(weights, params=unflatten_dict(leaves))
 
 
 def to_torch(
@@ -172,7 +173,7 @@ def to_torch(
             raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
     dialect = DIALECTS[layout]
     released: dict[str, Row | np.ndarray] = {row.torch: row for row in rows(config)}
-    released |= _made_up_buffers(config) | dict(buffers or {})
+    released |= made_up_buffers(config) | dict(buffers or {})
     shapes = torch_shapes(config, params) | buffer_shapes(config)
     stored: dict[str, Row | np.ndarray] = {}
     info, rounded = {}, set()
@@ -239,7 +240,8 @@ def temporal_table(config: XVLAConfig) -> np.ndarray:
     return table
 
 
-def _made_up_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
+def made_up_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
+    """Released name -> float32 tensor of what the reference saves beside the parameters."""
     return {
         TEMPORAL: temporal_table(config),
         LOGITS_BIAS: np.zeros((1, config.text.vocab_size), np.float32),
@@ -276,14 +278,4 @@ def _leaf(tree: Any, path: Path) -> Any:
                 f"the parameter tree has no {'/'.join(path)}; it has {sorted(tree)} at {key!r}"
             )
         tree = tree[key]
-    return tree
-
-
-def _nest(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in leaves.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = value
     return tree

@@ -171,10 +171,9 @@ def _run(
     )
     context: Context = encoded[0]
     tower = encoded[1]["intermediates"]["vlm"]
-    prepared = model.apply({"params": params}, context, inputs["domain_id"], method="prepare")
     head = model.apply(
         {"params": params},
-        prepared,
+        context,
         inputs["head_action"],
         inputs["proprio"],
         inputs["domain_id"],

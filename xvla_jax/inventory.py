@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import jax
-import ml_dtypes
 import numpy as np
 
 from xvla_jax import checkpoint, convert
 from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
 from xvla_jax.formats.torch_names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.models.xvla import abstract_params
@@ -144,7 +144,7 @@ def fingerprints(
         config: the model.
         dtype: type to which values are rounded first.
     """
-    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    kind = DTYPES[STORED[dtype]]
     found = {}
     for name, value in convert.iter_released(params, config):
         flat = np.ascontiguousarray(value, dtype=kind).reshape(-1)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
@@ -173,21 +174,19 @@ def fill_slots(
     table: Iterable[Slot], value: Callable[[Slot], np.ndarray]
 ) -> tuple[dict[str, Any], dict[Path, np.ndarray]]:
     """``Adapter.tensors`` and ``Adapter.scales`` from the tensors of a file, given by ``value``."""
-    tensors: dict[str, Any] = {}
+    leaves: dict[Path, np.ndarray] = {}
     scales: dict[Path, np.ndarray] = {}
     for slot in table:
-        node = tensors
-        for key in slot.path[:-1]:
-            node = node.setdefault(key, {})
-        leaf = node.setdefault(slot.path[-1], np.zeros(slot.leaf_shape, np.float32))
-        view = leaf[slot.index]
+        if slot.path not in leaves:
+            leaves[slot.path] = np.zeros(slot.leaf_shape, np.float32)
+        view = leaves[slot.path][slot.index]
         view[...] = LAYOUTS[slot.layout].to_jax(value(slot).astype(np.float32), view.shape)
         if slot.scale is not None:
             layer = slot.index[0]  # an integer where layers are stacked
             stacked = layer is not ...
             empty = np.zeros((slot.leaf_shape[0], 1, 1) if stacked else (), np.float32)
             scales.setdefault(slot.path[:-1], empty)[layer] = slot.scale
-    return tensors, scales
+    return unflatten_dict(leaves), scales
 
 
 def read_slot(tensors: Mapping[str, Any], slot: Slot) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.tensor_files import TensorFiles
+from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo
 from xvla_jax.formats.torch_names import (
     BUFFERS,
     EMBED_TOKENS,
@@ -76,6 +76,34 @@ def stored_names(files: TensorFiles, config: XVLAConfig, dialect: Dialect) -> di
     return names
 
 
+def tensor_problems(
+    found: Mapping[str, TensorInfo],
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    optional: Collection[str] = (),
+) -> list[str]:
+    """Lines on tensors that are missing, have another shape or type, or that nothing uses.
+
+    Args:
+        found: what a file holds.
+        wanted: name -> shape.
+        optional: names that may be missing; they are not surplus either.
+    """
+    problems = []
+    for name, shape in wanted.items():
+        if name not in found:
+            if name not in optional:
+                problems.append(f"missing    {name} {list(shape)}")
+            continue
+        info = found[name]
+        if info.shape != shape:
+            problems.append(f"mis-shaped {name}: found {list(info.shape)}, expected {list(shape)}")
+        if info.dtype not in STORED.values():
+            problems.append(f"mis-typed  {name}: {info.dtype}; allowed are {[*STORED.values()]}")
+    surplus = sorted(found.keys() - wanted.keys() - set(optional))
+    return problems + [f"surplus    {name} {list(found[name].shape)}" for name in surplus]
+
+
 def account(
     files: TensorFiles,
     names: Mapping[str, str],
@@ -83,25 +111,12 @@ def account(
     dialect: Dialect,
 ) -> None:
     """Every tensor must be used once and have a type and the shape that the config implies."""
-    problems = []
-    for released, wanted in shapes.items():
-        name = names[released]
-        if released in dialect.transposed:
-            wanted = wanted[::-1]
-        if name not in files.info:
-            if released not in BUFFERS:
-                problems.append(f"missing    {name} {list(wanted)}")
-            continue
-        found = files.info[name]
-        if found.shape != wanted:
-            problems.append(
-                f"mis-shaped {name}: found {list(found.shape)}, expected {list(wanted)}"
-            )
-        if found.dtype not in STORED.values():
-            problems.append(f"mis-typed  {name}: {found.dtype}; allowed are {[*STORED.values()]}")
-    used = {*names.values(), dialect.rename(SHARED)}
-    surplus = sorted(set(files.info) - used)
-    problems += [f"surplus    {name} {list(files.info[name].shape)}" for name in surplus]
+    wanted = {
+        names[released]: shape[::-1] if released in dialect.transposed else shape
+        for released, shape in shapes.items()
+    }
+    optional = {*(names[buffer] for buffer in BUFFERS), dialect.rename(SHARED)}
+    problems = tensor_problems(files.info, wanted, optional=optional - {names[SHARED]})
     if problems:
         raise CheckpointError(
             f"the weights ({dialect.name} layout) do not fit config.json, give the one that came "

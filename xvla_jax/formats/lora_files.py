@@ -13,7 +13,7 @@ import numpy as np
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import STORED, not_finite, refuse_not_finite
+from xvla_jax.formats.accounting import not_finite, refuse_not_finite, tensor_problems
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.lora_slots import PREFIX, Slot, modules, slots
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
@@ -118,23 +118,7 @@ def _account(
     info: Mapping[str, TensorInfo],
 ) -> None:
     """Every tensor must be used once, and have the shape that model and rank imply."""
-    wanted = {slot.name: slot.shape for slot in table}
-    problems = [f"missing    {name} {list(wanted[name])}" for name in wanted if name not in info]
-    problems += [
-        f"mis-shaped {name}: found {list(info[name].shape)}, expected {list(shape)}"
-        for name, shape in wanted.items()
-        if name in info and info[name].shape != shape
-    ]
-    problems += [
-        f"surplus    {name} {list(found.shape)}"
-        for name, found in sorted(info.items())
-        if name not in wanted
-    ]
-    problems += [
-        f"mis-typed  {name}: {found.dtype}; allowed are {[*STORED.values()]}"
-        for name, found in info.items()
-        if found.dtype not in STORED.values()
-    ]
+    problems = tensor_problems(info, {slot.name: slot.shape for slot in table})
     if problems:
         raise CheckpointError(
             f"{folder}: the adapter (base: {peft.base}; {dialect.name} names) does not fit this "

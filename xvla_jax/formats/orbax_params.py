@@ -11,6 +11,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
 from xvla_jax.checkpoint import CHECKPOINTS
@@ -50,7 +51,9 @@ def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
 
     @functools.lru_cache(maxsize=1)
     def read_group(number: int) -> dict[str, Any]:
-        return _restore(step_folder, _nest([leaves[i] for i in groups[number]]))
+        group = (leaves[i] for i in groups[number])
+        flat = {tuple(key.key for key in path): leaf for path, leaf in group}
+        return _restore(step_folder, unflatten_dict(flat))
 
     def read(path: Path, layer: int | None) -> np.ndarray:
         leaf: Any = read_group(group_of[path])
@@ -139,16 +142,6 @@ def _refuse(step_folder: pathlib.Path, counts: Mapping[str, int]) -> None:
 
 def _name(path: Path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _nest(leaves: Sequence[tuple[Path, Any]]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves:
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key.key, {})
-        node[path[-1].key] = leaf
-    return tree
 
 
 class _StoredLeafHandler(type_handlers.NumpyHandler):
