@@ -29,7 +29,9 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = ""  # folder that holds the datasets
     config.data.mixture = ""  # name in data/mixtures.py
-    config.data.shuffle_buffer = 10_000  # samples per source
+    config.data.shuffle_buffer = 10_000  # samples per source, over all lanes
+    config.data.lanes = 1  # stretches of a batch with files of their own: one or more per host
+    config.data.max_bad_episodes = 0  # left out per source; one more ends the run
     config.data.cache_mb = 0.0  # MB for decoded images; worth it for small datasets only
 
     config.batch_size = 16  # samples per step, over all hosts

@@ -1,6 +1,6 @@
 """What is drawn for each visit of a training sample: its text, its views, the jitter of each view.
 
-Every choice is a function of the seed, the dataset and the number of the sample in the stream, so
+Every choice is a function of the seed, the dataset and the place of the sample in the stream, so
 neither hosts nor threads nor a restart change it. Without a seed nothing is drawn.
 """
 
@@ -21,7 +21,7 @@ def choose_instruction(sample: Sample, seed: int | None) -> str:
     spec, episode = sample.spec, sample.episode
     if seed is None or not (spec.late_instruction or episode.paraphrases):
         return episode.instruction
-    drawn = uniforms(3, seed, spec.name, "text", sample.number).tolist()
+    drawn = uniforms(3, seed, *sample.visit, "text").tolist()
     late = spec.late_instruction
     if late is not None:
         frame, num_frames = int(episode.frames[sample.row]), episode.num_frames
@@ -38,7 +38,7 @@ def choose_num_views(sample: Sample, seed: int | None) -> int:
     spec = sample.spec
     if seed is None or spec.main_view_share == 0:
         return len(spec.views)
-    (drawn,) = uniforms(1, seed, spec.name, "views", sample.number)
+    (drawn,) = uniforms(1, seed, *sample.visit, "views")
     return 1 if drawn < spec.main_view_share else len(spec.views)
 
 
@@ -46,4 +46,4 @@ def augmented(pixels: UInt8, sample: Sample, view: int, seed: int | None) -> UIn
     """The pixels of view number `view`, with the augmentation of the row."""
     if seed is None or sample.spec.augment == "none":
         return pixels
-    return jittered(pixels, draw_jitter(seed, sample.spec.name, "jitter", sample.number, view))
+    return jittered(pixels, draw_jitter(seed, *sample.visit, "jitter", view))

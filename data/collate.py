@@ -13,7 +13,7 @@ A batch is a dictionary of numpy arrays:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.choices import augmented, choose_instruction, choose_num_views
+from data.faults import BadEpisodeError, Faults
 from data.images import ImageCache, UInt8, load_picture
 from data.stream import Sample
-from data.trajectory import BadEpisodeError
 
 Batch = dict[str, NDArray[Any]]
 Tokenize = Callable[[list[str]], NDArray[np.int32]]
@@ -40,8 +40,8 @@ class Collator:
         num_views: int,
         image_size: int,
         tokenize: Tokenize,
-        *,
         seed: int | None,
+        faults: Faults,
         cache_mb: float,
         threads: int,
     ) -> None:
@@ -49,26 +49,30 @@ class Collator:
         self._image_size = image_size
         self._tokenize = tokenize
         self._seed = seed
+        self._faults = faults
         self._token_ids: dict[str, NDArray[np.int32]] = {}
         self._cache = ImageCache(cache_mb)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """The batch of `samples`, in their order.
+    def __call__(self, draws: Sequence[Iterator[Sample]]) -> Batch:
+        """The batch of the first sample of each draw, or of the next whose pictures are good.
 
         Raises:
-            BadEpisodeError: a picture cannot be decoded.
+            TooManyBadEpisodesError: more than allowed have pictures that cannot be decoded.
+            BadEpisodeError: no sample of a draw has good pictures.
         """
-        shape = (len(samples), self._num_views, self._image_size, self._image_size, 3)
+        shape = (len(draws), self._num_views, self._image_size, self._image_size, 3)
         images = np.zeros(shape, np.uint8)
-        present = [choose_num_views(sample, self._seed) for sample in samples]
 
-        def fill(place: int) -> None:
-            sample = samples[place]
-            for view, pixels in enumerate(self._views(sample, present[place])):
+        def fill(place: int) -> tuple[Sample, int]:
+            sample, views = self._first_good(draws[place])
+            for view, pixels in enumerate(views):
                 images[place, view] = augmented(pixels, sample, view, self._seed)
+            return sample, len(views)
 
-        list(self._pool.map(fill, range(len(samples))))
+        filled = list(self._pool.map(fill, range(len(draws))))
+        samples = [sample for sample, _ in filled]
+        present = [num_views for _, num_views in filled]
         texts = [choose_instruction(sample, self._seed) for sample in samples]
         return {
             "images": images,
@@ -82,6 +86,16 @@ class Collator:
     def close(self) -> None:
         """End the decoding threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _first_good(self, draw: Iterator[Sample]) -> tuple[Sample, UInt8]:
+        bad: BadEpisodeError | None = None
+        for sample in draw:
+            try:
+                return sample, self._views(sample, choose_num_views(sample, self._seed))
+            except BadEpisodeError as error:
+                self._faults.add(error)
+                bad = error
+        raise bad or ValueError("a draw without samples")
 
     def _views(self, sample: Sample, count: int) -> UInt8:
         key = (sample.spec.name, sample.episode.episode, sample.row, count)
@@ -100,7 +114,10 @@ class Collator:
             except ValueError as error:
                 frame = int(sample.episode.frames[sample.row])
                 raise BadEpisodeError(
-                    sample.spec.name, sample.episode.episode, f"frame {frame}, {name}: {error}"
+                    sample.spec.name,
+                    sample.episode.episode,
+                    "undecodable_picture",
+                    f"frame {frame}, {name}: {error}",
                 ) from error
             views.append(view)
         return np.stack(views)

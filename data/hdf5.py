@@ -12,10 +12,11 @@ import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.faults import BadEpisodeError, attempt
 from data.images import RAW_PICTURES
 from data.meta_files import find_meta_file
 from data.spec import DatasetSpec
-from data.trajectory import BadEpisodeError, Pictures, Trajectory, standard_trajectory
+from data.trajectory import Pictures, Trajectory, standard_trajectory
 
 
 class Hdf5Reader:
@@ -45,19 +46,20 @@ class Hdf5Reader:
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._paths)
         self._check_first()
 
-    def read(self, part: int) -> Iterator[Trajectory]:
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of episode number `part`; its pictures are read when they are taken."""
         path = self._paths[part]
-        try:
-            with h5py.File(path) as file:
-                raw = read_arrays(file, self.spec.state_keys)
-                instruction = _text(_array(file, str(self.spec.instruction_key)))
-                views = tuple(
-                    Hdf5Pictures(path, key, len(_array(file, key))) for key in self.spec.views
-                )
-        except (OSError, LookupError, ValueError) as error:
-            raise BadEpisodeError(self.spec.name, str(path), str(error)) from error
-        yield standard_trajectory(
+        yield attempt(self.spec.name, str(path), lambda: self._trajectory(path))
+
+    def _trajectory(self, path: Path) -> Trajectory:
+        with h5py.File(path) as file:
+            check_present(file, self.spec.keys)
+            raw = read_arrays(file, self.spec.state_keys)
+            instruction = _text(_array(file, str(self.spec.instruction_key)))
+            views = tuple(
+                Hdf5Pictures(path, key, len(_array(file, key))) for key in self.spec.views
+            )
+        return standard_trajectory(
             raw,
             self.spec,
             str(path),

@@ -8,6 +8,7 @@ sample is drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ import pyarrow.parquet as pq
 from etils import epath
 from numpy.typing import NDArray
 
+from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
 from data.spec import DatasetSpec
-from data.trajectory import BadEpisodeError, Pictures, Trajectory, standard_trajectory
+from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
 
 MAX_EPISODES_PER_PART = 20
@@ -41,39 +43,40 @@ class LeRobotReader:
         self.episodes_per_part = tuple(len(part) for part in self._parts)
         self._check_first(index.episodes[0])
 
-    def read(self, part: int) -> Iterator[Trajectory]:
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of one part, in the order of the index."""
         episodes = self._parts[part]
-        path = episodes[0].table
         try:
-            columns = self._columns(pq.read_schema(path))
-            table = pq.read_table(path, columns=columns, filters=episodes[0].shared_with(episodes))
+            table = self._read_table(episodes)
         except (OSError, pa.ArrowException) as error:
-            raise BadEpisodeError(self.spec.name, str(path), str(error)) from error
+            for episode in episodes:
+                yield bad_episode(self.spec.name, episode.name, error)
+            return
         for episode in episodes:
-            yield self._trajectory(episode, episode.rows(table))
+            yield attempt(self.spec.name, episode.name, partial(self._trajectory, episode, table))
 
-    def _trajectory(self, episode: EpisodeFiles, table: pa.Table) -> Trajectory:
-        try:
-            raw = {key: column_array(table, key) for key in self.spec.state_keys}
-            images = tuple(self._view(episode, key, table) for key in self.spec.views)
-            return standard_trajectory(
-                raw,
-                self.spec,
-                episode.name,
-                instruction=episode.instruction,
-                images=images,
-                span=episode.span,
-                paraphrases=self._paraphrases,
-            )
-        except BadEpisodeError:
-            raise
-        except (OSError, LookupError, ValueError, pa.ArrowException) as error:
-            raise BadEpisodeError(self.spec.name, episode.name, str(error)) from error
+    def _read_table(self, episodes: list[EpisodeFiles]) -> pa.Table:
+        path = episodes[0].table
+        columns = self._columns(pq.read_schema(path))
+        return pq.read_table(path, columns=columns, filters=episodes[0].shared_with(episodes))
+
+    def _trajectory(self, episode: EpisodeFiles, shared: pa.Table) -> Trajectory:
+        table = episode.rows(shared)
+        return standard_trajectory(
+            {key: column_array(table, key) for key in self.spec.state_keys},
+            self.spec,
+            episode.name,
+            instruction=episode.instruction,
+            images=tuple(self._view(episode, key, table) for key in self.spec.views),
+            span=episode.span,
+            paraphrases=self._paraphrases,
+        )
 
     def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
         if key in table.column_names:
             return _stored_pictures(table, key)
+        if key not in episode.videos:
+            raise FaultError("missing_key", f"{key} is neither a column nor a video")
         video = episode.videos[key]
         if video.start_s is None:
             return VideoPictures(video.path)
@@ -102,8 +105,12 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
     """A numeric column as an array [T, ...], its lists flattened to [T, columns].
 
     Raises:
-        ValueError: no rows, or some are missing or of unequal length.
+        ValueError: no such column, no rows, or some are missing or of unequal length.
     """
+    if key not in table.column_names:
+        raise FaultError(
+            "missing_key", f"{key} is missing; there is {', '.join(table.column_names)}"
+        )
     values: Any = table.column(key).combine_chunks()
     if isinstance(values, pa.ExtensionArray):
         values = values.storage

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from data.datasets import dataset
+from data.faults import BadEpisodeError
 from data.hdf5 import Hdf5Reader
 from data.lerobot import LeRobotReader
 from data.mixtures import Mixture, check_mixture
@@ -64,14 +65,14 @@ class GeneratedReader:
         self,
         spec: DatasetSpec,
         root: epath.PathLike,
-        generate: Callable[[DatasetSpec, epath.PathLike], Iterator[Trajectory]],
+        generate: Callable[[DatasetSpec, epath.PathLike], Iterator[Trajectory | BadEpisodeError]],
     ) -> None:
         self.spec = spec
         self._root = root
         self._generate = generate
         self.episodes_per_part = (sum(1 for _ in generate(spec, root)),)
 
-    def read(self, part: int) -> Iterator[Trajectory]:
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """Every trajectory; there is only part 0."""
         if part != 0:
             raise IndexError(f"{self.spec.storage} has one part, not part {part}")

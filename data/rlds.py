@@ -9,14 +9,17 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
+from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
-from data.trajectory import BadEpisodeError, Trajectory, standard_trajectory
+from data.trajectory import Trajectory, standard_trajectory
 
 if importlib.util.find_spec("dlimp"):
     DLataset = importlib.import_module("dlimp").DLataset
@@ -46,24 +49,55 @@ class RldsReader:
         self.episodes_per_part = tuple(split.shard_lengths)
         self._files = [PurePosixPath(path).name for path in split.filenames]
 
-    def read(self, part: int) -> Iterator[Trajectory]:
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of shard file number `part`, in file order, images encoded."""
         count = self.episodes_per_part[part]
-        if count == 0:
-            return
         first = sum(self.episodes_per_part[:part])
-        keys = self.spec.keys
-        trajectories = DLataset.from_rlds(
-            self._builder, split=f"{SPLIT}[{first}:{first + count}]", shuffle=False
-        ).traj_map(lambda traj: {INDEX: traj[INDEX], **select(traj, keys)})
-        whole = list(trajectories.iterator())
-        if any(len(raw[INDEX]) == 0 for raw in whole):
-            raise BadEpisodeError(self.spec.name, self._files[part], "an episode has no steps")
-        # dlimp lets parallel maps deliver out of order
-        for number, raw in enumerate(sorted(whole, key=lambda raw: raw[INDEX][0])):
-            yield self._trajectory(raw, f"{self._files[part]}#{number}")
+        found = self._load(first, count) if count else {}
+        lost: FaultError | None = None
+        for number in range(count):
+            raw = found.pop(number, None) or lost or self._load_alone(first + number)
+            if isinstance(raw, FaultError) and raw.kind == "unreadable":
+                lost = raw  # a TFRecord file has no way past a damaged record
+            name = f"{self._files[part]}#{number}"
+            yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
 
-    def _trajectory(self, raw: dict[str, Any], episode: str) -> Trajectory:
+    def _load(self, first: int, count: int) -> dict[int, dict[str, Any]]:
+        """Arrays of the episodes from `first` on, by place; what cannot be read is not there."""
+        found: dict[int, dict[str, Any]] = {}
+        try:
+            for raw in self._iterate(first, count):
+                if len(raw[INDEX]):
+                    found[int(raw[INDEX][0])] = raw
+        except tf.errors.OpError:
+            # dlimp lets parallel maps deliver out of order: good ones may be missing as well, so
+            # the caller asks again for each
+            return found
+        return found
+
+    def _load_alone(self, number: int) -> dict[str, Any] | FaultError:
+        """The arrays of one episode, or what is wrong with it."""
+        try:
+            raw = next(self._iterate(number, 1), None)
+        except tf.errors.DataLossError as error:
+            return FaultError("unreadable", error.message)
+        except tf.errors.OpError as error:
+            return FaultError("malformed", error.message)
+        if raw is None:
+            return FaultError("unreadable", "the file ends before it")
+        return raw if len(raw[INDEX]) else FaultError("unequal_lengths", "no frames")
+
+    def _iterate(self, first: int, count: int) -> Iterator[dict[str, Any]]:
+        keys = self.spec.keys
+        split = f"{SPLIT}[{first}:{first + count}]"
+        trajectories = DLataset.from_rlds(self._builder, split=split, shuffle=False)
+        return trajectories.traj_map(
+            lambda traj: {INDEX: traj[INDEX], **select(traj, keys)}
+        ).iterator()
+
+    def _trajectory(self, raw: dict[str, Any] | FaultError, episode: str) -> Trajectory:
+        if isinstance(raw, FaultError):
+            raise raw
         key = str(self.spec.instruction_key)
         return standard_trajectory(
             {key: raw[key] for key in self.spec.state_keys},

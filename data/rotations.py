@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.faults import FaultError
+
 Float64 = NDArray[np.float64]
 
 
@@ -21,12 +23,13 @@ def columns_from_quat_xyzw(quat: ArrayLike) -> Float64:
     """First two matrix columns of quaternions [..., 4] of any length, order x, y, z, w.
 
     Raises:
-        ValueError: a quaternion is zero.
+        FaultError: a quaternion is zero; a `ValueError`.
     """
     q = np.asarray(quat, np.float64)
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
-    if not np.all(norm > 0):
-        raise ValueError(f"a quaternion of length zero has no rotation (shape {q.shape})")
+    if np.any(norm == 0):
+        frame = int(np.argmin(norm.reshape(-1)))
+        raise FaultError("zero_rotation", f"the quaternion of frame {frame} has length zero")
     x, y, z, w = np.moveaxis(q / norm, -1, 0)
     return _stack_columns(
         (1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)),

@@ -15,15 +15,11 @@ import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.faults import BadEpisodeError, attempt
 from data.hdf5 import read_arrays
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec, EpisodeFolder
-from data.trajectory import (
-    BadEpisodeError,
-    Pictures,
-    Trajectory,
-    standard_trajectory,
-)
+from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
 
 
@@ -53,26 +49,22 @@ class ScatteredReader:
         except LookupError as error:
             raise ValueError(f"dataset row {spec.name!r} {error} (data/datasets.py)") from error
 
-    def read(self, part: int) -> Iterator[Trajectory]:
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of episode number `part`; its pictures are read when drawn."""
         folder, instruction = self._episodes[part]
-        try:
-            raw = self._read_state(folder)
-            num_frames = min(len(array) for array in raw.values())
-            images = tuple(self._view(folder, view, num_frames) for view in self.spec.views)
-            trajectory = standard_trajectory(
-                raw,
-                self.spec,
-                str(folder),
-                instruction=instruction,
-                images=images,
-                paraphrases=self._paraphrases,
-            )
-        except BadEpisodeError:
-            raise
-        except (OSError, LookupError, ValueError) as error:
-            raise BadEpisodeError(self.spec.name, str(folder), str(error)) from error
-        yield trajectory
+        yield attempt(self.spec.name, str(folder), lambda: self._trajectory(folder, instruction))
+
+    def _trajectory(self, folder: Path, instruction: str) -> Trajectory:
+        raw = self._read_state(folder)
+        num_frames = min(len(array) for array in raw.values())
+        return standard_trajectory(
+            raw,
+            self.spec,
+            str(folder),
+            instruction=instruction,
+            images=tuple(self._view(folder, view, num_frames) for view in self.spec.views),
+            paraphrases=self._paraphrases,
+        )
 
     def _read_state(self, folder: Path) -> dict[str, NDArray[Any]]:
         path = folder / self._layout.state.format(episode=folder.name)

@@ -6,6 +6,9 @@ at the end of a row default to their absence.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -189,6 +192,12 @@ class DatasetSpec:
         """Every key that the row reads, without repeats: views, instruction, numbers."""
         text = () if self.instruction_key is None else (self.instruction_key,)
         return tuple(dict.fromkeys([*self.views, *text, *self.state_keys]))
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any field of the row."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _check_channels(self) -> None:
         for arm in self.arms:

@@ -1,33 +1,66 @@
-"""The endless, exactly repeatable sample stream of one source.
+"""The endless, exactly repeatable sample stream of one source, in one or more lanes.
 
-An epoch visits the parts (files) in a random order and gathers them into *blocks* of at least
-`shuffle_buffer` samples; within a block the samples come in random order. A dataset smaller than
-that is one block: a plain shuffle without replacement. Both orders are functions of the seed, so
-sample number n is found again by counting samples, without decoding a picture. Reading stays
-sequential, as TFRecord files want it.
-
-Host memory: the block in use and the next one, encoded. Per sample that is its pictures plus
-4 * D * (T + 1) bytes; the largest block holds shuffle_buffer samples plus one file. Pictures that
-are files or frames of a video stay where they are until their sample is drawn.
+An epoch visits the parts (files) in a random order and deals them to the lanes in turn, so that
+every sample comes once an epoch and a lane reads files of its own. A lane gathers its parts into
+*blocks*; within a block the samples come in random order. Blocks of all lanes together hold at
+least `shuffle_buffer` samples of at least `MIN_EPISODES` episodes, or, where an epoch has less, all
+of them: a plain shuffle without replacement. Everything is a function of the seed, so sample
+number n is found again by counting samples, without decoding a picture, and from a `Cursor`
+without counting. Reading stays sequential, as TFRecord files want it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from data.sampling import Int64, permutation
+from data.faults import Faults
+from data.sampling import Int64, permutation, random_words
 from data.spec import DatasetSpec
-from data.trajectory import Reader
+from data.trajectory import Reader, Trajectory
 from data.windows import EpisodeSamples, episode_samples, num_samples
+
+MIN_EPISODES = 20
 
 
 class EmptyDatasetError(ValueError):
     """A dataset that yields no sample in a whole pass."""
+
+
+@dataclass(frozen=True)
+class StreamShape:
+    """The numbers that, with the sources, decide the global stream of samples.
+
+    Attributes:
+        seed: of everything that is drawn.
+        batch_size: samples in a global batch.
+        num_actions: actions of a chunk (T).
+        shuffle_buffer: samples over which all lanes of a source together are shuffled.
+        lanes: stretches of a batch's rows that are fed from files of their own.
+    """
+
+    seed: int
+    batch_size: int
+    num_actions: int
+    shuffle_buffer: int
+    lanes: int
+
+
+class Cursor(NamedTuple):
+    """A block in the stream of one lane."""
+
+    epoch: int
+    place: int  # in the order of the lane's parts in this epoch
+    block: int  # number within the epoch
+    start: int  # samples of the stream before it
+    end: int = -1  # samples of the stream up to its end; -1: not known yet
+
+
+BEGINNING = Cursor(epoch=0, place=0, block=0, start=0)
 
 
 class Sample(NamedTuple):
@@ -36,158 +69,202 @@ class Sample(NamedTuple):
     spec: DatasetSpec
     episode: EpisodeSamples
     row: int
-    number: int  # in the stream of its source; what is drawn for it follows from this
+    number: int  # in the stream of its source and lane
+    lane: int  # with the number it decides what is drawn for the sample
 
-
-@dataclass(frozen=True)
-class Block:
-    """Samples number start .. end - 1 of the stream, and the parts that hold them."""
-
-    epoch: int
-    number: int  # within the epoch
-    parts: tuple[int, ...]
-    start: int
-    end: int
+    @property
+    def visit(self) -> tuple[str, int, int]:
+        """What tells this visit from all others of the run."""
+        return self.spec.name, self.lane, self.number
 
 
 @dataclass(frozen=True)
 class LoadedBlock:
-    """A block in memory."""
+    """A block in memory: samples number cursor.start .. cursor.end - 1 of the stream."""
 
-    block: Block
+    cursor: Cursor
     spec: DatasetSpec
+    lane: int
     episodes: tuple[EpisodeSamples, ...]
     ends: Int64  # [episodes] samples up to and including each
     order: Int64  # [samples]
 
     def sample(self, number: int) -> Sample:
         """Sample `number` of the stream, which lies in this block."""
-        flat = int(self.order[number - self.block.start])
+        flat = int(self.order[number - self.cursor.start])
         place = int(np.searchsorted(self.ends, flat, side="right"))
         episode = self.episodes[place]
-        return Sample(self.spec, episode, flat - int(self.ends[place]) + len(episode), number)
+        row = flat - int(self.ends[place]) + len(episode)
+        return Sample(self.spec, episode, row, number, self.lane)
+
+    def from_here(self, number: int) -> Iterator[Sample]:
+        """Sample `number`, and then those that may take its place if its pictures are bad."""
+        start, size = self.cursor.start, self.cursor.end - self.cursor.start
+        for ahead in range(size):
+            yield self.sample(start + (number - start + ahead) % size)
+
+
+class Counts:
+    """Samples and episodes with samples of each part, as far as known; shared by all lanes."""
+
+    def __init__(self, num_parts: int) -> None:
+        self._known: dict[int, tuple[int, int]] = {}
+        self._num_parts = num_parts
+
+    def __getitem__(self, part: int) -> tuple[int, int] | None:
+        return self._known.get(part)
+
+    def __setitem__(self, part: int, count: tuple[int, int]) -> None:
+        self._known[part] = count
+
+    @property
+    def empty(self) -> bool:
+        """Whether the whole source is known to have no sample."""
+        known = len(self._known) == self._num_parts
+        return known and not any(samples for samples, _ in self._known.values())
 
 
 class SourceStream:
-    """Samples by number, asked for in rising order; the next block is read ahead in a thread.
-
-    `samples_per_part` (None = not known yet) fills as parts are read. Handing it over again on
-    resume spares reading the parts before `first`.
-    """
+    """Samples of one lane by number, asked for in rising order; the next block is read ahead."""
 
     def __init__(
         self,
         reader: Reader,
+        shape: StreamShape,
+        lane: int,
         *,
-        seed: int,
-        shuffle_buffer: int,
-        num_actions: int,
+        pool: Executor,
+        faults: Faults,
+        counts: Counts,
         first: int = 0,
-        samples_per_part: Sequence[int | None] | None = None,
+        cursor: Cursor = BEGINNING,
     ) -> None:
+        """Opens the stream at sample number `first`; a `cursor` near it spares the counting.
+
+        Args:
+            reader: the source.
+            shape: decides the stream.
+            lane: which of shape.lanes this is.
+            pool: reads ahead.
+            faults: counts bad episodes, and says when they are too many.
+            counts: samples of the parts, shared with the other lanes.
+            first: number of the first sample that will be asked for.
+            cursor: of the block of a sample up to `first`.
+        """
         self.spec = reader.spec
+        self.lane = lane
         self._reader = reader
-        self._seed = seed
-        self._shuffle_buffer = shuffle_buffer
-        self._num_actions = num_actions
-        num_parts = len(reader.episodes_per_part)
-        self.samples_per_part: list[int | None] = list(samples_per_part or [None] * num_parts)
+        self._shape = shape
+        self._min_samples = -(-shape.shuffle_buffer // shape.lanes)
+        self._min_episodes = -(-MIN_EPISODES // shape.lanes)
+        self._pool = pool
+        self._faults = faults
+        self._counts = counts
         self._first = first
         self._in_memory: dict[int, tuple[EpisodeSamples, ...]] = {}
-        self._blocks = self._load_from(first)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"read-{self.spec.name}")
-        self._next: Future[LoadedBlock] = self._pool.submit(next, self._blocks)
+        self.cursor = cursor  # of the block in use
+        self._blocks = self._load_from(cursor)
+        self._next: Future[LoadedBlock] = pool.submit(next, self._blocks)
         self._current: LoadedBlock | None = None
 
-    def sample(self, number: int) -> Sample:
-        """Sample `number`, not before those asked for earlier.
+    def block(self, number: int) -> LoadedBlock:
+        """The block that holds sample `number`, which is not before those asked for earlier.
 
         Raises:
             EmptyDatasetError: a whole pass gave no sample.
-            BadEpisodeError: an episode of the block cannot be used.
+            TooManyBadEpisodesError: more episodes than allowed cannot be used.
         """
-        while self._current is None or number >= self._current.block.end:
+        while self._current is None or number >= self._current.cursor.end:
             self._current = self._next.result()
+            self.cursor = self._current.cursor
             self._next = self._pool.submit(next, self._blocks)
-        return self._current.sample(number)
+        return self._current
 
-    def close(self) -> None:
-        """Stop reading ahead."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _load_from(self, first: int) -> Iterator[LoadedBlock]:
-        for block in self._walk(first):
+    def _load_from(self, cursor: Cursor) -> Iterator[LoadedBlock]:
+        for found, parts in self._walk(cursor):
             # counting may have read parts of blocks that are only passed over
-            kept = set(block.parts) & set(self._in_memory)
+            kept = set(parts) & set(self._in_memory)
             self._in_memory = {part: self._in_memory[part] for part in kept}
-            if block.end <= first:
+            if found.end <= self._first:
                 continue
-            episodes = tuple(e for part in sorted(block.parts) for e in self._part(part))
-            purpose = (self.spec.name, "samples", block.epoch, block.number)
-            order = permutation(block.end - block.start, self._seed, *purpose)
+            episodes = tuple(e for part in sorted(parts) for e in self._part(part))
+            purpose = (self.spec.name, "samples", self.lane, found.epoch, found.block)
+            order = permutation(found.end - found.start, self._shape.seed, *purpose)
             ends = np.cumsum([len(episode) for episode in episodes])
-            yield LoadedBlock(block, self.spec, episodes, ends, order)
+            yield LoadedBlock(found, self.spec, self.lane, episodes, ends, order)
 
-    def _walk(self, first: int) -> Iterator[Block]:
-        """All blocks from an epoch that begins at or before sample `first`."""
-        epoch = start = 0
+    def _walk(self, cursor: Cursor) -> Iterator[tuple[Cursor, tuple[int, ...]]]:
+        """All blocks from the one of `cursor` on, and the parts that hold them."""
+        saved_end = cursor.end
         while True:
-            known = [count for count in self.samples_per_part if count is not None]
-            if len(known) == len(self.samples_per_part):
-                self._require_samples(sum(known))
-                epochs = max(first - start, 0) // sum(known)
-                epoch, start = epoch + epochs, start + epochs * sum(known)
-            for block in self._epoch(epoch, start):
-                yield block
-                start = block.end
-            epoch += 1
+            if self._counts.empty:
+                raise EmptyDatasetError(self._why_empty())
+            for found, parts in self._epoch(cursor):
+                if saved_end not in (-1, found.end):
+                    raise ValueError(
+                        f"dataset {self.spec.name!r} has {found.end - found.start} samples where "
+                        f"there were {saved_end - found.start} when the position was saved: the "
+                        "data or its row has changed, so the stream cannot go on where it stopped"
+                    )
+                saved_end = -1
+                yield found, parts
+                cursor = found
+            cursor = Cursor(cursor.epoch + 1, 0, 0, max(cursor.start, cursor.end))
 
-    def _epoch(self, epoch: int, start: int) -> Iterator[Block]:
-        parts: list[int] = []
-        end, number = start, 0
-        order = permutation(len(self.samples_per_part), self._seed, self.spec.name, "parts", epoch)
-        for place, part in enumerate(order.tolist(), start=1):
-            parts.append(part)
-            end += self._count(part, keep=end >= self._first)
-            last = place == len(order)
-            if end - start >= self._shuffle_buffer or (last and end > start):
-                yield Block(epoch, number, tuple(parts), start, end)
-                start, number, parts = end, number + 1, []
+    def _epoch(self, cursor: Cursor) -> Iterator[tuple[Cursor, tuple[int, ...]]]:
+        """The blocks of an epoch from the one of `cursor` on."""
+        mine = self._parts_of(cursor.epoch)
+        begin = cursor.place
+        end, episodes = cursor.start, 0
+        for place in range(cursor.place, len(mine)):
+            found = self._count(mine[place], keep=end >= self._first)
+            end, episodes = end + found[0], episodes + found[1]
+            enough = (
+                end - cursor.start >= self._min_samples and episodes >= self._min_episodes
+            ) or place == len(mine) - 1
+            if enough and end > cursor.start:
+                yield cursor._replace(end=end), tuple(mine[begin : place + 1])
+                begin, episodes = place + 1, 0
+                cursor = Cursor(cursor.epoch, begin, cursor.block + 1, end)
 
-    def _require_samples(self, samples_per_epoch: int) -> None:
-        if samples_per_epoch == 0:
-            raise EmptyDatasetError(
-                f"dataset {self.spec.name!r} yields no sample from "
-                f"{sum(self._reader.episodes_per_part)} episodes: the last "
-                f"{self.spec.index_margin} frames of each start none (index_margin), and frames "
-                f"that move less than {self.spec.static_epsilon} are left out (static_epsilon); "
-                "see its row in data/datasets.py"
-            )
+    def _parts_of(self, epoch: int) -> Sequence[int]:
+        """This lane's parts of an epoch, in their order; another lane begins in every epoch."""
+        name, num_parts = self.spec.name, len(self._reader.episodes_per_part)
+        order = permutation(num_parts, self._shape.seed, name, "parts", epoch)
+        turn = int(random_words(1, self._shape.seed, name, "deal", epoch)[0]) % self._shape.lanes
+        return order[(self.lane - turn) % self._shape.lanes :: self._shape.lanes].tolist()
 
-    def _count(self, part: int, *, keep: bool) -> int:
-        """Samples of a part; what is only passed over is neither kept nor its pictures fetched."""
-        known = self.samples_per_part[part]
-        if known is None and keep:
-            return sum(map(len, self._part(part)))
-        if known is None:
-            trajectories = self._reader.read(part)
-            known = sum(num_samples(t, self.spec, self._num_actions) for t in trajectories)
-            self.samples_per_part[part] = known
-        return known
+    def _why_empty(self) -> str:
+        spec = self.spec
+        return (
+            f"dataset {spec.name!r} yields no sample from "
+            f"{sum(self._reader.episodes_per_part)} episodes: the last {spec.index_margin} frames "
+            f"of each start none (index_margin), and frames that move less than "
+            f"{spec.static_epsilon} are left out (static_epsilon); see its row in data/datasets.py"
+        )
+
+    def _count(self, part: int, *, keep: bool) -> tuple[int, int]:
+        """Samples and episodes of a part; what is passed over is not kept, nor its pictures read.
+
+        Pictures that cannot be read do not change the count: their samples are replaced when drawn.
+        """
+        known = self._counts[part]
+        if known is not None:
+            return known
+        if keep:
+            lengths = [len(episode) for episode in self._part(part)]
+        else:
+            lengths = [num_samples(t, self.spec, self._shape.num_actions) for t in self._read(part)]
+        self._counts[part] = found = sum(lengths), sum(length > 0 for length in lengths)
+        return found
 
     def _part(self, part: int) -> tuple[EpisodeSamples, ...]:
         if part not in self._in_memory:
-            episodes = tuple(
-                episode_samples(trajectory, self.spec, self._num_actions)
-                for trajectory in self._reader.read(part)
+            self._in_memory[part] = tuple(
+                episode_samples(trajectory, self.spec, self._shape.num_actions)
+                for trajectory in self._read(part)
             )
-            count, before = sum(map(len, episodes)), self.samples_per_part[part]
-            if before not in (None, count):
-                raise ValueError(
-                    f"part {part} of dataset {self.spec.name!r} has {count} samples, but had "
-                    f"{before} when the position was saved: the data or its row has changed, so "
-                    "the stream cannot go on where it stopped"
-                )
-            self.samples_per_part[part] = count
-            self._in_memory[part] = episodes
         return self._in_memory[part]
+
+    def _read(self, part: int) -> Iterator[Trajectory]:
+        return self._faults.sift(self._reader.read(part))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data.faults import BadEpisodeError, FaultError, bad_episode
 from data.poses import ACTION_WIDTH, ARM_WIDTH, gripper_closed, xyz_rot6d
 from data.spec import Arm, Columns, DatasetSpec
 
@@ -16,13 +17,6 @@ Arrays = Mapping[str, NDArray[Any]]
 Float64 = NDArray[np.float64]
 
 STILLNESS_LAYOUT = "interleaved"
-
-
-class BadEpisodeError(ValueError):
-    """An episode that cannot be used, named with its dataset and the reason."""
-
-    def __init__(self, dataset: str, episode: str, reason: str) -> None:
-        super().__init__(f"dataset {dataset!r}, episode {episode}: {reason}")
 
 
 class Pictures(Protocol):
@@ -37,6 +31,25 @@ class Pictures(Protocol):
     def take(self, indices: NDArray[np.int64], /) -> Pictures:
         """The pictures at `indices`: what is cheap to hold is read now, videos are not."""
         ...
+
+
+@dataclass(frozen=True)
+class UnreadablePictures:
+    """Stands for the pictures of a view that could not be read."""
+
+    reason: str
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> bytes:
+        """Always a ValueError that tells the reason."""
+        raise ValueError(self.reason)
+
+    def take(self, indices: NDArray[np.int64]) -> UnreadablePictures:
+        """No more readable than the whole."""
+        return UnreadablePictures(self.reason, len(indices))
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,11 @@ class Reader(Protocol):
     spec: DatasetSpec
     episodes_per_part: tuple[int, ...]
 
-    def read(self, part: int) -> Iterator[Trajectory]:
-        """The trajectories of one part, in the order stored."""
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        """The trajectories of one part, in the order stored.
+
+        An episode that cannot be used is yielded as its error; what is raised ends the run.
+        """
         ...
 
 
@@ -108,8 +124,8 @@ def standard_trajectory(
             _check_finite(rows)
         text = _instruction(instruction, spec)
         clocks = _clocks(raw, spec.arms)
-    except (ValueError, IndexError) as error:
-        raise BadEpisodeError(spec.name, episode, str(error)) from error
+    except (ValueError, LookupError) as error:
+        raise bad_episode(spec.name, episode, error) from error
     return Trajectory(
         dataset=spec.name,
         episode=episode,
@@ -126,10 +142,12 @@ def standard_trajectory(
 def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...]) -> int:
     lengths = {key: len(raw[key]) for key in spec.state_keys}
     num_frames = min(lengths.values())
+    if num_frames == 0:
+        raise FaultError("unequal_lengths", "no frames")
     pictures = {key: len(view) for key, view in zip(spec.views, images, strict=True)}
     allowed = range(num_frames, num_frames + spec.picture_offset + 1)
     if len(set(lengths.values())) != 1 or not set(pictures.values()) <= set(allowed):
-        raise ValueError(f"arrays of unequal length: {pictures | lengths}")
+        raise FaultError("unequal_lengths", f"arrays of unequal length: {pictures | lengths}")
     return num_frames
 
 
@@ -140,7 +158,7 @@ def _instruction(recorded: str | bytes, spec: DatasetSpec) -> str:
     if spec.instruction_end is not None:
         text = text.split(spec.instruction_end)[0]
     if not text.strip():
-        raise ValueError(f"{spec.instruction_key or 'the instruction'} is empty")
+        raise FaultError("no_instruction", f"{spec.instruction_key or 'the instruction'} is empty")
     return text
 
 
@@ -158,6 +176,7 @@ def _columns(raw: Arrays, columns: Columns) -> NDArray[Any]:
 
 def _arm_rows(raw: Arrays, arm: Arm, rotation_layout: str) -> Float64:
     pose = np.concatenate([_columns(raw, columns) for columns in arm.pose], axis=1)
+    _check_finite(pose)
     readings = raw[arm.gripper.key]
     readings = readings.reshape(len(readings), int(np.prod(readings.shape[1:])))
     gripper = gripper_closed(
@@ -177,10 +196,10 @@ def _joint_rows(raw: Arrays, joints: tuple[Columns, ...]) -> Float64:
     return rows
 
 
-def _check_finite(rows: Float64) -> None:
+def _check_finite(rows: NDArray[Any]) -> None:
     if not np.isfinite(rows).all():
         frame = int(np.argmin(np.isfinite(rows).all(axis=1)))
-        raise ValueError(f"frame {frame} has a number that is not finite")
+        raise FaultError("not_finite", f"frame {frame} has a number that is not finite")
 
 
 def _clocks(raw: Arrays, arms: tuple[Arm, ...]) -> Float64 | None:
@@ -189,8 +208,10 @@ def _clocks(raw: Arrays, arms: tuple[Arm, ...]) -> Float64 | None:
         return None
     clocks = np.stack([np.asarray(raw[key], np.float64).reshape(-1) for key in keys])
     if not np.isfinite(clocks).all():
-        raise ValueError(f"a time in {', '.join(keys)} is not finite")
+        raise FaultError("clock", f"a time in {', '.join(keys)} is not finite")
     standing = np.flatnonzero((np.diff(clocks, axis=1) <= 0).any(axis=0))
     if len(standing):
-        raise ValueError(f"{', '.join(keys)}: the clock stands or runs back at {standing[0] + 1}")
+        raise FaultError(
+            "clock", f"{', '.join(keys)}: the clock stands or runs back at {standing[0] + 1}"
+        )
     return clocks - clocks[:, :1].min()

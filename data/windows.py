@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.spec import DatasetSpec
-from data.trajectory import Pictures, Trajectory
+from data.trajectory import Pictures, Trajectory, UnreadablePictures
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -58,7 +58,7 @@ def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int)
         frames=frames,
         proprio=proprio,
         actions=actions,
-        images=tuple(view.take(frames + spec.picture_offset) for view in trajectory.images),
+        images=tuple(_taken(view, frames + spec.picture_offset) for view in trajectory.images),
     )
 
 
@@ -142,6 +142,17 @@ def _moving(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> tupl
         judged = _points(trajectory.still_rows, trajectory, spec, starts, num_actions)
     kept = moves(judged, spec.static_epsilon)
     return starts[kept], points[kept]
+
+
+def _taken(view: Pictures, indices: Int64) -> Pictures:
+    """Pictures at `indices`; where they cannot be read, the error comes when one is drawn.
+
+    So the number of samples does not depend on whether pictures were asked for.
+    """
+    try:
+        return view.take(indices)
+    except (OSError, LookupError, ValueError) as error:
+        return UnreadablePictures(str(error), len(indices))
 
 
 def _judged_rows(trajectory: Trajectory) -> Float64:

@@ -111,6 +111,8 @@ def _open_batches(
         tokenize=processor.tokenize,
         seed=config.seed,
         shuffle_buffer=config.data.shuffle_buffer,
+        lanes=config.data.lanes,
+        max_bad_episodes=config.data.max_bad_episodes,
         position=position,
         host=jax.process_index(),
         hosts=jax.process_count(),

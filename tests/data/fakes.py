@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from data.datasets import dataset
+from data.faults import Faults
+from data.pipeline import Source, batches
 from data.trajectory import Trajectory
 
 SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}
@@ -60,3 +62,45 @@ class FakeReader:
                 poses=poses,
                 images=tuple(pictures.copy() for _ in self.spec.views),
             )
+
+
+def good(reader, part) -> list[Trajectory]:
+    """The trajectories of a part, none of which may be bad."""
+    return list(Faults(0).sift(reader.read(part)))
+
+
+class BrokenReader(FakeReader):
+    """The second view of every picture of the first `broken` episodes cannot be decoded."""
+
+    broken = 1
+
+    def read(self, part):
+        for trajectory in super().read(part):
+            if part < self.broken:
+                cut = np.array([png((0, 0, 0))[:20]] * self.frames, object)
+                images = (trajectory.images[0], cut)
+                trajectory = dataclasses.replace(trajectory, images=images)
+            yield trajectory
+
+
+FIELDS = ("images", "view_mask", "input_ids", "domain_id", "proprio", "actions")
+
+
+def two_sources():
+    return [
+        Source(FakeReader((3, 1, 2), name="libero_demos"), 3.0),
+        Source(FakeReader((2, 2), name="bridge_dataset", frames=9), 1.0),
+    ]
+
+
+def run(count, **options):
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 12, "tokenize": tokenize, **options}
+    with batches(options.pop("sources", None) or two_sources(), **options) as stream:
+        return [next(stream) for _ in range(count)], stream.position
+
+
+def assert_equal(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        for field in FIELDS:
+            np.testing.assert_array_equal(a[field], b[field], err_msg=field)

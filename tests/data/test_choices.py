@@ -27,7 +27,7 @@ def sample(row, *, number=0, frame=0, paraphrases=(), frames=100):
         actions=np.zeros((1, 30, 20), np.float32),
         images=(),
     )
-    return Sample(row, episode, 0, number)
+    return Sample(row, episode, 0, number, lane=0)
 
 
 def share(row, text, count=2000, **episode):
@@ -111,7 +111,7 @@ def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
     red = images[:, 0, 0, 0, 0].astype(int)
     assert red.min() < 95, "100 to 104 before the jitter"
     assert red.max() > 110
-    late = run(4, start_step=26, decode_threads=1, cache_mb=1.0)
+    late = run(4, start_step=26, threads=1, cache_mb=1.0)
     halves = [run(4, start_step=26, host=host, hosts=2) for host in range(2)]
     for step, batch in enumerate(whole[26:]):
         for name, array in batch.items():

@@ -9,6 +9,7 @@ import pytest
 
 from data.images import load_picture
 from data.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
+from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small
 
 ROW = small("AIRBOT", storage="lerobot", views=("camera",))
@@ -47,7 +48,7 @@ def test_episodes_that_share_a_table_come_in_parts(tmp_path):
     write(tmp_path, episodes=2 * MAX_EPISODES_PER_PART + 3)
     reader = LeRobotReader(ROW, tmp_path)
     assert reader.episodes_per_part == (MAX_EPISODES_PER_PART, MAX_EPISODES_PER_PART, 3)
-    found = list(reader.read(1))
+    found = good(reader, 1)
     for number, trajectory in enumerate(found, start=MAX_EPISODES_PER_PART):
         assert trajectory.poses[:, 0].tolist() == [100 * number + i for i in range(FRAMES)]
         assert trajectory.instruction == f"task {number}"
@@ -56,7 +57,7 @@ def test_episodes_that_share_a_table_come_in_parts(tmp_path):
 
 def test_pictures_in_the_table(tmp_path):
     write(tmp_path, episodes=2)
-    (_, second) = LeRobotReader(ROW, tmp_path).read(0)
+    (_, second) = good(LeRobotReader(ROW, tmp_path), 0)
     for frame in range(FRAMES):
         pixels = load_picture(second.images[0][frame], size=32, channel_order="rgb")
         np.testing.assert_array_equal(pixels, picture(1, 0, frame))

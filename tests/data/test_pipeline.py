@@ -7,31 +7,16 @@ import numpy as np
 import pytest
 
 import data.collate
+from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
-from data.trajectory import BadEpisodeError
-from tests.data.fakes import SHAPE, FakeReader, png, tokenize
-
-FIELDS = ("images", "view_mask", "input_ids", "domain_id", "proprio", "actions")
-
-
-def sources():
-    return [
-        Source(FakeReader((3, 1, 2), name="libero_demos"), 3.0),
-        Source(FakeReader((2, 2), name="bridge_dataset", frames=9), 1.0),
-    ]
-
-
-def run(count, **options):
-    options = {**SHAPE, "seed": 0, "shuffle_buffer": 12, "tokenize": tokenize, **options}
-    with batches(options.pop("sources", None) or sources(), **options) as stream:
-        return [next(stream) for _ in range(count)], stream.position
-
-
-def assert_equal(ours, theirs):
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        for field in FIELDS:
-            np.testing.assert_array_equal(a[field], b[field], err_msg=field)
+from tests.data.fakes import (
+    SHAPE,
+    BrokenReader,
+    assert_equal,
+    run,
+    tokenize,
+    two_sources,
+)
 
 
 def test_fields_shapes_and_types():
@@ -105,25 +90,14 @@ def test_skipping_decodes_no_picture(monkeypatch):
     assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
-def test_hosts_share_the_global_batch(hosts):
-    whole, _ = run(4)
-    shares = [run(4, host=host, hosts=hosts)[0] for host in range(hosts)]
-    joined = [
-        {field: np.concatenate([share[step][field] for share in shares]) for field in FIELDS}
-        for step in range(4)
-    ]
-    assert_equal(joined, whole)
-
-
-@pytest.mark.parametrize("option", [{"cache_mb": 1.0}, {"decode_threads": 1}, {"prefetch": 5}])
+@pytest.mark.parametrize("option", [{"cache_mb": 1.0}, {"threads": 1}, {"prefetch": 5}])
 def test_options_of_speed_do_not_change_the_batches(option):
     assert_equal(run(30, **option)[0], run(30)[0])
 
 
 def test_one_pass_has_every_sample_once_in_the_order_stored():
     options = {**SHAPE, "tokenize": tokenize}
-    found = list(one_pass(sources(), **options))
+    found = list(one_pass(two_sources(), **options))
     assert [len(batch["proprio"]) for batch in found] == [6] * 10 + [2]
     ids = np.concatenate([batch["proprio"][:, 0] for batch in found])
     first = [
@@ -144,9 +118,11 @@ def test_one_pass_has_every_sample_once_in_the_order_stored():
         ({"prefetch": 0}, "prefetch is 0"),
         ({"start_step": -1}, "start_step is -1"),
         ({"cache_mb": -1.0}, "cache_mb is -1"),
+        ({"lanes": 4}, "lanes is 4; it must divide batch_size 6"),
+        ({"max_bad_episodes": -1}, "max_bad_episodes is -1"),
         ({"hosts": 4}, "host 0 of 4 cannot share a batch of 6"),
         ({"host": 2, "hosts": 2}, "host 2 of 2"),
-        ({"sources": sources()[:1] * 2}, "each dataset once"),
+        ({"sources": two_sources()[:1] * 2}, "each dataset once"),
         ({"tokenize": lambda texts: np.zeros((len(texts), 2))}, r"must give int32\[\d, L\]"),
     ],
 )
@@ -161,7 +137,8 @@ def test_bad_arguments_are_errors(option, message):
         ({"seed": 1}, "seed: 0 saved, 1 now"),
         ({"batch_size": 12}, "batch_size: 6 saved, 12 now"),
         ({"shuffle_buffer": 13}, "shuffle_buffer"),
-        ({"sources": sources()[:1]}, "sources"),
+        ({"lanes": 2}, "lanes: 1 saved, 2 now"),
+        ({"sources": two_sources()[:1]}, "sources"),
     ],
 )
 def test_a_position_of_another_stream_is_an_error(option, difference):
@@ -170,28 +147,47 @@ def test_a_position_of_another_stream_is_an_error(option, difference):
         run(1, position=position, **option)
 
 
+def test_a_changed_row_is_another_stream():
+    _, position = run(1)
+    changed = two_sources()
+    spec = changed[1].reader.spec
+    changed[1].reader.spec = dataclasses.replace(spec, window_s=2 * spec.window_s)
+    with pytest.raises(ValueError, match=r"another stream; sources: .*bridge_dataset"):
+        run(1, position=position, sources=changed)
+
+
 def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
-    reader = FakeReader((1,), frames=2)
-    good = reader.read
-
-    def broken(part):
-        for trajectory in good(part):
-            cut = np.array([png((0, 0, 0))[:20]] * 2, object)
-            yield dataclasses.replace(trajectory, images=(trajectory.images[0], cut))
-
-    reader.read = broken
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
-    with batches([Source(reader, 1.0)], **options) as stream:
+    with batches([Source(BrokenReader((1,), frames=2), 1.0)], **options) as stream:
         for _ in range(2):  # the error is not passed over by asking again
             with pytest.raises(
-                BadEpisodeError,
+                TooManyBadEpisodesError,
                 match=r"'libero_demos', episode part0#0: frame 0, observation.wrist",
             ):
                 next(stream)
 
 
+def test_when_no_picture_is_good_the_last_error_comes():
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
+    with (
+        batches([Source(BrokenReader((1,)), 1.0)], max_bad_episodes=5, **options) as stream,
+        pytest.raises(BadEpisodeError, match=r"episode part0#0: frame \d"),
+    ):
+        next(stream)
+
+
+def test_bad_episodes_are_told():
+    reader = Source(BrokenReader((1,) * 6), 1.0)
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 100, "tokenize": tokenize}
+    with batches([reader], max_bad_episodes=1, **options) as stream:
+        assert stream.bad_episodes == {}
+        for _ in range(10):
+            next(stream)
+        assert stream.bad_episodes == {"libero_demos": {"undecodable_picture": 1}}
+
+
 def test_waiting_time_is_told():
-    with batches(sources(), **SHAPE, seed=0, shuffle_buffer=12, tokenize=tokenize) as stream:
+    with batches(two_sources(), **SHAPE, seed=0, shuffle_buffer=12, tokenize=tokenize) as stream:
         next(stream)
         assert stream.waited_s > 0
         assert stream.step == 1

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from data.sampling import DRAWS_PER_KEY, Mixer, permutation, random_words
 
@@ -23,24 +24,48 @@ def test_permutation_has_every_number_once():
     assert sorted(permutation(1000, 3, "x").tolist()) == list(range(1000))
 
 
+def mixer(weights, seed, batch_size=1, lanes=1):
+    return Mixer(weights, seed, batch_size=batch_size, lanes=lanes)
+
+
 def test_mixer_keeps_the_weights_and_numbers_each_source_in_order():
-    sources, numbers = Mixer([3.0, 1.0], seed=0).assign(8000)
+    sources, numbers = mixer([3.0, 1.0], seed=0).assign(8000)
     assert abs(np.mean(sources == 0) - 0.75) < 0.02
     for source in (0, 1):
         mine = numbers[sources == source]
         np.testing.assert_array_equal(mine, np.arange(len(mine)))
 
 
-def test_mixer_gives_the_same_stream_in_any_pieces_and_from_any_start():
+@pytest.mark.parametrize(("batch_size", "lanes"), [(1, 1), (12, 1), (12, 4), (12, 12)])
+def test_mixer_numbers_each_source_in_order_within_each_lane(batch_size, lanes):
+    sources, numbers = mixer([3.0, 1.0], 0, batch_size, lanes).assign(8000)
+    np.testing.assert_array_equal(sources, mixer([3.0, 1.0], 0).assign(8000)[0])
+    lane = np.arange(8000) % batch_size // (batch_size // lanes)
+    for which in range(lanes):
+        for source in (0, 1):
+            mine = numbers[(sources == source) & (lane == which)]
+            np.testing.assert_array_equal(mine, np.arange(len(mine)))
+
+
+@pytest.mark.parametrize("lanes", [0, 5, 24])
+def test_lanes_must_divide_the_batch(lanes):
+    with pytest.raises(ValueError, match=rf"lanes is {lanes}; it must divide batch_size 12"):
+        mixer([1.0], 0, 12, lanes)
+
+
+@pytest.mark.parametrize(("batch_size", "lanes"), [(1, 1), (10, 5)])
+def test_mixer_gives_the_same_stream_in_any_pieces_and_from_any_start(batch_size, lanes):
     total = DRAWS_PER_KEY + 500
-    whole = Mixer([0.2, 0.5, 0.3], seed=1).assign(total)
-    pieces = Mixer([0.2, 0.5, 0.3], seed=1)
+    weights = [0.2, 0.5, 0.3]
+    whole = mixer(weights, 1, batch_size, lanes).assign(total)
+    pieces = mixer(weights, 1, batch_size, lanes)
     parts = [pieces.assign(count) for count in (1, 400, DRAWS_PER_KEY, 99)]
     for i in (0, 1):
         np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), whole[i])
     for start in (7, DRAWS_PER_KEY, DRAWS_PER_KEY + 9):
-        late = Mixer([0.2, 0.5, 0.3], seed=1)
-        before = late.seek(start)
+        late = mixer(weights, 1, batch_size, lanes)
+        late.seek(start)
+        before = late.dealt.sum(axis=1)
         np.testing.assert_array_equal(before, np.bincount(whole[0][:start], minlength=3))
         rest = late.assign(total - start)
         for i in (0, 1):

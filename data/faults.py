@@ -1,0 +1,130 @@
+"""Episodes that cannot be used: what is wrong with them, counted, and left out up to a bound.
+
+Nothing is repaired. A reader yields a `BadEpisodeError` in the place of a bad episode; a picture
+that cannot be decoded is met when its sample is drawn, and another sample of the same block takes
+its place. Both depend on the data alone, so a stream with faults repeats like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+_log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+FAULTS: dict[str, str] = {
+    "unreadable": "a file is absent, truncated or damaged",
+    "missing_key": "an array or a feature that the row reads is not there",
+    "unequal_lengths": "pictures and numbers do not have the same length, or there are none",
+    "not_finite": "a number is NaN or infinite",
+    "zero_rotation": "a quaternion of length zero",
+    "clock": "a clock stands, runs back or is not finite",
+    "no_instruction": "the instruction is empty",
+    "undecodable_picture": "a picture is absent, truncated, or of no known format",
+    "malformed": "an array has another type or shape than the row says",
+}
+# what was raised on the way -> kind, where it does not say itself; the first that fits
+_RAISED: tuple[tuple[type[Exception], str], ...] = (
+    (OSError, "unreadable"),
+    (EOFError, "unreadable"),
+    (LookupError, "missing_key"),
+    (ValueError, "malformed"),
+)
+
+
+class FaultError(ValueError):
+    """Something wrong with data, of a known kind."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        if kind not in FAULTS:
+            raise KeyError(f"unknown kind of fault {kind!r}; known are {', '.join(FAULTS)}")
+        super().__init__(reason)
+        self.kind = kind
+
+
+class BadEpisodeError(ValueError):
+    """An episode that cannot be used, named with its dataset, the kind of fault and the reason."""
+
+    def __init__(self, dataset: str, episode: str, kind: str, reason: str) -> None:
+        super().__init__(f"dataset {dataset!r}, episode {episode}: {reason} ({kind})")
+        self.dataset = dataset
+        self.episode = episode
+        self.kind = kind
+        self.reason = reason
+
+
+class TooManyBadEpisodesError(ValueError):
+    """More bad episodes than allowed; the message names the last one."""
+
+
+def bad_episode(dataset: str, episode: str, error: Exception) -> BadEpisodeError:
+    """The error of an episode, from whatever was raised while it was read."""
+    if isinstance(error, BadEpisodeError):
+        return error
+    by_type = (kind for raised, kind in _RAISED if isinstance(error, raised))
+    kind = error.kind if isinstance(error, FaultError) else next(by_type, "malformed")
+    reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return BadEpisodeError(dataset, episode, kind, str(reason))
+
+
+def attempt(dataset: str, episode: str, make: Callable[[], Made]) -> Made | BadEpisodeError:
+    """What `make` gives, or the error of the episode where its data are at fault."""
+    try:
+        return make()
+    except (OSError, EOFError, LookupError, ValueError) as error:
+        found = bad_episode(dataset, episode, error)
+        found.__cause__ = error if found is not error else error.__cause__
+        return found
+
+
+class Faults:
+    """Bad episodes of a run, told apart by name; safe to use from several threads."""
+
+    def __init__(self, max_bad_episodes: int) -> None:
+        """So many bad episodes of one source are left out; one more is an error."""
+        if max_bad_episodes < 0:
+            raise ValueError(f"max_bad_episodes is {max_bad_episodes}; it must be 0 or more")
+        self._limit = max_bad_episodes
+        self._lock = threading.Lock()
+        self._kinds: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Dataset -> kind of fault -> number of episodes that have it."""
+        with self._lock:
+            return {
+                dataset: {kind: len(episodes) for kind, episodes in sorted(kinds.items())}
+                for dataset, kinds in sorted(self._kinds.items())
+            }
+
+    def sift(self, found: Iterable[Made | BadEpisodeError]) -> Iterator[Made]:
+        """What is good of the items of a reader; `add` takes the others."""
+        for item in found:
+            if isinstance(item, BadEpisodeError):
+                self.add(item)
+            else:
+                yield item
+
+    def add(self, error: BadEpisodeError) -> None:
+        """Count an episode, once however often it is met.
+
+        Raises:
+            TooManyBadEpisodesError: the bound is passed.
+        """
+        with self._lock:
+            kinds = self._kinds[error.dataset]
+            new = error.episode not in kinds[error.kind]
+            kinds[error.kind].add(error.episode)
+            episodes = len(set().union(*kinds.values()))
+        if episodes > self._limit:
+            raise TooManyBadEpisodesError(
+                f"{error}; bad episodes of this dataset so far: {episodes}, allowed: {self._limit} "
+                "(config.data.max_bad_episodes)"
+            ) from error
+        if new:
+            _log.warning("left out: %s", error)

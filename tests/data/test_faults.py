@@ -1,0 +1,196 @@
+"""Damaged data of every kind, through readers and pipeline: counted, left out, never repaired."""
+
+import dataclasses
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from data.datasets import dataset
+from data.faults import (
+    FAULTS,
+    BadEpisodeError,
+    FaultError,
+    Faults,
+    TooManyBadEpisodesError,
+    attempt,
+    bad_episode,
+)
+from data.pipeline import Source, batches, one_pass
+from data.readers import open_reader
+from tests.data.fakes import tokenize
+from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5
+
+OPTIONS = {"num_actions": 6, "num_views": 3, "image_size": 32, "tokenize": tokenize}
+
+
+def change(path, key, edit):
+    """Write an array of an HDF5 file anew."""
+    with h5py.File(path, "r+") as file:
+        array = np.array(file[key])
+        del file[key]
+        new = edit(array)
+        if new is not None:
+            file[key] = new
+
+
+def damage_array(key, edit):
+    return lambda path: change(path, key, edit)
+
+
+def spoil(rows, value, columns=slice(None)):
+    rows = rows.astype(np.float64)
+    rows[len(rows) // 2, columns] = value
+    return rows
+
+
+def cut_view(path):
+    with h5py.File(path, "r+") as file:
+        del file["rgb/wrist"]
+        files = [encoded(picture(1, 1, frame)) for frame in range(FRAMES[1] - 3)]
+        stored = file.create_dataset("rgb/wrist", (len(files),), h5py.vlen_dtype(np.uint8))
+        for i, data in enumerate(files):
+            stored[i] = np.frombuffer(data, np.uint8)
+
+
+def break_pictures(path):
+    with h5py.File(path, "r+") as file:
+        view = file["rgb/static"]
+        assert isinstance(view, h5py.Dataset)
+        for frame in range(FRAMES[1]):
+            view[frame] = view[frame][:30]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+POSE = dataset("Calvin").arms[0].pose[0].key
+DAMAGE = {
+    "truncated file": ("unreadable", truncate),
+    "file that is gone": ("unreadable", lambda path: path.unlink()),
+    "missing array": ("missing_key", damage_array(POSE, lambda rows: None)),
+    "short picture array": ("unequal_lengths", cut_view),
+    "no frames": ("unequal_lengths", damage_array(POSE, lambda rows: rows[:0])),
+    "NaN in a pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.nan))),
+    "infinite pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.inf))),
+    "empty instruction": ("no_instruction", damage_array("text", lambda _: b" ")),
+    "too few columns": ("malformed", damage_array(POSE, lambda rows: rows[:, :2])),
+    "broken pictures": ("undecodable_picture", break_pictures),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_episode_is_counted_and_left_out_or_named(name, tmp_path):
+    kind, damage = DAMAGE[name]
+    row = write_hdf5(tmp_path)
+    damage(tmp_path / "1.hdf5")
+    source = Source(open_reader(row, tmp_path), 1.0)
+    options = {**OPTIONS, "batch_size": 4, "seed": 0, "shuffle_buffer": 100}
+    with batches([source], **options, max_bad_episodes=1) as stream:
+        found = [next(stream) for _ in range(6)]
+        assert stream.bad_episodes == {"Calvin": {kind: 1}}
+    # the blue of the fixture's pictures (red to the row, which swaps) tells the episode
+    assert {int(batch["images"][row, 0, 0, 0, 2]) for batch in found for row in range(4)} <= {
+        *range(2, 20)
+    }
+    with (
+        batches([source], **options) as stream,
+        pytest.raises(TooManyBadEpisodesError, match=r"'Calvin', episode \S*1\.hdf5: .*allowed: 0"),
+    ):
+        [next(stream) for _ in range(6)]
+
+
+def test_a_zero_quaternion_is_told_from_others(tmp_path):
+    row = small("robotwin2_abs_ee")
+    write_hdf5(tmp_path, row)
+    columns = row.arms[0].pose[-1]
+    change(tmp_path / "1.hdf5", columns.key, lambda r: spoil(r, 0.0))
+    (found,) = open_reader(row, tmp_path).read(1)
+    assert isinstance(found, BadEpisodeError)
+    assert (found.kind, found.dataset) == ("zero_rotation", row.name)
+    assert f"frame {FRAMES[1] // 2}" in found.reason
+    change(tmp_path / "1.hdf5", columns.key, lambda r: spoil(r, np.nan))
+    (found,) = open_reader(row, tmp_path).read(1)
+    assert isinstance(found, BadEpisodeError)
+    assert found.kind == "not_finite", "NaN is not zero"
+
+
+@pytest.fixture
+def bridge(fixtures, tmp_path):
+    shutil.copytree(fixtures / "bridge_dataset", tmp_path / "bridge_dataset")
+    (shard,) = tmp_path.rglob("*train.tfrecord*")
+    row = dataclasses.replace(dataset("bridge_dataset"), index_margin=2)
+    return row, tmp_path, shard
+
+
+def kinds(row, root):
+    found = list(open_reader(row, root).read(0))
+    assert len(found) == 25, "an episode keeps its place"
+    return [item.kind if isinstance(item, BadEpisodeError) else "" for item in found]
+
+
+@pytest.mark.rlds
+def test_a_truncated_tfrecord_loses_what_is_behind_the_cut(bridge):
+    row, root, shard = bridge
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) * 2 // 3])
+    found = kinds(row, root)
+    good = found.index("unreadable")
+    assert 10 < good < 20
+    assert found == [""] * good + ["unreadable"] * (25 - good)
+    source = Source(open_reader(row, root), 1.0)
+    bad = 25 - good
+    passed = sum(
+        len(batch["proprio"])
+        for batch in one_pass([source], **OPTIONS, batch_size=16, max_bad_episodes=bad)
+    )
+    assert 0 < passed < 198
+    with pytest.raises(TooManyBadEpisodesError, match=rf"bridge\S*#\d+: .*so far: {bad}, allowed"):
+        list(one_pass([source], **OPTIONS, batch_size=16, max_bad_episodes=bad - 1))
+
+
+@pytest.mark.rlds
+def test_a_flipped_bit_in_a_tfrecord_is_found_and_the_rest_is_lost(bridge):
+    row, root, shard = bridge
+    whole = bytearray(shard.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    shard.write_bytes(bytes(whole))
+    found = kinds(row, root)
+    assert "unreadable" in found
+    assert found == sorted(found), "good ones first"
+
+
+def test_a_fault_tells_its_kind_whatever_was_raised():
+    for error, kind in (
+        (FileNotFoundError("x"), "unreadable"),
+        (EOFError("x"), "unreadable"),
+        (KeyError("x"), "missing_key"),
+        (ValueError("x"), "malformed"),
+        (FaultError("clock", "x"), "clock"),
+    ):
+        found = bad_episode("set", "file", error)
+        assert (found.kind, found.reason) == (kind, "x")
+    with pytest.raises(KeyError, match="unknown kind of fault 'odd'; known are unreadable"):
+        FaultError("odd", "x")
+    assert all(FAULTS.values())
+
+
+def test_what_is_no_fault_of_the_data_is_raised():
+    def fail():
+        raise TypeError("a mistake in the program")
+
+    with pytest.raises(TypeError):
+        attempt("set", "file", fail)
+
+
+def test_episodes_are_counted_once_and_by_kind(caplog):
+    faults = Faults(2)
+    for episode, kind in (("a", "clock"), ("a", "clock"), ("a", "malformed"), ("b", "clock")):
+        faults.add(BadEpisodeError("set", episode, kind, "because"))
+    faults.add(BadEpisodeError("other", "a", "clock", "because"))
+    assert faults.counts == {"other": {"clock": 1}, "set": {"clock": 2, "malformed": 1}}
+    assert len(caplog.records) == 4
+    with pytest.raises(TooManyBadEpisodesError, match=r"episode c: because \(clock\); bad .* 3"):
+        faults.add(BadEpisodeError("set", "c", "clock", "because"))
