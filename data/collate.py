@@ -28,6 +28,8 @@ from data.stream import Sample
 Batch = dict[str, NDArray[Any]]
 Tokenize = Callable[[list[str]], NDArray[np.int32]]
 
+KEPT_INSTRUCTIONS = 2**16  # token ids in memory; beyond, all are made anew
+
 
 class Collator:
     """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`.
@@ -77,7 +79,7 @@ class Collator:
         return {
             "images": images,
             "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
-            "input_ids": self._input_ids(texts),
+            "input_ids": self.input_ids(texts),
             "domain_id": np.array([sample.spec.domain_id for sample in samples], np.int32),
             "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
             "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
@@ -122,8 +124,17 @@ class Collator:
             views.append(view)
         return np.stack(views)
 
-    def _input_ids(self, instructions: list[str]) -> NDArray[np.int32]:
+    @property
+    def kept_instructions(self) -> int:
+        """Instructions whose token ids are in memory."""
+        return len(self._token_ids)
+
+    def input_ids(self, instructions: list[str]) -> NDArray[np.int32]:
+        """Token ids int32[n, L] of n instructions; each is tokenised when it is new."""
         new = [text for text in dict.fromkeys(instructions) if text not in self._token_ids]
+        if len(self._token_ids) + len(new) > KEPT_INSTRUCTIONS:
+            self._token_ids.clear()
+            new = list(dict.fromkeys(instructions))
         if new:
             ids = np.asarray(self._tokenize(new))
             if ids.dtype != np.int32 or ids.ndim != 2 or len(ids) != len(new):

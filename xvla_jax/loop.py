@@ -9,38 +9,21 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from xvla_jax.batch import check_batch
 from xvla_jax.checkpoint import Checkpointer
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import TrainingError
+from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
-from xvla_jax.sharding import global_batch
 from xvla_jax.train import TrainState
 
 _log = logging.getLogger(__name__)
 
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-
-class BatchSource(Protocol):
-    """An endless iterator of host batches that knows where it stands."""
-
-    waited_s: float  # seconds that the last batch was waited for
-
-    def __next__(self) -> Mapping[str, np.ndarray]:
-        """This process's part of the next global batch."""
-        ...
-
-    @property
-    def position(self) -> Mapping[str, Any]:
-        """Place in the stream after the last batch, as plain JSON values."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,29 +92,39 @@ def run_loop(
         TrainingError: the loss is not finite.
     """
     step = int(state.step)
+    if step >= config.iters:
+        return state
     pace = _Pace(step, config.iters)
-    while step < config.iters and stop.number is None:
-        batch = next(batches)
-        if pace.steps == 0:
-            check_batch(batch, model_config)
-        batch = dict(batch) | {"images": batch["images"][:, : config.present_views]}
-        state, metrics = train_step(state, global_batch(batch, mesh))
-        step += 1
-        pace.count(batches.waited_s, len(batch["images"]) * jax.process_count())
-        if step % config.log_every == 0 or step == config.iters:
-            scalars = {name: float(value) for name, value in metrics.items()} | pace.read()
-            if not math.isfinite(scalars["loss"]):
-                raise TrainingError(
-                    f"the loss of step {step} is {scalars['loss']}; the newest checkpoint is of "
-                    f"step {checkpointer.latest_step()}. Lower config.optimizer.learning_rate, or "
-                    "look at the data of this step."
-                )
-            writer.write(step, scalars)
-            _log.info("%s", pace.line(step, scalars))
-        if not _stopping(step, config, stop):
-            checkpointer.save(step, state, position=batches.position, model=model_item)
-    checkpointer.save(step, state, position=batches.position, model=model_item, force=True)
+    position = batches.position
+    with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
+        while step < config.iters and stop.number is None:
+            fed = next(feed)
+            state, metrics = train_step(state, fed.batch)
+            step, position = step + 1, fed.position
+            pace.count(feed.waited_s, fed.samples * jax.process_count())
+            if step % config.log_every == 0 or step == config.iters:
+                scalars = {name: float(value) for name, value in metrics.items()}
+                scalars |= pace.read() | _bad_episodes(batches)
+                if not math.isfinite(scalars["loss"]):
+                    raise TrainingError(
+                        f"the loss of step {step} is {scalars['loss']}; the newest checkpoint is "
+                        f"of step {checkpointer.latest_step()}. Lower "
+                        "config.optimizer.learning_rate, or look at the data of this step."
+                    )
+                writer.write(step, scalars)
+                _log.info("%s", pace.line(step, scalars))
+            if not _stopping(step, config, stop):
+                checkpointer.save(step, state, position=position, model=model_item)
+    checkpointer.save(step, state, position=position, model=model_item, force=True)
     return state
+
+
+def _bad_episodes(batches: BatchSource) -> dict[str, float]:
+    return {
+        f"bad_episodes/{dataset}/{kind}": float(count)
+        for dataset, kinds in batches.bad_episodes.items()
+        for kind, count in kinds.items()
+    }
 
 
 def _stopping(step: int, config: LoopConfig, stop: StopSignal) -> bool:

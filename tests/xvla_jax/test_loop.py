@@ -27,7 +27,7 @@ class _Source:
 
     def __init__(self, at: int = 0, domain: int = 3) -> None:
         self.at = at
-        self.waited_s = 0.0
+        self.bad_episodes: dict[str, dict[str, int]] = {}
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -1,0 +1,76 @@
+"""Host memory of the pipeline, as a formula and as a sum of its terms.
+
+    blocks   2 * lanes of the host * sum over sources of (block + largest part) * sample
+    batches  (prefetch + 3) * rows of the host * (V * S * S * 3 + 4 * L + 4 * D * (T + 1))
+    cache    cache_mb
+    ids      up to KEPT_INSTRUCTIONS of 4 * L bytes and their texts
+
+A block is max(shuffle_buffer / lanes samples, MIN_EPISODES / lanes episodes); a sample is its
+encoded pictures (0 where they stay in files or videos until drawn) plus 4 * D * (T + 1) bytes and
+what Python needs for them. The block in use and the next one are in memory. Batches: those made
+ahead, the one being made, the one on its way to the device, and the one in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.collate import KEPT_INSTRUCTIONS
+from data.poses import ACTION_WIDTH
+from data.stream import MIN_EPISODES, StreamShape
+
+OBJECT_BYTES = 48  # of a Python bytes object and the reference to it, for each encoded picture
+TEXT_BYTES = 120  # of an instruction and its places in dictionaries
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """What of a source decides its share of memory.
+
+    Attributes:
+        part_samples: samples of its largest part.
+        episode_samples: samples of a typical episode.
+        picture_bytes: encoded pictures of a sample, all views; 0 where they stay on disk.
+        num_views: pictures of a sample.
+    """
+
+    part_samples: int
+    episode_samples: int
+    picture_bytes: float
+    num_views: int
+
+
+def host_bytes(
+    sizes: Sequence[SourceSize],
+    shape: StreamShape,
+    *,
+    hosts: int,
+    num_views: int,
+    image_size: int,
+    text_length: int,
+    prefetch: int = 2,
+    cache_mb: float = 0.0,
+) -> dict[str, int]:
+    """Bytes by term, at most; TensorFlow, JAX and Python themselves come on top."""
+    lanes = max(shape.lanes // hosts, 1)
+    numbers = 4 * ACTION_WIDTH * (shape.num_actions + 1)
+    blocks = sum(
+        2
+        * lanes
+        * (_block_samples(size, shape) + size.part_samples)
+        * (numbers + size.picture_bytes + (OBJECT_BYTES * size.num_views))
+        for size in sizes
+    )
+    row = num_views * image_size**2 * 3 + 4 * text_length + numbers
+    return {
+        "blocks": int(blocks),
+        "batches": (prefetch + 3) * (shape.batch_size // hosts) * row,
+        "cache": int(cache_mb * 2**20),
+        "ids": KEPT_INSTRUCTIONS * (4 * text_length + TEXT_BYTES),
+    }
+
+
+def _block_samples(size: SourceSize, shape: StreamShape) -> float:
+    episodes = MIN_EPISODES / shape.lanes
+    return max(shape.shuffle_buffer / shape.lanes, episodes * size.episode_samples)
