@@ -35,7 +35,11 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.data.cache_mb = 0.0  # MB for decoded images; worth it for small datasets only
 
     config.batch_size = 16  # samples per step, over all hosts
+    config.accumulate = 1  # parts into which a batch is cut, one after the other: less memory
+    config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = ConfigDict()
+    config.optimizer.mode = "xvla"  # what learns: a name in xvla_jax.groups.MODES
+    config.optimizer.last_layers = 4  # blocks that learn in mode last_layers
     config.optimizer.schedule = "xvla_release"  # a name in xvla_jax.optimizer.SCHEDULES
     config.optimizer.iters = 50_000  # steps of the run
     config.optimizer.learning_rate = 1e-4
@@ -47,6 +51,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.eps = 1e-8
     config.optimizer.max_grad_norm = 1.0  # 0 = no clipping
+    config.optimizer.use_cosine_decay = False  # of the schedule xvla_flags
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices; -1 = all the rest

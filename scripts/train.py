@@ -29,11 +29,11 @@ from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.loop import LoopConfig, StopSignal, run_loop
 from xvla_jax.metrics import MetricsWriter
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig, make_optimizer, xvla_groups
+from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import load_checkpoint, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import make_mesh
-from xvla_jax.train import abstract_state, init_state, make_train_step
+from xvla_jax.train import Recipe, abstract_state, init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)
@@ -50,20 +50,18 @@ def run(config: Any, workdir: pathlib.Path) -> int:
     sources = open_mixture(mixture(config.data.mixture), config.data.root)
     model = XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat)
     optimizer_config = OptimizerConfig(**config.optimizer.to_dict())
-    optimizer = make_optimizer(optimizer_config, xvla_groups(optimizer_config.learning_coef))
+    recipe = Recipe(model, optimizer_config, config.accumulate, config.ema_decay)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     checkpointer = Checkpointer(workdir, keep=config.keep, save_interval=config.save_every)
 
     step, position = checkpointer.latest_step(), None
     if step is not None:
         logging.info("resuming %s at step %d", workdir, step)
-        abstract = abstract_state(model, optimizer, mesh)
+        abstract = abstract_state(recipe, mesh)
         state, saved = checkpointer.restore(abstract, step=step)
         position = saved
     else:
-        state = init_state(
-            model, optimizer, mesh, seed=config.seed, params=loaded.params if loaded else None
-        )
+        state = init_state(recipe, mesh, seed=config.seed, params=loaded.params if loaded else None)
     with (
         _open_batches(config, model_config, processor, sources, position) as stream,
         MetricsWriter(workdir) as writer,
@@ -71,7 +69,7 @@ def run(config: Any, workdir: pathlib.Path) -> int:
     ):
         state = run_loop(
             state,
-            make_train_step(model, optimizer, processor, seed=config.seed),
+            make_train_step(recipe, processor, seed=config.seed),
             stream,
             config=LoopConfig(
                 iters=optimizer_config.iters,

@@ -67,12 +67,16 @@ class ActionSpace:
 
         d is the real or the padded width.
         """
+        return {k: v.mean() for k, v in self.sample_losses(prediction, target).items()}
+
+    def sample_losses(self, prediction: Array, target: Array) -> dict[str, Array]:
+        """The same for each sample: named ``[B]``."""
         target = self.pad(target)
 
         def total(term: LossTerm) -> Array:
             element_loss = _ELEMENT_LOSSES[term.kind]
             means = (
-                element_loss(prediction[..., _index(g)], target[..., _index(g)]).mean()
+                element_loss(prediction[..., _index(g)], target[..., _index(g)]).mean((-2, -1))
                 for g in term.groups
             )
             return cast(Array, sum(means))  # no term is without groups, so never the int 0

@@ -22,7 +22,7 @@ from xvla_jax.train import TrainState
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
-_ITEMS: Final = ("params", "opt_state", "position", "model")
+_ITEMS: Final = ("params", "opt_state", "ema", "position", "model")
 
 
 class Checkpointer:
@@ -64,13 +64,12 @@ class Checkpointer:
         if step == self.latest_step() or not (force or self._manager.should_save(step)):
             return False
         self._check_disk(state)
-        arguments = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            opt_state=ocp.args.StandardSave(state.opt_state),
-            position=ocp.args.JsonSave(dict(position)),
-            model=ocp.args.JsonSave(dict(model)),
-        )
-        return self._manager.save(step, args=arguments, force=force)
+        items: dict[str, Any] = {
+            name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()
+        }
+        items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
+        items["model"] = ocp.args.JsonSave(dict(model))
+        return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state of ``step`` on the mesh of ``abstract``, and its position.
@@ -78,11 +77,10 @@ class Checkpointer:
         Raises:
             CheckpointError: the step cannot be read, or belongs to another model.
         """
-        arguments = ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params),
-            opt_state=ocp.args.StandardRestore(abstract.opt_state),
-            position=ocp.args.JsonRestore(),
-        )
+        items: dict[str, Any] = {
+            name: ocp.args.StandardRestore(tree) for name, tree in _trees(abstract).items()
+        }
+        arguments = ocp.args.Composite(**items, position=ocp.args.JsonRestore())
         try:
             restored = cast(ocp.args.Composite, self._manager.restore(step, args=arguments))
         except (ValueError, KeyError, FileNotFoundError) as error:
@@ -91,9 +89,14 @@ class Checkpointer:
                 "Use another --workdir, or the config that the run was started with."
             ) from error
         # On the mesh like the rest: elsewhere it would make the next step compile once more.
-        count = jax.device_put(jnp.asarray(step, jnp.int32), abstract.step.sharding)
-        state = TrainState(count, restored.params, restored.opt_state)
-        return state, dict(restored.position)
+        position = dict(restored.position)
+        count, skipped = (
+            jax.device_put(jnp.asarray(number, jnp.int32), abstract.step.sharding)
+            for number in (step, position.pop("skipped"))
+        )
+        ema = restored.ema if abstract.ema else {}
+        state = TrainState(count, restored.params, restored.opt_state, ema, skipped)
+        return state, position
 
     def read_model(self, *, step: int) -> dict[str, Any]:
         """The ``model`` item of a step."""
@@ -105,9 +108,7 @@ class Checkpointer:
         self._manager.close()
 
     def _check_disk(self, state: TrainState) -> None:
-        wanted = _DISK_MARGIN * sum(
-            leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state))
-        )
+        wanted = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))
         free = shutil.disk_usage(self.folder).free
         if free < wanted:
             raise CheckpointError(
@@ -115,6 +116,12 @@ class Checkpointer:
                 f"a checkpoint takes {wanted / 2**30:.2f} GiB; "
                 "free some space or choose another --workdir. The last complete checkpoint is kept."
             )
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+    """The items of a state that hold arrays."""
+    trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
+    return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
 
 
 def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:

@@ -47,6 +47,23 @@ def loss_terms(
 ) -> dict[str, Array]:
     """Loss terms of a batch, named as the action space names them; the training loss is their sum.
 
+    The arguments are those of `sample_losses`.
+    """
+    found = sample_losses(model, params, batch, noise=noise, t=t, rng=rng)
+    return {name: values.mean() for name, values in found.items()}
+
+
+def sample_losses(
+    model: XVLA,
+    params: Params,
+    batch: Mapping[str, Array],
+    *,
+    noise: Array,
+    t: Array,
+    rng: Array | None = None,
+) -> dict[str, Array]:
+    """Loss terms of each sample, ``[B]``.
+
     Args:
         model: the module.
         params: its parameters.
@@ -74,7 +91,7 @@ def loss_terms(
         train=train,
         rngs=rngs,
     )
-    return space.losses(jnp.asarray(prediction), batch["actions"])
+    return space.sample_losses(jnp.asarray(prediction), batch["actions"])
 
 
 def sample(

@@ -1,14 +1,8 @@
-"""AdamW with groups by parameter path, as in X-VLA's trainer.
-
-A group is a row: path regex, learning-rate factor, whether it waits for the end of the freeze
-phase. Schedules are named functions of the step. As in X-VLA's trainer a waiting group has learning
-rate 0, but its gradients are counted in the clipping norm and fill Adam's moments.
-"""
+"""AdamW with groups by parameter path (groups.py), and schedules as named functions of the step."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -16,20 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.sharding import path_of
+from xvla_jax.groups import ALWAYS, AT_FIRST, Groups, Label, label_tree, mode_groups
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Parameters whose path matches ``pattern``; the first matching row of a table wins."""
-
-    name: str
-    pattern: str
-    factor: float  # of the base learning rate
-    waits: bool  # learning rate 0 until ``freeze_steps``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,26 +23,25 @@ class OptimizerConfig:
 
     schedule: str
     iters: int
+    mode: str = "xvla"  # a name in groups.MODES
     learning_rate: float = 1e-4
     # Factor of the groups vlm and soft_prompts; the authors advise 0.1 with pretrained weights.
     learning_coef: float = 1.0
+    last_layers: int = 4  # blocks that learn in mode last_layers
     freeze_steps: int = 1000
     warmup_steps: int = 2000
     min_lr_ratio: float = 0.1
-    weight_decay: float = 0.0  # on every parameter
+    weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     max_grad_norm: float = 1.0  # 0 turns clipping off
+    use_cosine_decay: bool = False  # of the schedule xvla_flags
 
-
-def xvla_groups(learning_coef: float) -> tuple[Group, ...]:
-    """The four groups of X-VLA's trainer."""
-    return (
-        Group("vlm", r"^vlm/", learning_coef, waits=True),
-        Group("soft_prompts", r"^transformer/soft_prompts$", learning_coef, waits=False),
-        Group("action_heads", r"^transformer/action_(encoder|decoder)/", 1.0, waits=False),
-        Group("transformer_core", r"^transformer/", 1.0, waits=True),
-    )
+    def groups(self, model: XVLAConfig) -> Groups:
+        """The rows of the mode for a model."""
+        return mode_groups(
+            self.mode, model, learning_coef=self.learning_coef, last_layers=self.last_layers
+        )
 
 
 def _cosine(step: Array, length: int, floor: float) -> Array:
@@ -87,6 +71,28 @@ def _xvla_cosine(step: Array, waits: bool, c: OptimizerConfig) -> Array:
     return jnp.where(after < 0, frozen, jnp.where(after < c.warmup_steps, ramp, decay))
 
 
+def _xvla_flags(step: Array, waits: bool, c: OptimizerConfig) -> Array:
+    """The released trainer, whose flag use_cosine_decay chooses between the two above."""
+    return (_xvla_cosine if c.use_cosine_decay else _xvla_release)(step, waits, c)
+
+
+def _xvla_early(step: Array, waits: bool, c: OptimizerConfig) -> Array:
+    """The authors' early fine-tuning script.
+
+    Waiting groups warm up linearly after the freeze; in every other step a rate shrinks by 1e-5.
+    """
+    ramp = jnp.clip((step - c.freeze_steps) / max(c.warmup_steps, 1), 0.0, 1.0)
+    shrinking = step - (c.freeze_steps + c.warmup_steps if waits else 0)
+    shrunk = 0.99999 ** jnp.maximum(shrinking, 0)
+    return jnp.where(waits, ramp, 1.0) * shrunk
+
+
+def _constant(step: Array, waits: bool, c: OptimizerConfig) -> Array:
+    """The pretraining of the paper: one rate for all, from the first step on."""
+    del waits, c
+    return jnp.ones_like(step, jnp.float32)
+
+
 def _xvla_paper(step: Array, waits: bool, c: OptimizerConfig) -> Array:
     """The paper's schedule.
 
@@ -107,14 +113,15 @@ def _warmup_cosine(step: Array, waits: bool, c: OptimizerConfig) -> Array:
 SCHEDULES: Final[Mapping[str, Callable[[Array, bool, OptimizerConfig], Array]]] = {
     "xvla_release": _xvla_release,
     "xvla_cosine": _xvla_cosine,
+    "xvla_flags": _xvla_flags,
+    "xvla_early": _xvla_early,
     "xvla_paper": _xvla_paper,
+    "constant": _constant,
     "warmup_cosine": _warmup_cosine,
 }
 
 
-def learning_rates(
-    step: Array | int, config: OptimizerConfig, groups: tuple[Group, ...]
-) -> dict[str, Array]:
+def learning_rates(step: Array | int, config: OptimizerConfig, groups: Groups) -> dict[str, Array]:
     """Learning rate of each group at ``step`` (counted from 0)."""
     if config.schedule not in SCHEDULES:
         raise ConfigError(
@@ -122,61 +129,53 @@ def learning_rates(
         )
     schedule, step = SCHEDULES[config.schedule], jnp.asarray(step)
     return {
-        g.name: config.learning_rate * g.factor * schedule(step, g.waits, config) for g in groups
+        g.name: config.learning_rate * g.factor * schedule(step, g.frozen == AT_FIRST, config)
+        if g.frozen != ALWAYS
+        else jnp.zeros(())
+        for g in groups
     }
 
 
-def group_labels(params: Any, groups: tuple[Group, ...]) -> Any:
-    """Name of the group of every leaf, as a tree.
-
-    Raises:
-        ConfigError: lists the parameters that no group covers.
-    """
-    uncovered = []
-
-    def label(key_path: Any, _: Any) -> str:
-        path = path_of(key_path)
-        for group in groups:
-            if re.search(group.pattern, path):
-                return group.name
-        uncovered.append(path)
-        return ""
-
-    labels = jax.tree_util.tree_map_with_path(label, params)
-    if uncovered:
-        raise ConfigError(
-            f"no optimizer group covers {len(uncovered)} parameters: {', '.join(uncovered[:5])}; "
-            f"the groups are {[(g.name, g.pattern) for g in groups]}"
-        )
-    return labels
+def _per_layer(label: Label, values: Mapping[str, Any], ndim: int) -> Any:
+    """The value of a leaf's group; of its layers, ready to broadcast, where they differ."""
+    found = [values[group.name] for group in label.groups]
+    if len(found) == 1:
+        return found[0]
+    return jnp.stack([jnp.asarray(value) for value in found]).reshape(-1, *(1,) * (ndim - 1))
 
 
 class _GroupRateState(NamedTuple):
     count: Array  # int32, steps taken
 
 
-def _scale_by_group_rate(
-    config: OptimizerConfig, groups: tuple[Group, ...]
-) -> optax.GradientTransformation:
+def _scale_by_group(config: OptimizerConfig, groups: Groups) -> optax.GradientTransformation:
+    """Adds weight decay, then multiplies by the learning rate, both by group."""
+    # plain numbers: arrays made outside would be hoisted out of every step that uses them
+    decays = {g.name: config.weight_decay * g.decay for g in groups}
+
     def init(params: Any) -> _GroupRateState:
         # An uncovered parameter is an error here, not in the first step.
-        group_labels(params, groups)
+        label_tree(params, groups)
         return _GroupRateState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _GroupRateState]:
-        del params  # part of optax's signature; the rates do not use it
         rates = learning_rates(state.count, config, groups)
-        labels = group_labels(updates, groups)
-        updates = jax.tree.map(lambda u, name: -rates[name] * u, updates, labels)
-        return updates, _GroupRateState(state.count + 1)
+
+        def scale(label: Label, change: Array, value: Array) -> Array:
+            decayed = change + _per_layer(label, decays, value.ndim) * value
+            return -_per_layer(label, rates, value.ndim) * decayed
+
+        labels = label_tree(updates, groups)
+        return jax.tree.map(scale, labels, updates, params), _GroupRateState(state.count + 1)
 
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(
-    config: OptimizerConfig, groups: tuple[Group, ...]
-) -> optax.GradientTransformation:
-    """Clipping by global norm, Adam, decoupled weight decay, learning rate by group."""
+def make_optimizer(config: OptimizerConfig, groups: Groups) -> optax.GradientTransformation:
+    """Clipping by global norm, Adam, decoupled weight decay, learning rate by group.
+
+    It takes the parameters that learn (`groups.split`), and needs them in every update.
+    """
     clip = (
         optax.clip_by_global_norm(config.max_grad_norm)
         if config.max_grad_norm
@@ -185,6 +184,5 @@ def make_optimizer(
     return optax.chain(
         clip,
         optax.scale_by_adam(config.betas[0], config.betas[1], config.eps),
-        optax.add_decayed_weights(config.weight_decay),
-        _scale_by_group_rate(config, groups),
+        _scale_by_group(config, groups),
     )

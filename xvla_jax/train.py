@@ -6,6 +6,8 @@ on the number of hosts or devices.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +19,10 @@ from jax.sharding import Mesh
 
 from xvla_jax import flow
 from xvla_jax.batch import normalise
+from xvla_jax.errors import ConfigError
+from xvla_jax.groups import Groups, join, label_tree, split
 from xvla_jax.models.xvla import XVLA, init_params
+from xvla_jax.optimizer import OptimizerConfig, learning_rates, make_optimizer
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import tree_shardings
 
@@ -30,13 +35,56 @@ class TrainState(struct.PyTreeNode):
 
     step: Array  # int32, steps taken
     params: Any
-    opt_state: Any
+    opt_state: Any  # of the parameters that learn
+    ema: Any  # their moving average; {} where not kept
+    skipped: Array  # int32, steps without an update, because something was not finite
 
 
-def abstract_state(model: XVLA, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model learns.
+
+    Attributes:
+        model: the module.
+        config: optimizer, schedule, and which parameters learn.
+        accumulate: parts into which a batch is cut, one after the other; less memory.
+        ema_decay: of the moving average of the parameters; 0 keeps none.
+    """
+
+    model: XVLA
+    config: OptimizerConfig
+    accumulate: int = 1
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for a number out of range."""
+        if self.accumulate < 1:
+            raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"config.ema_decay is {self.ema_decay}; 0 <= ema_decay < 1")
+
+    @functools.cached_property
+    def groups(self) -> Groups:
+        """Which parameters learn, and how fast."""
+        return self.config.groups(self.model.config)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the parameters that learn."""
+        return make_optimizer(self.config, self.groups)
+
+    def fresh(self, params: Any) -> TrainState:
+        """The state before the first step."""
+        learning, _ = split(params, self.groups)
+        ema = jax.tree.map(jnp.copy, learning) if self.ema_decay else {}
+        zero = jnp.zeros([], jnp.int32)
+        return TrainState(zero, params, self.optimizer.init(learning), ema, zero)
+
+
+def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; allocates nothing."""
     shapes = jax.eval_shape(
-        lambda key: _fresh(model, optimizer, init_params(model, key)), jax.random.key(0)
+        lambda key: recipe.fresh(init_params(recipe.model, key)), jax.random.key(0)
     )
     shardings = tree_shardings(shapes, mesh)
     return jax.tree.map(
@@ -47,39 +95,33 @@ def abstract_state(model: XVLA, optimizer: optax.GradientTransformation, mesh: M
 
 
 def init_state(
-    model: XVLA,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    seed: int,
-    params: Mapping[str, Any] | None = None,
+    recipe: Recipe, mesh: Mesh, *, seed: int, params: Mapping[str, Any] | None = None
 ) -> TrainState:
     """A fresh state on the mesh, from given parameters (numpy or jax) or from random ones.
 
     Every leaf is made where it lives: the whole model is never on one device.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
     if params is None:
         make = jax.jit(
-            lambda key: _fresh(model, optimizer, init_params(model, key)), out_shardings=shardings
+            lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=shardings
         )
         # rbg: compiles in a third of the time that a threefry for each of hundreds of leaves takes
         return make(jax.random.key(seed, impl="rbg"))
     placed = jax.device_put(dict(params), shardings.params)
-    return jax.jit(lambda p: _fresh(model, optimizer, p), out_shardings=shardings)(placed)
-
-
-def _fresh(model: XVLA, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    del model
-    return TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(params))
+    return jax.jit(recipe.fresh, out_shardings=shardings)(placed)
 
 
 def make_train_step(
-    model: XVLA, optimizer: optax.GradientTransformation, processor: Processor, *, seed: int
+    recipe: Recipe, processor: Processor, *, seed: int
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]:
     """The jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
 
-    Metrics: the loss terms, ``loss``, ``grad_norm`` (before clipping).
+    Where the loss or a gradient is not finite, parameters and moments stay as they are.
+
+    Metrics: the loss terms, ``loss``, ``grad_norm`` (before clipping), ``finite``; by group
+    ``grad_norm/NAME`` and ``learning_rate/NAME``; by domain ``domain_loss`` and ``domain_samples``,
+    both ``[num_domains]``.
     """
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
@@ -87,19 +129,98 @@ def make_train_step(
             jax.random.fold_in(jax.random.key(seed), state.step), 3
         )
         actions = batch["actions"]
-        noise = jax.random.normal(noise_key, actions.shape, jnp.float32)
-        t = flow.stratified_time(jax.random.uniform(time_key), actions.shape[0])
-        inputs = {k: v for k, v in batch.items() if k != "images"}
-        inputs["pixels"] = normalise(batch["images"], processor.mean, processor.std)
+        drawn = {
+            "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),
+            "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),
+        }
+        learning, frozen = split(state.params, recipe.groups)
 
-        def loss(params: Any) -> tuple[Array, Metrics]:
-            terms = flow.loss_terms(model, params, inputs, noise=noise, t=t, rng=dropout_key)
-            return sum(terms.values(), start=jnp.zeros(())), terms
+        def loss(learning: Any, part: Mapping[str, Array], key: Array) -> tuple[Array, Metrics]:
+            inputs = {k: v for k, v in part.items() if k not in ("images", *drawn)}
+            inputs["pixels"] = normalise(part["images"], processor.mean, processor.std)
+            terms = flow.sample_losses(
+                recipe.model, join(learning, frozen), inputs, **{k: part[k] for k in drawn}, rng=key
+            )
+            return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
-        (total, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = dict(terms) | {"loss": total, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        terms, grads = _gradients(
+            loss, learning, {**batch, **drawn}, dropout_key, recipe.accumulate
+        )
+        total = sum(terms.values(), start=jnp.zeros(()))
+        metrics = {name: values.mean() for name, values in terms.items()}
+        metrics |= {"loss": total.mean(), "grad_norm": optax.global_norm(grads)}
+        metrics |= _by_group(grads, state.step, recipe)
+        metrics |= _by_domain(total, batch["domain_id"], recipe.model.config.num_domains)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        new = _updated(state, learning, frozen, grads, recipe)
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        skipped = state.skipped + (~finite).astype(jnp.int32)
+        return kept.replace(step=state.step + 1, skipped=skipped), metrics | {"finite": finite}
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _gradients(
+    loss: Callable[..., tuple[Array, Metrics]],
+    learning: Any,
+    batch: Mapping[str, Array],
+    key: Array,
+    parts: int,
+) -> tuple[Metrics, Any]:
+    """Terms of each sample, and gradients of the mean loss, with the batch cut into parts."""
+    grad = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        grads, terms = grad(learning, batch, key)
+        return terms, grads
+    size = len(batch["actions"])
+    if size % parts:
+        raise ConfigError(f"config.accumulate {parts} does not divide config.batch_size {size}")
+
+    def cut(x: Array) -> Array:
+        # every part takes from every stretch of rows, so each device keeps its own rows
+        return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Any, number_and_part: tuple[Array, Any]) -> tuple[Any, Metrics]:
+        number, part = number_and_part
+        grads, terms = grad(learning, part, jax.random.fold_in(key, number))
+        return jax.tree.map(lambda a, b: a + b / parts, total, grads), terms
+
+    zeros = jax.tree.map(jnp.zeros_like, learning)
+    stacked = (jnp.arange(parts), {name: cut(value) for name, value in batch.items()})
+    grads, terms = jax.lax.scan(add, zeros, stacked)
+    return {name: value.swapaxes(0, 1).reshape(size) for name, value in terms.items()}, grads
+
+
+def _updated(
+    state: TrainState, learning: Any, frozen: Any, grads: Any, recipe: Recipe
+) -> TrainState:
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, learning)
+    learning = optax.apply_updates(learning, updates)
+    decay = recipe.ema_decay
+    ema = state.ema
+    if decay:
+        ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, learning)
+    return state.replace(params=join(learning, frozen), opt_state=opt_state, ema=ema)
+
+
+def _by_group(grads: Any, step: Array, recipe: Recipe) -> Metrics:
+    """Gradient norm and learning rate of each group that learns."""
+    squares: dict[str, Array] = {}
+    labels = label_tree(grads, recipe.groups)
+    for leaf, label in zip(jax.tree.leaves(grads), jax.tree.leaves(labels), strict=True):
+        layers = leaf.reshape(len(label.groups), -1)
+        for group, square in zip(label.groups, jnp.square(layers).sum(axis=1), strict=True):
+            squares[group.name] = squares.get(group.name, jnp.zeros(())) + square
+    rates = learning_rates(step, recipe.config, recipe.groups)
+    return {f"grad_norm/{name}": jnp.sqrt(square) for name, square in squares.items()} | {
+        f"learning_rate/{name}": rates[name] for name in squares
+    }
+
+
+def _by_domain(losses: Array, domain_id: Array, num_domains: int) -> Metrics:
+    """Mean loss of the samples of each domain (0 where there are none), and how many there are."""
+    member = jax.nn.one_hot(domain_id, num_domains, dtype=jnp.float32)  # [B, num_domains]
+    count = member.sum(axis=0)
+    # a sample that is not finite would make every domain NaN in a plain product
+    total = jnp.where(member > 0, losses[:, None], 0.0).sum(axis=0)
+    return {"domain_loss": total / jnp.maximum(count, 1.0), "domain_samples": count}

@@ -137,7 +137,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 def test_a_state_of_another_model_is_refused(run: _Run, change: dict[str, int]) -> None:
     shape = dataclasses.replace(models.TINY, **change)
     config = XVLAConfig.from_dict(models.model_dict(shape, action_mode="ee6d"))
-    abstract = abstract_state(XVLA(config), tiny.OPTIMIZER, tiny.mesh(1, 1))
+    abstract = abstract_state(dataclasses.replace(tiny.RECIPE, model=XVLA(config)), tiny.mesh(1, 1))
     with pytest.raises(CheckpointError, match="does not fit this model or optimizer"):
         _restore(run.workdir, abstract)
 
@@ -170,7 +170,8 @@ def test_parameters_of_another_model_are_refused(copied: Path) -> None:
 
 def test_intervals_and_the_newest_are_kept(tmp_path: Path) -> None:
     checkpointer = _open(tmp_path)
-    state = TrainState(jax.numpy.int32(0), {"w": jax.numpy.ones(2)}, {"m": jax.numpy.ones(2)})
+    zero, one = jax.numpy.int32(0), jax.numpy.ones(2)
+    state = TrainState(zero, {"w": one}, {"m": one}, {}, zero)
     saved = [step for step in range(1, 8) if checkpointer.save(step, state, position={}, model={})]
     assert checkpointer.save(7, state, position={}, model={}, force=True)
     assert not checkpointer.save(7, state, position={}, model={}, force=True), "it is there"

@@ -13,7 +13,8 @@ import pytest
 from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
 from xvla_jax import convert
-from xvla_jax.optimizer import OptimizerConfig, group_labels, make_optimizer, xvla_groups
+from xvla_jax.groups import label_tree, xvla_groups
+from xvla_jax.optimizer import OptimizerConfig, make_optimizer
 
 pytestmark = pytest.mark.parametrize("name", golden.CASES)
 
@@ -116,9 +117,9 @@ def _compare_parameters(case: golden.Case, start: Any, params: Any, key: str) ->
 
 def test_every_parameter_is_in_the_reference_group(name: str) -> None:
     case = golden.load(name)
-    labels = group_labels(case.params, xvla_groups(1.0))
+    labels = label_tree(case.params, xvla_groups(1.0))
     by_path = {
-        tuple(k.key for k in path): label
+        tuple(k.key for k in path): label.groups[0].name
         for path, label in jax.tree_util.tree_leaves_with_path(labels)
     }
     ours = {row.torch: by_path[row.path] for row in convert.rows(case.config)}

@@ -40,7 +40,9 @@ class _Source:
 
 
 def _state(step: int = 0) -> TrainState:
-    return TrainState(jnp.int32(step), {"w": jnp.float32(step)}, {"m": jnp.zeros(2)})
+    return TrainState(
+        jnp.int32(step), {"w": jnp.float32(step)}, {"m": jnp.zeros(2)}, {}, jnp.int32(0)
+    )
 
 
 def _train_step(
@@ -51,7 +53,7 @@ def _train_step(
     assert batch["view_mask"].shape[1] == 3
     loss = batch["proprio"][0, 0]
     params = {"w": state.params["w"] + 1}
-    return TrainState(state.step + 1, params, state.opt_state), {"loss": loss, "grad_norm": loss}
+    return state.replace(step=state.step + 1, params=params), {"loss": loss, "grad_norm": loss}
 
 
 def _run(

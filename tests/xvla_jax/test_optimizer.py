@@ -12,13 +12,8 @@ import optax
 import pytest
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.optimizer import (
-    OptimizerConfig,
-    group_labels,
-    learning_rates,
-    make_optimizer,
-    xvla_groups,
-)
+from xvla_jax.groups import xvla_groups
+from xvla_jax.optimizer import OptimizerConfig, learning_rates, make_optimizer
 
 _RUN = OptimizerConfig(
     schedule="xvla_cosine",
@@ -69,6 +64,9 @@ _PARAMS: dict[str, Any] = {
         ("xvla_paper", "vlm", {999: 0, 2000: 5e-6, 3000: 1e-5}),
         ("xvla_paper", "action_heads", {0: 1e-4, 1000: 1e-4, 2000: 1e-4}),
         ("xvla_paper", "soft_prompts", {0: 1e-5, 2000: 1e-5}),
+        ("xvla_early", "transformer_core", {999: 0, 2000: 5e-5, 3000: 1e-4, 4000: 9.9005e-5}),
+        ("xvla_early", "action_heads", {0: 1e-4, 1000: 9.9005e-5}),
+        ("constant", "vlm", {0: 1e-5, 40_000: 1e-5}),
         # Step 0 moves at once; the cosine runs from 2000 to 50,000, half-way at 26,000.
         ("warmup_cosine", "action_heads", {0: 5e-8, 999: 5e-5, 2000: 1e-4, 26_000: 5.5e-5}),
         ("warmup_cosine", "transformer_core", {0: 0, 999: 0, 1000: 5.005e-5, 50_000: 1e-5}),
@@ -80,6 +78,14 @@ def test_schedules(schedule: str, group: str, table: dict[int, float]) -> None:
     found = {step: float(learning_rates(step, config, _GROUPS)[group]) for step in table}
     # the last digits of 49,999 lie between 1e-5 and its neighbour
     assert found == pytest.approx(table, rel=2e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize(("flag", "schedule"), [(True, "xvla_cosine"), (False, "xvla_release")])
+def test_the_released_flag_chooses_between_two_schedules(flag: bool, schedule: str) -> None:
+    flags = dataclasses.replace(_RUN, schedule="xvla_flags", use_cosine_decay=flag)
+    named = dataclasses.replace(_RUN, schedule=schedule)
+    for step in (0, 999, 1500, 20_000):
+        assert learning_rates(step, flags, _GROUPS) == learning_rates(step, named, _GROUPS)
 
 
 def test_an_unknown_schedule_lists_the_known_ones() -> None:
@@ -96,17 +102,6 @@ def test_every_uncovered_parameter_is_named() -> None:
         ConfigError, match="covers 2 parameters: critic/a, critic/b; the groups are"
     ):
         make_optimizer(_RUN, _GROUPS).init(tree)
-
-
-def test_the_first_matching_group_wins() -> None:
-    assert group_labels(_PARAMS, _GROUPS) == {
-        "vlm": {"w": "vlm"},
-        "transformer": {
-            "soft_prompts": "soft_prompts",
-            "action_decoder": {"kernel": "action_heads"},
-            "blocks": {"w": "transformer_core"},
-        },
-    }
 
 
 def _step(config: OptimizerConfig, grads: Any, steps: int = 1) -> tuple[Any, Any]:

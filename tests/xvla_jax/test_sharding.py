@@ -119,7 +119,7 @@ def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None
 
 @pytest.mark.slow
 def test_a_fresh_state_is_made_in_shards_and_is_the_same_on_any_mesh() -> None:
-    fresh = init_state(tiny.MODEL, tiny.OPTIMIZER, tiny.mesh(2, 4), seed=0)
+    fresh = init_state(tiny.RECIPE, tiny.mesh(2, 4), seed=0)
     for tree in (fresh.params, fresh.opt_state[1].mu):
         table = tree["vlm"]["text_encoder"]["token_embedding"]
         assert table.sharding.spec == P(None, "fsdp")

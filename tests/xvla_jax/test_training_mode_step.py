@@ -10,7 +10,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from tests.xvla_jax import golden, tiny
@@ -26,11 +25,9 @@ _BATCH = 16  # over eight devices: two samples each
 
 def _step_with(loss_terms: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, TrainState]:
     """A train step of one weight, whose loss terms are ours; and its first state."""
-    monkeypatch.setattr(flow, "loss_terms", loss_terms)
-    optimizer = optax.sgd(0.1)
-    params = {"w": jnp.ones(())}
-    state = TrainState(jnp.int32(3), params, optimizer.init(params))
-    return make_train_step(tiny.MODEL, optimizer, tiny.PROCESSOR, seed=5), state
+    monkeypatch.setattr(flow, "sample_losses", loss_terms)
+    state = tiny.ONE_WEIGHT.fresh({"w": jnp.ones(())}).replace(step=jnp.int32(3))
+    return make_train_step(tiny.ONE_WEIGHT, tiny.PROCESSOR, seed=5), state
 
 
 def _show(
@@ -40,7 +37,12 @@ def _show(
     noisy = flow.interpolate(noise, batch["actions"], t)
     kept = jax.random.bernoulli(rng, 0.9, noise.shape)
     shown = {"time": t, "noisy": noisy.sum((1, 2)), "kept": (kept * noisy).sum((1, 2))}
-    return {f"{k}/{i}": params["w"] * v[i] for k, v in shown.items() for i in range(len(t))}
+    # a metric is a mean over the samples, so each term says the same for all of them
+    return {
+        f"{k}/{i}": jnp.broadcast_to(params["w"] * v[i], t.shape)
+        for k, v in shown.items()
+        for i in range(len(t))
+    }
 
 
 def _chances(data: int, fsdp: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
@@ -67,7 +69,7 @@ def test_times_are_stratified_over_the_global_batch(monkeypatch: pytest.MonkeyPa
 
 def test_a_step_draws_one_noise_and_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def plain(model: Any, params: Any, batch: Any, *, noise: Any, t: Any, rng: Any) -> Any:
-        return {"loss": params["w"] * (noise.sum() + t.sum())}
+        return {"loss": jnp.broadcast_to(params["w"] * (noise.sum() + t.sum()), t.shape)}
 
     step, state = _step_with(plain, monkeypatch)
     masks, draws = random_sites(step, state, tiny.batch(size=_BATCH))

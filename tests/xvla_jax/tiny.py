@@ -15,20 +15,33 @@ from jax.sharding import Mesh
 from configs import models
 from xvla_jax import sharding
 from xvla_jax.config import XVLAConfig
+from xvla_jax.groups import NEVER, Group, Groups
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig, make_optimizer, xvla_groups
+from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.processor import Processor
-from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step
+from xvla_jax.train import Recipe, TrainState, abstract_state, init_state, make_train_step
 
 CONFIG = XVLAConfig.from_dict(models.model_dict(models.TINY, action_mode="ee6d"))
 MODEL = XVLA(CONFIG)
 PROCESSOR = Processor(image_size=32, text_length=12)
-OPTIMIZER = make_optimizer(
+RECIPE = Recipe(
+    MODEL,
     OptimizerConfig(
         schedule="warmup_cosine", iters=100, learning_rate=3e-3, freeze_steps=0, warmup_steps=1
     ),
-    xvla_groups(1.0),
 )
+
+
+class OneWeight(Recipe):
+    """Learns the parameter ``w``, with a loss of the test's own."""
+
+    @property
+    def groups(self) -> Groups:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """One row for everything."""
+        return (Group("all", "", 1.0, NEVER),)
+
+
+ONE_WEIGHT = OneWeight(MODEL, OptimizerConfig(schedule="constant", iters=100, learning_rate=0.1))
 
 
 @functools.cache
@@ -40,13 +53,13 @@ def mesh(data: int, fsdp: int) -> Mesh:
 @functools.cache
 def abstract(data: int = 1, fsdp: int = 1) -> TrainState:
     """Shapes and placement of the state."""
-    return abstract_state(MODEL, OPTIMIZER, mesh(data, fsdp))
+    return abstract_state(RECIPE, mesh(data, fsdp))
 
 
 @functools.cache
 def host_state() -> TrainState:
     """The fresh state of seed 0 as numpy arrays; not to be written to."""
-    fresh = init_state(MODEL, OPTIMIZER, mesh(1, 1), seed=0)
+    fresh = init_state(RECIPE, mesh(1, 1), seed=0)
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), fresh)
 
 
@@ -64,7 +77,7 @@ def state(data: int = 1, fsdp: int = 1) -> TrainState:
 @functools.cache
 def train_step() -> Any:
     """The train step of seed 0; it is compiled once for each mesh."""
-    return make_train_step(MODEL, OPTIMIZER, PROCESSOR, seed=0)
+    return make_train_step(RECIPE, PROCESSOR, seed=0)
 
 
 def step(
