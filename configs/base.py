@@ -58,6 +58,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.mesh.fsdp = 1  # devices that share one copy of the weights
 
     config.log_every = 20  # steps
+    config.max_skipped_steps = 10  # that were not finite; one more ends the run
     config.save_every = 1000  # steps
     config.keep = 2  # newest checkpoints kept
     return config

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.collate import Batch, Collator
 from data.faults import Faults
@@ -16,6 +16,14 @@ from data.stream import Counts, Cursor, SourceStream, StreamShape
 from data.trajectory import Reader
 
 Cursors = list[tuple[str, int, Cursor]]  # dataset, lane, cursor
+
+
+class Made(NamedTuple):
+    """A batch, its samples, and where its streams stand behind it."""
+
+    batch: Batch
+    samples: list[str]
+    cursors: Cursors
 
 
 def rows_of_host(host: int, hosts: int, batch_size: int) -> slice:
@@ -76,14 +84,15 @@ class BatchMaker:
                     cursor=cursors[lane],
                 )
 
-    def __call__(self) -> tuple[Batch, Cursors]:
-        """The next batch, and where its streams stand behind it."""
+    def __call__(self) -> Made:
+        """The next batch."""
         chosen, numbers = self._mixer.assign(self.identity["batch_size"])
         mine = zip(
             chosen[self._rows].tolist(), self._lanes, numbers[self._rows].tolist(), strict=True
         )
         draws = [self._streams[source, lane].block(n).from_here(n) for source, lane, n in mine]
-        return self._collator(draws), self.cursors()
+        batch, samples = self._collator(draws)
+        return Made(batch, [str(sample) for sample in samples], self.cursors())
 
     def cursors(self) -> Cursors:
         """Where the streams stand."""
@@ -100,6 +109,7 @@ class Batches(Iterator[Batch]):
 
     Attributes:
         step: number of the batch that comes next.
+        samples: dataset, episode and frame of each row of the last batch.
         waited_s: seconds that the last `next` had to wait.
     """
 
@@ -107,17 +117,18 @@ class Batches(Iterator[Batch]):
         """Begins to make `prefetch` batches."""
         self.step = maker.step
         self.waited_s = 0.0
+        self.samples: list[str] = []
         self._maker = maker
         self._cursors = maker.cursors()
         self._making = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: deque[Future[tuple[Batch, Cursors]]] = deque(
+        self._ahead: deque[Future[Made]] = deque(
             self._making.submit(maker) for _ in range(prefetch)
         )
 
     def __next__(self) -> Batch:
         began = time.monotonic()
         # taken off only when it is there: Ctrl-C loses no batch, and an error stays an error
-        batch, self._cursors = self._ahead[0].result()
+        batch, self.samples, self._cursors = self._ahead[0].result()
         self._ahead.popleft()
         self._ahead.append(self._making.submit(self._maker))
         self.step += 1

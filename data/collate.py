@@ -56,8 +56,10 @@ class Collator:
         self._cache = ImageCache(cache_mb)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def __call__(self, draws: Sequence[Iterator[Sample]]) -> Batch:
+    def __call__(self, draws: Sequence[Iterator[Sample]]) -> tuple[Batch, list[Sample]]:
         """The batch of the first sample of each draw, or of the next whose pictures are good.
+
+        Gives the samples too.
 
         Raises:
             TooManyBadEpisodesError: more than allowed have pictures that cannot be decoded.
@@ -76,7 +78,7 @@ class Collator:
         samples = [sample for sample, _ in filled]
         present = [num_views for _, num_views in filled]
         texts = [choose_instruction(sample, self._seed) for sample in samples]
-        return {
+        batch = {
             "images": images,
             "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
             "input_ids": self.input_ids(texts),
@@ -84,6 +86,7 @@ class Collator:
             "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
             "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
         }
+        return batch, samples
 
     def close(self) -> None:
         """End the decoding threads."""

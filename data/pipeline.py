@@ -119,10 +119,10 @@ def one_pass(
         for sample in _samples_in_order(sources, num_actions, faults):
             waiting.append(iter((sample,)))
             if len(waiting) == batch_size:
-                yield collator(waiting)
+                yield collator(waiting)[0]
                 waiting = []
         if waiting:
-            yield collator(waiting)
+            yield collator(waiting)[0]
     finally:
         collator.close()
 

@@ -72,6 +72,11 @@ class Sample(NamedTuple):
     number: int  # in the stream of its source and lane
     lane: int  # with the number it decides what is drawn for the sample
 
+    def __str__(self) -> str:
+        """Dataset, episode and frame."""
+        frame = int(self.episode.frames[self.row])
+        return f"{self.spec.name} {self.episode.episode} frame {frame}"
+
     @property
     def visit(self) -> tuple[str, int, int]:
         """What tells this visit from all others of the run."""

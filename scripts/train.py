@@ -33,6 +33,7 @@ from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import load_checkpoint, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import make_mesh
+from xvla_jax.skips import SkipWatch
 from xvla_jax.train import Recipe, abstract_state, init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
@@ -84,6 +85,7 @@ def run(config: Any, workdir: pathlib.Path) -> int:
             ),
             writer=writer,
             stop=stop,
+            skips=SkipWatch(workdir, limit=config.max_skipped_steps),
         )
         checkpointer.close()
     if int(state.step) < optimizer_config.iters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +30,11 @@ class BatchSource(Protocol):
         ...
 
     @property
+    def samples(self) -> Sequence[str]:
+        """What each row of the last batch is: dataset, episode, frame."""
+        ...
+
+    @property
     def bad_episodes(self) -> Mapping[str, Mapping[str, int]]:
         """Dataset -> kind of fault -> episodes left out so far."""
         ...
@@ -40,7 +45,12 @@ class Fed(NamedTuple):
 
     batch: dict[str, jax.Array]
     position: Mapping[str, Any]  # of the source, behind this batch
-    samples: int  # in the part of this process
+    samples: Sequence[str]  # what each row of this process is: dataset, episode, frame
+
+    @property
+    def rows(self) -> int:
+        """Samples in the part of this process."""
+        return len(self.samples)
 
 
 class DeviceFeed(Iterator[Fed]):
@@ -84,7 +94,7 @@ class DeviceFeed(Iterator[Fed]):
             check_batch(batch, self._config)
             self._checked = True
         present = dict(batch) | {"images": batch["images"][:, : self._present_views]}
-        return Fed(global_batch(present, self._mesh), position, len(batch["images"]))
+        return Fed(global_batch(present, self._mesh), position, self._source.samples)
 
     def __enter__(self) -> DeviceFeed:
         """For ``with``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +11,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from xvla_jax.checkpoint import Checkpointer
 from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import TrainingError
 from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
+from xvla_jax.skips import SkipWatch
 from xvla_jax.train import TrainState
 
 _log = logging.getLogger(__name__)
@@ -83,13 +83,14 @@ def run_loop(
     model_item: Mapping[str, Any],
     writer: MetricsWriter,
     stop: StopSignal,
+    skips: SkipWatch,
 ) -> TrainState:
     """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is raised.
 
     A checkpoint is written when due, at the end, and on a stop.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: too many steps were not finite.
     """
     step = int(state.step)
     if step >= config.iters:
@@ -101,22 +102,27 @@ def run_loop(
             fed = next(feed)
             state, metrics = train_step(state, fed.batch)
             step, position = step + 1, fed.position
-            pace.count(feed.waited_s, fed.samples * jax.process_count())
+            skips.add(step, metrics, fed.samples)
+            pace.count(feed.waited_s, fed.rows * jax.process_count())
             if step % config.log_every == 0 or step == config.iters:
-                scalars = {name: float(value) for name, value in metrics.items()}
-                scalars |= pace.read() | _bad_episodes(batches)
-                if not math.isfinite(scalars["loss"]):
-                    raise TrainingError(
-                        f"the loss of step {step} is {scalars['loss']}; the newest checkpoint is "
-                        f"of step {checkpointer.latest_step()}. Lower "
-                        "config.optimizer.learning_rate, or look at the data of this step."
-                    )
+                scalars = _scalars(metrics) | pace.read() | _bad_episodes(batches)
+                scalars["skipped_steps"] = float(skips.count)
                 writer.write(step, scalars)
                 _log.info("%s", pace.line(step, scalars))
             if not _stopping(step, config, stop):
                 checkpointer.save(step, state, position=position, model=model_item)
     checkpointer.save(step, state, position=position, model=model_item, force=True)
+    skips.flush()
     return state
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a step as plain numbers; the loss of each domain that has samples."""
+    found = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
+    if "domain_loss" in metrics:
+        loss, samples = (np.asarray(metrics[f"domain_{name}"]) for name in ("loss", "samples"))
+        found |= {f"loss/domain_{i}": float(loss[i]) for i in np.flatnonzero(samples)}
+    return found
 
 
 def _bad_episodes(batches: BatchSource) -> dict[str, float]:

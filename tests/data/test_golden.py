@@ -72,7 +72,7 @@ def test_the_same_pictures(case):
         for episode, frame in wanted
     ]
     collate = Collator(3, 224, tokenize, None, Faults(0), cache_mb=0.0, threads=1)
-    batch = collate([iter([sample]) for sample in samples])
+    batch, _ = collate([iter([sample]) for sample in samples])
     collate.close()
     np.testing.assert_array_equal(batch["view_mask"], z["image/mask"])
     pixels = batch["images"].transpose(0, 1, 4, 2, 3)  # [B, V, C, H, W]

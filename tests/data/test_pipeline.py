@@ -186,6 +186,16 @@ def test_bad_episodes_are_told():
         assert stream.bad_episodes == {"libero_demos": {"undecodable_picture": 1}}
 
 
+def test_the_samples_of_a_batch_are_told():
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 12, "tokenize": tokenize}
+    with batches(two_sources(), **options) as stream:
+        batch = next(stream)
+        for row, told in enumerate(stream.samples):
+            part, frame = divmod(int(batch["proprio"][row, 0]), 1000)
+            name = "libero_demos" if batch["domain_id"][row] == 3 else "bridge_dataset"
+            assert told == f"{name} part{part}#{frame // 100} frame {frame % 100}"
+
+
 def test_waiting_time_is_told():
     with batches(two_sources(), **SHAPE, seed=0, shuffle_buffer=12, tokenize=tokenize) as stream:
         next(stream)

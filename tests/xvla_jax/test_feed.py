@@ -21,6 +21,7 @@ class _Source:
     def __init__(self, domain: int = 3, slow_s: float = 0.0) -> None:
         self.at = 0
         self.bad_episodes: dict[str, dict[str, int]] = {}
+        self.samples = [f"row {i}" for i in range(8)]
         self.asked = threading.Event()
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
         self._slow_s = slow_s
@@ -49,7 +50,7 @@ def test_batches_come_in_order_with_the_position_behind_them() -> None:
             np.testing.assert_array_equal(fed.batch["proprio"], k)
             assert fed.batch["images"].shape[1] == 2
             assert fed.position == {"step": k + 1}
-            assert fed.samples == 8
+            assert (fed.rows, fed.samples[7]) == (8, "row 7")
 
 
 def test_the_next_batch_is_placed_while_the_caller_works() -> None:

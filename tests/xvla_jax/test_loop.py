@@ -16,9 +16,10 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer
-from xvla_jax.errors import InputError, TrainingError
+from xvla_jax.errors import ConfigError, InputError, TrainingError
 from xvla_jax.loop import LoopConfig, StopSignal, run_loop
 from xvla_jax.metrics import METRICS_NAME, MetricsWriter, read_metrics
+from xvla_jax.skips import SKIPPED_NAME, SkipWatch
 from xvla_jax.train import TrainState
 
 
@@ -27,6 +28,7 @@ class _Source:
 
     def __init__(self, at: int = 0, domain: int = 3) -> None:
         self.at = at
+        self.samples = [f"row {i}" for i in range(8)]
         self.bad_episodes: dict[str, dict[str, int]] = {}
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
 
@@ -53,7 +55,8 @@ def _train_step(
     assert batch["view_mask"].shape[1] == 3
     loss = batch["proprio"][0, 0]
     params = {"w": state.params["w"] + 1}
-    return state.replace(step=state.step + 1, params=params), {"loss": loss, "grad_norm": loss}
+    metrics = {"loss": loss, "grad_norm": loss, "finite": jnp.bool_(True)}
+    return state.replace(step=state.step + 1, params=params), metrics
 
 
 def _run(
@@ -64,6 +67,7 @@ def _run(
     train_step: Callable[..., Any] = _train_step,
     source: _Source | None = None,
     log_every: int = 2,
+    max_skipped_steps: int = 0,
 ) -> TrainState:
     workdir.mkdir(exist_ok=True)
     checkpointer = Checkpointer(workdir, keep=10, save_interval=3)
@@ -80,6 +84,7 @@ def _run(
                 model_item={},
                 writer=writer,
                 stop=stop,
+                skips=SkipWatch(workdir, limit=max_skipped_steps),
             )
         finally:
             checkpointer.close()
@@ -96,7 +101,15 @@ def test_checkpoints_and_metrics_come_when_due(tmp_path: Path) -> None:
     assert {3, 6, 7} <= set(_saved(tmp_path))
     lines = read_metrics(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 1), (4, 3), (6, 5), (7, 6)]
-    assert set(lines[0]) == {"step", "loss", "grad_norm", "samples_per_s", "data_wait_share"}
+    assert set(lines[0]) == {
+        "step",
+        "loss",
+        "grad_norm",
+        "finite",
+        "samples_per_s",
+        "data_wait_share",
+        "skipped_steps",
+    }
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
@@ -136,17 +149,39 @@ def test_a_second_signal_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    def diverging(state: TrainState, batch: Any) -> Any:
-        state, metrics = _train_step(state, batch)
-        return state, metrics | {"loss": jnp.where(state.step == 4, jnp.nan, 1.0)}
+def _diverging(state: TrainState, batch: Any) -> Any:
+    """Steps 4 and 6 are not finite."""
+    state, metrics = _train_step(state, batch)
+    bad = (state.step == 4) | (state.step == 6)
+    return state, metrics | {"loss": jnp.where(bad, jnp.nan, 1.0), "finite": ~bad}
 
+
+def test_steps_that_are_skipped_are_told_with_their_samples(tmp_path: Path) -> None:
+    state = _run(tmp_path, iters=20, train_step=_diverging, max_skipped_steps=2)
+    assert int(state.step) == 20
+    records = [json.loads(line) for line in (tmp_path / SKIPPED_NAME).read_text().splitlines()]
+    assert [(r["step"], r["loss"], r["grad_norm"]) for r in records] == [
+        (4, "nan", 3),
+        (6, "nan", 5),
+    ]
+    assert records[0]["samples"] == [f"row {i}" for i in range(8)]
+    assert read_metrics(tmp_path)[-1]["skipped_steps"] == 2
+
+
+def test_one_skipped_step_more_than_allowed_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingError, match="the loss of step 4 is nan; the newest checkpoint is of step 3"
+        TrainingError, match=r"2 steps .* 1 are allowed .*; the last is step 6, with loss nan"
     ):
-        _run(tmp_path, iters=100, train_step=diverging)
-    assert _saved(tmp_path)[-1] == 3
-    assert [line["step"] for line in read_metrics(tmp_path)] == [2]
+        _run(tmp_path, iters=100, train_step=_diverging, max_skipped_steps=1)
+    assert _saved(tmp_path), "what was reached is kept"
+    with pytest.raises(ConfigError, match="max_skipped_steps is -1"):
+        SkipWatch(tmp_path, limit=-1)
+
+
+def test_a_step_skipped_at_the_very_end_is_seen(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the last is step 4"):
+        _run(tmp_path, iters=4, train_step=_diverging)
+    assert _saved(tmp_path)[-1] == 4
 
 
 def test_the_first_batch_is_checked(tmp_path: Path) -> None:
