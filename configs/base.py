@@ -19,7 +19,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.model = model  # as config.json; not used where init_from is set
     config.init_from = ""  # checkpoint folder of any layout to start from; "" = random weights
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
-    config.remat = False  # recompute blocks in the backward pass: less memory, more time
+    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
 
     config.processor = ConfigDict()
     config.processor.image_size = 224  # px, side of the square the model sees

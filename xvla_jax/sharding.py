@@ -70,6 +70,17 @@ def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh((data, fsdp), MESH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def batch_split(x: jax.Array) -> jax.Array:
+    """Keeps activations ``[B, ...]`` split like the batch, where a mesh is set; else leaves them be.
+
+    Without it the compiler may split them like the weights that they meet, and then gathers
+    activations instead of weights. ``jax.set_mesh(mesh)`` around the call sets the mesh.
+    """
+    if set(MESH_AXES) - set(jax.sharding.get_abstract_mesh().axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH_SPEC)
+
+
 def path_of(key_path: Any) -> str:
     """A JAX key path as ``a/b/c``."""
     return "/".join(

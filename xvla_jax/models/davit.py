@@ -21,6 +21,8 @@ from xvla_jax.models.layers import (
     attend,
     gelu_erf,
 )
+from xvla_jax.models.remat import rematerialised
+from xvla_jax.sharding import batch_split
 
 
 class DropPath(nn.Module):
@@ -167,7 +169,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
         drop = DropPath(self.drop_path)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv1")(x)
@@ -211,6 +213,7 @@ class DaViT(nn.Module):
     """The tower: images to the last stage's map."""
 
     config: VisionConfig
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -218,6 +221,7 @@ class DaViT(nn.Module):
         """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release."""
         c = self.config
         rates = iter(np.linspace(0.0, c.drop_path_rate, 2 * sum(c.depths)).tolist())
+        blocks = rematerialised(Block, self.remat, scanned=False)
         x = pixels.astype(self.dtype)
         for i, depth in enumerate(c.depths):
             x = ConvEmbed(
@@ -233,8 +237,8 @@ class DaViT(nn.Module):
                 window = functools.partial(WindowAttention, c.num_heads[i], c.window_size)
                 channel = functools.partial(ChannelAttention, c.num_groups[i])
                 for kind, attention in (("spatial", window), ("channel", channel)):
-                    block = Block(
+                    block = blocks(
                         attention, next(rates), dtype=self.dtype, name=f"stage{i}_{kind}{j}"
                     )
-                    x = block(x, train=train)
+                    x = batch_split(block(x, train))
         return x

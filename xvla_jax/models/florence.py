@@ -20,6 +20,7 @@ from xvla_jax.models.layers import (
     gelu_erf,
     stacked,
 )
+from xvla_jax.sharding import batch_split
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late
 _table_init = nn.initializers.normal(0.02)
@@ -118,7 +119,7 @@ class BartLayer(nn.Module):
             dtype=self.dtype,
             name="mlp",
         )(x, train=train)
-        return LayerNorm(dtype=self.dtype, name="norm2")(x + y), None
+        return batch_split(LayerNorm(dtype=self.dtype, name="norm2")(x + y)), None
 
 
 class TextEncoder(nn.Module):
@@ -128,7 +129,7 @@ class TextEncoder(nn.Module):
     """
 
     config: TextConfig
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: Any = jnp.float32
 
@@ -180,13 +181,13 @@ class Florence(nn.Module):
 
     vision: VisionConfig
     text: TextConfig
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Declares the three parts."""
-        self.vision_tower = DaViT(self.vision, dtype=self.dtype)
+        self.vision_tower = DaViT(self.vision, remat=self.remat, dtype=self.dtype)
         self.image_projector = ImageProjector(self.vision, dtype=self.dtype)
         self.text_encoder = TextEncoder(
             self.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype

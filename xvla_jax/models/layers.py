@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from xvla_jax.models.remat import rematerialised
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 
@@ -176,16 +178,14 @@ class Mlp(nn.Module):
         return nn.Dropout(self.output_dropout, deterministic=not train)(y)
 
 
-def stacked(block: type[nn.Module], length: int, *, remat: bool) -> Callable[..., nn.Module]:
+def stacked(block: type[nn.Module], length: int, *, remat: str) -> Callable[..., nn.Module]:
     """``length`` copies of a block run by one scan; their parameters are stacked on a leading axis.
 
     The block's call takes ``(x, train)`` and returns ``(x, None)``, and so does the stack's.
-    With ``remat`` a block is computed again in the backward pass.
+    ``remat`` names a row of ``remat.REMAT``.
     """
-    if remat:
-        block = nn.remat(block, static_argnums=(2,))
     return nn.scan(
-        block,
+        rematerialised(block, remat, scanned=True),
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType] Flax: "=0", no annotation

@@ -21,6 +21,7 @@ from xvla_jax.models.layers import (
     stacked,
     time_embedding,
 )
+from xvla_jax.sharding import batch_split
 
 DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU, after fc2
 
@@ -57,7 +58,7 @@ class PolicyBlock(nn.Module):
         """
         unknown = x if known is None else x[:, : -known[0].shape[1]]
         x = x[:, :rows] + self.attn(self.norm1(unknown), known=known, rows=rows, train=train)
-        return x + self.mlp(self.norm2(x), train=train), None
+        return batch_split(x + self.mlp(self.norm2(x), train=train)), None
 
 
 class HeadContext(struct.PyTreeNode):
@@ -73,14 +74,14 @@ class SoftPromptedTransformer(nn.Module):
     Attributes:
         config: the model's shape.
         action_width: D.
-        remat: compute the blocks again in the backward pass.
+        remat: what the backward pass keeps of the blocks, a row of ``remat.REMAT``.
         unroll: blocks are modules of their own, not one scan (see ``xvla.inference_params``).
         dtype: computing type.
     """
 
     config: XVLAConfig
     action_width: int
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
     dtype: Any = jnp.float32
 

@@ -31,14 +31,14 @@ class XVLA(nn.Module):
     Attributes:
         config: the model's shape.
         dtype: computing type; parameters stay float32, statistics and softmax are float32.
-        remat: recompute the blocks of both towers in the backward pass.
+        remat: what the backward pass keeps of the blocks, a row of ``remat.REMAT``.
         unroll: every layer has parameters of its own, as `inference_params` makes them; a
             scan copies a layer's slice of the stacked weights before it multiplies by them.
     """
 
     config: XVLAConfig
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     unroll: bool = False
 
     def setup(self) -> None:
