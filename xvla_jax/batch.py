@@ -66,6 +66,35 @@ def normalise(
     return (jnp.asarray(images, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+def abstract_batch(
+    config: XVLAConfig,
+    size: int,
+    *,
+    num_views: int,
+    shown: int,
+    image_size: int,
+    text_length: int,
+    sharding: jax.sharding.Sharding,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch as the train step gets it: images of the first ``shown`` slots alone."""
+    sizes = {
+        "B": size,
+        "V": num_views,
+        "S": image_size,
+        "C": 3,
+        "L": text_length,
+        "T": config.num_actions,
+        "d": action_space(config).real_width,
+    }
+    shapes = {name: [sizes[letter] for letter in letters] for name, (_, letters) in _FIELDS.items()}
+    shapes["proprio"][1] = action_space(config).width
+    shapes["images"][1] = shown
+    return {
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(_FIELDS[name][0]), sharding=sharding)
+        for name, shape in shapes.items()
+    }
+
+
 def check_batch(batch: Mapping[str, Any], config: XVLAConfig) -> None:
     """Refuses a batch that is not a `Batch` of the model at hand, before the device sees it.
 

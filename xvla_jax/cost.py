@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
-from xvla_jax.errors import ProgramError
+import numpy as np
 
-_COMPUTATION: Final = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION: Final = re.compile(
-    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<op>[\w\-]+)\((?P<rest>.*)$"
-)
-_CALLED: Final = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
-_BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_SHAPE: Final = re.compile(r"^\w+\[([\d,]*)\]")
-_OP_NAME: Final = re.compile(r'op_name="([^"]*)"')
+from xvla_jax import hlo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +27,13 @@ class Product:
             it, that of the instruction scheduled before.
         flops: of one run, a multiplication and an addition counted apart.
         runs: how often the program runs it.
+        dtypes: of both operands.
     """
 
     op_name: str
     flops: int
     runs: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    shape: str
-    op: str
-    rest: str  # operands and attributes
+    dtypes: tuple[str, str]
 
 
 def products(text: str | None) -> list[Product]:
@@ -55,22 +42,19 @@ def products(text: str | None) -> list[Product]:
     Raises:
         ProgramError: a loop without a known trip count, or no entry computation.
     """
-    computations, entry = _parse(text or "")
-    found: list[Product] = []
-
-    def visit(name: str, runs: int, where: str) -> None:
-        shapes = {i.name: i.shape for i in computations[name]}
-        for instruction in computations[name]:
-            named = _OP_NAME.search(instruction.rest)
-            where = named[1] if named else where
-            count = _FLOPS.get(instruction.op)
-            if count is not None:
-                found.append(Product(where, count(instruction, shapes), runs))
-            for called in _called(instruction):
-                visit(called, runs * _trips(instruction), where)
-
-    visit(entry, 1, "")
+    found = []
+    for visit in hlo.parse(text).visits():
+        flops = product_flops(visit)
+        if flops is not None:
+            dtypes = (visit.operand(0).dtype, visit.operand(1).dtype)
+            found.append(Product(visit.op_name, flops, visit.runs, dtypes))
     return found
+
+
+def product_flops(visit: hlo.Visit) -> int | None:
+    """FLOPs of one run; None where the instruction is no matrix product or convolution."""
+    count = _FLOPS.get(visit.instruction.op)
+    return None if count is None else count(visit)
 
 
 def flops_by_stage(text: str | None, stages: Mapping[str, str]) -> dict[str, int]:
@@ -90,61 +74,64 @@ def flops_by_stage(text: str | None, stages: Mapping[str, str]) -> dict[str, int
     return dict(total)
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    computations: dict[str, list[_Instruction]] = {}
-    current: list[_Instruction] = []
-    entry = ""
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            current = computations.setdefault(head[1], [])
-            entry = head[1] if line.startswith("ENTRY") else entry
-        elif found := _INSTRUCTION.match(line):
-            current.append(_Instruction(**found.groupdict()))
-    if not entry:
-        raise ProgramError("the text has no ENTRY computation; compiled.as_text() is expected")
-    return computations, entry
-
-
-def _called(instruction: _Instruction) -> Iterator[str]:
-    yield from _CALLED.findall(instruction.rest)
-    if branches := _BRANCHES.search(instruction.rest):
-        yield from re.findall(r"[\w.\-]+", branches[1])
-
-
-def _trips(instruction: _Instruction) -> int:
-    if instruction.op != "while":
-        return 1
-    trips = _TRIPS.search(instruction.rest)
-    if trips is None:
-        raise ProgramError(
-            f"loop {instruction.name} has no known trip count; count a program with static loops"
-        )
-    return int(trips[1])
-
-
-def _dimensions(shape: str) -> Sequence[int]:
-    found = _SHAPE.match(shape)
-    return [int(n) for n in found[1].split(",") if n] if found else []
-
-
-def _operand(instruction: _Instruction, index: int, shapes: Mapping[str, str]) -> Sequence[int]:
-    operands = re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
-    return _dimensions(shapes[operands[index]])
-
-
-def _dot_flops(instruction: _Instruction, shapes: Mapping[str, str]) -> int:
-    left = _operand(instruction, 0, shapes)
-    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+def _dot_flops(visit: hlo.Visit) -> int:
+    left = visit.operand(0).dimensions
+    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", visit.instruction.rest)
     contracted = [left[int(axis)] for axis in axes[1].split(",") if axis] if axes else []
-    return 2 * math.prod(_dimensions(instruction.shape)) * math.prod(contracted)
+    return 2 * visit.instruction.arrays[0].elements * math.prod(contracted)
 
 
-def _convolution_flops(instruction: _Instruction, shapes: Mapping[str, str]) -> int:
-    kernel = _operand(instruction, 1, shapes)
-    labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.rest)
-    assert labels, instruction.rest
-    outputs = kernel[labels[1].index("o")]
-    return 2 * math.prod(_dimensions(instruction.shape)) * math.prod(kernel) // outputs
+def _convolution_flops(visit: hlo.Visit) -> int:
+    """Products that touch the image alone: TPU text writes every matrix product as a convolution.
+
+    A batch axis of a product becomes a window over an image that is dilated by holes, of which one
+    place in each position is real; counting the window as it stands would count the batch twice.
+    """
+    line = visit.instruction
+    left, right, out = re.split("_|->", line.attribute("dim_labels"))
+    image, kernel = visit.operand(0).dimensions, visit.operand(1).dimensions
+    result = line.arrays[0].dimensions
+    rank = len([label for label in right if label.isdigit()])
+    window = _window(line.rest, rank)
+    touched = math.prod(
+        _touched(
+            image[left.index(str(i))], kernel[right.index(str(i))], result[out.index(str(i))], *row
+        )
+        for i, row in enumerate(window)
+    )
+    groups = int(line.attribute("batch_group_count") or 1)
+    batch, features = image[left.index("b")] // groups, result[out.index("f")]
+    return 2 * touched * batch * features * kernel[right.index("i")]
+
+
+def _window(rest: str, rank: int) -> list[tuple[int, int, int, int]]:
+    """(stride, padding before, holes in the image, holes in the kernel) by axis."""
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    fields = dict(item.split("=") for item in found[1].split()) if found else {}
+
+    def numbers(name: str, default: str) -> list[int]:
+        values = fields.get(name, "x".join([default] * rank)).split("x")
+        return [int(value.split("_")[0]) for value in values] if rank else []
+
+    return list(
+        zip(
+            numbers("stride", "1"),
+            numbers("pad", "0_0"),
+            numbers("lhs_dilate", "1"),
+            numbers("rhs_dilate", "1"),
+            strict=True,
+        )
+    )
+
+
+@functools.cache
+def _touched(
+    image: int, kernel: int, result: int, stride: int, pad: int, image_holes: int, kernel_holes: int
+) -> int:
+    """Pairs of a kernel place and a result place that meet a real place of the image."""
+    places = np.arange(result)[:, None] * stride - pad + np.arange(kernel)[None, :] * kernel_holes
+    real = (places >= 0) & (places <= (image - 1) * image_holes) & (places % image_holes == 0)
+    return int(real.sum())
 
 
 _FLOPS: Final = {"dot": _dot_flops, "convolution": _convolution_flops}

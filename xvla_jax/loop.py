@@ -100,7 +100,8 @@ def run_loop(
     with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
         while step < config.iters and stop.number is None:
             fed = next(feed)
-            state, metrics = train_step(state, fed.batch)
+            with jax.set_mesh(mesh):
+                state, metrics = train_step(state, fed.batch)
             step, position = step + 1, fed.position
             skips.add(step, metrics, fed.samples)
             pace.count(feed.waited_s, fed.rows * jax.process_count())

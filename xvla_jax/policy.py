@@ -17,7 +17,7 @@ from xvla_jax.batch import Observation, check_domains, normalise
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.models.xvla import XVLA, Context, inference_params
+from xvla_jax.models.xvla import XVLA, Context, abstract_inference_params, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
@@ -132,15 +132,7 @@ class Policy:
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
         """Inputs of zeros, as `act` hands them to the device."""
-        p, side = self.processor, self.processor.image_size
-        return {
-            "images": np.zeros((batch, views, side, side, 3), np.uint8),
-            "view_mask": np.tile(np.arange(p.num_views) < views, (batch, 1)),
-            "input_ids": np.ones((batch, p.text_length), np.int32),
-            "proprio": np.zeros((batch, self._space.width), np.float32),
-            "domain_id": np.zeros(batch, np.int32),
-            "seed": np.zeros(batch, np.uint32),
-        }
+        return _example_inputs(self.processor, self._space.width, views, batch)
 
     @property
     def _static(self) -> tuple[XVLA, tuple[float, ...], tuple[float, ...]]:
@@ -175,6 +167,46 @@ def _chunk(
         noise=noise,
         steps=steps,
     )
+
+
+def lower_sampler(
+    config: XVLAConfig,
+    processor: Processor,
+    *,
+    dtype: Any,
+    views: int,
+    batch: int,
+    steps: int,
+    sharding: jax.sharding.Sharding,
+) -> jax.stages.Lowered:
+    """The program of `Policy.act` from shapes alone, for devices that need not be there."""
+    width = action_space(config).width
+    inputs = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: _example_inputs(processor, width, views, batch)),
+    )
+    return _chunk.lower(
+        XVLA(config, dtype=dtype, unroll=True),
+        tuple(processor.mean),
+        tuple(processor.std),
+        abstract_inference_params(config, dtype, sharding),
+        inputs,
+        steps=steps,
+    )
+
+
+def _example_inputs(
+    processor: Processor, width: int, views: int, batch: int
+) -> dict[str, np.ndarray]:
+    side = processor.image_size
+    return {
+        "images": np.zeros((batch, views, side, side, 3), np.uint8),
+        "view_mask": np.tile(np.arange(processor.num_views) < views, (batch, 1)),
+        "input_ids": np.ones((batch, processor.text_length), np.int32),
+        "proprio": np.zeros((batch, width), np.float32),
+        "domain_id": np.zeros(batch, np.int32),
+        "seed": np.zeros(batch, np.uint32),
+    }
 
 
 def _bucket(size: int) -> int:

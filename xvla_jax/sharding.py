@@ -71,7 +71,7 @@ def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
 
 
 def batch_split(x: jax.Array) -> jax.Array:
-    """Keeps activations ``[B, ...]`` split like the batch, where a mesh is set; else leaves them be.
+    """Keeps activations ``[B, ...]`` split like the batch, where a mesh is set.
 
     Without it the compiler may split them like the weights that they meet, and then gathers
     activations instead of weights. ``jax.set_mesh(mesh)`` around the call sets the mesh.

@@ -85,7 +85,9 @@ def step(
 ) -> Any:
     """One train step on a mesh; the second view is the last that any sample fills."""
     shown = host_batch | {"images": host_batch["images"][:, :2]}
-    return train_step()(before, sharding.global_batch(shown, mesh(data, fsdp)))
+    placed = sharding.global_batch(shown, mesh(data, fsdp))
+    with jax.set_mesh(mesh(data, fsdp)):
+        return train_step()(before, placed)
 
 
 def batch(seed: int = 0, size: int = 8) -> dict[str, np.ndarray]:

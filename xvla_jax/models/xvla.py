@@ -148,17 +148,38 @@ def inference_params(
 
     def convert(path: Any, leaf: Any) -> Any:
         names = tuple(key.key for key in path)
-        kept = names[-2].startswith("norm")  # LayerNorm
 
         def one(value: Any) -> Any:
             array = np.asarray(value)
-            return place(array if kept else array.astype(dtype, copy=False))
+            return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
 
         if any(names[: len(stack)] == stack for stack in _STACKS):
             return [one(leaf[layer]) for layer in range(leaf.shape[0])]
         return one(leaf)
 
     return _apart(jax.tree_util.tree_map_with_path(convert, dict(params)), ())
+
+
+def abstract_inference_params(config: XVLAConfig, dtype: Any, sharding: Any) -> dict[str, Any]:
+    """Shapes of what `inference_params` makes, placed; allocates nothing."""
+
+    def shaped(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        names = tuple(key.key for key in path)
+        found = _inference_dtype(names, leaf.dtype, dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, found, sharding=sharding)
+
+    def layers(path: Any, leaf: Any) -> Any:
+        names = tuple(key.key for key in path)
+        if any(names[: len(stack)] == stack for stack in _STACKS):
+            return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
+        return leaf
+
+    stacks = jax.tree_util.tree_map_with_path(layers, abstract_params(config))
+    return jax.tree_util.tree_map_with_path(shaped, _apart(stacks, ()))
+
+
+def _inference_dtype(names: tuple[str, ...], stored: Any, dtype: Any) -> Any:
+    return stored if names[-2].startswith("norm") else dtype  # LayerNorm
 
 
 def _apart(node: Any, path: tuple[str, ...]) -> Any:

@@ -1,0 +1,131 @@
+"""What a run needs of a TPU slice, before anyone pays for one; no TPU is needed.
+
+``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4 [--config.a.b=v]``
+
+Compiles the real train step (with ``--inference`` the sampler too) for the slice from shapes
+alone. The model is ``config.model``; no checkpoint or data is read. Needs the extra ``tpu``. A
+compilation of the full model takes many minutes, and the search for the largest batch takes two
+to four of them: ``--nolargest`` leaves it out. ``--topology`` may list several, with commas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+# The slice is described by the compiler; this process itself needs no accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax.numpy as jnp
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from data.datasets import dataset
+from data.memory import SourceSize, host_bytes
+from data.mixtures import mixture
+from data.stream import StreamShape
+from scripts.plan_tables import as_markdown, print_plan
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import ConfigError, XVLAError
+from xvla_jax.optimizer import OptimizerConfig
+from xvla_jax.planning.chips import Slice, describe
+from xvla_jax.planning.programs import Run
+from xvla_jax.planning.report import make_plan
+from xvla_jax.processor import Processor
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:4x4.", required=True)
+_INFERENCE = flags.DEFINE_bool("inference", False, "Compile the sampler too.")
+_LARGEST = flags.DEFINE_bool("largest", True, "Search for the largest batch that fits.")
+_JSON = flags.DEFINE_bool("json", False, "Print the plans as JSON.")
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "Print the plans as a Markdown table.")
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# A typical source, where the data is not at hand: samples of its largest file and of an episode,
+# bytes of an encoded 256 px picture.
+_PART_SAMPLES, _EPISODE_SAMPLES, _PICTURE_BYTES = 1000, 200, 25_000
+
+
+def run_of(config: Any) -> Run:
+    """What of a config decides the programs."""
+    if config.dtype not in _DTYPES:
+        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
+    processor = Processor(**config.processor.to_dict())
+    rows = [dataset(name) for name, _ in mixture(config.data.mixture)]
+    # HDF5 recordings name their views themselves; the row then lists none.
+    views = max(len(row.views) or processor.num_views for row in rows)
+    return Run(
+        config=XVLAConfig.from_dict(config.model.to_dict()),
+        processor=processor,
+        optimizer=OptimizerConfig(**config.optimizer.to_dict()),
+        dtype=_DTYPES[config.dtype],
+        remat=config.remat,
+        batch_size=config.batch_size,
+        views=min(views, processor.num_views),
+        data=config.mesh.data,
+        fsdp=config.mesh.fsdp,
+    )
+
+
+def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
+    """Host memory of the data pipeline, for sources of a typical size."""
+    size = SourceSize(
+        part_samples=_PART_SAMPLES,
+        episode_samples=_EPISODE_SAMPLES,
+        picture_bytes=run.views * _PICTURE_BYTES,
+        num_views=run.views,
+    )
+    shape = StreamShape(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        num_actions=run.config.num_actions,
+        shuffle_buffer=config.data.shuffle_buffer,
+        lanes=max(config.data.lanes, target.hosts),
+    )
+    return host_bytes(
+        [size] * len(mixture(config.data.mixture)),
+        shape,
+        hosts=target.hosts,
+        num_views=run.processor.num_views,
+        image_size=run.processor.image_size,
+        text_length=run.processor.text_length,
+        cache_mb=config.data.cache_mb,
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Plans, prints, and exits with 1 where a run does not fit."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _CONFIG.value is None:
+        raise app.UsageError("--config=configs/X.py is needed")
+    console = Console(stderr=_JSON.value or _MARKDOWN.value)
+    plans = []
+    try:
+        run = run_of(_CONFIG.value)
+        for name in _TOPOLOGY.value:
+            target = describe(name)
+            plan = make_plan(
+                run,
+                target,
+                pipeline=pipeline_bytes(_CONFIG.value, run, target),
+                inference=_INFERENCE.value,
+                largest=_LARGEST.value,
+                say=console.log,
+            )
+            plans.append(plan)
+            print_plan(console, plan)
+    except (XVLAError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if _JSON.value:
+        print(json.dumps(plans, indent=1))
+    if _MARKDOWN.value:
+        print(as_markdown(plans))
+    sys.exit(0 if all(plan["fits"] for plan in plans) else 1)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,198 @@
+"""Compiled programs as text: instructions, what they call, and how often they run.
+
+Reads what ``compiled.as_text()`` gives on CPU and for TPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from xvla_jax.errors import ProgramError
+
+_COMPUTATION: Final = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION: Final = re.compile(
+    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<op>[\w\-]+)\((?P<rest>.*)$"
+)
+_CALLED: Final = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_OP_NAME: Final = re.compile(r'op_name="([^"]*)"')
+_ARRAY: Final = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+_BITS: Final = re.compile(r"^[a-z]+?(\d+)")  # of a type's name: bf16, f8e4m3fn, s32
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of a shape, on one device."""
+
+    dtype: str
+    dimensions: tuple[int, ...]
+    layout: str
+
+    @property
+    def elements(self) -> int:
+        """Their number, without the padding of tiles."""
+        return functools.reduce(lambda a, b: a * b, self.dimensions, 1)
+
+    @property
+    def bytes(self) -> int:
+        """Size without the padding of tiles."""
+        bits = _BITS.match(self.dtype)
+        return self.elements * (int(bits[1]) if bits else 8) // 8  # pred and tokens: one byte
+
+    @property
+    def on_chip(self) -> bool:
+        """Whether it stays in memory beside the cores (TPU text alone says so)."""
+        return "S(1)" in self.layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    shape: str
+    op: str
+    rest: str  # operands and attributes
+
+    @property
+    def arrays(self) -> list[Array]:
+        """What it yields; a tuple yields several."""
+        return arrays(self.shape)
+
+    @property
+    def operands(self) -> list[str]:
+        """Names of the instructions that it reads."""
+        return re.findall(r"%([\w.\-]+)", self.rest.split(")")[0])
+
+    @property
+    def op_name(self) -> str:
+        """JAX's path of modules and primitives; empty where the compiler dropped it."""
+        found = _OP_NAME.search(self.rest)
+        return found[1] if found else ""
+
+    def attribute(self, name: str) -> str:
+        """Value of a plain attribute such as ``dim_labels``; empty where it is not given."""
+        found = re.search(rf"\b{name}=([^\s,]+)", self.rest)
+        return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """An instruction as the program meets it.
+
+    Attributes:
+        instruction: the line.
+        peers: all instructions of its computation, by name.
+        runs: how often the program runs it.
+        op_name: its own, or that of the instruction scheduled before.
+        inside: the nearest instruction that runs as one piece and holds it, such as a fusion;
+            itself where nothing does.
+    """
+
+    instruction: Instruction
+    peers: Mapping[str, Instruction]
+    runs: int
+    op_name: str
+    inside: Instruction
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it runs by itself, not as a part of a fusion."""
+        return self.inside is self.instruction
+
+    def operand(self, index: int) -> Array:
+        """The array that it reads at a place."""
+        return self.peers[self.instruction.operands[index]].arrays[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A parsed program."""
+
+    computations: Mapping[str, Mapping[str, Instruction]]
+    entry: str
+
+    def visits(self) -> Iterator[Visit]:
+        """All instructions that run, from the entry on; those of loops once, with their runs.
+
+        Raises:
+            ProgramError: a loop without a known trip count.
+        """
+        return self._visit(self.entry, 1, "", None)
+
+    def _visit(
+        self, computation: str, runs: int, where: str, inside: Instruction | None
+    ) -> Iterator[Visit]:
+        peers = self.computations[computation]
+        for instruction in peers.values():
+            where = instruction.op_name or where
+            yield Visit(instruction, peers, runs, where, inside or instruction)
+            deeper = inside or (None if instruction.op in _CONTROL else instruction)
+            for called in called_by(instruction):
+                times = runs * self._trips(instruction)
+                yield from self._visit(called, times, where, deeper)
+
+    def _trips(self, instruction: Instruction) -> int:
+        if instruction.op != "while":
+            return 1
+        trips = _TRIPS.search(instruction.rest)
+        if trips:
+            return int(trips[1])
+        # TPU text does not say, but its loops count from 0 and end at a constant.
+        condition = self.computations[instruction.attribute("condition").lstrip("%")]
+        last = list(condition.values())[-1]
+        bounds = [
+            re.match(r"(\d+)\)", condition[name].rest)
+            for name in last.operands
+            if name in condition and condition[name].op == "constant"
+        ]
+        if last.op == "compare" and "direction=LT" in last.rest and bounds and bounds[0]:
+            return int(bounds[0][1])
+        raise ProgramError(
+            f"loop {instruction.name} has no known trip count; count a program with static loops"
+        )
+
+
+# Instructions that only hand over to the computations that they name.
+_CONTROL: Final = ("while", "call", "conditional")
+
+
+def parse(text: str | None) -> Module:
+    """A module from its text, as ``compiled.as_text()`` gives it.
+
+    Raises:
+        ProgramError: there is no entry computation.
+    """
+    computations: dict[str, dict[str, Instruction]] = {}
+    current: dict[str, Instruction] = {}
+    entry = ""
+    for line in (text or "").splitlines():
+        if head := _COMPUTATION.match(line):
+            current = computations.setdefault(head[1], {})
+            entry = head[1] if line.startswith("ENTRY") else entry
+        elif found := _INSTRUCTION.match(line):
+            current[found["name"]] = Instruction(**found.groupdict())
+    if not entry:
+        raise ProgramError("the text has no ENTRY computation; compiled.as_text() is expected")
+    return Module(computations, entry)
+
+
+def arrays(shape: str) -> list[Array]:
+    """The arrays of a shape or tuple of shapes."""
+    return [
+        Array(dtype, tuple(int(n) for n in dimensions.split(",") if n), layout or "")
+        for dtype, dimensions, layout in _ARRAY.findall(shape)
+    ]
+
+
+def called_by(instruction: Instruction) -> Sequence[str]:
+    """Names of the computations that an instruction runs."""
+    branches = _BRANCHES.search(instruction.rest)
+    return _CALLED.findall(instruction.rest) + (
+        re.findall(r"[\w.\-]+", branches[1]) if branches else []
+    )

@@ -1,0 +1,129 @@
+"""TPU chips as rows, and slices of them as devices to compile for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from jax.experimental import topologies
+
+from xvla_jax.errors import ConfigError
+
+GIB: Final = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a slice is made of, by JAX device (v7x shows each chip as two).
+
+    Attributes:
+        hbm_bytes: what a program may use, as the compiler's message names it when one does not
+            fit; less than what is built in.
+        peak_flops: bfloat16 FLOP/s.
+        hbm_bandwidth: bytes/s.
+        link_bandwidth: bytes/s of one inter-chip link in one direction.
+        wraps_at: length of an axis of the slice, or a multiple, at which its ends are linked.
+        host_ram: bytes of a host, shared by the devices of ``devices_per_host``.
+        devices_per_host: of the machine type that ``host_ram`` belongs to.
+        options: for the topology's description.
+    """
+
+    hbm_bytes: float
+    peak_flops: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    wraps_at: int
+    host_ram: float
+    devices_per_host: int
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+# Peak, bandwidths and host RAM: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, read in
+# November 2026. A link is the documented bidirectional bandwidth of a chip over its number of
+# ports (v5e, v6e: 4; the others: 6), halved for one direction. Usable HBM: libtpu 0.0.42.1.
+CHIPS: Final[Mapping[str, Chip]] = {
+    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 50e9, 4, 407e9, 4, {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 50e9, 16, 512 * GIB, 8),
+    "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 100e9, 4, 448e9, 4),
+    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 100e9, 16, 1536 * GIB, 8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Chips of one kind, wired as a grid.
+
+    Attributes:
+        name: as given, such as ``v5e:4x4``.
+        chip: the row.
+        grid: chips by axis.
+        devices: for `jax.make_mesh`; nothing can be put on them.
+    """
+
+    name: str
+    chip: Chip
+    grid: tuple[int, ...]
+    devices: Sequence[Any]
+
+    @property
+    def hosts(self) -> int:
+        """Machines of the row's type; a part of one counts as one."""
+        return math.ceil(len(self.devices) / self.chip.devices_per_host)
+
+    @property
+    def ici_bandwidth(self) -> float:
+        """Bytes/s that a chip sends in a ring over the slice's longest axis.
+
+        Both directions where its ends are linked; otherwise a chip at an end has one link.
+        """
+        links = 2 if max(self.grid) % self.chip.wraps_at == 0 else 1
+        return links * self.chip.link_bandwidth
+
+
+def describe(name: str) -> Slice:
+    """The slice of that name: ``kind:AxB`` or ``kind:AxBxC``.
+
+    Raises:
+        ConfigError: an unknown kind, a name of another form, no such slice, or no libtpu.
+    """
+    kind, _, grid = name.partition(":")
+    if kind not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", grid):
+        raise ConfigError(
+            f"topology {name!r} is not known; write kind:AxB or kind:AxBxC, with a kind of "
+            f"{', '.join(CHIPS)} (rows of xvla_jax.planning.chips.CHIPS), such as v5e:4x4"
+        )
+    if not has_compiler():
+        raise ConfigError(
+            "the TPU compiler libtpu is not installed; run "
+            'pip install -c requirements/constraints.txt -e ".[tpu]" (0.7 GB)'
+        )
+    # Nothing is run, so a compiler beside others, or beside a training run, does no harm; the
+    # rest keeps it from asking a cloud machine who it is.
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    try:
+        found = topologies.get_topology_desc(name, "tpu", **CHIPS[kind].options)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"topology {name!r} does not exist: {error}") from error
+    axes = tuple(int(n) for n in grid.split("x"))
+    return Slice(name, CHIPS[kind], axes, tuple(found.devices))
+
+
+def has_compiler() -> bool:
+    """Whether libtpu, which compiles for TPU, is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+_QUIET: Final = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}

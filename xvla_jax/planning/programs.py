@@ -1,0 +1,201 @@
+"""The real train step and sampler of a run, compiled for a slice from shapes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import time
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from xvla_jax import hlo
+from xvla_jax.batch import abstract_batch
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import ConfigError, ProgramError
+from xvla_jax.models.xvla import XVLA
+from xvla_jax.optimizer import OptimizerConfig, make_optimizer, xvla_groups
+from xvla_jax.planning.chips import Slice
+from xvla_jax.policy import STEPS, lower_sampler
+from xvla_jax.processor import Processor
+from xvla_jax.sharding import BATCH_SPEC, make_mesh
+from xvla_jax.train import TrainState, abstract_state, make_train_step
+
+_UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What of an experiment decides its programs.
+
+    Attributes:
+        config: the model's shape.
+        processor: size of images and text.
+        optimizer: of the train step.
+        dtype: computing type.
+        remat: a row of ``xvla_jax.models.remat.REMAT``.
+        batch_size: samples of a step, over all chips.
+        views: view slots that the data fills.
+        data: devices by axis of the mesh; -1 for all the rest.
+        fsdp: as ``data``.
+    """
+
+    config: XVLAConfig
+    processor: Processor
+    optimizer: OptimizerConfig
+    dtype: Any
+    remat: str
+    batch_size: int
+    views: int
+    data: int
+    fsdp: int
+
+    def mesh(self, devices: list[Any]) -> Mesh:
+        """The run's mesh over these devices."""
+        return make_mesh(self.data, self.fsdp, devices)
+
+    def state(self, mesh: Mesh) -> TrainState:
+        """Shapes and placement of the train state."""
+        return abstract_state(self._model(), self._optimizer(), mesh)
+
+    def lower_step(self, mesh: Mesh) -> jax.stages.Lowered:
+        """The train step as the training loop calls it, before it is compiled.
+
+        Raises:
+            ConfigError: the devices do not divide the batch.
+        """
+        if self.batch_size % mesh.size:
+            raise ConfigError(
+                f"config.batch_size is {self.batch_size}; a multiple of the {mesh.size} devices "
+                "is needed"
+            )
+        step = make_train_step(self._model(), self._optimizer(), self.processor, seed=0)
+        placement = NamedSharding(mesh, BATCH_SPEC)
+        batch = abstract_batch(
+            self.config,
+            self.batch_size,
+            num_views=self.processor.num_views,
+            shown=self.views,
+            image_size=self.processor.image_size,
+            text_length=self.processor.text_length,
+            sharding=placement,
+        )
+        with jax.set_mesh(mesh):
+            return step.lower(self.state(mesh), batch)
+
+    def lower_sampler(self, mesh: Mesh) -> jax.stages.Lowered:
+        """The sampler for one observation on the first device of a mesh: serving is not sharded."""
+        alone = Mesh(mesh.devices.ravel()[:1], ("one",))
+        return lower_sampler(
+            self.config,
+            self.processor,
+            dtype=self.dtype,
+            views=self.views,
+            batch=1,
+            steps=STEPS,
+            sharding=NamedSharding(alone, P()),
+        )
+
+    def _model(self) -> XVLA:
+        return XVLA(self.config, dtype=self.dtype, remat=self.remat)
+
+    def _optimizer(self) -> Any:
+        return make_optimizer(self.optimizer, xvla_groups(self.optimizer.learning_coef))
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """HBM of one chip in bytes, as the compiler laid it out."""
+
+    arguments: int
+    outputs: int
+    aliased: int  # outputs that take the place of donated arguments
+    temporaries: int
+    code: int
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at once, all temporaries counted as alive together."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+class DoesNotFitError(ProgramError):
+    """The compiler could not lay a program out in the memory of a chip.
+
+    Attributes:
+        needed: bytes that it asked for, as far as its message tells.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Takes the compiler's message."""
+        sizes = re.findall(r"([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|\(([\d.]+)([KMGT])\)", message)
+        numbers = [float(a or c) * _UNITS[b or d] for a, b, c, d in sizes]
+        self.needed = max(numbers, default=math.nan)
+        super().__init__(message.splitlines()[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program."""
+
+    memory: Memory
+    text: str
+    seconds: float  # to compile
+
+    @functools.cached_property
+    def module(self) -> hlo.Module:
+        """The parsed text."""
+        return hlo.parse(self.text)
+
+
+def compile_program(lowered: jax.stages.Lowered) -> Program:
+    """Compiles, for whatever platform the program's devices are of.
+
+    Raises:
+        DoesNotFitError: it takes more memory than a chip has.
+    """
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFitError(str(error)) from error
+    found = compiled.memory_analysis()
+    if found is None:
+        raise ProgramError(
+            "the compiler of this platform does not tell what memory a program takes"
+        )
+    memory = Memory(
+        arguments=found.argument_size_in_bytes,
+        outputs=found.output_size_in_bytes,
+        aliased=found.alias_size_in_bytes,
+        temporaries=found.temp_size_in_bytes,
+        code=found.generated_code_size_in_bytes,
+    )
+    return Program(memory, compiled.as_text() or "", time.perf_counter() - start)
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all leaves together, before they are split."""
+    return sum(
+        math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def bytes_per_chip(tree: Any) -> int:
+    """Bytes of the part of all leaves that one device holds."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def step_program(run: Run, target: Slice) -> Program:
+    """The train step of a run, compiled for a slice."""
+    return compile_program(run.lower_step(run.mesh(list(target.devices))))

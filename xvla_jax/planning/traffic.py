@@ -1,0 +1,108 @@
+"""Bytes between a chip's HBM and its cores, and the roofline of each piece of work."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from xvla_jax import hlo
+from xvla_jax.cost import product_flops
+
+# Instructions that move nothing: they name, pack or wait for what others made.
+_FREE: Final = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all"),
+    *("while", "call", "conditional", "partition-id", "replica-id", "optimization-barrier"),
+}
+_RELABEL: Final = {"bitcast", "reshape", "convert", "copy"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One scheduled piece of a program, such as a fusion, over all of its runs."""
+
+    op_name: str
+    flops: int  # of matrix products
+    recomputed: int  # those of them that rematerialisation does again
+    bytes: int  # read from and written to HBM
+
+
+def pieces(module: hlo.Module) -> list[Work]:
+    """The scheduled pieces of a program, each with the work inside it."""
+    flops: collections.Counter[str] = collections.Counter()
+    again: collections.Counter[str] = collections.Counter()
+    moved: dict[str, tuple[str, int]] = {}
+    for visit in module.visits():
+        name = visit.inside.name
+        count = product_flops(visit)
+        if count is not None:
+            flops[name] += count * visit.runs
+            again[name] += count * visit.runs * ("rematted_computation" in visit.op_name)
+        if visit.scheduled and visit.instruction.op not in _FREE:
+            before = moved.get(name, ("", 0))[1]
+            size = _moved(visit.instruction, visit.peers, module.computations)
+            moved[name] = (visit.op_name, before + size * visit.runs)
+    return [
+        Work(op_name, flops[name], again[name], size) for name, (op_name, size) in moved.items()
+    ]
+
+
+_Computations = Mapping[str, Mapping[str, hlo.Instruction]]
+
+
+def _moved(
+    line: hlo.Instruction, peers: Mapping[str, hlo.Instruction], computations: _Computations
+) -> int:
+    if line.op.endswith("-done"):
+        return 0
+    if line.op.endswith("-start"):  # yields its destination, and again its source
+        results = line.arrays[:1]
+    else:
+        results = [] if _is_update(line, computations) else line.arrays
+    written = sum(array.bytes for array in results if not array.on_chip)
+    for place, name in enumerate(line.operands):
+        source = peers[name].arrays
+        if source and not source[0].on_chip:
+            full = sum(array.bytes for array in source)
+            written += min(full, _touched(line, place, full, computations))
+    return written
+
+
+def _touched(line: hlo.Instruction, place: int, full: int, computations: _Computations) -> int:
+    """Bytes of an operand that an instruction reads, or, of one updated in place, changes."""
+    if line.op in ("dynamic-slice", "gather", "slice") and place == 0:
+        return sum(array.bytes for array in line.arrays)
+    if line.op != "fusion":
+        return full
+    body = computations[hlo.called_by(line)[0]]
+    inner = [i for i in body.values() if i.op == "parameter" and i.rest.startswith(f"{place})")]
+    return sum(_used(i, body, full, computations) for i in inner)
+
+
+def _used(
+    value: hlo.Instruction,
+    body: Mapping[str, hlo.Instruction],
+    full: int,
+    computations: _Computations,
+) -> int:
+    total = 0
+    for user in body.values():
+        for place, name in enumerate(user.operands if user.op != "parameter" else []):
+            if name != value.name:
+                continue
+            if user.op in _RELABEL:
+                total += _used(user, body, full, computations)
+            elif user.op == "dynamic-update-slice" and place == 0:
+                total += 2 * body[user.operands[1]].arrays[0].bytes
+            else:
+                total += _touched(user, place, full, computations)
+    return min(total, full)
+
+
+def _is_update(line: hlo.Instruction, computations: _Computations) -> bool:
+    """Whether the result is an operand changed in place; `_used` counts what is changed."""
+    if line.op != "fusion":
+        return False
+    last = list(computations[hlo.called_by(line)[0]].values())[-1]
+    return last.op == "dynamic-update-slice"
