@@ -3,7 +3,7 @@
 ``python -m scripts.train --config=configs/finetune_libero.py --workdir=W
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
 Hardware: 16 v5e chips (4x4); see what another slice takes with
-``python -m scripts.plan --config=configs/finetune_libero.py --topology=v5e:4x4``.
+``python -m scripts.plan --config=configs/finetune_libero.py --topology=v5e:4x4 --views=2``.
 Not run here. Time: ``docs/planner.md`` has the roofline of a step; there are 60,000. Result: the
 paper reports 98.1 % success over LIBERO's four suites for the authors' run.
 """

@@ -39,6 +39,9 @@ from xvla_jax.processor import Processor
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:4x4.", required=True)
 _INFERENCE = flags.DEFINE_bool("inference", False, "Compile the sampler too.")
+_VIEWS = flags.DEFINE_integer(
+    "views", 0, "Views that the data fills; 0 = as its rows say, or all slots.", lower_bound=0
+)
 _LARGEST = flags.DEFINE_bool("largest", True, "Search for the largest batch that fits.")
 _JSON = flags.DEFINE_bool("json", False, "Print the plans as JSON.")
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print the plans as a Markdown table.")
@@ -49,14 +52,14 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _PART_SAMPLES, _EPISODE_SAMPLES, _PICTURE_BYTES = 1000, 200, 25_000
 
 
-def run_of(config: Any) -> Run:
-    """What of a config decides the programs."""
+def run_of(config: Any, views: int) -> Run:
+    """What of a config decides the programs; 0 views leave their number to the data's rows."""
     if config.dtype not in _DTYPES:
         raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
     processor = Processor(**config.processor.to_dict())
     rows = [dataset(name) for name, _ in mixture(config.data.mixture)]
     # HDF5 recordings name their views themselves; the row then lists none.
-    views = max(len(row.views) or processor.num_views for row in rows)
+    views = views or max(len(row.views) or processor.num_views for row in rows)
     return Run(
         config=XVLAConfig.from_dict(config.model.to_dict()),
         processor=processor,
@@ -105,7 +108,7 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=_JSON.value or _MARKDOWN.value)
     plans = []
     try:
-        run = run_of(_CONFIG.value)
+        run = run_of(_CONFIG.value, _VIEWS.value)
         for name in _TOPOLOGY.value:
             target = describe(name)
             plan = make_plan(

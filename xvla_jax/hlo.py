@@ -46,8 +46,8 @@ class Array:
 
     @property
     def on_chip(self) -> bool:
-        """Whether it stays in memory beside the cores (TPU text alone says so)."""
-        return "S(1)" in self.layout
+        """Whether it stays beside the cores: scalars do, and what TPU text says so of."""
+        return not self.dimensions or "S(1)" in self.layout
 
 
 @dataclasses.dataclass(frozen=True)

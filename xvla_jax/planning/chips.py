@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from jax.experimental import topologies
@@ -41,14 +40,14 @@ class Chip:
     wraps_at: int
     host_ram: float
     devices_per_host: int
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: tuple[tuple[str, str], ...] = ()
 
 
 # Peak, bandwidths and host RAM: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, read in
 # November 2026. A link is the documented bidirectional bandwidth of a chip over its number of
 # ports (v5e, v6e: 4; the others: 6), halved for one direction. Usable HBM: libtpu 0.0.42.1.
 CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 50e9, 4, 407e9, 4, {"chip_config_name": "megacore"}),
+    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 50e9, 4, 407e9, 4, (("chip_config_name", "megacore"),)),
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 50e9, 16, 512 * GIB, 8),
     "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 100e9, 4, 448e9, 4),
     "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 100e9, 16, 1536 * GIB, 8),
@@ -108,7 +107,7 @@ def describe(name: str) -> Slice:
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
     try:
-        found = topologies.get_topology_desc(name, "tpu", **CHIPS[kind].options)
+        found = topologies.get_topology_desc(name, "tpu", **dict(CHIPS[kind].options))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"topology {name!r} does not exist: {error}") from error
     axes = tuple(int(n) for n in grid.split("x"))

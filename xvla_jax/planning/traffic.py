@@ -44,7 +44,9 @@ def pieces(module: hlo.Module) -> list[Work]:
             size = _moved(visit.instruction, visit.peers, module.computations)
             moved[name] = (visit.op_name, before + size * visit.runs)
     return [
-        Work(op_name, flops[name], again[name], size) for name, (op_name, size) in moved.items()
+        Work(op_name, flops[name], again[name], size)
+        for name, (op_name, size) in moved.items()
+        if flops[name] or size
     ]
 
 

@@ -1,0 +1,70 @@
+"""Each guard finds what it is there for, and nothing in a step that is in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.xvla_jax import tiny
+from xvla_jax import hlo
+from xvla_jax.planning.guards import gathers_of_optimizer_state, host_calls, wide_products
+from xvla_jax.sharding import global_batch
+from xvla_jax.train import TrainState
+
+
+def _module(function: Any, *arguments: Any, **options: Any) -> hlo.Module:
+    return hlo.parse(jax.jit(function, **options).lower(*arguments).compile().as_text())
+
+
+def test_a_callback_is_found() -> None:
+    def step(x: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda _: None, x.sum())
+        return x + 1
+
+    assert len(host_calls(_module(step, jnp.ones(4)))) == 1
+    assert host_calls(_module(lambda x: x + 1, jnp.ones(4))) == []
+
+
+def test_products_of_two_float32_operands_are_found() -> None:
+    x = jnp.ones((4, 4))
+    assert len(wide_products(_module(jnp.matmul, x, x))) == 1
+    mixed = """
+ENTRY %main (l: f32[4,4], r: bf16[4,4]) -> f32[4,4] {
+  %l = f32[4,4] parameter(0)
+  %r = bf16[4,4] parameter(1)
+  ROOT %y = f32[4,4] convolution(%l, %r), dim_labels=bf_io->bf
+}
+"""
+    assert wide_products(hlo.parse(mixed)) == []
+
+
+@pytest.mark.parametrize(("placed", "found"), [(P("fsdp"), 0), (P(), 1)])
+def test_a_gather_of_optimizer_state_is_found(placed: P, found: int) -> None:
+    mesh = tiny.mesh(2, 4)
+    split = jax.ShapeDtypeStruct((256, 256), np.float32, sharding=NamedSharding(mesh, P("fsdp")))
+
+    def update(state: TrainState) -> Any:
+        return state.params - state.opt_state[0], jnp.sqrt((state.opt_state[0] ** 2).sum())
+
+    state = TrainState(jnp.zeros([], jnp.int32), split, (split,))
+    out = (NamedSharding(mesh, placed), NamedSharding(mesh, P()))
+    module = _module(update, state, out_shardings=out)
+    assert len(gathers_of_optimizer_state(module)) == found
+
+
+@pytest.mark.slow
+def test_the_train_step_keeps_its_state_where_it_is_and_leaves_the_host_alone() -> None:
+    batch = global_batch(tiny.batch(), tiny.mesh(2, 4))
+    with jax.set_mesh(tiny.mesh(2, 4)):
+        lowered = tiny.train_step().lower(tiny.abstract(2, 4), batch)
+    module = hlo.parse(lowered.compile().as_text())
+    names = [line.op_name for line in module.computations[module.entry].values()]
+    assert any(name.startswith("state.opt_state") for name in names), "it is known by its name"
+    assert gathers_of_optimizer_state(module) == []
+    assert host_calls(module) == []
