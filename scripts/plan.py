@@ -70,6 +70,8 @@ def run_of(config: Any, views: int) -> Run:
         views=min(views, processor.num_views),
         data=config.mesh.data,
         fsdp=config.mesh.fsdp,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
     )
 
 

@@ -19,12 +19,12 @@ from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig, make_optimizer, xvla_groups
+from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.planning.chips import Slice
 from xvla_jax.policy import STEPS, lower_sampler
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
-from xvla_jax.train import TrainState, abstract_state, make_train_step
+from xvla_jax.train import Recipe, TrainState, abstract_state, make_train_step
 
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -43,6 +43,8 @@ class Run:
         views: view slots that the data fills.
         data: devices by axis of the mesh; -1 for all the rest.
         fsdp: as ``data``.
+        accumulate: parts of a batch.
+        ema_decay: of the moving average; 0 keeps none.
     """
 
     config: XVLAConfig
@@ -54,6 +56,8 @@ class Run:
     views: int
     data: int
     fsdp: int
+    accumulate: int = 1
+    ema_decay: float = 0.0
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """The run's mesh over these devices."""
@@ -61,7 +65,7 @@ class Run:
 
     def state(self, mesh: Mesh) -> TrainState:
         """Shapes and placement of the train state."""
-        return abstract_state(self._model(), self._optimizer(), mesh)
+        return abstract_state(self.recipe, mesh)
 
     def lower_step(self, mesh: Mesh) -> jax.stages.Lowered:
         """The train step as the training loop calls it, before it is compiled.
@@ -74,7 +78,7 @@ class Run:
                 f"config.batch_size is {self.batch_size}; a multiple of the {mesh.size} devices "
                 "is needed"
             )
-        step = make_train_step(self._model(), self._optimizer(), self.processor, seed=0)
+        step = make_train_step(self.recipe, self.processor, seed=0)
         placement = NamedSharding(mesh, BATCH_SPEC)
         batch = abstract_batch(
             self.config,
@@ -101,11 +105,11 @@ class Run:
             sharding=NamedSharding(alone, P()),
         )
 
-    def _model(self) -> XVLA:
-        return XVLA(self.config, dtype=self.dtype, remat=self.remat)
-
-    def _optimizer(self) -> Any:
-        return make_optimizer(self.optimizer, xvla_groups(self.optimizer.learning_coef))
+    @property
+    def recipe(self) -> Recipe:
+        """How the model learns."""
+        model = XVLA(self.config, dtype=self.dtype, remat=self.remat)
+        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,8 @@ def test_a_gather_of_optimizer_state_is_found(placed: P, found: int) -> None:
     def update(state: TrainState) -> Any:
         return state.params - state.opt_state[0], jnp.sqrt((state.opt_state[0] ** 2).sum())
 
-    state = TrainState(jnp.zeros([], jnp.int32), split, (split,))
+    zero = jnp.zeros([], jnp.int32)
+    state = TrainState(zero, split, (split,), {}, zero)
     out = (NamedSharding(mesh, placed), NamedSharding(mesh, P()))
     module = _module(update, state, out_shardings=out)
     assert len(gathers_of_optimizer_state(module)) == found
