@@ -10,9 +10,17 @@ Points = Sequence[Tuple[float, float]]
 
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
+_OPEN = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart">'
 
 
-def line_chart(series: Mapping[str, Points], *, x_label: str, log_y: bool = False) -> str:
+def line_chart(
+    series: Mapping[str, Points],
+    *,
+    x_label: str,
+    log_y: bool = False,
+    marks: Sequence[float] = (),
+    reach_y: Sequence[float] = (),
+) -> str:
     """SVG of one or more lines; the page's CSS colours classes line0, line1, ...
 
     Args:
@@ -20,13 +28,15 @@ def line_chart(series: Mapping[str, Points], *, x_label: str, log_y: bool = Fals
             with `log_y` those that are not positive.
         x_label: written below the axis.
         log_y: logarithmic y axis.
+        marks: x of fine upright lines.
+        reach_y: values that the y axis shows even where no point is near.
     """
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)]
         for name, points in series.items()
     }
     xs = [x for points in kept.values() for x, _ in points]
-    ys = [y for points in kept.values() for _, y in points]
+    ys = [*reach_y, *(y for points in kept.values() for _, y in points)]
     if not xs:
         return '<p class="quiet">no points</p>'
     low, high = min(ys), max(ys)
@@ -43,23 +53,14 @@ def line_chart(series: Mapping[str, Points], *, x_label: str, log_y: bool = Fals
             _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
         )
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart">']
-    for tick in ticks:
-        _, y = place(x0, tick)
+    parts = [_OPEN, *(_y_tick(tick, place(x0, tick)[1]) for tick in ticks)]
+    for mark in marks:
+        x, _ = place(mark, ticks[0])
         parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
         )
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _nice(x0, x1):
-        if x0 <= tick <= x1:
-            x, _ = place(tick, ticks[0])
-            parts.append(
-                f'<text x="{x:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{tick:g}</text>'
-            )
-    parts.append(
-        f'<text x="{(_LEFT + _WIDTH) / 2:.0f}" y="{_HEIGHT - 3}" text-anchor="middle">'
-        f"{html.escape(x_label)}</text>"
-    )
+    parts += [_x_tick(tick, place(tick, ticks[0])[0]) for tick in _nice(x0, x1) if x0 <= tick <= x1]
+    parts.append(_x_name(x_label))
     for number, points in enumerate(kept.values()):
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
         parts.append(f'<polyline class="line line{number % 6}" points="{path}"/>')
@@ -69,6 +70,47 @@ def line_chart(series: Mapping[str, Points], *, x_label: str, log_y: bool = Fals
         for number, name in enumerate(kept)
     )
     return "".join(parts) + f'<p class="legend">{legend}</p>'
+
+
+def bar_chart(edges: Sequence[float], counts: Sequence[int], *, x_label: str) -> str:
+    """SVG of a histogram: counts[i] values lie between edges[i] and edges[i + 1]."""
+    top, width = max(counts) or 1, edges[-1] - edges[0] or 1.0
+    inner, floor = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM
+
+    def across(x: float) -> float:
+        return _LEFT + (x - edges[0]) / width * inner
+
+    parts = [_OPEN]
+    for tick in _nice(0.0, float(top)):
+        if tick <= top:
+            parts.append(_y_tick(tick, floor - tick / top * (floor - _TOP)))
+    for left, right, count in zip(edges, edges[1:], counts):
+        height = count / top * (floor - _TOP)
+        parts.append(
+            f'<rect class="bar0" x="{across(left) + 0.5:.1f}" y="{floor - height:.1f}" '
+            f'width="{max(across(right) - across(left) - 1, 0.5):.1f}" height="{height:.1f}"/>'
+        )
+    ticks = _nice(edges[0], edges[-1])
+    parts += [_x_tick(tick, across(tick)) for tick in ticks if edges[0] <= tick <= edges[-1]]
+    return "".join([*parts, _x_name(x_label), "</svg>"])
+
+
+def _y_tick(value: float, y: float) -> str:
+    return (
+        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+    )
+
+
+def _x_tick(value: float, x: float) -> str:
+    return f'<text x="{x:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{value:g}</text>'
+
+
+def _x_name(label: str) -> str:
+    return (
+        f'<text x="{(_LEFT + _WIDTH) / 2:.0f}" y="{_HEIGHT - 3}" text-anchor="middle">'
+        f"{html.escape(label)}</text>"
+    )
 
 
 def _nice(low: float, high: float) -> list[float]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from .charts import Points, line_chart
-
-_STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+from .page import data_uri, html_page, plain_table, write_page
 
 
 @dataclass(frozen=True)
@@ -69,32 +66,18 @@ def render_report(report: Report) -> str:
         ("Training", _curves(report.curves)),
         ("Time of each stage", _stages(report.stages)),
         ("Repeat it", _commands(report.commands)),
-        ("Versions", _table([[k, v] for k, v in report.versions.items()], ("what", "version"))),
+        (
+            "Versions",
+            plain_table([[k, v] for k, v in report.versions.items()], ("what", "version")),
+        ),
     ]
-    body = "".join(
-        f"<section><h2>{html.escape(title)}</h2>{content}</section>"
-        for title, content in sections
-        if content
-    )
-    title = html.escape(report.title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>"
-        f'<body><main><h1>{title}</h1><p class="lead">{html.escape(report.lead)}</p>{body}</main>'
-        "</body></html>\n"
-    )
+    lead = f'<p class="lead">{html.escape(report.lead)}</p>'
+    return html_page(report.title, lead, sections)
 
 
 def write_report(path: Path, report: Report) -> None:
     """Writes the page; it appears under `path` only when it is complete."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(render_report(report), encoding="utf-8")
-        os.replace(str(partial), str(path))
-    finally:
-        if partial.exists():
-            partial.unlink()
+    write_page(path, render_report(report))
 
 
 def _policies(policies: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
@@ -124,11 +107,10 @@ def _facts(facts: Sequence[str]) -> str:
 def _films(films: Sequence[Film]) -> str:
     figures = []
     for film in films:
-        data = base64.b64encode(film.mp4).decode("ascii")
         figures.append(
             f"<figure><h3>{html.escape(film.title)}</h3>"
             '<video controls loop muted playsinline preload="auto" '
-            f'src="data:video/mp4;base64,{data}"></video>'
+            f'src="{data_uri("video/mp4", film.mp4)}"></video>'
             f"<figcaption>{html.escape(film.caption)}</figcaption></figure>"
         )
     return f'<div class="grid-of-two">{"".join(figures)}</div>' if films else ""
@@ -148,7 +130,7 @@ def _stages(stages: Sequence[tuple[str, float]]) -> str:
         return ""
     total = sum(seconds for _, seconds in stages)
     rows = [[name, _clock(seconds)] for name, seconds in (*stages, ("all", total))]
-    return _table(rows, ("stage", "minutes:seconds"))
+    return plain_table(rows, ("stage", "minutes:seconds"))
 
 
 def _commands(commands: Sequence[str]) -> str:
@@ -156,20 +138,8 @@ def _commands(commands: Sequence[str]) -> str:
     return f"<pre>{lines}</pre>" if commands else ""
 
 
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> str:
-    if not rows:
-        return ""
-    cells: dict[str, str] = {
-        "head": "".join(f"<th>{html.escape(cell)}</th>" for cell in head or ()),
-        "body": "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in rows
-        ),
-    }
-    return (
-        f'<table class="plain"><thead><tr>{cells["head"]}</tr></thead>'
-        f"<tbody>{cells['body']}</tbody></table>"
-    )
+def _versions(versions: Mapping[str, str]) -> str:
+    return plain_table([[name, version] for name, version in versions.items()], ("what", "version"))
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,210 @@
+"""Checks of what there is: bad episodes, samples, lengths, language, episodes told twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.faults import FAULTS
+from data.inspection.check import Check, Measured, percent
+from data.inspection.duplicates import copies
+from data.inspection.reports import SourceReport
+
+# fmt: off
+PLACEHOLDERS = frozenset({
+    "none", "null", "nan", "n/a", "na", "tbd", "todo", "unknown", "undefined", "default", "test",
+    "placeholder", "instruction", "task", "prompt", "language", "untitled", "dummy", "example",
+    "string", "text", "no instruction", "language instruction", "do something",
+    "task description", "unknown task",
+})
+# fmt: on
+LETTERS = re.compile(r"[^\W\d_]{2}")
+BAD_EPISODES = "bad episodes"
+
+
+def _bad_episodes(source: SourceReport, _: Sequence[SourceReport]) -> Measured:
+    kinds = Counter(fault.kind for fault in source.faults)
+    if not kinds:
+        return Measured(0, f"all {source.looked_at} episodes could be read")
+    told = "; ".join(f"{count} {kind}: {FAULTS[kind]}" for kind, count in kinds.most_common())
+    first = source.faults[0]
+    return Measured(
+        sum(kinds.values()),
+        f"of {source.looked_at} episodes: {told}. The first is {first.episode}: {first.reason}",
+    )
+
+
+def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    if not source.episodes:
+        return Measured(100.0, f"none of {source.looked_at} episodes could be read")
+    empty = [episode for episode in source.episodes if not episode.samples]
+    value = percent(len(empty), len(source.episodes))
+    lengths = sorted(episode.num_frames for episode in source.episodes)
+    margin, longest = source.spec.index_margin, lengths[-1]
+    told = f"{source.num_samples} samples from {len(lengths)} episodes of {lengths[0]} to {longest}"
+    told += f" frames; {len(empty)} episodes give none"
+    if source.num_samples or not empty:
+        return Measured(value, told)
+    if not source.num_candidates:
+        keep = max(1, longest // 10)
+        return Measured(
+            value,
+            f"{told}: no frame can start a sample, because the last {margin} of every episode "
+            f"start none (index_margin {margin}), and the longest episode has {longest}",
+            f"use recordings longer than {margin} frames, or lower index_margin in a row of your "
+            f"own: with index_margin {keep} each episode of {longest} frames would have up to "
+            f"{longest - keep - source.spec.first_index} candidates",
+        )
+    return Measured(
+        value,
+        f"{told}: {source.num_candidates} frames could start one, but all move less than "
+        f"{source.spec.static_epsilon:g} in their first step (static_epsilon)",
+        "check that the pose columns of the row are those that move; lower static_epsilon if the "
+        "hand really moves so little",
+    )
+
+
+def _short(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    if not source.episodes:
+        return None
+    least = source.spec.index_margin + 2
+    short = [episode for episode in source.episodes if episode.num_frames < least]
+    told = f"{len(short)} of {len(source.episodes)} have fewer than {least} frames"
+    return Measured(percent(len(short), len(source.episodes)), told)
+
+
+def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    if not source.episodes:
+        return None
+    odd = [episode for episode in source.episodes if is_placeholder(episode.instruction)]
+    told = f"{len(odd)} of {len(source.episodes)} instructions tell no task"
+    if odd:
+        texts = Counter(episode.instruction for episode in odd).most_common(3)
+        told += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in texts)
+    return Measured(percent(len(odd), len(source.episodes)), told)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether an instruction says nothing: a stand-in word, or no word at all."""
+    plain = re.sub(r"[\W_]+", " ", text.lower()).strip()
+    return plain in PLACEHOLDERS or text.lower().strip() in PLACEHOLDERS or not LETTERS.search(text)
+
+
+def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    if not source.episodes:
+        return None
+    found = copies(source.episodes)
+    told = f"{len(found)} of {len(source.episodes)} episodes repeat an earlier one"
+    if found:
+        exact = sum(copy.exact for copy in found)
+        one, other = (source.episodes[i] for i in (found[0].first, found[0].second))
+        retold = sum(
+            source.episodes[copy.first].instruction != source.episodes[copy.second].instruction
+            for copy in found
+        )
+        told += (
+            f": {exact} bit for bit, {len(found) - exact} within a millimetre; {retold} under "
+            f"another instruction. The first is {other.episode}, which repeats {one.episode}"
+        )
+    return Measured(percent(len(found), len(source.episodes)), told)
+
+
+def _idle_frames(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    steps = sum(episode.num_frames - 1 for episode in source.episodes)
+    if steps <= 0:
+        return None
+    still = sum(episode.still_steps for episode in source.episodes)
+    told = f"{still} of {steps} steps move less than {source.spec.static_epsilon:g} in any channel"
+    return Measured(percent(still, steps), told)
+
+
+def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+    if not source.episodes:
+        return None
+    # the first and the last frame themselves are no wait
+    ends = [max(e.idle_head - 1, 0) + max(e.idle_tail - 1, 0) for e in source.episodes]
+    idle = np.minimum(ends, [episode.num_frames for episode in source.episodes])
+    longest = source.episodes[int(np.argmax(idle))]
+    told = (
+        f"episodes wait {np.median(idle) / source.spec.rate_hz:.1f} s in the median at both ends "
+        f"together, {idle.max() / source.spec.rate_hz:.1f} s in the longest ({longest.episode})"
+    )
+    return Measured(percent(float(idle.sum()), source.num_frames), told)
+
+
+CONTENT_CHECKS = (
+    Check(
+        name=BAD_EPISODES,
+        unit="episodes",
+        warn_from=1,
+        error_from=1,  # one more than --max_bad_episodes
+        meaning="Episodes that cannot be read or decoded are left out, and training stops when "
+        "there are more of them than allowed.",
+        remedy="copy or export these files again; or allow that many with max_bad_episodes",
+        measure=_bad_episodes,
+    ),
+    Check(
+        name="episodes without samples",
+        unit="% of episodes",
+        warn_from=20,
+        error_from=100,
+        meaning="An episode gives a sample for each frame that is not in its last index_margin "
+        "frames and that moves. Where no episode gives one, there is nothing to train on.",
+        remedy="look at the lengths and at idle frames; lower index_margin in the row, or leave "
+        "these episodes out",
+        measure=_without_samples,
+    ),
+    Check(
+        name="very short episodes",
+        unit="% of episodes",
+        warn_from=5,
+        error_from=None,
+        meaning="Shorter than index_margin + 2 frames: cut recordings, or a margin that does not "
+        "fit the rate.",
+        remedy="leave out cut recordings; if all are that short, lower index_margin in the row",
+        measure=_short,
+    ),
+    Check(
+        name="idle frames",
+        unit="% of steps",
+        warn_from=40,
+        error_from=None,
+        meaning="Nothing at all moves, and the static filter drops such samples. Many of them mean "
+        "that the recording rate is higher than that of the robot's state, or long waits.",
+        remedy="record at the rate of the state, or lower rate_hz by taking every second frame",
+        measure=_idle_frames,
+    ),
+    Check(
+        name="idle ends",
+        unit="% of frames",
+        warn_from=20,
+        error_from=None,
+        meaning="The hand stays within 2 mm, 1 degree and its grip at the beginning or the end. "
+        "Sensor noise passes the static filter, so a policy learns to wait.",
+        remedy="cut the ends (first_index, or a span in the meta file), or raise static_epsilon",
+        measure=_idle_ends,
+    ),
+    Check(
+        name="missing instruction",
+        unit="% of episodes",
+        warn_from=0.1,
+        error_from=50,
+        meaning="A stand-in such as “none” or a number where the task should be told. Empty ones "
+        "are bad episodes.",
+        remedy="label these episodes, or give the row a fixed_instruction",
+        measure=_language,
+    ),
+    Check(
+        name="duplicate episodes",
+        unit="% of episodes",
+        warn_from=0.5,
+        error_from=50,
+        meaning="The same path again: copied files, or an export that ran twice. Such tasks weigh "
+        "double, and a copy in a held-out set spoils it.",
+        remedy="delete the copies; keep them where one path is told with several instructions",
+        measure=_duplicates,
+    ),
+)

@@ -1,0 +1,93 @@
+"""What a gripper does in an episode, and which way round it seems to be recorded.
+
+No single sign proves the polarity. Two are used. Most recordings begin with an open hand. And where
+readings are continuous, fingers that hold something stop at its width, so closed readings differ
+from episode to episode while open ones do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.inspection.reports import GripperReport
+
+Float64 = NDArray[np.float64]
+HALF = 0.5
+MIN_EPISODES = 8  # with fewer nothing is said
+Z_95 = 1.96
+CLEARLY_WIDER = 3.0
+READING_NOISE = 0.02  # spreads below it are not compared
+DOUBT = 0.7  # how much of the confidence stays when the signs disagree
+
+
+class Polarity(NamedTuple):
+    """A guess whether the row has the gripper the wrong way round."""
+
+    confidence: float  # 0..1 that it has
+    switching: int  # episodes in which the gripper switches
+    start_closed: int  # of these
+    both_closed: int  # of these, start and end
+    open_spread: float  # standard deviation between episodes of the reading while open
+    closed_spread: float
+    rise: float  # m, median; NaN where nothing closes
+
+
+def gripper_report(readings: Float64, heights: Float64) -> GripperReport:
+    """Readings [T] (1 = closed) and heights of the hand [T] (m) of one episode."""
+    closed = readings > HALF
+    turns = np.flatnonzero(np.diff(closed.astype(np.int8)))
+    closings = [int(t) + 1 for t in turns if closed[t + 1]]
+    rise = math.nan
+    if closings:
+        later = turns[turns >= closings[0]]
+        end = int(later[0]) + 1 if len(later) else len(readings)
+        rise = float(heights[closings[0] : end].max() - heights[closings[0]])
+    return GripperReport(
+        starts_closed=bool(closed[0]),
+        ends_closed=bool(closed[-1]),
+        switches=len(turns),
+        reading_low=float(readings.min()),
+        reading_high=float(readings.max()),
+        open_level=float(np.median(readings[~closed])) if not closed.all() else math.nan,
+        closed_level=float(np.median(readings[closed])) if closed.any() else math.nan,
+        rise=rise,
+    )
+
+
+def polarity(grippers: Sequence[GripperReport]) -> Polarity | None:
+    """The guess from one arm's episodes; None where too few of them switch."""
+    switching = [one for one in grippers if one.switches]
+    if len(switching) < MIN_EPISODES:
+        return None
+    start_closed = sum(one.starts_closed for one in switching)
+    open_spread = float(np.nanstd([one.open_level for one in switching]))
+    closed_spread = float(np.nanstd([one.closed_level for one in switching]))
+    confidence = wilson_low(start_closed, len(switching))
+    if max(open_spread, closed_spread) > READING_NOISE:
+        if open_spread > CLEARLY_WIDER * closed_spread:
+            confidence = 1 - DOUBT * (1 - confidence)
+        elif closed_spread > CLEARLY_WIDER * open_spread:
+            confidence = DOUBT * confidence
+    rises = [one.rise for one in switching if not math.isnan(one.rise)]
+    return Polarity(
+        confidence=confidence,
+        switching=len(switching),
+        start_closed=start_closed,
+        both_closed=sum(one.starts_closed and one.ends_closed for one in switching),
+        open_spread=open_spread,
+        closed_spread=closed_spread,
+        rise=float(np.median(rises)) if rises else math.nan,
+    )
+
+
+def wilson_low(hits: int, count: int) -> float:
+    """Lower end of Wilson's 95 % interval of a share."""
+    share, z2 = hits / count, Z_95**2
+    middle = share + z2 / (2 * count)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, (middle - half) / (1 + z2 / count))

@@ -1,0 +1,173 @@
+"""One pass over a trajectory: the numbers that the checks judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.faults import BadEpisodeError
+from data.inspection import geometry
+from data.inspection.channels import channel_names, channels, even_places
+from data.inspection.geometry import GRIPPER
+from data.inspection.grippers import gripper_report
+from data.inspection.reports import (
+    Channels,
+    ClockReport,
+    EpisodeReport,
+    HandReport,
+    UInt8,
+    ViewReport,
+)
+from data.inspection.views import PICTURE_ERRORS, equal_views, look, undecodable
+from data.spec import DatasetSpec
+from data.trajectory import Trajectory
+from data.windows import candidate_frames, episode_samples, interpolate
+
+Float64 = NDArray[np.float64]
+
+KEPT_ROWS = 32  # of an episode, for quantiles
+KEPT_SAMPLES = 8  # of an episode
+KEPT_TARGETS = 4  # of a sample's actions
+PATH_POINTS = 16
+# faster than this between two frames is no hand, whatever the rate
+HAND_SPEED = 3.0  # m/s
+HAND_TURN = math.radians(360)  # rad/s
+SMALL_STEP = 0.10  # m: at high rates, single frames may be late
+SMALL_TURN = math.radians(20)
+WIDE_TURN = math.radians(120)  # at low rates; no two rotations are more than 180 degrees apart
+# what counts as visible movement away from the first or the last frame
+VISIBLE_M = 0.002
+VISIBLE_RAD = math.radians(1)
+VISIBLE_GRIPPER = 0.05
+VISIBLE_JOINT = 0.01
+
+
+def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> EpisodeReport:
+    """The report of one episode; decodes up to `views.PICTURES` pictures of each view."""
+    hands = geometry.hand_rows(trajectory, spec)
+    columns = geometry.rotation_columns(hands, spec)
+    rotations = geometry.matrices(columns)
+    way = np.linalg.norm(np.diff(hands[..., :3], axis=1), axis=-1)
+    turn = geometry.angles(rotations[:, 1:], rotations[:, :-1])
+    views, shown, fault = _views(trajectory, spec, way, turn)
+    width = len(channel_names(spec))
+    # without views, so that no picture is fetched for samples that are only counted
+    samples = episode_samples(dataclasses.replace(trajectory, images=()), spec, num_actions)
+    judged = trajectory.poses if trajectory.still_rows is None else trajectory.still_rows
+    still = np.abs(np.diff(judged, axis=0)).max(axis=1, initial=0.0) < spec.static_epsilon
+    away = [_visible(hands, rotations, trajectory.poses, frame) for frame in (0, -1)]
+    return EpisodeReport(
+        episode=trajectory.episode,
+        instruction=trajectory.instruction,
+        num_paraphrases=len(trajectory.paraphrases),
+        num_frames=len(trajectory.poses),
+        candidates=len(candidate_frames(trajectory, spec)),
+        samples=len(samples),
+        still_steps=int(still.sum()),
+        idle_head=_leading(~away[0]),
+        idle_tail=_leading(~away[1][::-1]),
+        hands=tuple(
+            _hand(hands[i], columns[i], rotations[i], way[i], turn[i], spec.rate_hz)
+            for i in range(len(hands))
+        ),
+        clock=None if trajectory.clocks is None else _clock(trajectory.clocks),
+        views=views,
+        equal_views=equal_views(shown),
+        picture_fault=fault,
+        poses=channels(trajectory.poses[:, :width], KEPT_ROWS),
+        targets=_targets(samples.actions[..., :width]),
+        steps=_some(way),
+        digest=hashlib.blake2b(trajectory.poses.tobytes(), digest_size=16).digest(),
+        path=_path(trajectory.poses[:, :width]),
+    )
+
+
+def _hand(
+    hand: Float64, columns: Float64, rotations: Float64, way: Float64, turn: Float64, rate: float
+) -> HandReport:
+    furthest = max(SMALL_STEP, HAND_SPEED / rate)
+    widest = min(max(SMALL_TURN, HAND_TURN / rate), WIDE_TURN)
+    return HandReport(
+        position_jumps=int((way > furthest).sum()),
+        rotation_jumps=int((turn > widest).sum()),
+        longest_step=float(way.max(initial=0.0)),
+        widest_turn=float(turn.max(initial=0.0)),
+        skew=float(geometry.skew(columns).max()),
+        turned=float(geometry.angles(rotations, rotations[:1]).max()),
+        gripper=gripper_report(hand[:, GRIPPER], hand[:, 2]),
+    )
+
+
+def _views(
+    trajectory: Trajectory, spec: DatasetSpec, way: Float64, turn: Float64
+) -> tuple[tuple[ViewReport, ...], list[UInt8], BadEpisodeError | None]:
+    """Reports and pictures of the views, or the first fault among them."""
+    travelled = np.zeros((2, len(trajectory.poses)))
+    if len(way):
+        travelled[:, 1:] = np.cumsum([way.max(axis=0), turn.max(axis=0)], axis=1)
+    reports, shown = [], []
+    for number, view in enumerate(trajectory.images):
+        try:
+            report, pictures = look(
+                view,
+                len(trajectory.poses),
+                offset=spec.picture_offset,
+                channel_order=spec.encoded_channel_order,
+                travelled=travelled,
+            )
+        except PICTURE_ERRORS as error:
+            return (), [], undecodable(trajectory, f"{spec.views[number]}: {error}")
+        reports.append(report)
+        shown.append(pictures)
+    return tuple(reports), shown, None
+
+
+def _visible(hands: Float64, rotations: Float64, poses: Float64, frame: int) -> NDArray[np.bool_]:
+    """Which frames differ visibly from frame number `frame`: [T]."""
+    if not len(hands):
+        return np.abs(poses - poses[frame]).max(axis=1) > VISIBLE_JOINT
+    there = hands[:, frame][:, None]
+    moved = np.linalg.norm(hands[..., :3] - there[..., :3], axis=-1) > VISIBLE_M
+    gripped = np.abs(hands[..., GRIPPER] - there[..., GRIPPER]) > VISIBLE_GRIPPER
+    turned = geometry.angles(rotations, rotations[:, frame][:, None]) > VISIBLE_RAD
+    return (moved | gripped | turned).any(axis=0)
+
+
+def _leading(flags: NDArray[np.bool_]) -> int:
+    return len(flags) if flags.all() else int(np.argmin(flags))
+
+
+def _clock(clocks: Float64) -> ClockReport:
+    steps = np.diff(clocks, axis=1)
+    if not steps.size:
+        return ClockReport(math.nan, 0.0, 0.0)
+    middle = np.median(steps, axis=1, keepdims=True)
+    apart = clocks.max(axis=0) - clocks.min(axis=0)
+    return ClockReport(
+        rate_hz=float(steps.shape[1] / (clocks[:, -1] - clocks[:, 0]).mean()),
+        jitter=float(np.quantile(np.abs(steps - middle) / middle, 0.99)),
+        drift_s=float(np.abs(apart - apart[0]).max()),
+    )
+
+
+def _targets(actions: NDArray[np.float32]) -> Channels | None:
+    """Of the actions [n, T, D] of all samples."""
+    if not len(actions):
+        return None
+    flat = actions.reshape(-1, actions.shape[-1])
+    chosen = actions[even_places(len(actions), KEPT_SAMPLES)]
+    chosen = chosen[:, even_places(actions.shape[1], KEPT_TARGETS)]
+    return Channels(flat.min(axis=0), flat.max(axis=0), chosen.reshape(-1, flat.shape[-1]))
+
+
+def _some(way: Float64) -> NDArray[np.float32]:
+    flat = way.reshape(-1)
+    return flat[even_places(len(flat), KEPT_ROWS) if len(flat) else []].astype(np.float32)
+
+
+def _path(rows: Float64) -> NDArray[np.float32]:
+    return interpolate(rows, np.linspace(0, len(rows) - 1, PATH_POINTS)[None])[0]

@@ -1,0 +1,162 @@
+"""What the doctor notes of an episode and of a source: numbers and a few small pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.faults import BadEpisodeError
+from data.spec import DatasetSpec
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Extremes of every row of an episode, and some of its rows for the quantiles."""
+
+    low: Float32  # [D]
+    high: Float32  # [D]
+    rows: Float32  # [n, D]
+
+
+@dataclass(frozen=True)
+class GripperReport:
+    """What a gripper does in one episode."""
+
+    starts_closed: bool
+    ends_closed: bool
+    switches: int  # between open and closed
+    reading_low: float  # 1 = closed
+    reading_high: float
+    open_level: float  # median reading while open; NaN where it never is
+    closed_level: float
+    rise: float  # m: from the first closing up to the highest point until it opens; NaN without
+
+
+@dataclass(frozen=True)
+class HandReport:
+    """One arm in one episode."""
+
+    position_jumps: int  # steps longer than a hand can go
+    rotation_jumps: int  # steps that turn further than a hand can
+    longest_step: float  # m
+    widest_turn: float  # rad
+    skew: float  # of the recorded 6-D rotation, worst frame; see geometry.skew
+    turned: float  # rad, widest angle from the first frame
+    gripper: GripperReport
+
+
+@dataclass(frozen=True)
+class ClockReport:
+    """The clocks of the arms in one episode."""
+
+    rate_hz: float  # mean over the arms
+    jitter: float  # 99 % of |step - median step| / median step
+    drift_s: float  # widest gap between the arms at one row, beyond that of the first row
+
+
+@dataclass(frozen=True)
+class ViewReport:
+    """A few pictures of one view in one episode."""
+
+    sizes: tuple[tuple[int, int], ...]  # (height, width) met
+    encoded_bytes: float  # mean; NaN where pictures are pixels or frames of a video
+    blank: bool  # one colour all over, in every picture
+    frozen_frames: int  # longest stretch without change while a hand moved
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """One pass over a trajectory."""
+
+    episode: str
+    instruction: str
+    num_paraphrases: int
+    num_frames: int
+    candidates: int  # frames that may start a sample
+    samples: int  # those that the static filter leaves
+    still_steps: int  # steps that move less than static_epsilon in every channel
+    idle_head: int  # frames before a hand moves visibly
+    idle_tail: int  # frames after the last visible movement
+    hands: tuple[HandReport, ...]
+    clock: ClockReport | None
+    views: tuple[ViewReport, ...]
+    equal_views: tuple[tuple[int, int], ...]  # views that show the same pictures
+    picture_fault: BadEpisodeError | None
+    poses: Channels
+    targets: Channels | None  # the actions to be learned; None without samples
+    steps: Float32  # [n] m: some of the distances from frame to frame, of any arm
+    digest: bytes  # of the poses, bit for bit
+    path: Float32  # [PATH_POINTS, D] poses at even distances in time
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """An episode to look at."""
+
+    episode: str
+    instruction: str
+    frames: NDArray[np.int64]  # [n] of the pictures
+    pictures: tuple[UInt8, ...]  # per view, [n, S, S, 3]
+    hands: Float64  # [arms, T, 10]
+    turned: Float64  # [arms, T] rad from the first frame
+    joints: Float64 | None  # [T, C] for a joint space
+    rate_hz: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """An affine camera per arm, fitted to where the main view changes as the hand moves."""
+
+    arm: int
+    matrix: Float64  # [2, 4]: (x, y, z, 1) -> (across, down), in parts of the picture
+    r2: float  # of episodes left out of the fit
+    pairs: int  # pairs of pictures that were used
+
+    def project(self, xyz: Float64) -> Float64:
+        """Positions [..., 3] (m) -> [..., 2] across and down, in parts of the picture."""
+        return xyz @ self.matrix[:, :3].T + self.matrix[:, 3]
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """All that was measured of one source."""
+
+    spec: DatasetSpec
+    episodes_per_part: tuple[int, ...]
+    looked_at: int  # episodes, bad ones included
+    episodes: tuple[EpisodeReport, ...]
+    bad: tuple[BadEpisodeError, ...]  # left out of `episodes`
+    sheets: tuple[Sheet, ...]
+    cameras: tuple[Camera, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the row."""
+        return self.spec.name
+
+    @property
+    def faults(self) -> tuple[BadEpisodeError, ...]:
+        """Bad episodes, and those of which a picture is bad."""
+        pictures = tuple(e.picture_fault for e in self.episodes if e.picture_fault is not None)
+        return self.bad + pictures
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the good episodes that were looked at."""
+        return sum(episode.num_frames for episode in self.episodes)
+
+    @property
+    def num_candidates(self) -> int:
+        """Frames that may start a sample."""
+        return sum(episode.candidates for episode in self.episodes)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples after the static filter."""
+        return sum(episode.samples for episode in self.episodes)

@@ -1,0 +1,140 @@
+"""The data doctor's page: the verdict, what was found and what to do, then each source."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data.inspection.check import SEVERITIES, Check, Finding
+from data.inspection.checks import verdict
+from data.inspection.reports import SourceReport
+from eval.page import html_page, plain_table
+from scripts.inspection_source import source_section, totals
+
+NOT_JUDGED = "does not apply, or too little to tell"
+BAD = ("error", "warning")
+CLASS_OF = {"ok": "ok", "warning": "warning", "error": "error", "not judged": "none"}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Contents of the page."""
+
+    title: str
+    command: str
+    date: str
+    versions: Mapping[str, str]
+    sampled: str  # which episodes were looked at
+    sources: Sequence[SourceReport]
+    weights: Sequence[float]
+    findings: Sequence[Finding]
+    style: str
+
+
+def render(inspection: Inspection) -> str:
+    """The page as HTML, with nothing to load from anywhere else."""
+    sections = [
+        ("Findings", _findings(inspection.findings)),
+        ("Sources", _sources(inspection)),
+        ("All checks", _checks(inspection)),
+        *((f"Source {source.name}", source_section(source)) for source in inspection.sources),
+        ("Versions", plain_table([[k, v] for k, v in inspection.versions.items()])),
+    ]
+    return html_page(inspection.title, _lead(inspection), sections, style=inspection.style)
+
+
+def as_number(value: float) -> str:
+    """Three figures, without an exponent where it is no need."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _lead(inspection: Inspection) -> str:
+    worst = "ok"
+    for severity in ("warning", "error"):
+        if any(finding.severity == severity for finding in inspection.findings):
+            worst = severity
+    meaning = {
+        "ok": "Nothing was found that would spoil training.",
+        "warning": "Nothing that must spoil training, but look at the warnings.",
+        "error": "Something would spoil training: see the errors.",
+    }[worst]
+    return (
+        f'<p><span class="verdict {worst}">{html.escape(verdict(inspection.findings))}</span></p>'
+        f'<p class="lead">{meaning} {html.escape(inspection.sampled)}</p>'
+        f"<p><code>{html.escape(inspection.command)}</code><br>"
+        f"<small>{html.escape(inspection.date)}</small></p>"
+    )
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    bad = sorted(
+        (finding for finding in findings if finding.severity in BAD),
+        key=lambda finding: BAD.index(finding.severity),
+    )
+    return (
+        "".join(map(_card, bad)) or '<p class="quiet">None: every check is within its bounds.</p>'
+    )
+
+
+def _card(finding: Finding) -> str:
+    measured, check = finding.measured, finding.check
+    assert measured is not None, "what was not measured is not bad"
+    return (
+        f'<div class="finding is-{finding.severity}"><h3>{_badge(finding.severity)} '
+        f"{html.escape(check.name)} <small>in {html.escape(finding.source)}: "
+        f"{as_number(measured.value)} {html.escape(check.unit)} ({html.escape(_bounds(check))})"
+        f"</small></h3><p>{html.escape(_sentence(measured.evidence))}</p>"
+        f'<p class="quiet">{html.escape(check.meaning)}</p>'
+        f'<p class="remedy"><b>What to do:</b> {html.escape(_sentence(finding.remedy))}</p></div>'
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _bounds(check: Check) -> str:
+    bounds = [("warning", check.warn_from), ("error", check.error_from)]
+    return ", ".join(f"{name} from {as_number(at)}" for name, at in bounds if at is not None)
+
+
+def _badge(severity: str) -> str:
+    return f'<span class="badge {CLASS_OF[severity]}">{severity}</span>'
+
+
+def _sources(inspection: Inspection) -> str:
+    total = sum(inspection.weights)
+    rows = []
+    for source, weight in zip(inspection.sources, inspection.weights, strict=True):
+        mine = [finding for finding in inspection.findings if finding.source == source.name]
+        numbers = [
+            f"{value} min" if name == "minutes" else f"{value} h" if name == "hours" else value
+            for name, value in totals(source)
+        ]
+        rows.append([source.name, f"{100 * weight / total:.1f} %", *numbers, verdict(mine)])
+    names = [name for name, _ in totals(inspection.sources[0])]
+    head = ["source", "share", *("length" if n in ("hours", "minutes") else n for n in names)]
+    return f'<div class="wide">{plain_table(rows, [*head, "verdict"])}</div>'
+
+
+def _checks(inspection: Inspection) -> str:
+    rows = []
+    for finding in sorted(inspection.findings, key=lambda f: -SEVERITIES.index(f.severity) % 3):
+        measured = finding.measured
+        value = "" if measured is None else f"{as_number(measured.value)} {finding.check.unit}"
+        evidence = (
+            "does not apply, or too little to tell" if measured is None else measured.evidence
+        )
+        rows.append(
+            f"<tr><td>{_badge(finding.severity)}</td><td>{html.escape(finding.source)}</td>"
+            f"<td><b>{html.escape(finding.check.name)}</b></td>"
+            f'<td class="number">{html.escape(value)}</td>'
+            f"<td>{html.escape(_bounds(finding.check))}</td><td>{html.escape(evidence)}</td></tr>"
+        )
+    head = "".join(f"<th>{n}</th>" for n in ("", "source", "check", "value", "bounds", "evidence"))
+    return (
+        f"<details><summary>{len(rows)} results with their bounds</summary>"
+        f'<div class="wide"><table class="checks"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
