@@ -66,7 +66,7 @@ class ViewReport:
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) met
     encoded_bytes: float  # mean; NaN where pictures are pixels or frames of a video
-    blank: bool  # one colour all over, in every picture
+    blank: bool  # one colour all over, in every picture; then it is not frozen
     frozen_frames: int  # longest stretch without change while a hand moved
 
 

@@ -25,10 +25,14 @@ CHANGED_SHARE = 99.5  # % of the values of a picture that stay below CHANGED whe
 CHANGED = 3.0  # grey levels
 BLANK = 2.0  # grey levels: standard deviation within a picture
 EQUAL = 1.0  # grey levels: mean difference of two views
-FROZEN_PAIRS = 3  # pictures in a row, each like the one before
-PICTURE_ERRORS = (OSError, EOFError, LookupError, ValueError)
+# a camera is frozen where so many neighbours are alike although a hand moved between them ...
+FROZEN_PAIRS = 3
+PAIR_M = 0.005
+PAIR_RAD = math.radians(3)
+# ... and by so much in all
 MOVED_M = 0.02
 MOVED_RAD = math.radians(10)
+PICTURE_ERRORS = (OSError, EOFError, LookupError, ValueError)
 
 
 def decode(view: Pictures, places: Int64, *, size: int, channel_order: str) -> UInt8:
@@ -64,11 +68,12 @@ def look(
     sizes = tuple(sorted({_size(picture) for picture in raw}))
     lengths = [len(picture) for picture in raw if isinstance(picture, bytes)]
     shown = np.stack([load_picture(p, size=SIZE, channel_order=channel_order) for p in raw])
+    blank = bool(shown.std(axis=(1, 2)).max() < BLANK)
     report = ViewReport(
         sizes=sizes,
         encoded_bytes=float(np.mean(lengths)) if lengths else math.nan,
-        blank=bool(shown.std(axis=(1, 2)).max() < BLANK),
-        frozen_frames=_frozen(shown, frames, travelled),
+        blank=blank,
+        frozen_frames=0 if blank else _frozen(shown, frames, travelled),
     )
     return report, shown
 
@@ -87,14 +92,16 @@ def _frozen(shown: UInt8, frames: Int64, travelled: Float64) -> int:
     """Frames of the longest stretch in which pictures stay and hands move."""
     change = np.abs(np.diff(shown.astype(np.int16), axis=0)).reshape(len(shown) - 1, -1)
     still = np.percentile(change, CHANGED_SHARE, axis=1) <= CHANGED if len(shown) > 1 else []
+    ways, turns = np.diff(travelled[:, frames], axis=1)
+    moves = (ways >= PAIR_M) | (turns >= PAIR_RAD)
     longest, first = 0, 0
     for last, same in enumerate([*still, False]):
         if same:
             continue
-        begin, end = frames[first], frames[last]
-        way, turn = travelled[:, end] - travelled[:, begin]
-        if last - first >= FROZEN_PAIRS and (way >= MOVED_M or turn >= MOVED_RAD):
-            longest = max(longest, int(end - begin))
+        way, turn = ways[first:last].sum(), turns[first:last].sum()
+        moved = way >= MOVED_M or turn >= MOVED_RAD
+        if moved and moves[first:last].sum() >= FROZEN_PAIRS:
+            longest = max(longest, int(frames[last] - frames[first]))
         first = last + 1
     return longest
 

@@ -1,0 +1,320 @@
+"""Each fault, planted in a healthy dataset, is found, and nothing else is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data.faults import BadEpisodeError
+from data.inspection.checks import CHECKS, examine, verdict
+from data.inspection.content_checks import is_placeholder
+from data.inspection.scan import scan
+from tests.data.inspection.robots import Robot, healthy, png, row, two_arms
+
+BLACK = png(np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def one_arm():
+    return healthy()
+
+
+@pytest.fixture(scope="module")
+def both_arms():
+    return healthy(two_arms())
+
+
+def found(*robots, max_bad_episodes=0):
+    return judged([scan(robot, num_actions=6) for robot in robots], max_bad_episodes)
+
+
+def judged(reports, max_bad_episodes=0):
+    findings = examine(reports, max_bad_episodes=max_bad_episodes)
+    bad = [f for f in findings if f.severity in ("warning", "error")]
+    assert all(f.measured and f.measured.evidence and f.remedy for f in bad)
+    return {f.check.name: f.severity for f in bad}
+
+
+def change(episodes, *numbers, **edits):
+    """The episodes, with fields of those in `numbers` (all without) made anew by functions."""
+    return [
+        dataclasses.replace(e, **{field: edit(e) for field, edit in edits.items()})
+        if not numbers or i in numbers
+        else e
+        for i, e in enumerate(episodes)
+    ]
+
+
+def poses(edit):
+    """A function that edits a copy of the poses in place."""
+
+    def edited(episode):
+        rows = episode.poses.copy()
+        edit(rows)
+        return rows
+
+    return edited
+
+
+def set_to(columns, value):
+    def edit(rows):
+        rows[:, columns] = value(rows[:, columns])
+
+    return poses(edit)
+
+
+def flip(rows, frames):
+    """Half a turn about the hand's own x axis: column 1 changes its sign."""
+    for column in (4, 6, 8):
+        rows[frames, column] *= -1
+
+
+def shift_from(frame, metres):
+    def edit(rows):
+        rows[frame:, 0] += metres
+
+    return poses(edit)
+
+
+def shown(edit):
+    """A function that edits copies of the pictures of each view in place."""
+
+    def edited(episode):
+        views = [view.copy() for view in episode.images]
+        edit(views)
+        return tuple(views)
+
+    return edited
+
+
+def freeze(views):
+    views[0][10:] = [views[0][10]] * len(views[0][10:])
+
+
+def black(views):
+    views[1][:] = [BLACK] * len(views[1])
+
+
+def repeated(times):
+    return {
+        "poses": lambda e: np.repeat(e.poses, times, axis=0),
+        "images": lambda e: tuple(np.repeat(view, times) for view in e.images),
+    }
+
+
+def waiting(frames):
+    """Noise far above the static filter, far below what one would call a movement."""
+    noise = np.random.default_rng(0).normal(0, 1e-4, (frames, 3))
+
+    def poses_of(episode):
+        rows = np.concatenate((np.repeat(episode.poses[:1], frames, axis=0), episode.poses))
+        rows[:frames, :3] += noise
+        return rows
+
+    return {
+        "poses": poses_of,
+        "images": lambda e: tuple(np.concatenate((v[:1].repeat(frames), v)) for v in e.images),
+    }
+
+
+def cut(frames):
+    return {
+        "poses": lambda e: e.poses[:frames],
+        "images": lambda e: tuple(view[:frames] for view in e.images),
+    }
+
+
+def nearly(episode):
+    rows = episode.poses.copy()
+    rows[:, :3] += 2e-4
+    return rows
+
+
+FAULTS = {
+    "one short": (lambda e: change(e, 3, **cut(3)), {"very short episodes": "warning"}),
+    "frames told twice": (lambda e: change(e, **repeated(2)), {"idle frames": "warning"}),
+    "long waits": (lambda e: change(e, **waiting(20)), {"idle ends": "warning"}),
+    "one without task": (
+        lambda e: change(e, 3, instruction=lambda _: "None"),
+        {"missing instruction": "warning"},
+    ),
+    "all without task": (
+        lambda e: change(e, instruction=lambda _: "task_description"),
+        {"missing instruction": "error"},
+    ),
+    "one twice": (lambda e: [*e, e[0]], {"duplicate episodes": "warning"}),
+    "all twice": (lambda e: [*e, *e], {"duplicate episodes": "error"}),
+    "one nearly twice": (
+        lambda e: [*e, *change(e[:1], poses=nearly)],
+        {"duplicate episodes": "warning"},
+    ),
+    "centimetres": (
+        lambda e: change(e, poses=set_to(slice(3), lambda xyz: 100 * xyz)),
+        {"position units": "error", "position jumps": "error"},
+    ),
+    "another frame": (
+        lambda e: change(e, poses=set_to(slice(3), lambda xyz: xyz + 4)),
+        {"position units": "warning"},
+    ),
+    "one jump": (
+        lambda e: change(e, 3, poses=shift_from(20, 0.8)),
+        {"position jumps": "warning"},
+    ),
+    "one turn over": (
+        lambda e: change(e, 3, poses=poses(lambda rows: flip(rows, slice(20, None)))),
+        {"rotation jumps": "warning"},
+    ),
+    "turns over and over": (
+        lambda e: change(e, 3, poses=poses(lambda rows: flip(rows, slice(0, None, 2)))),
+        {"rotation jumps": "error"},
+    ),
+    "stretched rotations": (
+        lambda e: change(e, poses=set_to(slice(3, 9), lambda six: 1.02 * six)),
+        {"skew rotations": "warning"},
+    ),
+    "a channel that stands": (
+        lambda e: change(e, poses=set_to(1, lambda _: 0.1)),
+        {"channels that stand": "warning"},
+    ),
+    "reversed gripper": (
+        lambda e: change(e, poses=set_to(9, lambda grip: 1 - grip)),
+        {"gripper polarity": "warning"},
+    ),
+    "gripper at rest": (
+        lambda e: change(e, poses=set_to(9, lambda grip: 0 * grip)),
+        {"gripper never switches": "warning"},
+    ),
+    "gripper in bytes": (
+        lambda e: change(e, poses=set_to(9, lambda grip: 255 * grip)),
+        {"gripper outside 0..1": "error"},
+    ),
+    "one frozen camera": (
+        lambda e: change(e, 3, images=shown(freeze)),
+        {"frozen camera": "warning"},
+    ),
+    "frozen cameras": (lambda e: change(e, images=shown(freeze)), {"frozen camera": "error"}),
+    "one black view": (lambda e: change(e, 3, images=shown(black)), {"blank view": "warning"}),
+    "black views": (lambda e: change(e, images=shown(black)), {"blank view": "error"}),
+    "one camera twice": (
+        lambda e: change(e, images=lambda e: (e.images[0],) * 2),
+        {"views that are copies": "warning"},
+    ),
+}
+
+
+def test_nothing_is_found_in_healthy_data(one_arm, both_arms):
+    assert found(Robot(row(), one_arm)) == {}
+    assert found(Robot(two_arms(), both_arms)) == {}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_recording_is_found_alone(one_arm, fault):
+    plant, expected = FAULTS[fault]
+    assert found(Robot(row(), plant(one_arm))) == expected
+
+
+ROW_FAULTS = {
+    "margin": (
+        {"index_margin": 40},
+        {"episodes without samples": "error", "very short episodes": "warning"},
+    ),
+    "static filter": (
+        {"static_epsilon": 10.0},
+        {"episodes without samples": "error", "idle frames": "warning"},
+    ),
+    "layout": (
+        {"rotation_layout": "contiguous"},
+        {"skew rotations": "error", "rotation jumps": "warning"},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", ROW_FAULTS)
+def test_a_row_that_does_not_fit_is_found(one_arm, fault):
+    changes, expected = ROW_FAULTS[fault]
+    assert found(Robot(row(**changes), one_arm)) == expected
+
+
+def clocks(edit):
+    return lambda episode: edit(episode.clocks.copy())
+
+
+def skip(values):
+    """Every fifth step is twice as long."""
+    steps = np.where(np.arange(values.shape[1]) % 5 == 0, 1.7, 0.825) / 10
+    return np.cumsum(np.stack([steps, steps]), axis=1)
+
+
+CLOCK_FAULTS = {
+    "milliseconds": (lambda c: 1000 * c, {"clock rate": "error"}),
+    "ten percent": (lambda c: 0.9 * c, {"clock rate": "warning"}),
+    "uneven": (skip, {"clock jitter": "warning"}),
+    "apart": (lambda c: c * np.array([[1.0], [1.05]]), {"arms drift apart": "warning"}),
+}
+
+
+@pytest.mark.parametrize("fault", CLOCK_FAULTS)
+def test_a_clock_that_is_off_is_found(both_arms, fault):
+    edit, expected = CLOCK_FAULTS[fault]
+    assert found(Robot(two_arms(), change(both_arms, clocks=clocks(edit)))) == expected
+
+
+def test_sources_of_a_domain_must_have_one_scale(one_arm):
+    small = change(one_arm, poses=set_to(slice(3), lambda xyz: 0.05 * xyz))
+    robots = [Robot(row(), one_arm), Robot(row(name="small", domain_id=3), small)]
+    reports = [scan(robot, num_actions=6) for robot in robots]
+    assert judged(reports) == {"scale against the domain": "warning"}
+    reports[1] = dataclasses.replace(reports[1], spec=row(name="small", domain_id=4))
+    assert judged(reports) == {}
+
+
+def test_bad_episodes_are_errors_beyond_the_bound(one_arm):
+    error = BadEpisodeError("arm", "e3", "not_finite", "frame 3 has a number that is not finite")
+    broken = change(one_arm, 5, images=shown(lambda views: views[1].fill(b"no picture")))
+    robot = Robot(row(), [*broken[:3], error, *broken[4:]])
+    report = scan(robot, num_actions=6)
+    assert judged([report], max_bad_episodes=1) == {"bad episodes": "error"}
+    assert judged([report], max_bad_episodes=2) == {"bad episodes": "warning"}
+    assert [fault.kind for fault in report.faults] == ["not_finite", "undecodable_picture"]
+    assert (report.looked_at, len(report.episodes)) == (10, 9)
+    told = examine([report], max_bad_episodes=0)[0].measured
+    assert told is not None
+    assert "1 not_finite" in told.evidence
+    assert "1 undecodable_picture" in told.evidence
+
+
+def test_a_source_of_bad_episodes_alone_has_no_samples():
+    bad = [BadEpisodeError("arm", f"e{i}", "unreadable", "cut") for i in range(3)]
+    assert found(Robot(row(), bad)) == {
+        "bad episodes": "error",
+        "episodes without samples": "error",
+    }
+
+
+def test_every_check_is_seen_to_fail():
+    planted = [*FAULTS.values(), *ROW_FAULTS.values(), *CLOCK_FAULTS.values()]
+    names = {name for _, expected in planted for name in expected}
+    elsewhere = {"bad episodes", "scale against the domain"}
+    assert names | elsewhere == {check.name for check in CHECKS}
+
+
+def test_the_remedy_of_a_margin_names_one_that_would_do(one_arm):
+    findings = examine(
+        [scan(Robot(row(index_margin=40), one_arm), num_actions=6)], max_bad_episodes=0
+    )
+    (finding,) = (f for f in findings if f.severity == "error")
+    assert finding.measured is not None
+    assert "the last 40 of every episode start none" in finding.measured.evidence
+    assert "with index_margin 4 each episode of 40 frames would have up to 36" in finding.remedy
+    assert verdict(findings) == "1 error, 1 warning"
+
+
+@pytest.mark.parametrize(
+    ("text", "says_nothing"),
+    [
+        *[(text, True) for text in ("None", "n/a", "  TASK ", "17", "?", "no_instruction")],
+        *[(text, False) for text in ("go", "Open the drawer", "none of the cups", "打开抽屉")],
+    ],
+)
+def test_placeholders(text, says_nothing):
+    assert is_placeholder(text) is says_nothing

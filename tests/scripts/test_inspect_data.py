@@ -1,0 +1,132 @@
+"""The data doctor from the command line: its page, what it prints, its exit status."""
+
+import pathlib
+import re
+
+import pytest
+
+from scripts.inspect_data import main
+from tests.data.storages import write_hdf5
+from tests.eval.test_report import Tags
+
+ROWS = """
+import dataclasses
+from data.datasets import dataset
+from tests.data.inspection.robots import Robot, healthy, row
+
+SHORT = dataclasses.replace(dataset("bridge_dataset"), index_margin=1)
+HEALTHY = row(storage="{module}:robot", name="healthy <arm>")
+SMALL = dataclasses.replace(
+    dataset("Calvin"), rate_hz=10.0, window_s=0.5, index_margin=2, augment="none", domain_id=9
+)
+
+def robot(spec, root):
+    return Robot(spec, healthy(spec))
+"""
+
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch, request):
+    name = f"rows_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(ROWS.format(module=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def inspected(data, root, folder, *more):
+    """Exit status and page."""
+    out = folder / "page.html"
+    status = main([f"--data={data}", f"--root={root}", f"--out={out}", *more])
+    return status, out.read_text(encoding="utf-8") if out.exists() else ""
+
+
+def text_of(page):
+    """What the page says; fails where it is not well formed or loads something."""
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    links = [value for name, value in tags.attributes if name in ("src", "href")]
+    assert all(value.startswith("data:image/jpeg;base64,") for value in links)
+    assert not re.search(r"url\(|@import|<script|<link", page)
+    return re.sub(r"\s+", " ", " ".join(tags.text)), links
+
+
+def test_the_bridge_sample_has_no_samples_and_the_page_says_why(tmp_path, capsys):
+    status, page = inspected("bridge_dataset", FIXTURES, tmp_path)
+    text, pictures = text_of(page)
+    assert status == 1
+    assert "1 error, 1 warning" in text
+    assert "no frame can start a sample, because the last 10 of every episode start none" in text
+    assert "with index_margin 1 each episode of 10 frames would have up to 9 candidates" in text
+    assert "--data=bridge_dataset" in text
+    assert "25 of 25" in text
+    assert "fitted, not calibrated: R² = 0.7" in text
+    assert len(pictures) == 4
+    shown = capsys.readouterr().out
+    assert "25/25" in shown
+    assert "data doctor: 1 error, 1 warning" in shown
+
+
+def test_a_row_with_a_margin_that_fits_is_fine(rows, tmp_path):
+    status, page = inspected(f"{rows}:SHORT", FIXTURES, tmp_path)
+    text, _ = text_of(page)
+    assert status == 0
+    assert "Nothing was found that would spoil training" in text
+    assert "223" in text, "of 225 candidates two do not move"
+
+
+def test_a_part_of_the_episodes(rows, tmp_path):
+    status, page = inspected(f"{rows}:SHORT", FIXTURES, tmp_path, "--episodes=3", "--seed=4")
+    text, _ = text_of(page)
+    assert status == 0
+    assert "3 episodes of each source, drawn with seed 4" in text
+    assert "3 of 25" in text
+
+
+def test_a_mixture_with_a_bad_episode(rows, tmp_path, capsys):
+    write_hdf5(tmp_path)
+    (tmp_path / "1.hdf5").write_bytes(b"cut")
+    data = f"{rows}:HEALTHY:3,{rows}:SMALL:1"
+    status, page = inspected(data, tmp_path, tmp_path)
+    text, _ = text_of(page)
+    assert status == 1
+    assert "75.0 %" in text
+    assert "of 2 episodes: 1 unreadable" in text
+    assert "healthy <arm>" in text, "names are escaped"
+    assert "1.hdf5" in text
+    capsys.readouterr()
+    inspected(data, tmp_path, tmp_path, "--max_bad_episodes=1")
+    out = capsys.readouterr().out
+    assert re.search(r"warning\s*│ bad episodes", out)
+
+
+def test_the_healthy_robot_is_well(rows, tmp_path):
+    status, page = inspected(f"{rows}:HEALTHY", tmp_path, tmp_path)
+    text, _ = text_of(page)
+    assert status == 0
+    assert "None: every check is within its bounds." in text
+
+
+def test_what_cannot_be_opened_leaves_no_page(tmp_path, capsys):
+    assert inspected("bridge_datasets", FIXTURES, tmp_path) == (1, "")
+    assert "unknown mixture 'bridge_datasets'" in capsys.readouterr().out
+    assert inspected("bridge_dataset", tmp_path, tmp_path) == (1, "")
+    assert "no RLDS dataset at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--episodes=-1", "--episodes is -1; it must be 0 or more"),
+        ("--max_bad_episodes=-1", "it must be 0 or more"),
+        ("--num_actions=0", "it must be 1 or more"),
+        ("--out=nowhere/page.html", "is no folder"),
+    ],
+)
+def test_a_wrong_option_is_refused(more, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        inspected("bridge_dataset", FIXTURES, tmp_path, more)
+    assert message in capsys.readouterr().err
