@@ -51,7 +51,7 @@ def _outside(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None
     return Measured(max(0.0, -low, high - 1), f"readings run from {low:.3g} to {high:.3g}")
 
 
-def _view_names(source: SourceReport, number: int) -> str:
+def _view_name(source: SourceReport, number: int) -> str:
     names = source.spec.views
     return names[number] if number < len(names) else f"view {number}"
 
@@ -71,7 +71,7 @@ def _views_that(source: SourceReport, flags: list[list[bool]]) -> Measured | Non
     for number, count in enumerate(counts):
         if count:
             where = [e.episode for e, bad in zip(seen, columns[number], strict=True) if bad]
-            told.append(f"{_view_names(source, number)} in {count} episodes: {named(where)}")
+            told.append(f"{count} of {len(seen)} in {_view_name(source, number)}: {named(where)}")
     return Measured(
         percent(max(counts), len(seen)), "; ".join(told) or f"none in {len(seen)} episodes"
     )
@@ -95,7 +95,7 @@ def _copied_views(source: SourceReport, _: Sequence[SourceReport]) -> Measured |
     equal = [episode for episode in seen if episode.equal_views]
     told = f"{len(equal)} of {len(seen)} episodes"
     if equal:
-        pair = " and ".join(_view_names(source, number) for number in equal[0].equal_views[0])
+        pair = " and ".join(_view_name(source, number) for number in equal[0].equal_views[0])
         told += f": {pair} in {named(e.episode for e in equal)}"
     return Measured(percent(len(equal), len(seen)), told)
 

@@ -21,8 +21,10 @@ Float64 = NDArray[np.float64]
 
 PICTURES = 16  # of a view in an episode that are decoded
 SIZE = 64  # px to which they are brought
-CHANGED_SHARE = 99.5  # % of the values of a picture that stay below CHANGED when nothing changes
-CHANGED = 3.0  # grey levels
+# pictures are alike where so many % of the values differ by no more than a codec makes them differ;
+# the rest is a few pixels, less than the smallest hand
+ALIKE_SHARE = 99.9
+ALIKE = 12.0  # grey levels
 BLANK = 2.0  # grey levels: standard deviation within a picture
 EQUAL = 1.0  # grey levels: mean difference of two views
 # a camera is frozen where so many neighbours are alike although a hand moved between them ...
@@ -91,7 +93,7 @@ def equal_views(shown: list[UInt8]) -> tuple[tuple[int, int], ...]:
 def _frozen(shown: UInt8, frames: Int64, travelled: Float64) -> int:
     """Frames of the longest stretch in which pictures stay and hands move."""
     change = np.abs(np.diff(shown.astype(np.int16), axis=0)).reshape(len(shown) - 1, -1)
-    still = np.percentile(change, CHANGED_SHARE, axis=1) <= CHANGED if len(shown) > 1 else []
+    still = np.percentile(change, ALIKE_SHARE, axis=1) <= ALIKE if len(shown) > 1 else []
     ways, turns = np.diff(travelled[:, frames], axis=1)
     moves = (ways >= PAIR_M) | (turns >= PAIR_RAD)
     longest, first = 0, 0

@@ -90,7 +90,7 @@ def test_a_mixture_with_a_bad_episode(rows, tmp_path, capsys):
     write_hdf5(tmp_path)
     (tmp_path / "1.hdf5").write_bytes(b"cut")
     data = f"{rows}:HEALTHY:3,{rows}:SMALL:1"
-    status, page = inspected(data, tmp_path, tmp_path)
+    status, page = inspected(data, tmp_path, tmp_path, "--episodes=2")
     text, _ = text_of(page)
     assert status == 1
     assert "75.0 %" in text
@@ -98,7 +98,7 @@ def test_a_mixture_with_a_bad_episode(rows, tmp_path, capsys):
     assert "healthy <arm>" in text, "names are escaped"
     assert "1.hdf5" in text
     capsys.readouterr()
-    inspected(data, tmp_path, tmp_path, "--max_bad_episodes=1")
+    inspected(data, tmp_path, tmp_path, "--episodes=2", "--max_bad_episodes=1")
     out = capsys.readouterr().out
     assert re.search(r"warning\s*│ bad episodes", out)
 

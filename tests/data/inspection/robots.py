@@ -9,10 +9,11 @@ from PIL import Image
 from data.datasets import dataset
 from data.trajectory import Trajectory
 
-EPISODES = 10
-FRAMES = 40
+EPISODES = 8
+FRAMES = 30
 RATE_HZ = 10.0
 SIZE = 64
+LAMP = (255, 205, 155)  # the hand blinks, so that it is seen to live while it only turns
 # what the camera of the main view does: across and down, in parts of the picture
 CAMERA = np.array([[0.0, 1.2, 0.1, 0.5], [0.4, 0.0, -1.1, 0.6]])
 
@@ -70,7 +71,7 @@ def view(rng, xyz):
     pictures = np.empty(len(xyz), object)
     for frame, (across, down) in enumerate(places):
         shown = table.copy()
-        shown[down - 4 : down + 4, across - 4 : across + 4] = 255
+        shown[down - 4 : down + 4, across - 4 : across + 4] = LAMP[frame % len(LAMP)]
         pictures[frame] = png(shown)
     return pictures
 
