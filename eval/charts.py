@@ -65,7 +65,7 @@ def line_chart(
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
         parts.append(f'<polyline class="line line{number % 6}" points="{path}"/>')
     parts.append("</svg>")
-    legend = "".join(
+    legend = " ".join(
         f'<span class="key key{number % 6}">{html.escape(name)}</span>'
         for number, name in enumerate(kept)
     )

@@ -141,7 +141,7 @@ def _curves(sheet: Sheet) -> str:
     if sheet.joints is not None:
         moved = sheet.joints - sheet.joints[0]
         most = np.sort(np.argsort(-np.ptp(moved, axis=0))[:JOINTS_IN_CHART]).tolist()
-        lines = {f"joint {i}": moved[:, i] for i in most}
+        lines = {sheet.joint_names[i]: moved[:, i] for i in most}
         charts.append(("Joints that move most, from the first frame", lines, ()))
     sides = SIDES.get(len(sheet.hands), ())
     if sides:

@@ -106,6 +106,7 @@ class Sheet:
     hands: Float64  # [arms, T, 10]
     turned: Float64  # [arms, T] rad from the first frame
     joints: Float64 | None  # [T, C] for a joint space
+    joint_names: tuple[str, ...]
     rate_hz: float
 
 

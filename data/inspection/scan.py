@@ -119,6 +119,7 @@ def _sheet(trajectory: Trajectory, spec: DatasetSpec) -> Sheet:
     frames = even_places(len(trajectory.poses), SHEET_PICTURES)
     hands = geometry.hand_rows(trajectory, spec)
     rotations = geometry.matrices(geometry.rotation_columns(hands, spec))
+    names = tuple(name for name, _ in channel_names(spec))
     return Sheet(
         episode=trajectory.episode,
         instruction=trajectory.instruction,
@@ -126,7 +127,8 @@ def _sheet(trajectory: Trajectory, spec: DatasetSpec) -> Sheet:
         pictures=tuple(_shown(trajectory, spec, frames, len(spec.views), SHEET_SIZE)),
         hands=hands,
         turned=geometry.angles(rotations, rotations[:, :1]),
-        joints=trajectory.poses[:, : len(channel_names(spec))] if spec.joints else None,
+        joints=trajectory.poses[:, : len(names)] if spec.joints else None,
+        joint_names=names if spec.joints else (),
         rate_hz=spec.rate_hz,
     )
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.charts import line_chart
+from eval.charts import bar_chart, line_chart
 from eval.receipt import summary
 from eval.report import Curve, Film, Report, render_report, write_report
 from eval.video import encode_mp4
 from tests.eval.test_receipt import results
 
-VOID = {"meta", "br", "line", "polyline", "img", "link"}
+VOID = {"meta", "br", "line", "polyline", "rect", "img", "link"}
 
 
 class Tags(HTMLParser):
@@ -155,3 +155,22 @@ def test_points_that_cannot_be_drawn_are_left_out() -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
 def test_a_flat_line_is_drawn(value: float) -> None:
     assert len(points(line_chart({"loss": [(0, value), (1, value)]}, x_label="step"))) == 2
+
+
+def test_bars_stand_in_their_places() -> None:
+    svg = bar_chart([0.0, 1.0, 3.0], [2, 4], x_label="samples")
+    bars = re.findall(r'<rect class="bar0" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', svg)
+    (x0, y0, w0, h0), (x1, y1, w1, h1) = [tuple(map(float, bar)) for bar in bars]
+    assert h1 == pytest.approx(2 * h0, abs=0.2)
+    assert y0 + h0 == pytest.approx(y1 + h1, abs=0.2)
+    assert x0 + w0 + 1 == pytest.approx(x1, abs=0.2)
+    assert w1 + 1 == pytest.approx(2 * (w0 + 1), abs=0.2)
+    assert "samples" in svg
+
+
+def test_a_chart_reaches_as_far_as_it_is_told_and_has_marks() -> None:
+    flat = {"gripper": [(0.0, 0.0), (4.0, 0.0)]}
+    assert ">1</text>" in line_chart(flat, x_label="s", reach_y=(0.0, 1.0))
+    assert ">0.5</text>" not in line_chart(flat, x_label="s")
+    bare, marked = (line_chart(flat, x_label="s", marks=marks) for marks in ((), (1.0, 2.0)))
+    assert marked.count('class="grid"') == bare.count('class="grid"') + 2
