@@ -89,12 +89,12 @@ def inspect(args: argparse.Namespace, sources: Sequence[Source], console: Consol
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-    """Warnings and errors for a terminal."""
+    """Warnings and errors, for a terminal."""
     table = Table(title=f"data doctor: {verdict(findings)}", show_lines=True)
     for column in ("", "check", "found, and what to do"):
         table.add_column(column)
     for finding in sorted(findings, key=lambda finding: finding.severity):
-        if finding.severity in BAD and finding.measured is not None:
+        if finding.measured is not None:
             table.add_row(
                 f"[{COLOURS[finding.severity]}]{finding.severity}[/]",
                 escape(
@@ -118,7 +118,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     inspection = inspect(args, sources, console)
     write_page(args.out, render(inspection))
-    console.print(as_table(inspection.findings))
+    bad = [finding for finding in inspection.findings if finding.severity in BAD]
+    console.print(as_table(bad) if bad else "data doctor: ok")
     console.print(str(args.out), markup=False)
     return 1 if any(finding.severity == "error" for finding in inspection.findings) else 0
 

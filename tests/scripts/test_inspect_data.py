@@ -103,11 +103,12 @@ def test_a_mixture_with_a_bad_episode(rows, tmp_path, capsys):
     assert re.search(r"warning\s*│ bad episodes", out)
 
 
-def test_the_healthy_robot_is_well(rows, tmp_path):
+def test_the_healthy_robot_is_well(rows, tmp_path, capsys):
     status, page = inspected(f"{rows}:HEALTHY", tmp_path, tmp_path)
     text, _ = text_of(page)
     assert status == 0
     assert "None: every check is within its bounds." in text
+    assert "data doctor: ok" in capsys.readouterr().out
 
 
 def test_what_cannot_be_opened_leaves_no_page(tmp_path, capsys):
