@@ -246,7 +246,7 @@ def _histograms(source: SourceReport) -> str:
 
 def _histogram(values: np.ndarray, label: str) -> str:
     if not np.ptp(values):
-        return f'<p class="quiet">{values[0]:g} {label} in all {len(values)}</p>'
+        return f'<p class="quiet">{values[0]:g} {label} in each of {len(values)}</p>'
     whole = label != "mm" and np.ptp(values) < BINS
     low, high = float(values.min()), float(values.max())
     edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high or 1.0, BINS + 1)
