@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
+from data.faults import BadEpisodeError
 from data.pipeline import Batches, Source, batches
 from data.readers import open_reader
 from data.spec import DatasetSpec
 
 BATCH_SIZE: Final = 16  # X-VLA's
+NUM_ACTIONS: Final = 30
 TEXT_LENGTH: Final = 50
 IMAGE_SIZE: Final = 224
 SLOTS: Final = 3
@@ -85,9 +89,9 @@ class XvlaReader:
     """
 
     def __init__(self, python: str, meta: pathlib.Path, decode: str) -> None:
+        options = (f"--decode={decode}", f"--batch_size={BATCH_SIZE}")
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.xvla_reader", str(meta), f"--decode={decode}"]
-            + [f"--batch_size={BATCH_SIZE}"],
+            [python, "-m", "benchmarks.xvla_reader", str(meta), *options],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -120,7 +124,7 @@ class XvlaReader:
 
 def hdf5(workdir: pathlib.Path, python: str, *, quick: bool) -> dict[str, Any]:
     """HDF5 with 256 px JPEG, 2 views: X-VLA's reader and ours, in turn."""
-    size = Recording(episodes=24 if quick else 48, frames=90, views=2, size=256)
+    size = _hdf5_size(quick)
     folder = workdir / f"hdf5_{size.name}"
     row = hdf5_set(folder, size)
     about: dict[str, Any] = {"files": _files(folder, size)}
@@ -140,6 +144,10 @@ def hdf5(workdir: pathlib.Path, python: str, *, quick: bool) -> dict[str, Any]:
         return about | _in_turn(contestants, quick=quick)
 
 
+def _hdf5_size(quick: bool) -> Recording:
+    return Recording(episodes=24 if quick else 48, frames=90, views=2, size=256)
+
+
 def rlds(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
     """RLDS, 3 views of 224 px."""
     size = Recording(episodes=24 if quick else 48, frames=60, views=3, size=224)
@@ -150,14 +158,16 @@ def rlds(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ours(row: DatasetSpec, folder: pathlib.Path, *, cache_mb: float) -> Iterator[Ours]:
+def _ours(
+    row: DatasetSpec, folder: pathlib.Path, *, cache_mb: float, image_size: int = IMAGE_SIZE
+) -> Iterator[Ours]:
     row = dataclasses.replace(row, augment="none")
     with batches(
         [Source(open_reader(row, folder), 1.0)],
         batch_size=BATCH_SIZE,
-        num_actions=30,
+        num_actions=NUM_ACTIONS,
         num_views=SLOTS,
-        image_size=IMAGE_SIZE,
+        image_size=image_size,
         tokenize=tokenize,
         seed=0,
         shuffle_buffer=SHUFFLE_BUFFER,
@@ -194,3 +204,43 @@ def _files(folder: pathlib.Path, size: Recording) -> dict[str, Any]:
         "threads": os.cpu_count(),
         "batch_size": BATCH_SIZE,
     }
+
+
+def python_share(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
+    """CPU time of a sample that holds Python's global lock, hence the most a process can make.
+
+    Everything but decoding and resizing counts: reading and bookkeeping, measured with tiny
+    pictures out of the cache, and Pillow's parsing of headers and packing of pixels.
+    """
+    size = _hdf5_size(quick)
+    folder = workdir / f"hdf5_{size.name}"
+    row = hdf5_set(folder, size)
+    with _ours(row, folder, cache_mb=1024, image_size=8) as ours:
+        ours.skip(size.episodes * size.frames // BATCH_SIZE)
+        start = time.process_time()
+        ours.skip(400)
+        glue = (time.process_time() - start) / (400 * BATCH_SIZE)
+    trajectory = next(iter(open_reader(row, folder).read(0)))
+    if isinstance(trajectory, BadEpisodeError):
+        raise trajectory
+    encoded = [trajectory.images[0][frame] for frame in range(size.frames)]
+    small = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
+    opening = min(_cpu_seconds(lambda p: Image.open(io.BytesIO(p)), encoded) for _ in range(5))
+    packing = min(_cpu_seconds(lambda _: small.tobytes("raw", "BGR"), encoded) for _ in range(5))
+    held = glue + size.views * (opening + packing)
+    return {
+        "views": size.views,
+        "glue_us": 1e6 * glue,
+        "opening_us": 1e6 * opening,
+        "packing_us": 1e6 * packing,
+        "held_us": 1e6 * held,
+        "ceiling": 1 / held,
+    }
+
+
+def _cpu_seconds(call: Callable[[bytes], object], items: Sequence[bytes]) -> float:
+    """Mean of a call in this thread."""
+    start = time.thread_time()
+    for item in items:
+        call(item)
+    return (time.thread_time() - start) / len(items)

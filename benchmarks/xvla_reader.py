@@ -1,7 +1,7 @@
 """X-VLA's way of reading HDF5 episodes, as a yardstick: our own code, its order of work.
 
-``PYTHON -m benchmarks.xvla_reader META.json --views=2 [--decode=open|late]``, for which PYTHON needs
-torch. Each line ``warm seconds`` on its input is answered by one of JSON: after `warm` batches not
+``PYTHON -m benchmarks.xvla_reader META.json [--decode=open|late]``; that Python needs torch. Each
+line ``warm seconds`` on its input is answered by one of JSON: after `warm` batches that are not
 counted, so many samples came in so many seconds.
 
 Per worker: episodes in random order, one open at a time, its pictures decoded on opening (or, with
@@ -133,7 +133,7 @@ def _seed(worker: int) -> None:
 
 def main() -> None:
     """Answers until its input ends."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("meta", type=pathlib.Path)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from data.choices import augmented, choose_instruction, choose_num_views
 from data.faults import BadEpisodeError, Faults
-from data.images import ImageCache, UInt8, load_picture
+from data.images import ImageCache, UInt8, Views, load_picture
 from data.stream import Sample
 
 Batch = dict[str, NDArray[Any]]
@@ -92,7 +92,7 @@ class Collator:
         """End the decoding threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _first_good(self, draw: Iterator[Sample]) -> tuple[Sample, UInt8]:
+    def _first_good(self, draw: Iterator[Sample]) -> tuple[Sample, Views]:
         bad: BadEpisodeError | None = None
         for sample in draw:
             try:
@@ -102,12 +102,12 @@ class Collator:
                 bad = error
         raise bad or ValueError("a draw without samples")
 
-    def _views(self, sample: Sample, count: int) -> UInt8:
+    def _views(self, sample: Sample, count: int) -> Views:
         key = (sample.spec.name, sample.episode.episode, sample.row, count)
         return self._cache.get(key, lambda: self._decode(sample, count))
 
-    def _decode(self, sample: Sample, count: int) -> UInt8:
-        views = []
+    def _decode(self, sample: Sample, count: int) -> Views:
+        views: list[UInt8] = []
         named = zip(sample.spec.views, sample.episode.images, strict=True)
         for name, encoded in itertools.islice(named, count):
             try:
@@ -125,7 +125,7 @@ class Collator:
                     f"frame {frame}, {name}: {error}",
                 ) from error
             views.append(view)
-        return np.stack(views)
+        return tuple(views)
 
     @property
     def kept_instructions(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 UInt8 = NDArray[np.uint8]
+Views = tuple[UInt8, ...]  # of one sample
 FORMATS = ("JPEG", "PNG")
 # bytes of a camera buffer that was stored as it is -> its shape, RGB
 RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
@@ -33,7 +34,7 @@ def load_picture(picture: bytes | UInt8, *, size: int, channel_order: str) -> UI
         raise ValueError(
             f"a picture is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
         )
-    return np.asarray(_resized(Image.fromarray(pixels), size))
+    return _pixels(_resized(Image.fromarray(pixels), size), "RGB")
 
 
 def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
@@ -58,8 +59,7 @@ def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
             f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
-    pixels = np.asarray(_resized(rgb, size))
-    return pixels[..., ::-1] if channel_order == "bgr_swapped" else pixels
+    return _pixels(_resized(rgb, size), "BGR" if channel_order == "bgr_swapped" else "RGB")
 
 
 def _resized(rgb: Image.Image, size: int) -> Image.Image:
@@ -68,10 +68,18 @@ def _resized(rgb: Image.Image, size: int) -> Image.Image:
     return rgb.resize((size, size), Image.Resampling.BICUBIC)
 
 
+def _pixels(rgb: Image.Image, order: str) -> UInt8:
+    """Pillow packs in either order at one price; numpy takes long to reverse an axis of three."""
+    return np.frombuffer(rgb.tobytes("raw", order), np.uint8).reshape(rgb.height, rgb.width, 3)
+
+
 def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255; other decoders keep the high byte
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode == "RGB":
+        picture.load()
+        return picture  # not `convert`, which would copy it
     return picture.convert("RGB")
 
 
@@ -84,15 +92,16 @@ class ImageCache:
 
     def __init__(self, limit_mb: float) -> None:
         self._free_bytes = int(limit_mb * 2**20)
-        self._entries: dict[Hashable, UInt8] = {}
+        self._entries: dict[Hashable, Views] = {}
 
-    def get(self, key: Hashable, decode: Callable[[], UInt8]) -> UInt8:
+    def get(self, key: Hashable, decode: Callable[[], Views]) -> Views:
         """The entry of `key`, made by `decode` where absent."""
         entry = self._entries.get(key)
         if entry is None:
             entry = decode()
-            if entry.nbytes <= self._free_bytes:
+            size = sum(view.nbytes for view in entry)
+            if size <= self._free_bytes:
                 # two threads may both get here: the limit is then passed by a few pictures
-                self._free_bytes -= entry.nbytes
+                self._free_bytes -= size
                 self._entries[key] = entry
         return entry

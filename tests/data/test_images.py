@@ -74,9 +74,9 @@ def test_the_cache_decodes_once_until_it_is_full():
     def entry(key):
         def decode():
             calls.append(key)
-            return np.full(2**20, key, np.uint8)
+            return (np.full(2**20, key, np.uint8),)
 
-        return cache.get(key, decode)[0]
+        return cache.get(key, decode)[0][0]
 
     assert [entry(key) for key in (1, 2, 1, 2, 1)] == [1, 2, 1, 2, 1]
     assert calls == [1, 2, 2], "entry 2 did not fit"
