@@ -48,6 +48,8 @@ class RldsReader:
         split = self._builder.info.splits[SPLIT]
         self.episodes_per_part = tuple(split.shard_lengths)
         self._files = [PurePosixPath(path).name for path in split.filenames]
+        # one function for all parts, so that it is traced once
+        self._select = partial(select, keys=(INDEX, *spec.keys))
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of shard file number `part`, in file order, images encoded."""
@@ -88,12 +90,9 @@ class RldsReader:
         return raw if len(raw[INDEX]) else FaultError("unequal_lengths", "no frames")
 
     def _iterate(self, first: int, count: int) -> Iterator[dict[str, Any]]:
-        keys = self.spec.keys
         split = f"{SPLIT}[{first}:{first + count}]"
         trajectories = DLataset.from_rlds(self._builder, split=split, shuffle=False)
-        return trajectories.traj_map(
-            lambda traj: {INDEX: traj[INDEX], **select(traj, keys)}
-        ).iterator()
+        return trajectories.traj_map(self._select).iterator()
 
     def _trajectory(self, raw: dict[str, Any] | FaultError, episode: str) -> Trajectory:
         if isinstance(raw, FaultError):
