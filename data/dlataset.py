@@ -31,9 +31,12 @@ class DLataset:
     """
 
     def __init__(
-        self, records: tf.data.Dataset, features: tfds.features.FeaturesDict, fns: tuple[TrajFn, ...]
+        self,
+        records: tf.data.Dataset,
+        features: tfds.features.FeaturesDict,
+        fns: tuple[TrajFn, ...],
     ) -> None:
-        """Of serialised episodes, each with its number."""
+        """Of serialised episodes."""
         self._records = records
         self._features = features
         self._fns = fns
@@ -51,7 +54,7 @@ class DLataset:
             records = stretch if records is None else records.concatenate(stretch)
         if records is None:
             raise ValueError(f"split {split!r} of {builder.info.full_name} has no file")
-        return DLataset(records.enumerate(), builder.info.features, ())
+        return DLataset(records, builder.info.features, ())
 
     def traj_map(self, fn: TrajFn) -> DLataset:
         """Apply `fn`, trajectory in, trajectory out.
@@ -64,8 +67,9 @@ class DLataset:
         """The trajectories as numpy arrays; strings are object arrays of bytes."""
         records = self._records.prefetch(prefetch) if prefetch else self._records
         make = _traced(self._features, self._fns)
-        for index, record in records:
-            yield tf.nest.map_structure(lambda value: value.numpy(), make(index, record))
+        for index, record in enumerate(records):
+            traj = make(tf.constant(index, tf.int64), record)
+            yield tf.nest.map_structure(lambda value: value.numpy(), traj)
 
 
 @functools.lru_cache(_KEPT_FUNCTIONS)
