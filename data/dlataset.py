@@ -17,6 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import file_adapters
 
 Traj = dict[str, Any]
 TrajFn = Callable[[Traj], Traj]
@@ -47,7 +48,7 @@ class DLataset:
         files = builder.info.splits[split].file_instructions
         if shuffle:
             files = random.sample(files, len(files))
-        adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format]
+        adapter = file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format]
         records = None
         for file in files:
             stretch = adapter.make_tf_data(file.filename).skip(file.skip).take(file.take)
