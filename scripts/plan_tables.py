@@ -28,6 +28,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """(what, value) of everything that a plan knows."""
     limit = plan["hbm_limit"]
     rows = [
+        ("state", f"{_gib(plan['state_per_chip'])} a chip"),
         ("mesh", ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())),
         ("batch", f"{plan['batch_size']} ({plan['views']} views, {plan['dtype']})"),
         ("remat", plan["remat"]),

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from xvla_jax.planning import search
 from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.estimate import estimate, host_ram
@@ -44,26 +46,7 @@ def make_plan(
     Returns:
         Plain values; keys that were not asked for, or have no answer, are absent.
     """
-    mesh = run.mesh(list(target.devices))
-    limit = target.chip.hbm_bytes
-    state = run.state(mesh)
-    stored = {
-        field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)
-    }
-    plan: dict[str, Any] = {
-        "topology": target.name,
-        "devices": len(target.devices),
-        "mesh": dict(mesh.shape),
-        "batch_size": run.batch_size,
-        "views": run.views,
-        "dtype": str(run.dtype.__name__),
-        "remat": run.remat,
-        "hbm_limit": limit,
-        "checkpoint": stored,
-        "host_ram": host_ram(state_bytes=sum(stored.values()), target=target, pipeline=pipeline),
-        "host_ram_limit": target.chip.host_ram,
-        "hosts": target.hosts,
-    }
+    plan = _circumstances(run, target, pipeline)
 
     def measure(candidate: Run) -> int:
         say(
@@ -74,36 +57,68 @@ def make_plan(
 
     say(f"compiling the train step for {target.name}")
     try:
-        program = step_program(run, target)
+        plan |= describe_program(step_program(run, target), target)
     except DoesNotFitError as error:
         plan |= {"fits": False, "needed": error.needed}
-        program = None
-    if program is not None:
-        plan |= describe_program(program, target)
     if not plan["fits"]:
-        found = search.nearest_fit(
-            run,
-            measure,
-            devices=mesh.size,
-            held=lambda candidate: bytes_per_chip(
-                candidate.state(candidate.mesh(list(target.devices)))
-            ),
-            limit=limit,
-        )
-        plan["nearest"] = found and {
-            "change": found[0],
-            "peak": found[2],
-            "accumulation": run.batch_size // found[1].batch_size,
-        }
-    elif largest and program is not None:
+        plan["nearest"] = _nearest(run, target, measure)
+    elif largest:
         best = search.largest_batch(
-            run, program.memory.peak, measure, devices=mesh.size, limit=limit
+            run,
+            plan["memory"]["peak"],
+            measure,
+            devices=len(target.devices),
+            limit=target.chip.hbm_bytes,
         )
         plan["largest"] = dataclasses.asdict(best)
     if inference:
         say(f"compiling the sampler for one device of {target.name}")
-        plan["sampler"] = describe_program(compile_program(run.lower_sampler(mesh)), target)
+        sampler = compile_program(run.lower_sampler(_mesh(run, target)))
+        plan["sampler"] = describe_program(sampler, target)
     return plan
+
+
+def _mesh(run: Run, target: Slice) -> Mesh:
+    return run.mesh(list(target.devices))
+
+
+def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict[str, Any]:
+    """All that is known before anything is compiled."""
+    mesh = _mesh(run, target)
+    state = run.state(mesh)
+    stored = {
+        field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)
+    }
+    return {
+        "topology": target.name,
+        "devices": len(target.devices),
+        "mesh": dict(mesh.shape),
+        "batch_size": run.batch_size,
+        "views": run.views,
+        "dtype": str(run.dtype.__name__),
+        "remat": run.remat,
+        "hbm_limit": target.chip.hbm_bytes,
+        "state_per_chip": bytes_per_chip(state),
+        "checkpoint": stored,
+        "host_ram": host_ram(state_bytes=sum(stored.values()), target=target, pipeline=pipeline),
+        "host_ram_limit": target.chip.host_ram,
+        "hosts": target.hosts,
+    }
+
+
+def _nearest(run: Run, target: Slice, measure: search.Measure) -> dict[str, Any] | None:
+    found = search.nearest_fit(
+        run,
+        measure,
+        devices=len(target.devices),
+        held=lambda candidate: bytes_per_chip(candidate.state(_mesh(candidate, target))),
+        limit=target.chip.hbm_bytes,
+    )
+    if found is None:
+        return None
+    change, candidate, peak = found
+    steps = run.batch_size // candidate.batch_size
+    return {"change": change, "peak": peak, "accumulation": steps}
 
 
 def describe_program(program: Program, target: Slice) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""The planner's command: configs read as runs, plans shown as tables, the whole on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from configs import debug, finetune_libero, pretrain
+from scripts.plan import pipeline_bytes, run_of
+from scripts.plan_tables import as_markdown, plan_rows, print_plan
+from xvla_jax.errors import ConfigError
+from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_PLAN: dict[str, Any] = {
+    "topology": "v5e:4x4",
+    "devices": 16,
+    "hosts": 2,
+    "mesh": {"data": 4, "fsdp": 4},
+    "batch_size": 128,
+    "views": 2,
+    "dtype": "bfloat16",
+    "remat": "full",
+    "hbm_limit": 16 * GIB,
+    "state_per_chip": 3 * GIB,
+    "checkpoint": {"step": 4, "params": 3 * GIB, "opt_state": 6 * GIB},
+    "host_ram": {"checkpoint copy": 4 * GIB, "blocks": GIB},
+    "host_ram_limit": 512 * GIB,
+    "fits": True,
+    "memory": {
+        "arguments": 3 * GIB,
+        "outputs": 3 * GIB,
+        "aliased": 3 * GIB,
+        "temporaries": 8 * GIB,
+        "code": 0,
+        "peak": 11 * GIB,
+    },
+    "flops": 4e12,
+    "model_flops": 3e12,
+    "hbm_bytes": 20 * GIB,
+    "ici_bytes": {"all-gather": 2 * GIB, "all-reduce": 0.0},
+    "core_seconds": 0.04,
+    "ici_seconds": 0.02,
+    "fastest_seconds": 0.04,
+    "slowest_seconds": 0.06,
+    "limited_by": "FLOPs",
+    "mfu_bound": 0.38,
+    "compile_seconds": 60.0,
+    "guards": {"host calls": [], "gathers of optimizer state": ["all-gather.1"]},
+    "largest": {"batch_size": 192, "peak": 15 * GIB, "per_sample": GIB, "compilations": 2},
+}
+
+
+def test_configs_are_read_as_runs() -> None:
+    run = run_of(pretrain.get_config(), 0)
+    assert (run.batch_size, run.views, run.fsdp, run.dtype) == (1024, 3, 4, jnp.bfloat16)
+    assert (run.optimizer.iters, run.optimizer.betas) == (200_000, (0.9, 0.95))
+    assert (run.optimizer.learning_rate, run.optimizer.weight_decay) == (1e-4, 0.01)
+    libero = run_of(finetune_libero.get_config(), 2)
+    assert (libero.batch_size, libero.views, libero.optimizer.iters) == (128, 2, 60_000)
+    wrong = debug.get_config()
+    wrong.dtype = "float16"
+    with pytest.raises(ConfigError, match=r"config\.dtype is 'float16'; allowed are float32"):
+        run_of(wrong, 0)
+
+
+def test_host_memory_is_shared_by_hosts() -> None:
+    config = pretrain.get_config()
+    run = run_of(config, 0)
+    one, four = (
+        pipeline_bytes(config, run, Slice("", CHIPS["v5p"], (2, 2, n), range(4 * n)))
+        for n in (1, 4)
+    )
+    assert one["batches"] == 4 * four["batches"]
+    assert one["blocks"] > four["blocks"]
+
+
+def test_a_plan_that_fits_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = dict(row for row in plan_rows(_PLAN) if row[0])
+    assert rows["peak HBM"] == "11.00 GiB of 16.00 GiB a chip"
+    assert rows["sent a chip"] == "all-gather 2.00 GiB"
+    assert rows["step"] == "40.0 to 60.0 ms (limited by FLOPs)"
+    assert rows["guards"] == "1 gathers of optimizer state"
+    assert rows["checkpoint"] == "9.00 GiB: params 3.00 GiB, opt_state 6.00 GiB"
+    assert rows["largest batch"].startswith("192 (15.00 GiB")
+    row = as_markdown([_PLAN]).splitlines()[2]
+    assert row.startswith("| v5e:4x4 | 4 x 4 | 128 | full | 11.00 / 16.00 | 4.00 | 20.0 | 2.00 |")
+    assert row.endswith("| 40 to 60 | 38% | 192 |")
+    print_plan(Console(width=200), _PLAN)
+    assert "assumed: collectives are rings" in capsys.readouterr().out
+
+
+def test_a_plan_that_does_not_fit_says_what_would() -> None:
+    made = {"memory", "largest", "fits"}
+    plan = {k: v for k, v in _PLAN.items() if k not in made} | {"fits": False, "needed": 20 * GIB}
+    nearest = {"change": "--config.batch_size=64", "peak": 14 * GIB, "accumulation": 2}
+    rows = plan_rows(plan | {"nearest": nearest})
+    assert ("peak HBM", "does not fit: 20.00 GiB of 16.00 GiB") in rows
+    assert ("nearest that fits", "--config.batch_size=64 (14.00 GiB)") in rows
+    assert ("", "the same global batch takes 2 accumulated steps") in rows
+    none = ("nearest that fits", "none found; take a larger slice")
+    assert none in plan_rows(plan | {"nearest": None})
+    assert "20.0 / 16.00: does not fit" in as_markdown([plan])
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e-16", "h100:4x4", "v5e:4"])
+def test_unknown_slices_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="write kind:AxB or kind:AxBxC, with a kind of v4, v5e"):
+        describe(name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="libtpu, of the extra tpu, is not installed")
+def test_the_tiny_model_is_planned_for_a_slice() -> None:
+    command = [
+        *(sys.executable, "-m", "scripts.plan", "--config=configs/debug.py"),
+        *("--topology=v5e:4x4", "--config.batch_size=32", "--config.dtype=bfloat16"),
+        *("--config.remat=full", "--config.mesh.fsdp=4", "--nolargest", "--inference", "--json"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [plan] = json.loads(done.stdout)
+    assert plan["fits"]
+    assert 0 < plan["memory"]["peak"] < 2**30
+    assert plan["flops"] > plan["model_flops"] > 0
+    assert plan["ici_bytes"]["all-reduce"] > 0
+    for program in (plan, plan["sampler"]):
+        assert program["guards"] == {name: [] for name in program["guards"]}
+    assert sum(plan["sampler"]["ici_bytes"].values()) == 0
