@@ -89,8 +89,9 @@ class Run:
             text_length=self.processor.text_length,
             sharding=placement,
         )
+        state = self.state(mesh)  # before the mesh is set: it makes a key, on a device that exists
         with jax.set_mesh(mesh):
-            return step.lower(self.state(mesh), batch)
+            return step.lower(state, batch)
 
     def lower_sampler(self, mesh: Mesh) -> jax.stages.Lowered:
         """The sampler for one observation on the first device of a mesh: serving is not sharded."""
