@@ -4,7 +4,8 @@
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
 Hardware: laid out for 16 v5e chips (4x4), not yet compiled for them; what a slice takes says
 ``python -m scripts.plan --config=configs/finetune_libero.py --topology=v5e:4x4 --views=2``.
-Not run here. Time: not known. Result: the paper reports 98.1 % success over LIBERO's four suites for the authors' run.
+Not run here. Time: not known. Result: the paper reports 98.1 % success over LIBERO's four suites
+for the authors' run.
 """
 
 from __future__ import annotations

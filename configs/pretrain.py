@@ -3,7 +3,8 @@
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER``
 Hardware: laid out for 64 v5p chips (4x4x4), not yet compiled for them; what a slice takes says
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
-Not run here. Time: not known for TPUs; the paper took about 4 days on 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
+Not run here. Time: not known for TPUs; the paper took about 4 days on 64 A100. Result: a policy
+for the domains of the mixture, to be fine-tuned.
 The paper starts from Florence-2-large; set ``--config.init_from`` to a checkpoint that holds it.
 """
 

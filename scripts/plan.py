@@ -5,7 +5,8 @@
 Compiles the real train step (with ``--inference`` the sampler too) for the slice from shapes
 alone. The model is ``config.model``; no checkpoint or data is read. Needs the extra ``tpu``. A
 compilation of the full model takes more than half an hour on two cores (``docs/planner.md``), and
-the search for the largest batch takes up to four more: ``--nolargest`` leaves it out. ``--topology`` may list several, with commas.
+the search for the largest batch takes up to four more: ``--nolargest`` leaves it out.
+``--topology`` may list several, with commas.
 """
 
 from __future__ import annotations
