@@ -19,7 +19,7 @@ GIB: Final = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a slice is made of, by JAX device (v7x shows each chip as two).
+    """What a slice is made of, by JAX device.
 
     Attributes:
         hbm_bytes: what a program may use, as the compiler's message names it when one does not
@@ -30,7 +30,6 @@ class Chip:
         wraps_at: length of an axis of the slice, or a multiple, at which its ends are linked.
         host_ram: bytes of a host, shared by the devices of ``devices_per_host``.
         devices_per_host: of the machine type that ``host_ram`` belongs to.
-        options: for the topology's description.
     """
 
     hbm_bytes: float
@@ -40,17 +39,17 @@ class Chip:
     wraps_at: int
     host_ram: float
     devices_per_host: int
-    options: tuple[tuple[str, str], ...] = ()
 
 
-# Peak, bandwidths and host RAM: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, read in
-# November 2026. A link is the documented bidirectional bandwidth of a chip over its number of
-# ports (v5e, v6e: 4; the others: 6), halved for one direction. Usable HBM: libtpu 0.0.42.1.
+# Peak, bandwidths and host RAM: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}, in stored copies
+# looked up in November 2026. A link is the documented bandwidth of a chip in one direction (v5e
+# 200 GB/s, v5p 600, v6e 400) over its ports: 4 as documented, 6 for the 3D torus of v5p. Where the
+# ends of an axis are linked is no documented number: the usual account of these slices. Usable
+# HBM: the out-of-memory message of libtpu 0.0.42.1.
 CHIPS: Final[Mapping[str, Chip]] = {
-    "v4": Chip(30.75 * GIB, 275e12, 1228e9, 50e9, 4, 407e9, 4, (("chip_config_name", "megacore"),)),
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 50e9, 16, 512 * GIB, 8),
     "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 100e9, 4, 448e9, 4),
-    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 100e9, 16, 1536 * GIB, 8),
+    "v6e": Chip(31.25 * GIB, 918e12, 1600e9, 100e9, 16, 1536 * GIB, 8),
 }
 
 
@@ -107,7 +106,7 @@ def describe(name: str) -> Slice:
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
     try:
-        found = topologies.get_topology_desc(name, "tpu", **dict(CHIPS[kind].options))
+        found = topologies.get_topology_desc(name, "tpu")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"topology {name!r} does not exist: {error}") from error
     axes = tuple(int(n) for n in grid.split("x"))
