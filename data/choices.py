@@ -1,13 +1,13 @@
 """What is drawn for each visit of a training sample: its text, its views, the jitter of each view.
 
 Every choice is a function of the seed, the dataset and the place of the sample in the stream, so
-neither hosts nor threads nor a restart change it. Without a seed nothing is drawn.
+neither hosts nor threads nor a restart change it. Without a seed nothing is drawn. The jitter is
+only drawn here: pixels stay as decoded, and the train step applies it.
 """
 
 from __future__ import annotations
 
-from data.images import UInt8
-from data.jitter import draw_jitter, jittered
+from data.jitter import AUGMENTS, UNCHANGED, Jitter
 from data.sampling import uniforms
 from data.stream import Sample
 
@@ -42,8 +42,8 @@ def choose_num_views(sample: Sample, seed: int | None) -> int:
     return 1 if drawn < spec.main_view_share else len(spec.views)
 
 
-def augmented(pixels: UInt8, sample: Sample, view: int, seed: int | None) -> UInt8:
-    """The pixels of view number `view`, with the augmentation of the row."""
-    if seed is None or sample.spec.augment == "none":
-        return pixels
-    return jittered(pixels, draw_jitter(seed, *sample.visit, "jitter", view))
+def choose_jitter(sample: Sample, view: int, seed: int | None) -> Jitter:
+    """What the device is to do with the colours of view number `view`, as the row augments."""
+    if seed is None:
+        return UNCHANGED
+    return AUGMENTS[sample.spec.augment](seed, *sample.visit, "jitter", view)

@@ -8,6 +8,11 @@ A batch is a dictionary of numpy arrays:
     domain_id   int32[B]
     proprio     float32[B, D]
     actions     float32[B, T, D]
+
+and, where some row of the mixture augments (data/jitter.py), for the train step to apply:
+
+    jitter        float32[B, V, 3] factors of brightness, contrast, saturation; 1 = as it is
+    jitter_order  int32[B, V, 3] which of the three comes first, second and third
 """
 
 from __future__ import annotations
@@ -20,9 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.choices import augmented, choose_instruction, choose_num_views
+from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.faults import BadEpisodeError, Faults
 from data.images import ImageCache, UInt8, Views, load_picture
+from data.jitter import UNCHANGED
 from data.stream import Sample
 
 Batch = dict[str, NDArray[Any]]
@@ -34,7 +40,8 @@ KEPT_INSTRUCTIONS = 2**16  # token ids in memory; beyond, all are made anew
 class Collator:
     """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`.
 
-    `seed` decides what data/choices.py draws; None leaves every sample as recorded.
+    `seed` decides what data/choices.py draws; None leaves every sample as recorded. `jitters`:
+    batches have the jitter fields, also where nothing is drawn.
     """
 
     def __init__(
@@ -46,11 +53,13 @@ class Collator:
         faults: Faults,
         cache_mb: float,
         threads: int,
+        jitters: bool,
     ) -> None:
         self._num_views = num_views
         self._image_size = image_size
         self._tokenize = tokenize
         self._seed = seed
+        self._jitters = jitters
         self._faults = faults
         self._token_ids: dict[str, NDArray[np.int32]] = {}
         self._cache = ImageCache(cache_mb)
@@ -67,11 +76,14 @@ class Collator:
         """
         shape = (len(draws), self._num_views, self._image_size, self._image_size, 3)
         images = np.zeros(shape, np.uint8)
+        factors = np.full((*shape[:2], 3), UNCHANGED.factors, np.float32)
+        order = np.full((*shape[:2], 3), UNCHANGED.order, np.int32)
 
         def fill(place: int) -> tuple[Sample, int]:
             sample, views = self._first_good(draws[place])
             for view, pixels in enumerate(views):
-                images[place, view] = augmented(pixels, sample, view, self._seed)
+                images[place, view] = pixels
+                factors[place, view], order[place, view] = choose_jitter(sample, view, self._seed)
             return sample, len(views)
 
         filled = list(self._pool.map(fill, range(len(draws))))
@@ -86,7 +98,8 @@ class Collator:
             "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
             "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
         }
-        return batch, samples
+        jitter = {"jitter": factors, "jitter_order": order} if self._jitters else {}
+        return batch | jitter, samples
 
     def close(self) -> None:
         """End the decoding threads."""

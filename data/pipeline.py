@@ -18,6 +18,7 @@ from typing import Any
 from data.batches import Batches, BatchMaker, rows_of_host
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
+from data.jitter import any_drawn
 from data.stream import Sample, StreamShape
 from data.trajectory import Reader
 from data.windows import episode_samples
@@ -63,8 +64,7 @@ def batches(
         seed: decides the stream.
         shuffle_buffer: samples over which each source is shuffled at least (data/stream.py).
         lanes: stretches of rows that read files of their own; divides `batch_size`.
-        max_bad_episodes: so many of each source are left out; one more is a
-            `TooManyBadEpisodesError`.
+        max_bad_episodes: left out of each source; one more is a `TooManyBadEpisodesError`.
         start_step: the first batch. Nothing before it is decoded.
         position: a saved one (data/position.py), in place of `start_step`.
         host: of `hosts`; it gets the rows host * batch_size / hosts and following.
@@ -80,11 +80,12 @@ def batches(
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
     shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes)
-    faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
+    faults, jitters = Faults(max_bad_episodes), _jitters(sources)
+    threads = threads or os.cpu_count() or 1
     maker = BatchMaker(
         [(source.reader, source.weight) for source in sources],
         shape,
-        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads),
+        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
         place=start_step if position is None else position,
@@ -113,7 +114,9 @@ def one_pass(
     _check_at_least(1, batch_size=batch_size)
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
-    collator = Collator(num_views, image_size, tokenize, None, faults, 0.0, threads)
+    collator = Collator(
+        num_views, image_size, tokenize, None, faults, 0.0, threads, _jitters(sources)
+    )
     waiting: list[Iterator[Sample]] = []
     try:
         for sample in _samples_in_order(sources, num_actions, faults):
@@ -136,6 +139,10 @@ def _samples_in_order(
             for trajectory in faults.sift(source.reader.read(part)):
                 samples = episode_samples(trajectory, spec, num_actions)
                 yield from (Sample(spec, samples, row, row, lane=0) for row in range(len(samples)))
+
+
+def _jitters(sources: Sequence[Source]) -> bool:
+    return any_drawn(source.reader.spec.augment for source in sources)
 
 
 def _check_sources(sources: Sequence[Source], num_views: int) -> None:

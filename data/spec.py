@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from data.jitter import AUGMENTS
 from data.poses import ACTION_WIDTH, POSE_ENCODINGS
 from data.rotations import ROT6D_LAYOUTS
 
@@ -24,7 +25,6 @@ CHANNEL_ORDERS = (
 CLOSED = ("high", "low")
 PROPRIO_SOURCES = ("measured", "commanded", "zero")
 NO_ROTATION = "none"  # layout of a row whose channels are joints
-AUGMENTS = ("none", "jitter")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class DatasetSpec:
     delta_idx: tuple[int, ...]  # channels of the actions made relative to the proprio
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
-    augment: str  # of training pictures; data.jitter
+    augment: str  # of training pictures; data.jitter.AUGMENTS
     # actions of a joint space, padded with zeros; `arms` then only judge whether a sample moves
     joints: tuple[Columns, ...] = ()
     first_index: int = 0

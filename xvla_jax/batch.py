@@ -7,7 +7,7 @@ library.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ class Batch(TypedDict):
     """Training samples on the host; every field leads with B.
 
     S is the model's image side in pixels. Absent views are zero images. An action row is the pose
-    after ``(k + 1) / T`` of the window.
+    after ``(k + 1) / T`` of the window. The jitter fields come together, in every batch of a
+    mixture or in none; xvla_jax/augment.py says what they mean.
     """
 
     images: np.ndarray  # uint8[B, V, S, S, 3] RGB
@@ -31,6 +32,8 @@ class Batch(TypedDict):
     domain_id: np.ndarray  # int32[B]
     proprio: np.ndarray  # float32[B, D]
     actions: np.ndarray  # float32[B, T, d], d the real or the padded width
+    jitter: NotRequired[np.ndarray]  # float32[B, V, 3]: brightness, contrast, saturation; 1 = as is
+    jitter_order: NotRequired[np.ndarray]  # int32[B, V, 3]: which of them comes 1st, 2nd, 3rd
 
 
 class Observation(TypedDict):
@@ -55,6 +58,11 @@ _FIELDS: Final[Mapping[str, tuple[str, str]]] = {
     "proprio": ("float32", "Bd"),
     "actions": ("float32", "BTd"),
 }
+_JITTER_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
+    "jitter": ("float32", "BVJ"),
+    "jitter_order": ("int32", "BVJ"),
+}
+IMAGE_FIELDS: Final = ("images", *_JITTER_FIELDS)  # on the device, only of views that are filled
 
 
 def normalise(
@@ -102,8 +110,10 @@ def check_batch(batch: Mapping[str, Any], config: XVLAConfig) -> None:
         InputError: names the field, what was found and what is expected.
     """
     space = action_space(config)
-    sizes: dict[str, int] = {"C": 3, "T": config.num_actions}
-    for name, (dtype, letters) in _FIELDS.items():
+    sizes: dict[str, int] = {"C": 3, "J": 3, "T": config.num_actions}
+    jitters = any(name in batch for name in _JITTER_FIELDS)
+    fields = {**_FIELDS, **(_JITTER_FIELDS if jitters else {})}
+    for name, (dtype, letters) in fields.items():
         if name not in batch:
             raise InputError(f"the batch has no {name!r}; it has {sorted(batch)}")
         array = np.asarray(batch[name])
@@ -127,6 +137,22 @@ def check_batch(batch: Mapping[str, Any], config: XVLAConfig) -> None:
     if not batch["view_mask"].any():
         raise InputError("batch['view_mask'] is all False: at least one view must be real")
     check_domains(batch["domain_id"], config)
+    if jitters:
+        _check_jitter(np.asarray(batch["jitter"]), np.asarray(batch["jitter_order"]))
+
+
+def _check_jitter(factors: np.ndarray, order: np.ndarray) -> None:
+    bad = factors[~(np.isfinite(factors) & (factors > 0))]
+    if bad.size:
+        raise InputError(
+            f"batch['jitter'] has a factor {bad.flat[0]}; factors are finite and above 0 "
+            "(1 leaves a picture as it is)"
+        )
+    strange = order[(np.sort(order, axis=-1) != np.arange(order.shape[-1])).any(axis=-1)]
+    if strange.size:
+        raise InputError(
+            f"batch['jitter_order'] has {strange[0].tolist()}; a permutation of 0, 1, 2 is expected"
+        )
 
 
 def check_domains(domain_id: Any, config: XVLAConfig) -> None:

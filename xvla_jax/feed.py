@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xvla_jax.batch import check_batch
+from xvla_jax.batch import IMAGE_FIELDS, check_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.sharding import global_batch
 
@@ -93,8 +93,9 @@ class DeviceFeed(Iterator[Fed]):
         if not self._checked:
             check_batch(batch, self._config)
             self._checked = True
-        present = dict(batch) | {"images": batch["images"][:, : self._present_views]}
-        return Fed(global_batch(present, self._mesh), position, self._source.samples)
+        shown = {k: batch[k][:, : self._present_views] for k in IMAGE_FIELDS if k in batch}
+        present = global_batch(dict(batch) | shown, self._mesh)
+        return Fed(present, position, self._source.samples)
 
     def __enter__(self) -> DeviceFeed:
         """For ``with``."""

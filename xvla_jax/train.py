@@ -1,7 +1,7 @@
 """TrainState, its sharded initialisation, and the jitted train step.
 
 All randomness of a step is a function of (seed, step): noise, flow time, dropout. Nothing depends
-on the number of hosts or devices.
+on the number of hosts or devices. What colour jitter does to a picture comes with the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax import flow
-from xvla_jax.batch import normalise
+from xvla_jax.augment import jittered
+from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
 from xvla_jax.groups import Groups, join, label_tree, split
 from xvla_jax.models.xvla import XVLA, init_params
@@ -136,8 +137,8 @@ def make_train_step(
         learning, frozen = split(state.params, recipe.groups)
 
         def loss(learning: Any, part: Mapping[str, Array], key: Array) -> tuple[Array, Metrics]:
-            inputs = {k: v for k, v in part.items() if k not in ("images", *drawn)}
-            inputs["pixels"] = normalise(part["images"], processor.mean, processor.std)
+            inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, *drawn)}
+            inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
             terms = flow.sample_losses(
                 recipe.model, join(learning, frozen), inputs, **{k: part[k] for k in drawn}, rng=key
             )
@@ -158,6 +159,13 @@ def make_train_step(
         return kept.replace(step=state.step + 1, skipped=skipped), metrics | {"finite": finite}
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _augmented(batch: Mapping[str, Array]) -> Array:
+    """The images of a batch, jittered where it says how."""
+    if "jitter" not in batch:  # known when the step is traced
+        return batch["images"]
+    return jittered(batch["images"], batch["jitter"], batch["jitter_order"])
 
 
 def _gradients(

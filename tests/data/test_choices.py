@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.choices import augmented, choose_instruction, choose_num_views
+from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.datasets import dataset
+from data.jitter import UNCHANGED
 from data.pipeline import Source, batches, one_pass
 from data.stream import Sample
 from data.windows import EpisodeSamples
@@ -75,8 +76,10 @@ def test_without_a_seed_nothing_is_drawn():
     late = sample(POUR, frame=99, paraphrases=("x",))
     assert choose_instruction(late, seed=None) == "as recorded"
     assert choose_num_views(late, seed=None) == 3
-    pixels = np.full((4, 4, 3), 100, np.uint8)
-    assert augmented(pixels, late, 0, seed=None) is pixels
+    jittering = sample(dataset("bridge_dataset"))
+    assert jittering.spec.augment == "jitter"
+    assert choose_jitter(jittering, 0, seed=None) == UNCHANGED
+    assert choose_jitter(jittering, 0, seed=0) != UNCHANGED
 
 
 class ColourfulReader(FakeReader):
@@ -108,9 +111,15 @@ def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
     assert set(masks.sum(axis=1).tolist()) == {1, 2}
     images = np.concatenate([batch["images"] for batch in whole])
     assert not images[~masks].any()
-    red = images[:, 0, 0, 0, 0].astype(int)
-    assert red.min() < 95, "100 to 104 before the jitter"
-    assert red.max() > 110
+    red = images[:, 0, 0, 0, 0]
+    assert set(red.tolist()) == set(range(100, 105)), "pixels are as decoded"
+    factors = np.concatenate([batch["jitter"] for batch in whole])
+    orders = np.concatenate([batch["jitter_order"] for batch in whole])
+    assert (factors.dtype, orders.dtype) == (np.float32, np.int32)
+    assert (factors[masks] != 1).all()
+    assert (factors[~masks] == 1).all()
+    assert (orders[~masks] == [0, 1, 2]).all()
+    assert len(np.unique(orders[masks], axis=0)) == 6
     late = run(4, start_step=26, threads=1, cache_mb=1.0)
     halves = [run(4, start_step=26, host=host, hosts=2) for host in range(2)]
     for step, batch in enumerate(whole[26:]):
@@ -125,3 +134,26 @@ def test_one_pass_shows_samples_as_recorded():
     assert all(batch["view_mask"][:, :2].all() for batch in found)
     frames = np.concatenate([batch["images"][:, 0, 0, 0, 0] for batch in found])
     assert frames.tolist() == [*range(100, 105)] * 5
+    assert all((batch["jitter"] == 1).all() for batch in found), "one signature for a mixture"
+    assert all((batch["jitter_order"] == [0, 1, 2]).all() for batch in found)
+
+
+def test_rows_without_augmentation_keep_their_colours_in_a_mixture_that_jitters():
+    plain = FakeReader((3,), name="bridge_dataset")
+    sources = [Source(ColourfulReader(), 1.0), Source(plain, 1.0)]
+    options = {**SHAPE, "seed": 0, "shuffle_buffer": 7, "tokenize": tokenize}
+    with batches(sources, **options) as stream:
+        found = [next(stream) for _ in range(5)]
+    domains = np.concatenate([batch["domain_id"] for batch in found])
+    factors = np.concatenate([batch["jitter"] for batch in found])
+    of_plain = domains == plain.spec.domain_id
+    assert 0 < of_plain.sum() < len(domains)
+    assert (factors[of_plain] == 1).all()
+    assert (factors[~of_plain][:, 0] != 1).all()
+
+
+def test_a_mixture_without_augmentation_has_no_jitter_fields():
+    sources = [Source(FakeReader((3,)), 1.0)]
+    with batches(sources, **SHAPE, seed=0, shuffle_buffer=7, tokenize=tokenize) as stream:
+        assert not {"jitter", "jitter_order"} & set(next(stream))
+    assert all("jitter" not in b for b in one_pass(sources, **SHAPE, tokenize=tokenize))

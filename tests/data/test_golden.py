@@ -71,7 +71,7 @@ def test_the_same_pictures(case):
         Sample(spec, found[episode], int(np.flatnonzero(found[episode].frames == frame)[0]), 0, 0)
         for episode, frame in wanted
     ]
-    collate = Collator(3, 224, tokenize, None, Faults(0), cache_mb=0.0, threads=1)
+    collate = Collator(3, 224, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
     batch, _ = collate([iter([sample]) for sample in samples])
     collate.close()
     np.testing.assert_array_equal(batch["view_mask"], z["image/mask"])

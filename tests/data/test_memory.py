@@ -43,7 +43,7 @@ def test_lanes_and_hosts_share_the_memory():
 
 
 def test_instructions_are_not_kept_for_ever():
-    collate = Collator(1, 8, tokenize, None, Faults(0), 0.0, 1)
+    collate = Collator(1, 8, tokenize, None, Faults(0), 0.0, 1, jitters=False)
     for first in range(0, 3 * KEPT_INSTRUCTIONS, 4096):
         collate.input_ids([f"text {n}" for n in range(first, first + 4096)])
         assert collate.kept_instructions <= KEPT_INSTRUCTIONS
