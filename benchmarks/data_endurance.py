@@ -28,6 +28,7 @@ _SHAPE: Final = StreamShape(
     seed=0, batch_size=4, num_actions=NUM_ACTIONS, shuffle_buffer=500, lanes=1
 )
 _SIDE: Final = 64  # of the pictures in the batches: no resize
+_WARM_UP: Final = 4_000  # steps: some epochs, until the allocators of all threads have their share
 _POINTS: Final = 40  # of the curve of memory
 _STATM: Final = pathlib.Path("/proc/self/statm")
 
@@ -57,11 +58,11 @@ def resume(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
 
 
 def memory(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
-    """Resident memory over `steps` steps after as many as make up a twentieth of them."""
+    """Resident memory over `steps` steps after those that warm up."""
     start = time.perf_counter()
     with _stream(workdir) as stream:
         before = resident_bytes()
-        for _ in range(steps // 20):
+        for _ in range(_WARM_UP):
             next(stream)
         curve = [resident_bytes()]
         for step in range(steps):
@@ -70,6 +71,7 @@ def memory(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
                 curve.append(resident_bytes())
     return {
         "steps": steps,
+        "warm_up": _WARM_UP,
         "seconds": time.perf_counter() - start,
         "before": before,
         "curve": curve,

@@ -81,7 +81,7 @@ def _resume(table: Table, notes: list[str], found: dict[str, Any]) -> None:
 def _memory(table: Table, notes: list[str], found: dict[str, Any]) -> None:
     curve = [value / _MB for value in found["curve"]]
     steps = found["steps"]
-    table.add_row("resident memory after warm-up, MB", f"{curve[0]:.0f}")
+    table.add_row(f"resident memory after {found['warm_up']} steps, MB", f"{curve[0]:.0f}")
     table.add_row(f"at most within {steps} more steps, MB", f"{max(curve):.0f}")
     table.add_row(f"after {steps} more steps, MB", f"{curve[-1]:.0f}")
     grown = max(curve) / curve[0] - 1

@@ -75,3 +75,16 @@ def test_iterator_works_without_prefetch(dlataset, builder):
 def test_the_reader_takes_dlimp_where_it_is_installed():
     installed = importlib.util.find_spec("dlimp") is not None
     assert data.rlds.DLataset.__module__ == ("dlimp.dataset" if installed else "data.dlataset")
+
+
+def test_functions_are_traced_once_for_all_parts(builder):
+    traced = []
+
+    def travel(traj):
+        traced.append(1)
+        return {"travel": tf.reduce_sum(traj["action"], axis=0)}
+
+    for split in ("train[:2]", "train[2:4]"):
+        dataset = DLataset.from_rlds(builder, split=split, shuffle=False).traj_map(travel)
+        assert len(list(dataset.iterator())) == 2
+    assert len(traced) == 1
