@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,17 @@ def load_picture(picture: bytes | UInt8, *, size: int, channel_order: str) -> UI
     """
     if isinstance(picture, bytes):
         return decode_image(picture, size=size, channel_order=channel_order)
+    return _pixels(_resized(Image.fromarray(check_pixels(picture)), size), "RGB")
+
+
+def check_pixels(picture: Any) -> UInt8:
+    """The picture when it is uint8[H, W, 3], else a ValueError."""
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
             f"a picture is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
         )
-    return _pixels(_resized(Image.fromarray(pixels), size), "RGB")
+    return pixels
 
 
 def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
+from data.built import BuiltReader, find_built
 from data.datasets import dataset
 from data.faults import BadEpisodeError
 from data.hdf5 import Hdf5Reader
@@ -20,6 +22,8 @@ from data.scattered import ScatteredReader
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
 
+_log = logging.getLogger(__name__)
+
 OpenReader = Callable[[DatasetSpec, epath.PathLike], Reader]
 
 READERS: dict[str, OpenReader] = {
@@ -31,11 +35,16 @@ READERS: dict[str, OpenReader] = {
 
 
 def open_reader(spec: DatasetSpec, root: epath.PathLike) -> Reader:
-    """The reader of `spec`'s storage, opened under the data folder `root`.
+    """The reader of `spec`, opened under the data folder `root`.
 
-    A storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
+    A dataset built there with this row (data/built.py) is taken before the recording itself. A
+    storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
     function of trajectories; either is called with the row and the data folder.
     """
+    built = find_built(spec, root)
+    if built is not None:
+        _log.info("%s: read from what was built, %s", spec.name, built)
+        return BuiltReader(spec, built)
     if not is_named(spec.storage):
         return READERS[spec.storage](spec, root)
     named: Any = load_named(spec.storage)

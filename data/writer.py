@@ -1,45 +1,36 @@
 """Recorded episodes -> an RLDS dataset (tfds, TFRecord) with a manifest.
 
-The dataset is written into a hidden folder beside its place and renamed when complete, so a folder
-with a manifest is always whole.
+They come from the recorder and hold what the standard trajectory has no place for (task, initial
+state, seed, commanded actions); for any other source see data/building.
 """
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import json
-import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from data.episodes import FRAME_ARRAYS, Episode, read_episode, read_scalars
-from data.rlds import MANIFEST_NAME, SPLIT
+from data.publish import (
+    Written,
+    circumstances,
+    dataset_info,
+    publish,
+    read_manifest,
+    sha256_of,
+)
+from data.rlds import SPLIT
 
 DATASET_NAME = "libero_demos"
 VERSION = "1.0.0"
 MANIFEST_SCHEMA = 1
 EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
 SAME_IN_ALL = ("rate_hz", "image_size", "suite")
-
-
-@dataclass(frozen=True)
-class Written:
-    """Where the dataset is, its manifest, and whether this call made it."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    new: bool
 
 
 def write_dataset(
@@ -63,10 +54,11 @@ def write_dataset(
         on_episode: called with each file once it is written or left out.
 
     Raises:
-        ValueError: a bad episode file, files that do not belong together, no success among them,
-            or another dataset in that place.
+        ValueError: no licence, a bad episode file, files that do not belong together, no success
+            among them, or another dataset in that place.
     """
-    hashes = {path.name: _sha256(path) for path in inputs}
+    made_by = circumstances(licence, command)
+    hashes = {path.name: sha256_of(path) for path in inputs}
     if len(hashes) != len(inputs):
         raise ValueError("two episode files have the same name")
     folder = root / DATASET_NAME / VERSION
@@ -90,14 +82,11 @@ def write_dataset(
             "episodes": len(good),
             "frames": frames,
             "failures_left_out": len(inputs) - len(good),
-            **_circumstances(licence, command),
+            **made_by,
             "inputs": hashes,
-            "files": {path.name: _sha256(path) for path in sorted(temporary.iterdir())},
         }
-        (temporary / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n")
-        folder.parent.mkdir(exist_ok=True)
         temporary.chmod(0o755)  # mkdtemp's are for the owner alone
-        os.replace(temporary, folder)
+        manifest = publish(temporary, folder, manifest, known={})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone when it was renamed
     return Written(folder, manifest, new=True)
@@ -107,16 +96,12 @@ def _write_tfds(
     inputs: Sequence[Path], good: set[Path], folder: Path, on_episode: Callable[[Path], None]
 ) -> int:
     """Write the good inputs to `folder`, in the order given; gives the number of frames."""
-    identity = DatasetIdentity(
-        name=DATASET_NAME,
-        version=tfds.core.Version(VERSION),
-        data_dir=str(folder),
-        module_name=__name__,
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description="Scripted LIBERO demonstrations under absolute end-effector control.",
-        features=_features(read_scalars(inputs[0])["image_size"]),
+    info = dataset_info(
+        DATASET_NAME,
+        VERSION,
+        folder,
+        "Scripted LIBERO demonstrations under absolute end-effector control.",
+        _features(read_scalars(inputs[0])["image_size"]),
     )
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=EPISODES_PER_SHARD)
     writer.initialize_splits([SPLIT])
@@ -195,30 +180,10 @@ def _shared_values(scalars: dict[Path, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _existing_manifest(folder: Path, hashes: dict[str, str]) -> dict[str, Any]:
-    path = folder / MANIFEST_NAME
-    manifest = json.loads(path.read_text()) if path.exists() else {}
+    manifest = read_manifest(folder)
     if manifest.get("inputs") != hashes:
         raise ValueError(
             f"{folder} already holds another dataset: made of {len(manifest.get('inputs', {}))} "
             f"episode files, now {len(hashes)}; remove it or choose another folder"
         )
     return manifest
-
-
-def _circumstances(licence: str, command: str) -> dict[str, Any]:
-    return {
-        "licence": licence,
-        "command": command,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "tensorflow": tf.__version__,
-            "tensorflow_datasets": tfds.__version__,
-        },
-    }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,9 +59,9 @@ _STAGES = (
     Stage(
         "write RLDS",
         (
-            "scripts.write_rlds",
-            "--episodes={workdir}/demonstrations",
-            "--root={workdir}/rlds",
+            "scripts.build_rlds",
+            "--recorded={workdir}/demonstrations",
+            "--out={workdir}/rlds",
             "--licence=Apache-2.0",
         ),
         "rlds/libero_demos",

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from data.datasets import dataset
 from data.episodes import read_episode
 from data.pipeline import Source, one_pass
 from data.rlds import RldsReader
 from data.writer import write_dataset
-from scripts import write_rlds
 from tests.data.fakes import tokenize
 
 pytestmark = pytest.mark.rlds
@@ -198,22 +196,3 @@ def test_files_that_are_no_episodes_are_errors(tmp_path):
     np.savez(path, **episode(1))
     with pytest.raises(ValueError, match="no successful demonstration among 1"):
         write_dataset([path], tmp_path / "rlds", **OPTIONS)
-
-
-def test_the_script_writes_once_and_says_so(tmp_path, capsys):
-    save(tmp_path / "episodes")
-    command = ["--episodes", str(tmp_path / "episodes"), "--root", str(tmp_path / "rlds")]
-    for said in ("written: 3", "is complete, nothing to do: 3"):
-        assert write_rlds.main([*command, "--licence", "CC0-1.0"]) == 0
-        assert said in " ".join(capsys.readouterr().out.split())
-    manifest = json.loads((tmp_path / "rlds/libero_demos/1.0.0/manifest.json").read_text())
-    assert manifest["command"].startswith("python -m scripts.write_rlds --episodes")
-
-
-def test_the_script_names_what_is_wrong(tmp_path, capsys):
-    command = ["--episodes", str(tmp_path), "--root", str(tmp_path), "--licence", "x"]
-    assert write_rlds.main(command) == 1
-    assert "no .npz episode" in capsys.readouterr().out
-    Image.new("RGB", (4, 4)).save(tmp_path / "0.npz", "PNG")
-    assert write_rlds.main(command) == 1
-    assert "is no recorded episode" in " ".join(capsys.readouterr().out.split())

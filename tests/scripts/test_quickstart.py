@@ -21,7 +21,7 @@ def test_every_stage_is_a_command_of_its_own() -> None:
     names = [stage.arguments[0] for stage in _TABLE]
     assert names == [
         "scripts.record_demos",
-        "scripts.write_rlds",
+        "scripts.build_rlds",
         "scripts.train",
         "scripts.convert_checkpoint",
         "scripts.evaluate",

@@ -1,0 +1,124 @@
+"""Which episodes go into which shard: decided once, before the first is written.
+
+The plan follows from the source and the options alone, so neither the number of workers nor a
+restart changes a shard. It rests on a look at a few episodes; shards come out at about the size
+asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from data.building.pictures import PictureRule
+from data.faults import BadEpisodeError
+from data.spec import DatasetSpec
+from data.standard import StandardForm, form_of
+from data.trajectory import Reader, Trajectory
+
+LOOKED_AT_PARTS = 3
+LOOKED_AT_FRAMES = 8  # of an episode
+
+
+class Piece(NamedTuple):
+    """Episodes first .. end - 1 of a part of the source."""
+
+    part: int
+    first: int
+    end: int
+
+
+Shard = tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a look at a few episodes told."""
+
+    form: StandardForm
+    bytes_per_episode: float
+
+
+def look(reader: Reader, rule: PictureRule) -> Estimate:
+    """The form of the source's trajectories, and how large an episode will be.
+
+    Raises:
+        ValueError: no episode is good; the message tells about the first.
+    """
+    form: StandardForm | None = None
+    first_error: BadEpisodeError | ValueError | None = None
+    sizes: list[float] = []
+    for seen, part in enumerate(_spread(reader.episodes_per_part)):
+        if seen >= LOOKED_AT_PARTS and sizes:
+            break
+        for item in reader.read(part):
+            if isinstance(item, BadEpisodeError):
+                first_error = first_error or item
+                continue
+            try:
+                sizes.append(_episode_bytes(item, reader.spec, rule))
+            except ValueError as error:
+                first_error = first_error or error
+                continue
+            form = form or form_of(
+                item, reader.spec.views, more_pictures=reader.spec.picture_offset > 0
+            )
+            break
+    if form is None:
+        raise ValueError(
+            f"dataset {reader.spec.name!r} has no episode that can be stored; the first says: "
+            f"{first_error or 'there is none'}"
+        )
+    return Estimate(form, float(np.mean(sizes)))
+
+
+def cut(episodes_per_part: Sequence[int], per_shard: int) -> list[Shard]:
+    """Shards of up to `per_shard` episodes, in the order of the source.
+
+    A part that is larger is cut into equal pieces, which share a shard with nothing else; smaller
+    ones are put together whole.
+    """
+    shards: list[Shard] = []
+    gathered: list[Piece] = []
+    room = per_shard
+    for part, count in enumerate(episodes_per_part):
+        if gathered and count > room:
+            shards.append(tuple(gathered))
+            gathered, room = [], per_shard
+        if count > per_shard:
+            pieces = -(-count // per_shard)
+            ends = [count * place // pieces for place in range(pieces + 1)]
+            shards += [(Piece(part, *ends),) for ends in itertools.pairwise(ends)]
+        elif count:
+            gathered.append(Piece(part, 0, count))
+            room -= count
+    return [*shards, tuple(gathered)] if gathered else shards
+
+
+def tasks(shards: Sequence[Shard], missing: Iterable[int]) -> list[list[int]]:
+    """The missing shards, those of one part together: a worker reads that part once."""
+    by_part = itertools.groupby(sorted(missing), key=lambda number: shards[number][0].part)
+    return [list(numbers) for _, numbers in by_part]
+
+
+def _spread(episodes_per_part: Sequence[int]) -> Iterator[int]:
+    """Parts that have episodes: a few from all over the source, and then the others."""
+    filled = [part for part, count in enumerate(episodes_per_part) if count]
+    count = min(LOOKED_AT_PARTS, len(filled))
+    chosen = [filled[len(filled) * (2 * place + 1) // (2 * count)] for place in range(count)]
+    yield from chosen
+    yield from (part for part in filled if part not in chosen)
+
+
+def _episode_bytes(trajectory: Trajectory, spec: DatasetSpec, rule: PictureRule) -> float:
+    frames = len(trajectory.poses)
+    looked_at = np.unique(np.linspace(0, frames - 1, LOOKED_AT_FRAMES).astype(np.int64))
+    sizes = [len(rule.stored(v[int(i)], spec)) for v in trajectory.images for i in looked_at]
+    numbers = [trajectory.poses, trajectory.clocks, trajectory.still_rows]
+    instruction = len(trajectory.instruction.encode()) * frames
+    beside = sum(rows.nbytes for rows in numbers if rows is not None) + instruction
+    return beside + frames * sum(sizes) / len(looked_at)

@@ -1,0 +1,163 @@
+"""Builds the dataset of one source, or goes on where an earlier run stopped.
+
+<out>/.building-NAME/ holds a plan, the finished shards and a JSON for each; it is renamed to
+<out>/NAME/VERSION when nothing is missing. Host memory is one episode for each worker, beside what
+the reader of the source holds; RLDS readers hold a shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data import built
+from data.building.crew import events
+from data.building.finish import finish
+from data.building.origin import Request, check_origin, origin_of
+from data.building.plan import Piece, cut, look, tasks
+from data.building.shards import (
+    DATASET,
+    SHARDS,
+    UNFINISHED,
+    EpisodeBad,
+    Job,
+    ShardDone,
+    ShardRecord,
+    read_record,
+)
+from data.faults import BadEpisodeError, Faults
+from data.publish import Written, circumstances, read_manifest, write_json
+from data.readers import open_reader
+from data.standard import StandardForm
+from data.trajectory import Reader
+
+PLAN_NAME = "plan.json"
+DISK_RESERVE = 1.1  # of the estimate
+
+Show = Callable[[int, int, int], None]
+
+
+def build(request: Request, show: Show) -> Written:
+    """Write the dataset of a source; one that is there and was made of the same is kept.
+
+    Args:
+        request: what to build.
+        show: called with (episodes done, episodes in all, good ones) after each.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        TooManyBadEpisodesError: more than `max_bad_episodes` cannot be used.
+        ValueError: no licence, too little room on the disk, another dataset in that place, or
+            another one half built.
+        WorkerLostError: a worker was killed.
+    """
+    made_by = circumstances(request.licence, request.command)
+    if "://" not in request.root:
+        request = dataclasses.replace(request, root=os.path.abspath(request.root))
+    reader = open_reader(request.spec, request.root)
+    name = built.built_name(request.spec)
+    place = request.out / name / built.VERSION
+    origin = origin_of(request, reader)
+    if place.exists():
+        found = read_manifest(place)
+        check_origin(found.get("made_of", {}), origin, f"{place} already holds another dataset")
+        return Written(place, found, new=False)
+    folder = request.out / f".building-{name}"
+    for part in (DATASET, SHARDS, UNFINISHED):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        job, bytes_per_episode = _job(request, reader, folder, origin)
+        records = _write(request, reader, job, bytes_per_episode, show)
+        manifest = finish(request, job, records, origin, made_by, place)
+    shutil.rmtree(folder)
+    return Written(place, manifest, new=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a building folder; the lock goes with the process."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another run is building in {folder}") from error
+        yield
+
+
+def _job(
+    request: Request, reader: Reader, folder: Path, origin: dict[str, Any]
+) -> tuple[Job, float]:
+    """The plan of an earlier run, or a new one; and how many bytes an episode has, about."""
+    path = folder / PLAN_NAME
+    if path.exists():
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        check_origin(plan["made_of"], origin, f"{folder} holds a half built dataset")
+    else:
+        estimate = look(reader, request.rule)
+        per_shard = max(1, int(request.shard_mb * 2**20 / estimate.bytes_per_episode))
+        plan = {
+            "made_of": origin,
+            "bytes_per_episode": estimate.bytes_per_episode,
+            "form": dataclasses.asdict(estimate.form),
+            "shards": cut(reader.episodes_per_part, per_shard),
+        }
+        write_json(path, plan)
+    job = Job(
+        spec=request.spec,
+        root=request.root,
+        folder=folder,
+        name=built.built_name(request.spec),
+        form=StandardForm.of_json(plan["form"]),
+        rule=request.rule,
+        channel_order=request.rule.channel_order(reader.spec),
+        shards=tuple(tuple(Piece(*piece) for piece in shard) for shard in plan["shards"]),
+    )
+    return job, plan["bytes_per_episode"]
+
+
+def _write(
+    request: Request, reader: Reader, job: Job, bytes_per_episode: float, show: Show
+) -> list[ShardRecord]:
+    """Write what is missing; gives the records of all shards."""
+    for stale in (job.folder / UNFINISHED).iterdir():
+        stale.unlink()
+    found = {n: r for n in range(len(job.shards)) if (r := read_record(job, n)) is not None}
+    missing = [number for number in range(len(job.shards)) if number not in found]
+    total = sum(reader.episodes_per_part)
+    good = sum(record.episodes for record in found.values())
+    done = sum(piece.end - piece.first for number in found for piece in job.shards[number])
+    _check_room(request.out, (total - done) * bytes_per_episode)
+    faults = Faults(request.max_bad_episodes)
+    for record in found.values():
+        for kind, episodes in record.bad_episodes.items():
+            for episode in episodes:
+                faults.add(BadEpisodeError(request.spec.name, episode, kind, "in an earlier run"))
+    show(done, total, good)
+    stream = events(job, tasks(job.shards, missing), reader=reader, workers=request.workers)
+    with contextlib.closing(stream):
+        for event in stream:
+            if isinstance(event, ShardDone):
+                found[event.shard] = event.record
+                continue
+            bad = isinstance(event, EpisodeBad)
+            if bad:
+                faults.add(BadEpisodeError(*event))
+            done, good = done + 1, good + (not bad)
+            show(done, total, good)
+    return [found[number] for number in range(len(job.shards))]
+
+
+def _check_room(out: Path, wanted: float) -> None:
+    free = shutil.disk_usage(out).free
+    if wanted * DISK_RESERVE > free:
+        raise ValueError(
+            f"{out} has {free / 2**30:.1f} GiB free, about {wanted * DISK_RESERVE / 2**30:.1f} GiB "
+            "are needed; smaller pictures (--image_size) or lossy ones (--quality) take less"
+        )

@@ -1,0 +1,199 @@
+"""One worker's share: read episodes of the source, write shards of the dataset.
+
+A shard is written under a temporary name and renamed; then a JSON file beside it tells what it
+holds. A shard with its JSON is finished, everything else is done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from data.building.pictures import PictureRule
+from data.building.plan import Piece, Shard
+from data.faults import BadEpisodeError, FaultError, attempt
+from data.publish import sha256_of, write_json
+from data.rlds import SPLIT
+from data.spec import DatasetSpec
+from data.standard import StandardForm
+from data.trajectory import Pictures, Reader, Trajectory
+
+DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
+READ_TOGETHER = 64  # pictures of a view
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs to know."""
+
+    spec: DatasetSpec
+    root: str  # of the source
+    folder: Path  # in which the dataset is built
+    name: str  # of the dataset
+    form: StandardForm
+    rule: PictureRule
+    channel_order: str  # of the stored pictures
+    shards: tuple[Shard, ...]
+
+    def file_name(self, shard: int) -> str:
+        """The file of a shard, as tfds names it."""
+        return f"{self.name}-{SPLIT}.tfrecord-{shard:05d}-of-{len(self.shards):05d}"
+
+    def record_path(self, shard: int) -> Path:
+        """Where it is written down what a finished shard holds."""
+        return self.folder / SHARDS / f"{shard:05d}.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A finished shard; bad_episodes: kind of fault -> names of the episodes left out."""
+
+    file: str
+    episodes: int
+    frames: int
+    bytes: int
+    sha256: str
+    bad_episodes: dict[str, list[str]]
+
+
+class EpisodeDone(NamedTuple):
+    """An episode was written."""
+
+    frames: int
+
+
+class EpisodeBad(NamedTuple):
+    """An episode was left out; the fields of a BadEpisodeError."""
+
+    dataset: str
+    episode: str
+    kind: str
+    reason: str
+
+
+class ShardDone(NamedTuple):
+    """A shard is finished."""
+
+    shard: int
+    record: ShardRecord
+
+
+Event = EpisodeDone | EpisodeBad | ShardDone
+
+
+def read_record(job: Job, shard: int) -> ShardRecord | None:
+    """What a shard holds if it is finished."""
+    path = job.record_path(shard)
+    if not path.exists():
+        return None
+    record = ShardRecord(**json.loads(path.read_text(encoding="utf-8")))
+    file = job.folder / DATASET / record.file
+    return record if file.exists() and file.stat().st_size == record.bytes else None
+
+
+def write_shards(job: Job, reader: Reader, shards: Sequence[int]) -> Iterator[Event]:
+    """Write shards, those of one part in rising order."""
+    features = job.form.features()
+    specs: Any = features.get_serialized_info()
+    serializer = ExampleSerializer(specs)
+
+    def serialize(trajectory: Trajectory) -> bytes:
+        example = features.encode_example(_example(job, reader.spec, trajectory))
+        # so that the bytes are the same in every process
+        return serializer.get_tf_example(example).SerializeToString(deterministic=True)
+
+    episodes = _Episodes(reader)
+    for shard in shards:
+        yield from _write_shard(job, shard, episodes, serialize)
+
+
+def _write_shard(
+    job: Job, shard: int, episodes: _Episodes, serialize: Callable[[Trajectory], bytes]
+) -> Iterator[Event]:
+    name = job.file_name(shard)
+    unfinished = job.folder / UNFINISHED / f"{name}.{os.getpid()}"
+    count, frames = 0, 0
+    bad: dict[str, list[str]] = defaultdict(list)
+    with tf.io.TFRecordWriter(str(unfinished)) as file:
+        for item in (item for piece in job.shards[shard] for item in episodes.of(piece)):
+            if isinstance(item, BadEpisodeError):
+                made = item
+            else:
+                made = attempt(job.spec.name, item.episode, partial(serialize, item))
+            if isinstance(made, BadEpisodeError):
+                bad[made.kind].append(_relative(made.episode, job.root))
+                yield EpisodeBad(made.dataset, made.episode, made.kind, made.reason)
+            elif isinstance(item, Trajectory):
+                file.write(made)
+                count, frames = count + 1, frames + len(item.poses)
+                yield EpisodeDone(len(item.poses))
+    path = job.folder / DATASET / name
+    os.replace(unfinished, path)
+    record = ShardRecord(name, count, frames, path.stat().st_size, sha256_of(path), dict(bad))
+    write_json(job.record_path(shard), dataclasses.asdict(record))
+    yield ShardDone(shard, record)
+
+
+class _Episodes:
+    """The episodes of pieces that follow one another; a part is opened again only to go back."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.spec = reader.spec
+        self._reader = reader
+        self._part = -1
+        self._place = 0
+        self._items: Iterator[Trajectory | BadEpisodeError] = iter(())
+
+    def of(self, piece: Piece) -> Iterator[Trajectory | BadEpisodeError]:
+        """The items of a piece, in the order stored."""
+        if self._part != piece.part or self._place > piece.first:
+            self._part, self._place = piece.part, 0
+            self._items = self._read(piece.part)
+        while self._place < piece.end:
+            item = next(self._items, None)
+            if item is None:
+                raise ValueError(
+                    f"part {piece.part} of dataset {self.spec.name!r} ends after {self._place} "
+                    f"episodes, its reader announced {self._reader.episodes_per_part[piece.part]}"
+                )
+            self._place += 1
+            if self._place > piece.first:
+                yield item
+
+    def _read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        return iter(self._reader.read(part))
+
+
+def _example(job: Job, spec: DatasetSpec, trajectory: Trajectory) -> dict[str, Any]:
+    named = zip(spec.views, trajectory.images, strict=True)
+    pictures = [_stored_pictures(job.rule, spec, key, view) for key, view in named]
+    return job.form.example(trajectory, _relative(trajectory.episode, job.root), pictures)
+
+
+def _stored_pictures(rule: PictureRule, spec: DatasetSpec, key: str, view: Pictures) -> list[bytes]:
+    stored: list[bytes] = []
+    for first in range(0, len(view), READ_TOGETHER):
+        together = view.take(np.arange(first, min(first + READ_TOGETHER, len(view))))
+        for place in range(len(together)):
+            try:
+                stored.append(rule.stored(together[place], spec))
+            except ValueError as error:
+                reason = f"frame {first + place}, {key}: {error}"
+                raise FaultError("undecodable_picture", reason) from error
+    return stored
+
+
+def _relative(episode: str, root: str) -> str:
+    """The name of an episode without the folder of its source, which may lie anywhere."""
+    return episode.removeprefix(f"{root.rstrip('/')}/")

@@ -1,0 +1,192 @@
+"""Reader for what `python -m scripts.build_rlds` wrote: standard trajectories in RLDS.
+
+It serves the same dataset row as the recording they were made of. The fields `STORED` of the row
+are applied when a dataset is built, so they must be those of then; the fields `APPLIED_LATER` act
+on every sample drawn and may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+from data.faults import BadEpisodeError, FaultError, attempt
+from data.rlds import MANIFEST_NAME, SPLIT
+from data.spec import DatasetSpec
+from data.standard import StandardForm
+from data.trajectory import Trajectory
+
+SCHEMA_NAME = "standard-trajectories"
+SCHEMA = f"{SCHEMA_NAME}-1"
+VERSION = "1.0.0"
+STORED = (
+    "name",
+    "storage",
+    "storage_name",
+    "instruction_key",
+    "arms",
+    "rotation_layout",
+    "views",
+    "encoded_channel_order",
+    "rate_hz",
+    "joints",
+    "command_lag",
+    "picture_offset",
+    "fixed_instruction",
+    "instruction_end",
+    "folder",
+)
+APPLIED_LATER = (
+    "domain_id",
+    "proprio",
+    "window_s",
+    "index_margin",
+    "delta_idx",
+    "mask_proprio_idx",
+    "static_epsilon",
+    "augment",
+    "first_index",
+    "index_step",
+    "first_always",
+    "static_frames",
+    "switch_frames",
+    "late_instruction",
+    "original_text_share",
+    "main_view_share",
+)
+NAMED_BY_STORAGE = ("views", "instruction_key", "encoded_channel_order")
+
+
+class BuiltReader:
+    """A built dataset, opened for the row that it was made with; a part is a shard file.
+
+    Its `spec` has the views that the original storage named, and the channel order of the pictures
+    as they are stored.
+
+    Raises:
+        ValueError: the row is not the one of then, or the dataset was made by other software.
+    """
+
+    def __init__(self, spec: DatasetSpec, folder: epath.Path) -> None:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text())
+        if manifest["schema"] != SCHEMA:
+            raise ValueError(f"{folder} has schema {manifest['schema']}, read is {SCHEMA}")
+        _check_row(spec, manifest["made_of"]["row"], folder)
+        self.folder = folder
+        self._form = StandardForm.of_json(manifest["form"])
+        self.spec = dataclasses.replace(
+            spec,
+            views=tuple(manifest["views"].values()),
+            instruction_key=manifest["instruction_key"],
+            encoded_channel_order=manifest["encoded_channel_order"],
+        )
+        split = tfds.builder_from_directory(folder).info.splits[SPLIT]
+        self.episodes_per_part = tuple(split.shard_lengths)
+        self._files = [epath.Path(path).name for path in split.filenames]
+        decoders: dict[str, Any] = {"steps": tfds.decode.SkipDecoding()}
+        if self._form.more_pictures:
+            more = dict.fromkeys(self._form.views, tfds.decode.SkipDecoding())
+            decoders["episode_metadata"] = {"more_pictures": more}
+        features = self._form.features()
+        self._parse = tf.function(
+            lambda record: features.deserialize_example(record, decoders=decoders),
+            input_signature=[tf.TensorSpec((), tf.string)],
+        )
+
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        """The trajectories of shard file number `part`, one at a time, pictures encoded."""
+        path = str(self.folder / self._files[part])
+        records = tf.data.TFRecordDataset([path]).map(self._parse).as_numpy_iterator()
+        lost: FaultError | None = None
+        for number in range(self.episodes_per_part[part]):
+            # a TFRecord file has no way past a damaged record
+            raw = lost or _next_record(records)
+            lost = raw if isinstance(raw, FaultError) else None
+            name = f"{self._files[part]}#{number}"
+            yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
+
+    def _trajectory(self, raw: dict[str, Any] | FaultError, place: str) -> Trajectory:
+        if isinstance(raw, FaultError):
+            raise raw
+        return self._form.trajectory(raw, self.spec.name, place)
+
+
+def find_built(spec: DatasetSpec, root: epath.PathLike) -> epath.Path | None:
+    """The folder of the dataset built with `spec` under `root`, if there is one."""
+    parent = epath.Path(root) / built_name(spec)
+    if not parent.is_dir():
+        return None
+    folders = [
+        child
+        for child in parent.iterdir()
+        if tfds.core.Version.is_valid(child.name) and _is_built(child, spec)
+    ]
+    return max(folders, key=lambda child: tfds.core.Version(child.name), default=None)
+
+
+def built_name(spec: DatasetSpec) -> str:
+    """The folder of a row's dataset, in the letters that tfds.load takes.
+
+    It is made of the name of the row, not of its storage: two rows of one storage differ in poses.
+    Droid-Left and droid_left come out alike; such two cannot be built into the same data folder.
+    """
+    name = re.sub(r"\W", "_", spec.name).lower()
+    if not re.match("[a-z]", name):
+        raise ValueError(
+            f"dataset row {spec.name!r}: tfds needs a name that begins with a letter a to z"
+        )
+    return name
+
+
+def stored_row(spec: DatasetSpec) -> dict[str, Any]:
+    """The fields `STORED` of a row, as plain JSON values."""
+    values = dataclasses.asdict(spec)
+    return json.loads(json.dumps({field: values[field] for field in STORED}))
+
+
+def fingerprint(row: Mapping[str, Any]) -> str:
+    """SHA-256 of the fields of `stored_row`."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The keys of either under which the two have unlike values."""
+    keys = dict.fromkeys([*found, *wanted])
+    return [key for key in keys if found.get(key) != wanted.get(key)]
+
+
+def _check_row(spec: DatasetSpec, built: Mapping[str, Any], folder: epath.Path) -> None:
+    row = stored_row(spec)
+    fields = differing(built, row)
+    if fields:
+        values = "; ".join(f"{f} was {built.get(f)!r}, is {row.get(f)!r}" for f in fields)
+        raise ValueError(
+            f"{folder} was built with another dataset row {spec.name!r}: {values}. Build it again "
+            "(python -m scripts.build_rlds), or take the row back (data/datasets.py)"
+        )
+
+
+def _is_built(folder: epath.Path, spec: DatasetSpec) -> bool:
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return False
+    manifest = json.loads(path.read_text())
+    ours = str(manifest.get("schema")).startswith(SCHEMA_NAME)
+    return ours and manifest.get("row") == spec.name
+
+
+def _next_record(records: Iterator[Any]) -> dict[str, Any] | FaultError:
+    try:
+        raw = next(records, None)
+    except tf.errors.OpError as error:
+        return FaultError("unreadable", error.message)
+    return FaultError("unreadable", "the file ends before it") if raw is None else raw

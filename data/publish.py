@@ -1,0 +1,108 @@
+"""What all datasets written here share: metadata, manifest, hashes, and one rename at the end.
+
+A dataset is made in a hidden folder on the disk of its place and renamed when complete, so a folder
+with a manifest is always whole.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+
+from data.rlds import MANIFEST_NAME
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a dataset is, its manifest, and whether this call made it."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    new: bool
+
+
+def circumstances(licence: str, command: str) -> dict[str, Any]:
+    """The entries of a manifest that tell who may use it, and how and when it was made.
+
+    Raises:
+        ValueError: no licence.
+    """
+    if not licence.strip():
+        raise ValueError("the licence is empty; say under what terms the data may be used")
+    return {
+        "licence": licence,
+        "command": command,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "tensorflow": tf.__version__,
+            "tensorflow_datasets": tfds.__version__,
+        },
+    }
+
+
+def dataset_info(
+    name: str, version: str, folder: Path, description: str, features: tfds.features.FeaturesDict
+) -> tfds.core.DatasetInfo:
+    """The metadata of a dataset whose files are in `folder`."""
+    identity = DatasetIdentity(
+        name=name,
+        version=tfds.core.Version(version),
+        data_dir=str(folder),
+        module_name=__name__,
+    )
+    return tfds.core.DatasetInfo(builder=identity, description=description, features=features)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a dataset folder; empty where it has none."""
+    path = folder / MANIFEST_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def publish(
+    made: Path, place: Path, manifest: Mapping[str, Any], known: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the manifest into the folder `made`, and rename that to `place`.
+
+    Args:
+        made: the complete files, in a folder on the same disk.
+        place: where the dataset belongs; must not exist.
+        manifest: its entries, without the hashes.
+        known: SHA-256 of files, by name, that need not be read again.
+
+    Returns:
+        The manifest as written, with the hashes under "files".
+    """
+    paths = sorted(path for path in made.iterdir() if path.name != MANIFEST_NAME)
+    hashes = {path.name: known.get(path.name) or sha256_of(path) for path in paths}
+    write_json(made / MANIFEST_NAME, {**manifest, "files": hashes})
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made, place)
+    return read_manifest(place)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

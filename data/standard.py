@@ -1,0 +1,201 @@
+"""The standard trajectory as an RLDS episode, there and back without loss.
+
+A step has the picture of each view, `pose` and, where the trajectory has them, `clock` and
+`still_row`; picture i of a view is in step i, also where the row's picture_offset pairs it with
+another pose, and pictures beyond the last step are in the metadata. Numbers are stored as bytes,
+since TFRecord knows floats of 32 bits only. Reward, discount and is_terminal have no place in a
+standard trajectory: they are 0, 1 and False throughout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+
+from data.faults import FaultError
+from data.poses import ACTION_WIDTH
+from data.trajectory import Float64, Pictures, Trajectory
+
+STATE = ("pose", "clock", "still_row")
+NO_SPAN = (-1, -1)
+# the largest protobuf message is 2 GiB; what is not a picture fits in the rest
+MAX_PICTURE_BYTES = 2**31 - 2**26
+
+
+@dataclass(frozen=True)
+class StandardForm:
+    """What the trajectories of one dataset have; stored in its manifest.
+
+    Attributes:
+        views: the features that hold the pictures, view 0 first.
+        clocks: arms that have a clock each, or 0.
+        still_columns: columns of still_rows, or 0.
+        more_pictures: whether a view may have more pictures than there are steps.
+    """
+
+    views: tuple[str, ...]
+    clocks: int
+    still_columns: int
+    more_pictures: bool
+
+    @staticmethod
+    def of_json(values: Mapping[str, Any]) -> StandardForm:
+        """The form whose fields were stored as JSON."""
+        return StandardForm(**{**values, "views": tuple(values["views"])})
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """The features of the RLDS dataset."""
+        picture = tfds.features.Image(shape=(None, None, 3))  # JPEG or PNG
+        observation: dict[str, Any] = dict.fromkeys(self.views, picture)
+        for name, width in self._widths().items():
+            observation[name] = tfds.features.Tensor(
+                shape=(width,), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
+            )
+        steps = {
+            "observation": observation,
+            "language_instruction": tfds.features.Text(),
+            "is_first": np.bool_,
+            "is_last": np.bool_,
+            "is_terminal": np.bool_,
+            "reward": np.float32,
+            "discount": np.float32,
+        }
+        metadata: dict[str, Any] = {
+            "source_episode": tfds.features.Text(),
+            "frames": np.int64,
+            "span": tfds.features.Tensor(shape=(2,), dtype=np.int64),
+            "paraphrases": tfds.features.Sequence(tfds.features.Text()),
+        }
+        if self.more_pictures:
+            more = {view: tfds.features.Sequence(picture) for view in self.views}
+            metadata["more_pictures"] = tfds.features.FeaturesDict(more)
+        return tfds.features.FeaturesDict(
+            {"steps": tfds.features.Dataset(steps), "episode_metadata": metadata}
+        )
+
+    def example(
+        self, trajectory: Trajectory, source: str, pictures: Sequence[Sequence[bytes]]
+    ) -> dict[str, Any]:
+        """One RLDS episode of `features`.
+
+        Args:
+            trajectory: what is stored; its pictures are not read.
+            source: the name of the episode.
+            pictures: encoded, per view.
+
+        Raises:
+            FaultError: the arrays or the pictures are not of this form, or too large together.
+        """
+        state = self._state(trajectory)
+        frames = len(trajectory.poses)
+        self._check_pictures(frames, pictures)
+        steps = [
+            {
+                "observation": {
+                    **{view: stored[i] for view, stored in zip(self.views, pictures, strict=True)},
+                    **{name: rows[i] for name, rows in state.items()},
+                },
+                "language_instruction": trajectory.instruction,
+                "is_first": i == 0,
+                "is_last": i == frames - 1,
+                "is_terminal": False,
+                "reward": 0.0,
+                "discount": 1.0,
+            }
+            for i in range(frames)
+        ]
+        metadata: dict[str, Any] = {
+            "source_episode": source,
+            "frames": frames,
+            "span": trajectory.span or NO_SPAN,
+            "paraphrases": list(trajectory.paraphrases),
+        }
+        if self.more_pictures:
+            named = zip(self.views, pictures, strict=True)
+            metadata["more_pictures"] = {view: list(stored[frames:]) for view, stored in named}
+        return {"steps": steps, "episode_metadata": metadata}
+
+    def trajectory(self, raw: Mapping[str, Any], dataset: str, place: str) -> Trajectory:
+        """The trajectory of an episode as read: nested arrays over the steps, nothing decoded."""
+        observation, metadata = raw["steps"]["observation"], raw["episode_metadata"]
+        images: list[Pictures] = []
+        for view in self.views:
+            more = (metadata["more_pictures"][view],) if self.more_pictures else ()
+            images.append(np.concatenate((observation[view], *more)))
+        widths = self._widths()
+        state = {name: _numbers(observation[name], width) for name, width in widths.items()}
+        span = tuple(metadata["span"].tolist())
+        return Trajectory(
+            dataset=dataset,
+            episode=f"{place} ({metadata['source_episode'].decode()})",
+            instruction=raw["steps"]["language_instruction"][0].decode(),
+            poses=state["pose"],
+            images=tuple(images),
+            clocks=state["clock"].T if self.clocks else None,
+            still_rows=state.get("still_row"),
+            span=None if span == NO_SPAN else span,
+            paraphrases=tuple(text.decode() for text in metadata["paraphrases"]),
+        )
+
+    def _widths(self) -> dict[str, int]:
+        """The arrays of numbers and their columns."""
+        widths = (ACTION_WIDTH, self.clocks, self.still_columns)
+        return {name: width for name, width in zip(STATE, widths, strict=True) if width}
+
+    def _state(self, trajectory: Trajectory) -> dict[str, Float64]:
+        frames, clocks = len(trajectory.poses), trajectory.clocks
+        found = (trajectory.poses, None if clocks is None else clocks.T, trajectory.still_rows)
+        state = {n: rows for n, rows in zip(STATE, found, strict=True) if rows is not None}
+        shapes = {name: (str(rows.dtype), rows.shape) for name, rows in state.items()}
+        wanted = {name: ("float64", (frames, width)) for name, width in self._widths().items()}
+        if shapes != wanted or not frames:
+            raise FaultError("malformed", f"arrays are {shapes}, those of the dataset {wanted}")
+        return state
+
+    def _check_pictures(self, frames: int, pictures: Sequence[Sequence[bytes]]) -> None:
+        counts = [len(stored) for stored in pictures]
+        if min(counts) < frames or (max(counts) > frames and not self.more_pictures):
+            raise FaultError("unequal_lengths", f"{counts} pictures for {frames} frames")
+        size = sum(len(picture) for stored in pictures for picture in stored)
+        if size > MAX_PICTURE_BYTES:
+            raise FaultError(
+                "malformed",
+                f"pictures of {size / 2**30:.1f} GiB, a TFRecord holds less than 2 GiB; build it "
+                "with smaller pictures (--image_size) or with lossy ones (--quality)",
+            )
+
+
+def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool) -> StandardForm:
+    """The form of a dataset, from one of its trajectories and the names of its views."""
+    clocks, still = trajectory.clocks, trajectory.still_rows
+    return StandardForm(
+        views=feature_names(views),
+        clocks=0 if clocks is None else len(clocks),
+        still_columns=0 if still is None else still.shape[1],
+        more_pictures=more_pictures,
+    )
+
+
+def feature_names(views: Iterable[str]) -> tuple[str, ...]:
+    """A feature for each view: its key with `_` for what is no letter or digit, each unlike all.
+
+    "rgb/static" becomes rgb_static.
+    """
+    names: list[str] = []
+    for view in views:
+        plain = re.sub(r"\W+", "_", view).strip("_")
+        taken = {*STATE, *names}
+        tries = [plain, *(f"{plain}_{number}" for number in range(2, len(taken) + 3))]
+        names.append(next(name for name in tries if name not in taken))
+    return tuple(names)
+
+
+def _numbers(stored: NDArray[Any], columns: int) -> Float64:
+    """float64[T, columns] from a string of bytes for each step."""
+    return np.frombuffer(b"".join(stored.tolist()), "<f8").reshape(-1, columns).astype(np.float64)

@@ -1,0 +1,136 @@
+"""Writes datasets as RLDS with a manifest, so that training reads them fast and anywhere.
+
+python -m scripts.build_rlds --data=NAME --root=SRC --out=DST --licence=TEXT [--workers=2]
+python -m scripts.build_rlds --recorded=FOLDER --out=DST --licence=TEXT
+
+NAME is a dataset, a mixture (each of its datasets is built) or a row of your own, module:ROW; what
+is built is read by the same name with DST as data folder. A run that was stopped goes on where it
+was. The second form takes the .npz episodes of scripts.record_demos.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from data.building.crew import WorkerLostError
+from data.building.origin import Request
+from data.building.pictures import PictureRule
+from data.building.run import build
+from data.datasets import dataset
+from data.mixtures import mixture
+from data.publish import Written
+from data.writer import write_dataset
+from scripts.progress import count_progress, episode_progress
+
+_DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
+_ROOT = flags.DEFINE_string("root", "", "Data folder of the source.")
+_RECORDED = flags.DEFINE_string("recorded", "", "Folder of recorded .npz episodes, or a pattern.")
+_OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", required=True)
+_LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
+_SHARD_MB = flags.DEFINE_float("shard_mb", 256, "About the size of a shard file, MiB.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side of stored pictures; 0: as they are.")
+_QUALITY = flags.DEFINE_integer("quality", 0, "JPEG quality of what is encoded; 0: PNG, exact.")
+_MAX_BAD = flags.DEFINE_integer("max_bad_episodes", 0, "To leave out, at most, of a dataset.")
+
+Row = tuple[str, Written, float]
+
+
+def _build_sources(console: Console, command: str) -> list[Row]:
+    rule = PictureRule(_IMAGE_SIZE.value, _QUALITY.value)
+    rows: list[Row] = []
+    for name, _ in mixture(_DATA.value):
+        began = time.monotonic()
+        request = Request(
+            spec=dataset(name),
+            root=_ROOT.value,
+            out=Path(_OUT.value),
+            rule=rule,
+            shard_mb=_SHARD_MB.value,
+            max_bad_episodes=_MAX_BAD.value,
+            workers=_WORKERS.value,
+            licence=_LICENCE.value,
+            command=command,
+        )
+        with episode_progress(console, name, 0) as show:
+            rows.append((name, build(request, show), time.monotonic() - began))
+    return rows
+
+
+def _build_recorded(console: Console, command: str) -> list[Row]:
+    given = Path(_RECORDED.value)
+    folder, pattern = (given, "*.npz") if given.is_dir() else (given.parent, given.name)
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise ValueError(f"no .npz episode in {given}; record some first (scripts.record_demos)")
+    began, done = time.monotonic(), 0
+    with count_progress(console, "recorded episodes") as show:
+
+        def on_episode(_: Path) -> None:
+            nonlocal done
+            done += 1
+            show(done, len(paths))
+
+        written = write_dataset(
+            paths,
+            Path(_OUT.value),
+            licence=_LICENCE.value,
+            command=command,
+            on_episode=on_episode,
+        )
+    return [(str(given), written, time.monotonic() - began)]
+
+
+def results(rows: list[Row]) -> Table:
+    """What was built: a line for each source."""
+    table = Table()
+    for heading in ("source", "", "episodes", "left out", "frames", "hours", "GiB", "files"):
+        table.add_column(heading, justify="left" if heading in ("source", "") else "right")
+    table.add_column("seconds", justify="right")
+    for source, written, seconds in rows:
+        manifest = written.manifest
+        left_out = sum(map(len, manifest.get("bad_episodes", {}).values()))
+        size = sum(path.stat().st_size for path in written.folder.iterdir())
+        table.add_row(
+            source,
+            "written" if written.new else "complete, nothing to do",
+            f"{manifest['episodes']}",
+            f"{manifest.get('failures_left_out', left_out)}",
+            f"{manifest['frames']}",
+            f"{manifest['frames'] / manifest['rate_hz'] / 3600:.2f}",
+            f"{size / 2**30:.3f}",
+            f"{len(manifest['files'])}",
+            f"{seconds:.1f}",
+        )
+    return table
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    console = Console()
+    if len(argv) > 1 or bool(_RECORDED.value) == bool(_DATA.value and _ROOT.value):
+        raise app.UsageError("give either --data and --root, or --recorded, and nothing else")
+    command = shlex.join(["python", "-m", "scripts.build_rlds", *sys.argv[1:]])
+    try:
+        rows = (_build_recorded if _RECORDED.value else _build_sources)(console, command)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return 130
+    except (ValueError, OSError, WorkerLostError) as error:
+        console.print(str(error), style="bold red", markup=False)
+        return 1
+    console.print(results(rows))
+    for _, written, _ in rows:
+        console.print(f"{written.folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
