@@ -73,6 +73,7 @@ def run_of(config: Any, views: int) -> Run:
         fsdp=config.mesh.fsdp,
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
+        jitter=any(row.augment != "none" for row in rows),
     )
 
 

@@ -82,23 +82,30 @@ def abstract_batch(
     shown: int,
     image_size: int,
     text_length: int,
+    jitter: bool,
     sharding: jax.sharding.Sharding,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch as the train step gets it: images of the first ``shown`` slots alone."""
+    """Shapes of a batch as the train step gets it: images of the first ``shown`` slots alone.
+
+    With ``jitter`` as where a source is augmented.
+    """
+    fields = {**_FIELDS, **(_JITTER_FIELDS if jitter else {})}
     sizes = {
         "B": size,
         "V": num_views,
         "S": image_size,
         "C": 3,
+        "J": 3,
         "L": text_length,
         "T": config.num_actions,
         "d": action_space(config).real_width,
     }
-    shapes = {name: [sizes[letter] for letter in letters] for name, (_, letters) in _FIELDS.items()}
+    shapes = {name: [sizes[letter] for letter in letters] for name, (_, letters) in fields.items()}
     shapes["proprio"][1] = action_space(config).width
-    shapes["images"][1] = shown
+    for name in set(IMAGE_FIELDS) & set(shapes):
+        shapes[name][1] = shown
     return {
-        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(_FIELDS[name][0]), sharding=sharding)
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(fields[name][0]), sharding=sharding)
         for name, shape in shapes.items()
     }
 

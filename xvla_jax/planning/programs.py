@@ -45,6 +45,7 @@ class Run:
         fsdp: as ``data``.
         accumulate: parts of a batch.
         ema_decay: of the moving average; 0 keeps none.
+        jitter: whether a source of the data is augmented.
     """
 
     config: XVLAConfig
@@ -58,6 +59,7 @@ class Run:
     fsdp: int
     accumulate: int = 1
     ema_decay: float = 0.0
+    jitter: bool = False
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """The run's mesh over these devices."""
@@ -87,6 +89,7 @@ class Run:
             shown=self.views,
             image_size=self.processor.image_size,
             text_length=self.processor.text_length,
+            jitter=self.jitter,
             sharding=placement,
         )
         state = self.state(mesh)  # before the mesh is set: it makes a key, on a device that exists
