@@ -124,7 +124,7 @@ class Faults:
         if episodes > self._limit:
             raise TooManyBadEpisodesError(
                 f"{error}; bad episodes of this dataset so far: {episodes}, allowed: {self._limit} "
-                "(config.data.max_bad_episodes)"
+                "(max_bad_episodes)"
             ) from error
         if new:
             _log.warning("left out: %s", error)

@@ -27,6 +27,7 @@ from data.datasets import dataset
 from data.mixtures import mixture
 from data.publish import Written
 from data.writer import write_dataset
+from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
 
 _DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
@@ -91,29 +92,30 @@ def _build_recorded(console: Console, command: str) -> list[Row]:
 def results(rows: list[Row]) -> Table:
     """What was built: a line for each source."""
     table = Table()
-    for heading in ("source", "", "episodes", "left out", "frames", "hours", "GiB", "files"):
-        table.add_column(heading, justify="left" if heading in ("source", "") else "right")
-    table.add_column("seconds", justify="right")
+    for heading in ("source", ""):
+        table.add_column(heading, overflow="fold")
+    for heading in ("episodes", "left out", "frames", "hours", "GiB", "s"):
+        table.add_column(heading, justify="right")
     for source, written, seconds in rows:
         manifest = written.manifest
         left_out = sum(map(len, manifest.get("bad_episodes", {}).values()))
         size = sum(path.stat().st_size for path in written.folder.iterdir())
         table.add_row(
             source,
-            "written" if written.new else "complete, nothing to do",
+            "written" if written.new else "was complete",
             f"{manifest['episodes']}",
             f"{manifest.get('failures_left_out', left_out)}",
             f"{manifest['frames']}",
             f"{manifest['frames'] / manifest['rate_hz'] / 3600:.2f}",
             f"{size / 2**30:.3f}",
-            f"{len(manifest['files'])}",
-            f"{seconds:.1f}",
+            f"{seconds:.0f}",
         )
     return table
 
 
 def main(argv: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    quiet_libraries()
     console = Console()
     if len(argv) > 1 or bool(_RECORDED.value) == bool(_DATA.value and _ROOT.value):
         raise app.UsageError("give either --data and --root, or --recorded, and nothing else")

@@ -31,7 +31,7 @@ class _Failed(NamedTuple):
     reason: str
 
 
-_TASK_DONE = None
+_READY = "ready for a task"
 
 
 def events(
@@ -74,28 +74,30 @@ def _start(job: Job, count: int) -> dict[Connection, BaseProcess]:
 
 def _direct(crew: dict[Connection, BaseProcess], waiting: deque[Sequence[int]]) -> Iterator[Event]:
     busy = list(crew)
-    for pipe in busy:
-        pipe.send(waiting.popleft())
     while busy:
         for pipe in wait(busy):
             assert isinstance(pipe, Connection)
             try:
                 said = pipe.recv()
+                if said == _READY and waiting:
+                    pipe.send(waiting.popleft())
+                    continue
             except (EOFError, ConnectionError):
-                process = crew[pipe]
-                process.join()
-                raise WorkerLostError(
-                    f"worker {process.name} ended with status {process.exitcode}; was it killed, "
-                    "for want of memory? what is finished is kept: run the same command again"
-                ) from None
+                raise _lost(crew[pipe]) from None
             if isinstance(said, _Failed):
                 raise ValueError(said.reason)
-            if said is not _TASK_DONE:
-                yield said
-            elif waiting:
-                pipe.send(waiting.popleft())
-            else:
+            if said == _READY:
                 busy.remove(pipe)
+            else:
+                yield said
+
+
+def _lost(process: BaseProcess) -> WorkerLostError:
+    process.join()
+    return WorkerLostError(
+        f"worker {process.name} ended with status {process.exitcode}; was it killed, for want of "
+        "memory? what is finished is kept: run the same command again"
+    )
 
 
 def _work(pipe: Connection, job: Job) -> None:
@@ -103,9 +105,9 @@ def _work(pipe: Connection, job: Job) -> None:
     try:
         reader = open_reader(job.spec, job.root)
         while True:
+            pipe.send(_READY)
             for event in write_shards(job, reader, pipe.recv()):
                 pipe.send(event)
-            pipe.send(_TASK_DONE)
     except (EOFError, ConnectionError):
         return  # the process that directs is gone
     except (ValueError, OSError, tf.errors.OpError) as error:

@@ -65,11 +65,12 @@ def build(request: Request, show: Show) -> Written:
     name = built.built_name(request.spec)
     place = request.out / name / built.VERSION
     origin = origin_of(request, reader)
-    if place.exists():
-        found = read_manifest(place)
-        check_origin(found.get("made_of", {}), origin, f"{place} already holds another dataset")
-        return Written(place, found, new=False)
     folder = request.out / f".building-{name}"
+    if place.exists():
+        manifest = _present(place, origin)
+        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed at its very end
+        return Written(place, manifest, new=False)
+    _check_place(place)
     for part in (DATASET, SHARDS, UNFINISHED):
         (folder / part).mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -78,6 +79,27 @@ def build(request: Request, show: Show) -> Written:
         manifest = finish(request, job, records, origin, made_by, place)
     shutil.rmtree(folder)
     return Written(place, manifest, new=True)
+
+
+def _present(place: Path, origin: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the dataset at `place`, which must be of the same origin."""
+    manifest = read_manifest(place)
+    if manifest.get("schema") != built.SCHEMA:
+        raise ValueError(
+            f"{place} already holds a dataset that is none of {built.SCHEMA}; build elsewhere"
+        )
+    check_origin(manifest["made_of"], origin, f"{place} already holds another dataset")
+    return manifest
+
+
+def _check_place(place: Path) -> None:
+    """Nothing else may be in the parent of `place`: readers would mistake one for the other."""
+    others = [path.name for path in place.parent.iterdir()] if place.parent.exists() else []
+    if others:
+        raise ValueError(
+            f"{place.parent} already holds {', '.join(sorted(others)[:5])}; build elsewhere "
+            "(another --out)"
+        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
+from collections import deque
 from typing import Any
 
 import h5py
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.building import run
+from data.building import crew, run
 from data.building.pictures import PictureRule
 from data.building.plan import Piece, cut, tasks
 from data.built import find_built
@@ -187,6 +190,41 @@ def test_a_dataset_in_its_place_is_kept_or_refused(source, tmp_path):
     with pytest.raises(ValueError, match="already holds another dataset, made with another qual"):
         built(row, root, tmp_path, rule=PictureRule(0, 90))
     assert not (tmp_path / ".building-bridge_dataset").exists()
+
+
+def test_nothing_is_built_beside_the_recording_itself(source, tmp_path):
+    row, root = source
+    shutil.copytree(root / "bridge_dataset", tmp_path / "bridge_dataset")
+    with pytest.raises(ValueError, match=r"already holds a dataset that is none of standard-traj"):
+        built(row, tmp_path, tmp_path)
+    os.rename(tmp_path / "bridge_dataset/1.0.0", tmp_path / "bridge_dataset/0.1.0")
+    with pytest.raises(ValueError, match=r"bridge_dataset already holds 0\.1\.0; build elsewhere"):
+        built(row, root, tmp_path)
+
+
+class _Process:
+    """Stands for a worker process that has ended."""
+
+    name = "build-0"
+    exitcode = -9
+
+    def join(self):
+        pass
+
+
+def test_a_worker_that_fails_or_is_lost_is_told(tmp_path):
+    for said, error, message in (
+        (crew._Failed("the disk is full"), ValueError, "the disk is full"),
+        (None, crew.WorkerLostError, "build-0 ended with status -9"),
+    ):
+        ours, theirs = multiprocessing.Pipe()
+        if said:
+            theirs.send(said)
+        else:
+            theirs.close()
+        workers: Any = {ours: _Process()}
+        with pytest.raises(error, match=message):
+            list(crew._direct(workers, deque([[0]])))
 
 
 def test_two_runs_do_not_build_in_one_folder(source, tmp_path):

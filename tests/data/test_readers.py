@@ -16,6 +16,7 @@ from data.spec import Columns
 from data.stream import Sample
 from data.windows import episode_samples
 from tests.data import reference
+from tests.data.builds import built
 from tests.data.fakes import tokenize
 from tests.data.random_recordings import recording
 from tests.data.storages import FRAMES, STORAGES, TEXTS, picture
@@ -35,11 +36,15 @@ def generated(request, tmp_path_factory):
     return request.param, STORAGES[request.param](folder), folder
 
 
-@pytest.fixture(scope="module", params=["rlds", *STORAGES])
+@pytest.fixture(scope="module", params=["rlds", "built", *STORAGES])
 def opened(request, tmp_path_factory, fixtures):
     if request.param == "rlds":
         return open_reader(*bridge(fixtures))
     folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "built":
+        row = STORAGES["hdf5"](folder)
+        built(row, folder, folder / "built")
+        return open_reader(row, folder / "built")
     return open_reader(STORAGES[request.param](folder), folder)
 
 

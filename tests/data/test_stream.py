@@ -205,4 +205,4 @@ def test_one_bad_episode_more_than_allowed_is_an_error_that_names_it():
         stream = open_stream(DamagedReader(PARTS), pool)
         with pytest.raises(TooManyBadEpisodesError, match="episode part0#1: frame 1") as error:
             [stream.block(number) for number in range(30)]
-        assert "allowed: 0 (config.data.max_bad_episodes)" in str(error.value)
+        assert "allowed: 0 (max_bad_episodes)" in str(error.value)
