@@ -140,11 +140,7 @@ def built_name(spec: DatasetSpec) -> str:
     Droid-Left and droid_left come out alike; such two cannot be built into the same data folder.
     """
     name = re.sub(r"\W", "_", spec.name).lower()
-    if not re.match("[a-z]", name):
-        raise ValueError(
-            f"dataset row {spec.name!r}: tfds needs a name that begins with a letter a to z"
-        )
-    return name
+    return name if re.match("[a-z]", name) else f"set_{name}"
 
 
 def stored_row(spec: DatasetSpec) -> dict[str, Any]:

@@ -181,6 +181,8 @@ def test_every_field_of_a_row_is_stored_or_applied_later():
 
 def test_every_row_has_a_folder_that_tfds_can_name():
     names = [built_name(row) for row in DATASETS.values()]
+    numbered = dataclasses.replace(DATASETS["Calvin"], name="3-arms")
+    assert built_name(numbered) == "set_3_arms"
     alike = {name for name in names if names.count(name) > 1}
     assert alike == {"droid_left", "droid_right"}, "the same recordings in two storages"
     for name in names:
