@@ -136,23 +136,15 @@ def test_a_killed_run_goes_on_and_the_number_of_workers_changes_no_byte(
     assert not (out / "mine").exists()
 
     (root / "slow").unlink()
-    both = f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5"
-    resumed = _start(both, *flags[1:], f"--shard_mb={shard_mb}", "--workers=1", path=tmp_path)
-    said = _said(resumed)
-    assert resumed.returncode == 0, said
-    assert f"{_MODULE}:ROW │ written │ 8 │ 0 │ 96" in said
-    assert f"{_MODULE}:SECOND │ written │ 8 │ 0 │ 96" in said
-    assert sorted(path.name for path in out.iterdir()) == ["mine", "second"]
-
     monkeypatch.syspath_prepend(str(tmp_path))
     row = load_named(f"{_MODULE}:ROW")
     assert isinstance(row, DatasetSpec)
+    assert built(row, root, out, shard_mb=shard_mb).new
+    assert [path.name for path in out.iterdir()] == ["mine"]
     whole = built(row, root, tmp_path / "whole", shard_mb=shard_mb)
     folder = out / "mine" / "1.0.0"
     assert _contents(folder) == _contents(whole.folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["licence"] == "CC0-1.0"
-    assert manifest["command"].startswith("python -m scripts.build_rlds --data=")
     for record in map(json.loads, finished.values()):
         assert manifest["files"][record["file"]] == record["sha256"]
     assert_same_batches(open_reader(row, out), open_reader(row, root), size=16)
@@ -173,7 +165,8 @@ for line in json.loads(sys.argv[1]):
 """
 
 
-def test_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_path: Path) -> None:
+def test_mixtures_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / f"{_MODULE}.py").write_text(_CODE)
     save(tmp_path / "episodes")
     recorded, out = f"--recorded={tmp_path / 'episodes'}", f"--out={tmp_path / 'rlds'}"
     licence = "--licence=CC0-1.0"
@@ -184,6 +177,7 @@ def test_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_path: Path)
         (recorded, out, licence),
         (recorded, out, licence),
         ("--recorded=", "--data=Calvin", f"--root={tmp_path}", out, licence),
+        (f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5", out, licence, "--workers=1"),
     ]
     process = _start_python("-c", _LINES, json.dumps(lines), path=tmp_path)
     said = _said(process)
@@ -199,9 +193,15 @@ def test_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_path: Path)
         "STATUS 0",
         "no meta file of dataset 'Calvin'",
         "STATUS 1",
+        f"{_MODULE}:ROW │ written │ 8 │ 0 │ 96",
+        f"{_MODULE}:SECOND │ written │ 8 │ 0 │ 96",
+        "STATUS 0",
     )
     for text in expected:
         before, found, said = said.partition(text)
         assert found, f"{text!r} does not come; there is {before!r}"
-    manifest = json.loads((tmp_path / "rlds/libero_demos/1.0.0/manifest.json").read_text())
-    assert manifest["command"].startswith("python -m scripts.build_rlds --recorded=")
+    for name, given in (("libero_demos", "--recorded="), ("mine", "--data="), ("second", "--da")):
+        manifest = json.loads((tmp_path / f"rlds/{name}/1.0.0/manifest.json").read_text())
+        assert manifest["licence"] == "CC0-1.0"
+        assert manifest["command"].startswith("python -m scripts.build_rlds -")
+        assert given in manifest["command"]
