@@ -10,6 +10,8 @@ VENV_PYTHON := .venv/bin/python
 export MUJOCO_GL ?= egl
 export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Tests of one file share what they compile, so a file stays in one process.
+PARALLEL ?= -n 2 --dist loadfile
 # Which Python makes .venv (3.11 or newer): make PYTHON=/path/to/python3.11 demo
 export PYTHON ?=
 
@@ -28,8 +30,8 @@ demo: setup
 # Without headless GL the simulator's tests skip, with a reason; in CI that is a failure.
 test: setup lint
 	@bash scripts/setup.sh gl || [ "$$CI" != true ]
-	$(VENV_PYTHON) -m pytest
-	$(VENV_PYTHON) -m pytest -m slow
+	$(VENV_PYTHON) -m pytest $(PARALLEL)
+	$(VENV_PYTHON) -m pytest -m slow $(PARALLEL)
 
 lint: setup
 	$(VENV_PYTHON) -m ruff check .
