@@ -58,7 +58,13 @@ setup(
         # Only legacy .bin checkpoints and the parity tests need PyTorch; safetensors files do not.
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
-        "dev": ["pyright[nodejs]>=1.1.400", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", "setuptools>=77"],
+        "dev": [
+            "pyright[nodejs]>=1.1.400",
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "setuptools>=77",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

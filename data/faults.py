@@ -43,19 +43,28 @@ class FaultError(ValueError):
     def __init__(self, kind: str, reason: str) -> None:
         if kind not in FAULTS:
             raise KeyError(f"unknown kind of fault {kind!r}; known are {', '.join(FAULTS)}")
-        super().__init__(reason)
+        super().__init__(kind, reason)
         self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """The reason alone."""
+        return self.reason
 
 
 class BadEpisodeError(ValueError):
     """An episode that cannot be used, named with its dataset, the kind of fault and the reason."""
 
     def __init__(self, dataset: str, episode: str, kind: str, reason: str) -> None:
-        super().__init__(f"dataset {dataset!r}, episode {episode}: {reason} ({kind})")
+        super().__init__(dataset, episode, kind, reason)
         self.dataset = dataset
         self.episode = episode
         self.kind = kind
         self.reason = reason
+
+    def __str__(self) -> str:
+        """All of it in one line."""
+        return f"dataset {self.dataset!r}, episode {self.episode}: {self.reason} ({self.kind})"
 
 
 class TooManyBadEpisodesError(ValueError):

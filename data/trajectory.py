@@ -102,7 +102,8 @@ def standard_trajectory(
         spec: the dataset row.
         episode: file and number, for messages.
         instruction: as recorded; the row may cut it.
-        images: the pictures of each view, at least T and at most T + picture_offset.
+        images: the pictures of each view, at least T and at most T + picture_offset; encoded, or
+            raw as uint8[n, H, W, 3].
         span: first frame and one past the last that may start a sample.
         paraphrases: of any instruction.
 
@@ -131,12 +132,22 @@ def standard_trajectory(
         episode=episode,
         instruction=text,
         poses=poses,
-        images=images,
+        images=tuple(_one_by_one(view) for view in images),
         clocks=clocks,
         still_rows=arms if spec.joints and spec.arms else None,
         span=span,
         paraphrases=(paraphrases or {}).get(text, ()),
     )
+
+
+def _one_by_one(view: Pictures) -> Pictures:
+    """A stack of raw pictures uint8[n, H, W, 3] as n pictures: numpy's `take` would flatten it."""
+    if not isinstance(view, np.ndarray) or view.ndim == 1:
+        return view
+    pictures = np.empty(len(view), object)
+    for place, picture in enumerate(view):
+        pictures[place] = picture
+    return pictures
 
 
 def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...]) -> int:

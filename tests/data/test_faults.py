@@ -1,6 +1,7 @@
 """Damaged data of every kind, through readers and pipeline: counted, left out, never repaired."""
 
 import dataclasses
+import pickle
 import shutil
 
 import h5py
@@ -175,6 +176,15 @@ def test_a_fault_tells_its_kind_whatever_was_raised():
     with pytest.raises(KeyError, match="unknown kind of fault 'odd'; known are unreadable"):
         FaultError("odd", "x")
     assert all(FAULTS.values())
+
+
+def test_faults_go_from_process_to_process():
+    for error in (
+        FaultError("clock", "it stands"),
+        BadEpisodeError("set", "file 3", "clock", "it stands"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.kind, again.reason) == (str(error), "clock", "it stands")
 
 
 def test_what_is_no_fault_of_the_data_is_raised():

@@ -177,6 +177,15 @@ def test_clocks_count_from_the_first_reading():
     assert found.clocks.tolist() == [[0, 1], [0.5, 2]]
 
 
+def test_a_stack_of_raw_pictures_is_as_many_pictures():
+    stack = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    (view,) = trajectory_of(recording(), images=(stack,)).images
+    assert len(view) == 2
+    taken = view.take(np.array([1, 0]))
+    np.testing.assert_array_equal(taken[0], stack[1])
+    np.testing.assert_array_equal(taken[1], stack[0])
+
+
 def test_paraphrases_are_those_of_the_instruction_as_it_is_used():
     found = trajectory_of(
         recording(), paraphrases={"pick apple": ("grab it", "take it"), "other": ("x",)}
