@@ -149,7 +149,7 @@ def make_train_step(
         )
         total = sum(terms.values(), start=jnp.zeros(()))
         metrics = {name: values.mean() for name, values in terms.items()}
-        metrics |= {"loss": total.mean(), "grad_norm": optax.global_norm(grads)}
+        metrics |= {"loss": total.mean(), "grad_norm": optax.tree.norm(grads)}
         metrics |= _by_group(grads, state.step, recipe)
         metrics |= _by_domain(total, batch["domain_id"], recipe.model.config.num_domains)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
