@@ -44,20 +44,20 @@ class BatchMaker:
         faults: Faults,
         *,
         rows: slice,
-        place: int | Mapping[str, Any],
+        start_step: int,
+        position: Mapping[str, Any] | None,
         threads: int,
     ) -> None:
-        """Begins to read where `place` says, a step or a position (data/position.py).
+        """Begins to read at `start_step`, or at a position (data/position.py) in its place.
 
         Raises:
             ValueError: the position is of another stream, or lanes do not divide the batch.
         """
         self.faults = faults
         self.identity = stream_identity(sources, shape)
-        position = None if isinstance(place, int) else place
         if position is not None:
             check_position(position, self.identity)
-        self.step: int = place if isinstance(place, int) else place["step"]
+        self.step: int = start_step if position is None else position["step"]
         weights = [weight for _, weight in sources]
         self._mixer = Mixer(weights, shape.seed, batch_size=shape.batch_size, lanes=shape.lanes)
         self._mixer.seek(self.step * shape.batch_size)

@@ -35,6 +35,7 @@ _RAISED: tuple[tuple[type[Exception], str], ...] = (
     (LookupError, "missing_key"),
     (ValueError, "malformed"),
 )
+DATA_ERRORS = tuple(raised for raised, _ in _RAISED)
 
 
 class FaultError(ValueError):
@@ -85,7 +86,7 @@ def attempt(dataset: str, episode: str, make: Callable[[], Made]) -> Made | BadE
     """What `make` gives, or the error of the episode where its data are at fault."""
     try:
         return make()
-    except (OSError, EOFError, LookupError, ValueError) as error:
+    except DATA_ERRORS as error:
         found = bad_episode(dataset, episode, error)
         found.__cause__ = error if found is not error else error.__cause__
         return found

@@ -88,7 +88,8 @@ def batches(
         Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
-        place=start_step if position is None else position,
+        start_step=start_step,
+        position=position,
         threads=threads,
     )
     return Batches(maker, prefetch=prefetch)

@@ -136,7 +136,7 @@ def _moving(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> tupl
     points = _points(trajectory.poses, trajectory, spec, starts, num_actions)
     judged = points
     if spec.static_frames:
-        rows = _judged_rows(trajectory)
+        rows = judged_rows(trajectory)
         judged = rows[np.minimum(starts[:, None] + np.arange(2), len(rows) - 1)]
     elif trajectory.still_rows is not None:
         judged = _points(trajectory.still_rows, trajectory, spec, starts, num_actions)
@@ -155,7 +155,7 @@ def _taken(view: Pictures, indices: Int64) -> Pictures:
         return UnreadablePictures(str(error), len(indices))
 
 
-def _judged_rows(trajectory: Trajectory) -> Float64:
+def judged_rows(trajectory: Trajectory) -> Float64:
     """The rows in which to look for stillness and gripper switches."""
     return trajectory.poses if trajectory.still_rows is None else trajectory.still_rows
 
@@ -183,7 +183,7 @@ def _points(
 
 def _near_switches(trajectory: Trajectory, spec: DatasetSpec, frames: Int64) -> list[Int64]:
     """For every gripper switch between d and d + 1 the candidates in d - n .. d + n - 1."""
-    grippers = _judged_rows(trajectory)[:, list(GRIPPERS)]
+    grippers = judged_rows(trajectory)[:, list(GRIPPERS)]
     switches = np.flatnonzero((np.diff(grippers, axis=0) != 0).any(axis=1))
     near = spec.switch_frames
     return [frames[(frames >= d - near) & (frames < d + near)] for d in switches]

@@ -98,7 +98,7 @@ def run_loop(
     pace = _Pace(step, config.iters)
     position = batches.position
     with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
-        while step < config.iters and stop.number is None:
+        while not _stopping(step, config, stop):
             fed = next(feed)
             with jax.set_mesh(mesh):
                 state, metrics = train_step(state, fed.batch)

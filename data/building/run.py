@@ -26,7 +26,6 @@ from data.building.shards import (
     DATASET,
     SHARDS,
     UNFINISHED,
-    EpisodeBad,
     Job,
     ShardDone,
     ShardRecord,
@@ -168,9 +167,9 @@ def _write(
             if isinstance(event, ShardDone):
                 found[event.shard] = event.record
                 continue
-            bad = isinstance(event, EpisodeBad)
+            bad = isinstance(event, BadEpisodeError)
             if bad:
-                faults.add(BadEpisodeError(*event))
+                faults.add(event)
             done, good = done + 1, good + (not bad)
             show(done, total, good)
     return [found[number] for number in range(len(job.shards))]

@@ -73,15 +73,6 @@ class EpisodeDone(NamedTuple):
     frames: int
 
 
-class EpisodeBad(NamedTuple):
-    """An episode was left out; the fields of a BadEpisodeError."""
-
-    dataset: str
-    episode: str
-    kind: str
-    reason: str
-
-
 class ShardDone(NamedTuple):
     """A shard is finished."""
 
@@ -89,7 +80,7 @@ class ShardDone(NamedTuple):
     record: ShardRecord
 
 
-Event = EpisodeDone | EpisodeBad | ShardDone
+Event = EpisodeDone | BadEpisodeError | ShardDone
 
 
 def read_record(job: Job, shard: int) -> ShardRecord | None:
@@ -133,7 +124,7 @@ def _write_shard(
                 made = attempt(job.spec.name, item.episode, partial(serialize, item))
             if isinstance(made, BadEpisodeError):
                 bad[made.kind].append(_relative(made.episode, job.root))
-                yield EpisodeBad(made.dataset, made.episode, made.kind, made.reason)
+                yield made
             elif isinstance(item, Trajectory):
                 file.write(made)
                 count, frames = count + 1, frames + len(item.poses)

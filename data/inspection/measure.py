@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from data.faults import BadEpisodeError
+from data.faults import DATA_ERRORS, BadEpisodeError
 from data.inspection import geometry
 from data.inspection.channels import channel_names, channels, even_places
 from data.inspection.geometry import GRIPPER
@@ -22,10 +22,10 @@ from data.inspection.reports import (
     UInt8,
     ViewReport,
 )
-from data.inspection.views import PICTURE_ERRORS, equal_views, look, undecodable
+from data.inspection.views import equal_views, look, undecodable
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
-from data.windows import candidate_frames, episode_samples, interpolate
+from data.windows import candidate_frames, episode_samples, interpolate, judged_rows
 
 Float64 = NDArray[np.float64]
 
@@ -57,8 +57,7 @@ def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> Epis
     width = len(channel_names(spec))
     # without views, so that no picture is fetched for samples that are only counted
     samples = episode_samples(dataclasses.replace(trajectory, images=()), spec, num_actions)
-    judged = trajectory.poses if trajectory.still_rows is None else trajectory.still_rows
-    still = np.abs(np.diff(judged, axis=0)).max(axis=1, initial=0.0) < spec.static_epsilon
+    moved = np.abs(np.diff(judged_rows(trajectory), axis=0)).max(axis=1, initial=0.0)
     away = [_visible(hands, rotations, trajectory.poses, frame) for frame in (0, -1)]
     return EpisodeReport(
         episode=trajectory.episode,
@@ -67,7 +66,7 @@ def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> Epis
         num_frames=len(trajectory.poses),
         candidates=len(candidate_frames(trajectory, spec)),
         samples=len(samples),
-        still_steps=int(still.sum()),
+        still_steps=int((moved < spec.static_epsilon).sum()),
         idle_head=_leading(~away[0]),
         idle_tail=_leading(~away[1][::-1]),
         hands=tuple(
@@ -119,7 +118,7 @@ def _views(
                 channel_order=spec.encoded_channel_order,
                 travelled=travelled,
             )
-        except PICTURE_ERRORS as error:
+        except DATA_ERRORS as error:
             return (), [], undecodable(trajectory, f"{spec.views[number]}: {error}")
         reports.append(report)
         shown.append(pictures)

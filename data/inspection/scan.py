@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.faults import BadEpisodeError
+from data.faults import DATA_ERRORS, BadEpisodeError
 from data.inspection import geometry
 from data.inspection.camera import Change, changes, fit_cameras
 from data.inspection.channels import channel_names, even_places
 from data.inspection.measure import measure
 from data.inspection.reports import EpisodeReport, Sheet, SourceReport
-from data.inspection.views import PICTURE_ERRORS, SIZE, decode, undecodable
+from data.inspection.views import SIZE, decode, undecodable
 from data.sampling import permutation
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
@@ -110,7 +110,7 @@ class _Album:
                 shown = _shown(trajectory, self.spec, frames, 1, SIZE)[0]
                 hands = geometry.hand_rows(trajectory, self.spec)
                 self.changes += changes(shown, hands[:, frames, :3], place)
-        except PICTURE_ERRORS as error:
+        except DATA_ERRORS as error:
             return undecodable(trajectory, str(error))
         return None
 

@@ -34,7 +34,6 @@ PAIR_RAD = math.radians(3)
 # ... and by so much in all
 MOVED_M = 0.02
 MOVED_RAD = math.radians(10)
-PICTURE_ERRORS = (OSError, EOFError, LookupError, ValueError)
 
 
 def decode(view: Pictures, places: Int64, *, size: int, channel_order: str) -> UInt8:
