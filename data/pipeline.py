@@ -79,12 +79,11 @@ def batches(
     _check_sources(sources, num_views)
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
-    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes)
     faults, jitters = Faults(max_bad_episodes), _jitters(sources)
     threads = threads or os.cpu_count() or 1
     maker = BatchMaker(
         [(source.reader, source.weight) for source in sources],
-        shape,
+        StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
         Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
