@@ -53,6 +53,12 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.optimizer.max_grad_norm = 1.0  # 0 = no clipping
     config.optimizer.use_cosine_decay = False  # of the schedule xvla_flags
 
+    config.validation = ConfigDict()
+    config.validation.every = 0  # steps between measurements on held-out episodes; 0 = none
+    config.validation.episodes = 5  # of each source; they are not trained on
+    config.validation.stride = 10  # every so many samples of an episode
+    config.validation.steps = 10  # of denoising
+
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices; -1 = all the rest
     config.mesh.fsdp = 1  # devices that share one copy of the weights

@@ -102,16 +102,18 @@ def one_pass(
     num_views: int,
     image_size: int,
     tokenize: Tokenize,
+    stride: int = 1,
     max_bad_episodes: int = 0,
     threads: int | None = None,
 ) -> Iterator[Batch]:
     """Every sample once, in the order stored, source after source; the last batch may be short.
 
-    Nothing is drawn: no jitter, no paraphrase, all views. Bad episodes are left out up to the
-    bound; a sample whose pictures are bad has none to take its place, and is an error.
+    With a `stride`, every so many samples of an episode. Nothing is drawn: no jitter, no
+    paraphrase, all views. Bad episodes are left out up to the bound; a sample whose pictures are
+    bad has none to take its place, and is an error.
     """
     _check_sources(sources, num_views)
-    _check_at_least(1, batch_size=batch_size)
+    _check_at_least(1, batch_size=batch_size, stride=stride)
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
     collator = Collator(
@@ -119,7 +121,7 @@ def one_pass(
     )
     waiting: list[Iterator[Sample]] = []
     try:
-        for sample in _samples_in_order(sources, num_actions, faults):
+        for sample in _samples_in_order(sources, num_actions, stride, faults):
             waiting.append(iter((sample,)))
             if len(waiting) == batch_size:
                 yield collator(waiting)[0]
@@ -131,14 +133,15 @@ def one_pass(
 
 
 def _samples_in_order(
-    sources: Sequence[Source], num_actions: int, faults: Faults
+    sources: Sequence[Source], num_actions: int, stride: int, faults: Faults
 ) -> Iterator[Sample]:
     for source in sources:
         spec = source.reader.spec
         for part in range(len(source.reader.episodes_per_part)):
             for trajectory in faults.sift(source.reader.read(part)):
                 samples = episode_samples(trajectory, spec, num_actions)
-                yield from (Sample(spec, samples, row, row, lane=0) for row in range(len(samples)))
+                rows = range(0, len(samples), stride)
+                yield from (Sample(spec, samples, row, row, lane=0) for row in rows)
 
 
 def _jitters(sources: Sequence[Source]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import sys
+import time
 from typing import Any
 
 from absl import app, flags
@@ -29,6 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metri
 
 def train(config: Any, workdir: pathlib.Path) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C."""
+    began = time.monotonic()
     run = TrainingRun.open(config)
     checkpointer = Checkpointer(workdir, keep=config.keep, save_interval=config.save_every)
     state, position = _begin(run, checkpointer)
@@ -50,6 +52,8 @@ def train(config: Any, workdir: pathlib.Path) -> int:
             writer=writer,
             stop=stop,
             skips=SkipWatch(workdir, limit=config.max_skipped_steps),
+            watch=run.watch(int(state.step), began=began),
+            validation=run.validation,
         )
         checkpointer.close()
     if int(state.step) < iters:

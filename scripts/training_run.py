@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from data.contracts import contracts_of
+from data.held_out import hold_out
 from data.mixtures import mixture
-from data.pipeline import Batches, Source, batches
+from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
 from xvla_jax.actions import action_space
+from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
+from xvla_jax.flops import peak_flops, step_flops
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.processor import Processor
-from xvla_jax.sharding import make_mesh
-from xvla_jax.train import Recipe
+from xvla_jax.sharding import BATCH_SPEC, make_mesh
+from xvla_jax.train import Recipe, abstract_state
+from xvla_jax.validation import Validation, make_eval_step
+from xvla_jax.watch import Watch
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -38,6 +44,7 @@ class TrainingRun:
         loaded: the checkpoint to start from; None for random weights.
         processor: instruction to ids, size of the pictures.
         sources: what is trained on.
+        held_out: episodes of the same sources to measure on; empty where nothing is measured.
         recipe: model and optimizer.
         mesh: over all devices.
     """
@@ -46,6 +53,7 @@ class TrainingRun:
     loaded: Pretrained | None
     processor: Processor
     sources: list[Source]
+    held_out: list[Source]
     recipe: Recipe
     mesh: Mesh
 
@@ -62,11 +70,15 @@ class TrainingRun:
         model_config = loaded.config if loaded else XVLAConfig.from_dict(config.model.to_dict())
         model = XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat)
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
+        sources, held_out = _split(
+            open_mixture(mixture(config.data.mixture), config.data.root), config.validation
+        )
         return cls(
             config=config,
             loaded=loaded,
             processor=(loaded and loaded.processor) or Processor(**config.processor.to_dict()),
-            sources=open_mixture(mixture(config.data.mixture), config.data.root),
+            sources=sources,
+            held_out=held_out,
             recipe=Recipe(model, optimizer, config.accumulate, config.ema_decay),
             mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
         )
@@ -92,22 +104,82 @@ class TrainingRun:
         contracts = {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
         return model_item(self.model_config, self.processor, contracts, source=self.loaded)
 
+    @functools.cached_property
+    def validation(self) -> Validation | None:
+        """What is measured on held-out episodes; None where config.validation.every is 0."""
+        chosen = self.config.validation
+        if not self.held_out:
+            return None
+        return Validation(
+            eval_step=make_eval_step(self.recipe.model, self.processor, steps=chosen.steps),
+            params_of=self.recipe.acting,
+            sources={
+                source.reader.spec.name: functools.partial(self._one_pass, source)
+                for source in self.held_out
+            },
+            batch_size=self.config.batch_size,
+            every=chosen.every,
+            present_views=self.present_views,
+            seed=self.config.seed,
+        )
+
+    def watch(self, step: int, *, began: float) -> Watch:
+        """The timekeeper of a process that began at ``began`` (monotonic) with step ``step``."""
+        sharding = NamedSharding(self.mesh, BATCH_SPEC)
+        batch = abstract_batch(
+            self.model_config,
+            self.config.batch_size,
+            num_views=self.processor.num_views,
+            shown=self.present_views,
+            image_size=self.processor.image_size,
+            text_length=self.processor.text_length,
+            jitter=False,
+            sharding=sharding,
+        )
+        state = abstract_state(self.recipe, self.mesh)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        return Watch(
+            step,
+            self.recipe.config.iters,
+            began=began,
+            flops=step_flops(self.recipe, self.processor, state, batch),
+            peak=peak and peak * jax.device_count(),
+        )
+
+    def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:
+        return one_pass([source], stride=self.config.validation.stride, **self._batch_options)
+
+    @property
+    def _batch_options(self) -> dict[str, Any]:
+        """What training and validation batches have in common."""
+        return {
+            "batch_size": self.config.batch_size,
+            "num_actions": self.model_config.num_actions,
+            "num_views": self.processor.num_views,
+            "image_size": self.processor.image_size,
+            "tokenize": self.processor.tokenize,
+            "max_bad_episodes": self.config.data.max_bad_episodes,
+        }
+
     def batches(self, position: Mapping[str, Any] | None) -> Batches:
         """The stream of this process from a saved position on, or from its beginning."""
         config = self.config
         return batches(
             self.sources,
-            batch_size=config.batch_size,
-            num_actions=self.model_config.num_actions,
-            num_views=self.processor.num_views,
-            image_size=self.processor.image_size,
-            tokenize=self.processor.tokenize,
+            **self._batch_options,
             seed=config.seed,
             shuffle_buffer=config.data.shuffle_buffer,
             lanes=config.data.lanes,
-            max_bad_episodes=config.data.max_bad_episodes,
             position=position,
             host=jax.process_index(),
             hosts=jax.process_count(),
             cache_mb=config.data.cache_mb,
         )
+
+
+def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:
+    """Sources to train on and held-out ones, as config.validation says."""
+    if not validation.every:
+        return sources, []
+    pairs = [hold_out(source, validation.episodes) for source in sources]
+    return [training for training, _ in pairs], [held for _, held in pairs]

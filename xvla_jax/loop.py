@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-import time
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
@@ -20,6 +19,8 @@ from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
 from xvla_jax.skips import SkipWatch
 from xvla_jax.train import TrainState
+from xvla_jax.validation import Validation
+from xvla_jax.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +85,13 @@ def run_loop(
     writer: MetricsWriter,
     stop: StopSignal,
     skips: SkipWatch,
+    watch: Watch,
+    validation: Validation | None = None,
 ) -> TrainState:
     """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is raised.
 
-    A checkpoint is written when due, at the end, and on a stop.
+    A checkpoint is written when due, at the end, and on a stop; held-out episodes are measured on
+    when due.
 
     Raises:
         TrainingError: too many steps were not finite.
@@ -95,7 +99,6 @@ def run_loop(
     step = int(state.step)
     if step >= config.iters:
         return state
-    pace = _Pace(step, config.iters)
     position = batches.position
     with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
         while not _stopping(step, config, stop):
@@ -104,17 +107,28 @@ def run_loop(
                 state, metrics = train_step(state, fed.batch)
             step, position = step + 1, fed.position
             skips.add(step, metrics, fed.samples)
-            pace.count(feed.waited_s, fed.rows * jax.process_count())
-            if step % config.log_every == 0 or step == config.iters:
-                scalars = _scalars(metrics) | pace.read() | _bad_episodes(batches)
+            watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
+            measured: dict[str, float] = {}
+            if validation and validation.due(step, config.iters):
+                jax.block_until_ready(state)
+                with watch.waiting("validation"):
+                    measured = validation.measure(state, mesh)
+                _log.info("step %d/%d  %s", step, config.iters, _told(measured))
+            if step % config.log_every == 0 or step == config.iters or measured:
+                scalars = _scalars(metrics) | watch.read() | measured | _bad_episodes(batches)
                 scalars["skipped_steps"] = float(skips.count)
                 writer.write(step, scalars)
-                _log.info("%s", pace.line(step, scalars))
+                _log.info("%s", watch.line(step, scalars))
             if not _stopping(step, config, stop):
-                checkpointer.save(step, state, position=position, model=model_item)
+                with watch.waiting("checkpoint"):
+                    checkpointer.save(step, state, position=position, model=model_item)
     checkpointer.save(step, state, position=position, model=model_item, force=True)
     skips.flush()
     return state
+
+
+def _told(measured: Mapping[str, float]) -> str:
+    return "  ".join(f"{k} {v:.4g}" for k, v in measured.items() if k.startswith("val_l1"))
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -136,40 +150,3 @@ def _bad_episodes(batches: BatchSource) -> dict[str, float]:
 
 def _stopping(step: int, config: LoopConfig, stop: StopSignal) -> bool:
     return step >= config.iters or stop.number is not None
-
-
-class _Pace:
-    """Rate, share of time spent waiting for data, and time to go."""
-
-    def __init__(self, first: int, last: int) -> None:
-        self.steps = 0
-        self._first, self._last = first, last
-        self._begin = time.monotonic()
-        self._warm: float | None = None  # after the first step, which compiles
-        self._waited = self._samples = 0.0
-
-    def count(self, waited_s: float, samples: int) -> None:
-        self.steps += 1
-        if self._warm is None:
-            self._warm = time.monotonic()
-        else:
-            self._waited += waited_s
-            self._samples += samples
-
-    def read(self) -> dict[str, float]:
-        elapsed = max(time.monotonic() - (self._warm or self._begin), 1e-9)
-        return {
-            "samples_per_s": self._samples / elapsed,
-            "data_wait_share": min(self._waited / elapsed, 1.0),
-        }
-
-    def line(self, step: int, scalars: Mapping[str, float]) -> str:
-        elapsed = time.monotonic() - (self._warm or self._begin)
-        per_step = elapsed / max(self.steps - 1, 1)
-        terms = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items() if "loss" in k)
-        to_go = per_step * (self._last - step)
-        return (
-            f"step {step}/{self._last}  {terms}  grad_norm {scalars['grad_norm']:.3g}  "
-            f"{scalars['samples_per_s']:.0f} samples/s  "
-            f"data wait {scalars['data_wait_share']:.0%}  ETA {to_go:.0f} s"
-        )

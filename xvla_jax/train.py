@@ -81,6 +81,13 @@ class Recipe:
         zero = jnp.zeros([], jnp.int32)
         return TrainState(zero, params, self.optimizer.init(learning), ema, zero)
 
+    def acting(self, state: TrainState) -> Any:
+        """The parameters to act with: their moving average where one is kept."""
+        if not self.ema_decay:
+            return state.params
+        _, frozen = split(state.params, self.groups)
+        return join(state.ema, frozen)
+
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; allocates nothing."""

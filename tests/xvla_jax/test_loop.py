@@ -21,6 +21,8 @@ from xvla_jax.loop import LoopConfig, StopSignal, run_loop
 from xvla_jax.metrics import METRICS_NAME, MetricsWriter, read_metrics
 from xvla_jax.skips import SKIPPED_NAME, SkipWatch
 from xvla_jax.train import TrainState
+from xvla_jax.validation import Validation
+from xvla_jax.watch import Watch
 
 
 class _Source:
@@ -68,6 +70,7 @@ def _run(
     source: _Source | None = None,
     log_every: int = 2,
     max_skipped_steps: int = 0,
+    validation: Validation | None = None,
 ) -> TrainState:
     workdir.mkdir(exist_ok=True)
     checkpointer = Checkpointer(workdir, keep=10, save_interval=3)
@@ -85,6 +88,8 @@ def _run(
                 writer=writer,
                 stop=stop,
                 skips=SkipWatch(workdir, limit=max_skipped_steps),
+                watch=Watch(0, iters, began=0.0, clock=lambda: 0.0),
+                validation=validation,
             )
         finally:
             checkpointer.close()
@@ -101,15 +106,9 @@ def test_checkpoints_and_metrics_come_when_due(tmp_path: Path) -> None:
     assert {3, 6, 7} <= set(_saved(tmp_path))
     lines = read_metrics(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 1), (4, 3), (6, 5), (7, 6)]
-    assert set(lines[0]) == {
-        "step",
-        "loss",
-        "grad_norm",
-        "finite",
-        "samples_per_s",
-        "data_wait_share",
-        "skipped_steps",
-    }
+    assert {"loss", "grad_norm", "finite", "samples_per_s", "goodput", "skipped_steps"} < set(
+        lines[0]
+    )
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
@@ -182,6 +181,22 @@ def test_a_step_skipped_at_the_very_end_is_seen(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the last is step 4"):
         _run(tmp_path, iters=4, train_step=_diverging)
     assert _saved(tmp_path)[-1] == 4
+
+
+def test_held_out_samples_are_measured_when_due(tmp_path: Path) -> None:
+    held = {"actions": np.full(8, 2.0, np.float32), "images": np.zeros((8, 1), np.float32)}
+    validation = Validation(
+        eval_step=lambda params, batch, key: {"l1": params["w"] * batch["actions"]},
+        params_of=lambda state: state.params,
+        sources={"a": lambda: iter([held])},
+        batch_size=8,
+        every=3,
+        present_views=1,
+        seed=0,
+    )
+    _run(tmp_path, iters=7, log_every=5, validation=validation)
+    found = {line["step"]: line.get("val_l1/a") for line in read_metrics(tmp_path)}
+    assert found == {3: 6.0, 5: None, 6: 12.0, 7: 14.0}
 
 
 def test_the_first_batch_is_checked(tmp_path: Path) -> None:

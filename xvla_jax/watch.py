@@ -1,0 +1,161 @@
+"""Where the time of a run goes: rate, waiting, saving, MFU, goodput.
+
+Goodput is the share of a run's wall-clock time that went into steps which count: not into starting,
+compiling, waiting for data, saving, validating, nor into steps that were done again after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+KINDS = ("data", "checkpoint", "validation")  # what a step may have to wait for
+
+
+@dataclasses.dataclass
+class _Seconds:
+    """Sums over an interval, in seconds but for the two counts."""
+
+    steps: int = 0
+    samples: int = 0
+    elapsed: float = 0.0
+    waits: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+
+    @property
+    def useful(self) -> float:
+        """What is left for the steps themselves."""
+        return max(self.elapsed - sum(self.waits.values()), 0.0)
+
+
+class Watch:
+    """Timekeeper of one process; the loop tells it of every step."""
+
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        *,
+        began: float,
+        flops: float = 0.0,
+        peak: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A run of the steps from ``first`` on, to ``last``.
+
+        Args:
+            first: steps taken before.
+            last: steps of the whole run.
+            began: of this process, by ``clock``.
+            flops: of one step, over all devices.
+            peak: FLOP/s of all devices together; None where it is not known.
+            clock: seconds.
+        """
+        self._first, self._last = first, last
+        self._began, self._clock = began, clock
+        self._flops, self._peak = flops, peak
+        self._session = time.time() - (clock() - began)  # names this process in the log
+        self._at: float | None = None  # end of the last step; None before the first, which compiles
+        self._now = _Seconds()
+        self._useful = 0.0
+
+    def step(self, *, waited_s: float, samples: int) -> None:
+        """One more step was started, after so long a wait for its data."""
+        now = self._clock()
+        if self._at is not None:
+            self._now.elapsed += now - self._at
+            self._now.waits["data"] += waited_s
+            self._now.steps += 1
+            self._now.samples += samples
+        else:
+            self._now.waits = dict.fromkeys(KINDS, 0.0)
+        self._at = now
+
+    @contextlib.contextmanager
+    def waiting(self, kind: str) -> Iterator[None]:
+        """Counts the time inside as waiting for a checkpoint or a validation."""
+        began = self._clock()
+        yield
+        self._now.waits[kind] += self._clock() - began
+
+    def read(self) -> dict[str, float]:
+        """What happened since the last reading, and of the whole process what ends in ``_total``.
+
+        ``session`` and ``session_start`` name the process and the step that it began with.
+        """
+        now = self._clock()
+        if self._at is not None:  # the device has caught up by the time that metrics are read
+            self._now.elapsed += now - self._at
+            self._at = now
+        seen, self._now = self._now, _Seconds()
+        self._useful += seen.useful
+        elapsed = max(seen.elapsed, 1e-9)
+        found = {
+            "samples_per_s": seen.samples / elapsed,
+            "step_s": (seen.useful + seen.waits["data"]) / seen.steps if seen.steps else math.nan,
+            **{f"{kind}_wait_share": min(seen.waits[kind] / elapsed, 1.0) for kind in KINDS},
+            "tflops_per_s": 1e-12 * self._flops * seen.steps / elapsed,
+            "session": self._session,
+            "session_start": self._first,
+            "session_s_total": now - self._began,
+            "useful_s_total": self._useful,
+            "goodput": self._useful / max(now - self._began, 1e-9),
+        }
+        if self._peak:
+            found["mfu"] = self._flops * seen.steps / elapsed / self._peak
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def line(self, step: int, scalars: Mapping[str, float]) -> str:
+        """The console's line; ``scalars`` hold those of `read`."""
+        losses = sorted((k for k in scalars if k.endswith("loss")), key=len)  # the sum first
+        terms = [f"{name} {scalars[name]:.4g}" for name in losses]
+        parts = [f"step {step}/{self._last}", *terms, f"grad_norm {scalars['grad_norm']:.3g}"]
+        if "step_s" in scalars:
+            to_go = scalars["step_s"] * (self._last - step)
+            parts += [
+                f"{scalars['samples_per_s']:.3g} samples/s",
+                f"data wait {scalars['data_wait_share']:.0%}",
+                f"ETA {duration(to_go)}",
+            ]
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``1 h 02 min``, ``3 min 04 s`` or ``5 s``."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of a run over all its processes, from every line of its log in the order written.
+
+    Returns:
+        ``seconds`` of all processes, ``useful_s`` of steps that count, ``goodput``, ``sessions``,
+        and ``steps_repeated`` because a kill came before they were saved. What a process did after
+        its last line is in none of them.
+    """
+    sessions: dict[float, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if "session" in line:
+            sessions.setdefault(line["session"], []).append(line)
+    found = list(sessions.values())
+    useful, repeated = 0.0, 0
+    for number, own in enumerate(found):
+        end = found[number + 1][0]["session_start"] if number + 1 < len(found) else math.inf
+        kept = [line["useful_s_total"] for line in own if line["step"] <= end]
+        useful += kept[-1] if kept else 0.0
+        repeated += max(int(own[-1]["step"] - end), 0) if end < math.inf else 0
+    seconds = sum(own[-1]["session_s_total"] for own in found)
+    return {
+        "seconds": seconds,
+        "useful_s": useful,
+        "goodput": useful / seconds if seconds else 0.0,
+        "sessions": len(found),
+        "steps_repeated": repeated,
+    }
