@@ -63,6 +63,12 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.mesh.data = -1  # devices; -1 = all the rest
     config.mesh.fsdp = 1  # devices that share one copy of the weights
 
+    config.wandb = ConfigDict()
+    config.wandb.project = ""  # of Weights & Biases; "" = TensorBoard and metrics.jsonl alone
+    config.wandb.entity = ""  # "" = that of your account
+    config.wandb.name = ""  # "" = name of the workdir
+    config.wandb.mode = "online"  # or offline
+
     config.log_every = 20  # steps
     config.max_skipped_steps = 10  # that were not finite; one more ends the run
     config.save_every = 1000  # steps

@@ -20,7 +20,7 @@ from scripts.training_run import TrainingRun
 from xvla_jax.checkpoint import Checkpointer
 from xvla_jax.errors import XVLAError
 from xvla_jax.loop import LoopConfig, StopSignal, run_loop
-from xvla_jax.metrics import MetricsWriter
+from xvla_jax.metrics import MetricsWriter, open_sinks
 from xvla_jax.skips import SkipWatch
 from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step
 
@@ -37,7 +37,7 @@ def train(config: Any, workdir: pathlib.Path) -> int:
     iters = run.recipe.config.iters
     with (
         run.batches(position) as stream,
-        MetricsWriter(workdir) as writer,
+        MetricsWriter(*open_sinks(workdir, config.to_dict())) as writer,
         StopSignal() as stop,
     ):
         state = run_loop(

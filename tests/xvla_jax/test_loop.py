@@ -18,7 +18,7 @@ from tests.xvla_jax import tiny
 from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer
 from xvla_jax.errors import ConfigError, InputError, TrainingError
 from xvla_jax.loop import LoopConfig, StopSignal, run_loop
-from xvla_jax.metrics import METRICS_NAME, MetricsWriter, read_metrics
+from xvla_jax.metrics import JsonLines, MetricsWriter, TensorBoard, read_metrics
 from xvla_jax.skips import SKIPPED_NAME, SkipWatch
 from xvla_jax.train import TrainState
 from xvla_jax.validation import Validation
@@ -74,7 +74,7 @@ def _run(
 ) -> TrainState:
     workdir.mkdir(exist_ok=True)
     checkpointer = Checkpointer(workdir, keep=10, save_interval=3)
-    with MetricsWriter(workdir) as writer, StopSignal() as stop:
+    with MetricsWriter(JsonLines(workdir), TensorBoard(workdir)) as writer, StopSignal() as stop:
         try:
             return run_loop(
                 state or _state(),
@@ -209,19 +209,3 @@ def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
     source = _Source(at=3)
     state = _run(tmp_path, iters=3, state=_state(3), source=source)
     assert (int(state.step), source.at) == (3, 3)
-
-
-def test_the_newest_line_of_a_step_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    with MetricsWriter(tmp_path) as writer:
-        for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0)):
-            writer.write(step, {"loss": loss})
-    with MetricsWriter(tmp_path) as writer:  # resumed from step 1
-        writer.write(2, {"loss": 2.5})
-    with (tmp_path / METRICS_NAME).open("a") as file:
-        file.write(json.dumps({"step": 4, "loss": 1.0})[:-4])
-    assert read_metrics(tmp_path) == [
-        {"step": 1, "loss": 5.0},
-        {"step": 2, "loss": 2.5},
-        {"step": 3, "loss": 3.0},
-    ]
