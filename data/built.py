@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from data.faults import BadEpisodeError, FaultError, attempt
-from data.rlds import MANIFEST_NAME, SPLIT
+from data.rlds import MANIFEST_NAME, SPLIT, index_files
 from data.spec import DatasetSpec
 from data.standard import StandardForm
 from data.trajectory import Trajectory
@@ -82,6 +82,7 @@ class BuiltReader:
             raise ValueError(f"{folder} has schema {manifest['schema']}, read is {SCHEMA}")
         _check_row(spec, manifest["made_of"]["row"], folder)
         self.folder = folder
+        self.index_files = index_files(folder)
         self._form = StandardForm.of_json(manifest["form"])
         self.spec = dataclasses.replace(
             spec,

@@ -42,6 +42,7 @@ class Hdf5Reader:
         # an entry is a path, or a list that begins with one
         paths = [entry if isinstance(entry, str) else entry[0] for entry in meta.entries]
         self._paths = [meta.resolve(path) for path in paths]
+        self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._paths)
         self._check_first()

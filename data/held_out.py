@@ -20,6 +20,7 @@ class SomeEpisodes:
     def __init__(self, reader: Reader, numbers: frozenset[int]) -> None:
         """`numbers` count the reader's episodes from 0, part after part."""
         self.spec: DatasetSpec = reader.spec
+        self.index_files = getattr(reader, "index_files", ())  # readers of users may have none
         self._reader = reader
         self._kept: list[tuple[int, frozenset[int]]] = []  # part, episodes counted within it
         first = 0

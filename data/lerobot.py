@@ -38,6 +38,7 @@ class LeRobotReader:
     def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
         self.spec = spec
         index = read_index(spec, root)
+        self.index_files = index.files
         self._paraphrases = index.paraphrases
         self._parts = _parts(index.episodes)
         self.episodes_per_part = tuple(len(part) for part in self._parts)

@@ -59,9 +59,10 @@ class EpisodeFiles:
 
 @dataclass(frozen=True)
 class LeRobotIndex:
-    """All episodes, and the paraphrases of their instructions."""
+    """All episodes, the files that list them, and the paraphrases of their instructions."""
 
     episodes: tuple[EpisodeFiles, ...]
+    files: tuple[Path, ...]
     paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -78,7 +79,9 @@ def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
             return _lerobot(spec, path)
     meta = find_meta_file(root, spec.storage_name)
     return LeRobotIndex(
-        tuple(_agibot_episode(spec, meta, entry) for entry in meta.entries), meta.paraphrases
+        tuple(_agibot_episode(spec, meta, entry) for entry in meta.entries),
+        (meta.path,),
+        meta.paraphrases,
     )
 
 
@@ -98,7 +101,8 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
     if not episodes:
         raise ValueError(f"{path} lists no episode")
     paraphrases = {text: tuple(found) for text, found in info.get("lang_aug_map", {}).items()}
-    return LeRobotIndex(tuple(episodes), paraphrases)
+    lists = sorted(f for f in path.parent.rglob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
+    return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases)
 
 
 def _version_2(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[EpisodeFiles]:

@@ -29,6 +29,12 @@ else:
 SPLIT = "train"
 INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
+INDEX_NAMES = (MANIFEST_NAME, "dataset_info.json", "features.json")
+
+
+def index_files(folder: epath.Path) -> tuple[epath.Path, ...]:
+    """The files of a tfds folder that say what is in it."""
+    return tuple(folder / name for name in INDEX_NAMES if (folder / name).exists())
 
 
 class RldsReader:
@@ -42,6 +48,7 @@ class RldsReader:
     def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
         self.spec = spec
         self.folder = version_folder(root, spec.storage_name)
+        self.index_files = index_files(self.folder)
         self._builder = tfds.builder_from_directory(self.folder)
         self._check_features()
         self._check_rate()

@@ -40,6 +40,7 @@ class ScatteredReader:
         self.spec = spec
         self._layout: EpisodeFolder = spec.folder
         meta = find_meta_file(root, spec.storage_name)
+        self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
         self._episodes = [_folder(meta, entry) for entry in meta.entries]
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._episodes)

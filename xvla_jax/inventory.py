@@ -154,6 +154,14 @@ def fingerprints(
     return found
 
 
+def params_digest(params: Mapping[str, Any], config: XVLAConfig) -> str:
+    """SHA-256 of all parameters in float32, whatever layout they were stored in."""
+    total = hashlib.sha256()
+    for name, found in sorted(fingerprints(params, config, dtype="float32").items()):
+        total.update(name.encode() + b"\0" + found.digest)
+    return total.hexdigest()
+
+
 def compare_parameters(
     a: Mapping[str, Fingerprint], b: Mapping[str, Fingerprint]
 ) -> dict[str, Any]:
