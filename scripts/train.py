@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from scripts.logs import quiet_libraries
 from scripts.training_run import TrainingRun
+from scripts.xvla_flags import carried_over
 from xvla_jax.checkpoint import Checkpointer
 from xvla_jax.errors import XVLAError
 from xvla_jax.loop import LoopConfig, StopSignal, run_loop
@@ -93,4 +94,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv = carried_over(sys.argv)  # where config flags look for what they override
     app.run(main)

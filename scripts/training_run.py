@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from data.contracts import contracts_of
 from data.held_out import hold_out
+from data.metas import open_metas
 from data.mixtures import mixture
 from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
@@ -70,9 +71,7 @@ class TrainingRun:
         model_config = loaded.config if loaded else XVLAConfig.from_dict(config.model.to_dict())
         model = XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat)
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
-        sources, held_out = _split(
-            open_mixture(mixture(config.data.mixture), config.data.root), config.validation
-        )
+        sources, held_out = _split(_open_sources(config.data), config.validation)
         return cls(
             config=config,
             loaded=loaded,
@@ -87,6 +86,11 @@ class TrainingRun:
     def model_config(self) -> XVLAConfig:
         """Of the model that is trained."""
         return self.recipe.model.config
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step, over all devices."""
+        return global_batch_size(self.config, self.mesh.size)
 
     @property
     def present_views(self) -> int:
@@ -117,7 +121,7 @@ class TrainingRun:
                 source.reader.spec.name: functools.partial(self._one_pass, source)
                 for source in self.held_out
             },
-            batch_size=self.config.batch_size,
+            batch_size=self.batch_size,
             every=chosen.every,
             present_views=self.present_views,
             seed=self.config.seed,
@@ -128,7 +132,7 @@ class TrainingRun:
         sharding = NamedSharding(self.mesh, BATCH_SPEC)
         batch = abstract_batch(
             self.model_config,
-            self.config.batch_size,
+            self.batch_size,
             num_views=self.processor.num_views,
             shown=self.present_views,
             image_size=self.processor.image_size,
@@ -153,7 +157,7 @@ class TrainingRun:
     def _batch_options(self) -> dict[str, Any]:
         """What training and validation batches have in common."""
         return {
-            "batch_size": self.config.batch_size,
+            "batch_size": self.batch_size,
             "num_actions": self.model_config.num_actions,
             "num_views": self.processor.num_views,
             "image_size": self.processor.image_size,
@@ -175,6 +179,32 @@ class TrainingRun:
             hosts=jax.process_count(),
             cache_mb=config.data.cache_mb,
         )
+
+
+def _open_sources(data: Any) -> list[Source]:
+    """The sources that config.data names, in one of the two ways."""
+    if bool(data.train_metas_path) == bool(data.mixture):
+        raise ConfigError(
+            f"config.data.mixture is {data.mixture!r} and config.data.train_metas_path "
+            f"{data.train_metas_path!r}; one of them must be set, the other empty"
+        )
+    if data.train_metas_path:
+        return open_metas(data.train_metas_path)
+    return open_mixture(mixture(data.mixture), data.root)
+
+
+def global_batch_size(config: Any, devices: int) -> int:
+    """Samples of a step over all of so many devices.
+
+    Raises:
+        ConfigError: config.batch_size_per is neither of the two words.
+    """
+    factors = {"run": 1, "device": devices}
+    if config.batch_size_per not in factors:
+        raise ConfigError(
+            f"config.batch_size_per is {config.batch_size_per!r}; allowed are {', '.join(factors)}"
+        )
+    return config.batch_size * factors[config.batch_size_per]
 
 
 def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:

@@ -1,0 +1,96 @@
+"""X-VLA's `--train_metas_path`: one meta file, or a folder that is searched for them, as sources.
+
+Weights are those of X-VLA's table, by `dataset_name`; LeRobot's info.json has weight 1, as there.
+Each file trains a dataset of its own. Files that are no meta file are left out with a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from data.datasets import dataset
+from data.meta_files import STYLE_KEYS
+from data.mixtures import MIXTURES
+from data.pipeline import Source
+from data.readers import open_reader
+
+_log = logging.getLogger(__name__)
+
+LEROBOT_KEY = "codebase_version"
+
+# X-VLA's table of weights; what is not in it weighs 1
+META_WEIGHTS: Mapping[str, float] = {
+    **dict(MIXTURES["xvla_pretrain"]),
+    "agiworld-on-site-pack": 0.8,
+    "agiworld-on-site-pack-extra": 0.2,
+    "agiworld-on-site-conveyor": 0.8,
+    "agiworld-on-site-conveyor-extra": 0.2,
+    "agiworld-on-site-microwave": 1.2,
+    "agiworld-on-site-cloth": 1.2,
+    "agiworld-on-site-cloth-2": 0.1,
+}
+
+
+def open_metas(path: epath.PathLike) -> list[Source]:
+    """Opened sources of every meta file at or below `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: two files of one name, an unknown dataset, or a file that is not JSON.
+    """
+    top = Path(path)
+    files = sorted(top.rglob("*.json")) if top.is_dir() else [top]
+    if not top.exists():
+        raise FileNotFoundError(f"train_metas_path: {top} does not exist")
+    found: dict[str, tuple[Path, Source]] = {}
+    for file in files:
+        named = _open(file)
+        if named is None:
+            continue
+        name, source = named
+        if name in found:
+            raise ValueError(
+                f"{found[name][0]} and {file} are both of dataset {name!r}; give one of them "
+                "another dataset_name"
+            )
+        found[name] = (file, source)
+    if not found:
+        raise FileNotFoundError(
+            f"train_metas_path: {top} holds no meta file; one has the keys "
+            f"{' and '.join(STYLE_KEYS)}, or is LeRobot's meta/info.json"
+        )
+    return [source for _, source in found.values()]
+
+
+def _open(file: Path) -> tuple[str, Source] | None:
+    content = _read(file)
+    if all(key in content for key in STYLE_KEYS):
+        name, root = content["dataset_name"], file
+    elif LEROBOT_KEY in content:
+        root = Path(content.get("root_path") or file.parent.parent)
+        name = str(root)
+    else:
+        _log.warning("%s is no meta file; it is left out", file)
+        return None
+    handler = content.get("robot_type") or content["dataset_name"]
+    try:
+        row = dataset(handler)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    spec = dataclasses.replace(row, name=name)
+    return name, Source(open_reader(spec, root), META_WEIGHTS.get(name, 1.0))
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
