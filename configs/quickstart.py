@@ -2,6 +2,8 @@
 
 ``python -m scripts.train --config=configs/quickstart.py --workdir=outputs/quickstart/train
 --config.data.root=outputs/quickstart/rlds``
+Hardware: two CPU cores. Time: 6 to 7 minutes for 500 steps of 32. Result: the README's table, 13 of
+20 held-out episodes.
 """
 
 from __future__ import annotations
