@@ -1,0 +1,147 @@
+"""What came of training runs, as a table and a plot: ``python -m scripts.run_summary WORKDIR ...``.
+
+Runs may still be going on. ``curves.png`` goes into the first workdir; ``--out`` puts it elsewhere.
+``scripts.train`` does the same for its own run at the end.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from xvla_jax.errors import XVLAError
+from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
+from xvla_jax.watch import duration, goodput
+
+_OUT = flags.DEFINE_string("out", None, "PNG file; by default curves.png in the first workdir.")
+
+CURVES = "curves.png"
+_LAST = 5  # lines over which a final value is the mean
+
+# row of the table -> what of a line, how it is written; the mean over the newest lines
+_MEANS: dict[str, tuple[str, str]] = {
+    "loss": ("loss", "{:.4g}"),
+    "gradient norm": ("grad_norm", "{:.3g}"),
+    "samples/s": ("samples_per_s", "{:.3g}"),
+    "step, s": ("step_s", "{:.3g}"),
+    "TFLOP/s": ("tflops_per_s", "{:.3g}"),
+    "MFU": ("mfu", "{:.1%}"),
+    "waiting for data": ("data_wait_share", "{:.1%}"),
+    "waiting for checkpoints": ("checkpoint_wait_share", "{:.1%}"),
+}
+# of the last line that has it
+_LATEST: dict[str, tuple[str, str]] = {
+    "validation l1": ("val_l1", "{:.4g}"),
+    "skipped steps": ("skipped_steps", "{:.0f}"),
+}
+# panel -> (beginning of the names of its lines, logarithmic)
+_PANELS: dict[str, tuple[str, bool]] = {
+    "loss": ("loss", True),
+    "gradient norm": ("grad_norm", True),
+    "learning rate": ("learning_rate", False),
+    "validation l1": ("val_l1", False),
+    "samples/s": ("samples_per_s", False),
+    "goodput": ("goodput", False),
+}
+
+
+def summary(workdir: pathlib.Path) -> dict[str, str]:
+    """The rows of a run's column; what the run has not measured is not there.
+
+    Raises:
+        FileNotFoundError: no run has logged anything in the folder.
+    """
+    lines = read_metrics(workdir)
+    if not lines:
+        raise FileNotFoundError(f"{workdir / METRICS_NAME} is not there or empty: no run so far")
+    rows = {"steps": f"{lines[-1]['step']:.0f}"}
+    for title, (name, form) in _MEANS.items():
+        values = [line[name] for line in lines if name in line][-_LAST:]
+        if values:
+            rows[title] = form.format(statistics.fmean(values))
+    for title, (name, form) in _LATEST.items():
+        values = [line[name] for line in lines if name in line]
+        if values:
+            rows[title] = form.format(values[-1])
+    bad = {k: v for k, v in lines[-1].items() if k.startswith("bad_episodes/")}
+    if bad:
+        rows["bad episodes"] = f"{sum(bad.values()):.0f}"
+    whole = goodput(all_lines(workdir))
+    if whole["sessions"]:
+        rows["time of all processes"] = duration(whole["seconds"])
+        rows["processes"] = f"{whole['sessions']:.0f}"
+        rows["steps done again"] = f"{whole['steps_repeated']:.0f}"
+        rows["goodput"] = f"{whole['goodput']:.1%}"
+    return rows
+
+
+def table(runs: Mapping[str, Mapping[str, str]]) -> Table:
+    """A column for each run."""
+    shown = Table()
+    shown.add_column("run")
+    for name in runs:
+        shown.add_column(name, justify="right")
+    for title in dict.fromkeys(title for rows in runs.values() for title in rows):
+        shown.add_row(title, *(rows.get(title, "") for rows in runs.values()))
+    return shown
+
+
+def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
+    """A PNG with a panel for each quantity; a line for each run and name."""
+    from matplotlib.figure import Figure  # slow to import, and needed at the end only
+
+    runs = {workdir: read_metrics(workdir) for workdir in workdirs}
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    for place, (title, (prefix, log)) in enumerate(_PANELS.items(), start=1):
+        axes: Any = figure.add_subplot(2, 3, place)
+        for workdir, lines in runs.items():
+            names = sorted({k for line in lines for k in line if _belongs(k, prefix)})
+            for name in names:
+                points = [(line["step"], line[name]) for line in lines if name in line]
+                label = " ".join((*([workdir.name] if len(runs) > 1 else []), name))
+                axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+        if log:
+            axes.set_yscale("log")
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=7, frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def report(workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console) -> None:
+    """Prints the table, and draws the curves into `path`."""
+    console.print(table({workdir.name: summary(workdir) for workdir in workdirs}))
+    draw_curves(workdirs, path)
+    console.print(f"curves are in {path}", highlight=False, soft_wrap=True)
+
+
+def _belongs(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}/")
+
+
+def main(argv: list[str]) -> None:
+    """Reports, or says in a line what is missing."""
+    workdirs = [pathlib.Path(text).resolve() for text in argv[1:]]
+    if not workdirs:
+        raise app.UsageError("name one workdir or more")
+    path = pathlib.Path(_OUT.value) if _OUT.value else workdirs[0] / CURVES
+    try:
+        report(workdirs, path, Console())
+    except (XVLAError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)
