@@ -28,6 +28,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.validation = _validation()
+    config.distributed = _distributed()
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices; -1 = all the rest
     config.mesh.fsdp = 1  # devices that share one copy of the weights
@@ -91,6 +92,18 @@ def _validation() -> ConfigDict:
     validation.stride = 10  # every so many samples of an episode
     validation.steps = 10  # of denoising
     return validation
+
+
+def _distributed() -> ConfigDict:
+    """Several processes; docs/multihost.md."""
+    distributed: Any = ConfigDict()
+    distributed.kind = "none"  # how they find each other: none, auto, slurm, coordinator
+    distributed.address = ""  # host:port of process 0; kind coordinator
+    distributed.num_processes = 1  # kind coordinator
+    distributed.process_id = 0  # kind coordinator; another on each host
+    distributed.timeout_s = 300  # for which processes wait for each other
+    distributed.heartbeat_s = 60  # without a sign of life, then a process counts as dead
+    return distributed
 
 
 def _wandb() -> ConfigDict:

@@ -1,44 +1,62 @@
 """Trains X-VLA: ``python -m scripts.train --config=configs/X.py --workdir=W [--config.a.b=v]``.
 
 A workdir that holds a checkpoint is resumed, data stream included. Ctrl-C and SIGTERM save and
-stop.
+stop. On several hosts the same command is started on each (docs/multihost.md).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
+import xvla_jax
+from data.position import merge_positions
 from scripts.logs import quiet_libraries
 from scripts.training_run import TrainingRun
 from scripts.xvla_flags import carried_over
-from xvla_jax.checkpoint import Checkpointer
+from xvla_jax.checkpoint import Checkpointer, RunItems
+from xvla_jax.cluster import DistributedConfig
+from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import XVLAError
-from xvla_jax.loop import LoopConfig, StopSignal, run_loop
+from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
+from xvla_jax.resume import check_resumed
+from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
+from xvla_jax.stop import StopSignal
 from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)
 
 
-def train(config: Any, workdir: pathlib.Path) -> int:
+def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C."""
     began = time.monotonic()
     run = TrainingRun.open(config)
-    checkpointer = Checkpointer(workdir, keep=config.keep, save_interval=config.save_every)
+    code = code_version(xvla_jax.__version__)
+    processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
+    processes.check_shared(workdir)
+    checkpointer = Checkpointer(
+        workdir,
+        keep=config.keep,
+        save_interval=config.save_every,
+        keep_every=config.keep_every,
+        timeout_s=config.distributed.timeout_s,
+    )
     state, position = _begin(run, checkpointer)
     iters = run.recipe.config.iters
     with (
         run.batches(position) as stream,
-        MetricsWriter(*open_sinks(workdir, config.to_dict())) as writer,
+        MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
     ):
         state = run_loop(
@@ -49,10 +67,11 @@ def train(config: Any, workdir: pathlib.Path) -> int:
             model_config=run.model_config,
             mesh=run.mesh,
             checkpointer=checkpointer,
-            model_item=run.model_item,
+            items=RunItems(run.model_item, config.to_dict(), {"code": code}),
+            whole=functools.partial(_whole, processes),
             writer=writer,
             stop=stop,
-            skips=SkipWatch(workdir, limit=config.max_skipped_steps),
+            skips=SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
             watch=run.watch(int(state.step), began=began),
             validation=run.validation,
         )
@@ -64,6 +83,11 @@ def train(config: Any, workdir: pathlib.Path) -> int:
     return 0
 
 
+def _whole(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
+    """The position of the run, from that of each process."""
+    return merge_positions(processes.gather_json(position, "saving the place in the data"))
+
+
 def _begin(
     run: TrainingRun, checkpointer: Checkpointer
 ) -> tuple[TrainState, dict[str, Any] | None]:
@@ -73,6 +97,9 @@ def _begin(
         params = run.loaded.params if run.loaded else None
         return init_state(run.recipe, run.mesh, seed=run.config.seed, params=params), None
     logging.info("resuming %s at step %d", checkpointer.folder, step)
+    saved = checkpointer.read_config(step=step)
+    if saved is not None:
+        check_resumed(saved, run.config.to_dict())
     return checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
 
 
@@ -85,9 +112,12 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
     workdir = pathlib.Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
+    config = _CONFIG.value
     try:
-        status = train(_CONFIG.value, workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        processes = start(DistributedConfig(**config.distributed.to_dict()))
+        with processes:
+            status = train(config, workdir, processes)
     except (XVLAError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     sys.exit(status)

@@ -97,6 +97,18 @@ class TrainingRun:
         """View slots that any sample fills."""
         return max(len(source.reader.spec.views) for source in self.sources)
 
+    @property
+    def data_rows(self) -> list[dict[str, Any]]:
+        """What each source is, for comparison between hosts."""
+        specs = [
+            (source.reader.spec, sum(source.reader.episodes_per_part), source.weight)
+            for source in self.sources
+        ]
+        return [
+            {"name": spec.name, "row": spec.fingerprint, "episodes": episodes, "weight": weight}
+            for spec, episodes, weight in specs
+        ]
+
     @functools.cached_property
     def model_item(self) -> dict[str, Any]:
         """What the checkpoints say of the model; the contracts are those of the data."""

@@ -1,16 +1,19 @@
 """Checkpoints of a training run, with Orbax: atomic, asynchronous, restorable onto any mesh.
 
-Items of a step: ``params`` (alone enough for serving), ``opt_state``, ``position`` (JSON: step and
-place in the data stream) and ``model`` (JSON: config, processor, action contracts).
+Items of a step: ``params`` (alone enough for serving), ``opt_state``, ``ema`` where kept; and as
+JSON ``position`` (step and place in the data stream), ``model`` (config, processor, action
+contracts), ``config`` (of the run) and ``provenance``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import jax
@@ -22,21 +25,71 @@ from xvla_jax.train import TrainState
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
-_ITEMS: Final = ("params", "opt_state", "ema", "position", "model")
+_ITEMS: Final = ("params", "opt_state", "ema", "position", "model", "config", "provenance")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunItems:
+    """What every checkpoint of a run says beside its arrays, as plain JSON values.
+
+    Attributes:
+        model: config, processor and action contracts; enough to serve the parameters.
+        config: of the whole run.
+        provenance: where weights, data and code come from.
+    """
+
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
 
 class Checkpointer:
-    """Saves and restores the steps of one workdir.
+    """Saves and restores the steps of one workdir; every process of a run calls the same.
 
     A step that was not written whole is never seen.
+
+    Attributes:
+        blocked_s: seconds for which saves have held up the run so far.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, keep: int, save_interval: int) -> None:
-        """Opens ``workdir/checkpoints``; the newest ``keep`` steps stay."""
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        keep: int,
+        save_interval: int,
+        keep_every: int = 0,
+        timeout_s: int = 300,
+    ) -> None:
+        """Opens ``workdir/checkpoints``, and clears away what a killed run had not finished.
+
+        Args:
+            workdir: seen by all processes.
+            keep: newest steps that stay.
+            save_interval: steps from one save to the next.
+            keep_every: multiples of this step stay as well; 0 = none.
+            timeout_s: for which processes wait for each other to have written their part.
+
+        Raises:
+            CheckpointError: a number is out of range.
+        """
+        for name, number, least in (
+            ("keep", keep, 1),
+            ("save_every", save_interval, 1),
+            ("keep_every", keep_every, 0),
+        ):
+            if number < least:
+                raise CheckpointError(f"config.{name} is {number}; it must be {least} or more")
         self.folder = pathlib.Path(workdir).resolve() / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.blocked_s = 0.0
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, save_interval_steps=save_interval, enable_async_checkpointing=True
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            save_interval_steps=save_interval,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(timeout_secs=timeout_s),
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
@@ -49,11 +102,18 @@ class Checkpointer:
         step: int,
         state: TrainState,
         *,
-        position: Mapping[str, Any],
-        model: Mapping[str, Any],
+        position: Callable[[], Mapping[str, Any]],
+        items: RunItems,
         force: bool = False,
     ) -> bool:
         """Starts to save in the background if the interval says so (or ``force``).
+
+        Args:
+            step: of the state.
+            state: copied before this returns.
+            position: gives the place of the whole run in its data; asked only when saving.
+            items: what else the step holds.
+            force: save whatever the interval.
 
         Returns:
             True when a save was started.
@@ -63,12 +123,27 @@ class Checkpointer:
         """
         if step == self.latest_step() or not (force or self._manager.should_save(step)):
             return False
+        began = time.monotonic()
+        saved = self._save(step, state, position(), items, force=force)
+        self.blocked_s += time.monotonic() - began
+        return saved
+
+    def _save(
+        self,
+        step: int,
+        state: TrainState,
+        position: Mapping[str, Any],
+        run: RunItems,
+        *,
+        force: bool,
+    ) -> bool:
         self._check_disk(state)
         items: dict[str, Any] = {
             name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()
         }
         items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
-        items["model"] = ocp.args.JsonSave(dict(model))
+        for field in dataclasses.fields(run):
+            items[field.name] = ocp.args.JsonSave(dict(getattr(run, field.name)))
         return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -98,9 +173,9 @@ class Checkpointer:
         state = TrainState(count, restored.params, restored.opt_state, ema, skipped)
         return state, position
 
-    def read_model(self, *, step: int) -> dict[str, Any]:
-        """The ``model`` item of a step."""
-        return read_model(self.folder / str(step))
+    def read_config(self, *, step: int) -> dict[str, Any] | None:
+        """The config of the run that saved a step; None in checkpoints from before it was kept."""
+        return _read_json(self.folder / str(step), "config")
 
     def close(self) -> None:
         """Waits for the save under way."""
@@ -142,9 +217,16 @@ def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
 
 def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
     """Config, processor and contracts of a step."""
-    files = sorted((step_folder / "model").rglob("metadata"))
-    if not files:
+    found = _read_json(step_folder, "model")
+    if found is None:
         raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
+    return found
+
+
+def _read_json(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
+    files = sorted((step_folder / item).rglob("metadata"))
+    if not files:
+        return None
     try:
         return json.loads(files[0].read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

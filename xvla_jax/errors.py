@@ -29,3 +29,7 @@ class TrainingError(XVLAError, RuntimeError):
 
 class ProgramError(XVLAError, ValueError):
     """A compiled program that is not what was expected of it."""
+
+
+class DistributedError(XVLAError, RuntimeError):
+    """Processes of a run that disagree, do not come, or are gone."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-import signal
 from collections.abc import Callable, Mapping
-from types import FrameType, TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xvla_jax.checkpoint import Checkpointer
+from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.config import XVLAConfig
 from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
 from xvla_jax.skips import SkipWatch
+from xvla_jax.stop import StopSignal
 from xvla_jax.train import TrainState
 from xvla_jax.validation import Validation
 from xvla_jax.watch import Watch
@@ -25,6 +25,7 @@ from xvla_jax.watch import Watch
 _log = logging.getLogger(__name__)
 
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+Position = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +43,6 @@ class LoopConfig:
     present_views: int
 
 
-class StopSignal:
-    """Turns SIGINT and SIGTERM into a flag: a run stops between two steps, with a checkpoint."""
-
-    def __init__(self) -> None:
-        """Nothing is caught before the ``with`` block."""
-        self.number: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        """Starts to catch."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Puts the previous handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.number is not None:  # a second Ctrl-C does not wait
-            raise KeyboardInterrupt
-        self.number = number
-
-
 def run_loop(
     state: TrainState,
     train_step: TrainStep,
@@ -81,17 +52,19 @@ def run_loop(
     model_config: XVLAConfig,
     mesh: Mesh,
     checkpointer: Checkpointer,
-    model_item: Mapping[str, Any],
+    items: RunItems,
+    whole: Callable[[Position], Position],
     writer: MetricsWriter,
     stop: StopSignal,
     skips: SkipWatch,
     watch: Watch,
     validation: Validation | None = None,
 ) -> TrainState:
-    """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is raised.
+    """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is reached.
 
     A checkpoint is written when due, at the end, and on a stop; held-out episodes are measured on
-    when due.
+    when due. Every process of a run calls the same; ``whole`` makes the position of the run out of
+    that of this process.
 
     Raises:
         TrainingError: too many steps were not finite.
@@ -101,7 +74,8 @@ def run_loop(
         return state
     position = batches.position
     with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
-        while not _stopping(step, config, stop):
+        stopping = stop.reached(step)
+        while not stopping:
             fed = next(feed)
             with jax.set_mesh(mesh):
                 state, metrics = train_step(state, fed.batch)
@@ -119,10 +93,10 @@ def run_loop(
                 scalars["skipped_steps"] = float(skips.count)
                 writer.write(step, scalars)
                 _log.info("%s", watch.line(step, scalars))
-            if not _stopping(step, config, stop):
-                with watch.waiting("checkpoint"):
-                    checkpointer.save(step, state, position=position, model=model_item)
-    checkpointer.save(step, state, position=position, model=model_item, force=True)
+            stopping = step >= config.iters or stop.reached(step)
+            with watch.waiting("checkpoint"):
+                place = functools.partial(whole, position)
+                checkpointer.save(step, state, position=place, items=items, force=stopping)
     skips.flush()
     return state
 
@@ -146,7 +120,3 @@ def _bad_episodes(batches: BatchSource) -> dict[str, float]:
         for dataset, kinds in batches.bad_episodes.items()
         for kind, count in kinds.items()
     }
-
-
-def _stopping(step: int, config: LoopConfig, stop: StopSignal) -> bool:
-    return step >= config.iters or stop.number is not None

@@ -21,11 +21,15 @@ _log = logging.getLogger(__name__)
 class SkipWatch:
     """Reads the flag ``finite`` of each step a little later; a skipped step goes into a file."""
 
-    def __init__(self, workdir: pathlib.Path, *, limit: int) -> None:
-        """So many steps of a run may be skipped; one more is an error."""
+    def __init__(self, workdir: pathlib.Path, *, limit: int, process: int = 0) -> None:
+        """So many steps of a run may be skipped; one more is an error.
+
+        Each process has a file of its own, for the samples of its part of the batch.
+        """
         if limit < 0:
             raise ConfigError(f"config.max_skipped_steps is {limit}; it must be 0 or more")
-        self.path = workdir / SKIPPED_NAME
+        name = pathlib.Path(SKIPPED_NAME)
+        self.path = workdir / (f"{name.stem}_{process}{name.suffix}" if process else name)
         self.count = 0
         self._limit = limit
         self._waiting: deque[tuple[int, Mapping[str, Any], Sequence[str]]] = deque()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 import xvla_jax
 from configs import models
 from tests.xvla_jax import tiny
-from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer, find_step
+from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer, RunItems, find_step
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
@@ -33,6 +35,8 @@ _FILES = {"LICENSE": b"free\n", "tokenizer.json": bytes(range(256))}
 _BASE = Pretrained(tiny.CONFIG, {}, None, {}, _BUFFERS, "bfloat16", _FILES)
 _MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT}, source=_BASE)
 _POSITION = {"step": 2, "stream": {"seed": 0}}
+_ITEMS = RunItems(_MODEL_ITEM, {"seed": 0, "optimizer": {"betas": (0.9, 0.95)}}, {"git": "abc"})
+_NOTHING = RunItems({}, {}, {})
 
 
 def _open(workdir: Path) -> Checkpointer:
@@ -41,7 +45,7 @@ def _open(workdir: Path) -> Checkpointer:
 
 def _save(workdir: Path, step: int, state: TrainState) -> None:
     checkpointer = _open(workdir)
-    assert checkpointer.save(step, state, position=_POSITION, model=_MODEL_ITEM, force=True)
+    assert checkpointer.save(step, state, position=lambda: _POSITION, items=_ITEMS, force=True)
     checkpointer.close()
 
 
@@ -102,6 +106,32 @@ def test_another_mesh_gets_the_same_state(run: _Run) -> None:
     assert {s.data.shape for s in table.addressable_shards} == {(51289, 4)}
 
 
+def test_a_state_goes_from_mesh_to_mesh_unchanged(run: _Run, tmp_path: Path) -> None:
+    state, _ = _restore(run.workdir, tiny.abstract(2, 4))
+    _save(tmp_path, 2, state)
+    again, _ = _restore(tmp_path, tiny.abstract(8, 1))
+    assert tiny.equal(again, run.at_two)
+    table = again.params["vlm"]["text_encoder"]["token_embedding"]
+    assert {s.data.shape for s in table.addressable_shards} == {(51289, 16)}
+
+
+def test_a_checkpoint_says_how_its_run_was_set_and_where_it_comes_from(run: _Run) -> None:
+    checkpointer = _open(run.workdir)
+    assert checkpointer.read_config(step=2) == {"seed": 0, "optimizer": {"betas": [0.9, 0.95]}}
+    checkpointer.close()
+    [item] = (run.workdir / CHECKPOINTS / "2" / "provenance").rglob("metadata")
+    assert json.loads(item.read_text()) == {"git": "abc"}
+
+
+def test_a_checkpoint_from_before_configs_were_kept_is_read(copied: Path) -> None:
+    for item in ("config", "provenance"):
+        shutil.rmtree(copied / CHECKPOINTS / "2" / item)
+    checkpointer = _open(copied)
+    assert checkpointer.read_config(step=2) is None
+    checkpointer.close()
+    assert int(_restore(copied, tiny.abstract())[0].step) == 2
+
+
 def test_a_step_cut_off_while_written_is_not_seen(copied: Path) -> None:
     steps = copied / CHECKPOINTS
     cut = Path(shutil.copytree(steps / "2", steps / "4.orbax-checkpoint-tmp-7"))
@@ -128,7 +158,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     before = sorted(p.name for p in (copied / CHECKPOINTS).iterdir())
     checkpointer = _open(copied)
     with pytest.raises(CheckpointError, match=r"0\.00 GiB are free, a checkpoint takes 0\.01 GiB"):
-        checkpointer.save(4, tiny.state(), position={}, model={})
+        checkpointer.save(4, tiny.state(), position=dict, items=_NOTHING)
     checkpointer.close()
     assert sorted(p.name for p in (copied / CHECKPOINTS).iterdir()) == before
 
@@ -168,13 +198,64 @@ def test_parameters_of_another_model_are_refused(copied: Path) -> None:
         xvla_jax.load_pretrained(copied)
 
 
+def _small_state() -> TrainState:
+    zero, one = jax.numpy.int32(0), jax.numpy.ones(2)
+    return TrainState(zero, {"w": one}, {"m": one}, {}, zero)
+
+
 def test_intervals_and_the_newest_are_kept(tmp_path: Path) -> None:
     checkpointer = _open(tmp_path)
-    zero, one = jax.numpy.int32(0), jax.numpy.ones(2)
-    state = TrainState(zero, {"w": one}, {"m": one}, {}, zero)
-    saved = [step for step in range(1, 8) if checkpointer.save(step, state, position={}, model={})]
-    assert checkpointer.save(7, state, position={}, model={}, force=True)
-    assert not checkpointer.save(7, state, position={}, model={}, force=True), "it is there"
+    state = _small_state()
+    rest: Any = {"position": dict, "items": _NOTHING}
+    saved = [step for step in range(1, 8) if checkpointer.save(step, state, **rest)]
+    assert checkpointer.save(7, state, **rest, force=True)
+    assert not checkpointer.save(7, state, **rest, force=True), "it is there"
     checkpointer.close()
     assert {2, 4, 6} <= set(saved)
     assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["6", "7"]
+
+
+def test_some_steps_are_kept_for_good(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path, keep=1, save_interval=1, keep_every=3)
+    for step in range(1, 9):
+        checkpointer.save(step, _small_state(), position=dict, items=_NOTHING)
+    checkpointer.close()
+    assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["3", "6", "8"]
+
+
+def test_only_saves_ask_for_the_position_and_count_as_blocking(tmp_path: Path) -> None:
+    checkpointer, asked = _open(tmp_path), []
+
+    def slow_position() -> dict[str, Any]:
+        asked.append(checkpointer.blocked_s)
+        time.sleep(0.3)
+        return {}
+
+    for step in (1, 2, 3):  # 1 because it is the first, 2 because of the interval
+        checkpointer.save(step, _small_state(), position=slow_position, items=_NOTHING)
+    checkpointer.close()
+    assert len(asked) == 2
+    assert checkpointer.blocked_s >= 0.6
+
+
+def test_what_a_killed_run_left_unfinished_is_cleared_away(copied: Path) -> None:
+    steps = copied / CHECKPOINTS
+    shutil.copytree(steps / "2", steps / "4.orbax-checkpoint-tmp")
+    _open(copied).close()
+    assert [path.name for path in steps.iterdir()] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": 0}, "config.keep is 0"),
+        ({"save_interval": 0}, "config.save_every is 0"),
+        ({"keep_every": -1}, "config.keep_every is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_errors(
+    tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    numbers: Any = {"keep": 1, "save_interval": 1} | change
+    with pytest.raises(CheckpointError, match=message):
+        Checkpointer(tmp_path, **numbers)

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
-from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer
+from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer, RunItems
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.loop import LoopConfig, StopSignal, run_loop
+from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import JsonLines, MetricsWriter, TensorBoard, read_metrics
 from xvla_jax.skips import SKIPPED_NAME, SkipWatch
+from xvla_jax.stop import StopSignal
 from xvla_jax.train import TrainState
 from xvla_jax.validation import Validation
 from xvla_jax.watch import Watch
@@ -84,7 +85,8 @@ def _run(
                 model_config=tiny.CONFIG,
                 mesh=tiny.mesh(1, 1),
                 checkpointer=checkpointer,
-                model_item={},
+                items=RunItems({}, {}, {}),
+                whole=dict,
                 writer=writer,
                 stop=stop,
                 skips=SkipWatch(workdir, limit=max_skipped_steps),

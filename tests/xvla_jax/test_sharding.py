@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from configs import models
 from tests.xvla_jax import tiny
+from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
+from xvla_jax.models import soft_transformer
+from xvla_jax.models.xvla import XVLA
 from xvla_jax.sharding import global_batch, make_mesh, path_of, tree_shardings
-from xvla_jax.train import init_state
+from xvla_jax.train import init_state, make_train_step
 
 # Of the largest value of a leaf. Sums over shards come in another order: float32 keeps 7 digits.
 _TOLERANCE = 2e-5
@@ -104,7 +109,12 @@ def _stepped(data: int, fsdp: int) -> Any:
     ],
 )
 def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None:
-    (metrics, grads), (wanted, wanted_grads) = _stepped(data, fsdp), _stepped(1, 1)
+    _assert_close(_stepped(data, fsdp), _stepped(1, 1))
+
+
+def _assert_close(found_step: Any, wanted_step: Any) -> None:
+    """Metrics and moments of two steps, as `_stepped` gives them."""
+    (metrics, grads), (wanted, wanted_grads) = found_step, wanted_step
     for name, value in wanted.items():
         np.testing.assert_allclose(metrics[name], value, rtol=_TOLERANCE, err_msg=name)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_grads))
@@ -115,6 +125,26 @@ def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None
         np.testing.assert_allclose(found, one_device, rtol=0, atol=allowed, err_msg=path_of(path))
 
     jax.tree_util.tree_map_with_path(compare, grads, wanted_grads)
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_gives_the_same_numbers_on_a_mesh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(soft_transformer, "DROPOUT", 0.0)  # its masks depend on the part
+    shape = dataclasses.replace(models.TINY, dropout=0.0)
+    model = XVLA(XVLAConfig.from_dict(models.model_dict(shape, action_mode="ee6d")))
+
+    def stepped(accumulate: int, data: int, fsdp: int) -> Any:
+        recipe = dataclasses.replace(tiny.RECIPE, model=model, accumulate=accumulate)
+        train_step = make_train_step(recipe, tiny.PROCESSOR, seed=0)
+        mesh, host_batch = tiny.mesh(data, fsdp), tiny.batch(size=16)
+        shown = host_batch | {"images": host_batch["images"][:, :2]}
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(tiny.state(data, fsdp), global_batch(shown, mesh))
+        return jax.device_get((metrics, state.opt_state[1].mu))
+
+    _assert_close(stepped(2, 2, 4), stepped(1, 1, 1))
 
 
 @pytest.mark.slow

@@ -1,0 +1,30 @@
+"""What the tests of whole runs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.datasets import dataset
+from data.writer import write_dataset
+from tests.data.test_writer import OPTIONS, episode
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three made-up demonstrations in RLDS."""
+    folder = tmp_path_factory.mktemp("demos")
+    rate_hz = dataset("libero_demos").rate_hz
+    paths = [folder / f"{number}.npz" for number in (0, 2, 3)]  # 1 would be a failure
+    for number, path in zip((0, 2, 3), paths, strict=True):
+        np.savez(path, **episode(number, frames=20, rate_hz=rate_hz))
+    write_dataset(paths, folder / "rlds", **OPTIONS)
+    return folder / "rlds"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs find what others have compiled."""
+    return tmp_path_factory.mktemp("compiled")

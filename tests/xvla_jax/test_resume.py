@@ -1,0 +1,79 @@
+"""What may change between a run and its continuation."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from configs import debug
+from xvla_jax.differences import MISSING, Difference, differences
+from xvla_jax.errors import ConfigError
+from xvla_jax.resume import Effect, check_resumed, effect_of
+
+
+def _config(**changes: Any) -> dict[str, Any]:
+    config: Any = debug.get_config()
+    config.update_from_flattened_dict(changes)
+    return config.to_dict()
+
+
+def test_every_field_of_a_config_has_a_row() -> None:
+    fields = [d.field for d in differences(_config(), {})]
+    assert len(fields) > 40
+    assert [field for field in fields if effect_of(field) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "effect"),
+    [
+        ("optimizer.mode", "lora", Effect.REFUSED),
+        ("optimizer.iters", 9, Effect.OTHER),
+        ("batch_size", 4, Effect.REFUSED),
+        ("seed", 1, Effect.REFUSED),
+        ("data.lanes", 2, Effect.REFUSED),
+        ("data.root", "elsewhere", Effect.NONE),
+        ("mesh.fsdp", 2, Effect.NONE),
+        ("distributed.kind", "slurm", Effect.NONE),
+        ("keep_every", 10, Effect.NONE),
+    ],
+)
+def test_a_change_is_told_or_refused(
+    field: str, value: Any, effect: Effect, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert effect_of(field) is effect
+    before, after = _config(), _config(**{field: value})
+    if effect is Effect.REFUSED:
+        with pytest.raises(ConfigError, match=f"config.{field}: .* saved, {value!r} now"):
+            check_resumed(before, after)
+        return
+    with caplog.at_level(logging.INFO):
+        check_resumed(before, after)
+    [record] = caplog.records
+    assert f"config.{field} was" in record.message
+    assert f"is now {value!r}" in record.message
+    wanted = logging.INFO if effect is Effect.NONE else logging.WARNING
+    assert record.levelno == wanted
+
+
+def test_all_refusals_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size: 8 saved, 4 now; config.seed: 0 saved"):
+        check_resumed(_config(), _config(batch_size=4, seed=1))
+
+
+def test_equal_configs_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        check_resumed(_config(), _config())
+    assert not caplog.records
+
+
+def test_differences_go_into_the_depth_and_take_lists_for_tuples() -> None:
+    ours = {"a": {"b": 1, "c": (1, 2)}, "d": [{"e": 1}], "f": {}}
+    theirs = {"a": {"b": 2, "c": [1, 2]}, "d": [{"e": 2}], "g": None}
+    assert differences(ours, theirs) == [
+        Difference("a.b", 1, 2),
+        Difference("d", [{"e": 1}], [{"e": 2}]),
+        Difference("f", {}, MISSING),
+        Difference("g", MISSING, None),
+    ]

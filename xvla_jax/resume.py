@@ -1,0 +1,75 @@
+"""What may change in a config between a run and its continuation.
+
+A row for each field of configs/base.py: (regex of its whole name, what a change does). The first
+match wins.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from xvla_jax.differences import differences
+from xvla_jax.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+class Effect(enum.Enum):
+    """What a change does to the numbers that follow."""
+
+    NONE = "the numbers stay what they would have been, up to rounding"
+    OTHER = "the numbers become others from here on"
+    REFUSED = "the saved state or its place in the data would not fit"
+
+
+EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
+    (r"optimizer\.(mode|last_layers)", Effect.REFUSED),  # which parameters have moments
+    (r"optimizer\..*", Effect.OTHER),  # rates, their schedule, and its length
+    (r"(model|processor)\..*", Effect.REFUSED),
+    (r"data\.(mixture|shuffle_buffer|lanes)", Effect.REFUSED),  # another stream of samples
+    (r"(seed|batch_size|batch_size_per)", Effect.REFUSED),  # likewise
+    (r"ema_decay", Effect.REFUSED),  # an average begun late or with another memory is no average
+    (r"validation\.episodes", Effect.REFUSED),  # others are trained on
+    (r"dtype", Effect.OTHER),
+    (r"accumulate", Effect.OTHER),  # other dropout masks
+    (r"init_from", Effect.NONE),  # its weights are read at the start only
+    (r"data\.(root|train_metas_path)", Effect.NONE),  # what lies there is compared
+    (r"data\.(max_bad_episodes|cache_mb)", Effect.NONE),
+    (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
+    (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: the data's place tells
+    (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
+)
+
+
+def effect_of(field: str) -> Effect | None:
+    """What a change of a field does; None where no row covers it."""
+    for pattern, effect in EFFECTS:
+        if re.fullmatch(pattern, field):
+            return effect
+    return None
+
+
+def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compares the config of a checkpoint with the one that is to go on from it; logs what differs.
+
+    Raises:
+        ConfigError: a field differs with which the run cannot go on as the same.
+    """
+    refused = []
+    for field, before, after in differences(saved, now):
+        effect = effect_of(field)
+        if effect is Effect.REFUSED:
+            refused.append(f"config.{field}: {before!r} saved, {after!r} now")
+            continue
+        meaning = effect.value if effect else "no row of xvla_jax.resume.EFFECTS says what it does"
+        level = logging.INFO if effect is Effect.NONE else logging.WARNING
+        _log.log(level, "config.%s was %r, is now %r: %s", field, before, after, meaning)
+    if refused:
+        raise ConfigError(
+            f"the run in this workdir was started with another config: {'; '.join(refused)}. Go on "
+            "with its config, or begin in another --workdir"
+        )

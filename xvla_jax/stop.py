@@ -1,0 +1,58 @@
+"""Stopping a run between two steps, on all its processes at the same one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopSignal:
+    """Turns SIGINT and SIGTERM into a stop between two steps. Use as a context manager.
+
+    Where processes are connected, JAX has taken SIGTERM over: whichever of them gets it, all agree
+    on a step that none has passed (within a second or two). SIGINT is handed on as SIGTERM.
+
+    Attributes:
+        number: of the signal that this process caught; None if it was none, or JAX's SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is caught before the ``with`` block."""
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._connected = jax.distributed.is_initialized()
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop behind ``step``; to be asked on every process, once or more a step."""
+        if self._connected:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.number is not None
+
+    def __enter__(self) -> StopSignal:
+        """Starts to catch."""
+        numbers = (signal.SIGINT,) if self._connected else (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            self._previous[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Puts the previous handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.number is not None:  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self.number = number
+        if self._connected:
+            os.kill(os.getpid(), signal.SIGTERM)
