@@ -49,7 +49,7 @@ def main() -> None:
 
     def step() -> float:
         began = time.perf_counter()
-        loss = sum(model(**batch).values())
+        loss: Any = sum(model(**batch).values())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
         optimizer.step()

@@ -27,6 +27,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.accumulate = 1  # parts into which a batch is cut, one after the other: less memory
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
+    config.lora = _lora()
     config.validation = _validation()
     config.distributed = _distributed()
     config.mesh = ConfigDict()
@@ -104,6 +105,21 @@ def _distributed() -> ConfigDict:
     distributed.timeout_s = 300  # for which processes wait for each other
     distributed.heartbeat_s = 60  # without a sign of life, then a process counts as dead
     return distributed
+
+
+def _lora() -> ConfigDict:
+    """An adapter that learns in the place of the weights: X-VLA's recipe, but for the rank."""
+    lora: Any = ConfigDict()
+    lora.rank = 0  # columns of A, in X-VLA 8; 0 = no adapter, and nothing else here has an effect
+    lora.alpha = 16.0  # the adapter's scale is alpha / rank
+    lora.dropout = 0.0  # 0 is all that there is
+    lora.target_modules = "all-linear"  # or a regular expression over released module names
+    lora.modules_to_save = (  # learn as a whole
+        "transformer.soft_prompt_hub",
+        "transformer.action_encoder",
+        "transformer.action_decoder",
+    )
+    return lora
 
 
 def _wandb() -> ConfigDict:

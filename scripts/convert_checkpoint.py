@@ -2,6 +2,8 @@
 
 SRC is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step), DST of the one that is
 asked for; it appears whole or not at all. ``--adapter`` merges a PEFT adapter into the weights.
+SRC may be the workdir of a LoRA run: it is merged into its base, and ``--layout=peft`` writes its
+adapter alone, for which the base is not needed.
 ``--verify`` reads DST back and compares parameters, and actions from the same noise.
 """
 
@@ -19,12 +21,19 @@ from rich.table import Table
 from eval.receipt import write_json
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
-from xvla_jax.conversion import SOURCE_DTYPE, Conversion, convert_checkpoint, verify
+from xvla_jax.conversion import (
+    SOURCE_DTYPE,
+    Conversion,
+    convert_checkpoint,
+    extract_adapter,
+    verify,
+)
 from xvla_jax.errors import XVLAError
 from xvla_jax.formats.accounting import STORED
+from xvla_jax.formats.lora_step import PEFT
 from xvla_jax.pretrained import LAYOUTS
 
-_LAYOUT = flags.DEFINE_enum("layout", None, LAYOUTS, "Layout of DST.", required=True)
+_LAYOUT = flags.DEFINE_enum("layout", None, (*LAYOUTS, PEFT), "Layout of DST.", required=True)
 _DTYPE = flags.DEFINE_enum(
     "dtype", SOURCE_DTYPE, (SOURCE_DTYPE, *STORED), "Type of DST's tensors (Orbax: float32)."
 )
@@ -54,6 +63,9 @@ def _print(console: Console, done: Conversion) -> None:
 
 
 def _run(source: pathlib.Path, target: pathlib.Path, console: Console) -> int:
+    if _LAYOUT.value == PEFT:
+        _print(console, extract_adapter(source, target, overwrite=_OVERWRITE.value))
+        return 0
     with bytes_progress(console, "converting") as progress:
         loaded, done = convert_checkpoint(
             source,
@@ -83,6 +95,8 @@ def main(argv: list[str]) -> int:
     """Returns the exit status: 0, or 1 when anything is wrong or differs."""
     if len(argv) != 3:
         raise app.UsageError("SRC and DST are needed")
+    if _LAYOUT.value == PEFT and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
+        raise app.UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
     quiet_libraries()
     # So that what is half written is removed; 143 is what a shell makes of that signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 
 from scripts.torch_process import TorchOptions, TorchReference, require_torch
-from xvla_jax import equivalence, inventory, lora, probe
+from xvla_jax import equivalence, fingerprints, inventory, lora, probe
 from xvla_jax.equivalence import StageResult
+from xvla_jax.fingerprints import Fingerprint
 from xvla_jax.formats import lora_files
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME
-from xvla_jax.inventory import Fingerprint, Inventory
+from xvla_jax.inventory import Inventory
 from xvla_jax.models.xvla import inference_params
 from xvla_jax.policy import STEPS
 from xvla_jax.pretrained import load_checkpoint, save_pretrained
@@ -150,7 +151,7 @@ def _run(
         inputs = probe.make_inputs(
             config, loaded.processor, count=plan.observations, seed=plan.seed
         )
-    prints = inventory.fingerprints(loaded.params, config, dtype=rounded)
+    prints = fingerprints.fingerprints(loaded.params, config, dtype=rounded)
     if export:
         save_pretrained(export, config, loaded.params, "hf")
     outputs = {}
@@ -203,7 +204,7 @@ def _comparison(
 
 def _parameters(first: _Side, second: _Side, rounded: str, merged: bool) -> dict[str, Any]:
     """Not gated where an adapter was merged: sums may be rounded in another order."""
-    found = inventory.compare_parameters(first.prints, second.prints)
+    found = fingerprints.compare_parameters(first.prints, second.prints)
     passed = None if merged else not found["differing"]
     return found | {"rounded_to": rounded, "passed": passed}
 

@@ -31,6 +31,7 @@ from data.stream import StreamShape
 from scripts.plan_tables import as_markdown, print_plan
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, XVLAError
+from xvla_jax.lora import LoraConfig
 from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.planning.chips import Slice, describe
 from xvla_jax.planning.programs import Run
@@ -74,6 +75,7 @@ def run_of(config: Any, views: int) -> Run:
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         jitter=any(row.augment != "none" for row in rows),
+        lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
     )
 
 

@@ -16,9 +16,12 @@ from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
+from rich.console import Console
 
 import xvla_jax
 from data.position import merge_positions
+from scripts import run_summary
+from scripts.group_table import group_table
 from scripts.logs import quiet_libraries
 from scripts.training_run import TrainingRun
 from scripts.xvla_flags import carried_over
@@ -26,13 +29,14 @@ from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import XVLAError
+from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
 from xvla_jax.resume import check_resumed
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
 from xvla_jax.stop import StopSignal
-from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step
+from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step, place_base
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)
@@ -54,6 +58,9 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     )
     state, position = _begin(run, checkpointer)
     iters = run.recipe.config.iters
+    console = Console()
+    if processes.main:
+        console.print(group_table(run.recipe.group_rows()))
     with (
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
@@ -67,7 +74,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
             model_config=run.model_config,
             mesh=run.mesh,
             checkpointer=checkpointer,
-            items=RunItems(run.model_item, config.to_dict(), {"code": code}),
+            items=RunItems(run.model_item, config.to_dict(), run.provenance(code)),
             whole=functools.partial(_whole, processes),
             writer=writer,
             stop=stop,
@@ -76,10 +83,15 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
             validation=run.validation,
         )
         checkpointer.close()
+    if processes.main:
+        run_summary.report([workdir], workdir / run_summary.CURVES, console)
     if int(state.step) < iters:
         print(f"stopped at step {int(state.step)}; the same command goes on from there")
         return 130 if stop.number == 2 else 0
     print(f"trained {iters} steps; checkpoints are in {checkpointer.folder}")
+    if run.recipe.lora and processes.main:
+        export_adapter(checkpointer.folder / str(iters), workdir / PEFT, overwrite=True)
+        print(f"the adapter is in {workdir / PEFT}")
     return 0
 
 
@@ -96,11 +108,15 @@ def _begin(
     if step is None:
         params = run.loaded.params if run.loaded else None
         return init_state(run.recipe, run.mesh, seed=run.config.seed, params=params), None
+    check_same_base(checkpointer.folder / str(step), run.model_item)
     logging.info("resuming %s at step %d", checkpointer.folder, step)
     saved = checkpointer.read_config(step=step)
     if saved is not None:
         check_resumed(saved, run.config.to_dict())
-    return checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
+    state, position = checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
+    if run.recipe.lora and run.loaded:
+        state = place_base(state, run.mesh, run.loaded.params)
+    return state, position
 
 
 def main(argv: list[str]) -> None:

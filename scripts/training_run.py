@@ -16,6 +16,7 @@ from data.contracts import contracts_of
 from data.held_out import hold_out
 from data.metas import open_metas
 from data.mixtures import mixture
+from data.origins import origin
 from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
 from xvla_jax.actions import action_space
@@ -23,17 +24,38 @@ from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
+from xvla_jax.fingerprints import params_digest
 from xvla_jax.flops import peak_flops, step_flops
+from xvla_jax.formats.lora_step import ADAPTER, adapter_section, is_lora_run
+from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.processor import Processor
+from xvla_jax.provenance import provenance
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
 from xvla_jax.train import Recipe, abstract_state
 from xvla_jax.validation import Validation, make_eval_step
 from xvla_jax.watch import Watch
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
+    """Model and optimizer of a config.
+
+    Raises:
+        ConfigError: a value that does not exist or does not fit.
+    """
+    if config.dtype not in _DTYPES:
+        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
+    return Recipe(
+        XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat),
+        OptimizerConfig(**config.optimizer.to_dict()),
+        config.accumulate,
+        config.ema_decay,
+        LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +87,14 @@ class TrainingRun:
         Raises:
             ConfigError, ValueError, OSError: something of it does not fit, or is not there.
         """
-        if config.dtype not in _DTYPES:
-            raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
+        if config.lora.rank and (not config.init_from or is_lora_run(config.init_from)):
+            raise ConfigError(
+                f"config.lora.rank is {config.lora.rank} and config.init_from "
+                f"{config.init_from!r}; an adapter needs a whole checkpoint. A LoRA run is "
+                "made one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
+            )
         loaded = load_checkpoint(config.init_from) if config.init_from else None
         model_config = loaded.config if loaded else XVLAConfig.from_dict(config.model.to_dict())
-        model = XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat)
-        optimizer = OptimizerConfig(**config.optimizer.to_dict())
         sources, held_out = _split(_open_sources(config.data), config.validation)
         return cls(
             config=config,
@@ -78,7 +102,7 @@ class TrainingRun:
             processor=(loaded and loaded.processor) or Processor(**config.processor.to_dict()),
             sources=sources,
             held_out=held_out,
-            recipe=Recipe(model, optimizer, config.accumulate, config.ema_decay),
+            recipe=recipe_of(config, model_config),
             mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
         )
 
@@ -118,7 +142,32 @@ class TrainingRun:
             num_actions=self.model_config.num_actions,
         )
         contracts = {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
-        return model_item(self.model_config, self.processor, contracts, source=self.loaded)
+        item = model_item(self.model_config, self.processor, contracts, source=self.loaded)
+        lora = self.recipe.lora
+        if lora is not None and self.base is not None:
+            path = self.base["path"]
+            item[ADAPTER] = adapter_section(lora.peft(path), path, self.base["sha256"])
+        return item
+
+    @functools.cached_property
+    def base(self) -> dict[str, str] | None:
+        """Path and digest of the weights that the run begins with; None for random ones."""
+        if self.loaded is None:
+            return None
+        digest = params_digest(self.loaded.params, self.loaded.config)
+        return {"path": self.config.init_from, "sha256": digest}
+
+    @functools.cached_property
+    def origins(self) -> list[dict[str, Any]]:
+        """Where the samples come from, for the provenance of the checkpoints."""
+        held = {s.reader.spec.name: sum(s.reader.episodes_per_part) for s in self.held_out}
+        return [
+            origin(source, held_out=held.get(source.reader.spec.name, 0)) for source in self.sources
+        ]
+
+    def provenance(self, code: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the checkpoints of this run come from."""
+        return provenance(self.origins, self.mesh, code=code, init_from=self.base)
 
     @functools.cached_property
     def validation(self) -> Validation | None:

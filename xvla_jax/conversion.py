@@ -15,9 +15,11 @@ import numpy as np
 from xvla_jax import checkpoint
 from xvla_jax.actions import action_space
 from xvla_jax.batch import Observation
+from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.folders import check_target
-from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.formats.lora_files import ADAPTER_WEIGHTS_NAME, load_adapter
+from xvla_jax.formats.lora_step import PEFT, export_adapter
 from xvla_jax.formats.stored import Progress
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
 from xvla_jax.formats.torch_names import detect_dialect
@@ -93,8 +95,7 @@ def convert_checkpoint(
     loaded = load_checkpoint(source, stored=True)
     if adapter:
         changes = load_adapter(adapter, loaded.config)  # refused before the base is read
-        params = merge_adapter(jax.tree.map(np.asarray, loaded.params), changes)
-        loaded = dataclasses.replace(loaded, params=params)
+        loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
         target,
@@ -116,7 +117,32 @@ def convert_checkpoint(
         dtype=chosen,
         rounded=rounded,
         seconds=seconds,
-        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss=_peak_rss(),
+    )
+
+
+def extract_adapter(
+    source: pathlib.Path, target: pathlib.Path, *, overwrite: bool = False
+) -> Conversion:
+    """Writes the adapter of a LoRA run as a folder that PEFT loads; the base is not needed.
+
+    Raises:
+        CheckpointError: the source is no LoRA run, or the target cannot be written.
+    """
+    start = time.perf_counter()
+    check_target(target, overwrite=overwrite, source=source)
+    step = checkpoint.find_step(source)
+    if step is None:
+        raise CheckpointError(f"{source} is no workdir of a LoRA run, from which {PEFT} is written")
+    export_adapter(step, target, overwrite=overwrite)
+    files = TensorFiles.open(target / ADAPTER_WEIGHTS_NAME)
+    return Conversion(
+        source=describe(source),
+        target=Side(str(target), PEFT, len(files.info), files.nbytes),
+        dtype="float32",
+        rounded=0,
+        seconds=time.perf_counter() - start,
+        peak_rss=_peak_rss(),
     )
 
 
@@ -159,6 +185,10 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
         "largest_action": float(np.abs(ours).max()),
         "largest_action_difference": float(np.abs(ours - theirs).max()),
     }
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _act(loaded: Pretrained, observations: list[Observation]) -> np.ndarray:

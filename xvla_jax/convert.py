@@ -210,11 +210,11 @@ def to_torch(
 def iter_released(
     params: Mapping[str, Any], config: XVLAConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Released name and tensor of every parameter.
+    """Released name and tensor of every parameter, leaf by leaf: cheapest where they are on disk.
 
     The tree may be any that is shaped like the parameters (gradients too).
     """
-    for row in rows(config):
+    for row in sorted(rows(config), key=lambda row: row.path):
         yield row.torch, _released(params, row)
 
 

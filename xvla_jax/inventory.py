@@ -1,13 +1,12 @@
 """What two checkpoints hold, compared without having both in memory.
 
-Stored tensors are accounted for by name, parameters are compared by digests of their values, and
-configs field by field.
+Stored tensors are accounted for by name, and configs compared field by field; for parameters see
+``fingerprints``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -16,18 +15,15 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint, convert
+from xvla_jax import checkpoint
 from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats.accounting import STORED
+from xvla_jax.formats.lora_step import ADAPTER
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
 from xvla_jax.formats.torch_names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.pretrained import ORBAX
-
-_SAMPLE: Final = 4096  # values of a tensor that are kept to tell by how much it differs
-_LISTED: Final = 10  # differing parameters that a report names
 
 # Fields that say nothing about what a trained model computes.
 _TRAINING_ONLY: Final = frozenset(
@@ -90,6 +86,11 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     step = checkpoint.find_step(folder)
     if step is not None:
         item = checkpoint.read_model(step)
+        if ADAPTER in item:
+            raise CheckpointError(
+                f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "
+                f"python -m scripts.convert_checkpoint {folder} DST --layout=hf"
+            )
         config = XVLAConfig.from_dict(item["config"])
         source = item.get("source", {})
         dtype = source.get("stored_dtype", "float32")
@@ -124,72 +125,6 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
         aliases=tuple(aliases),
         unused=tuple(sorted(set(files.info) - set(parameters) - set(buffers))),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Fingerprint:
-    """What is kept of a parameter: enough to see that another differs, and roughly by how much."""
-
-    digest: bytes
-    sample: np.ndarray  # float32, spread over the tensor; a small tensor whole
-
-
-def fingerprints(
-    params: Mapping[str, Any], config: XVLAConfig, *, dtype: str
-) -> dict[str, Fingerprint]:
-    """Of every parameter, by its released name.
-
-    Args:
-        params: the tree.
-        config: the model.
-        dtype: type to which values are rounded first.
-    """
-    kind = DTYPES[STORED[dtype]]
-    found = {}
-    for name, value in convert.iter_released(params, config):
-        flat = np.ascontiguousarray(value, dtype=kind).reshape(-1)
-        digest = hashlib.sha256(flat.view(np.uint8).data).digest()
-        sample = flat[:: -(-flat.size // _SAMPLE)].astype(np.float32)
-        found[name] = Fingerprint(digest, sample)
-    return found
-
-
-def params_digest(params: Mapping[str, Any], config: XVLAConfig) -> str:
-    """SHA-256 of all parameters in float32, whatever layout they were stored in."""
-    total = hashlib.sha256()
-    for name, found in sorted(fingerprints(params, config, dtype="float32").items()):
-        total.update(name.encode() + b"\0" + found.digest)
-    return total.hexdigest()
-
-
-def compare_parameters(
-    a: Mapping[str, Fingerprint], b: Mapping[str, Fingerprint]
-) -> dict[str, Any]:
-    """How many parameters are equal bit for bit, and the names that differ most.
-
-    ``largest_difference`` is that among the values kept (all of a small tensor, else about 4,000),
-    a lower bound.
-    """
-    if set(a) != set(b):
-        raise ConfigError(f"parameters of one side only: {sorted(set(a) ^ set(b))[:_LISTED]}")
-    differing = []
-    for name, ours in a.items():
-        if ours.digest != b[name].digest:
-            difference = np.abs(ours.sample.astype(np.float64) - b[name].sample)
-            differing.append(
-                {
-                    "name": name,
-                    "largest_difference": float(np.nan_to_num(difference, nan=np.inf).max()),
-                    "largest_value": float(np.abs(ours.sample).max()),
-                }
-            )
-    differing.sort(key=lambda entry: -entry["largest_difference"])
-    return {
-        "compared": len(a),
-        "equal": len(a) - len(differing),
-        "differing": len(differing),
-        "most_different": differing[:_LISTED],
-    }
 
 
 def config_differences(a: XVLAConfig, b: XVLAConfig) -> dict[str, tuple[Any, Any]]:

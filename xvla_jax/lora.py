@@ -4,8 +4,8 @@ An adapter's tensors form a tree like the parameters' own. At a changed leaf it 
 ``{"a", "b"}``, for ``W + scale * a @ b``, or the whole new leaf. Its paths begin as the parameters'
 do, so the optimizer's path table covers it. `apply_adapter` works inside a jitted step.
 
-On disk an adapter is a PEFT folder (``lora_files``), as X-VLA's are released. A base and an adapter
-become one checkpoint by::
+On disk an adapter is a PEFT folder (``formats.lora_files``), as X-VLA's are released, or the steps
+of a LoRA run (``formats.lora_step``). A base and an adapter become one checkpoint by::
 
     loaded = pretrained.load_checkpoint(base)
     adapter = lora_files.load_adapter(folder, loaded.config)
@@ -20,14 +20,16 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_slots import Slot, slots
 from xvla_jax.formats.peft import ALL_LINEAR, PeftConfig
+from xvla_jax.formats.stored import StoredLeaf
 from xvla_jax.formats.torch_names import DIALECTS, LAYOUTS, Path
 
 # What X-VLA's LoRA recipe trains as a whole, by PyTorch name.
@@ -36,6 +38,56 @@ RELEASED_MODULES_TO_SAVE: Final = (
     "transformer.action_encoder",
     "transformer.action_decoder",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Which adapter learns in the place of the parameters; the defaults are X-VLA's recipe.
+
+    Attributes:
+        rank: columns of A.
+        alpha: the pairs are scaled by ``alpha / rank``.
+        dropout: 0. PEFT drops inputs of the pair alone, which merged weights cannot express.
+        target_modules: "all-linear", a regular expression over the released module names, or such
+            names or their ends.
+        modules_to_save: modules that learn as a whole, by released name or its end.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = ALL_LINEAR
+    modules_to_save: tuple[str, ...] = RELEASED_MODULES_TO_SAVE
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for what cannot be trained."""
+        if self.rank < 1:
+            raise ConfigError(f"config.lora.rank is {self.rank}; 1 or more, or 0 for no adapter")
+        if self.dropout:
+            raise ConfigError(
+                f"config.lora.dropout is {self.dropout}; only 0 is possible, as in X-VLA's recipe: "
+                "the adapter is merged into the weights, which have no input of its own to drop"
+            )
+
+    def peft(self, base: str | None = None) -> PeftConfig:
+        """As ``adapter_config.json``; ``base`` is noted for the reader."""
+        targets = self.target_modules
+        return PeftConfig(
+            {
+                "base_model_name_or_path": base,
+                "bias": "none",
+                "fan_in_fan_out": False,
+                "inference_mode": True,
+                "init_lora_weights": True,
+                "lora_alpha": self.alpha,
+                "lora_dropout": self.dropout,
+                "modules_to_save": list(self.modules_to_save),
+                "peft_type": "LORA",
+                "r": self.rank,
+                "target_modules": targets if isinstance(targets, str) else list(targets),
+                "task_type": None,
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +118,9 @@ def apply_adapter(
     params: Mapping[str, Any],
     tensors: Mapping[str, Any],
     scales: Mapping[Path, Any],
+    *,
     product: Callable[[Any, Any], Any] = _product,
+    dtype: Any = np.float32,
 ) -> dict[str, Any]:
     """Parameters with an adapter's tensors in them; the originals stay as they are.
 
@@ -75,22 +129,60 @@ def apply_adapter(
         tensors: as in `Adapter`, possibly traced.
         scales: as in `Adapter`.
         product: matrix product with batch axes.
+        dtype: of the matrices that change by a pair. The model's computing type makes the merged
+            copy and its gradient as small as can be, and the model would cast them anyway.
 
     Raises:
         CheckpointError: the adapter changes a parameter that is not there or has another shape.
     """
 
+    def merge(leaf: Any, change: Any, path: Path) -> Any:
+        if not isinstance(change, Mapping):
+            return change
+        return (leaf + product(scales[path] * change["a"], change["b"])).astype(dtype)
+
+    return _merged(params, tensors, merge)
+
+
+def merge_adapter(params: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
+    """As `apply_adapter`, on the host: what a merged checkpoint holds.
+
+    A leaf that is still on disk (`StoredLeaf`) stays there: it is read and merged when asked for.
+    """
+
+    def value(leaf: Any, change: Any, scale: Any, layer: int | None) -> np.ndarray:
+        if layer is not None:
+            leaf, scale = leaf[layer], scale[layer]
+            change = {name: factor[layer] for name, factor in change.items()}
+        return np.asarray(leaf) + np.matmul(scale * change["a"], change["b"])
+
+    def merge(leaf: Any, change: Any, path: Path) -> Any:
+        if not isinstance(change, Mapping):
+            return change
+        merged = functools.partial(value, leaf, change, adapter.scales[path])
+        return StoredLeaf(leaf.shape, merged) if isinstance(leaf, StoredLeaf) else merged(None)
+
+    return _merged(params, adapter.tensors, merge)
+
+
+def _merged(
+    params: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    merge: Callable[[Any, Any, Path], Any],
+) -> dict[str, Any]:
+    """``merge(leaf, change, path)`` where there is a change, the leaf itself elsewhere."""
+
     def visit(node: Any, change: Any, path: Path) -> Any:
         where = "/".join(path)
         if not isinstance(node, Mapping):
             pair = isinstance(change, Mapping)
-            new = product(scales[path] * change["a"], change["b"]) if pair else change
-            if new.shape != node.shape:
+            shape = (*change["a"].shape[:-1], change["b"].shape[-1]) if pair else change.shape
+            if shape != node.shape:
                 raise CheckpointError(
-                    f"the adapter's {where} is {list(new.shape)}, the base's {list(node.shape)}: "
+                    f"the adapter's {where} is {list(shape)}, the base's {list(node.shape)}: "
                     "it was trained on another base"
                 )
-            return node + new if pair else new
+            return merge(node, change, path)
         strange = sorted(change.keys() - node.keys())
         if strange:
             raise CheckpointError(
@@ -105,57 +197,33 @@ def apply_adapter(
     return visit(params, tensors, ())
 
 
-def merge_adapter(params: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
-    """As `apply_adapter`, with numpy arrays on the host: what a merged checkpoint holds."""
-    return apply_adapter(params, adapter.tensors, adapter.scales, np.matmul)
+def abstract_adapter(config: XVLAConfig, peft: PeftConfig) -> Adapter:
+    """An adapter of a model, with shapes in the place of tensors.
+
+    Raises:
+        CheckpointError: the model has nothing of what is asked for.
+    """
+    table = slots(config, peft, DIALECTS["hf"])
+    shapes = {slot.path: jax.ShapeDtypeStruct(slot.leaf_shape, np.float32) for slot in table}
+    return Adapter(unflatten_dict(shapes), slot_scales(table), peft, "hf")
 
 
 def init_adapter(
-    params: Mapping[str, Any],
-    config: XVLAConfig,
-    *,
-    seed: int,
-    rank: int = 8,
-    alpha: float = 16,
-    target_modules: str | list[str] = ALL_LINEAR,
-    modules_to_save: Iterable[str] = RELEASED_MODULES_TO_SAVE,
-    base: str | None = None,
+    params: Mapping[str, Any], config: XVLAConfig, peft: PeftConfig, *, seed: int
 ) -> Adapter:
     """A fresh adapter, which changes nothing yet: A is random, B zero, whole tensors are copies.
 
-    The defaults are X-VLA's recipe. A is uniform within ``1 / sqrt(in)``, as PEFT has it.
+    A is uniform within ``1 / sqrt(in)``, as PEFT has it.
 
     Args:
         params: of the base.
         config: of the base.
+        peft: which adapter, as `LoraConfig.peft` gives it.
         seed: of A.
-        rank: columns of A.
-        alpha: the pairs are scaled by ``alpha / rank``.
-        target_modules: "all-linear", a regular expression over the released module names, or a
-            list of such names or their ends.
-        modules_to_save: modules to be trained whole, by released name or its end.
-        base: where the base came from, noted for the reader.
 
     Raises:
         CheckpointError: the base has nothing of what is asked for.
     """
-    saved = list(modules_to_save)
-    peft = PeftConfig(
-        {
-            "base_model_name_or_path": base,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "lora_alpha": alpha,
-            "lora_dropout": 0.0,
-            "modules_to_save": saved,
-            "peft_type": "LORA",
-            "r": rank,
-            "target_modules": target_modules,
-            "task_type": None,
-        }
-    )
     rng = np.random.default_rng(seed)
 
     def value(slot: Slot) -> np.ndarray:
@@ -166,27 +234,31 @@ def init_adapter(
         bound = float(np.prod(slot.shape[1:])) ** -0.5  # fan in
         return rng.uniform(-bound, bound, slot.shape).astype(np.float32)
 
-    tensors, scales = fill_slots(slots(config, peft, DIALECTS["hf"]), value)
-    return Adapter(tensors, scales, peft, "hf")
+    table = slots(config, peft, DIALECTS["hf"])
+    return Adapter(fill_slots(table, value), slot_scales(table), peft, "hf")
 
 
-def fill_slots(
-    table: Iterable[Slot], value: Callable[[Slot], np.ndarray]
-) -> tuple[dict[str, Any], dict[Path, np.ndarray]]:
-    """``Adapter.tensors`` and ``Adapter.scales`` from the tensors of a file, given by ``value``."""
+def fill_slots(table: Iterable[Slot], value: Callable[[Slot], np.ndarray]) -> dict[str, Any]:
+    """``Adapter.tensors`` from the tensors of a file, given by ``value``."""
     leaves: dict[Path, np.ndarray] = {}
-    scales: dict[Path, np.ndarray] = {}
     for slot in table:
         if slot.path not in leaves:
             leaves[slot.path] = np.zeros(slot.leaf_shape, np.float32)
         view = leaves[slot.path][slot.index]
         view[...] = LAYOUTS[slot.layout].to_jax(value(slot).astype(np.float32), view.shape)
+    return unflatten_dict(leaves)
+
+
+def slot_scales(table: Iterable[Slot]) -> dict[Path, np.ndarray]:
+    """``Adapter.scales``."""
+    scales: dict[Path, np.ndarray] = {}
+    for slot in table:
         if slot.scale is not None:
             layer = slot.index[0]  # an integer where layers are stacked
             stacked = layer is not ...
             empty = np.zeros((slot.leaf_shape[0], 1, 1) if stacked else (), np.float32)
             scales.setdefault(slot.path[:-1], empty)[layer] = slot.scale
-    return unflatten_dict(leaves), scales
+    return scales
 
 
 def read_slot(tensors: Mapping[str, Any], slot: Slot) -> np.ndarray:

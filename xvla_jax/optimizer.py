@@ -8,11 +8,21 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import ALWAYS, AT_FIRST, Groups, Label, label_tree, mode_groups
+from xvla_jax.groups import (
+    ALWAYS,
+    AT_FIRST,
+    Group,
+    Groups,
+    Label,
+    group_sizes,
+    label_tree,
+    mode_groups,
+)
 
 Array = jax.Array
 
@@ -121,8 +131,10 @@ SCHEDULES: Final[Mapping[str, Callable[[Array, bool, OptimizerConfig], Array]]] 
 }
 
 
-def learning_rates(step: Array | int, config: OptimizerConfig, groups: Groups) -> dict[str, Array]:
-    """Learning rate of each group at ``step`` (counted from 0)."""
+def learning_rates(
+    step: Array | np.ndarray | int, config: OptimizerConfig, groups: Groups
+) -> dict[str, Array]:
+    """Learning rate of each group at ``step`` (counted from 0), or at each of several."""
     if config.schedule not in SCHEDULES:
         raise ConfigError(
             f"config.optimizer.schedule is {config.schedule!r}; known are {', '.join(SCHEDULES)}"
@@ -134,6 +146,45 @@ def learning_rates(step: Array | int, config: OptimizerConfig, groups: Groups) -
         else jnp.zeros(())
         for g in groups
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRow:
+    """What a run does with the parameters of a group.
+
+    Attributes:
+        name: of the group.
+        parameters: how many there are.
+        learning_rate: the highest of the run.
+        frozen_until: first step in which they may learn; None if they never do.
+    """
+
+    name: str
+    parameters: int
+    learning_rate: float
+    frozen_until: int | None
+
+
+def group_rows(params: Any, config: OptimizerConfig, groups: Groups) -> list[GroupRow]:
+    """A row for each group; works on shapes.
+
+    Raises:
+        ConfigError: a parameter that no group covers.
+    """
+    rates = learning_rates(np.arange(config.iters), config, groups)
+    sizes = group_sizes(params, groups)
+
+    def frozen_until(group: Group) -> int | None:
+        if group.frozen == ALWAYS:
+            return None
+        # some schedules let nobody wait
+        waits = group.frozen == AT_FIRST and not np.ravel(rates[group.name])[0]
+        return config.freeze_steps if waits else 0
+
+    return [
+        GroupRow(g.name, sizes[g.name], float(np.max(rates[g.name])), frozen_until(g))
+        for g in groups
+    ]
 
 
 def _per_layer(label: Label, values: Mapping[str, Any], ndim: int) -> Any:

@@ -14,7 +14,7 @@ from xvla_jax import checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats import orbax_params, torch_folder
+from xvla_jax.formats import lora_step, orbax_params, torch_folder
 from xvla_jax.formats.accounting import STORED, check_tree
 from xvla_jax.formats.carried import (
     buffers_from_json,
@@ -40,7 +40,7 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[st
 
     Args:
         folder: released Hugging Face layout, one of LeRobot's, or an Orbax workdir, or one of its
-            steps.
+            steps. Those of a LoRA run are merged into their base, which must be where it was.
 
     Returns:
         The config, and the parameters as a nested dict of float32 numpy arrays.
@@ -161,12 +161,17 @@ def model_item(
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     item = checkpoint.read_model(step)
     config = XVLAConfig.from_dict(item["config"])
-    read = orbax_params.stored_params if stored else orbax_params.load_params
+    if lora_step.ADAPTER in item:
+        base = load_checkpoint(lora_step.base_folder(step), stored=stored)
+        params = lora_step.merged_params(step, base.params)
+    else:
+        read = orbax_params.stored_params if stored else orbax_params.load_params
+        params = read(step.resolve(), _template(config))
     contracts = [Contract.from_dict(c) for c in item["contracts"]]
     source = item.get("source", {})
     return Pretrained(
         config,
-        read(step.resolve(), _template(config)),
+        params,
         Processor.from_dict(item["processor"]) if item["processor"] else None,
         {c.domain_id: c for c in contracts},
         buffers_from_json(source.get("buffers", {})),

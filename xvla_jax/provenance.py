@@ -12,9 +12,6 @@ from typing import Any, Final
 
 import jax
 
-from xvla_jax.inventory import params_digest
-from xvla_jax.pretrained import Pretrained
-
 SCHEMA: Final = "xvla_jax.provenance/1"
 _PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xvla-jax")
 
@@ -24,8 +21,7 @@ def provenance(
     mesh: jax.sharding.Mesh,
     *,
     code: Mapping[str, Any],
-    init_from: str,
-    loaded: Pretrained | None,
+    init_from: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """What a checkpoint says of its making, as plain JSON values.
 
@@ -33,8 +29,7 @@ def provenance(
         sources: of the data, as `data.origins.origin` describes each.
         mesh: that the run has.
         code: versions and git revision.
-        init_from: the checkpoint folder that it began with, or an empty text.
-        loaded: what was in there.
+        init_from: path and digest of the weights that it began with; None for random ones.
     """
     device = mesh.devices.flat[0]
     return {
@@ -49,9 +44,7 @@ def provenance(
             "mesh": dict(mesh.shape),
             "processes": jax.process_count(),
         },
-        "init_from": {"path": init_from, "sha256": params_digest(loaded.params, loaded.config)}
-        if loaded
-        else None,
+        "init_from": dict(init_from) if init_from else None,
         "sources": [dict(source) for source in sources],
     }
 

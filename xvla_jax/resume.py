@@ -30,6 +30,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"optimizer\.(mode|last_layers)", Effect.REFUSED),  # which parameters have moments
     (r"optimizer\..*", Effect.OTHER),  # rates, their schedule, and its length
     (r"(model|processor)\..*", Effect.REFUSED),
+    (r"lora\..*", Effect.REFUSED),  # another adapter
     (r"data\.(mixture|shuffle_buffer|lanes)", Effect.REFUSED),  # another stream of samples
     (r"(seed|batch_size|batch_size_per)", Effect.REFUSED),  # likewise
     (r"ema_decay", Effect.REFUSED),  # an average begun late or with another memory is no average

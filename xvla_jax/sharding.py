@@ -45,6 +45,8 @@ def largest_axis(shape: tuple[int, ...], path: str, size: int) -> P:
 RULES: Final[tuple[tuple[str, Placement], ...]] = (
     # Gathered by domain in every step.
     (r"(soft_prompts|action_encoder|action_decoder)", replicated),
+    # An adapter's pair: small, and multiplied for every shard of the matrix that it changes.
+    (r"/[ab]$", replicated),
     (r".*", largest_axis),
 )
 

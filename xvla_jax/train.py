@@ -22,8 +22,15 @@ from xvla_jax.augment import jittered
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
 from xvla_jax.groups import Groups, join, label_tree, split
-from xvla_jax.models.xvla import XVLA, init_params
-from xvla_jax.optimizer import OptimizerConfig, learning_rates, make_optimizer
+from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.models.xvla import XVLA, abstract_params, init_params
+from xvla_jax.optimizer import (
+    GroupRow,
+    OptimizerConfig,
+    group_rows,
+    learning_rates,
+    make_optimizer,
+)
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import tree_shardings
 
@@ -32,13 +39,14 @@ Metrics = dict[str, Array]
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step changes."""
+    """What a step changes, and the base that it does not."""
 
     step: Array  # int32, steps taken
-    params: Any
+    params: Any  # of the model; with LoRA, the adapter's tensors
     opt_state: Any  # of the parameters that learn
     ema: Any  # their moving average; {} where not kept
     skipped: Array  # int32, steps without an update, because something was not finite
+    base: Any = struct.field(default_factory=dict)  # the model's parameters under an adapter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +58,14 @@ class Recipe:
         config: optimizer, schedule, and which parameters learn.
         accumulate: parts into which a batch is cut, one after the other; less memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
+        lora: the adapter that learns in the place of the parameters; None for none.
     """
 
     model: XVLA
     config: OptimizerConfig
     accumulate: int = 1
     ema_decay: float = 0.0
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
@@ -74,8 +84,29 @@ class Recipe:
         """Of the parameters that learn."""
         return make_optimizer(self.config, self.groups)
 
+    @functools.cached_property
+    def adapter(self) -> Adapter | None:
+        """Shapes and scales of the adapter that learns."""
+        return self.lora and abstract_adapter(self.model.config, self.lora.peft())
+
+    def weights(self, params: Any, base: Any) -> Any:
+        """What the model computes with: a state's parameters, or its base with the adapter."""
+        if self.adapter is None:
+            return params
+        return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+
+    def group_rows(self) -> list[GroupRow]:
+        """What happens to which parameters; a base has a row of its own."""
+        base = abstract_params(self.model.config)
+        learning = base if self.adapter is None else self.adapter.tensors
+        rows = group_rows(learning, self.config, self.groups)
+        if self.adapter is not None:
+            size = sum(leaf.size for leaf in jax.tree.leaves(base))
+            rows.append(GroupRow("base", size, learning_rate=0.0, frozen_until=None))
+        return rows
+
     def fresh(self, params: Any) -> TrainState:
-        """The state before the first step."""
+        """The state before the first step, without a base."""
         learning, _ = split(params, self.groups)
         ema = jax.tree.map(jnp.copy, learning) if self.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
@@ -83,17 +114,19 @@ class Recipe:
 
     def acting(self, state: TrainState) -> Any:
         """The parameters to act with: their moving average where one is kept."""
-        if not self.ema_decay:
-            return state.params
-        _, frozen = split(state.params, self.groups)
-        return join(state.ema, frozen)
+        params = state.params
+        if self.ema_decay:
+            params = join(state.ema, split(params, self.groups)[1])
+        return self.weights(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; allocates nothing."""
-    shapes = jax.eval_shape(
-        lambda key: recipe.fresh(init_params(recipe.model, key)), jax.random.key(0)
-    )
+    params = abstract_params(recipe.model.config)
+    if recipe.adapter is None:
+        shapes = jax.eval_shape(recipe.fresh, params)
+    else:
+        shapes = jax.eval_shape(recipe.fresh, recipe.adapter.tensors).replace(base=params)
     shardings = tree_shardings(shapes, mesh)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -107,17 +140,32 @@ def init_state(
 ) -> TrainState:
     """A fresh state on the mesh, from given parameters (numpy or jax) or from random ones.
 
-    Every leaf is made where it lives: the whole model is never on one device.
+    Every leaf is made where it lives: the whole model is never on one device. With LoRA the given
+    parameters become the base.
+
+    Raises:
+        ConfigError: LoRA without parameters to adapt.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
+    bare = shardings.replace(base={})
+    if recipe.lora is not None:
+        if params is None:
+            raise ConfigError("config.lora asks for an adapter; set config.init_from, its base")
+        peft = recipe.lora.peft()
+        tensors = init_adapter(params, recipe.model.config, peft, seed=seed).tensors
+        placed = jax.device_put(tensors, shardings.params)
+        return place_base(jax.jit(recipe.fresh, out_shardings=bare)(placed), mesh, params)
     if params is None:
-        make = jax.jit(
-            lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=shardings
-        )
+        make = jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
         # rbg: compiles in a third of the time that a threefry for each of hundreds of leaves takes
         return make(jax.random.key(seed, impl="rbg"))
     placed = jax.device_put(dict(params), shardings.params)
-    return jax.jit(recipe.fresh, out_shardings=shardings)(placed)
+    return jax.jit(recipe.fresh, out_shardings=bare)(placed)
+
+
+def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:
+    """The state with a base under its adapter; no checkpoint of a LoRA run holds one."""
+    return state.replace(base=jax.device_put(dict(params), tree_shardings(dict(params), mesh)))
 
 
 def make_train_step(
@@ -146,8 +194,9 @@ def make_train_step(
         def loss(learning: Any, part: Mapping[str, Array], key: Array) -> tuple[Array, Metrics]:
             inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, *drawn)}
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
+            weights = recipe.weights(join(learning, frozen), state.base)
             terms = flow.sample_losses(
-                recipe.model, join(learning, frozen), inputs, **{k: part[k] for k in drawn}, rng=key
+                recipe.model, weights, inputs, **{k: part[k] for k in drawn}, rng=key
             )
             return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 

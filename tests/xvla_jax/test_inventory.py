@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.xvla_jax import golden
-from xvla_jax import inventory
+from xvla_jax import fingerprints, inventory
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 
@@ -57,12 +57,12 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         inventory.take_inventory(tmp_path / "nowhere")
 
 
-def _prints(change: Any = None, dtype: str = "float32") -> dict[str, inventory.Fingerprint]:
+def _prints(change: Any = None, dtype: str = "float32") -> dict[str, fingerprints.Fingerprint]:
     case = golden.load("ee6d")
     params: Any = copy.deepcopy(dict(case.params))
     if change:
         change(params)
-    return inventory.fingerprints(params, case.config, dtype=dtype)
+    return fingerprints.fingerprints(params, case.config, dtype=dtype)
 
 
 def _nudge_layer_one(params: Any) -> None:
@@ -70,7 +70,7 @@ def _nudge_layer_one(params: Any) -> None:
 
 
 def test_one_changed_value_is_found_and_named() -> None:
-    found = inventory.compare_parameters(_prints(), _prints(_nudge_layer_one))
+    found = fingerprints.compare_parameters(_prints(), _prints(_nudge_layer_one))
     assert found["differing"] == 1
     assert found["equal"] == found["compared"] - 1
     (entry,) = found["most_different"]
@@ -86,10 +86,10 @@ def test_values_are_compared_after_rounding_to_the_coarser_type() -> None:
     def rounded(params: Any) -> None:
         params["transformer"]["norm"]["scale"][...] = 1.0
 
-    in_float32 = inventory.compare_parameters(_prints(lose_bits), _prints(rounded))
+    in_float32 = fingerprints.compare_parameters(_prints(lose_bits), _prints(rounded))
     assert [e["name"] for e in in_float32["most_different"]] == ["transformer.norm.weight"]
     kind = "bfloat16"
-    in_bfloat16 = inventory.compare_parameters(_prints(lose_bits, kind), _prints(rounded, kind))
+    in_bfloat16 = fingerprints.compare_parameters(_prints(lose_bits, kind), _prints(rounded, kind))
     assert in_bfloat16["differing"] == 0
 
 

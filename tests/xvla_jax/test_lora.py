@@ -19,7 +19,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.groups import label_tree, xvla_groups
-from xvla_jax.lora import Adapter, apply_adapter, init_adapter, merge_adapter
+from xvla_jax.lora import Adapter, LoraConfig, apply_adapter, init_adapter, merge_adapter
 from xvla_jax.models.xvla import abstract_params
 
 ADAPTERS = golden.FOLDER.parent / "lora"
@@ -74,7 +74,7 @@ def _small(stacked: bool) -> tuple[dict[str, Any], dict[str, Any], dict[Any, Any
 @pytest.mark.parametrize("stacked", [False, True])
 def test_merge_by_hand(stacked: bool) -> None:
     params, tensors, scales = _small(stacked)
-    merged = apply_adapter(params, tensors, scales, np.matmul)
+    merged = apply_adapter(params, tensors, scales, product=np.matmul)
     wanted = 1 + np.asarray([np.zeros((2, 3)), DELTA] if stacked else DELTA)
     np.testing.assert_array_equal(merged["layer"]["kernel"], wanted)
     np.testing.assert_array_equal(merged["prompts"], [5, 6])
@@ -118,8 +118,8 @@ def test_an_adapter_of_another_base_is_not_merged() -> None:
 
 
 def test_a_fresh_adapter_changes_nothing_and_starts_as_peft_does() -> None:
-    case, _ = _adapter("ee6d")
-    adapter = init_adapter(case.params, case.config, seed=3, rank=2, alpha=6)
+    case, recipe = golden.load("ee6d"), LoraConfig(rank=2, alpha=6).peft()
+    adapter = init_adapter(case.params, case.config, recipe, seed=3)
     merged, before = _flat(merge_adapter(case.params, adapter)), _flat(case.params)
     assert all(np.array_equal(merged[path], before[path]) for path in before)
     kernel = adapter.tensors["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
@@ -129,7 +129,7 @@ def test_a_fresh_adapter_changes_nothing_and_starts_as_peft_does() -> None:
     assert not kernel["b"].any()
     scale = adapter.scales["transformer", "blocks", "mlp", "fc1", "kernel"]
     np.testing.assert_array_equal(scale, [[[3]], [[3]]])
-    other = init_adapter(case.params, case.config, seed=4, rank=2, alpha=6)
+    other = init_adapter(case.params, case.config, recipe, seed=4)
     assert not np.array_equal(
         kernel["a"], _flat(other.tensors)["transformer/blocks/mlp/fc1/kernel/a"]
     )
@@ -139,7 +139,7 @@ def test_the_released_recipe_at_full_size() -> None:
     text = (golden.FOLDER / "full_size_config.json").read_text()
     config = XVLAConfig.from_dict(json.loads(text))
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), abstract_params(config))
-    adapter = init_adapter(zeros, config, seed=0)
+    adapter = init_adapter(zeros, config, LoraConfig().peft(), seed=0)
     # The optimizer's table covers an adapter too: its paths begin as those of the parameters.
     group_of: Any = _flat(label_tree(adapter.tensors, xvla_groups(1.0)))
     counts = collections.Counter[str]()

@@ -19,7 +19,7 @@ from xvla_jax.formats.lora_slots import PREFIX, Slot, modules, slots
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_names import DIALECTS, Dialect
-from xvla_jax.lora import Adapter, fill_slots, read_slot
+from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
@@ -54,10 +54,10 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
         bad[slot.name] = not_finite(tensor)
         return tensor
 
-    tensors, scales = fill_slots(table, value)
+    tensors = fill_slots(table, value)
     refuse_not_finite(bad)
     dtypes = {name: found.dtype for name, found in info.items()}
-    return Adapter(tensors, scales, peft, dialect.name, dtypes)
+    return Adapter(tensors, slot_scales(table), peft, dialect.name, dtypes)
 
 
 def save_adapter(

@@ -18,6 +18,7 @@ from xvla_jax import hlo
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
+from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.planning.chips import Slice
@@ -46,6 +47,7 @@ class Run:
         accumulate: parts of a batch.
         ema_decay: of the moving average; 0 keeps none.
         jitter: whether a source of the data is augmented.
+        lora: the adapter that learns in the place of the parameters; None for none.
     """
 
     config: XVLAConfig
@@ -60,6 +62,7 @@ class Run:
     accumulate: int = 1
     ema_decay: float = 0.0
     jitter: bool = False
+    lora: LoraConfig | None = None
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """The run's mesh over these devices."""
@@ -113,7 +116,7 @@ class Run:
     def recipe(self) -> Recipe:
         """How the model learns."""
         model = XVLA(self.config, dtype=self.dtype, remat=self.remat)
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay)
+        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
 
 
 @dataclasses.dataclass(frozen=True)

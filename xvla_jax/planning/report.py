@@ -86,9 +86,8 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
     """All that is known before anything is compiled."""
     mesh = _mesh(run, target)
     state = run.state(mesh)
-    stored = {
-        field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)
-    }
+    held = {field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)}
+    stored = {name: size for name, size in held.items() if name != "base"}  # see TrainState
     return {
         "topology": target.name,
         "devices": len(target.devices),
@@ -100,7 +99,7 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
         "hbm_limit": target.chip.hbm_bytes,
         "state_per_chip": bytes_per_chip(state),
         "checkpoint": stored,
-        "host_ram": host_ram(state_bytes=sum(stored.values()), target=target, pipeline=pipeline),
+        "host_ram": host_ram(state_bytes=sum(held.values()), target=target, pipeline=pipeline),
         "host_ram_limit": target.chip.host_ram,
         "hosts": target.hosts,
     }

@@ -19,7 +19,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import load_adapter, save_adapter
 from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_names import DIALECTS, rows
-from xvla_jax.lora import init_adapter
+from xvla_jax.lora import LoraConfig, init_adapter
 
 ADAPTERS = golden.FOLDER.parent / "lora"
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -208,7 +208,7 @@ def test_values_that_are_not_finite_are_neither_read_nor_written(
     case = golden.load("ee6d")
     with pytest.raises(CheckpointError, match=r"soft_prompt_hub\.weight: 1 values"):
         load_adapter(_copy(tmp_path / "in", spoil), case.config)
-    adapter = init_adapter(case.params, case.config, seed=0, rank=2)
+    adapter = init_adapter(case.params, case.config, LoraConfig(rank=2).peft(), seed=0)
     adapter.tensors["transformer"]["soft_prompts"][0, 0, 0] = value
     with pytest.raises(CheckpointError, match=r"soft_prompt_hub\.weight: 1 values"):
         save_adapter(tmp_path / "out", adapter, case.config)
@@ -240,7 +240,9 @@ def test_a_folder_in_use_is_replaced_only_when_asked(tmp_path: Path) -> None:
 
 def test_a_fresh_adapter_is_saved_and_read_back(tmp_path: Path) -> None:
     case = golden.load("ee6d")
-    adapter = init_adapter(case.params, case.config, seed=0, rank=2, target_modules=["qkv", "proj"])
+    peft = LoraConfig(rank=2, target_modules=("qkv", "proj")).peft("a base")
+    assert peft.base == "a base"
+    adapter = init_adapter(case.params, case.config, peft, seed=0)
     save_adapter(tmp_path / "out", adapter, case.config)
     again = load_adapter(tmp_path / "out", case.config)
     assert again.peft == adapter.peft

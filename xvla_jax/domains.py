@@ -1,0 +1,283 @@
+"""The domains of a checkpoint: each has a soft prompt, and a row in every per-domain layer.
+
+A domain that was never trained is told by its biases: they begin at zero, gradients leave the rows
+of domains that are not in the data alone, and a row that learns moves them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from xvla_jax.actions import action_space
+from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract
+from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.formats.torch_folder import Pretrained
+
+NOTES_NAME: Final = "domain_notes.json"  # travels with the weights: where added domains came from
+_PROMPT: Final = "soft_prompts"
+_PROMPT_STD: Final = 0.02  # of a fresh one
+
+Rows = dict[str, np.ndarray]  # table -> the row of one domain, float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """What is known of a domain.
+
+    Attributes:
+        domain_id: row of every table.
+        contract: None where the checkpoint does not say.
+        prompt_norm: of the soft prompt; a fresh one has ``0.02 * sqrt(P * M)``.
+        trained: whether its layers have left their initial state.
+        note: where it came from, if it was added or imported.
+    """
+
+    domain_id: int
+    contract: Contract | None
+    prompt_norm: float
+    trained: bool
+    note: Mapping[str, Any]
+
+    @property
+    def occupied(self) -> bool:
+        """Whether something would be lost if its rows were replaced."""
+        return self.trained or self.contract is not None
+
+
+def table_names(config: XVLAConfig) -> list[str]:
+    """The per-domain tables of a model, as paths below ``transformer``."""
+    layers = ["action_encoder", "action_decoder"]
+    layers += ["vlm_proj", "aux_visual_proj"] if config.use_hetero_proj else []
+    tables = [f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")]
+    return [_PROMPT, *tables] if config.len_soft_prompts else tables
+
+
+def read_tables(loaded: Pretrained) -> dict[str, np.ndarray]:
+    """All rows of all tables, ``[domains, ...]``; the rest of a stored checkpoint is not read."""
+    return {
+        name: np.asarray(_leaf(loaded.params, name), np.float32)
+        for name in table_names(loaded.config)
+    }
+
+
+def read_rows(loaded: Pretrained, domain_id: int) -> Rows:
+    """The rows of a domain.
+
+    Raises:
+        ConfigError: the model has no such domain.
+    """
+    check_domain(loaded.config, domain_id)
+    return {name: table[domain_id] for name, table in read_tables(loaded).items()}
+
+
+def fresh_rows(loaded: Pretrained, *, seed: int) -> Rows:
+    """Rows as a new model has them."""
+    rng, rows = np.random.default_rng(seed), {}
+    for name, table in read_tables(loaded).items():
+        count, size = len(table), math.prod(table.shape[1:])
+        if name == _PROMPT:
+            value = rng.normal(0, _PROMPT_STD, table.shape[1:])
+        elif name.endswith("bias"):
+            value = np.zeros(table.shape[1:])
+        else:  # Xavier over the table as a matrix, a row for each domain
+            bound = math.sqrt(6 / (count + size))
+            value = rng.uniform(-bound, bound, table.shape[1:])
+        rows[name] = value.astype(np.float32)
+    return rows
+
+
+def with_domain(
+    loaded: Pretrained,
+    domain_id: int,
+    rows: Rows,
+    contract: Contract | None,
+    *,
+    note: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Pretrained:
+    """The checkpoint with a domain's rows, contract and note replaced; the rest is shared.
+
+    Args:
+        loaded: stays as it is; its parameters may be on disk.
+        domain_id: the row.
+        rows: as `read_rows` gives them.
+        contract: of the domain; None removes the one that was there.
+        note: where the rows came from.
+        overwrite: replace a domain that is trained or has a contract.
+
+    Raises:
+        CheckpointError: the domain is occupied, or the rows have other shapes.
+        ConfigError: the model has no such domain, or another action space than the contract.
+    """
+    _check_free(loaded, domain_id, overwrite=overwrite)
+    mode = action_space(loaded.config).mode
+    if contract is not None and contract.action_space != mode:
+        raise ConfigError(
+            f"the domain's contract is for action space {contract.action_space!r}, this checkpoint "
+            f"has {mode!r}"
+        )
+    params = _with_rows(loaded, domain_id, rows)
+    contracts = {k: v for k, v in loaded.contracts.items() if k != domain_id}
+    if contract is not None:
+        contracts[domain_id] = dataclasses.replace(contract, domain_id=domain_id)
+    notes = read_notes(loaded) | {str(domain_id): dict(note)}
+    files = loaded.files | {NOTES_NAME: (json.dumps(notes, indent=2) + "\n").encode()}
+    return dataclasses.replace(
+        loaded, params=params, contracts=dict(sorted(contracts.items())), files=files
+    )
+
+
+def survey(loaded: Pretrained) -> list[Domain]:
+    """All domains of a checkpoint, by id."""
+    tables, notes = read_tables(loaded), read_notes(loaded)
+    biases = [table for name, table in tables.items() if name.endswith("bias")]
+    prompts = tables.get(_PROMPT)
+    return [
+        Domain(
+            domain_id=i,
+            contract=loaded.contracts.get(i),
+            prompt_norm=0.0 if prompts is None else float(np.linalg.norm(prompts[i])),
+            trained=any(bool(bias[i].any()) for bias in biases),
+            note=notes.get(str(i), {}),
+        )
+        for i in range(loaded.config.num_domains)
+    ]
+
+
+def nearest(loaded: Pretrained, wanted: Contract) -> tuple[int, str]:
+    """The trained domain from which a new one had best be copied, and why.
+
+    Where contracts are known, the one that agrees with ``wanted`` in most respects, the weightiest
+    first: action space, rotation layout, relative channels, proprio, number of views, their names,
+    and then the nearest rate. Otherwise the domain whose prompt is nearest to the mean of all
+    trained ones.
+
+    Raises:
+        CheckpointError: no domain is trained.
+    """
+    trained = [domain for domain in survey(loaded) if domain.trained]
+    if not trained:
+        raise CheckpointError("no domain of this checkpoint is trained; add one with --from=fresh")
+    known = {d.domain_id: d.contract for d in trained if d.contract is not None}
+    if known:
+        agreements = {i: _agreement(contract, wanted) for i, contract in known.items()}
+        best = max(known, key=lambda i: (*agreements[i].values(), -_octaves(known[i], wanted), -i))
+        same = [name for name, agrees in agreements[best].items() if agrees]
+        other = [name for name, agrees in agreements[best].items() if not agrees]
+        return best, (
+            f"nearest of {len(known)} contracts: same {', '.join(same) or 'in nothing'}; "
+            f"other {', '.join(other) or 'in nothing'}; "
+            f"{known[best].anchor_hz:g} Hz, wanted {wanted.anchor_hz:g} Hz"
+        )
+    tables = read_tables(loaded)
+    if _PROMPT not in tables:
+        raise CheckpointError("this model has neither contracts nor prompts; give --from=ID")
+    ids = [domain.domain_id for domain in trained]
+    prompts = tables[_PROMPT][ids]
+    distances = np.sqrt(np.square(prompts - prompts.mean(axis=0)).sum(axis=(1, 2)))
+    best = int(np.argmin(distances))
+    return ids[best], (
+        f"no trained domain has a contract; of {len(ids)} prompts its is nearest to their mean, at "
+        f"{distances[best]:.3g} (the farthest at {distances.max():.3g})"
+    )
+
+
+def backbone_digest(loaded: Pretrained) -> str:
+    """SHA-256 of one matrix of the last block: shows whether prompts met the same weights."""
+    kernel = loaded.params["transformer"]["blocks"]["attn"]["qkv"]["kernel"]
+    last = np.ascontiguousarray(kernel[loaded.config.depth - 1], np.float32)
+    return hashlib.sha256(last.tobytes()).hexdigest()
+
+
+def read_notes(loaded: Pretrained) -> dict[str, Any]:
+    """Notes by domain id, as text."""
+    return json.loads(loaded.files.get(NOTES_NAME, b"{}"))
+
+
+def check_domain(config: XVLAConfig, domain_id: int) -> None:
+    """Raises a ConfigError where the model has no such domain."""
+    if not 0 <= domain_id < config.num_domains:
+        raise ConfigError(
+            f"domain {domain_id} does not exist; this model has 0 .. {config.num_domains - 1}"
+        )
+
+
+def _check_free(loaded: Pretrained, domain_id: int, *, overwrite: bool) -> None:
+    check_domain(loaded.config, domain_id)
+    found = survey(loaded)
+    if found[domain_id].occupied and not overwrite:
+        free = [domain.domain_id for domain in found if not domain.occupied]
+        raise CheckpointError(
+            f"domain {domain_id} is in use ({_summary(found[domain_id])}); free are {free}. "
+            "Choose another --domain, or replace it with --overwrite"
+        )
+
+
+def _with_rows(loaded: Pretrained, domain_id: int, rows: Rows) -> dict[str, Any]:
+    params = _copied(loaded.params)
+    for name, table in read_tables(loaded).items():
+        row = rows.get(name, np.zeros(0, np.float32))
+        if row.shape != table.shape[1:]:
+            raise CheckpointError(
+                f"{name} of the domain is {list(row.shape)}, in this model {list(table.shape[1:])}"
+            )
+        changed = table.copy()
+        changed[domain_id] = row
+        _put(params, name, changed)
+    return params
+
+
+def _agreement(a: Contract, b: Contract) -> dict[str, bool]:
+    return {
+        "action space": a.action_space == b.action_space,
+        "rotation layout": a.rotation_layout == b.rotation_layout,
+        "relative channels": a.relative_channels == b.relative_channels,
+        "proprio": a.proprio == b.proprio,
+        "number of views": len(a.views) == len(b.views),
+        "views": a.views == b.views,
+    }
+
+
+def _octaves(a: Contract, b: Contract) -> float:
+    return abs(math.log2(a.anchor_hz / b.anchor_hz))
+
+
+def _summary(domain: Domain) -> str:
+    state = "trained" if domain.trained else "not trained"
+    contract = domain.contract
+    if contract is None:
+        return f"{state}, without a contract"
+    return (
+        f"{state}, {contract.anchor_hz:g} Hz, {contract.rotation_layout}, "
+        f"views {', '.join(contract.views)}"
+    )
+
+
+def _leaf(params: Mapping[str, Any], name: str) -> Any:
+    node: Any = params["transformer"]
+    for key in name.split("/"):
+        node = node[key]
+    return node
+
+
+def _put(params: dict[str, Any], name: str, value: np.ndarray) -> None:
+    *parents, last = name.split("/")
+    node = params["transformer"]
+    for key in parents:
+        node = node[key]
+    node[last] = value
+
+
+def _copied(tree: Any) -> Any:
+    """New dictionaries, the same leaves."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _copied(child) for key, child in tree.items()}
