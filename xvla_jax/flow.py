@@ -102,25 +102,29 @@ def sample(
     domain_id: Array,
     *,
     noise: Array,
-    steps: int,
+    steps: int | Array,
 ) -> Array:
     """Denoises ``noise`` float32[B, T, D] in ``steps`` >= 1 steps.
+
+    With ``steps`` int32[B] each sample has a number of its own, and those that are done wait.
 
     Returns:
         float32[B, T, real width], postprocessed: gripper logits are probabilities, padding is cut.
     """
-    if steps < 1:
+    if isinstance(steps, int) and steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed")
     space = action_space(model.config)
     prepared = model.apply({"params": params}, context, domain_id, method="prepare")
+    count = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), noise.shape[:1])
+    most = steps if isinstance(steps, int) else jnp.max(count)
 
     def step(i: Array, actions: Array) -> Array:
-        t = jnp.full(noise.shape[0], 1.0, jnp.float32) * (steps - i) / steps
+        t = (count - i).astype(jnp.float32) / count
         state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t))
         prediction = model.apply(
             {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
         )
-        return cast(Array, prediction)
+        return jnp.where((i < count)[:, None, None], cast(Array, prediction), actions)
 
-    clean = jax.lax.fori_loop(0, steps, step, jnp.zeros_like(noise, dtype=jnp.float32))
+    clean = jax.lax.fori_loop(0, most, step, jnp.zeros_like(noise, dtype=jnp.float32))
     return space.postprocess(clean)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -17,11 +19,24 @@ from xvla_jax.batch import Observation, check_domains, normalise
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.lora import merge_adapter
 from xvla_jax.models.xvla import XVLA, Context, abstract_inference_params, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 STEPS: Final = 10  # denoising steps, everywhere in X-VLA
+_TOKENIZING: Final = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """An observation that was checked and brought into the form that the device takes."""
+
+    images: np.ndarray  # uint8[present views, S, S, 3]
+    input_ids: np.ndarray  # int32[L]
+    proprio: np.ndarray  # float32[D]
+    domain_id: int
 
 
 class Policy:
@@ -45,37 +60,55 @@ class Policy:
         self.config = config
         self.processor = processor
         self.contracts = dict(contracts)
-        self._space = action_space(config)
+        self.space = action_space(config)
         self.model = XVLA(config, dtype=dtype, unroll=True)
         self.params = inference_params(params, dtype, place=jax.device_put)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], *, dtype: Any = jnp.float32) -> Policy:
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: Any = jnp.float32,
+        adapter: str | os.PathLike[str] | None = None,
+        processor: str | os.PathLike[str] | None = None,
+    ) -> Policy:
         """Loads any layout that `xvla_jax.load_pretrained` reads.
 
-        The folder must hold its processor files.
+        Args:
+            folder: the checkpoint, with its processor files unless ``processor`` has them.
+            dtype: computing type.
+            adapter: folder of a LoRA adapter, which is merged into the parameters.
+            processor: another folder with processor files.
+
+        Raises:
+            CheckpointError: something is missing or does not fit.
         """
-        # From disk to the device layer by layer: one copy in memory.
-        loaded = load_checkpoint(folder, stored=True)
-        if loaded.processor is None:
+        # From disk to the device layer by layer: one copy in memory, where nothing is merged.
+        loaded = load_checkpoint(folder, stored=adapter is None)
+        chosen = Processor.read(processor) if processor else loaded.processor
+        if chosen is None:
             raise CheckpointError(
                 f"{folder} has no preprocessor_config.json; "
                 "image size and resampling are part of the policy"
             )
-        return cls(loaded.config, loaded.params, loaded.processor, loaded.contracts, dtype=dtype)
+        params = loaded.params
+        if adapter is not None:
+            params = merge_adapter(params, load_adapter(adapter, loaded.config))
+        return cls(loaded.config, params, chosen, loaded.contracts, dtype=dtype)
 
     def act(
         self,
         observations: Sequence[Observation],
         *,
-        steps: int = STEPS,
+        steps: int | Sequence[int] = STEPS,
         seed: int | Sequence[int] = 0,
     ) -> np.ndarray:
         """Chunks for a batch of observations, robots mixed at will.
 
         Args:
             observations: at least one.
-            steps: denoising steps.
+            steps: denoising steps, at least 1; one number for all, or one per observation.
             seed: one for all, or one per observation.
 
         Returns:
@@ -84,55 +117,91 @@ class Policy:
         Raises:
             InputError: an observation does not fit the model; the message names it and the field.
         """
-        if not observations:
-            raise InputError("act was given no observation; at least one is needed")
-        seeds = [seed] * len(observations) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(observations):
+        prepared = [self.prepare(o, who=f"observation {i}: ") for i, o in enumerate(observations)]
+        return self.run(prepared, steps=steps, seed=seed)
+
+    def prepare(self, observation: Observation, *, who: str = "") -> Prepared:
+        """What of `act` needs no device; any number of threads may do it at once.
+
+        Args:
+            observation: one.
+            who: begins the message of an error.
+
+        Raises:
+            InputError: the observation does not fit the model.
+        """
+        check_domains(observation["domain_id"], self.config)
+        images, mask = self.processor.prepare_images(observation["images"])
+        proprio = np.asarray(observation["proprio"], np.float32)
+        widths = (self.space.width, self.space.real_width)
+        if proprio.ndim != 1 or len(proprio) not in widths or not np.isfinite(proprio).all():
             raise InputError(
-                f"{len(seeds)} seeds for {len(observations)} observations; one each is expected"
+                f"{who}proprio has shape {proprio.shape}; {self.space.width} finite "
+                f"numbers are expected by action space {self.space.mode!r}"
             )
-        inputs = self._collate(observations)
-        inputs["seed"] = np.asarray(seeds, np.uint32)
-        padding = _bucket(len(observations)) - len(observations)
+        return Prepared(
+            images=images[: int(mask.sum())],
+            input_ids=_token_ids(self.processor, observation["instruction"]),
+            proprio=np.pad(proprio, (0, self.space.width - len(proprio))),
+            domain_id=int(observation["domain_id"]),
+        )
+
+    def run(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        steps: int | Sequence[int] = STEPS,
+        seed: int | Sequence[int] = 0,
+        views: int = 1,
+    ) -> np.ndarray:
+        """The rest of `act`; arguments and result are its own.
+
+        The program is that of the batch's next power of two and of its largest number of views,
+        ``views`` at the least.
+        """
+        if not prepared:
+            raise InputError("act was given no observation; at least one is needed")
+        size = len(prepared)
+        inputs = self._stack(prepared, max(views, *(len(p.images) for p in prepared)))
+        inputs["seed"] = _one_each("seeds", seed, size, np.uint32)
+        inputs["steps"] = _one_each("steps", steps, size, np.int32)
+        if (inputs["steps"] < 1).any():
+            raise InputError(f"steps is {inputs['steps'].min()}; at least 1 is needed")
+        padding = bucket(size) - size
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
-        actions = _chunk(*self._static, self.params, inputs, steps=steps)
-        return np.asarray(actions)[: len(observations)]
+        actions = _chunk(*self._static, self.params, inputs)
+        return np.asarray(actions)[:size]
 
-    def _collate(self, observations: Sequence[Observation]) -> dict[str, np.ndarray]:
-        check_domains([o["domain_id"] for o in observations], self.config)
-        prepared = [self.processor.prepare_images(o["images"]) for o in observations]
-        proprio = [np.asarray(o["proprio"], np.float32) for o in observations]
-        for i, state in enumerate(proprio):
-            if state.shape != (self._space.width,) or not np.isfinite(state).all():
-                raise InputError(
-                    f"observation {i}: proprio has shape {state.shape}; {self._space.width} finite "
-                    f"numbers are expected by action space {self._space.mode!r}"
-                )
-        view_mask = np.stack([mask for _, mask in prepared])
-        # Slots behind the last view of the batch stay out of the tower: a program per view count.
-        shown = int(np.flatnonzero(view_mask.any(axis=0))[-1]) + 1
+    def _stack(self, prepared: Sequence[Prepared], shown: int) -> dict[str, np.ndarray]:
+        """Slots behind the last view of the batch stay out of the tower: a program by views."""
+        side = self.processor.image_size
+        images = np.zeros((len(prepared), shown, side, side, 3), np.uint8)
+        for row, one in zip(images, prepared, strict=True):
+            row[: len(one.images)] = one.images
+        present = np.array([len(one.images) for one in prepared])
         return {
-            "images": np.stack([images[:shown] for images, _ in prepared]),
-            "view_mask": view_mask,
-            "input_ids": self.processor.tokenize([o["instruction"] for o in observations]),
-            "proprio": np.stack(proprio),
-            "domain_id": np.asarray([o["domain_id"] for o in observations], np.int32),
+            "images": images,
+            "view_mask": np.arange(self.processor.num_views) < present[:, None],
+            "input_ids": np.stack([one.input_ids for one in prepared]),
+            "proprio": np.stack([one.proprio for one in prepared]),
+            "domain_id": np.asarray([one.domain_id for one in prepared], np.int32),
         }
 
     def lower(self, *, views: int, batch: int, steps: int = STEPS) -> jax.stages.Lowered:
         """The program of `act` for a batch size and a number of views, before it is compiled.
 
         Compiled, it takes ``policy.params`` and what `example_inputs` shows; it is one dispatch,
-        without a round trip to the host between steps.
+        without a round trip to the host between steps. `act` is told the number of steps at run
+        time; here it is fixed, so that the program's work can be counted.
         """
         inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
         return _chunk.lower(*self._static, self.params, inputs, steps=steps)
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
-        """Inputs of zeros, as `act` hands them to the device."""
-        return _example_inputs(self.processor, self._space.width, views, batch)
+        """Inputs of zeros, as `lower` has them."""
+        return _example_inputs(self.processor, self.space.width, views, batch)
 
     @property
     def _static(self) -> tuple[XVLA, tuple[float, ...], tuple[float, ...]]:
@@ -147,9 +216,12 @@ def _chunk(
     params: Any,
     inputs: Mapping[str, jax.Array],
     *,
-    steps: int,
+    steps: int | None = None,
 ) -> jax.Array:
-    """Policies of one model share their programs, and no program keeps a policy's weights alive."""
+    """Policies of one model share their programs, and no program keeps a policy's weights alive.
+
+    Without ``steps`` the inputs have them, one number for each observation.
+    """
     shape = (model.config.num_actions, action_space(model.config).width)
     noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape, jnp.float32))(
         inputs["seed"]
@@ -165,7 +237,7 @@ def _chunk(
         inputs["proprio"],
         inputs["domain_id"],
         noise=noise,
-        steps=steps,
+        steps=inputs["steps"] if steps is None else steps,
     )
 
 
@@ -209,6 +281,20 @@ def _example_inputs(
     }
 
 
-def _bucket(size: int) -> int:
-    """The next power of two."""
+def bucket(size: int) -> int:
+    """The batch size that ``size`` observations are padded to: the next power of two."""
     return 1 << (size - 1).bit_length()
+
+
+def _one_each(what: str, value: int | Sequence[int], size: int, dtype: Any) -> np.ndarray:
+    values = [value] * size if isinstance(value, int) else list(value)
+    if len(values) != size:
+        raise InputError(f"{len(values)} {what} for {size} observations; one each is expected")
+    return np.asarray(values, dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _token_ids(processor: Processor, instruction: str) -> np.ndarray:
+    """Robots repeat their instructions. The tokenizer serves one thread at a time."""
+    with _TOKENIZING:
+        return processor.tokenize([instruction])[0]

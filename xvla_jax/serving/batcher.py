@@ -1,0 +1,263 @@
+"""Which requests run together, and when: fair between clients, bounded, and with deadlines.
+
+All of it runs in one event loop, so there is nothing to lock; the device has one thread, which
+runs one batch at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from xvla_jax.serving.fair_queue import FairQueue
+from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.metrics import Metrics
+from xvla_jax.serving.refusal import RequestError
+
+Run = Callable[[Sequence[Any], Sequence[int], Sequence[int]], np.ndarray]
+
+_LOG = logging.getLogger(__name__)
+_PEAK_SECONDS = 1.0  # for how long the number of requests at once is remembered
+_LATEST_SHARE = 0.2  # of the last batch in the mean of batch times
+
+
+@dataclasses.dataclass(eq=False)
+class Ticket:
+    """A request that waits.
+
+    Attributes:
+        client: whose turn it counts as.
+        item: what the policy prepared.
+        steps: denoising steps.
+        seed: of the noise.
+        deadline: on the loop's clock, seconds.
+        arrived: on the loop's clock, when it was queued.
+        started: when its batch began.
+        future: ``float32[T, D]`` in the end.
+    """
+
+    client: str
+    item: Any
+    steps: int
+    seed: int
+    deadline: float
+    arrived: float = 0.0
+    started: float = 0.0
+    future: asyncio.Future[np.ndarray] = dataclasses.field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Batcher:
+    """Collects requests and hands them to the device.
+
+    Args:
+        run: items, steps and seeds to ``float32[B, T, D]``; called in ``device``.
+        device: an executor of one thread.
+        seconds: of a batch by size, as measured when the programs were compiled.
+        limits: of queue, batch and waiting.
+        metrics: told of every batch.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        device: Executor,
+        seconds: Mapping[int, float],
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._run = run
+        self._device = device
+        self._seconds = dict(seconds)
+        self._limits = limits
+        self._metrics = metrics
+        self._queue: FairQueue[Ticket] = FairQueue(lambda ticket: ticket.client)
+        self._changed = asyncio.Event()
+        self._running = 0
+        self._busy_until = 0.0
+        self._peaks = [
+            (0.0, 0),
+            (0.0, 0),
+        ]  # (since, most at once), latest first
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Batcher:
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._worker:
+            self._worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._worker
+
+    async def submit(self, ticket: Ticket) -> np.ndarray:
+        """Waits for the actions ``float32[T, D]`` of a ticket.
+
+        Raises:
+            RequestError: 503; the queue is full, or the deadline cannot be met.
+        """
+        ticket.arrived = self._now()
+        self.admit(ticket.client, ticket.deadline)
+        if len(self._queue) >= self._limits.queue:
+            displaced = self._queue.newest_of_longest()
+            self._queue.remove(displaced)
+            displaced.future.set_exception(self._full())
+        self._queue.push(ticket)
+        self._note_peak()
+        self._changed.set()
+        self._metrics.waiting.set(len(self._queue))
+        try:
+            return await ticket.future
+        finally:
+            self._queue.remove(ticket)  # still there if the client has gone
+            self._metrics.waiting.set(len(self._queue))
+
+    def admit(self, client: str, deadline: float) -> None:
+        """Refuses early what `submit` would refuse: a full queue, or a deadline out of reach.
+
+        A full queue still takes a client that has fewer requests in it than another: the newest of
+        the longest row gives way.
+        """
+        if len(self._queue) >= self._limits.queue:
+            longest = self._queue.newest_of_longest().client
+            if self._queue.share(client) + 1 >= self._queue.share(longest):
+                raise self._full()
+        if self._now() + self._expected_wait(client) > deadline:
+            raise self._late(self._expected_wait(client))
+
+    def _expected_wait(self, client: str) -> float:
+        batches = self._queue.ahead(client) // self._limits.batch + 1
+        running = max(0.0, self._busy_until - self._now()) if self._running else 0.0
+        return running + (batches - 1) * self._time_of(self._limits.batch) + self._time_of(1)
+
+    def _time_of(self, size: int) -> float:
+        known = [seconds for batch, seconds in self._seconds.items() if batch >= size]
+        return min(known, default=0.0)
+
+    def _full(self) -> RequestError:
+        self._metrics.refused.labels("queue full").inc()
+        return RequestError(
+            503,
+            "too many requests wait",
+            field="queue",
+            value=len(self._queue),
+            allowed=f"at most {self._limits.queue}",
+            retry_after=self._expected_wait(""),
+        )
+
+    def _late(self, wait: float) -> RequestError:
+        self._metrics.refused.labels("deadline").inc()
+        return RequestError(
+            503,
+            "the deadline cannot be met",
+            field="deadline_ms",
+            value=f"{wait * 1000:.0f} ms are expected",
+            allowed="a later deadline, or less load",
+            retry_after=wait,
+        )
+
+    async def _work(self) -> None:
+        while True:
+            await self._gather()
+            batch = self._take()
+            if batch:
+                await self._run_batch(batch)
+
+    async def _gather(self) -> None:
+        """Until there is a batch: as many as lately were there at once, or the wait is over."""
+        opened: float | None = None
+        while True:
+            size = len(self._queue)
+            if size:
+                opened = self._now() if opened is None else opened
+                left = opened + self._limits.wait_ms / 1000 - self._now()
+                if size >= min(self._limits.batch, self._peak()) or left <= 0:
+                    return
+            else:
+                opened, left = None, None
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+
+    def _take(self) -> list[Ticket]:
+        batch: list[Ticket] = []
+        while len(self._queue) and len(batch) < self._limits.batch:
+            ticket = self._queue.pop()
+            if ticket.future.done():
+                continue
+            expected = self._time_of(1)
+            if self._now() + expected > ticket.deadline:
+                ticket.future.set_exception(self._late(expected))
+            else:
+                batch.append(ticket)
+        return batch
+
+    async def _run_batch(self, batch: list[Ticket]) -> None:
+        began = self._now()
+        self._running = len(batch)
+        self._busy_until = began + self._time_of(len(batch))
+        for ticket in batch:
+            ticket.started = began
+        done = asyncio.get_running_loop().run_in_executor(
+            self._device,
+            self._run,
+            [ticket.item for ticket in batch],
+            [ticket.steps for ticket in batch],
+            [ticket.seed for ticket in batch],
+        )
+        try:
+            await asyncio.wait([done])
+        finally:
+            self._running = 0
+        error = done.exception()
+        if error:
+            _LOG.error("a batch of %d failed", len(batch), exc_info=error)
+            self._metrics.failed.inc()
+        else:
+            self._measure(len(batch), self._now() - began)
+        for i, ticket in enumerate(batch):
+            if ticket.future.done():
+                continue
+            if error:
+                ticket.future.set_exception(_failure())
+            elif not np.isfinite(done.result()[i]).all():
+                ticket.future.set_exception(_failure("the model's answer is not finite"))
+            else:
+                ticket.future.set_result(done.result()[i])
+
+    def _measure(self, size: int, seconds: float) -> None:
+        self._metrics.batch_size.observe(size)
+        self._metrics.batch_seconds.observe(seconds)
+        program = min((b for b in self._seconds if b >= size), default=size)
+        mean = self._seconds.get(program, seconds)
+        self._seconds[program] = mean + _LATEST_SHARE * (seconds - mean)
+
+    def _note_peak(self) -> None:
+        now, at_once = self._now(), len(self._queue) + self._running
+        since, most = self._peaks[0]
+        if now - since > _PEAK_SECONDS:
+            self._peaks = [(now, at_once), self._peaks[0]]
+        else:
+            self._peaks[0] = (since, max(most, at_once))
+
+    def _peak(self) -> int:
+        """Most requests at once of late: as many are worth waiting for."""
+        now = self._now()
+        recent = (most for since, most in self._peaks if now - since <= 2 * _PEAK_SECONDS)
+        return max(recent, default=1)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _failure(error: str = "the policy failed; the server's log has the reason") -> RequestError:
+    return RequestError(500, error, allowed="nothing was wrong with the request's form")

@@ -1,0 +1,154 @@
+"""The policy as the server needs it: checked, hashed, compiled before the first request."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from xvla_jax.errors import ConfigError
+from xvla_jax.policy import Policy, Prepared
+from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.request import Rules
+
+
+class Engine(Protocol):
+    """What acts.
+
+    Attributes:
+        rules: what requests may hold.
+        info: for ``/info``.
+        model: short hash of the model, in every reply.
+        programs: (views, batch size) of all that is compiled before the first request.
+    """
+
+    rules: Rules
+    info: Mapping[str, Any]
+    model: str
+    programs: Sequence[tuple[int, int]]
+
+    def prepare(self, observation: Any) -> Any:
+        """The part that needs no device; several threads call it."""
+        ...
+
+    def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """Prepared observations to ``float32[B, T, D]``; one thread calls it."""
+        ...
+
+    def warm(self, views: int, batch: int) -> float:
+        """Compiles one of `programs` and runs it; seconds that a batch takes from then on."""
+        ...
+
+
+class PolicyEngine:
+    """A `Policy` behind the doors.
+
+    Args:
+        policy: the policy.
+        limits: of the server.
+        views: numbers of views to compile programs for; a request with another number runs in the
+            next larger program.
+        any_domain: take domains that the checkpoint was not trained for.
+    """
+
+    def __init__(
+        self, policy: Policy, limits: Limits, *, views: Sequence[int] = (), any_domain: bool = False
+    ) -> None:
+        slots = policy.processor.num_views
+        self._views = sorted(set(views)) or list(range(1, slots + 1))
+        if not set(self._views) <= set(range(1, slots + 1)):
+            raise ConfigError(f"views is {self._views}; 1 .. {slots} exist in this checkpoint")
+        self._policy = policy
+        trained = policy.contracts and not any_domain
+        domains = policy.contracts if trained else range(policy.config.num_domains)
+        self.rules = Rules(
+            num_views=slots,
+            views=self._views[-1],
+            widths=tuple(dict.fromkeys((policy.space.width, policy.space.real_width))),
+            num_actions=policy.config.num_actions,
+            domains=frozenset(domains),
+            num_domains=policy.config.num_domains,
+            limits=limits,
+        )
+        sizes = [1 << i for i in range(limits.batch.bit_length())]
+        self.programs: Sequence[tuple[int, int]] = [
+            (count, size) for count in self._views for size in sizes
+        ]
+        digest = model_sha256(policy)
+        self.model = digest[:16]
+        self.info: Mapping[str, Any] = self._describe(digest)
+
+    def prepare(self, observation: Any) -> Prepared:
+        """As `Policy.prepare`."""
+        return self._policy.prepare(observation)
+
+    def run(
+        self, items: Sequence[Prepared], steps: Sequence[int], seeds: Sequence[int]
+    ) -> np.ndarray:
+        """As `Policy.run`, in one of the programs that `warm` compiled."""
+        shown = max(len(item.images) for item in items)
+        views = next(count for count in self._views if count >= shown)
+        return self._policy.run(items, steps=steps, seed=seeds, views=views)
+
+    def warm(self, views: int, batch: int) -> float:
+        """Runs a program twice, the second time with a clock; steps are the released number."""
+        side, width = self._policy.processor.image_size, self.rules.widths[0]
+        item = self._policy.prepare(
+            {
+                "images": [np.zeros((side, side, 3), np.uint8)] * views,
+                "instruction": "wait",
+                "proprio": np.zeros(width, np.float32),
+                "domain_id": min(self.rules.domains),
+            }
+        )
+        self._policy.run([item] * batch, views=views)
+        start = time.perf_counter()
+        self._policy.run([item] * batch, views=views)
+        return time.perf_counter() - start
+
+    def _describe(self, digest: str) -> dict[str, Any]:
+        policy, rules = self._policy, self.rules
+        contracts = {str(k): c.to_dict() for k, c in sorted(policy.contracts.items())}
+        return {
+            "model_sha256": digest,
+            "model": self.model,
+            "action_space": policy.space.mode,
+            "contracts": contracts,
+            "contracts_sha256": _json_sha256(contracts),
+            "domains": sorted(rules.domains),
+            "num_actions": rules.num_actions,
+            "action_width": policy.space.real_width,
+            "proprio_width": rules.widths[0],
+            "views": rules.views,
+            "programs": {"views": self._views, "batch": rules.limits.batch},
+            "image_size": policy.processor.image_size,
+            "device": jax.default_backend(),
+            "dtype": str(np.dtype(policy.model.dtype)),
+            "limits": dataclasses.asdict(rules.limits),
+        }
+
+
+def model_sha256(policy: Policy) -> str:
+    """Of all that decides actions: config, preprocessing, and parameters as they compute.
+
+    The same whatever layout of checkpoint they were read from.
+    """
+    whole = hashlib.sha256()
+    processor = dataclasses.asdict(policy.processor)
+    del processor["tokenizer_dir"], processor["extra"]
+    whole.update(_json_sha256([policy.config.to_dict(), processor]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(policy.params):
+        array = np.ascontiguousarray(leaf)
+        whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        whole.update(array.reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()

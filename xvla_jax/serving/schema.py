@@ -1,0 +1,105 @@
+"""The protocol as OpenAPI describes it; docs/serving.md has it in words."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Detail(BaseModel):
+    """What of the request was wrong."""
+
+    field: str
+    value: str | int | None
+    allowed: str
+
+
+class ErrorReply(BaseModel):
+    """The answer to every request that is not served."""
+
+    error: str
+    detail: Detail
+
+
+class Timing(BaseModel):
+    """Milliseconds of a request."""
+
+    decode_ms: float
+    queue_ms: float
+    infer_ms: float
+    total_ms: float
+
+
+class ActReply(BaseModel):
+    """A chunk of actions, and how it came about."""
+
+    action: list[list[float]] = Field(description="rows x action width")
+    request_id: str
+    model: str = Field(description="short hash of the model")
+    seed: int = Field(description="of the noise; sent again, it gives the same actions")
+    server_timing: Timing
+    observation_time: float | None = None
+    warnings: list[str] | None = None
+
+
+class StateReply(BaseModel):
+    """State of the server."""
+
+    state: str
+
+
+class InfoReply(BaseModel):
+    """What is served, and its limits."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    model_sha256: str
+    domains: list[int]
+    num_actions: int
+    action_width: int
+    proprio_width: int
+    views: int
+
+
+_IMAGE: Final = {
+    "description": "json_numpy text of uint8[H, W, 3] RGB, or of a JPEG's or PNG's bytes uint8[n]",
+    "type": ["string", "object", "array"],
+}
+_NUMBERS: Final = {
+    "description": "json_numpy text, JSON text of a list, or a list; as wide as /info says",
+    "type": ["string", "object", "array"],
+}
+_WHOLE: Final[dict[str, Any]] = {"type": ["integer", "string"]}
+ACT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["language_instruction", "proprio", "domain_id"],
+                    "properties": {
+                        "language_instruction": {"type": "string", "minLength": 1},
+                        "proprio": _NUMBERS,
+                        "image0": _IMAGE,
+                        "image1": _IMAGE,
+                        "image2": _IMAGE,
+                        "domain_id": _WHOLE,
+                        "steps": _WHOLE,
+                        "seed": _WHOLE,
+                        "num_actions": _WHOLE,
+                        "deadline_ms": _WHOLE,
+                        "request_id": {"type": "string", "maxLength": 64},
+                        "observation_time": {"type": "number"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that can refuse."""
+    return {status: {"model": ErrorReply} for status in statuses}

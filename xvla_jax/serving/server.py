@@ -1,0 +1,196 @@
+"""The process: socket, signals, readiness, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+
+from xvla_jax.errors import ConfigError, XVLAError
+from xvla_jax.serving.announce import announced
+from xvla_jax.serving.app import create_app
+from xvla_jax.serving.connection import BoundedConnection
+from xvla_jax.serving.service import Service
+from xvla_jax.serving.slurm import SlurmTask
+
+_LOG = logging.getLogger(__name__)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SHORTEST_TOKEN: Final = 16  # characters
+_PING_SECONDS: Final = 20.0
+_KEEP_ALIVE_SECONDS: Final = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Door:
+    """Where the server listens and whom it lets in.
+
+    Attributes:
+        host: address to bind.
+        port: 0 for a free one.
+        token: what clients must show; None lets everybody in.
+        insecure: no token although others than this machine can connect.
+        tls_cert: PEM file; with ``tls_key`` the server speaks TLS.
+        tls_key: PEM file.
+        drain_seconds: longest wait for requests in flight at the end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8010
+    token: str | None = None
+    insecure: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
+            raise ConfigError(
+                f"the token has {len(self.token)} characters; {_SHORTEST_TOKEN} or more are needed"
+            )
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("TLS needs both, a certificate and its key")
+        if not (self.token or self.insecure or is_loopback(self.host)):
+            raise ConfigError(
+                f"host {self.host} can be reached from other machines, and there is no token: "
+                "give one (--token_file, or XVLA_TOKEN), bind 127.0.0.1, or say --insecure"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told when to end by us: its own handlers would cut off websockets, and exit 143."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals alone."""
+        yield
+
+
+def serve(service: Service, door: Door, *, output_dir: str | None, task: SlurmTask | None) -> int:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        service: not started yet.
+        door: where and to whom.
+        output_dir: folder of ``info.json``; None writes none.
+        task: of SLURM; None outside of it.
+
+    Returns:
+        The exit status: 0 after a signal, 1 where the policy could not be loaded.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    listener = _listen(door)
+    return asyncio.run(_serve(service, door, listener, output_dir, task))
+
+
+async def _serve(
+    service: Service,
+    door: Door,
+    listener: socket.socket,
+    output_dir: str | None,
+    task: SlurmTask | None,
+) -> int:
+    server = _Server(_config(service, door))
+    stop = asyncio.Event()
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    port = listener.getsockname()[1]
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    starting = asyncio.create_task(service.start())
+    stopping = asyncio.create_task(stop.wait())
+    with contextlib.ExitStack() as files:
+        try:
+            await asyncio.wait({starting, stopping, http}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await _until(lambda: server.started or http.done())
+                if output_dir is not None:
+                    files.enter_context(announced(output_dir, _public_host(door), port, task))
+                _LOG.info("ready at %s:%d", door.host, port)
+            await asyncio.wait({stopping, http}, return_when=asyncio.FIRST_COMPLETED)
+        except (XVLAError, OSError) as error:
+            _LOG.error("the policy could not be loaded: %s", error)
+            return 1
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            files.close()  # nobody is to find a server that is about to go
+            await _end(service, server, http, door.drain_seconds)
+    return 0
+
+
+async def _end(
+    service: Service, server: _Server, http: asyncio.Task[None], drain_seconds: float
+) -> None:
+    """Not ready; then what is in flight; then the connections."""
+    service.drain()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(drain_seconds):
+            await _until(lambda: service.in_flight == 0)
+    server.should_exit = True
+    await http
+    await service.stop()
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    while not done():
+        await asyncio.sleep(0.01)
+
+
+def _config(service: Service, door: Door) -> uvicorn.Config:
+    limits = service.limits
+    return uvicorn.Config(
+        create_app(service, door.token),  # pyright: ignore[reportArgumentType] ASGI, by any name
+        http=BoundedConnection,
+        ws="websockets-sansio",
+        ws_max_size=limits.body_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=None,  # a simulator that starts for minutes answers no ping
+        limit_concurrency=limits.connections,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,  # fairness must not depend on what a client says of its address
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=5,
+        ssl_certfile=door.tls_cert,
+        ssl_keyfile=door.tls_key,
+    )
+
+
+def _listen(door: Door) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(f"--host={door.host} --port={door.port}: {error}") from error
+    return listener
+
+
+def _public_host(door: Door) -> str:
+    """What clients should connect to: all interfaces have no address of their own."""
+    return socket.gethostname() if door.host in ("0.0.0.0", "::", "") else door.host

@@ -1,0 +1,103 @@
+"""The websocket door, as openpi's client speaks it.
+
+After the handshake the server sends its metadata; then every message is one observation and every
+answer one chunk, both msgpack. An error is a text, after which the server closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from xvla_jax.serving.msgpack_codec import pack, unpack
+from xvla_jax.serving.refusal import RequestError, bad_field
+from xvla_jax.serving.service import Answer, Service
+
+_DOOR: Final = "websocket"
+# RFC 6455: 1013 try again later, 1011 our fault, 1008 the client's
+_CLOSE_CODES: Final[Mapping[int, int]] = {503: 1013, 500: 1011}
+
+
+async def talk(socket: WebSocket, service: Service) -> None:
+    """Serves one connection until it ends."""
+    try:
+        metadata = pack(dict(service.info))
+    except RequestError as refusal:
+        await socket.send_denial_response(
+            JSONResponse(refusal.body(), refusal.status, refusal.headers())
+        )
+        return
+    await socket.accept()
+    address = socket.client
+    client = f"{address.host}:{address.port}" if address else ""
+    service.metrics.sockets.inc()
+    try:
+        await socket.send_bytes(metadata)
+        await _converse(socket, service, client)
+    except WebSocketDisconnect:
+        return
+    finally:
+        service.metrics.sockets.dec()
+
+
+async def _converse(socket: WebSocket, service: Service, client: str) -> None:
+    loop = asyncio.get_running_loop()
+    # ws://host:port/?domain_id=3: for robots whose code cannot name their domain in a message
+    defaults = dict(socket.query_params)
+    previous: float | None = None
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        began = loop.time()
+        status = 500
+        try:
+            with service.serving():
+                answer = await _answer(message, defaults, service, client, began)
+                reply = _packed(answer, previous)
+                await socket.send_bytes(reply)
+            status = 200
+        except RequestError as refusal:
+            status = refusal.status
+            await socket.send_text(json.dumps(refusal.body()))
+            await socket.close(_CLOSE_CODES.get(refusal.status, 1008), refusal.error[:100])
+            return
+        finally:
+            previous = loop.time() - began
+            service.metrics.requests.labels(_DOOR, str(status)).inc()
+            service.metrics.seconds.labels(_DOOR).observe(previous)
+
+
+async def _answer(
+    message: Mapping[str, Any],
+    defaults: Mapping[str, str],
+    service: Service,
+    client: str,
+    began: float,
+) -> Answer:
+    data = message.get("bytes")
+    if data is None:
+        raise bad_field("message", "a text", "a binary message in msgpack")
+    service.check(client)
+    return await service.act(
+        lambda: {**defaults, **unpack(data)}, _array, client=client, began=began
+    )
+
+
+def _array(field: str, value: Any) -> Any:
+    if isinstance(value, (np.ndarray, list)):
+        return value
+    raise bad_field(field, value, "an array, or a list of numbers")
+
+
+def _packed(answer: Answer, previous: float | None) -> bytes:
+    timing = dict(answer.extras["server_timing"])
+    if previous is not None:
+        timing["prev_total_ms"] = 1000 * previous
+    return pack({"actions": answer.actions, **answer.extras, "server_timing": timing})
