@@ -1,0 +1,94 @@
+"""A policy that answers at once, and requests as X-VLA's clients make them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xvla_jax.errors import InputError
+from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.request import Rules
+
+ROWS, WIDTH = 4, 20
+LIMITS = Limits(body_bytes=400_000, image_pixels=100_000, steps=20, queue=8, batch=4, wait_ms=20)
+
+
+class FakeEngine:
+    """Actions are (steps, seed, domain, mean of the first image, 0 ...) in every row.
+
+    Args:
+        limits: of the server.
+        seconds: that a batch takes.
+    """
+
+    def __init__(self, limits: Limits = LIMITS, seconds: float = 0.0) -> None:
+        self.rules = Rules(
+            num_views=3,
+            views=3,
+            widths=(WIDTH,),
+            num_actions=ROWS,
+            domains=frozenset({0, 3, 29}),
+            num_domains=30,
+            limits=limits,
+        )
+        self.info: Mapping[str, Any] = {"model": "fake", "domains": [0, 3, 29]}
+        self.model = "fake"
+        self.programs: Sequence[tuple[int, int]] = [(1, 1), (1, 4)]
+        self.seconds = seconds
+        self.batches: list[list[int]] = []  # seeds
+        self.hold = threading.Event()  # cleared, batches do not end
+        self.hold.set()
+        self.error: Exception | None = None
+
+    def prepare(self, observation: Any) -> Any:
+        """Refuses one instruction, as a policy may."""
+        if observation["instruction"] == "misfit":
+            raise InputError("the observation is a misfit")
+        return observation
+
+    def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """Takes its time."""
+        self.batches.append(list(seeds))
+        self.hold.wait(10)
+        time.sleep(self.seconds)
+        if self.error:
+            raise self.error
+        actions = np.zeros((len(items), ROWS, WIDTH), np.float32)
+        for row, item, count, seed in zip(actions, items, steps, seeds, strict=True):
+            row[:, :4] = count, seed, item["domain_id"], item["images"][0].mean()
+        return actions
+
+    def warm(self, views: int, batch: int) -> float:
+        """Nothing to compile."""
+        return self.seconds
+
+
+def dumps(array: Any) -> str:
+    """As ``json_numpy.dumps``."""
+    value = np.asarray(array)
+    return json.dumps(
+        {
+            "__numpy__": base64.b64encode(value.tobytes()).decode(),
+            "dtype": value.dtype.str,
+            "shape": list(value.shape),
+        }
+    )
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """A good request; a change to None leaves the field out."""
+    fields = {
+        "proprio": dumps(np.zeros(WIDTH, np.float32)),
+        "language_instruction": "pick up the bowl",
+        "image0": dumps(np.full((8, 6, 3), 7, np.uint8)),
+        "domain_id": 3,
+        "steps": 5,
+        "seed": 11,
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not None}
