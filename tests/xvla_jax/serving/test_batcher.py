@@ -1,0 +1,193 @@
+"""Batching: fair, bounded, in time, and without influence on the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine
+from xvla_jax.serving.batcher import Batcher, Ticket
+from xvla_jax.serving.fair_queue import FairQueue
+from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.metrics import Metrics
+from xvla_jax.serving.refusal import RequestError
+
+ITEM = {"domain_id": 3, "images": [np.zeros((1, 1, 3), np.uint8)]}
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[Batcher]:
+    seconds = {1: engine.seconds, limits.batch: engine.seconds}
+    with ThreadPoolExecutor(1) as device:
+        async with Batcher(engine.run, device, seconds, limits, Metrics()) as batcher:
+            yield batcher
+
+
+def ticket(client: str, seed: int, *, within: float = 60.0) -> Ticket:
+    return Ticket(client, ITEM, 5, seed, asyncio.get_running_loop().time() + within)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    while not done():
+        await asyncio.sleep(0.001)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 10)
+
+    asyncio.run(bounded())
+
+
+def test_clients_take_turns() -> None:
+    queue: FairQueue[str] = FairQueue(lambda item: item[0])
+    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        queue.push(item)
+    assert (queue.ahead("a"), queue.ahead("c"), queue.ahead("d")) == (6, 5, 3)
+    assert queue.newest_of_longest() == "a3"
+    assert queue.remove("b1")
+    assert not queue.remove("b1")
+    assert [queue.pop() for _ in range(len(queue))] == ["a1", "b2", "c1", "a2", "a3"]
+
+
+def test_a_flood_of_one_client_delays_another_by_one_batch() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        engine.hold.clear()
+        async with running(engine) as batcher:
+            first = asyncio.create_task(batcher.submit(ticket("flood", 0)))
+            await until(lambda: len(engine.batches) == 1)
+            flood = [asyncio.create_task(batcher.submit(ticket("flood", i))) for i in range(1, 8)]
+            await asyncio.sleep(0)
+            late = asyncio.create_task(batcher.submit(ticket("other", 100)))
+            await asyncio.sleep(0)
+            engine.hold.set()
+            await asyncio.gather(first, late, *flood)
+        assert engine.batches == [[0], [1, 100, 2, 3], [4, 5, 6, 7]]
+
+    run(main)
+
+
+def test_requests_at_once_run_together_and_one_alone_does_not_wait() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        async with running(engine, dataclasses.replace(LIMITS, wait_ms=300)) as batcher:
+            start = time.perf_counter()
+            for seed in range(3):
+                await batcher.submit(ticket("a", seed))
+            assert time.perf_counter() - start < 0.3  # nobody else was there: no wait at all
+            await asyncio.gather(*(batcher.submit(ticket(f"c{i}", i)) for i in range(4)))
+            assert engine.batches[3:] == [[0, 1, 2, 3]]
+
+    run(main)
+
+
+def test_the_wait_for_others_ends() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        async with running(engine, dataclasses.replace(LIMITS, wait_ms=50)) as batcher:
+            await asyncio.gather(*(batcher.submit(ticket(f"c{i}", i)) for i in range(4)))
+            start = time.perf_counter()
+            await batcher.submit(ticket("a", 9))  # four were there a moment ago
+            assert 0.04 < time.perf_counter() - start < 1.0
+
+    run(main)
+
+
+def test_a_full_queue_refuses_and_the_longest_row_gives_way() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        engine.hold.clear()
+        async with running(engine) as batcher:
+            running_one = asyncio.create_task(batcher.submit(ticket("a", 0)))
+            await until(lambda: len(engine.batches) == 1)
+            rows = [asyncio.create_task(batcher.submit(ticket("a", i))) for i in range(1, 9)]
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError, match="too many requests wait") as refusal:
+                await batcher.submit(ticket("a", 99))
+            assert refusal.value.status == 503
+            assert int(refusal.value.headers()["Retry-After"]) >= 1
+            other = asyncio.create_task(batcher.submit(ticket("b", 50)))
+            await asyncio.sleep(0)
+            with pytest.raises(RequestError, match="too many"):
+                await rows[-1]
+            engine.hold.set()
+            await asyncio.gather(running_one, other, *rows[:-1])
+
+    run(main)
+
+
+def test_a_deadline_out_of_reach_is_refused_at_once_or_when_it_has_passed() -> None:
+    async def main() -> None:
+        engine = FakeEngine(seconds=0.05)
+        async with running(engine) as batcher:
+            with pytest.raises(RequestError, match="deadline") as refusal:
+                await batcher.submit(ticket("a", 0, within=0.01))
+            assert refusal.value.status == 503
+            assert "Retry-After" in refusal.value.headers()
+            assert engine.batches == []
+            engine.hold.clear()  # the device takes longer than it ever did
+            first = asyncio.create_task(batcher.submit(ticket("a", 1)))
+            await until(lambda: len(engine.batches) == 1)
+            second = asyncio.create_task(batcher.submit(ticket("a", 2, within=0.15)))
+            await asyncio.sleep(0.2)
+            engine.hold.set()
+            await first
+            with pytest.raises(RequestError, match="deadline"):
+                await second
+        assert engine.batches == [[1]]
+
+    run(main)
+
+
+def test_who_has_gone_leaves_the_queue() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        engine.hold.clear()
+        async with running(engine) as batcher:
+            first = asyncio.create_task(batcher.submit(ticket("a", 0)))
+            await until(lambda: len(engine.batches) == 1)
+            gone = asyncio.create_task(batcher.submit(ticket("b", 1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            stays = asyncio.create_task(batcher.submit(ticket("c", 2)))
+            await asyncio.sleep(0)
+            engine.hold.set()
+            await asyncio.gather(first, stays)
+        assert engine.batches == [[0], [2]]
+
+    run(main)
+
+
+def test_a_failing_batch_fails_its_requests_and_no_other() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        async with running(engine) as batcher:
+            engine.error = RuntimeError("out of memory at 0x7f00")
+            with pytest.raises(RequestError) as refusal:
+                await batcher.submit(ticket("a", 0))
+            assert refusal.value.status == 500
+            assert "0x7f00" not in str(refusal.value.body())
+            engine.error = None
+            assert (await batcher.submit(ticket("a", 7)))[0, 1] == 7
+
+    run(main)
+
+
+def test_an_answer_is_that_of_its_own_request() -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        async with running(engine, dataclasses.replace(LIMITS, queue=64)) as batcher:
+            tickets = [ticket(f"c{i % 5}", i) for i in range(40)]
+            found = await asyncio.gather(*(batcher.submit(t) for t in tickets))
+        assert [int(actions[0, 1]) for actions in found] == list(range(40))
+        assert sorted(len(batch) for batch in engine.batches)[-1] == LIMITS.batch
+
+    run(main)
