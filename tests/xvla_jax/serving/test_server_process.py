@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +197,12 @@ def _run(strategy: Any, chosen: list[Any]) -> int:
     return count
 
 
+def _in_flight(running: Server) -> int:
+    text = requests.get(_url(running, "/metrics"), timeout=10).text
+    (line,) = [line for line in text.splitlines() if line.startswith("xvla_in_flight ")]
+    return int(float(line.split()[1]))
+
+
 def test_the_end_is_orderly(checkpoint: Path) -> None:
     """Not ready, what is in flight is answered, exit 0, info.json is gone."""
     with server(checkpoint, [*_FLAGS, "--max_batch=1"], quick_compile=True) as one:
@@ -205,25 +210,21 @@ def test_the_end_is_orderly(checkpoint: Path) -> None:
         assert info == {
             "host": "127.0.0.1", "port": one.port, "job_id": "none", "node_list": "none"
         }  # fmt: skip
-        payloads = [_payload(_observation(i, 2, 0), steps=50) for i in range(8)]
-        replies: list[requests.Response] = []
-        with requests.Session() as probe:
-            threads = [
-                threading.Thread(
-                    target=lambda p=p: replies.append(
-                        requests.post(_url(one, "/act"), json=p, timeout=60)
-                    )
-                )
-                for p in payloads
+        body = _payload(_observation(0, 2, 0), steps=50)
+        with ThreadPoolExecutor(8) as pool:
+            asked = [
+                pool.submit(requests.post, _url(one, "/act"), json=body, timeout=60)
+                for _ in range(8)
             ]
-            for thread in threads:
-                thread.start()
-            while "xvla_in_flight 8.0" not in probe.get(_url(one, "/metrics"), timeout=10).text:
-                time.sleep(0.002)
+            end = time.monotonic() + 30
+            while _in_flight(one) < 4 and time.monotonic() < end:
+                time.sleep(0.01)
+            waiting = _in_flight(one)
+            assert waiting
             assert one.stop() == 0
-        for thread in threads:
-            thread.join()
-        assert [reply.status_code for reply in replies] == [200] * 8
+            answered = [a.result().status_code for a in asked if a.exception() is None]
+        assert answered.count(200) >= waiting
+        assert set(answered) <= {200, 503}
         assert not (one.folder / "info.json").exists()
 
 
