@@ -53,16 +53,31 @@ setup(
             "mujoco>=3.10,<4",
             "robosuite==1.4.0",
         ],
-        "serve": ["msgpack>=1.1", "websockets>=14"],
+        "serve": [
+            "fastapi>=0.160",
+            "httptools>=0.9",
+            "msgpack>=1.1",
+            "prometheus-client>=0.22",
+            "uvicorn>=0.54",
+            "uvloop>=0.22; sys_platform != 'win32'",
+            "websockets>=17",
+        ],
         "tpu": ["jax[tpu]>=0.10"],
         # Only legacy .bin checkpoints and the parity tests need PyTorch; safetensors files do not.
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
+        # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's
+        # OpenAPI description.
         "dev": [
+            "hypothesis>=6.150",
+            "httpx2>=2.16",
+            "json-numpy>=2.1",
             "pyright[nodejs]>=1.1.400",
             "pytest>=9",
             "pytest-xdist>=3.8",
+            "requests>=2.32",
             "ruff>=0.17",
+            "schemathesis>=4.30",
             "setuptools>=77",
         ],
     },

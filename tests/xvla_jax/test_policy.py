@@ -72,6 +72,29 @@ def test_every_view_and_the_domain_are_seen(policy: Policy) -> None:
         assert np.abs(_one(policy, changed, 0) - answer).max() > 1e-6, change
 
 
+def test_steps_of_each_observation_share_a_program(policy: Policy) -> None:
+    """The number of steps is told at run time: none of its own program, none of its neighbours'."""
+    together = policy.act(_MIXED, steps=[1, 2, 4], seed=_SEEDS)
+    count = _programs()
+    for i, steps in enumerate((1, 2, 4)):
+        alike = policy.act(_MIXED, steps=steps, seed=_SEEDS)
+        np.testing.assert_array_equal(alike[i], together[i])
+    assert _programs() == count
+    assert np.abs(policy.act(_MIXED, steps=1, seed=_SEEDS)[2] - together[2]).max() > 1e-6
+    with pytest.raises(InputError, match="steps is 0; at least 1"):
+        policy.act(_MIXED, steps=[1, 0, 1])
+
+
+def test_in_a_batch_of_one_size_the_neighbours_change_no_bit(policy: Policy) -> None:
+    """Of other batch sizes it is rounding alone: see the mixed batch above."""
+    batch = [_MIXED[2], _MIXED[0], _MIXED[1], _MIXED[2]]
+    first = policy.act(batch, steps=_STEPS, seed=[1, 2, 3, 4])
+    others = policy.act([_MIXED[1], _MIXED[2], _MIXED[2], _MIXED[0]], steps=[3, 1, 2, 2],
+                        seed=[9, 8, 1, 2])  # fmt: skip
+    np.testing.assert_array_equal(others[2], first[0])
+    np.testing.assert_array_equal(others[3], first[1])
+
+
 def test_padding_keeps_the_programs_few(policy: Policy) -> None:
     """Three observations and four share the program of four; so do two policies of a model."""
     policy.act(_MIXED, steps=_STEPS, seed=_SEEDS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from xvla_jax.errors import ConfigError
 
-_PIECES = re.compile(r"[^,\[]+|\[[^\]]*\]|,")
+_PIECES = re.compile(r"[^,\[\]]+|\[[^\]]*\]|,")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _ADDRESS = re.compile(r"[^-]+-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})")
 _MOST_NODES = 100_000

@@ -1,0 +1,150 @@
+"""What the policy server adds to the policy, what batching gains, and what it withstands.
+
+``python -m benchmarks.serving [--quick] [--out=FILE.json]``
+
+Latency is measured on the quickstart's size; throughput, soak and hostile requests on the test size;
+there a call costs more than its arithmetic, as on an accelerator. Everything is on loopback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from typing import Any, Final
+
+from absl import app, flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import serving_load
+from benchmarks.server_process import server
+from configs import models
+from eval.receipt import write_json
+from scripts.logs import quiet_libraries
+from scripts.random_weights import write_random_checkpoint
+from xvla_jax.config import XVLAConfig
+from xvla_jax.policy import Policy
+from xvla_jax.processor import Processor
+
+_OUT = flags.DEFINE_string("out", "outputs/serving.json", "Where the figures go.")
+_QUICK = flags.DEFINE_bool("quick", False, "A soak of 10 minutes instead of an hour.")
+_SOAK = flags.DEFINE_float("soak_seconds", 0.0, "Another soak.", 0.0)
+_FUZZ = flags.DEFINE_integer("fuzz", 20_000, "Hostile requests.", 0)
+_CALLS = flags.DEFINE_integer("calls", 200, "Timed calls of each way.", 1)
+_ROWS = flags.DEFINE_list("rows", ["latency", "throughput", "soak", "fuzz"], "Which to measure.")
+
+_CLIENTS: Final = 16
+_SIDE: Final = 32  # px, of the test size
+_SECONDS: Final = 20.0  # of each throughput
+_SMALL: Final = (models.SMALL, Processor(image_size=64, text_length=16))
+_TINY: Final = (
+    dataclasses.replace(models.TINY, num_actions=30), Processor(image_size=_SIDE, text_length=12)
+)  # fmt: skip
+_FLAGS: Final = ("--device=cpu", "--views=2")
+
+
+def _checkpoint(folder: pathlib.Path, shape: models.Shape, processor: Processor) -> pathlib.Path:
+    config = XVLAConfig.from_dict(models.model_dict(shape, action_mode="ee6d"))
+    write_random_checkpoint(
+        folder, config, processor, seed=0, dtype="float32", on_tensor=lambda *_: None
+    )
+    return folder
+
+
+def measure(folder: pathlib.Path, console: Console) -> dict[str, Any]:
+    """The rows that are asked for."""
+    record: dict[str, Any] = {}
+    rows = set(_ROWS.value)
+    if "latency" in rows:
+        console.print("latency")
+        small = _checkpoint(folder / "small", *_SMALL)
+        with server(small, [*_FLAGS, "--max_batch=1"]) as one:
+            policy = Policy.from_pretrained(small)
+            record["latency"] = serving_load.latency(one, policy, calls=_CALLS.value)
+    tiny = _checkpoint(folder / "tiny", *_TINY)
+    if "throughput" in rows:
+        console.print("throughput")
+        record["throughput"] = {str(batch): _throughput(tiny, batch) for batch in (1, _CLIENTS)}
+    seconds = _SOAK.value or (600.0 if _QUICK.value else 3600.0)
+    with server(tiny, [*_FLAGS, "--max_batch=4"]) as one:
+        if "soak" in rows:
+            console.print(f"soak of {seconds:.0f} s")
+            record["soak"] = {"seconds": seconds} | serving_load.soak(
+                one, seconds=seconds, clients=_CLIENTS, side=_SIDE
+            )
+        if "fuzz" in rows:
+            console.print(f"{_FUZZ.value} hostile requests")
+            record["fuzz"] = serving_load.fuzz(one, requests=_FUZZ.value)
+            record["fuzz"]["exit_status"] = one.stop()
+    return record
+
+
+def _throughput(checkpoint: pathlib.Path, batch: int) -> float:
+    with server(checkpoint, [*_FLAGS, f"--max_batch={batch}"]) as one:
+        ways = {"clients": _CLIENTS, "side": _SIDE}
+        serving_load.throughput(one, **ways, seconds=2.0)
+        return serving_load.throughput(one, **ways, seconds=_SECONDS)
+
+
+def show(console: Console, record: dict[str, Any]) -> None:
+    """The table, with the targets beside the figures."""
+    table = Table(title=f"Policy server, loopback, {os.cpu_count()} cores", box=box.SIMPLE)
+    for column in ("what", "target", "measured"):
+        table.add_column(column)
+    found = record.get("latency")
+    if found:
+        act = 1000 * found["act"]["p50"]
+        for door, target in (("http", 8), ("websocket", 4)):
+            over, p99 = 1000 * found[f"{door}_over"], found[f"{door}_p99_over_p50"]
+            table.add_row(
+                f"{door}: over Policy.act ({act:.1f} ms), one client, 2 views 224 px",
+                f"p50 <= {target} ms, p99 <= 3 x p50",
+                f"p50 {over:.1f} ms, p99 {p99:.2f} x p50",
+            )
+    found = record.get("throughput")
+    if found:
+        one, many = found["1"], found[str(_CLIENTS)]
+        table.add_row(
+            f"{_CLIENTS} clients, batches against single requests",
+            ">= 2.5 x",
+            f"{many / one:.2f} x ({many:.0f} against {one:.0f} chunks/s)",
+        )
+    found = record.get("soak")
+    if found:
+        growth = found["after"] / found["before"] - 1
+        table.add_row(
+            f"soak of {found['seconds']:.0f} s with random disconnects",
+            "0 errors, RSS within 5 %",
+            f"{found['errors']} errors of {sum(found['outcomes'].values())}, RSS {growth:+.1%}",
+        )
+    found = record.get("fuzz")
+    if found:
+        growth = (found["after"] - found["before"]) / 2**20
+        table.add_row(
+            f"{sum(found['statuses'].values())} hostile requests",
+            "all 4xx, no crash, RSS within 100 MB",
+            f"{sum(found['wrong'].values())} not 4xx, "
+            f"{'alive' if found['alive'] else 'dead'}, RSS {growth:+.0f} MB",
+        )
+    console.print(table)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints the table, writes the JSON."""
+    del argv
+    quiet_libraries()
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as folder:
+        record = measure(pathlib.Path(folder), console)
+    show(console, record)
+    out = pathlib.Path(_OUT.value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, record)
+    console.print(f"written to {out}", markup=False)
+
+
+if __name__ == "__main__":
+    app.run(main)
