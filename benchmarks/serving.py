@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.serving [--quick] [--out=FILE.json]``
 
-Latency is measured on the quickstart's size; throughput, soak and hostile requests on the test size;
-there a call costs more than its arithmetic, as on an accelerator. Everything is on loopback.
+Latency is measured on the quickstart's size. Throughput, soak and hostile requests use the test
+size: there a call costs more than its arithmetic, as on an accelerator. All of it is on loopback.
 """
 
 from __future__ import annotations

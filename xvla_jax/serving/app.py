@@ -35,7 +35,9 @@ def create_app(service: Service, token: str | None) -> Access:
         service: started by whoever runs the application.
         token: what clients must show; None lets everybody in.
     """
-    app = FastAPI(title="X-VLA policy server", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="X-VLA policy server", docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _no_such_route)
     app.add_exception_handler(ClientDisconnect, _gone)
