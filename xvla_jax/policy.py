@@ -167,7 +167,7 @@ class Policy:
         inputs["steps"] = _one_each("steps", steps, size, np.int32)
         if (inputs["steps"] < 1).any():
             raise InputError(f"steps is {inputs['steps'].min()}; at least 1 is needed")
-        padding = bucket(size) - size
+        padding = _bucket(size) - size
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
@@ -281,7 +281,7 @@ def _example_inputs(
     }
 
 
-def bucket(size: int) -> int:
+def _bucket(size: int) -> int:
     """The batch size that ``size`` observations are padded to: the next power of two."""
     return 1 << (size - 1).bit_length()
 

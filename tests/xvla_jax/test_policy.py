@@ -17,6 +17,8 @@ from xvla_jax import cost
 from xvla_jax import policy as policy_module
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.lora import merge_adapter
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
 
@@ -162,6 +164,18 @@ def test_a_folder_without_a_processor_is_no_policy(tmp_path: Path) -> None:
     policy = Policy.from_pretrained(tmp_path)
     assert policy.processor.image_size == 32
     assert policy.config == golden.load("ee6d").config
+
+
+def test_an_adapter_is_merged_and_a_processor_may_lie_elsewhere(tmp_path: Path) -> None:
+    adapter = golden.FOLDER.parent / "lora" / "ee6d"
+    tiny.PROCESSOR.write(tmp_path)
+    case = golden.load("ee6d")
+    merged = merge_adapter(case.params, load_adapter(adapter, case.config))
+    wanted = Policy(case.config, merged, tiny.PROCESSOR, {})
+    found = Policy.from_pretrained(golden.FOLDER / "ee6d", adapter=adapter, processor=tmp_path)
+    assert found.processor.image_size == 32
+    assert tiny.equal(found.params, wanted.params)
+    assert not tiny.equal(found.params, Policy(case.config, case.params, tiny.PROCESSOR, {}).params)
 
 
 @pytest.mark.parametrize("layout", ["hf", "orbax"])

@@ -24,14 +24,12 @@ class SlurmTask:
         node_list: as SLURM writes it.
         host: of this task; an address if the node's name holds one, as X-VLA's cluster has it.
         index: of this task in the job, from 0.
-        tasks: of the job.
     """
 
     job_id: str
     node_list: str
     host: str
     index: int
-    tasks: int
 
 
 def slurm_task(environ: Mapping[str, str]) -> SlurmTask | None:
@@ -54,7 +52,6 @@ def slurm_task(environ: Mapping[str, str]) -> SlurmTask | None:
         node_list=text,
         host=".".join(address.groups()) if address else name,
         index=_number(environ, "SLURM_PROCID", 0),
-        tasks=_number(environ, "SLURM_NTASKS", 1),
     )
 
 

@@ -21,7 +21,7 @@ from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.server import Door
 from xvla_jax.serving.slurm import SlurmTask, expand_nodes, slurm_task
 
-TASK = SlurmTask("7", "gpu-[1-2]", "gpu-2", 1, 2)
+TASK = SlurmTask("7", "gpu-[1-2]", "gpu-2", 1)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,8 @@ def test_a_slurm_task() -> None:
         "SLURM_JOB_ID": "42",
         "SLURM_NODEID": "1",
         "SLURM_PROCID": "3",
-        "SLURM_NTASKS": "4",
     }
-    assert slurm_task(environ) == SlurmTask("42", "HOST-10-140-0-[1-2]", "10.140.0.2", 3, 4)
+    assert slurm_task(environ) == SlurmTask("42", "HOST-10-140-0-[1-2]", "10.140.0.2", 3)
     named = slurm_task(environ | {"SLURMD_NODENAME": "gpu7"})
     assert named is not None
     assert named.host == "gpu7"
@@ -84,7 +83,7 @@ def test_info_json_is_whole_and_goes_again(
         assert json.loads(file.read_text())["job_id"] == "7"
         file.write_text("another server's")
     assert file.exists()
-    assert info_files(SlurmTask("7", "a", "a", 0, 1)) == ["info.json", "info.0.json"]
+    assert info_files(SlurmTask("7", "a", "a", 0)) == ["info.json", "info.0.json"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "robot.local"])
