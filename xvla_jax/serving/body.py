@@ -29,12 +29,12 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         await _drain(request, limits)
         raise _too_large(int(announced), limits)
     read = bytearray()
+    more = True
     try:
         async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
+            while more and len(read) <= limits.body_bytes:
+                chunk, more = await _chunk(request)
                 read += chunk
-                if len(read) > limits.body_bytes:
-                    break
     except TimeoutError as error:
         raise RequestError(
             408,
@@ -44,7 +44,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
             allowed=f"a whole body within {limits.body_seconds:g} s",
         ) from error
     if len(read) > limits.body_bytes:
-        await _drain(request, limits)
+        if more:
+            await _drain(request, limits)
         raise _too_large(len(read), limits)
     return bytes(read)
 
@@ -79,14 +80,19 @@ def _too_large(found: int, limits: Limits) -> RequestError:
 async def _drain(request: Request, limits: Limits) -> None:
     """Reads on and forgets, within bounds."""
     left = _DRAIN_TIMES * limits.body_bytes
+    more = True
     try:
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while left > 0:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                if not message.get("more_body", False):
-                    return
-                left -= len(message.get("body", b""))
+            while more and left > 0:
+                chunk, more = await _chunk(request)
+                left -= len(chunk)
     except TimeoutError:
         return
+
+
+async def _chunk(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether more will come."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
