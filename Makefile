@@ -27,9 +27,11 @@ demo: setup
 	@bash scripts/setup.sh gl
 	$(VENV_PYTHON) -m scripts.quickstart
 
-# Without headless GL the simulator's tests skip, with a reason; in CI that is a failure.
+# Without headless GL the simulator's tests skip, without the compiler for TPUs the planner's, with
+# a reason; in CI that is a failure.
 test: setup lint
 	@bash scripts/setup.sh gl || [ "$$CI" != true ]
+	@bash scripts/setup.sh tpu || [ "$$CI" != true ]
 	$(VENV_PYTHON) -m pytest $(PARALLEL)
 	$(VENV_PYTHON) -m pytest -m slow $(PARALLEL)
 

@@ -20,6 +20,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.init_from = ""  # checkpoint folder of any layout to start from; "" = random weights
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
+    config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
     config.processor = _processor()
     config.data = _data()
     config.batch_size = 16  # samples per step

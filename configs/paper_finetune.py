@@ -13,6 +13,7 @@ def get_config(mixture: str, *, batch_size: int, iters: int) -> ConfigDict:
     """Prompts and heads alone for 1,000 steps, then all, with a warm-up of 1,000."""
     config: Any = base.get_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.dtype = "bfloat16"
+    config.scan_vision = True
     config.remat = "full"
     config.data.mixture = mixture
     config.data.lanes = 4  # a host of 4 chips each

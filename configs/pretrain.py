@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     """What the paper states; where it is silent, constant rates as the authors' early code has."""
     config: Any = base.get_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.dtype = "bfloat16"
+    config.scan_vision = True
     config.data.mixture = "xvla_pretrain"
     config.data.lanes = 16  # a host of 4 chips each
     config.batch_size = 1024

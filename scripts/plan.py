@@ -76,6 +76,7 @@ def run_of(config: Any, views: int) -> Run:
         ema_decay=config.ema_decay,
         jitter=any(row.augment != "none" for row in rows),
         lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        scan_vision=config.scan_vision,
     )
 
 

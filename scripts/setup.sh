@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The two steps of set-up that `make` runs:
+# The steps of set-up that `make` runs:
 #   setup.sh venv   makes .venv and installs the pinned packages into it
 #   setup.sh gl     sees to it that MuJoCo can render without a display
+#   setup.sh tpu    installs the compiler for TPUs, which the planner needs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
@@ -67,6 +68,18 @@ install_packages() {
     die "packages could not be installed; see the message above, then run the same command again"
 }
 
+# Beside the packages, not among them: JAX would look for TPUs in every process.
+install_tpu_compiler() {
+  local libtpu folder=.venv/tpu-compiler
+  libtpu=$(grep '^libtpu==' requirements/constraints.txt)
+  [ -d "$folder/${libtpu/==/-}.dist-info" ] && return
+  say "installing the compiler for TPUs (0.2 GB to download, 0.7 GB on disk)"
+  rm -rf "$folder" "$folder.new"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+    --target "$folder.new" "$libtpu" && mv "$folder.new" "$folder" ||
+    die "$libtpu could not be installed; the planner and its tests need it (Linux on x86-64 only)"
+}
+
 renders() {
   .venv/bin/python -c 'import cv2, mujoco, os
 context = mujoco.GLContext(16, 16)
@@ -91,7 +104,10 @@ case "${1:-}" in
   gl)
     ensure_gl
     ;;
+  tpu)
+    install_tpu_compiler
+    ;;
   *)
-    die "usage: setup.sh venv | gl"
+    die "usage: setup.sh venv | gl | tpu"
     ;;
 esac

@@ -50,7 +50,12 @@ def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
     if config.dtype not in _DTYPES:
         raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
     return Recipe(
-        XVLA(model_config, dtype=_DTYPES[config.dtype], remat=config.remat),
+        XVLA(
+            model_config,
+            dtype=_DTYPES[config.dtype],
+            remat=config.remat,
+            scan_vision=config.scan_vision,
+        ),
         OptimizerConfig(**config.optimizer.to_dict()),
         config.accumulate,
         config.ema_decay,

@@ -36,7 +36,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"ema_decay", Effect.REFUSED),  # an average begun late or with another memory is no average
     (r"validation\.episodes", Effect.REFUSED),  # others are trained on
     (r"dtype", Effect.OTHER),
-    (r"accumulate", Effect.OTHER),  # other dropout masks
+    (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"init_from", Effect.NONE),  # its weights are read at the start only
     (r"data\.(root|train_metas_path)", Effect.NONE),  # what lies there is compared
     (r"data\.(max_bad_episodes|cache_mb)", Effect.NONE),

@@ -119,7 +119,7 @@ def test_unknown_slices_are_refused(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="libtpu, of the extra tpu, is not installed")
+@pytest.mark.skipif(not has_compiler(), reason="no libtpu: scripts/setup.sh tpu")
 def test_the_tiny_model_is_planned_for_a_slice() -> None:
     command = [
         *(sys.executable, "-m", "scripts.plan", "--config=configs/debug.py"),

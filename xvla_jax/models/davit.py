@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,36 +12,32 @@ import numpy as np
 from flax import linen as nn
 
 from xvla_jax.config import VisionConfig
-from xvla_jax.models.layers import (
-    Array,
-    Dense,
-    LayerNorm,
-    Mlp,
-    PackedQKV,
-    attend,
-    gelu_erf,
-)
-from xvla_jax.models.remat import rematerialised
+from xvla_jax.models.davit_attention import ChannelAttention, WindowAttention
+from xvla_jax.models.layers import Array, LayerNorm, Mlp, gelu_erf
+from xvla_jax.models.remat import rematerialised, rematerialised_function
 from xvla_jax.sharding import batch_split
+
+# Kind of block -> its attention, in the order in which the blocks of a pair run.
+Pair = Mapping[str, Callable[..., nn.Module]]
 
 
 class DropPath(nn.Module):
     """Drops a whole residual branch per image with probability ``rate``.
 
-    Kept branches are scaled by 1 / keep.
+    Kept branches are scaled by 1 / keep. In a scan the rate is a traced number.
     """
 
-    rate: float
+    rate: float | Array
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, ...] -> [B, ...]``."""
-        if not train or self.rate == 0.0:
+        if not train or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
 
 class DepthwiseConv3x3(nn.Module):
@@ -71,93 +67,6 @@ class DepthwiseConv3x3(nn.Module):
         return sum(taps, start=bias)
 
 
-def _spans(length: int, side: int) -> list[tuple[slice, int]]:
-    """A padded axis cut into stretches of windows of one size: whole windows, then what is left."""
-    whole = length - length % side
-    spans = [(slice(0, whole), side), (slice(whole, length), length - whole)]
-    return [(span, size) for span, size in spans if span.start < span.stop]
-
-
-def _split(x: Array, height: int, width: int) -> Array:
-    """``[B, H, W, ...]`` -> windows ``[B, H / height, W / width, height * width, ...]``."""
-    batch, rows, columns, *rest = x.shape
-    x = x.reshape(batch, rows // height, height, columns // width, width, *rest).swapaxes(2, 3)
-    return x.reshape(batch, rows // height, columns // width, height * width, *rest)
-
-
-def _join(x: Array, height: int, width: int) -> Array:
-    """The inverse of `_split`."""
-    batch, rows, columns, _, *rest = x.shape
-    x = x.reshape(batch, rows, columns, height, width, *rest).swapaxes(2, 3)
-    return x.reshape(batch, rows * height, columns * width, *rest)
-
-
-class WindowAttention(nn.Module):
-    """Attention inside square windows; X-VLA pads the map at the right and bottom to whole windows.
-
-    Its padded cells are attended like any other. They are zero after the norm, so their k and v are
-    the biases. They are not computed here: a key's bias has no effect, so those keys are zero, and
-    the bias of the values can be added to the result, so those values are zero too.
-    """
-
-    num_heads: int
-    window: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """``[B, H, W, C] -> [B, H, W, C]``."""
-        *qkv, value_bias = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(x)
-
-        def attend_windows(rows: slice, height: int, columns: slice, width: int) -> Array:
-            query, key, value = (_split(y[:, rows, columns], height, width) for y in qkv)
-            out = attend(
-                query,
-                key,
-                value,
-                scale=query.shape[-1] ** -0.5,
-                zero_keys=self.window**2 - height * width,
-            )
-            return _join(out, height, width)
-
-        down, across = (_spans(length, self.window) for length in x.shape[1:3])
-        out = jnp.concatenate(
-            [
-                jnp.concatenate([attend_windows(*span, *other) for other in across], axis=2)
-                for span in down
-            ],
-            axis=1,
-        )
-        return Dense(x.shape[-1], dtype=self.dtype, name="proj")(
-            (out + value_bias).reshape(x.shape)
-        )
-
-
-class ChannelAttention(nn.Module):
-    """Channels of a group attend to each other over all tokens.
-
-    q is scaled by (number of tokens)^-0.5.
-    """
-
-    num_groups: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """``[B, H, W, C] -> [B, H, W, C]``."""
-        batch, height, width, channels = x.shape
-        tokens = height * width
-        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_groups, channels // self.num_groups)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # [B, tokens, groups, c]
-        scores = jnp.einsum(
-            "bmgi,bmgj->bgij", query * tokens**-0.5, key, preferred_element_type=jnp.float32
-        )
-        weights = nn.softmax(scores, axis=-1).astype(value.dtype)  # rows: channels of q
-        out = jnp.einsum("bgij,bmgj->bmgi", weights, value).reshape(x.shape)
-        return Dense(channels, dtype=self.dtype, name="proj")(out)
-
-
 class Block(nn.Module):
     """Depthwise conv, attention, depthwise conv, MLP.
 
@@ -165,7 +74,7 @@ class Block(nn.Module):
     """
 
     attention: Callable[..., nn.Module]
-    drop_path: float
+    drop_path: float | Array
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -178,8 +87,11 @@ class Block(nn.Module):
         x = x + drop(attention(y), train=train)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
+        # Tokens on one axis: of products over a map, TPU's compiler makes windows, and takes six
+        # times as long.
+        y = y.reshape(-1, y.shape[-1])
         y = Mlp(4 * x.shape[-1], gelu_erf, dtype=self.dtype, name="mlp")(y)
-        return x + drop(y, train=train)
+        return x + drop(y.reshape(x.shape), train=train)
 
 
 class ConvEmbed(nn.Module):
@@ -210,10 +122,19 @@ class ConvEmbed(nn.Module):
 
 
 class DaViT(nn.Module):
-    """The tower: images to the last stage's map."""
+    """The tower: images to the last stage's map.
+
+    Attributes:
+        config: the tower's shape.
+        remat: what the backward pass keeps of the blocks, a row of ``remat.REMAT``.
+        scan: the block pairs of a stage run as one scan, over parameters that are stacked for it;
+            a pair is then compiled once. Dropped branches are others than without.
+        dtype: computing type.
+    """
 
     config: VisionConfig
     remat: str = "none"
+    scan: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -221,7 +142,6 @@ class DaViT(nn.Module):
         """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release."""
         c = self.config
         rates = iter(np.linspace(0.0, c.drop_path_rate, 2 * sum(c.depths)).tolist())
-        blocks = rematerialised(Block, self.remat, scanned=False)
         x = pixels.astype(self.dtype)
         for i, depth in enumerate(c.depths):
             x = ConvEmbed(
@@ -233,12 +153,57 @@ class DaViT(nn.Module):
                 dtype=self.dtype,
                 name=f"embed{i}",
             )(x)
-            for j in range(depth):
-                window = functools.partial(WindowAttention, c.num_heads[i], c.window_size)
-                channel = functools.partial(ChannelAttention, c.num_groups[i])
-                for kind, attention in (("spatial", window), ("channel", channel)):
-                    block = blocks(
-                        attention, next(rates), dtype=self.dtype, name=f"stage{i}_{kind}{j}"
-                    )
-                    x = batch_split(block(x, train))
+            pair = {
+                "spatial": functools.partial(WindowAttention, c.num_heads[i], c.window_size),
+                "channel": functools.partial(ChannelAttention, c.num_groups[i]),
+            }
+            pair_rates = [[next(rates) for _ in pair] for _ in range(depth)]
+            scanned = self.scan and depth > 1 and not self.is_initializing()
+            run = self._scanned_stage if scanned else self._stage
+            x = run(x, f"stage{i}", pair, pair_rates, train)
         return x
+
+    def _stage(
+        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+    ) -> Array:
+        blocks = rematerialised(Block, self.remat, scanned=False)
+        for j, pair_rates in enumerate(rates):
+            for (kind, attention), rate in zip(pair.items(), pair_rates, strict=True):
+                block = blocks(attention, rate, dtype=self.dtype, name=f"{name}_{kind}{j}")
+                x = batch_split(block(x, train))
+        return x
+
+    def _scanned_stage(
+        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+    ) -> Array:
+        known = self.variables["params"]
+        params = [{kind: known[f"{name}_{kind}{j}"] for kind in pair} for j in range(len(rates))]
+        keys = None
+        if train and np.any(rates):
+            keys = jax.random.split(self.make_rng("dropout"), (len(rates), len(pair)))
+
+        def step(x: Array, turn: Any) -> tuple[Array, None]:
+            params, rates, keys = turn
+            for i, (kind, attention) in enumerate(pair.items()):
+                block = functools.partial(_apply_block, attention, self.dtype)
+                block = rematerialised_function(block, self.remat)
+                x = block(x, params[kind], rates[i], None if keys is None else keys[i])
+                x = batch_split(x)
+            return x, None
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        return jax.lax.scan(step, x, (stacked, jnp.asarray(rates), keys))[0]
+
+
+def _apply_block(
+    attention: Callable[..., nn.Module],
+    dtype: Any,
+    x: Array,
+    params: Any,
+    rate: Array,
+    key: Array | None,
+) -> Array:
+    """A block with given parameters; without a key it drops nothing."""
+    block = Block(attention, rate, dtype=dtype, parent=None)
+    rngs = {} if key is None else {"dropout": key}
+    return jnp.asarray(block.apply({"params": params}, x, key is not None, rngs=rngs))

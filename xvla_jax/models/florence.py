@@ -183,11 +183,14 @@ class Florence(nn.Module):
     text: TextConfig
     remat: str = "none"
     unroll: bool = False
+    scan_vision: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Declares the three parts."""
-        self.vision_tower = DaViT(self.vision, remat=self.remat, dtype=self.dtype)
+        self.vision_tower = DaViT(
+            self.vision, remat=self.remat, scan=self.scan_vision, dtype=self.dtype
+        )
         self.image_projector = ImageProjector(self.vision, dtype=self.dtype)
         self.text_encoder = TextEncoder(
             self.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype

@@ -56,3 +56,11 @@ def rematerialised(block: type[nn.Module], name: str, *, scanned: bool) -> type[
     if not policy.recompute:
         return block
     return nn.remat(block, static_argnums=(2,), policy=policy.saveable, prevent_cse=not scanned)
+
+
+def rematerialised_function(block: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function of arrays alone, called in a scan, under a policy."""
+    policy = remat_policy(name)
+    if not policy.recompute:
+        return block
+    return jax.checkpoint(block, policy=policy.saveable, prevent_cse=False)

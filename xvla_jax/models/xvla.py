@@ -34,18 +34,25 @@ class XVLA(nn.Module):
         remat: what the backward pass keeps of the blocks, a row of ``remat.REMAT``.
         unroll: every layer has parameters of its own, as `inference_params` makes them; a
             scan copies a layer's slice of the stacked weights before it multiplies by them.
+        scan_vision: block pairs of the vision tower are compiled once a stage, see ``davit.DaViT``.
     """
 
     config: XVLAConfig
     dtype: Any = jnp.float32
     remat: str = "none"
     unroll: bool = False
+    scan_vision: bool = False
 
     def setup(self) -> None:
         """Declares the two halves."""
         c = self.config
         self.vlm = Florence(
-            c.vision, c.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+            c.vision,
+            c.text,
+            remat=self.remat,
+            unroll=self.unroll,
+            scan_vision=self.scan_vision,
+            dtype=self.dtype,
         )
         self.transformer = SoftPromptedTransformer(
             c, action_space(c).width, remat=self.remat, unroll=self.unroll, dtype=self.dtype

@@ -7,7 +7,9 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from jax.experimental import topologies
@@ -98,13 +100,14 @@ def describe(name: str) -> Slice:
         )
     if not has_compiler():
         raise ConfigError(
-            "the TPU compiler libtpu is not installed; run "
-            'pip install -c requirements/constraints.txt -e ".[tpu]" (0.7 GB)'
+            "the TPU compiler libtpu is not installed; run `bash scripts/setup.sh tpu` (0.7 GB)"
         )
     # Nothing is run, so a compiler beside others, or beside a training run, does no harm; the
     # rest keeps it from asking a cloud machine who it is.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
+    if _APART.exists():
+        os.environ.setdefault("TPU_LIBRARY_PATH", str(_APART))
     try:
         found = topologies.get_topology_desc(name, "tpu")
     except (RuntimeError, ValueError) as error:
@@ -115,8 +118,12 @@ def describe(name: str) -> Slice:
 
 def has_compiler() -> bool:
     """Whether libtpu, which compiles for TPU, is installed."""
-    return importlib.util.find_spec("libtpu") is not None
+    return _APART.exists() or importlib.util.find_spec("libtpu") is not None
 
+
+# Where `scripts/setup.sh tpu` puts it. Among the other packages, JAX would look for TPUs with it
+# in every process, and say on stderr that there are none.
+_APART: Final = Path(sys.prefix, "tpu-compiler", "libtpu", "libtpu.so")
 
 _QUIET: Final = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -48,6 +48,7 @@ class Run:
         ema_decay: of the moving average; 0 keeps none.
         jitter: whether a source of the data is augmented.
         lora: the adapter that learns in the place of the parameters; None for none.
+        scan_vision: see ``xvla_jax.XVLA``.
     """
 
     config: XVLAConfig
@@ -63,6 +64,7 @@ class Run:
     ema_decay: float = 0.0
     jitter: bool = False
     lora: LoraConfig | None = None
+    scan_vision: bool = False
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """The run's mesh over these devices."""
@@ -117,6 +119,8 @@ class Run:
         """How the model learns."""
         model = XVLA(self.config, dtype=self.dtype, remat=self.remat)
         return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
+        model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
+        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay)
 
 
 @dataclasses.dataclass(frozen=True)
