@@ -14,6 +14,7 @@ from flax import linen as nn
 from tests.xvla_jax import tiny
 from xvla_jax.models.davit import DropPath
 from xvla_jax.models.davit_attention import WindowAttention
+from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.florence import BartAttention
 from xvla_jax.models.layers import DomainLinear, SelfAttention, time_embedding
 from xvla_jax.models.soft_transformer import PolicyBlock
@@ -146,3 +147,15 @@ def test_domain_linear_picks_the_row_of_the_domain() -> None:
     x = jnp.array([[[1.0, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]])
     y = DomainLinear(2, 3).apply({"params": params}, x, jnp.array([2, 0, 1]))
     assert np.asarray(y).tolist() == [[[22, 24]], [[0, 0]], [[15, 16]]]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_dropout_is_that_of_flax(rate: float) -> None:
+    x = jnp.arange(1.0, 2001.0).reshape(10, 200)
+    rngs = {"dropout": jax.random.key(3)}
+    ours, theirs = (
+        dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
+        for dropout in (Dropout, nn.Dropout)
+    )
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert np.mean(np.asarray(ours) == 0) == pytest.approx(rate, abs=0.05)

@@ -25,6 +25,7 @@ from tests.xvla_jax.random_sites import HEAD_RATE, RATES, with_rates
 from xvla_jax import flow
 from xvla_jax.actions import action_space
 from xvla_jax.models.davit import DropPath
+from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.florence import ImageProjector, TextEncoder
 
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ def _show_drops(call: Any, args: Any, kwargs: Any, context: nn.module.Intercepto
     """Keeps what goes into and comes out of the first samples of dropout and drop path."""
     result = call(*args, **kwargs)
     module = context.module
-    drops = isinstance(module, nn.Dropout | DropPath) and module.rate > 0
+    drops = isinstance(module, Dropout | DropPath) and module.rate > 0
     if drops and context.method_name == "__call__":
         module.sow("intermediates", "in_and_out", (args[0][:_SPIED], result[:_SPIED]))
     return result

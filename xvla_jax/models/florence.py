@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
+from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.layers import (
     Array,
     Dense,
@@ -88,7 +89,7 @@ class BartAttention(nn.Module):
             key,
             value,
             scale=(width // self.num_heads) ** -0.5,
-            drop=nn.Dropout(self.dropout, deterministic=not train),
+            drop=Dropout(self.dropout, deterministic=not train),
         )
         return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
@@ -109,7 +110,7 @@ class BartLayer(nn.Module):
         y = BartAttention(
             c.encoder_attention_heads, c.attention_dropout, dtype=self.dtype, name="self_attn"
         )(x, train=train)
-        y = nn.Dropout(c.dropout, deterministic=not train)(y)
+        y = Dropout(c.dropout, deterministic=not train)(y)
         x = LayerNorm(dtype=self.dtype, name="norm1")(x + y)
         y = Mlp(
             c.encoder_ffn_dim,
@@ -145,7 +146,7 @@ class TextEncoder(nn.Module):
             if self.unroll
             else stacked(BartLayer, c.encoder_layers, remat=self.remat)(c, dtype=self.dtype)
         )
-        self.embed_dropout = nn.Dropout(c.dropout)
+        self.embed_dropout = Dropout(c.dropout)
 
     def embed(self, input_ids: Array) -> Array:
         """Token ids ``[B, L] -> [B, L, M]``.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.remat import rematerialised
 
 Array = jax.Array
@@ -125,7 +126,7 @@ class SelfAttention(nn.Module):
         """Declares both products."""
         self.qkv = PackedQKV(self.num_heads, dtype=self.dtype)
         self.proj = Dense(self.width, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def project(self, x: Array) -> QKV:
         """``[B, S, M]`` -> what `__call__` takes as ``known``."""
@@ -173,9 +174,9 @@ class Mlp(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """``[..., M] -> [..., M]``."""
         y = self.activation(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
-        y = nn.Dropout(self.hidden_dropout, deterministic=not train)(y)
+        y = Dropout(self.hidden_dropout, deterministic=not train)(y)
         y = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
-        return nn.Dropout(self.output_dropout, deterministic=not train)(y)
+        return Dropout(self.output_dropout, deterministic=not train)(y)
 
 
 def stacked(block: type[nn.Module], length: int, *, remat: str) -> Callable[..., nn.Module]:
