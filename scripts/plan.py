@@ -3,9 +3,10 @@
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4 [--config.a.b=v]``
 
 Compiles the real train step (with ``--inference`` the sampler too) for the slice from shapes
-alone. The model is ``config.model``; no checkpoint or data is read. Needs the extra ``tpu``. A
-compilation of the full model takes more than half an hour on two cores (``docs/planner.md``), and
-the search for the largest batch takes up to four more: ``--nolargest`` leaves it out.
+alone. The model is ``config.model``; no checkpoint or data is read. Needs libtpu:
+``bash scripts/setup.sh tpu``. How long a compilation of the full model takes is not known, more
+than a quarter of an hour on a loaded machine (``docs/planner.md``); the search for the largest
+batch takes up to four more: ``--nolargest`` leaves it out.
 ``--topology`` may list several, with commas.
 """
 
