@@ -12,6 +12,7 @@ batch takes up to four more: ``--nolargest`` leaves it out.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -38,6 +39,7 @@ from xvla_jax.planning.chips import Slice, describe
 from xvla_jax.planning.programs import Run
 from xvla_jax.planning.report import make_plan
 from xvla_jax.processor import Processor
+from xvla_jax.sharding import global_batch_size
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:4x4.", required=True)
@@ -91,7 +93,7 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     )
     shape = StreamShape(
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=run.batch_size,
         num_actions=run.config.num_actions,
         shuffle_buffer=config.data.shuffle_buffer,
         lanes=max(config.data.lanes, target.hosts),
@@ -119,6 +121,12 @@ def main(argv: list[str]) -> None:
         run = run_of(_CONFIG.value, _VIEWS.value)
         for name in _TOPOLOGY.value:
             target = describe(name)
+            batch_size = global_batch_size(
+                _CONFIG.value.batch_size,
+                per=_CONFIG.value.batch_size_per,
+                devices=len(target.devices),
+            )
+            run = dataclasses.replace(run, batch_size=batch_size)
             plan = make_plan(
                 run,
                 target,

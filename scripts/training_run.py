@@ -33,7 +33,7 @@ from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.provenance import provenance
-from xvla_jax.sharding import BATCH_SPEC, make_mesh
+from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
 from xvla_jax.train import Recipe, abstract_state
 from xvla_jax.validation import Validation, make_eval_step
 from xvla_jax.watch import Watch
@@ -119,7 +119,9 @@ class TrainingRun:
     @property
     def batch_size(self) -> int:
         """Samples of a step, over all devices."""
-        return global_batch_size(self.config, self.mesh.size)
+        return global_batch_size(
+            self.config.batch_size, per=self.config.batch_size_per, devices=self.mesh.size
+        )
 
     @property
     def present_views(self) -> int:
@@ -257,20 +259,6 @@ def _open_sources(data: Any) -> list[Source]:
     if data.train_metas_path:
         return open_metas(data.train_metas_path)
     return open_mixture(mixture(data.mixture), data.root)
-
-
-def global_batch_size(config: Any, devices: int) -> int:
-    """Samples of a step over all of so many devices.
-
-    Raises:
-        ConfigError: config.batch_size_per is neither of the two words.
-    """
-    factors = {"run": 1, "device": devices}
-    if config.batch_size_per not in factors:
-        raise ConfigError(
-            f"config.batch_size_per is {config.batch_size_per!r}; allowed are {', '.join(factors)}"
-        )
-    return config.batch_size * factors[config.batch_size_per]
 
 
 def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:

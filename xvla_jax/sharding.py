@@ -72,6 +72,23 @@ def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh((data, fsdp), MESH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def global_batch_size(batch_size: int, *, per: str, devices: int) -> int:
+    """Samples of a step over all of so many devices.
+
+    Args:
+        batch_size: as the config has it.
+        per: what it counts for: ``run`` or ``device``.
+        devices: of the mesh.
+
+    Raises:
+        ConfigError: ``per`` is neither.
+    """
+    factors = {"run": 1, "device": devices}
+    if per not in factors:
+        raise ConfigError(f"config.batch_size_per is {per!r}; allowed are {', '.join(factors)}")
+    return batch_size * factors[per]
+
+
 def batch_split(x: jax.Array) -> jax.Array:
     """Keeps activations ``[B, ...]`` split like the batch, where a mesh is set.
 

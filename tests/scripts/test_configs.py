@@ -10,11 +10,11 @@ import pytest
 
 from configs import base
 from data.mixtures import mixture
-from scripts.training_run import global_batch_size
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.remat import REMAT
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig, learning_rates
+from xvla_jax.sharding import global_batch_size
 from xvla_jax.train import Recipe
 
 _FOLDER = pathlib.Path(base.__file__).parent
@@ -37,7 +37,8 @@ def test_an_experiment_fits_together(name: str) -> None:
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     recipe = Recipe(XVLA(model), optimizer, config.accumulate, config.ema_decay)
     assert all(rate >= 0 for rate in learning_rates(0, optimizer, recipe.groups).values())
-    assert global_batch_size(config, 16) % (16 * config.accumulate) == 0 or name == "debug"
+    size = global_batch_size(config.batch_size, per=config.batch_size_per, devices=16)
+    assert size % (16 * config.accumulate) == 0 or name == "debug"
     if config.data.mixture:
         assert mixture(config.data.mixture)
     known = base.get_config({})
