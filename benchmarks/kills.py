@@ -199,7 +199,7 @@ def _write_demos(folder: pathlib.Path) -> None:
         recorded |= {
             "command_pose": command,
             "ee_pose": command[:, :9],
-            "action": np.zeros((frames, 7), np.float32),
+            "action": np.concatenate((command[:, :6], command[:, 9:]), axis=1),
             "instruction": "pick up the soup",
             "task": "soup",
             "suite": "libero_object",
