@@ -1,0 +1,24 @@
+"""A few of the kills that ``benchmarks.kills`` makes by the dozen."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kills import SAVE_EVERY, measure
+
+pytestmark = [pytest.mark.rlds, pytest.mark.slow]
+
+
+def test_a_killed_run_comes_to_the_same_end(tmp_path: Path) -> None:
+    outcomes = measure(tmp_path / "kills", kills=2, seed=0, tell=logging.info)
+    assert [outcome.name for outcome in outcomes] == ["SIGTERM", "SIGKILL"]
+    for outcome in outcomes:
+        assert len(outcome.lost) == 2
+        assert outcome.failures == []
+        assert outcome.differences == [], "from the run without a kill"
+    terminated, killed = outcomes
+    assert terminated.lost == [0, 0]
+    assert max(killed.lost) < 2 * SAVE_EVERY, "an interval, and the steps during one save"
