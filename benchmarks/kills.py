@@ -33,11 +33,12 @@ from benchmarks.data_files import Scene
 from benchmarks.run_state import different, newest_step
 from data.datasets import dataset
 from data.writer import write_dataset
+from scripts.logs import quiet_libraries
 from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.metrics import all_lines
 
-SAVE_EVERY: Final = 4  # steps
-_STEPS_A_KILL: Final = 8  # trained at most from one kill to the next, on average
+SAVE_EVERY: Final = 20  # steps; a save takes as long as a few of them
+_STEPS_A_KILL: Final = 20  # trained at most from one kill to the next, on average
 _LIMIT_S: Final = 600  # for one start to get anywhere
 _ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
 
@@ -159,6 +160,7 @@ def kill_often(
     """Kills a run so often, then lets it come to its end."""
     outcome, began = Outcome(number.name), time.monotonic()
     while len(outcome.lost) < kills and len(outcome.failures) < kills:
+        logged = run.lines
         process = run.start()
         moment = _moment(run, process, number, rng)
         if moment is not None:
@@ -168,7 +170,8 @@ def kill_often(
         if moment is None or status != wanted:
             outcome.failures.append(f"status {status}: {run.last_words()}")
             continue
-        outcome.lost.append(max(run.steps - newest_step(run.workdir), 0))
+        trained = run.lines > logged  # else the steps after the checkpoint were lost before
+        outcome.lost.append(max(run.steps - newest_step(run.workdir), 0) if trained else 0)
         outcome.moments.append(moment)
         tell(
             f"{number.name} {len(outcome.lost)}/{kills} {moment}: at step {run.steps}, "
@@ -262,6 +265,7 @@ def main(argv: list[str]) -> None:
     """Prints the table, and writes it as JSON beside the runs."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    quiet_libraries()
     console, folder = Console(), pathlib.Path(_FOLDER.value).resolve()
     outcomes = measure(folder, _KILLS.value, _SEED.value, console.print)
     console.print(_table(outcomes))
