@@ -27,7 +27,7 @@ class Effect(enum.Enum):
 
 
 EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
-    (r"(optimizer\.(mode|last_layers)|lora\..*)", Effect.REFUSED),  # which parameters have moments
+    (r"optimizer\.(mode|last_layers)", Effect.REFUSED),  # which parameters have moments
     (r"optimizer\..*", Effect.OTHER),  # rates, their schedule, and its length
     (r"(model|processor)\..*", Effect.REFUSED),
     (r"lora\..*", Effect.REFUSED),  # another adapter
