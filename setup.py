@@ -35,10 +35,11 @@ setup(
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
         # dlimp is not on the package index; README says how to add it.
-        # h5py, pyarrow and av read X-VLA's and LeRobot's own files.
+        # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves.
         "data": [
             "av>=18",
             "h5py>=3.11",
+            "matplotlib>=3.8",
             "pyarrow>=17",
             "tensorboard>=2.20",
             "tensorflow-cpu>=2.21",
