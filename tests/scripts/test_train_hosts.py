@@ -90,8 +90,11 @@ def test_when_one_process_is_killed_the_other_ends_and_names_it(
     wait_for_step(both[0], tmp_path, 2)
     both[1].kill()
     status, output = end(both[0])
-    assert status == 1, output
-    assert "no answer: process 1" in output
+    # ours, or JAX's own where the heartbeats run out while the run is being wound up
+    told = ("no answer: process 1", "(stopped sending heartbeats):\n1\n")
+    assert (status, told[0] in output) == (1, True) or (
+        (status, told[1] in output) == (-signal.SIGABRT, True)
+    ), output
     assert end(both[1])[0] == -signal.SIGKILL
 
 
