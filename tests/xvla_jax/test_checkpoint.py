@@ -106,6 +106,7 @@ def test_another_mesh_gets_the_same_state(run: _Run) -> None:
     assert {s.data.shape for s in table.addressable_shards} == {(51289, 4)}
 
 
+@pytest.mark.slow
 def test_a_state_goes_from_mesh_to_mesh_unchanged(run: _Run, tmp_path: Path) -> None:
     state, _ = _restore(run.workdir, tiny.abstract(2, 4))
     _save(tmp_path, 2, state)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.models.davit import DaViT
@@ -32,6 +33,7 @@ def _params(tower: DaViT) -> Any:
     return jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
 
 
+@pytest.mark.slow
 def test_values_and_gradients_are_those_of_the_loop() -> None:
     loop, scan = DaViT(_CONFIG, remat="full"), DaViT(_CONFIG, remat="full", scan=True)
     params = _params(scan)
