@@ -38,7 +38,7 @@ OWN_FIELDS: Final = (
 )
 _POST_MORTEM_S: Final = 5  # for which the living look for each other after a failure
 _FAILED: Final = "xvla/failed"  # folder of the key-value store: why a process ends
-_LAST_WORDS_S: Final = 5.0  # for which the coordinator stays, so that the others can read the same
+_LAST_WORDS_S: Final = 1.0  # for which the coordinator stays, so that the others can read the same
 _TOLD: Final = 5  # differences listed
 
 _log = logging.getLogger(__name__)

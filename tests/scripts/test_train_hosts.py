@@ -104,6 +104,6 @@ def test_processes_with_other_configs_do_not_begin(
     other = "--config.optimizer.learning_rate=3e-3"
     both = start_two(demos, tmp_path, _LANES, compiled=compiled, only_second=other)
     for status, output in [end(process) for process in both]:
-        assert status == 1
+        assert status != 0, "1, or JAX's own end when the other is gone first"
         assert "process 1 has config.optimizer.learning_rate = 0.003, process 0 0.0001" in output
         assert "step 1" not in output

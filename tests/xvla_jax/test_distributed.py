@@ -86,7 +86,7 @@ def test_a_process_that_never_starts_is_named(tmp_path: Path) -> None:
 def test_differences_are_told_on_every_process(tmp_path: Path) -> None:
     body = """processes.check_same({"config": {"seed": processes.index, "keep": 2}})"""
     for status, output in _run(body, tmp_path):
-        assert status == 1
+        assert status != 0, "1, or JAX's own end when the other is gone first"
         assert "process 1 has config.seed = 1, process 0 0" in output
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_is_not_shared_is_told(tmp_path: Path) -> None:
 own.mkdir()
 processes.check_shared(own)"""
     for status, output in _run(body, tmp_path):
-        assert status == 1
+        assert status != 0, "1, or JAX's own end when the other is gone first"
         assert "is not the same folder on process 1 as on process 0" in output
 
 
