@@ -11,7 +11,7 @@ class Detail(BaseModel):
     """What of the request was wrong."""
 
     field: str
-    value: str | int | None
+    value: str | int | bool | None
     allowed: str
 
 

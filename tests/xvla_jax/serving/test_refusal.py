@@ -1,0 +1,29 @@
+"""What refusals say fits the description of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from xvla_jax.serving.refusal import bad_field
+from xvla_jax.serving.schema import ErrorReply
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, None),
+        (7, 7),
+        (False, False),
+        (2**60, str(2**60)),
+        (math.nan, "nan"),
+        ("a" * 200, "a" * 80),
+        ({"a": 1}, "{'a': 1}"),
+    ],
+)
+def test_any_value_is_told_in_a_form_that_is_described(value: Any, told: Any) -> None:
+    body = bad_field("steps", value, "1 to 50").body()
+    assert body["detail"]["value"] == told
+    assert ErrorReply.model_validate(body, strict=True).detail.value == told
