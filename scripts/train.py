@@ -35,8 +35,9 @@ from xvla_jax.metrics import MetricsWriter, open_sinks
 from xvla_jax.resume import check_resumed
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
+from xvla_jax.state import TrainState, abstract_state, init_state, place_base
 from xvla_jax.stop import StopSignal
-from xvla_jax.train import TrainState, abstract_state, init_state, make_train_step, place_base
+from xvla_jax.train import make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)

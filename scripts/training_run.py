@@ -34,7 +34,7 @@ from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.provenance import provenance
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
-from xvla_jax.train import Recipe, abstract_state
+from xvla_jax.state import Recipe, abstract_state
 from xvla_jax.validation import Validation, make_eval_step
 from xvla_jax.watch import Watch
 

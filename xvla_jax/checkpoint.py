@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from xvla_jax.errors import CheckpointError
-from xvla_jax.train import TrainState
+from xvla_jax.state import TrainState
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size

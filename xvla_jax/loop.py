@@ -17,8 +17,8 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
 from xvla_jax.skips import SkipWatch
+from xvla_jax.state import TrainState
 from xvla_jax.stop import StopSignal
-from xvla_jax.train import TrainState
 from xvla_jax.validation import Validation
 from xvla_jax.watch import Watch
 

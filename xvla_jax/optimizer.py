@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from xvla_jax.adam import clip_by_global_norm, scale_by_adam
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 from xvla_jax.groups import (
@@ -199,7 +200,9 @@ class _GroupRateState(NamedTuple):
     count: Array  # int32, steps taken
 
 
-def _scale_by_group(config: OptimizerConfig, groups: Groups) -> optax.GradientTransformation:
+def _scale_by_group(
+    config: OptimizerConfig, groups: Groups
+) -> optax.GradientTransformationExtraArgs:
     """Adds weight decay, then multiplies by the learning rate, both by group."""
     # plain numbers: arrays made outside would be hoisted out of every step that uses them
     decays = {g.name: config.weight_decay * g.decay for g in groups}
@@ -209,7 +212,9 @@ def _scale_by_group(config: OptimizerConfig, groups: Groups) -> optax.GradientTr
         label_tree(params, groups)
         return _GroupRateState(jnp.zeros([], jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _GroupRateState]:
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, _GroupRateState]:
         rates = learning_rates(state.count, config, groups)
 
         def scale(label: Label, change: Array, value: Array) -> Array:
@@ -217,23 +222,23 @@ def _scale_by_group(config: OptimizerConfig, groups: Groups) -> optax.GradientTr
             return -_per_layer(label, rates, value.ndim) * decayed
 
         labels = label_tree(updates, groups)
-        return jax.tree.map(scale, labels, updates, params), _GroupRateState(state.count + 1)
+        count = state.count + extra["finite"].astype(jnp.int32)
+        return jax.tree.map(scale, labels, updates, params), _GroupRateState(count)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_optimizer(config: OptimizerConfig, groups: Groups) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, groups: Groups
+) -> optax.GradientTransformationExtraArgs:
     """Clipping by global norm, Adam, decoupled weight decay, learning rate by group.
 
-    It takes the parameters that learn (`groups.split`), and needs them in every update.
+    It takes the parameters that learn (`groups.split`), and needs them in every update, together
+    with ``norm``, that of all gradients, and ``finite``, a bool scalar. Where that is False the
+    state stays as it is, and the updates must not be applied.
     """
-    clip = (
-        optax.clip_by_global_norm(config.max_grad_norm)
-        if config.max_grad_norm
-        else optax.identity()
-    )
     return optax.chain(
-        clip,
-        optax.scale_by_adam(config.betas[0], config.betas[1], config.eps),
+        clip_by_global_norm(config.max_grad_norm),
+        scale_by_adam(config.betas[0], config.betas[1], config.eps),
         _scale_by_group(config, groups),
     )

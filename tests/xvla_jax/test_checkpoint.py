@@ -24,7 +24,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
-from xvla_jax.train import TrainState, abstract_state
+from xvla_jax.state import TrainState, abstract_state
 
 # Orbax leaves its other reads unawaited when one leaf does not fit.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

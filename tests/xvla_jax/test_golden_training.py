@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -98,7 +99,9 @@ def test_three_adamw_steps(name: str) -> None:
 
 
 def _updated(optimizer: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    updates, state = optimizer.update(grads, state, params)
+    updates, state = optimizer.update(
+        grads, state, params, norm=optax.tree.norm(grads), finite=jnp.array(True)
+    )
     return optax.apply_updates(params, updates), state
 
 

@@ -107,7 +107,13 @@ def test_layers_of_a_stack_learn_apart() -> None:
     optimizer = make_optimizer(config, groups)
     grads = jax.tree.map(jnp.ones_like, learning)
     updates: Any
-    updates, _ = optimizer.update(grads, optimizer.init(learning), learning)
+    updates, _ = optimizer.update(
+        grads,
+        optimizer.init(learning),
+        learning,
+        norm=optax.tree.norm(grads),
+        finite=jnp.array(True),
+    )
     after = join(_added(learning, updates), frozen)
     # Adam's first step is 1, decay 0.5 * 1: 1 - 0.1 * 1.5
     np.testing.assert_allclose(after["transformer"]["blocks"]["w"][0], 1.0)
@@ -123,7 +129,9 @@ def test_the_pretraining_mode_decays_core_and_heads_only() -> None:
     optimizer = make_optimizer(config, _groups("xvla_pretrain"))
     grads = jax.tree.map(jnp.zeros_like, params)
     updates: Any
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        grads, optimizer.init(params), params, norm=optax.tree.norm(grads), finite=jnp.array(True)
+    )
     assert float(np.abs(updates["vlm"]["layers"]["w"]).max()) == 0
     assert float(np.abs(updates["transformer"]["soft_prompts"]).max()) == 0
     for name in ("blocks", "action_decoder", "norm"):

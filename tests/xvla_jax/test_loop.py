@@ -20,8 +20,8 @@ from xvla_jax.errors import ConfigError, InputError, TrainingError
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import JsonLines, MetricsWriter, TensorBoard, read_metrics
 from xvla_jax.skips import SKIPPED_NAME, SkipWatch
+from xvla_jax.state import TrainState
 from xvla_jax.stop import StopSignal
-from xvla_jax.train import TrainState
 from xvla_jax.validation import Validation
 from xvla_jax.watch import Watch
 

@@ -18,7 +18,8 @@ from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig, apply_adapter
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.optimizer import OptimizerConfig
-from xvla_jax.train import Recipe, TrainState, init_state, make_train_step
+from xvla_jax.state import Recipe, TrainState, init_state
+from xvla_jax.train import make_train_step
 
 # Two leaves alone, which compile in no time.
 _LORA = LoraConfig(

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from xvla_jax.adam import clip_by_global_norm, scale_by_adam
 from xvla_jax.errors import ConfigError
 from xvla_jax.groups import xvla_groups
 from xvla_jax.optimizer import OptimizerConfig, learning_rates, make_optimizer
@@ -108,7 +109,9 @@ def _step(config: OptimizerConfig, grads: Any, steps: int = 1) -> tuple[Any, Any
     optimizer = make_optimizer(config, _GROUPS)
     params, state = _PARAMS, optimizer.init(_PARAMS)
     for _ in range(steps):
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = optimizer.update(
+            grads, state, params, norm=optax.tree.norm(grads), finite=jnp.array(True)
+        )
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -142,3 +145,55 @@ def test_clipping(limit: float, wanted: float) -> None:
     grads = jax.tree.map(lambda p: jnp.full_like(p, 2**0.5 * 2), _PARAMS)
     _, state = _step(dataclasses.replace(_RUN, max_grad_norm=limit), grads)
     np.testing.assert_allclose(state[1].mu["vlm"]["w"], wanted * 2**-0.5, rtol=1e-6)
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_alone() -> None:
+    optimizer = make_optimizer(_RUN, _GROUPS)
+    grads = jax.tree.map(jnp.ones_like, _PARAMS)
+    _, before = optimizer.update(
+        grads, optimizer.init(_PARAMS), _PARAMS, norm=optax.tree.norm(grads), finite=jnp.array(True)
+    )
+    broken = jax.tree.map(lambda g: g * jnp.nan, grads)
+    _, after = optimizer.update(
+        broken, before, _PARAMS, norm=jnp.array(jnp.nan), finite=jnp.array(False)
+    )
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_clipping_and_adam_give_the_numbers_of_optax() -> None:
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), _PARAMS)
+    theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(0.9, 0.95, 1e-8))
+    ours = optax.chain(clip_by_global_norm(1.0), scale_by_adam(0.9, 0.95, 1e-8))
+    state, expected_state = ours.init(params), theirs.init(params)
+    for scale in (0.01, 10.0, 3.0):  # below and above the norm that is clipped
+        grads = jax.tree.map(lambda x: scale * x, params)  # noqa: B023
+        found, state = ours.update(
+            grads, state, params, norm=optax.tree.norm(grads), finite=jnp.array(True)
+        )
+        expected, expected_state = theirs.update(grads, expected_state, params)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6)
+    assert jax.tree.structure(state) == jax.tree.structure(expected_state)
+
+
+def test_a_donated_state_is_updated_where_it_lies() -> None:
+    """Copies of the moments or of the gradients would be whole parameters of temporary memory."""
+    size = 1 << 20
+    params = {"transformer": {"blocks": {"w": jnp.zeros((size,))}}}
+    optimizer = make_optimizer(_RUN, _GROUPS)
+
+    def step(params: Any, state: Any, grads: Any, finite: Any) -> Any:
+        updates, state = optimizer.update(
+            grads, state, params, norm=optax.tree.norm(grads), finite=finite
+        )
+        new = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), params, updates)
+        return new, state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(
+        params, optimizer.init(params), params, jnp.array(True)
+    )
+    memory = compiled.compile().memory_analysis()
+    assert memory is not None
+    # one set of squares for the norm of the gradients, which XLA on CPUs writes down
+    assert memory.temp_size_in_bytes < 1.1 * 4 * size

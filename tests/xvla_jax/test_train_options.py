@@ -16,7 +16,8 @@ from xvla_jax import flow, sharding
 from xvla_jax.errors import ConfigError
 from xvla_jax.groups import split
 from xvla_jax.optimizer import OptimizerConfig
-from xvla_jax.train import Recipe, make_train_step
+from xvla_jax.state import Recipe
+from xvla_jax.train import make_train_step
 
 _CONSTANT = OptimizerConfig(schedule="constant", iters=9, learning_rate=0.1, max_grad_norm=0.0)
 

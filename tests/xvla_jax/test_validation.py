@@ -12,7 +12,7 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax import flow
 from xvla_jax.errors import ConfigError
-from xvla_jax.train import TrainState
+from xvla_jax.state import TrainState
 from xvla_jax.validation import Validation, make_eval_step
 
 

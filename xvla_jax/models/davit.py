@@ -52,19 +52,27 @@ class DepthwiseConv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
-        height, width, channels = x.shape[1:]
+        channels = x.shape[-1]
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2), out_axis=3
         )
         kernel = self.param("kernel", init, (3, 3, 1, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        taps = (
-            padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx, 0]
-            for dy in range(3)
-            for dx in range(3)
-        )
-        return sum(taps, start=bias)
+        return _shifted_products(x.astype(self.dtype), kernel, bias)
+
+
+# Checkpointed: the backward pass makes the nine shifted maps again, instead of keeping them.
+@jax.checkpoint
+def _shifted_products(x: Array, kernel: Array, bias: Array) -> Array:
+    """``[B, H, W, C]``, ``[3, 3, 1, C]`` and ``[C]`` -> ``[B, H, W, C]``."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = (
+        padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx, 0]
+        for dy in range(3)
+        for dx in range(3)
+    )
+    return sum(taps, start=bias)
 
 
 class Block(nn.Module):

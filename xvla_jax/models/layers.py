@@ -27,8 +27,10 @@ LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 
-gelu_erf = functools.partial(nn.gelu, approximate=False)
-gelu_tanh = functools.partial(nn.gelu, approximate=True)
+# Checkpointed: for the backward pass an activation keeps its input alone, not four arrays of its
+# size.
+gelu_erf = jax.checkpoint(functools.partial(nn.gelu, approximate=False))
+gelu_tanh = jax.checkpoint(functools.partial(nn.gelu, approximate=True))
 
 
 def attend(

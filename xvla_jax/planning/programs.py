@@ -25,7 +25,8 @@ from xvla_jax.planning.chips import Slice
 from xvla_jax.policy import STEPS, lower_sampler
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
-from xvla_jax.train import Recipe, TrainState, abstract_state, make_train_step
+from xvla_jax.state import Recipe, TrainState, abstract_state
+from xvla_jax.train import make_train_step
 
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -24,7 +24,7 @@ from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.inventory import take_inventory
 from xvla_jax.lora import Adapter, LoraConfig, init_adapter, merge_adapter
 from xvla_jax.processor import Processor
-from xvla_jax.train import TrainState
+from xvla_jax.state import TrainState
 
 _LORA = LoraConfig(rank=2, alpha=4)
 

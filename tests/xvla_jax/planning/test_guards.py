@@ -15,7 +15,7 @@ from tests.xvla_jax import tiny
 from xvla_jax import hlo
 from xvla_jax.planning.guards import gathers_of_optimizer_state, host_calls, wide_products
 from xvla_jax.sharding import global_batch
-from xvla_jax.train import TrainState
+from xvla_jax.state import TrainState
 
 
 def _module(function: Any, *arguments: Any, **options: Any) -> hlo.Module:
