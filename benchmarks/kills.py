@@ -37,7 +37,7 @@ from scripts.logs import quiet_libraries
 from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.metrics import all_lines
 
-SAVE_EVERY: Final = 20  # steps; a save takes as long as a few of them
+SAVE_EVERY: Final = 20  # config.save_every: steps that may be lost; a save starts every 10
 _STEPS_A_KILL: Final = 20  # trained at most from one kill to the next, on average
 _LIMIT_S: Final = 600  # for one start to get anywhere
 _ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
@@ -242,7 +242,7 @@ def measure(
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(title=f"Kills of a run that saves every {SAVE_EVERY} steps", box=box.SIMPLE)
+    table = Table(title=f"Kills of a run with config.save_every {SAVE_EVERY}", box=box.SIMPLE)
     for column in ("signal", "kills", "while saving", "steps lost, max", "mean"):
         table.add_column(column)
     for column in ("failed restores", "differs from straight", "minutes"):

@@ -37,7 +37,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.wandb = _wandb()
     config.log_every = 20  # steps
     config.max_skipped_steps = 10  # that were not finite; one more ends the run
-    config.save_every = 1000  # steps
+    config.save_every = 1000  # steps that a killed process loses at most; saved twice as often
     config.keep = 2  # newest checkpoints kept
     config.keep_every = 0  # steps; checkpoints at multiples stay for ever; 0 = none
     return config

@@ -27,5 +27,5 @@ def get_config() -> ConfigDict:
     config.optimizer.freeze_steps = 0
     config.optimizer.warmup_steps = 2
     config.log_every = 1
-    config.save_every = 2
+    config.save_every = 4
     return config

@@ -32,5 +32,5 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_steps = 50
     config.optimizer.min_lr_ratio = 0.05
     config.log_every = 10
-    config.save_every = 100
+    config.save_every = 200
     return config

@@ -66,7 +66,9 @@ class Checkpointer:
         Args:
             workdir: seen by all processes.
             keep: newest steps that stay.
-            save_interval: steps from one save to the next.
+            save_interval: steps that a killed process may lose. A save starts at every half of
+                it, and waits for the one before: whatever the moment, the newest complete step is
+                at most two saves old.
             keep_every: multiples of this step stay as well; 0 = none.
             timeout_s: for which processes wait for each other to have written their part.
 
@@ -86,11 +88,12 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
-            save_interval_steps=save_interval,
+            save_interval_steps=max(1, save_interval // 2),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(timeout_secs=timeout_s),
             cleanup_tmp_directories=True,
         )
+        self._wait = save_interval == 1  # nothing may be lost but the step under way
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def latest_step(self) -> int | None:
@@ -144,7 +147,10 @@ class Checkpointer:
         items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
         for field in dataclasses.fields(run):
             items[field.name] = ocp.args.JsonSave(dict(getattr(run, field.name)))
-        return self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+        saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+        if self._wait:
+            self._manager.wait_until_finished()
+        return saved
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state of ``step`` on the mesh of ``abstract``, and its position.

@@ -32,7 +32,7 @@ _SMALL = {
     "batch_size": 8,
     "mesh.fsdp": 1,
     "log_every": 1,
-    "save_every": 2,
+    "save_every": 4,
     "optimizer.iters": 4,
     "optimizer.freeze_steps": 2,
     "optimizer.learning_rate": 1e-3,

@@ -40,7 +40,7 @@ _NOTHING = RunItems({}, {}, {})
 
 
 def _open(workdir: Path) -> Checkpointer:
-    return Checkpointer(workdir, keep=2, save_interval=2)
+    return Checkpointer(workdir, keep=2, save_interval=4)
 
 
 def _save(workdir: Path, step: int, state: TrainState) -> None:
@@ -217,7 +217,7 @@ def test_intervals_and_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_some_steps_are_kept_for_good(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(tmp_path, keep=1, save_interval=1, keep_every=3)
+    checkpointer = Checkpointer(tmp_path, keep=1, save_interval=2, keep_every=3)
     for step in range(1, 9):
         checkpointer.save(step, _small_state(), position=dict, items=_NOTHING)
     checkpointer.close()

@@ -74,7 +74,7 @@ def _run(
     validation: Validation | None = None,
 ) -> TrainState:
     workdir.mkdir(exist_ok=True)
-    checkpointer = Checkpointer(workdir, keep=10, save_interval=3)
+    checkpointer = Checkpointer(workdir, keep=10, save_interval=6)
     with MetricsWriter(JsonLines(workdir), TensorBoard(workdir)) as writer, StopSignal() as stop:
         try:
             return run_loop(
@@ -116,7 +116,7 @@ def test_checkpoints_and_metrics_come_when_due(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_the_place_in_the_data(tmp_path: Path) -> None:
     _run(tmp_path, iters=7)
-    checkpointer = Checkpointer(tmp_path, keep=10, save_interval=3)
+    checkpointer = Checkpointer(tmp_path, keep=10, save_interval=6)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), _state()
