@@ -75,6 +75,7 @@ class TrainingRun:
         held_out: episodes of the same sources to measure on; empty where nothing is measured.
         recipe: model and optimizer.
         mesh: over all devices.
+        base: path and digest of the weights that the run begins with; None for random ones.
     """
 
     config: Any
@@ -84,6 +85,7 @@ class TrainingRun:
     held_out: list[Source]
     recipe: Recipe
     mesh: Mesh
+    base: dict[str, str] | None
 
     @classmethod
     def open(cls, config: Any) -> TrainingRun:
@@ -109,7 +111,14 @@ class TrainingRun:
             held_out=held_out,
             recipe=recipe_of(config, model_config),
             mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
+            base=loaded and _identity(config.init_from, loaded),
         )
+
+    def without_weights(self) -> TrainingRun:
+        """The same run when its state has been made: the host's copy of the weights can go."""
+        if self.loaded is None:
+            return self
+        return dataclasses.replace(self, loaded=dataclasses.replace(self.loaded, params={}))
 
     @property
     def model_config(self) -> XVLAConfig:
@@ -142,27 +151,23 @@ class TrainingRun:
 
     @functools.cached_property
     def model_item(self) -> dict[str, Any]:
-        """What the checkpoints say of the model; the contracts are those of the data."""
+        """What the checkpoints say of the model.
+
+        The contracts are those of the data; domains that it has no part in keep theirs.
+        """
         mode = action_space(self.model_config).mode
         rows = contracts_of(
             [source.reader.spec for source in self.sources],
             num_actions=self.model_config.num_actions,
         )
-        contracts = {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+        contracts = dict(self.loaded.contracts) if self.loaded else {}
+        contracts |= {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
         item = model_item(self.model_config, self.processor, contracts, source=self.loaded)
         lora = self.recipe.lora
         if lora is not None and self.base is not None:
             path = self.base["path"]
             item[ADAPTER] = adapter_section(lora.peft(path), path, self.base["sha256"])
         return item
-
-    @functools.cached_property
-    def base(self) -> dict[str, str] | None:
-        """Path and digest of the weights that the run begins with; None for random ones."""
-        if self.loaded is None:
-            return None
-        digest = params_digest(self.loaded.params, self.loaded.config)
-        return {"path": self.config.init_from, "sha256": digest}
 
     @functools.cached_property
     def origins(self) -> list[dict[str, Any]]:
@@ -247,6 +252,10 @@ class TrainingRun:
             hosts=jax.process_count(),
             cache_mb=config.data.cache_mb,
         )
+
+
+def _identity(path: str, loaded: Pretrained) -> dict[str, str]:
+    return {"path": path, "sha256": params_digest(loaded.params, loaded.config)}
 
 
 def _open_sources(data: Any) -> list[Source]:

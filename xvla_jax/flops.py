@@ -45,7 +45,9 @@ def step_flops(recipe: Recipe, processor: Processor, state: Any, batch: Any) -> 
         batch: anything with the shapes of a batch on the device.
     """
     plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none"))
-    return traced_flops(make_train_step(plain, processor, seed=0), state, batch)
+    # traced as it is: a step has options for its compiler, which no inner function may have
+    step: Any = make_train_step(plain, processor, seed=0)
+    return _total(step.trace(*_shapes((state, batch))).jaxpr.jaxpr)
 
 
 def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -54,8 +56,11 @@ def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
     A scan counts as often as it runs, a ``while`` of unknown length once, a ``cond`` as its largest
     branch.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    return _total(jax.make_jaxpr(function)(*shapes).jaxpr)
+    return _total(jax.make_jaxpr(function)(*_shapes(arguments)).jaxpr)
+
+
+def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
 
 
 def _total(jaxpr: Any) -> int:
