@@ -63,6 +63,8 @@ setup(
             "uvloop>=0.22; sys_platform != 'win32'",
             "websockets>=17",
         ],
+        # What a robot needs to ask a server (eval/remote.py); pillow only to send JPEG.
+        "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
         # Only legacy .bin checkpoints and the parity tests need PyTorch; safetensors files do not.
         "torch": ["torch==2.13.0"],

@@ -128,6 +128,7 @@ class PolicyEngine:
             "views": rules.views,
             "programs": {"views": self._views, "batch": rules.limits.batch},
             "image_size": policy.processor.image_size,
+            "resample": policy.processor.resample,
             "device": jax.default_backend(),
             "dtype": str(np.dtype(policy.model.dtype)),
             "limits": dataclasses.asdict(rules.limits),

@@ -1,0 +1,234 @@
+"""The last look at an action before it moves a robot: limits, and a record of all that was cut.
+
+The guard does not make a policy safe and is no substitute for the robot's own limits and for an
+emergency stop. Positions are metres, times seconds, angles radians; rows are absolute poses as
+EE6D has them: ten numbers for each arm, xyz, 6-D rotation, gripper.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_angle
+
+_LOG = logging.getLogger(__name__)
+_ARM = 10  # numbers of an arm
+_HISTORY = 3  # commanded positions that a jerk is taken over, with the new one
+_TINY = 1e-9  # relative; what a row differs by after limits that it just keeps
+
+Row = NDArray[np.float64]
+
+
+class StaleObservationError(RuntimeError):
+    """The action answers to an observation that is too old; hold the pose and look again."""
+
+
+@dataclass(frozen=True)
+class GuardLimits:
+    """What one robot may be told; nothing has a default, for no robot is like another.
+
+    Attributes:
+        rotation_layout: 6-D layout of the rows, "contiguous" or "interleaved".
+        arms: which arms exist, 0 left, 1 right; the ten numbers of the others are passed on.
+        control_hz: rows per second as they are commanded.
+        workspace_low: corner of the box that each arm's point stays in, xyz.
+        workspace_high: the opposite corner.
+        speed: of the point, m/s.
+        turn_rate: of the orientation, rad/s.
+        jerk: of the point, m/s^3. A motion that may not brake harder overshoots where its target
+            jumps, within speed and workspace.
+        gripper: least and largest command.
+        observation_age: longest time from seeing to acting.
+    """
+
+    rotation_layout: str
+    arms: tuple[int, ...]
+    control_hz: float
+    workspace_low: tuple[float, float, float]
+    workspace_high: tuple[float, float, float]
+    speed: float
+    turn_rate: float
+    jerk: float
+    gripper: tuple[float, float]
+    observation_age: float
+
+    def __post_init__(self) -> None:
+        if self.rotation_layout not in ROT6D_LAYOUTS:
+            raise ValueError(
+                f"rotation_layout {self.rotation_layout!r}; one of {sorted(ROT6D_LAYOUTS)}"
+            )
+        if not self.arms or not set(self.arms) <= {0, 1}:
+            raise ValueError(f"arms {self.arms}; some of 0 (left) and 1 (right)")
+        if not np.less(self.workspace_low, self.workspace_high).all():
+            raise ValueError(f"workspace {self.workspace_low} .. {self.workspace_high} is empty")
+        for name in ("control_hz", "speed", "turn_rate", "jerk", "observation_age"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+class ClipRecord(NamedTuple):
+    """One limit that was enforced: what was asked for, what is allowed, at which control step."""
+
+    step: int
+    field: str
+    value: float
+    limit: float
+
+
+class ActionGuard:
+    """Brings rows within the limits, in this order: gripper, turn rate, jerk, speed, workspace.
+
+    The later ones win where two contradict each other. Every clip is appended to `clips` and
+    logged. The first chunk after `reset` is for the caller to run at half speed: `first_contact`.
+
+    Args:
+        limits: of the robot.
+    """
+
+    def __init__(self, limits: GuardLimits) -> None:
+        self._limits = limits
+        self._layout = ROT6D_LAYOUTS[limits.rotation_layout]
+        self._past: list[Row] = []
+        self._fresh = True
+        self.step = 0
+        self.clips: list[ClipRecord] = []
+
+    def reset(self, row: ArrayLike) -> None:
+        """Begins, or begins anew after a lost connection, at the robot's present pose [D]."""
+        self._past = [np.array(row, np.float64)] * _HISTORY
+        self._fresh = True
+
+    def first_contact(self, chunk: ArrayLike) -> NDArray[np.float32]:
+        """The chunk [T, D]; the first one after `reset` at half speed, so [2 T, D]."""
+        rows = np.asarray(chunk, np.float64)
+        if not self._fresh:
+            return rows.astype(np.float32)
+        self._fresh = False
+        _LOG.info("first contact: the first chunk runs at half speed")
+        return slowed(
+            rows,
+            start=self._last,
+            factor=0.5,
+            layout=self._limits.rotation_layout,
+            arms=self._limits.arms,
+        )
+
+    def check(self, row: ArrayLike, *, observed: float, now: float) -> NDArray[np.float32]:
+        """The row [D] to command.
+
+        Args:
+            row: absolute poses.
+            observed: when the observation was made that the row answers to, seconds.
+            now: on the same clock.
+
+        Raises:
+            StaleObservationError: the observation is too old; nothing was noted as commanded.
+            ValueError: the row is not finite, or too narrow.
+        """
+        limits = self._limits
+        if now - observed > limits.observation_age:
+            raise StaleObservationError(
+                f"step {self.step}: the observation is {now - observed:.3f} s old; at most "
+                f"{limits.observation_age} s (observation_age)"
+            )
+        wanted = np.array(row, np.float64)
+        least = _ARM * (1 + max(limits.arms))
+        if wanted.ndim != 1 or wanted.size < least or not np.isfinite(wanted).all():
+            raise ValueError(f"row {wanted.shape} must be finite numbers, {least} at least")
+        for arm in limits.arms:
+            self._check_arm(arm, wanted)
+        self._past = [*self._past[1:], wanted]
+        self.step += 1
+        return wanted.astype(np.float32)
+
+    @property
+    def _last(self) -> Row:
+        if not self._past:
+            raise ValueError("call reset with the robot's present pose before the first action")
+        return self._past[-1]
+
+    def _check_arm(self, arm: int, row: Row) -> None:
+        limits, begin = self._limits, _ARM * arm
+        place = slice(begin, begin + 3)
+        low, high = limits.gripper
+        gripper = float(row[begin + 9])
+        row[begin + 9] = np.clip(gripper, low, high)
+        if row[begin + 9] != gripper:
+            self._note(arm, "gripper", gripper, float(row[begin + 9]))
+        self._check_turn(arm, row[begin + 3 : begin + 9], self._last[begin + 3 : begin + 9])
+        past = [p[place] for p in self._past]
+        hz = limits.control_hz
+        braked = 3 * past[2] - 3 * past[1] + past[0]  # where no jerk at all would lead
+        rules = (
+            ("jerk", braked, limits.jerk / hz**3, hz**3),
+            ("speed", past[2], limits.speed / hz, hz),
+        )
+        for name, origin, reach, unit in rules:
+            way = row[place] - origin
+            length = float(np.linalg.norm(way))
+            if length > reach * (1 + _TINY):
+                self._note(arm, name, length * unit, reach * unit)
+                row[place] = origin + way * (reach / length)
+        self._check_box(arm, row[place])
+
+    def _check_turn(self, arm: int, rot6d: Row, last: Row) -> None:
+        before, wanted = self._layout.to_matrix(last), self._layout.to_matrix(rot6d)
+        turn = matrix_to_axis_angle(before.T @ wanted)
+        angle, hz = float(np.linalg.norm(turn)), self._limits.control_hz
+        most = self._limits.turn_rate / hz
+        if angle > most * (1 + _TINY):
+            self._note(arm, "turn_rate", angle * hz, self._limits.turn_rate)
+            rot6d[:] = self._layout.from_matrix(before @ axis_angle_to_matrix(turn * most / angle))
+
+    def _check_box(self, arm: int, position: Row) -> None:
+        corners = zip("xyz", self._limits.workspace_low, self._limits.workspace_high)
+        for axis, (name, low, high) in enumerate(corners):
+            value = float(position[axis])
+            if not low <= value <= high:
+                limit = low if value < low else high
+                self._note(arm, f"workspace_{name}", value, limit)
+                position[axis] = limit
+
+    def _note(self, arm: int, field: str, value: float, limit: float) -> None:
+        record = ClipRecord(self.step, f"arm{arm}.{field}", value, limit)
+        self.clips.append(record)
+        _LOG.warning(
+            "step %d: %s %.4g clipped, limit %.4g", record.step, record.field, value, limit
+        )
+
+
+def slowed(
+    chunk: ArrayLike, *, start: ArrayLike, factor: float, layout: str, arms: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """A chunk [T, D] at `factor` of its speed: [ceil(T / factor), D], from the row `start` [D] on.
+
+    Points move on lines and orientations on great circles (slerp) between the rows; a gripper acts
+    when the pose is reached that it belongs to.
+    """
+    if not 0 < factor <= 1:
+        raise ValueError(f"factor {factor}; above 0, at most 1")
+    rows = np.concatenate(([np.asarray(start, np.float64)], np.asarray(chunk, np.float64)))
+    count = int(np.ceil((len(rows) - 1) / factor - _TINY))
+    when = np.minimum(factor * (1 + np.arange(count)), len(rows) - 1)
+    before = np.floor(when + _TINY).astype(int)
+    after = np.minimum(before + 1, len(rows) - 1)
+    share = np.maximum(when - before, 0.0)[:, None]
+    mixed = rows[before].copy()
+    for arm in arms:
+        place = slice(_ARM * arm, _ARM * arm + 3)
+        turn = slice(_ARM * arm + 3, _ARM * arm + 9)
+        mixed[:, place] += share * (rows[after, place] - rows[before, place])
+        mixed[:, turn] = _slerp(rows[before, turn], rows[after, turn], share, layout)
+    return mixed.astype(np.float32)
+
+
+def _slerp(first: Row, second: Row, share: Row, layout: str) -> Row:
+    to_matrix: Callable[[ArrayLike], Row] = ROT6D_LAYOUTS[layout].to_matrix
+    begin = to_matrix(first)
+    turn = matrix_to_axis_angle(np.swapaxes(begin, -1, -2) @ to_matrix(second))
+    return ROT6D_LAYOUTS[layout].from_matrix(begin @ axis_angle_to_matrix(share * turn))

@@ -1,0 +1,130 @@
+"""Camera images on their way to a policy server: made smaller as the server would, and encoded.
+
+The resize gives the bits that Pillow's bicubic filter gives, so that a picture that was resized by
+the client is the picture that the server would have made of the whole one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import struct
+import zlib
+from typing import Any, Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+BICUBIC = 3  # number of the filter in a checkpoint's processor file, as Pillow has it
+_BITS = 22  # Pillow's fixed point for 8-bit images
+_SUPPORT = 2.0  # of the bicubic kernel, in pixels of the smaller picture
+_KERNEL_A = -0.5
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_RGB8 = bytes([8, 2, 0, 0, 0])  # bits, colour type, compression, filter, interlace
+_PNG_SUB = 1  # filter: difference to the pixel at the left
+_JPEG_QUALITY = 95
+
+
+def needed(package: str) -> Any:
+    """Imports an optional package of the client.
+
+    Raises:
+        RuntimeError: it is not installed; the message says how to get it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise RuntimeError(
+            f"{name} is not installed; the client needs it here: pip install '.[client]' in the "
+            f"checkout, or pip install {name}"
+        ) from error
+
+
+def check_image(image: Any) -> NDArray[np.uint8]:
+    """An image as door 2 has it.
+
+    Raises:
+        ValueError: it is no uint8[H, W, 3].
+    """
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ValueError(f"an image is {array.dtype}{list(array.shape)}; uint8[H, W, 3] RGB")
+    return np.ascontiguousarray(array)
+
+
+def resize_bicubic(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """uint8[H, W, 3] -> uint8[side, side, 3], bit for bit as Pillow does; ratio is not kept."""
+    rows = _resize_columns(check_image(image), side)
+    return _resize_columns(rows.swapaxes(0, 1), side).swapaxes(0, 1)
+
+
+def _resize_columns(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    if image.shape[1] == width:
+        return image
+    first, weights = _taps(image.shape[1], width)
+    total = np.full((image.shape[0], width, 3), 1 << (_BITS - 1), np.int32)
+    last = image.shape[1] - 1
+    for tap in range(weights.shape[1]):
+        source = np.minimum(first + tap, last)  # beyond a kernel's end its weight is 0
+        total += image[:, source].astype(np.int32) * weights[:, tap, None]
+    return np.clip(total >> _BITS, 0, 255).astype(np.uint8)
+
+
+def _taps(size: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """First source pixel [width] and fixed-point weights [width, taps] of each new pixel."""
+    scale = size / width
+    stretch = max(scale, 1.0)
+    reach = _SUPPORT * stretch
+    center = (np.arange(width) + 0.5) * scale
+    first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+    end = np.minimum((center + reach + 0.5).astype(np.int64), size)
+    position = first[:, None] + np.arange(int((end - first).max()))
+    weights = _kernel((position - center[:, None] + 0.5) / stretch)
+    weights[position >= end[:, None]] = 0.0
+    weights /= weights.sum(axis=1, keepdims=True)
+    fixed = np.trunc(weights * (1 << _BITS) + np.copysign(0.5, weights))
+    return first, fixed.astype(np.int32)
+
+
+def _kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = np.abs(x)
+    near = ((_KERNEL_A + 2) * x - (_KERNEL_A + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * _KERNEL_A
+    return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG file, without loss; numpy and zlib do it."""
+    height, width, _ = image.shape
+    rows = image.copy()
+    rows[:, 1:] -= image[:, :-1]  # uint8 wraps, as the filter wants
+    lines = np.empty((height, 1 + 3 * width), np.uint8)
+    lines[:, 0] = _PNG_SUB
+    lines[:, 1:] = rows.reshape(height, -1)
+    head = struct.pack(">II", width, height) + _PNG_RGB8
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(_chunk(kind, data) for kind, data in parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def jpeg(image: NDArray[np.uint8]) -> bytes:
+    """The bytes of a JPEG file (quality 95); changes pixels, so the policy sees another image."""
+    stream = io.BytesIO()
+    needed("PIL.Image").fromarray(image).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def _file_of(encode: Callable[[NDArray[np.uint8]], bytes]) -> Callable[[Any], NDArray[np.uint8]]:
+    return lambda image: np.frombuffer(encode(image), np.uint8)
+
+
+# How an image travels: the array itself, or a file as uint8[n]; the server reads all three.
+ENCODINGS: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
+    "raw": lambda image: image,
+    "png": _file_of(png),
+    "jpeg": _file_of(jpeg),
+}

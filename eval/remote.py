@@ -1,0 +1,220 @@
+"""A policy behind a network: door 2 over HTTP or a websocket, and what to do when it is silent."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from typing import Any, Callable, Mapping, Sequence, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pictures import BICUBIC, ENCODINGS, check_image, resize_bicubic
+from .transports import TRANSPORTS, RemoteError, Transport, TryAgainError
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_FIRST_WAIT_S = 0.1  # before the second attempt; it doubles
+_LONGEST_WAIT_S = 5.0
+_JITTER = (0.5, 1.5)  # so that robots which lost one server do not come back in step
+_MOST_SEED = 2**32 - 1
+_PREFIX_FIELDS = ("prefix", "prefix_committed")
+
+
+class PolicyUnavailableError(RemoteError):
+    """No answer after all attempts. Hold the last commanded pose; see eval/hold.py."""
+
+
+class ContractMismatchError(RemoteError):
+    """The server's numbers mean something else than the robot's; nothing may be executed."""
+
+
+class RemotePolicy:
+    """A policy server as a policy: `act` has the arguments and the result of door 2.
+
+    Args:
+        url: ``http://``, ``https://``, ``ws://`` or ``wss://`` host:port.
+        expected: fields of the action contract by name, ``domain_id`` among them; for a row of the
+            task table, `eval.tasks.task_contract`. Each is compared with the server's.
+        token: of the server, if it wants one.
+        timeout_s: longest wait for one answer; the server is told not to work beyond it.
+        retries: further attempts after an answer that did not come, or a 503.
+        resize: make images as small as the model takes them, as the server would.
+        encoding: how images travel, a name in `eval.pictures.ENCODINGS`. ``jpeg`` has losses.
+        steps: denoising steps; the server's own number if None.
+        sleep: waits between attempts; tests put a fake here.
+
+    Raises:
+        ContractMismatchError: names every field that differs, with both values.
+        PolicyUnavailableError: nobody answers.
+        RequestRefusedError: the server does not let this client in.
+        ValueError: an argument that means nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        expected: Mapping[str, Any],
+        token: str | None = None,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        resize: bool = False,
+        encoding: str = "raw",
+        steps: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        scheme = url.partition("://")[0]
+        if scheme not in TRANSPORTS:
+            raise ValueError(f"url {url!r}: begin with one of {', '.join(TRANSPORTS)} and ://")
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding {encoding!r}: one of {', '.join(ENCODINGS)}")
+        if "domain_id" not in expected or timeout_s <= 0 or retries < 0:
+            raise ValueError(
+                f"expected needs a domain_id (it has {sorted(expected)}); timeout_s {timeout_s} "
+                f"must be above 0, retries {retries} not below"
+            )
+        self._transport: Transport = TRANSPORTS[scheme](url, token=token, timeout_s=timeout_s)
+        self._expected = dict(expected)
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self._encode = ENCODINGS[encoding]
+        self._steps = steps
+        self._sleep = sleep
+        self.info: dict[str, Any] = self._persist(self._transport.info)
+        self.contract: dict[str, Any] = agreed_contract(self.info, self._expected)
+        self._side = _resized_side(self.info) if resize else None
+
+    @property
+    def policy_hash(self) -> str:
+        """SHA-256 of what the server computes with."""
+        return str(self.info["model_sha256"])
+
+    def act(
+        self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Chunks float32[B, T, D] for observations, asked for one after the other.
+
+        An observation may carry ``prefix`` float32[P, D] and ``prefix_committed``: rows that the
+        chunk has to begin with, see docs/control.md.
+
+        Args:
+            observations: at least one.
+            seed: of the noise, one each; the same seed gives the same actions.
+
+        Raises:
+            PolicyUnavailableError: no answer after all attempts; nothing was executed, hold.
+            RequestRefusedError: the server refused the observation; the message names the field.
+            ContractMismatchError: another model answers than at the beginning.
+            ValueError: an observation is of another domain, or not of door 2.
+        """
+        if not observations or len(seed) != len(observations):
+            raise ValueError(f"{len(observations)} observations and {len(seed)} seeds: one each")
+        requests = [self._fields(o, s) for o, s in zip(observations, seed)]
+        return np.stack([self._persist(lambda r=r: self._ask(r)) for r in requests])
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._transport.close()
+
+    def _fields(self, observation: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        domain = int(observation["domain_id"])
+        if domain != self._expected["domain_id"]:
+            raise ValueError(
+                f"an observation of domain {domain} for a policy of domain "
+                f"{self._expected['domain_id']}; make one RemotePolicy for each"
+            )
+        if not 0 <= int(seed) <= _MOST_SEED:
+            raise ValueError(f"seed {seed}; 0 .. {_MOST_SEED}")
+        limit = self.info.get("limits", {}).get("deadline_ms", np.inf)
+        fields: dict[str, Any] = {
+            "language_instruction": observation["instruction"],
+            "proprio": np.asarray(observation["proprio"], np.float32),
+            "domain_id": domain,
+            "seed": int(seed),
+            "deadline_ms": max(1, int(min(1000 * self._timeout_s, limit))),
+        }
+        if self._steps is not None:
+            fields["steps"] = self._steps
+        for name in _PREFIX_FIELDS:
+            if name in observation:
+                fields[name] = observation[name]
+        for i, image in enumerate(observation["images"]):
+            array = check_image(image)
+            if self._side is not None:
+                array = np.ascontiguousarray(resize_bicubic(array, self._side))
+            fields[f"image{i}"] = self._encode(array)
+        return fields
+
+    def _ask(self, fields: Mapping[str, Any]) -> NDArray[np.float32]:
+        name = uuid.uuid4().hex
+        reply = self._transport.act({**fields, "request_id": name})
+        if reply.get("request_id") != name:
+            self._transport.close()
+            raise TryAgainError("the answer belongs to another request; it was dropped")
+        if reply.get("model") != self.info["model"]:
+            raise ContractMismatchError(
+                f"model: {self.info['model']} at the beginning, now {reply.get('model')}; the "
+                "server was started anew with another checkpoint: connect again"
+            )
+        for warning in reply.get("warnings") or ():
+            _LOG.warning("server: %s", warning)
+        chunk = np.asarray(reply["actions"], np.float32)
+        wanted = (self.info["num_actions"], self.info["action_width"])
+        if chunk.shape != wanted or not np.isfinite(chunk).all():
+            raise RemoteError(f"the chunk is {chunk.shape}; finite numbers {wanted} were announced")
+        return chunk
+
+    def _persist(self, attempt: Callable[[], _T]) -> _T:
+        wait = _FIRST_WAIT_S
+        for _ in range(self._retries):
+            try:
+                return attempt()
+            except TryAgainError as error:
+                wished = max(wait * random.uniform(*_JITTER), error.after_s)
+                pause = min(wished, _LONGEST_WAIT_S)
+                _LOG.warning("%s; again in %.1f s", error, pause)
+                self._sleep(pause)
+                wait *= 2
+        try:
+            return attempt()
+        except TryAgainError as error:
+            raise PolicyUnavailableError(
+                f"no answer in {self._retries + 1} attempts; the last: {error}"
+            ) from error
+
+
+def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's contract for the expected domain, after it was compared.
+
+    Raises:
+        ContractMismatchError: names every field that differs, with both values.
+    """
+    contracts = info.get("contracts", {})
+    domain = str(expected["domain_id"])
+    if domain not in contracts:
+        raise ContractMismatchError(
+            f"domain_id: the robot is {domain}, the server has contracts for "
+            f"{', '.join(sorted(contracts)) or 'none'}"
+        )
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in contracts[domain].items()}
+    differing = [
+        f"{name}: server {found.get(name)!r}, robot {wanted!r}"
+        for name, wanted in expected.items()
+        if found.get(name) != (tuple(wanted) if isinstance(wanted, list) else wanted)
+    ]
+    if differing:
+        raise ContractMismatchError("the action contracts differ; " + "; ".join(differing))
+    return found
+
+
+def _resized_side(info: Mapping[str, Any]) -> int:
+    if info.get("resample") != BICUBIC:
+        raise ValueError(
+            f"the server resizes with filter {info.get('resample')}, this client only with "
+            f"{BICUBIC} (bicubic); leave resize off"
+        )
+    return int(info["image_size"])

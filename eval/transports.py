@@ -1,0 +1,219 @@
+"""The two ways to a policy server: HTTP and websocket, chosen by the scheme of the address.
+
+One object is one conversation: it is used by one thread at a time. Whatever goes wrong on the way
+is a `TryAgainError`; what the server refuses is a `RequestRefusedError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any, Callable, Mapping, Protocol
+
+from . import wire
+from .pictures import needed
+
+_MOST_REPLY = 2**24  # bytes of one message
+_CLOSE_S = 1.0
+# What a websocket's end says of the text before it (RFC 6455 numbers), as HTTP says it.
+_STATUS_OF_CLOSE = {1013: 503, 1011: 500}
+
+
+class RemoteError(RuntimeError):
+    """The policy server could not be used."""
+
+
+class TryAgainError(RemoteError):
+    """Nobody answered, or the server said to come back; `after_s` is its wish, or 0."""
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class RequestRefusedError(RemoteError):
+    """The server refused a request; asking again would not help.
+
+    Attributes:
+        status: as HTTP counts.
+        field: of the request, or empty.
+    """
+
+    def __init__(self, status: int, error: str, detail: Mapping[str, Any]) -> None:
+        self.status = status
+        self.field = str(detail.get("field", ""))
+        super().__init__(
+            f"the server refused ({status}): {error}; field {self.field or '-'}, "
+            f"value {detail.get('value')!r}, allowed: {detail.get('allowed', '')}"
+        )
+
+
+class Transport(Protocol):
+    """A conversation with a server."""
+
+    def info(self) -> dict[str, Any]:
+        """What is served; over a websocket, as the present connection was told."""
+        ...
+
+    def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """One request; the reply has its actions under ``actions``."""
+        ...
+
+    def close(self) -> None:
+        """Ends the conversation; the next call begins another."""
+        ...
+
+
+class HttpTransport:
+    """X-VLA's door: ``GET /info`` and ``POST /act``."""
+
+    def __init__(self, url: str, *, token: str | None, timeout_s: float) -> None:
+        self._requests = needed("requests")
+        self._url = url.rstrip("/")
+        self._timeout = timeout_s
+        self._session = self._requests.Session()
+        # As `auth`, because requests would let a .netrc file overwrite a plain header.
+        self._session.auth = _authorized(token)
+
+    def info(self) -> dict[str, Any]:
+        """As `Transport.info`."""
+        return self._exchange("GET", "/info", None)
+
+    def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Transport.act`."""
+        reply = self._exchange("POST", "/act", wire.json_fields(fields))
+        return {**reply, "actions": reply.get("action")}
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        self._session.close()
+
+    def _exchange(self, method: str, path: str, body: str | None) -> dict[str, Any]:
+        try:
+            reply = self._session.request(
+                method,
+                self._url + path,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+            content = reply.json()
+        except self._requests.RequestException as error:
+            raise TryAgainError(f"{self._url}{path}: {error}") from error
+        if reply.status_code == 200 and isinstance(content, dict):
+            return content
+        raise _refusal(reply.status_code, content, reply.headers.get("Retry-After"))
+
+
+class WebsocketTransport:
+    """openpi's door: the server speaks first, then each message has one answer.
+
+    A connection that failed or ran out of time is dropped, so that a late answer is never taken for
+    that of the next request.
+    """
+
+    def __init__(self, url: str, *, token: str | None, timeout_s: float) -> None:
+        self._connect = needed("websockets.sync.client").connect
+        self._failures = needed("websockets.exceptions")
+        self._url = url
+        self._token = token
+        self._timeout = timeout_s
+        self._held = contextlib.ExitStack()
+        self._socket: Any = None
+        self._info: dict[str, Any] = {}
+
+    def info(self) -> dict[str, Any]:
+        """As `Transport.info`."""
+        return self._guarded(lambda: self._info)
+
+    def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Transport.act`."""
+        return self._guarded(lambda: self._ask(wire.pack(fields)))
+
+    def close(self) -> None:
+        """As `Transport.close`."""
+        self._socket = None
+        with contextlib.suppress(OSError, self._failures.WebSocketException):
+            self._held.close()
+
+    def _guarded(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        whole = False
+        try:
+            if self._socket is None:
+                self._open()
+            reply = act()
+            whole = True
+            return reply
+        except self._failures.InvalidStatus as error:
+            response = error.response
+            text = bytes(response.body or b"{}").decode("utf-8", "replace")
+            after = response.headers.get("Retry-After")
+            raise _refusal(response.status_code, _json(text), after) from error
+        except (OSError, TimeoutError, ValueError, self._failures.WebSocketException) as error:
+            raise TryAgainError(f"{self._url}: {type(error).__name__}: {error}") from error
+        finally:
+            if not whole:
+                self.close()
+
+    def _open(self) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        opened = self._connect(
+            self._url,
+            additional_headers=headers,
+            open_timeout=self._timeout,
+            close_timeout=_CLOSE_S,
+            compression=None,
+            max_size=_MOST_REPLY,
+        )
+        self._socket = self._held.enter_context(opened)
+        self._info = self._receive()
+
+    def _ask(self, message: bytes) -> dict[str, Any]:
+        self._socket.send(message)
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        data = self._socket.recv(timeout=self._timeout)
+        if isinstance(data, bytes):
+            return wire.unpack(data)
+        status = 400
+        try:
+            self._socket.recv(timeout=self._timeout)
+        except self._failures.ConnectionClosed as closed:
+            status = _STATUS_OF_CLOSE.get(closed.rcvd.code if closed.rcvd else 0, 400)
+        raise _refusal(status, _json(data), None)
+
+
+def _authorized(token: str | None) -> Callable[[Any], Any]:
+    def sign(request: Any) -> Any:
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return sign
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def _refusal(status: int, content: Any, after: str | None) -> RemoteError:
+    found = content if isinstance(content, dict) else {}
+    error = str(found.get("error", "no reason was given"))
+    if status == 503:
+        seconds = float(after) if after is not None and after.strip().isdigit() else 0.0
+        return TryAgainError(f"the server is busy (503): {error}", seconds)
+    detail = found.get("detail")
+    return RequestRefusedError(status, error, detail if isinstance(detail, dict) else {})
+
+
+TRANSPORTS: Mapping[str, Callable[..., Transport]] = {
+    "http": HttpTransport,
+    "https": HttpTransport,
+    "ws": WebsocketTransport,
+    "wss": WebsocketTransport,
+}

@@ -1,0 +1,67 @@
+"""Arrays as they travel: json_numpy's text over HTTP, openpi's msgpack map over a websocket."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pictures import needed
+
+_DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f2", "<f4", "<f8")
+
+
+def json_fields(fields: Mapping[str, Any]) -> str:
+    """The JSON body of a request: each array is a text that holds JSON, as X-VLA's clients do."""
+    plain = {k: _array_text(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+    return json.dumps(plain)
+
+
+def _array_text(array: NDArray[Any]) -> str:
+    return json.dumps(
+        {
+            "__numpy__": base64.b64encode(array.tobytes()).decode("ascii"),
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+        }
+    )
+
+
+def pack(fields: Mapping[str, Any]) -> bytes:
+    """The msgpack form of a request."""
+    return needed("msgpack").packb(dict(fields), default=_array_map)
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """A server's message.
+
+    Raises:
+        ValueError: it is no msgpack map, or an array in it is of another kind than numbers.
+    """
+    found = needed("msgpack").unpackb(data, object_hook=_array_of, max_bin_len=len(data))
+    if not isinstance(found, dict):
+        raise ValueError(f"the server's message is a {type(found).__name__}; a map is expected")
+    return found
+
+
+def _array_map(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.str in _DTYPES:
+        return {
+            b"__ndarray__": True,
+            b"data": value.tobytes(),
+            b"dtype": value.dtype.str,
+            b"shape": value.shape,
+        }
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _array_of(found: dict[Any, Any]) -> Any:
+    if b"__ndarray__" not in found:
+        return found
+    dtype = found[b"dtype"]
+    if dtype not in _DTYPES:
+        raise ValueError(f"the server sent an array of {dtype!r}; one of {', '.join(_DTYPES)}")
+    return np.frombuffer(found[b"data"], dtype).reshape(found[b"shape"])

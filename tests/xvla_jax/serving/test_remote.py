@@ -1,0 +1,133 @@
+"""The client of eval/ against the server's own doors, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from eval.pictures import resize_bicubic
+from eval.remote import PolicyUnavailableError, RemotePolicy
+from eval.transports import RequestRefusedError
+from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine
+from xvla_jax.serving.app import create_app
+from xvla_jax.serving.service import Service
+
+TOKEN = "correct horse battery"
+CONTRACT = {"domain_id": 3, "rotation_layout": "contiguous", "views": ("front",)}
+SCHEMES = ("http", "ws")
+
+
+@contextmanager
+def listening(engine: FakeEngine, token: str | None = None) -> Iterator[tuple[Service, int]]:
+    """The application on a free port of loopback."""
+    engine.info = {
+        "model": "fake",
+        "model_sha256": "f" * 64,
+        "contracts": {"3": {**CONTRACT, "views": ["front"]}},
+        "num_actions": ROWS,
+        "action_width": WIDTH,
+        "image_size": 4,
+        "resample": 3,
+        "limits": {"deadline_ms": LIMITS.deadline_ms},
+    }
+    service = Service(lambda: engine, LIMITS)
+    app: Any = create_app(service, token)
+    config = uvicorn.Config(app, port=0, ws="websockets-sansio", lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        async with service.running():
+            await server.serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield service, server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def observation(number: int = 7) -> dict[str, Any]:
+    image = np.random.default_rng(number).integers(0, 256, (8, 6, 3), np.uint8)
+    return {
+        "images": [image],
+        "instruction": "push",
+        "proprio": np.zeros(WIDTH, np.float32),
+        "domain_id": 3,
+    }
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
+    with listening(FakeEngine(), TOKEN) as (_, port):
+        options: dict[str, Any] = {"expected": CONTRACT, "token": TOKEN, "steps": 5}
+        url = f"{scheme}://127.0.0.1:{port}"
+        policy = RemotePolicy(url, encoding=encoding, **options)
+        found = policy.act([observation(1), observation(2)], seed=[11, 12])
+        assert found.shape == (2, ROWS, WIDTH)
+        assert found[:, 0, :3].tolist() == [[5, 11, 3], [5, 12, 3]]
+        mean = observation(2)["images"][0].mean()
+        np.testing.assert_allclose(found[1, 0, 3], mean, rtol=1e-6)
+        small = RemotePolicy(url, encoding=encoding, resize=True, **options)
+        mean = resize_bicubic(observation(2)["images"][0], 4).mean()
+        np.testing.assert_allclose(small.act([observation(2)], seed=[1])[0, 0, 3], mean, rtol=1e-6)
+        for one in (policy, small):
+            one.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_refusals_are_told_apart_from_silence(scheme: str) -> None:
+    engine = FakeEngine()
+    with listening(engine, TOKEN) as (service, port):
+        url = f"{scheme}://127.0.0.1:{port}"
+        with pytest.raises(RequestRefusedError, match=r"\(401\).*Authorization"):
+            RemotePolicy(url, expected=CONTRACT)
+        with pytest.raises(RequestRefusedError, match=r"\(403\)"):
+            RemotePolicy(url, expected=CONTRACT, token="wrong")
+        slept: list[float] = []
+        policy = RemotePolicy(
+            url, expected=CONTRACT, token=TOKEN, retries=1, sleep=slept.append, timeout_s=2.0
+        )
+        with pytest.raises(RequestRefusedError, match="language_instruction"):
+            policy.act([{**observation(), "instruction": ""}], seed=[0])
+        assert policy.act([observation()], seed=[0]).shape == (1, ROWS, WIDTH)
+        engine.error = RuntimeError("broken")
+        with pytest.raises(RequestRefusedError, match=r"\(500\)"):
+            policy.act([observation()], seed=[0])
+        engine.error = None
+        assert not slept
+        service.state = "draining"
+        with pytest.raises(PolicyUnavailableError, match=r"2 attempts; .*busy \(503\)"):
+            policy.act([observation()], seed=[0])
+        assert slept == [5.0]  # as the server's Retry-After says
+        service.state = "ready"
+        assert policy.act([observation()], seed=[0]).shape == (1, ROWS, WIDTH)
+        policy.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_late_answer_is_never_taken_for_the_next(scheme: str) -> None:
+    engine = FakeEngine()
+    with listening(engine) as (_, port):
+        policy = RemotePolicy(
+            f"{scheme}://127.0.0.1:{port}", expected=CONTRACT, retries=0, timeout_s=0.3
+        )
+        engine.hold.clear()
+        with pytest.raises(PolicyUnavailableError):
+            policy.act([observation()], seed=[1])
+        engine.hold.set()
+        time.sleep(0.2)
+        assert policy.act([observation()], seed=[2])[0, 0, 1] == 2
+        policy.close()
