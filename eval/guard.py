@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,7 +84,8 @@ class ActionGuard:
     """Brings rows within the limits, in this order: gripper, turn rate, jerk, speed, workspace.
 
     The later ones win where two contradict each other. Every clip is appended to `clips` and
-    logged. The first chunk after `reset` is for the caller to run at half speed: `first_contact`.
+    logged. After `reset` actions are for the caller to carry out at half speed, see `paced`, until
+    the first chunk is over and `settle` is called.
 
     Args:
         limits: of the robot.
@@ -103,20 +104,23 @@ class ActionGuard:
         self._past = [np.array(row, np.float64)] * _HISTORY
         self._fresh = True
 
-    def first_contact(self, chunk: ArrayLike) -> NDArray[np.float32]:
-        """The chunk [T, D]; the first one after `reset` at half speed, so [2 T, D]."""
-        rows = np.asarray(chunk, np.float64)
+    def paced(self, row: ArrayLike) -> NDArray[np.float32]:
+        """The row [D] as the rows [n, D] to command: two, halfway first, until `settle`."""
         if not self._fresh:
-            return rows.astype(np.float32)
-        self._fresh = False
-        _LOG.info("first contact: the first chunk runs at half speed")
+            return np.asarray(row, np.float32)[None]
         return slowed(
-            rows,
+            [row],
             start=self._last,
             factor=0.5,
             layout=self._limits.rotation_layout,
             arms=self._limits.arms,
         )
+
+    def settle(self) -> None:
+        """The first chunk is over: full speed from now on."""
+        if self._fresh:
+            _LOG.info("first contact is over: full speed after %d steps", self.step)
+        self._fresh = False
 
     def check(self, row: ArrayLike, *, observed: float, now: float) -> NDArray[np.float32]:
         """The row [D] to command.
@@ -203,7 +207,12 @@ class ActionGuard:
 
 
 def slowed(
-    chunk: ArrayLike, *, start: ArrayLike, factor: float, layout: str, arms: tuple[int, ...]
+    chunk: Sequence[ArrayLike] | NDArray[Any],
+    *,
+    start: ArrayLike,
+    factor: float,
+    layout: str,
+    arms: tuple[int, ...],
 ) -> NDArray[np.float32]:
     """A chunk [T, D] at `factor` of its speed: [ceil(T / factor), D], from the row `start` [D] on.
 

@@ -21,7 +21,6 @@ _FIRST_WAIT_S = 0.1  # before the second attempt; it doubles
 _LONGEST_WAIT_S = 5.0
 _JITTER = (0.5, 1.5)  # so that robots which lost one server do not come back in step
 _MOST_SEED = 2**32 - 1
-_PREFIX_FIELDS = ("prefix", "prefix_committed")
 
 
 class PolicyUnavailableError(RemoteError):
@@ -139,15 +138,25 @@ class RemotePolicy:
         }
         if self._steps is not None:
             fields["steps"] = self._steps
-        for name in _PREFIX_FIELDS:
-            if name in observation:
-                fields[name] = observation[name]
+        if "prefix" in observation:
+            self._check_prefix(domain)
+            fields["prefix"] = np.asarray(observation["prefix"], np.float32)
+            committed = observation.get("prefix_committed", len(fields["prefix"]))
+            fields["prefix_committed"] = int(committed)
         for i, image in enumerate(observation["images"]):
             array = check_image(image)
             if self._side is not None:
                 array = np.ascontiguousarray(resize_bicubic(array, self._side))
             fields[f"image{i}"] = self._encode(array)
         return fields
+
+    def _check_prefix(self, domain: int) -> None:
+        """A server that knows no prefix would ignore it, with a warning."""
+        if domain not in self.info.get("prefix", {}).get("domains", ()):
+            raise ValueError(
+                f"the server takes no prefix for domain {domain} (it has relative channels, or the "
+                "server is an older one); use a strategy without"
+            )
 
     def _ask(self, fields: Mapping[str, Any]) -> NDArray[np.float32]:
         name = uuid.uuid4().hex
@@ -198,7 +207,8 @@ def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dic
     if domain not in contracts:
         raise ContractMismatchError(
             f"domain_id: the robot is {domain}, the server has contracts for "
-            f"{', '.join(sorted(contracts)) or 'none'}"
+            f"{', '.join(sorted(contracts)) or 'none'}; a checkpoint says them in its "
+            "action_contract.json"
         )
     found = {k: tuple(v) if isinstance(v, list) else v for k, v in contracts[domain].items()}
     differing = [

@@ -44,6 +44,10 @@ class Observation(TypedDict):
     instruction: str
     proprio: np.ndarray  # float32[D]; metres, 6-D rotation, gripper 1 = closed for ee6d
     domain_id: int
+    # What the chunk has to begin with, see xvla_jax/inpainting.py: float32[P, d] as `act` returns
+    # them, and how many of them are certain to be carried out (all, unless said).
+    prefix: NotRequired[np.ndarray]
+    prefix_committed: NotRequired[int]
 
 
 IMAGE_MEAN: Final = (0.485, 0.456, 0.406)  # ImageNet, RGB

@@ -16,7 +16,11 @@ class CheckpointError(XVLAError, ValueError):
 
 
 class InputError(XVLAError, ValueError):
-    """An observation or batch that does not fit the model."""
+    """An observation or batch that does not fit the model; `field` of it is meant, where known."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ContractError(XVLAError, ValueError):

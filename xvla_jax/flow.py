@@ -13,7 +13,9 @@ from typing import Any, Final, cast
 import jax
 import jax.numpy as jnp
 
+from xvla_jax import inpainting
 from xvla_jax.actions import action_space
+from xvla_jax.inpainting import Prefix
 from xvla_jax.models.xvla import XVLA, Context
 
 Array = jax.Array
@@ -103,10 +105,12 @@ def sample(
     *,
     noise: Array,
     steps: int | Array,
+    prefix: Prefix | None = None,
 ) -> Array:
     """Denoises ``noise`` float32[B, T, D] in ``steps`` >= 1 steps.
 
-    With ``steps`` int32[B] each sample has a number of its own, and those that are done wait.
+    With ``steps`` int32[B] each sample has a number of its own, and those that are done wait. With
+    a ``prefix`` the chunk begins as it says; where its weight is 0 everywhere it changes no bit.
 
     Returns:
         float32[B, T, real width], postprocessed: gripper logits are probabilities, padding is cut.
@@ -124,7 +128,11 @@ def sample(
         prediction = model.apply(
             {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
         )
-        return jnp.where((i < count)[:, None, None], cast(Array, prediction), actions)
+        estimate = cast(Array, prediction)
+        if prefix is not None:
+            estimate = inpainting.guide(prefix, estimate, t, space)
+        return jnp.where((i < count)[:, None, None], estimate, actions)
 
     clean = jax.lax.fori_loop(0, most, step, jnp.zeros_like(noise, dtype=jnp.float32))
-    return space.postprocess(clean)
+    chunk = space.postprocess(clean)
+    return chunk if prefix is None else inpainting.settle(prefix, chunk, 1.0 / count, space)

@@ -7,21 +7,21 @@ import functools
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xvla_jax import flow
+from xvla_jax import chunk_program, inpainting
 from xvla_jax.actions import action_space
-from xvla_jax.batch import Observation, check_domains, normalise
+from xvla_jax.batch import Observation, check_domains
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.lora import merge_adapter
-from xvla_jax.models.xvla import XVLA, Context, abstract_inference_params, inference_params
+from xvla_jax.models.xvla import XVLA, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
@@ -37,6 +37,8 @@ class Prepared:
     input_ids: np.ndarray  # int32[L]
     proprio: np.ndarray  # float32[D]
     domain_id: int
+    prefix: np.ndarray  # float32[T, D], zeros behind its rows
+    prefix_weight: np.ndarray  # float32[T]: 1 committed, less guided, 0 free
 
 
 class Policy:
@@ -139,11 +141,16 @@ class Policy:
                 f"{who}proprio has shape {proprio.shape}; {self.space.width} finite "
                 f"numbers are expected by action space {self.space.mode!r}"
             )
+        prefix, weight = inpainting.prepare(
+            observation, self.space, self._shape, self.contracts, who=who
+        )
         return Prepared(
             images=images[: int(mask.sum())],
             input_ids=_token_ids(self.processor, observation["instruction"]),
             proprio=np.pad(proprio, (0, self.space.width - len(proprio))),
             domain_id=int(observation["domain_id"]),
+            prefix=prefix,
+            prefix_weight=weight,
         )
 
     def run(
@@ -171,7 +178,7 @@ class Policy:
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
-        actions = _chunk(*self._static, self.params, inputs)
+        actions = chunk_program.chunk(*self._static, self.params, inputs)
         return np.asarray(actions)[:size]
 
     def _stack(self, prepared: Sequence[Prepared], shown: int) -> dict[str, np.ndarray]:
@@ -187,6 +194,8 @@ class Policy:
             "input_ids": np.stack([one.input_ids for one in prepared]),
             "proprio": np.stack([one.proprio for one in prepared]),
             "domain_id": np.asarray([one.domain_id for one in prepared], np.int32),
+            "prefix": np.stack([one.prefix for one in prepared]),
+            "prefix_weight": np.stack([one.prefix_weight for one in prepared]),
         }
 
     def lower(self, *, views: int, batch: int, steps: int = STEPS) -> jax.stages.Lowered:
@@ -197,88 +206,19 @@ class Policy:
         time; here it is fixed, so that the program's work can be counted.
         """
         inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
-        return _chunk.lower(*self._static, self.params, inputs, steps=steps)
+        return chunk_program.chunk.lower(*self._static, self.params, inputs, steps=steps)
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
         """Inputs of zeros, as `lower` has them."""
-        return _example_inputs(self.processor, self.space.width, views, batch)
+        return chunk_program.example_inputs(self.processor, self._shape, views, batch)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.config.num_actions, self.space.width
 
     @property
     def _static(self) -> tuple[XVLA, tuple[float, ...], tuple[float, ...]]:
         return self.model, tuple(self.processor.mean), tuple(self.processor.std)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "steps"))
-def _chunk(
-    model: XVLA,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    params: Any,
-    inputs: Mapping[str, jax.Array],
-    *,
-    steps: int | None = None,
-) -> jax.Array:
-    """Policies of one model share their programs, and no program keeps a policy's weights alive.
-
-    Without ``steps`` the inputs have them, one number for each observation.
-    """
-    shape = (model.config.num_actions, action_space(model.config).width)
-    noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape, jnp.float32))(
-        inputs["seed"]
-    )
-    pixels = normalise(inputs["images"], mean, std)
-    context = model.apply(
-        {"params": params}, pixels, inputs["view_mask"], inputs["input_ids"], method="encode"
-    )
-    return flow.sample(
-        model,
-        params,
-        cast(Context, context),
-        inputs["proprio"],
-        inputs["domain_id"],
-        noise=noise,
-        steps=inputs["steps"] if steps is None else steps,
-    )
-
-
-def lower_sampler(
-    config: XVLAConfig,
-    processor: Processor,
-    *,
-    dtype: Any,
-    views: int,
-    batch: int,
-    steps: int,
-    sharding: jax.sharding.Sharding,
-) -> jax.stages.Lowered:
-    """The program of `Policy.act` from shapes alone, for devices that need not be there."""
-    width = action_space(config).width
-    inputs = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: _example_inputs(processor, width, views, batch)),
-    )
-    return _chunk.lower(
-        XVLA(config, dtype=dtype, unroll=True),
-        tuple(processor.mean),
-        tuple(processor.std),
-        abstract_inference_params(config, dtype, sharding),
-        inputs,
-        steps=steps,
-    )
-
-
-def _example_inputs(
-    processor: Processor, width: int, views: int, batch: int
-) -> dict[str, np.ndarray]:
-    side = processor.image_size
-    return {
-        "images": np.zeros((batch, views, side, side, 3), np.uint8),
-        "view_mask": np.tile(np.arange(processor.num_views) < views, (batch, 1)),
-        "input_ids": np.ones((batch, processor.text_length), np.int32),
-        "proprio": np.zeros((batch, width), np.float32),
-        "domain_id": np.zeros(batch, np.int32),
-        "seed": np.zeros(batch, np.uint32),
-    }
 
 
 def _bucket(size: int) -> int:

@@ -146,14 +146,17 @@ def test_half_speed_is_halfway_on_the_great_circle(layout: str) -> None:
     assert not found[:, 10:].any()
 
 
-def test_first_contact_is_slow_once() -> None:
+def test_first_contact_is_slow_until_it_is_settled() -> None:
     guard = ActionGuard(LOOSE)
     guard.reset(pose())
-    chunk = np.stack([pose((0.1, 0, 0))] * 3)
-    assert guard.first_contact(chunk).shape == (6, 20)
-    assert guard.first_contact(chunk).shape == (3, 20)
+    row = pose((0.1, 0, 0), (0.2, 0, 0), 1.0)
+    half, whole = guard.paced(row)
+    np.testing.assert_allclose(half, pose((0.05, 0, 0), (0.1, 0, 0), 0.0), atol=1e-6)
+    np.testing.assert_allclose(whole, row, atol=1e-6)
+    guard.settle()
+    np.testing.assert_allclose(guard.paced(row), [row], atol=1e-6)
     guard.reset(pose())
-    assert guard.first_contact(chunk).shape == (6, 20)
+    assert len(guard.paced(row)) == 2
 
 
 @pytest.mark.parametrize(

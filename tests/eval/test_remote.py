@@ -27,6 +27,7 @@ INFO = {
     "image_size": 8,
     "resample": BICUBIC,
     "limits": {"deadline_ms": 4000},
+    "prefix": {"rows": 30, "domains": [3]},
 }
 
 
@@ -150,6 +151,19 @@ def test_images_are_resized_and_encoded_here(open_policy: Any) -> None:
     assert wire.asked[0]["image0"].tobytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(ValueError, match="resizes with filter 2, this client only with 3"):
         open_policy(_Wire(info={**INFO, "resample": 2}), resize=True)
+
+
+def test_a_prefix_goes_only_where_it_is_known(open_policy: Any) -> None:
+    wire = _Wire()
+    policy, _ = open_policy(wire)
+    policy.act([observation(prefix=np.ones((4, 20)), prefix_committed=2)], seed=[0])
+    assert wire.asked[0]["prefix"].dtype == np.float32
+    assert wire.asked[0]["prefix_committed"] == 2
+    policy.act([observation(prefix=np.ones((4, 20)))], seed=[0])
+    assert wire.asked[1]["prefix_committed"] == 4
+    older, _ = open_policy(_Wire(info={k: v for k, v in INFO.items() if k != "prefix"}))
+    with pytest.raises(ValueError, match="takes no prefix for domain 3"):
+        older.act([observation(prefix=np.ones((4, 20)))], seed=[0])
 
 
 def test_arguments_that_mean_nothing(open_policy: Any) -> None:

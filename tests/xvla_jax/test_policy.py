@@ -13,8 +13,7 @@ import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden, tiny
-from xvla_jax import cost
-from xvla_jax import policy as policy_module
+from xvla_jax import chunk_program, cost
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.formats.lora_files import load_adapter
@@ -123,7 +122,7 @@ def test_absent_views_have_a_program_of_their_own(policy: Policy) -> None:
 
 
 def _programs() -> int:
-    return policy_module._chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
+    return chunk_program.chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,15 @@ class PolicyEngine:
             "action_width": policy.space.real_width,
             "proprio_width": rules.widths[0],
             "views": rules.views,
+            "prefix": {
+                "rows": rules.num_actions,
+                "domains": [
+                    domain
+                    for domain in sorted(rules.domains)
+                    if domain not in policy.contracts
+                    or not policy.contracts[domain].relative_channels
+                ],
+            },
             "programs": {"views": self._views, "batch": rules.limits.batch},
             "image_size": policy.processor.image_size,
             "resample": policy.processor.resample,

@@ -20,6 +20,8 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "image0": ("image0", "observation/image"),
     "image1": ("image1", "observation/wrist_image"),
     "domain_id": ("domain_id",),
+    "prefix": ("prefix",),
+    "prefix_committed": ("prefix_committed",),
     "steps": ("steps",),
     "seed": ("seed",),
     "num_actions": ("num_actions",),
@@ -108,6 +110,7 @@ def parse_request(
             "instruction": _instruction(_required(taken, "instruction"), limits),
             "proprio": proprio,
             "domain_id": domain,
+            **_prefix(taken, rules, array),
         },
         steps=_integer(taken, "steps", _DEFAULT_STEPS, 1, limits.steps),
         seed=seed,
@@ -227,6 +230,35 @@ def _proprio(
         "as no state"
     )
     return np.zeros(rules.widths[0], np.float32)
+
+
+def _prefix(
+    taken: Mapping[str, Any], rules: Rules, array: Callable[[str, Any], Any]
+) -> dict[str, Any]:
+    """Rows that the chunk begins with; what they may hold beyond numbers, the policy knows."""
+    if "prefix" not in taken:
+        if "prefix_committed" in taken:
+            raise bad_field("prefix_committed", taken["prefix_committed"], "beside a prefix only")
+        return {}
+    allowed = f"up to {rules.num_actions} rows of {rules.widths[-1]} finite numbers"
+    found = array("prefix", taken["prefix"])
+    try:
+        rows = np.asarray(found)
+    except (ValueError, OverflowError) as error:
+        raise bad_field("prefix", "lists of unequal lengths", allowed) from error
+    if rows.ndim and len(rows) == 0:
+        rows = np.zeros((0, rules.widths[-1]), np.float32)
+    if (
+        rows.dtype.kind not in "iuf"
+        or rows.ndim != 2
+        or len(rows) > rules.num_actions
+        or rows.shape[1] not in rules.widths
+    ):
+        raise bad_field("prefix", f"{rows.dtype}{list(rows.shape)}", allowed)
+    if not (np.isfinite(rows) & (np.abs(rows.astype(np.float64)) <= _MOST_PROPRIO)).all():
+        raise bad_field("prefix", "numbers that are not finite, or huge", allowed)
+    committed = _integer(taken, "prefix_committed", len(rows), 0, len(rows))
+    return {"prefix": rows.astype(np.float32), "prefix_committed": committed}
 
 
 def _identifier(value: Any) -> str:

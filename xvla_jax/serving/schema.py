@@ -70,6 +70,10 @@ _NUMBERS: Final = {
     "description": "json_numpy text, JSON text of a list, or a list; as wide as /info says",
     "type": ["string", "object", "array"],
 }
+_ROWS: Final = {
+    "description": "rows that the chunk begins with, in the form of proprio; see docs/control.md",
+    "type": ["string", "object", "array"],
+}
 _WHOLE: Final[dict[str, Any]] = {"type": ["integer", "string"]}
 ACT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -86,6 +90,8 @@ ACT_BODY: Final[dict[str, Any]] = {
                         "image1": _IMAGE,
                         "image2": _IMAGE,
                         "domain_id": _WHOLE,
+                        "prefix": _ROWS,
+                        "prefix_committed": _WHOLE,
                         "steps": _WHOLE,
                         "seed": _WHOLE,
                         "num_actions": _WHOLE,

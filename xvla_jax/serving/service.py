@@ -195,4 +195,6 @@ def _decode(
     try:
         return request, prepare(request.observation)
     except InputError as error:
-        raise RequestError(400, "the observation does not fit", allowed=str(error)) from error
+        raise RequestError(
+            400, "the observation does not fit", field=error.field, allowed=str(error)
+        ) from error

@@ -20,7 +20,8 @@ LIMITS = Limits(body_bytes=400_000, image_pixels=100_000, steps=20, queue=8, bat
 
 
 class FakeEngine:
-    """Actions are (steps, seed, domain, mean of the first image, 0 ...) in every row.
+    """Actions are (steps, seed, domain, mean of the first image, 0 ...) in every row,
+    behind the committed rows of a prefix.
 
     Args:
         limits: of the server.
@@ -62,6 +63,8 @@ class FakeEngine:
         actions = np.zeros((len(items), ROWS, WIDTH), np.float32)
         for row, item, count, seed in zip(actions, items, steps, seeds, strict=True):
             row[:, :4] = count, seed, item["domain_id"], item["images"][0].mean()
+            kept = item.get("prefix_committed", 0)
+            row[:kept] = item.get("prefix", row)[:kept]
         return actions
 
     def warm(self, views: int, batch: int) -> float:

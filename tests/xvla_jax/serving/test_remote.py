@@ -37,6 +37,7 @@ def listening(engine: FakeEngine, token: str | None = None) -> Iterator[tuple[Se
         "image_size": 4,
         "resample": 3,
         "limits": {"deadline_ms": LIMITS.deadline_ms},
+        "prefix": {"rows": ROWS, "domains": [3]},
     }
     service = Service(lambda: engine, LIMITS)
     app: Any = create_app(service, token)
@@ -85,6 +86,20 @@ def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
         np.testing.assert_allclose(small.act([observation(2)], seed=[1])[0, 0, 3], mean, rtol=1e-6)
         for one in (policy, small):
             one.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_prefix_over_each_door(scheme: str) -> None:
+    with listening(FakeEngine()) as (_, port):
+        policy = RemotePolicy(f"{scheme}://127.0.0.1:{port}", expected=CONTRACT)
+        rows = np.random.default_rng(0).random((3, WIDTH)).astype(np.float32)
+        asked = {**observation(), "prefix": rows, "prefix_committed": 2}
+        found = policy.act([asked], seed=[9])[0]
+        np.testing.assert_array_equal(found[:2], rows[:2])
+        assert found[2, 1] == 9
+        with pytest.raises(RequestRefusedError, match=r"field prefix, value 'float32\[5, 20\]'"):
+            policy.act([{**asked, "prefix": np.zeros((ROWS + 1, WIDTH))}], seed=[9])
+        policy.close()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
