@@ -1,0 +1,103 @@
+"""What latency costs, on a world whose answer is known: only overlap that is told survives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.latency import Drive, curve, draw_curve, drive, summary
+from eval.realtime import STRATEGIES, ChunkStream, Timing
+from tests.eval.point_world import PointWorld, TwoWays
+
+TIMING = Timing(
+    horizon=8, stride=1, feedback_channels=9, rotation_layout="contiguous", arms=(0,)
+)  # fmt: skip
+EPISODES, LIMIT = 12, 60
+
+
+def cell(strategy: str, latency: int, limit: int = LIMIT) -> dict[str, Any]:
+    drives = [
+        drive(
+            PointWorld(),
+            TwoWays(),
+            ChunkStream(STRATEGIES[strategy], TIMING, relative_channels=()),
+            None,
+            latency=latency,
+            step_limit=limit,
+            seed_of=lambda query, n=n: 1000 * n + query,
+        )
+        for n in range(EPISODES)
+    ]
+    return summary(drives)
+
+
+@pytest.mark.parametrize("latency", [0, 4, 7])
+def test_inpainting_does_not_mind_latency(latency: int) -> None:
+    found = cell("inpaint", latency)
+    assert found["rate"] == 1.0
+    assert found["largest_step_m"] < 0.06
+    assert found["mean_held"] == latency  # before the first answer only
+
+
+def test_a_naive_switch_spills_more_the_later_it_comes() -> None:
+    rates = [cell("switch", latency)["rate"] for latency in (0, 4, 7)]
+    assert rates[0] == 1.0
+    assert rates[2] < 0.7
+    assert cell("switch", 7)["largest_step_m"] > 0.08
+
+
+def test_the_mean_of_two_ways_is_the_post() -> None:
+    assert cell("ensemble", 2)["rate"] < 0.7
+
+
+def test_waiting_is_safe_and_slow() -> None:
+    assert cell("blocking", 0)["rate"] == 1.0
+    found = cell("blocking", 7)
+    assert found["rate"] == 0.0  # 40 steps of motion, and 5 or 6 queries of 7 steps
+    patient = cell("blocking", 7, limit=120)
+    assert patient["rate"] == 1.0
+    assert patient["mean_held"] == 7 * patient["mean_queries"]
+
+
+def test_a_table_does_not_depend_on_how_many_worlds_there_are() -> None:
+    told: list[tuple[str, int]] = []
+
+    def table(worlds: int) -> Any:
+        return curve(
+            [PointWorld() for _ in range(worlds)],
+            TwoWays(),
+            {
+                name: lambda name=name: ChunkStream(STRATEGIES[name], TIMING, relative_channels=())
+                for name in ("switch", "inpaint")
+            },
+            range(6),
+            latencies=(0, 4),
+            step_limit=LIMIT,
+            seed_of=lambda episode, query: 1000 * episode + query,
+            on_cell=lambda name, latency, cell: told.append((name, latency)),
+        )
+
+    found = table(1)
+    assert found == table(3)
+    assert told[:4] == [("switch", 0), ("switch", 4), ("inpaint", 0), ("inpaint", 4)]
+    assert found["inpaint"][4]["rate"] == 1.0
+
+
+def test_numbers_of_a_cell() -> None:
+    found = summary([Drive(True, 10, 2, 1, 0.1), Drive(False, 20, 4, 3, 0.3)])
+    assert (found["rate"], found["mean_steps"], found["mean_held"]) == (0.5, 15.0, 2.0)
+    assert (found["mean_queries"], found["largest_step_m"]) == (3.0, 0.3)
+    assert 0.0 < found["low"] < 0.5 < found["high"] < 1.0
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    row = {latency: summary([Drive(latency < 4, 1, 1, 0, 0.0)]) for latency in (0, 4)}
+    draw_curve({"blocking": row}, tmp_path / "curve.png", title="x")
+    data = (tmp_path / "curve.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5000
+    assert np.frombuffer(data, np.uint8).std() > 10
