@@ -45,6 +45,7 @@ _INSECURE = flags.DEFINE_bool("insecure", False, "Serve other machines without a
 _CERT = flags.DEFINE_string("tls_cert", None, "PEM file of the certificate chain.")
 _KEY = flags.DEFINE_string("tls_key", None, "PEM file of the private key.")
 _DRAIN = flags.DEFINE_float("drain_seconds", _DOOR.drain_seconds, "Longest wait at the end.", 0.0)
+_INSPECT = flags.DEFINE_bool("inspect", False, "Answer POST /inspect, for compare_client.")
 _VIEWS = flags.DEFINE_list("views", [], "Numbers of views to compile for; all if empty.")
 _ANY_DOMAIN = flags.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
 _BOUNDS = {
@@ -81,6 +82,7 @@ def door_from_flags(task: SlurmTask | None) -> Door:
         tls_cert=_CERT.value,
         tls_key=_KEY.value,
         drain_seconds=_DRAIN.value,
+        inspect=_INSPECT.value,
     )
 
 

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 from xvla_jax.serving import schema, websocket
 from xvla_jax.serving.access import Access
 from xvla_jax.serving.body import read_body
+from xvla_jax.serving.inspection import add_inspect
 from xvla_jax.serving.json_codec import decode_array, decode_object
 from xvla_jax.serving.metrics import CONTENT_TYPE
 from xvla_jax.serving.refusal import RequestError
@@ -28,12 +29,13 @@ _DOOR: Final = "http"
 _MOST_CLIENT_ID: Final = 64  # characters
 
 
-def create_app(service: Service, token: str | None) -> Access:
+def create_app(service: Service, token: str | None, *, inspect: bool = False) -> Access:
     """The whole application.
 
     Args:
         service: started by whoever runs the application.
         token: what clients must show; None lets everybody in.
+        inspect: add the route that shows what the model is given.
     """
     app = FastAPI(
         title="X-VLA policy server", docs_url=None, redoc_url=None, redirect_slashes=False
@@ -44,6 +46,8 @@ def create_app(service: Service, token: str | None) -> Access:
     app.add_exception_handler(Exception, _broken)
     _add_act(app, service)
     _add_probes(app, service)
+    if inspect:
+        add_inspect(app, service)
 
     async def talk(socket: WebSocket) -> None:
         await websocket.talk(socket, service)

@@ -41,6 +41,10 @@ class Engine(Protocol):
         """Prepared observations to ``float32[B, T, D]``; one thread calls it."""
         ...
 
+    def inspect(self, item: Any) -> dict[str, Any]:
+        """What the network is given for a prepared observation, arrays and plain values."""
+        ...
+
     def warm(self, views: int, batch: int) -> float:
         """Compiles one of `programs` and runs it; seconds that a batch takes from then on."""
         ...
@@ -95,6 +99,17 @@ class PolicyEngine:
         shown = max(len(item.images) for item in items)
         views = next(count for count in self._views if count >= shown)
         return self._policy.run(items, steps=steps, seed=seeds, views=views)
+
+    def inspect(self, item: Prepared) -> dict[str, Any]:
+        """Pixels of the views that are there, ids, proprio as sent, and what of it is hidden."""
+        return {
+            "pixels": item.images,
+            "view_mask": np.arange(self.rules.num_views) < len(item.images),
+            "input_ids": item.input_ids,
+            "proprio": item.proprio,
+            "hidden_channels": list(self._policy.space.hidden),
+            "domain_id": item.domain_id,
+        }
 
     def warm(self, views: int, batch: int) -> float:
         """Runs a program twice, the second time with a clock; steps are the released number."""

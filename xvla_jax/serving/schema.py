@@ -43,6 +43,16 @@ class ActReply(BaseModel):
     warnings: list[str] | None = None
 
 
+class InspectReply(BaseModel):
+    """The model's inputs for a request; arrays as json_numpy writes them."""
+
+    model_config = ConfigDict(extra="allow")
+    instruction: str
+    domain_id: int
+    steps: int
+    hidden_channels: list[int]
+
+
 class StateReply(BaseModel):
     """State of the server."""
 

@@ -40,6 +40,7 @@ class Door:
         tls_cert: PEM file; with ``tls_key`` the server speaks TLS.
         tls_key: PEM file.
         drain_seconds: longest wait for requests in flight at the end.
+        inspect: answer ``POST /inspect``; on loopback, or with a token, only.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class Door:
     tls_cert: str | None = None
     tls_key: str | None = None
     drain_seconds: float = 30.0
+    inspect: bool = False
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
@@ -57,6 +59,10 @@ class Door:
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("TLS needs both, a certificate and its key")
+        if self.inspect and not (self.token or is_loopback(self.host)):
+            raise ConfigError(
+                f"--inspect on host {self.host} needs a token (--token_file, or XVLA_TOKEN)"
+            )
         if not (self.token or self.insecure or is_loopback(self.host)):
             raise ConfigError(
                 f"host {self.host} can be reached from other machines, and there is no token: "
@@ -159,7 +165,7 @@ async def _until(done: Callable[[], bool]) -> None:
 def _config(service: Service, door: Door) -> uvicorn.Config:
     limits = service.limits
     return uvicorn.Config(
-        create_app(service, door.token),  # pyright: ignore[reportArgumentType] ASGI, by any name
+        create_app(service, door.token, inspect=door.inspect),  # pyright: ignore[reportArgumentType] ASGI, by any name
         http=BoundedConnection,
         ws="websockets-sansio",
         ws_max_size=limits.body_bytes,

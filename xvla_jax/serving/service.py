@@ -171,6 +171,23 @@ class Service:
             extras["warnings"] = list(request.warnings)
         return Answer(actions[: request.num_actions], extras)
 
+    async def inspect(self, decode: Decode, array: ArrayOf) -> dict[str, Any]:
+        """What the model would be given for a request; see ``Engine.inspect``.
+
+        Raises:
+            RequestError: the request cannot be served.
+        """
+        engine, _ = self._ready_engine()
+        request, item = await asyncio.get_running_loop().run_in_executor(
+            self._decoders, _decode, decode, array, engine.rules, engine.prepare
+        )
+        return {
+            **engine.inspect(item),
+            "instruction": request.observation["instruction"],
+            "steps": request.steps,
+            "warnings": list(request.warnings),
+        }
+
     def _ready_engine(self) -> tuple[Engine, Batcher]:
         if self.state != "ready" or self._engine is None or self._batcher is None:
             self.metrics.refused.labels(self.state).inc()

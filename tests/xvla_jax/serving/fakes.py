@@ -67,6 +67,17 @@ class FakeEngine:
             row[:kept] = item.get("prefix", row)[:kept]
         return actions
 
+    def inspect(self, item: Any) -> dict[str, Any]:
+        """As a policy would."""
+        return {
+            "pixels": np.stack(item["images"]),
+            "view_mask": np.array([True, False, False]),
+            "input_ids": np.array([0, 2], np.int32),
+            "proprio": item["proprio"],
+            "hidden_channels": [9, 19],
+            "domain_id": item["domain_id"],
+        }
+
     def warm(self, views: int, batch: int) -> float:
         """Nothing to compile."""
         return self.seconds
