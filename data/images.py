@@ -22,8 +22,10 @@ FORMATS = ("JPEG", "PNG")
 RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 
 
-def load_picture(picture: bytes | UInt8, *, size: int, channel_order: str) -> UInt8:
+def load_picture(picture: bytes | UInt8, *, size: int | None, channel_order: str) -> UInt8:
     """An encoded picture, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
+
+    Without a size it stays as large as it is.
 
     Raises:
         ValueError: it is neither.
@@ -43,14 +45,14 @@ def check_pixels(picture: Any) -> UInt8:
     return pixels
 
 
-def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
+def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UInt8:
     """One JPEG or PNG picture of any size -> uint8[size, size, 3] RGB.
 
     Grey, palette and 16-bit pictures become 8-bit RGB; an alpha channel is dropped.
 
     Args:
         encoded: the file's bytes.
-        size: the side of the result; the aspect ratio is not kept.
+        size: the side of the result, the aspect ratio is not kept; None: as large as it is.
         channel_order: "rgb", or "bgr_swapped" to exchange red and blue after decoding.
 
     Raises:
@@ -68,8 +70,8 @@ def decode_image(encoded: bytes, *, size: int, channel_order: str) -> UInt8:
     return _pixels(_resized(rgb, size), "BGR" if channel_order == "bgr_swapped" else "RGB")
 
 
-def _resized(rgb: Image.Image, size: int) -> Image.Image:
-    if rgb.size == (size, size):
+def _resized(rgb: Image.Image, size: int | None) -> Image.Image:
+    if size is None or rgb.size == (size, size):
         return rgb
     return rgb.resize((size, size), Image.Resampling.BICUBIC)
 

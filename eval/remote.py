@@ -129,13 +129,9 @@ class RemotePolicy:
         if not 0 <= int(seed) <= _MOST_SEED:
             raise ValueError(f"seed {seed}; 0 .. {_MOST_SEED}")
         limit = self.info.get("limits", {}).get("deadline_ms", np.inf)
-        fields: dict[str, Any] = {
-            "language_instruction": observation["instruction"],
-            "proprio": np.asarray(observation["proprio"], np.float32),
-            "domain_id": domain,
-            "seed": int(seed),
-            "deadline_ms": max(1, int(min(1000 * self._timeout_s, limit))),
-        }
+        fields = request_fields(observation, side=self._side, encode=self._encode)
+        fields["seed"] = int(seed)
+        fields["deadline_ms"] = max(1, int(min(1000 * self._timeout_s, limit)))
         if self._steps is not None:
             fields["steps"] = self._steps
         if "prefix" in observation:
@@ -143,11 +139,6 @@ class RemotePolicy:
             fields["prefix"] = np.asarray(observation["prefix"], np.float32)
             committed = observation.get("prefix_committed", len(fields["prefix"]))
             fields["prefix_committed"] = int(committed)
-        for i, image in enumerate(observation["images"]):
-            array = check_image(image)
-            if self._side is not None:
-                array = np.ascontiguousarray(resize_bicubic(array, self._side))
-            fields[f"image{i}"] = self._encode(array)
         return fields
 
     def _check_prefix(self, domain: int) -> None:
@@ -194,6 +185,32 @@ class RemotePolicy:
             raise PolicyUnavailableError(
                 f"no answer in {self._retries + 1} attempts; the last: {error}"
             ) from error
+
+
+def request_fields(
+    observation: Mapping[str, Any],
+    *,
+    side: int | None,
+    encode: Callable[[Any], NDArray[np.uint8]],
+) -> dict[str, Any]:
+    """What of an observation of door 2 goes into a request, by the server's names.
+
+    Args:
+        observation: images, instruction, proprio and domain_id.
+        side: px that images are made as large as; None leaves them.
+        encode: one of `eval.pictures.ENCODINGS`.
+    """
+    fields: dict[str, Any] = {
+        "language_instruction": observation["instruction"],
+        "proprio": np.asarray(observation["proprio"], np.float32),
+        "domain_id": int(observation["domain_id"]),
+    }
+    for i, image in enumerate(observation["images"]):
+        array = check_image(image)
+        if side is not None:
+            array = np.ascontiguousarray(resize_bicubic(array, side))
+        fields[f"image{i}"] = encode(array)
+    return fields
 
 
 def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,10 @@ class HttpTransport:
         reply = self._exchange("POST", "/act", wire.json_fields(fields))
         return {**reply, "actions": reply.get("action")}
 
+    def inspect(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's inputs for a request, where the server runs with ``--inspect``."""
+        return wire.arrays_of(self._exchange("POST", "/inspect", wire.json_fields(fields)))
+
     def close(self) -> None:
         """As `Transport.close`."""
         self._session.close()

@@ -30,6 +30,24 @@ def _array_text(array: NDArray[Any]) -> str:
     )
 
 
+def arrays_of(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON reply with its marked values as arrays."""
+    return {name: _from_json(value) for name, value in reply.items()}
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, dict) or "__numpy__" not in value:
+        return value
+    data = base64.b64decode(value["__numpy__"])
+    return np.frombuffer(data, _known(value["dtype"])).reshape(value["shape"])
+
+
+def _known(dtype: Any) -> str:
+    if dtype not in _DTYPES:
+        raise ValueError(f"the server sent an array of {dtype!r}; one of {', '.join(_DTYPES)}")
+    return dtype
+
+
 def pack(fields: Mapping[str, Any]) -> bytes:
     """The msgpack form of a request."""
     return needed("msgpack").packb(dict(fields), default=_array_map)
@@ -61,7 +79,4 @@ def _array_map(value: Any) -> Any:
 def _array_of(found: dict[Any, Any]) -> Any:
     if b"__ndarray__" not in found:
         return found
-    dtype = found[b"dtype"]
-    if dtype not in _DTYPES:
-        raise ValueError(f"the server sent an array of {dtype!r}; one of {', '.join(_DTYPES)}")
-    return np.frombuffer(found[b"data"], dtype).reshape(found[b"shape"])
+    return np.frombuffer(found[b"data"], _known(found[b"dtype"])).reshape(found[b"shape"])

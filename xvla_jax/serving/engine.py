@@ -153,6 +153,7 @@ class PolicyEngine:
             "programs": {"views": self._views, "batch": rules.limits.batch},
             "image_size": policy.processor.image_size,
             "resample": policy.processor.resample,
+            "text_length": policy.processor.text_length,
             "device": jax.default_backend(),
             "dtype": str(np.dtype(policy.model.dtype)),
             "limits": dataclasses.asdict(rules.limits),

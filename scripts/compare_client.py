@@ -1,0 +1,184 @@
+"""Why is my robot wrong? Replays recorded frames through a running server, stage by stage.
+
+python -m scripts.compare_client --dataset=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
+    [--frames=8] [--client=MODULE:FUNCTION]
+
+The server must run with --inspect. FUNCTION is the robot's own code: it gets an observation as
+recorded (images as large as they were, RGB; instruction; proprio; domain_id) and returns what the
+robot would send of it. Without one the recorded observation is sent. Exit status 0 when every
+stage is what training saw, 1 when not, 2 where nothing could be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from absl import app, flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from data.contracts import contracts_of
+from data.faults import BadEpisodeError
+from data.frames import Frame, recorded_frames
+from data.mixtures import mixture
+from data.named import load_named
+from data.pipeline import Source
+from data.readers import open_mixture
+from eval.comparison import Expected, Finding, compare_actions, compare_inputs
+from eval.pictures import ENCODINGS
+from eval.remote import ContractMismatchError, agreed_contract, request_fields
+from eval.transports import HttpTransport, RemoteError, RequestRefusedError
+from scripts.logs import quiet_libraries
+from xvla_jax.errors import XVLAError
+from xvla_jax.processor import Processor
+
+_DATASET = flags.DEFINE_string("dataset", None, "Name in data/datasets.py.", required=True)
+_ROOT = flags.DEFINE_string("root", None, "Data folder.", required=True)
+_SERVER = flags.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
+_FRAMES = flags.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)
+_CLIENT = flags.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code.")
+_PROCESSOR = flags.DEFINE_string("processor_path", "", "Folder of another tokenizer.")
+_TIMEOUT = flags.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+
+Client = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def expected_of(frame: Frame) -> Expected:
+    """A frame's batch of one, without its axis."""
+    return Expected(
+        images=frame.batch["images"][0],
+        view_mask=frame.batch["view_mask"][0],
+        input_ids=frame.batch["input_ids"][0],
+        proprio=frame.batch["proprio"][0],
+        domain_id=int(frame.batch["domain_id"][0]),
+        instruction=frame.instruction,
+        recorded=frame.images,
+    )
+
+
+def recorded_observation(frame: Frame) -> dict[str, Any]:
+    """What a robot's code gets: the frame as it was recorded."""
+    return {
+        "images": list(frame.images),
+        "instruction": frame.instruction,
+        "proprio": frame.batch["proprio"][0].copy(),
+        "domain_id": int(frame.batch["domain_id"][0]),
+    }
+
+
+def compare_frame(server: Any, client: Client, frame: Frame, *, seed: int) -> list[Finding]:
+    """All stages of one frame.
+
+    Args:
+        server: with `inspect` and `act`, as `HttpTransport`.
+        client: the robot's code.
+        frame: recorded.
+        seed: of the noise, for both answers.
+    """
+    raw = ENCODINGS["raw"]
+    expected = expected_of(frame)
+    sent = request_fields(client(recorded_observation(frame)), side=None, encode=raw)
+    try:
+        seen = server.inspect(sent)
+    except RequestRefusedError as error:
+        return [Finding("request", str(error))]
+    findings = [Finding("request", ""), *compare_inputs(seen, expected)]
+    own = {
+        **recorded_observation(frame),
+        "images": list(expected.images[: int(expected.view_mask.sum())]),
+    }
+    wanted = request_fields(own, side=None, encode=raw)
+    found, right = (server.act({**fields, "seed": seed})["actions"] for fields in (sent, wanted))
+    return [*findings, compare_actions(found, right)]
+
+
+def contract_finding(info: Mapping[str, Any], source: Source) -> Finding:
+    """Whether the server's checkpoint means by its numbers what the dataset does."""
+    (contract,) = contracts_of([source.reader.spec], num_actions=info["num_actions"])
+    try:
+        agreed_contract(info, contract)
+    except ContractMismatchError as error:
+        return Finding("contract", str(error))
+    return Finding("contract", "")
+
+
+def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
+    """The table; whether every stage of every frame is the same. The first difference is marked."""
+    stages: dict[str, list[str]] = {}
+    for frame in findings:
+        for finding in frame:
+            stages.setdefault(finding.stage, []).append(finding.difference)
+    table = Table(box=box.SIMPLE, title="What the model gets, against training")
+    for column in ("stage", "frames that differ", "what, in the first of them"):
+        table.add_column(column)
+    first = next((stage for stage, told in stages.items() if any(told)), None)
+    for stage, told in stages.items():
+        wrong = [text for text in told if text]
+        table.add_row(
+            f"{stage}  <- first difference" if stage == first else stage,
+            f"{len(wrong)} of {len(told)}",
+            wrong[0] if wrong else "same",
+            style="bold red" if stage == first else None,
+        )
+    console.print(table, markup=False)
+    return first is None
+
+
+def run(console: Console) -> bool:
+    """Compares; whether all is the same.
+
+    Raises:
+        ValueError, RemoteError, XVLAError, OSError: nothing could be compared.
+    """
+    pairs = mixture(_DATASET.value)
+    if len(pairs) != 1:
+        raise ValueError(f"--dataset={_DATASET.value} names {len(pairs)} datasets; one is compared")
+    (source,) = open_mixture(pairs, _ROOT.value)
+    client: Any = load_named(_CLIENT.value) if _CLIENT.value else lambda observation: observation
+    token = os.environ.get("XVLA_TOKEN") or None
+    server = HttpTransport(_SERVER.value, token=token, timeout_s=_TIMEOUT.value)
+    info = server.info()
+    processor = Processor.read(_PROCESSOR.value) if _PROCESSOR.value else Processor()
+    processor = Processor(
+        image_size=info["image_size"],
+        num_views=max(info["views"], len(source.reader.spec.views)),
+        text_length=info["text_length"],
+        tokenizer_dir=processor.tokenizer_dir,
+    )
+    frames = recorded_frames(
+        source,
+        count=_FRAMES.value,
+        num_actions=info["num_actions"],
+        num_views=processor.num_views,
+        image_size=processor.image_size,
+        tokenize=lambda texts: processor.tokenize(texts),
+    )
+    findings = [[contract_finding(info, source)]]
+    for frame in frames:
+        console.print(frame.name, style="dim", markup=False)
+        findings.append(compare_frame(server, client, frame, seed=_SEED.value))
+    if len(findings) == 1:
+        raise ValueError(f"dataset {_DATASET.value} has no frames to compare")
+    return show(console, findings)
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit status."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    console = Console()
+    quiet_libraries()
+    try:
+        return 0 if run(console) else 1
+    except (XVLAError, RemoteError, BadEpisodeError, ValueError, OSError) as error:
+        console.print(f"error: {error}", style="bold red", markup=False)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
