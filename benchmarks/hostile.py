@@ -112,7 +112,9 @@ def _bad_dtype(rng: Rng) -> Hostile:
         rng, "|O", "O", "<U8", "|V9", "<c16", "object", "|S192", "<M8[s]", ">f4", "", None, 3,
         [["a", "<f4"]], "(2,2)<f4", "x" * 1000,
     )  # fmt: skip
-    return _with(**{_one_of(rng, "image0", "proprio"): _marked(bytes(192), dtype, [8, 8, 3])})
+    return _with(
+        **{_one_of(rng, "image0", "proprio", "prefix"): _marked(bytes(192), dtype, [8, 8, 3])}
+    )
 
 
 def _bad_base64(rng: Rng) -> Hostile:
@@ -154,7 +156,7 @@ def _oversized(rng: Rng) -> Hostile:
 
 def _deep(rng: Rng) -> Hostile:
     text = _one_of(rng, "[", '{"a":', '[{"__numpy__":') * int(rng.integers(500, 50_000))
-    return _one_of(rng, Hostile(text.encode()), _with(proprio=text))
+    return _one_of(rng, Hostile(text.encode()), _with(**{_one_of(rng, "proprio", "prefix"): text}))
 
 
 def _many_parts(_: Rng) -> Hostile:
