@@ -112,9 +112,8 @@ def _bad_dtype(rng: Rng) -> Hostile:
         rng, "|O", "O", "<U8", "|V9", "<c16", "object", "|S192", "<M8[s]", ">f4", "", None, 3,
         [["a", "<f4"]], "(2,2)<f4", "x" * 1000,
     )  # fmt: skip
-    return _with(
-        **{_one_of(rng, "image0", "proprio", "prefix"): _marked(bytes(192), dtype, [8, 8, 3])}
-    )
+    field = _one_of(rng, "image0", "proprio", "prefix")
+    return _with(**{field: _marked(bytes(192), dtype, [8, 8, 3])})
 
 
 def _bad_base64(rng: Rng) -> Hostile:

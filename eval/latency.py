@@ -84,14 +84,17 @@ def drive(
     queries = held = 0
     largest = 0.0
     for step in range(step_limit):
-        if chunk is None and stream.wants_query:
+        if chunk is not None and step >= due:
+            stream.answer(chunk)
+            chunk = None
+        if stream.wants_query:
             seen = world.observe() if queries else observation
             chunk = policy.act([stream.query(seen)], seed=[seed_of(queries)])[0]
             queries += 1
             due = step + latency
-        if chunk is not None and step >= due:
-            stream.answer(chunk)
-            chunk = None
+            if not latency:
+                stream.answer(chunk)
+                chunk = None
         taken = stream.take()
         if taken is None:
             held += 1

@@ -8,6 +8,7 @@ begins, it goes on at that side: what inpainting in a sampler is for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class TwoWays:
     def _chunk(self, observation: Mapping[str, Any], seed: int) -> np.ndarray:
         told = observation.get("prefix", np.zeros((0, 20)))
         kept = told[: observation.get("prefix_committed", 0)]
-        x, y = kept[-1, :2] if len(kept) else observation["proprio"][:2]
+        x, y = map(float, kept[-1, :2] if len(kept) else observation["proprio"][:2])
         side = 1.0 if np.random.default_rng(seed).random() < 0.5 else -1.0
         if len(told):
             side = float(np.sign(told[-1, 1] + told[0, 1]))
@@ -60,7 +61,7 @@ class TwoWays:
         rows[: len(kept)] = kept
         for i in range(len(kept), ROWS):
             x = min(x + SPEED, 1.0)
-            arc = side * BULGE * np.sin(np.pi * x)
-            y += np.clip(arc - y, -2 * SPEED, 2 * SPEED)
+            arc = side * BULGE * math.sin(math.pi * x)
+            y += min(max(arc - y, -2 * SPEED), 2 * SPEED)
             rows[i, :2] = x, y
         return rows

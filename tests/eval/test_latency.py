@@ -34,29 +34,28 @@ def cell(strategy: str, latency: int, limit: int = LIMIT) -> dict[str, Any]:
     return summary(drives)
 
 
-@pytest.mark.parametrize("latency", [0, 4, 7])
-def test_inpainting_does_not_mind_latency(latency: int) -> None:
-    found = cell("inpaint", latency)
-    assert found["rate"] == 1.0
-    assert found["largest_step_m"] < 0.06
-    assert found["mean_held"] == latency  # before the first answer only
+LATENCIES = (0, 2, 4, 7)
+DOCUMENTED = {  # in docs/control.md: successes of 12
+    "blocking": [12, 12, 12, 0],  # 40 steps of motion, and 5 queries of 7 steps are too many
+    "switch": [12, 7, 7, 7],  # the robot jumps where the policy changes its mind
+    "ensemble": [9, 7, 4, 4],  # the mean of two ways is the post
+    "inpaint": [12, 12, 12, 12],
+}
 
 
-def test_a_naive_switch_spills_more_the_later_it_comes() -> None:
-    rates = [cell("switch", latency)["rate"] for latency in (0, 4, 7)]
-    assert rates[0] == 1.0
-    assert rates[2] < 0.7
-    assert cell("switch", 7)["largest_step_m"] > 0.08
-
-
-def test_the_mean_of_two_ways_is_the_post() -> None:
-    assert cell("ensemble", 2)["rate"] < 0.7
+@pytest.mark.parametrize("strategy", DOCUMENTED)
+def test_the_table_of_the_docs(strategy: str) -> None:
+    cells = [cell(strategy, latency) for latency in LATENCIES]
+    assert [one["successes"] for one in cells] == DOCUMENTED[strategy]
+    if strategy == "inpaint":
+        assert max(one["largest_step_m"] for one in cells) < 0.06
+        # it holds before the first answer only
+        assert [one["mean_held"] for one in cells] == list(LATENCIES)
+    if strategy == "switch":
+        assert cells[-1]["largest_step_m"] > cells[0]["largest_step_m"] + 0.2
 
 
 def test_waiting_is_safe_and_slow() -> None:
-    assert cell("blocking", 0)["rate"] == 1.0
-    found = cell("blocking", 7)
-    assert found["rate"] == 0.0  # 40 steps of motion, and 5 or 6 queries of 7 steps
     patient = cell("blocking", 7, limit=120)
     assert patient["rate"] == 1.0
     assert patient["mean_held"] == 7 * patient["mean_queries"]
