@@ -100,7 +100,21 @@ class ActionGuard:
         self.clips: list[ClipRecord] = []
 
     def reset(self, row: ArrayLike) -> None:
-        """Begins, or begins anew after a lost connection, at the robot's present pose [D]."""
+        """Begins, or begins anew after a lost connection, at the robot's present pose [D].
+
+        Raises:
+            ValueError: it is outside of the workspace, into which the first command would jump.
+        """
+        limits, pose = self._limits, np.asarray(row, np.float64)
+        for arm in limits.arms:
+            point = pose[_ARM * arm : _ARM * arm + 3]
+            low, high = np.array(limits.workspace_low), np.array(limits.workspace_high)
+            if not ((point >= low) & (point <= high)).all():
+                raise ValueError(
+                    f"arm {arm} is at {point.tolist()}, outside of the workspace "
+                    f"{limits.workspace_low} .. {limits.workspace_high} (m); move it in by hand, "
+                    "or widen GuardLimits"
+                )
         self._past = [np.array(row, np.float64)] * _HISTORY
         self._fresh = True
 

@@ -130,6 +130,12 @@ def test_old_observations_and_nonsense_are_refused() -> None:
         guard.check(pose((np.nan, 0, 0)), observed=0, now=0)
 
 
+def test_a_robot_outside_of_its_workspace_is_not_driven() -> None:
+    guard = ActionGuard(LOOSE)
+    with pytest.raises(ValueError, match=r"arm 0 is at \[0\.0, 0\.0, 1\.5\], outside"):
+        guard.reset(pose((0, 0, 1.5)))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_half_speed_is_halfway_on_the_great_circle(layout: str) -> None:
     start = pose(layout=layout)

@@ -1,0 +1,33 @@
+"""Recorded frames in both forms: four of each episode, as recorded and as trained on."""
+
+import numpy as np
+
+from data.frames import recorded_frames
+from data.pipeline import Source
+from tests.data.fakes import SHAPE, FakeReader, tokenize
+
+SIZES = {name: value for name, value in SHAPE.items() if name != "batch_size"}
+
+
+def frames(count, **changes):
+    reader = FakeReader([2, 1], frames=9)
+    sizes = SIZES | changes
+    return list(recorded_frames(Source(reader, 1.0), count=count, tokenize=tokenize, **sizes))
+
+
+def test_they_are_spread_over_episodes():
+    found = frames(10)
+    numbers = [int(frame.images[0][0, 0, 0]) for frame in found]
+    assert numbers == [0, 2, 4, 7, 0, 2, 4, 7, 0, 2]
+    assert [int(frame.images[0][0, 0, 1]) for frame in found] == [0] * 8 + [1] * 2
+    assert len({frame.name for frame in found}) == 10
+    assert len(frames(100)) == 12
+
+
+def test_both_forms_are_of_one_frame():
+    (frame,) = frames(1, image_size=4)
+    assert frame.images[0].shape == (8, 8, 3)
+    assert frame.batch["images"].shape == (1, 3, 4, 4, 3)
+    np.testing.assert_array_equal(frame.batch["images"][0, 0, 0, 0], frame.images[0][0, 0])
+    np.testing.assert_array_equal(frame.batch["input_ids"], tokenize([frame.instruction]))
+    assert frame.batch["view_mask"][0].sum() == len(frame.images)
