@@ -106,7 +106,7 @@ class RobotController:
             _LOG.warning("%s; holding", error)
             self._stream.drop()
             self._paced.clear()
-            return self._hold.hold()
+            return self._held()
 
     def close(self) -> None:
         """Lets the thread go; an answer on its way is forgotten."""
@@ -134,11 +134,16 @@ class RobotController:
         if self._answers > 1:
             self._guard.settle()
 
+    def _held(self) -> Row:
+        row = self._hold.hold()
+        self._guard.held()
+        return row
+
     def _next(self) -> Row:
         if not self._paced:
             row = self._stream.take()
             if row is None:
-                return self._hold.hold()
+                return self._held()
             self._paced.extend(self._guard.paced(row))
         row = self._guard.check(self._paced.popleft(), observed=self._seen, now=self._clock())
         self._hold.commanded(row)

@@ -164,6 +164,11 @@ class ActionGuard:
         self.step += 1
         return wanted.astype(np.float32)
 
+    def held(self) -> None:
+        """Notes a control step in which the last row was commanded again: the robot stands."""
+        self._past = [*self._past[1:], self._last]
+        self.step += 1
+
     @property
     def _last(self) -> Row:
         if not self._past:

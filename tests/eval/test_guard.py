@@ -95,6 +95,20 @@ def test_jerk_is_the_third_difference() -> None:
     assert [clip.field for clip in guard.clips] == []
 
 
+@pytest.mark.parametrize("held", [0, 3])
+def test_after_a_hold_the_robot_stands(held: int) -> None:
+    """In mid-motion it cannot stay where it is without a jerk; after holding it can."""
+    guard = ActionGuard(dataclasses.replace(LOOSE, jerk=10.0))
+    guard.reset(pose())
+    for _ in range(5):
+        last = guard.check(pose((0.9, 0, 0)), observed=0, now=0)
+    for _ in range(held):
+        guard.held()
+    assert guard.step == 5 + held
+    stays = guard.check(last, observed=0, now=0)[0] == last[0]
+    assert stays == bool(held)
+
+
 def test_speed_and_workspace_win_over_jerk() -> None:
     guard = ActionGuard(dataclasses.replace(LOOSE, jerk=20.0, speed=1.0))
     guard.reset(pose())
