@@ -128,6 +128,8 @@ class RobotController:
         except PolicyUnavailableError as error:
             _LOG.warning("%s; going on with what there is", error)
             self._stream.abandon()
+            self._guard.unsettle()
+            self._answers = 0
             return
         self._seen = self._asked
         self._answers += 1

@@ -136,6 +136,10 @@ class ActionGuard:
             _LOG.info("first contact is over: full speed after %d steps", self.step)
         self._fresh = False
 
+    def unsettle(self) -> None:
+        """The policy was away: its next chunk is a first contact again."""
+        self._fresh = True
+
     def check(self, row: ArrayLike, *, observed: float, now: float) -> NDArray[np.float32]:
         """The row [D] to command.
 

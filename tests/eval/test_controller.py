@@ -148,6 +148,21 @@ def test_a_policy_that_is_away_is_survived_for_a_while(robots: Callable[..., _Ro
     assert robot.steps(1) == [0.05]
 
 
+def test_a_policy_that_comes_back_begins_at_half_speed(robots: Callable[..., _Robot]) -> None:
+    robot = robots("blocking", 9)
+    robot.steps(1)
+    robot.answer()
+    assert robot.steps(5) == [0.05, 0.1, 0.15, 0.2, 0.2]
+    robot.answer()
+    assert robot.steps(3) == [0.3, 0.4, 0.4]  # the second chunk has full speed
+    robot.policy.error = PolicyUnavailableError("no answer")
+    robot.answer()
+    robot.steps(1)
+    robot.policy.error = None
+    robot.answer()
+    assert robot.steps(4) == [0.45, 0.5, 0.55, 0.6]
+
+
 def test_a_refusal_ends_it(robots: Callable[..., _Robot]) -> None:
     robot = robots()
     robot.steps(1)
