@@ -11,10 +11,11 @@ clean estimate a. So a prefix c is put in place of the estimate's rows, and x_t 
 Rows that guide follow real-time chunking (Black, Galliker and Levine 2025): weights W that fall
 from the end of the committed rows to the end of the prefix. There the velocity gets a correction
 ``min(beta, (t^2 + (1 - t)^2) / (t (1 - t))) * J^T W (c - a)``, with J the derivative of a by x_t. A
-velocity is the clean estimate over t, so that the estimate is moved by t times as much. We take
-the unit matrix for J and never more than the whole way: ``a + W min(1, beta t) (c - a)``. It costs
-nothing, where J^T asks for a backward pass through the head in every step, and our sampler has no
-state that J could be the derivative for, but x_t that is made anew.
+velocity is the clean estimate over t, so that the estimate is moved by t times as much:
+``a + W g (c - a)`` with ``g = min(beta t, (t^2 + (1 - t)^2) / (1 - t))``. We take the unit matrix
+for J and never more than the whole way, g = 1. It costs nothing, where J^T asks for a backward pass
+through the head in every step, and our sampler has no state that J could be the derivative for, but
+x_t that is made anew.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def settle(prefix: Prefix, chunk: Array, t: Array, space: ActionSpace) -> Array:
 
 def _share(prefix: Prefix, t: Array) -> Array:
     """How far rows are drawn, ``[B, T, 1]``."""
-    guiding = prefix.weight * jnp.minimum(1.0, _BETA * t)[:, None]
+    paper = jnp.minimum(_BETA * t, (t**2 + (1.0 - t) ** 2) / (1.0 - t))  # at t = 1 beta
+    guiding = prefix.weight * jnp.minimum(1.0, paper)[:, None]
     return jnp.where(prefix.weight >= 1.0, 1.0, guiding)[..., None]
 
 

@@ -83,7 +83,7 @@ def test_the_network_sees_the_committed_rows_under_its_own_noise() -> None:
 
 
 def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
-    """Weight 0.4, prefix 1, network 0: 0.4 of the way until t = 0.2, then 5 t of it."""
+    """Weight 0.4, prefix 1, network 0: 0.4 of the way at t = 0.5, half as much at the end."""
     network = _Network(lambda noisy: jnp.zeros_like(noisy))
     noise = np.zeros((1, _T, _D), np.float32)
     found = _sample(network, _prefix(1.0, [0.4] * _T), noise, 10)
@@ -95,6 +95,16 @@ def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
         _Network(lambda noisy: jnp.zeros_like(noisy)), _prefix(1.0, [0.4] * _T), noise, 1
     )
     np.testing.assert_allclose(once[..., 0], 0.4, atol=1e-6)
+
+
+def test_the_share_of_the_way() -> None:
+    """0.5 at t = 0.1 (beta t), (0.04 + 0.64) / 0.8 at 0.2, and the whole way at 0.5 and 1."""
+    times = jnp.asarray([0.1, 0.2, 0.5, 1.0])
+    prefix = Prefix(jnp.zeros((4, 1, _D)), jnp.asarray([[0.5]] * 4))
+    found = np.asarray(inpainting._share(prefix, times)).ravel()
+    np.testing.assert_allclose(found, [0.25, 0.425, 0.5, 0.5], rtol=1e-6)
+    certain = Prefix(jnp.zeros((4, 1, _D)), jnp.ones((4, 1)))
+    assert (np.asarray(inpainting._share(certain, times)) == 1.0).all()
 
 
 def test_the_rest_of_the_chunk_goes_on_from_the_prefix() -> None:
