@@ -10,9 +10,11 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from .client import EpisodeClient
+from .commands import row_to_action
 from .expert import ScriptedExpert, plan_for
+from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
-from .tasks import Episode, TaskSpec
 
 # benchmark -> module and class of its adapter, imported when first needed
 ADAPTERS: dict[str, tuple[str, str]] = {"libero": ("libero", "LiberoEnv")}
@@ -39,14 +41,16 @@ class Progress:
     Attributes:
         steps: control steps so far.
         success: whether the task was solved at one of them.
-        observation: of door 2, as long as the episode goes on.
+        observation: of door 2, which asks for the next chunk; None when the episode is over.
         state_hash: of the initial state.
+        rows: action rows carried out since the last report, float32[n, D], positions absolute.
     """
 
     steps: int
     success: bool
     observation: dict[str, Any] | None
     state_hash: str
+    rows: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class SimulatorHost:
     ) -> None:
         self._spec = spec
         self._open_env = open_env
+        self._client = EpisodeClient(spec.client)
         self._env: Any = None
         self._task_id: int | None = None
         self._steps = 0
@@ -84,21 +89,28 @@ class SimulatorHost:
         return {"instruction": env.instruction, "renderer": env.renderer_name}
 
     def start(self, episode: Episode) -> Progress:
-        """Resets to the episode's initial state and observes it."""
+        """Resets to the episode's initial state and asks for the first chunk."""
         env = self._reset(episode)
-        return Progress(0, False, env.observe(), self._state_hash)
+        self._client.reset()
+        self._client.instruct(env.instruction)
+        return self._report(success=False, over=False, rows=[])
 
-    def advance(self, rows: NDArray[np.float32]) -> Progress:
-        """Carries out action rows [n, D] until the episode is solved or out of steps."""
-        success = False
-        for row in rows[: self._spec.step_limit - self._steps]:
+    def advance(self, chunk: NDArray[np.float32]) -> Progress:
+        """Carries out a chunk [T, D] as the row says, rendering only when the next one is due.
+
+        Raises:
+            ValueError: the chunk does not fit the row, see `EpisodeClient.put`.
+        """
+        self._client.put(chunk)
+        rows: list[NDArray[np.float32]] = []
+        success = over = False
+        while not over and not self._client.needs_chunk:
+            rows.append(self._client.take())
+            success = self._env.step(row_to_action(self._spec.client, rows[-1]))
             self._steps += 1
-            success = self._env.step(row)
-            if success:
-                break
-        over = success or self._steps >= self._spec.step_limit
-        observation = None if over else self._env.observe()
-        return Progress(self._steps, success, observation, self._state_hash)
+            over = success or self._steps >= self._spec.step_limit
+            self._client.instruct(self._env.instruction)
+        return self._report(success=success, over=over, rows=rows)
 
     def attempt_by_expert(self, episode: Episode) -> Attempt:
         """One episode of the scripted expert, without excursions and without images."""
@@ -110,13 +122,13 @@ class SimulatorHost:
             scene,
             wander=0.0,
             rng=np.random.default_rng(episode.seed),
-            rotation=self._spec.rotation,
+            rotation=self._spec.client.rotation,
         )
         rows: list[NDArray[np.float32]] = []
         success = False
         while not success and len(rows) < self._spec.step_limit:
             rows.append(expert.act(scene))
-            success = env.step(rows[-1])
+            success = env.step(row_to_action(self._spec.client, rows[-1]))
             scene = env.scene()
         seconds = time.monotonic() - began
         return Attempt(len(rows), success, seconds, self._state_hash, np.stack(rows))
@@ -136,7 +148,7 @@ class SimulatorHost:
         for step, row in enumerate(rows):
             if step % every == 0:
                 frames.append(self._film(env))
-            success = env.step(row) or success
+            success = env.step(row_to_action(self._spec.client, row)) or success
         frames.append(self._film(env))
         return np.stack(frames), success
 
@@ -148,8 +160,17 @@ class SimulatorHost:
             save_episode(path, recording)
         return {"success": recording["success"], "frames": len(recording["action"])}
 
+    def _report(self, *, success: bool, over: bool, rows: list[NDArray[np.float32]]) -> Progress:
+        return Progress(
+            steps=self._steps,
+            success=success,
+            observation=None if over else self._client.request(self._env.observe()),
+            state_hash=self._state_hash,
+            rows=np.stack(rows) if rows else np.zeros((0, self._spec.client.action_width), "f4"),
+        )
+
     def _film(self, env: Any) -> NDArray[np.uint8]:
-        return np.concatenate([env.image(view) for view in self._spec.views], axis=1)
+        return np.concatenate([env.image(view) for view in self._spec.client.views], axis=1)
 
     def _reset(self, episode: Episode) -> Any:
         env = self._environment(episode.task_id)

@@ -19,25 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import preflight
 from .expert import Scene
+from .profiles import View
+from .protocol import TaskSpec
 from .rendering import CameraRenderer
-from .rotations import ROT6D_LAYOUTS, Rot6dLayout, matrix_to_axis_angle
-from .tasks import TaskSpec, View
 
 # Open gripper and no motion, in the delta mode of the settling steps.
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-
-
-def row_to_command(
-    row: ArrayLike, *, layout: Rot6dLayout, threshold: float, closed: float
-) -> NDArray[np.float32]:
-    """Action row [10 or more] -> xyz (m), axis-angle (rad), gripper: float32[7].
-
-    The gripper is `closed` where its probability is above `threshold`, else `-closed`.
-    """
-    values = np.asarray(row, np.float64)
-    axis_angle = matrix_to_axis_angle(layout.to_matrix(values[3:9]))
-    gripper = closed if values[9] > threshold else -closed
-    return np.concatenate((values[:3], axis_angle, [gripper])).astype(np.float32)
 
 
 class LiberoEnv:
@@ -56,7 +43,6 @@ class LiberoEnv:
         preflight.check_mujoco(preflight.installed("mujoco"))
         self.renderer_name = preflight.require_headless_gl()
         self._spec = spec
-        self._layout = ROT6D_LAYOUTS[spec.rotation]
         self._bddl, self.instruction, self._states = _load_task(spec.suite, task_id)
         self._env, self._renderer = self._build()
         self._used = False
@@ -87,18 +73,9 @@ class LiberoEnv:
             robot.controller.use_delta = False
         return hashlib.sha256(state.tobytes()).hexdigest()[:16]
 
-    def step(self, row: ArrayLike) -> bool:
-        """Carries out one action row [10 or more] and says whether the task is solved now."""
-        return bool(self._env.step(self.command(row))[2])
-
-    def command(self, row: ArrayLike) -> NDArray[np.float32]:
-        """What `step` sends to the controller: float32[7], see `row_to_command`."""
-        return row_to_command(
-            row,
-            layout=self._layout,
-            threshold=self._spec.gripper_threshold,
-            closed=self._spec.gripper_closed,
-        )
+    def step(self, action: ArrayLike) -> bool:
+        """Carries out xyz (m), axis-angle (rad), gripper [7]; says whether the task is solved."""
+        return bool(self._env.step(np.asarray(action, np.float32))[2])
 
     def pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Measured position [3] (m) and matrix [3, 3] of the controller."""
@@ -116,23 +93,17 @@ class LiberoEnv:
         )
 
     def observe(self) -> dict[str, Any]:
-        """Renders all views: an observation of door 2, with the measured proprio."""
+        """All views as the simulator has them, bottom row first, and the controller's pose."""
         position, matrix = self.pose()
-        proprio = np.zeros(self._spec.action_width, np.float32)
-        proprio[0:9] = np.concatenate((position, self._layout.from_matrix(matrix)))
-        return {
-            "images": [self.image(view) for view in self._spec.views],
-            "instruction": self.instruction,
-            "proprio": proprio,
-            "domain_id": self._spec.domain_id,
-        }
+        views = {view.source: self._picture(view) for view in self._spec.client.views}
+        return {**views, "ee_pos": position, "ee_mat": matrix}
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[S, S, 3], turned as its row says (simulator images are upside down)."""
-        image = self._renderer.render(self._env.sim.data._data, view.camera)[::-1]
-        rows = -1 if view.flip_rows else 1
-        columns = -1 if view.flip_columns else 1
-        return np.ascontiguousarray(image[::rows, ::columns])
+        """One view, uint8[S, S, 3], turned as its row says."""
+        return view.turned(self._picture(view))
+
+    def _picture(self, view: View) -> NDArray[np.uint8]:
+        return self._renderer.render(self._env.sim.data._data, view.camera)[::-1]
 
     def close(self) -> None:
         """Frees the simulation and its OpenGL context."""

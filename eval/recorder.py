@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from .commands import row_to_action
 from .expert import ScriptedExpert, plan_for
+from .protocol import Episode, TaskSpec
 from .rotations import matrix_to_rot6d_contiguous
-from .tasks import Episode, TaskSpec
 
 # Control steps recorded after success, so that action windows that end there do not shrink.
 TAIL_STEPS = 10
@@ -48,10 +49,11 @@ def record_episode(
         wander: see `ScriptedExpert`.
         rate_hz: frames in a second of simulation.
     """
-    if spec.rotation != "contiguous":
-        raise ValueError(f"{spec.name} has {spec.rotation} rotations; recordings are contiguous")
+    client = spec.client
+    if client.rotation != "contiguous":
+        raise ValueError(f"{spec.name} has {client.rotation} rotations; recordings are contiguous")
     stride = frame_stride(spec, rate_hz)
-    agentview, wrist = spec.views
+    agentview, wrist = client.views
     env.reset(episode.init_state, episode.seed)
     scene = env.scene()
     expert = ScriptedExpert(
@@ -59,7 +61,7 @@ def record_episode(
         scene,
         wander=wander,
         rng=np.random.default_rng(episode.seed),
-        rotation=spec.rotation,
+        rotation=client.rotation,
     )
     command_pose = np.append(_pose(scene), _OPEN)
     rows: dict[str, list[Any]] = {
@@ -68,14 +70,14 @@ def record_episode(
     solved_at = None
     for step in range(spec.step_limit):
         row = expert.act(scene)
-        command = env.command(row)
+        command = row_to_action(client, row)
         if step % stride == 0:
             rows["agentview"].append(env.image(agentview))
             rows["wrist"].append(env.image(wrist))
             rows["command_pose"].append(command_pose.astype(np.float32))
             rows["ee_pose"].append(_pose(scene).astype(np.float32))
             rows["action"].append(command)
-        if env.step(row) and solved_at is None:
+        if env.step(command) and solved_at is None:
             solved_at = step
         if solved_at is not None and step >= solved_at + TAIL_STEPS:
             break

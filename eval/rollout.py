@@ -11,9 +11,8 @@ from typing import Any, Callable, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .chunking import ChunkExecutor
 from .host import SimulatorHost
-from .tasks import Episode, TaskSpec
+from .protocol import Episode, TaskSpec
 from .workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
@@ -136,12 +135,9 @@ def film(result: EpisodeResult, *, pool: WorkerPool, every: int) -> NDArray[np.u
 class _Slot:
     """One episode in progress, on one worker."""
 
-    def __init__(self, index: int, episode: Episode, spec: TaskSpec) -> None:
+    def __init__(self, index: int, episode: Episode) -> None:
         self.index = index
         self.episode = episode
-        self.executor = ChunkExecutor(
-            executed=spec.executed, stride=spec.stride, feedback_channels=spec.feedback_channels
-        )
         self.began = time.monotonic()
         self.observation: dict[str, Any] | None = None
         self.queries = 0
@@ -182,7 +178,7 @@ class _PolicyRollout:
         for worker in range(len(self._pool)):
             if self._waiting and worker not in self._slots:
                 index = self._waiting.pop()
-                self._slots[worker] = _Slot(index, self._episodes[index], self._spec)
+                self._slots[worker] = _Slot(index, self._episodes[index])
                 self._pool.send(worker, "start", self._episodes[index])
 
     def _worth_waiting(self, num_ready: int) -> bool:
@@ -193,21 +189,16 @@ class _PolicyRollout:
 
     def _query(self, workers: Sequence[int]) -> None:
         slots = [self._slots[worker] for worker in workers]
-        observations = [
-            {**(slot.observation or {}), "proprio": slot.executor.proprio} for slot in slots
-        ]
+        observations = [slot.observation or {} for slot in slots]
         seeds = [query_seed(slot.episode.seed, slot.queries) for slot in slots]
         chunks = self._policy.act(observations, seed=seeds)
+        if len(chunks) != len(slots):
+            raise ValueError(f"the policy answered {len(slots)} observations by {len(chunks)}")
         for worker, slot, chunk in zip(workers, slots, chunks):
-            slot.executor.put(chunk)
-            rows = []
-            while not slot.executor.needs_chunk:
-                rows.append(slot.executor.take())
-            slot.rows += rows
             slot.queries += 1
             slot.observation = None
             self._moving.append(worker)
-            self._pool.send(worker, "advance", np.stack(rows))
+            self._pool.send(worker, "advance", chunk)
 
     def _handle(self, worker: int, reply: Any) -> None:
         slot = self._slots[worker]
@@ -221,13 +212,12 @@ class _PolicyRollout:
                 _LOG.warning("%s: trying the episode once more", reply)
                 self._crashed.append(slot.index)
                 self._waiting.append(slot.index)
-        elif reply.observation is None:
+            return
+        slot.rows.append(reply.rows)
+        slot.observation = reply.observation
+        if reply.observation is None:
             del self._slots[worker]
             self._finish(slot, _finished(slot, reply))
-        else:
-            if not slot.queries:
-                slot.executor.reset(reply.observation["proprio"])
-            slot.observation = reply.observation
 
     def _finish(self, slot: _Slot, result: EpisodeResult) -> None:
         self._results[slot.index] = result
@@ -242,7 +232,7 @@ def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
         queries=slot.queries,
         seconds=time.monotonic() - slot.began,
         state_hash=progress.state_hash,
-        rows=np.stack(slot.rows)[: progress.steps],
+        rows=np.concatenate(slot.rows),
         error=None,
     )
 

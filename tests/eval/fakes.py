@@ -12,9 +12,7 @@ import numpy as np
 from eval import preflight
 from eval.expert import Scene
 from eval.host import SimulatorHost
-from eval.libero import row_to_command
 from eval.rendering import in_view
-from eval.rotations import ROT6D_LAYOUTS
 from eval.tasks import TASKS, Episode, TaskSpec, View
 
 SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150)
@@ -29,7 +27,6 @@ class FakeEnv:
 
     def __init__(self, spec: TaskSpec, task_id: int) -> None:
         self._spec = spec
-        self._layout = ROT6D_LAYOUTS[spec.rotation]
 
     def reset(self, init_state: int, seed: int) -> str:
         rng = np.random.default_rng((init_state + 1, seed if init_state < 0 else 0))
@@ -39,11 +36,8 @@ class FakeEnv:
         self._grip, self._held = -1.0, False
         return f"state {init_state}"
 
-    def command(self, row: Any) -> np.ndarray:
-        return row_to_command(row, layout=self._layout, threshold=0.5, closed=1.0)
-
-    def step(self, row: Any) -> bool:
-        command = self.command(row).astype(np.float64)
+    def step(self, action: Any) -> bool:
+        command = np.asarray(action, np.float64)
         before, self._hand = self._hand, command[:3]
         if command[6] < 0:
             self._held = False
@@ -62,14 +56,9 @@ class FakeEnv:
         )
 
     def observe(self) -> dict[str, Any]:
-        proprio = np.zeros(20, np.float32)
-        proprio[:9] = np.concatenate((self._hand, self._layout.from_matrix(POINTING_DOWN)))
-        return {
-            "images": [self.image(view) for view in self._spec.views],
-            "instruction": self.instruction,
-            "proprio": proprio,
-            "domain_id": self._spec.domain_id,
-        }
+        # As the simulator has it: the client turns the first view.
+        raw = {view.source: view.turned(self.image(view)) for view in self._spec.client.views}
+        return {**raw, "ee_pos": self._hand, "ee_mat": POINTING_DOWN}
 
     def image(self, view: View) -> np.ndarray:
         # Carries the item's place (mm, from -0.5 m), so that a policy can find it by sight.
@@ -188,13 +177,16 @@ class GlHost(SimulatorHost):
             return str(problem)
         return ""
 
+    def pose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._env.pose()
+
     def pixels_changed_by_culling(self, episode: Episode) -> list[int]:
         self.start(episode)
         renderer = self._env._renderer
-        quick = [self._env.image(view).astype(int) for view in self._spec.views]
+        quick = [self._env.image(view).astype(int) for view in self._spec.client.views]
         assert renderer._may_cull
         renderer._may_cull = False
-        whole = [self._env.image(view) for view in self._spec.views]
+        whole = [self._env.image(view) for view in self._spec.client.views]
         renderer._may_cull = True
         return [int(np.abs(a - b).max()) for a, b in zip(quick, whole, strict=True)]
 
@@ -202,7 +194,7 @@ class GlHost(SimulatorHost):
         self.start(episode)
         sim = self._env._env.sim
         model, data = sim.model._model, sim.data._data
-        cameras = [model.camera(view.camera).id for view in self._spec.views]
+        cameras = [model.camera(view.camera).id for view in self._spec.client.views]
         return [int((~in_view(model, data, camera)).sum()) for camera in cameras]
 
 

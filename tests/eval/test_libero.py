@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.commands import row_to_action
 from eval.host import SimulatorHost
-from eval.libero import LiberoEnv, row_to_command
+from eval.libero import LiberoEnv
 from eval.preflight import SimulatorSetupError
 from eval.rotations import ROT6D_LAYOUTS
 from eval.tasks import TASKS, Episode
@@ -34,13 +36,17 @@ def row(gripper: float) -> list[float]:
     ("probability", "command"), [(0.6, 1.0), (0.4, -1.0), (0.5, -1.0), (1.0, 1.0), (0.0, -1.0)]
 )
 def test_rows_become_commands(probability: float, command: float) -> None:
-    made = row_to_command(row(probability), layout=CONTIGUOUS, threshold=0.5, closed=1.0)
+    made = row_to_action(SPEC.client, row(probability))
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, [0.1, 0.2, 0.3, 0, 0, np.pi / 2, command], atol=1e-7)
 
 
 def test_thresholds_and_signs_come_from_the_row_of_the_task() -> None:
-    made = row_to_command(row(0.8), layout=CONTIGUOUS, threshold=0.9, closed=-1.0)
+    rule = dataclasses.replace(
+        SPEC.client.action.gripper, threshold=0.9, closed=(-1.0,), open=(1.0,)
+    )
+    action = dataclasses.replace(SPEC.client.action, gripper=rule)
+    made = row_to_action(dataclasses.replace(SPEC.client, action=action), row(0.8))
     assert made[6] == 1.0
 
 
@@ -119,11 +125,13 @@ def test_leaving_out_what_a_camera_cannot_see_changes_no_pixel(simulator: Any) -
 @pytest.mark.sim
 def test_absolute_commands_arrive(simulator: Any) -> None:
     start = simulator("start", START).observation["proprio"]
-    target = start[:10].copy()
+    target = start.copy()
     target[:3] += [0.05, -0.05, 0.02]
-    reached = simulator("advance", np.tile(target, (30, 1))).observation["proprio"]
-    np.testing.assert_allclose(reached[:3], target[:3], atol=5e-3)
-    np.testing.assert_allclose(reached[3:9], start[3:9], atol=2e-2)
+    told = simulator("advance", np.tile(target, (30, 1))).observation["proprio"]
+    np.testing.assert_array_equal(told[:9], target[:9])  # the last row, not what was reached
+    position, matrix = simulator("pose")
+    np.testing.assert_allclose(position, target[:3], atol=5e-3)
+    np.testing.assert_allclose(CONTIGUOUS.from_matrix(matrix), start[3:9], atol=2e-2)
 
 
 @pytest.mark.sim

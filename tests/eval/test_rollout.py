@@ -125,7 +125,7 @@ def test_bad_actions_stop_the_evaluation() -> None:
         def act(self, observations: Any, *, seed: Any) -> np.ndarray:
             return np.full((len(observations), 30, 20), np.nan, np.float32)
 
-    with pool(1) as simulators, pytest.raises(ValueError, match="not finite"):
+    with pool(1) as simulators, pytest.raises(WorkerError, match="not finite"):
         rollout(Nan(), fakes.SPEC, EPISODES[:1], pool=simulators)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.host import ADAPTERS
-from eval.rotations import ROT6D_LAYOUTS
+from eval.profiles import GripperRule
 from eval.tasks import HELD_OUT_STATES, TASKS, TRAINING_STATES, TaskSpec, episodes, task_spec
 
 ROWS = list(TASKS.values())
@@ -16,24 +16,24 @@ LIBERO = ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero
 def test_rows_are_complete(spec: TaskSpec) -> None:
     assert TASKS[spec.name] is spec
     assert spec.benchmark in ADAPTERS
-    assert spec.rotation in ROT6D_LAYOUTS
     assert spec.task_ids
     assert len(set(spec.task_ids)) == len(spec.task_ids)
-    assert 1 <= len(spec.views) <= 3
-    assert (spec.executed - 1) * spec.stride < 30
-    assert 0 <= spec.feedback_channels <= spec.action_width
+    assert 1 <= len(spec.client.views) <= 3
+    assert spec.client.rows_needed <= 30
     assert spec.step_limit + spec.settle_steps <= 1000  # robosuite's horizon
 
 
 @pytest.mark.parametrize("name", LIBERO)
 def test_faithful_libero_rows(name: str) -> None:
     spec = task_spec(name)
-    assert spec.domain_id == 3
+    client = spec.client
+    assert client.domain_id == 3
     assert spec.step_limit == (900 if name == "libero_10" else 800)
-    assert (spec.executed, spec.stride, spec.feedback_channels) == (30, 1, 9)
+    assert (client.executed, client.stride, client.feedback_channels) == (30, 1, 9)
+    assert client.feedback == "chunk_end"
     assert (spec.settle_steps, spec.control_hz, spec.image_size) == (10, 20, 256)
-    assert (spec.gripper_threshold, spec.gripper_closed) == (0.5, 1.0)
-    assert [(v.flip_rows, v.flip_columns) for v in spec.views] == [(True, True), (False, False)]
+    assert client.action.gripper == GripperRule(0.5, False, False, (1.0,), (-1.0,))
+    assert [(v.flip_rows, v.flip_columns) for v in client.views] == [(True, True), (False, False)]
 
 
 def test_an_unknown_task_lists_the_known() -> None:

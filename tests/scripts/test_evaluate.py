@@ -10,7 +10,7 @@ import pytest
 
 from data.contracts import contracts_of
 from data.datasets import dataset
-from eval.tasks import TASKS, task_contract, task_spec
+from eval.tasks import TASKS, TaskSpec, task_contract, task_spec
 from scripts.entrants import BlindPolicy, Entrant, check_names, parse_policy
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
@@ -50,6 +50,11 @@ def test_names_are_checked_before_anything_runs() -> None:
         check_names([one, two], "c")
 
 
+def _with_client(**change: Any) -> TaskSpec:
+    spec = task_spec("quickstart")
+    return dataclasses.replace(spec, client=dataclasses.replace(spec.client, **change))
+
+
 def test_the_quickstart_row_fits_its_dataset() -> None:
     """Door 1 and door 2 agree: what the demonstrations teach is what the task expects."""
     (taught,) = contracts_of([dataset("libero_demos")], num_actions=30)
@@ -60,14 +65,14 @@ def test_the_quickstart_row_fits_its_dataset() -> None:
         ({"rotation": "interleaved"}, "rotation_layout"),
         ({"anchor_hz": 30.0}, "anchor_hz"),
         ({"proprio": "measured"}, "proprio"),
-        ({"views": TASKS["quickstart"].views[::-1]}, "views"),
+        ({"views": TASKS["quickstart"].client.views[::-1]}, "views"),
     ):
-        other = dataclasses.replace(task_spec("quickstart"), **change)
+        other = _with_client(**change)
         with pytest.raises(ContractError, match=f"{field}: checkpoint .*, quickstart"):
             check_contract(
                 found, Contract(action_space="ee6d", **task_contract(other)), who="quickstart"
             )
-    elsewhere = dataclasses.replace(task_spec("quickstart"), domain_id=5)
+    elsewhere = _with_client(domain_id=5)
     with pytest.raises(ContractError, match="needs domain 5; the checkpoint was trained for"):
         check_contract(
             found, Contract(action_space="ee6d", **task_contract(elsewhere)), who="quickstart"

@@ -1,0 +1,256 @@
+"""What a policy's client does at its two ends, as columns: `ClientProfile` and what it is made of.
+
+The twelve clients that the authors released differ in nothing but these columns. `eval.client`
+carries them out and asks no further questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How later queries get their proprio.
+FEEDBACK = ("none", "executed", "chunk_end", "measured", "commanded_pose")
+# The robot state that a chunk's first query describes, by the form of its rotation.
+STATE_ROTATIONS = (
+    "matrix",
+    "euler_xyz",
+    "quat_xyzw",
+    "quat_wxyz",
+    "quat_wxyz_as_xyzw",
+    "identity",
+)
+# How an action's rotation is written for the environment.
+ACTION_ROTATIONS = (
+    "axis_angle",
+    "axis_angle_float32",
+    "euler_xyz",
+    "quat_xyzw",
+    "quat_wxyz",
+    "quat_wxyz_as_xyzw",
+)
+STATE_GRIPPERS = ("zero", "raw", "above_zero", "below_zero", "one_minus_twice")
+LAYOUTS = ("contiguous", "interleaved")
+PROPRIO_MEANINGS = ("measured", "commanded", "zero")
+WIRE_FORMS = ("json_numpy", "json_list")
+
+ARM_WIDTH = 10
+
+
+class ProfileError(ValueError):
+    """A column of a profile has a value that no code knows."""
+
+
+def _known(column: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ProfileError(f"{column} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture of an observation, and how it is turned before the policy sees it.
+
+    Attributes:
+        name: in the action contract.
+        source: key of the environment's observation.
+        index: which picture of a stack [n, H, W, 3], None where the key holds one picture.
+        camera: name in the simulator.
+        flip_rows: turn it upside down.
+        flip_columns: mirror it.
+    """
+
+    name: str
+    source: str
+    index: int | None
+    camera: str
+    flip_rows: bool
+    flip_columns: bool
+
+    def turned(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture uint8[H, W, 3] as the policy sees it."""
+        rows = -1 if self.flip_rows else 1
+        columns = -1 if self.flip_columns else 1
+        return np.ascontiguousarray(image[::rows, ::columns])
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Numbers `first` up to, not including, `end` of an observation's array."""
+
+    source: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """Where the proprio of one arm comes from.
+
+    Attributes:
+        position: xyz in metres.
+        relative_to: key of a pose [7] (xyz, quaternion wxyz) in whose frame the position is told;
+            empty where it is told as it comes.
+        shift: metres, subtracted from the position: the place of the robot in the world.
+        rotation: numbers of the orientation, None for "identity".
+        rotation_form: one of `STATE_ROTATIONS`.
+        gripper: its number, None for "zero".
+        gripper_form: one of `STATE_GRIPPERS`.
+    """
+
+    position: Slot
+    relative_to: str
+    shift: tuple[float, float, float]
+    rotation: Slot | None
+    rotation_form: str
+    gripper: Slot | None
+    gripper_form: str
+
+    def __post_init__(self) -> None:
+        _known("rotation_form", self.rotation_form, STATE_ROTATIONS)
+        _known("gripper_form", self.gripper_form, STATE_GRIPPERS)
+        if (self.rotation is None) != (self.rotation_form == "identity"):
+            raise ProfileError(f"rotation_form {self.rotation_form!r} with {self.rotation}")
+        if (self.gripper is None) != (self.gripper_form == "zero"):
+            raise ProfileError(f"gripper_form {self.gripper_form!r} with {self.gripper}")
+
+
+@dataclass(frozen=True)
+class GripperRule:
+    """From the probability of closed to a command.
+
+    Attributes:
+        threshold: a probability above it means closed.
+        closed_at_threshold: so does one that equals it.
+        float32: compare in single precision; decides where the policy answers float32(threshold).
+        closed: numbers sent for closed.
+        open: numbers sent for open.
+    """
+
+    threshold: float
+    closed_at_threshold: bool
+    float32: bool
+    closed: tuple[float, ...]
+    open: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ActionForm:
+    """How rows become the environment's actions: xyz, rotation, gripper for each arm in turn.
+
+    Attributes:
+        arms: 1 or 2.
+        rotation_form: one of `ACTION_ROTATIONS`.
+        shift: metres, added to the position.
+        euler_offset: radians, added to the three angles.
+        gripper: rule for every arm.
+        dtype: of the action, "float32" or "float64".
+    """
+
+    arms: int
+    rotation_form: str
+    shift: tuple[float, float, float]
+    euler_offset: tuple[float, float, float]
+    gripper: GripperRule
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _known("rotation_form", self.rotation_form, ACTION_ROTATIONS)
+        _known("dtype", self.dtype, ("float32", "float64"))
+        if self.rotation_form != "euler_xyz" and any(self.euler_offset):
+            raise ProfileError(f"euler_offset with rotations of the form {self.rotation_form!r}")
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The request to a policy server, where there is one.
+
+    Attributes:
+        denoising_steps: sent as `steps`; None leaves the key out and the choice to the server.
+        proprio_form: "json_numpy" or "json_list".
+        proprio_dtype: numpy name of the numbers sent.
+        timeout_s: seconds to wait for the answer, None for ever.
+    """
+
+    denoising_steps: int | None
+    proprio_form: str
+    proprio_dtype: str
+    timeout_s: float | None
+
+    def __post_init__(self) -> None:
+        _known("proprio_form", self.proprio_form, WIRE_FORMS)
+        _known("proprio_dtype", self.proprio_dtype, ("float32", "float64"))
+
+
+@dataclass(frozen=True)
+class ClientProfile:
+    """All that tells one client from another.
+
+    Attributes:
+        domain_id: soft prompt and per-domain linears of the released checkpoint.
+        views: pictures in the order of the model's view slots.
+        rotation: 6-D layout of the policy, "contiguous" or "interleaved".
+        action_width: numbers per action row (20: two arms of 10).
+        executed: rows of a chunk that are carried out before the next query.
+        stride: every how many rows of a chunk one is carried out.
+        state: where the first proprio comes from, for each arm; an absent arm, and a policy that is
+            told nothing (no entry at all), has zeros.
+        feedback: later queries: "none" keeps the first proprio, "executed" and "chunk_end" replace
+            its leading `feedback_channels` by the last row carried out or by the last row that the
+            policy returned, "measured" asks `state` again, "commanded_pose" asks `state` again but
+            has the poses of the last command.
+        feedback_channels: see `feedback`.
+        shift_in_place: the client subtracts `ArmState.shift` from the caller's array itself.
+        keeps_proprio: a reset does not forget the proprio.
+        clears_on_instruction: a new instruction drops what is queued.
+        xyz_base: tcp position that the positions of the first chunk are offsets from; those of
+            later chunks are offsets from the last row carried out. None for absolute positions.
+        xyz_base_frame: key of the pose in whose frame `xyz_base` is told.
+        action: what the environment is sent.
+        wire: what a server is sent.
+        anchor_hz: actions of a chunk per second in the data that the policy was trained on.
+        proprio: what the policy was taught of the robot: one of `PROPRIO_MEANINGS`.
+    """
+
+    domain_id: int
+    views: tuple[View, ...]
+    rotation: str
+    action_width: int
+    executed: int
+    stride: int
+    state: tuple[ArmState, ...]
+    feedback: str
+    feedback_channels: int
+    shift_in_place: bool
+    keeps_proprio: bool
+    clears_on_instruction: bool
+    xyz_base: Slot | None
+    xyz_base_frame: str
+    action: ActionForm
+    wire: Wire
+    anchor_hz: float
+    proprio: str
+
+    def __post_init__(self) -> None:
+        _known("rotation", self.rotation, LAYOUTS)
+        _known("feedback", self.feedback, FEEDBACK)
+        _known("proprio", self.proprio, PROPRIO_MEANINGS)
+        if self.executed < 1 or self.stride < 1:
+            raise ProfileError(
+                f"executed {self.executed} and stride {self.stride} must be at least 1"
+            )
+        if not 0 <= self.feedback_channels <= self.action_width:
+            raise ProfileError(
+                f"feedback_channels {self.feedback_channels} is not in 0..{self.action_width}"
+            )
+        if self.action.arms * ARM_WIDTH > self.action_width:
+            raise ProfileError(
+                f"{self.action.arms} arms need {self.action.arms * ARM_WIDTH} "
+                f"numbers; action_width is {self.action_width}"
+            )
+
+    @property
+    def rows_needed(self) -> int:
+        """Shortest chunk that can be carried out."""
+        return (self.executed - 1) * self.stride + 1

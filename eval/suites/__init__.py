@@ -1,0 +1,1 @@
+"""Rows of the task table, one module for each family of benchmarks."""
