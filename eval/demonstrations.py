@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
-from .expert import plan_for
+from .plans import planned_tasks
 from .receipt import versions, write_json
 from .recorder import frame_stride
 from .rollout import OnProgress
@@ -20,11 +20,11 @@ _SEED_STRIDE = 100_000
 
 
 def plan(spec: TaskSpec, *, num_episodes: int, seed: int) -> list[Episode]:
-    """Episodes to record: training states only, in turn, with a seed each.
+    """Episodes to record: training states only, of tasks with a plan, in turn, with a seed each.
 
     The seed draws the expert's excursions, so several episodes from one state differ.
     """
-    tasks, states = spec.task_ids, TRAINING_STATES
+    tasks, states = planned_tasks(spec.suite, spec.task_ids), TRAINING_STATES
     return [
         Episode(
             task_id=tasks[k % len(tasks)],
@@ -53,7 +53,7 @@ class Recording:
 
     Raises:
         ValueError: the folder has a recording with other settings, frames at `rate_hz` do not fall
-            on control steps, or there is no expert for the task.
+            on control steps, or there is no expert for any task.
     """
 
     def __init__(
@@ -67,14 +67,13 @@ class Recording:
         seed: int,
     ) -> None:
         frame_stride(spec, rate_hz)
-        for task_id in spec.task_ids:
-            plan_for(spec.suite, task_id)
         self._folder = folder
         self._wander = wander
         self._rate_hz = rate_hz
         self._episodes = plan(spec, num_episodes=num_episodes, seed=seed)
         self._settings = {
             "task": spec.name,
+            "task_ids": list(planned_tasks(spec.suite, spec.task_ids)),
             "seed": seed,
             "wander": wander,
             "rate_hz": rate_hz,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .client import EpisodeClient
 from .commands import row_to_action
-from .expert import ScriptedExpert, plan_for
+from .expert import ScriptedExpert
+from .plans import plan_for
 from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .commands import row_to_action
-from .expert import ScriptedExpert, plan_for
+from .expert import ScriptedExpert
+from .plans import plan_for
 from .protocol import Episode, TaskSpec
 from .rotations import matrix_to_rot6d_contiguous
 
