@@ -214,7 +214,13 @@ def _write_demos(folder: pathlib.Path) -> None:
         }
         np.savez(path, **recorded)
     write_dataset(
-        paths, folder / "demos", licence="CC0-1.0", command="kills", on_episode=lambda _: None
+        paths,
+        folder / "demos",
+        name="libero_demos",
+        licence="CC0-1.0",
+        command="kills",
+        receipt={},
+        on_episode=lambda _: None,
     )
 
 

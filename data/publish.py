@@ -69,7 +69,11 @@ def dataset_info(
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a dataset folder; empty where it has none."""
-    path = folder / MANIFEST_NAME
+    return read_json(folder / MANIFEST_NAME)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 

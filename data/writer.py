@@ -1,14 +1,15 @@
 """Recorded episodes -> an RLDS dataset (tfds, TFRecord) with a manifest.
 
-They come from the recorder and hold what the standard trajectory has no place for (task, initial
-state, seed, commanded actions); for any other source see data/building.
+They come from the recorder or from the conversion of LIBERO's demonstrations, and hold what the
+standard trajectory has no place for (task, initial state, seed, commanded actions); for any other
+source see data/building.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,28 @@ from data.publish import (
 )
 from data.rlds import SPLIT
 
-DATASET_NAME = "libero_demos"
+# folder under the data folder -> what is in it; each is the storage of a row in data/rows_rlds.py
+RECORDED = {
+    "libero_demos": "Scripted LIBERO demonstrations under absolute end-effector control.",
+    "libero": "LIBERO's demonstrations, replayed under absolute end-effector control.",
+}
 VERSION = "1.0.0"
 MANIFEST_SCHEMA = 1
 EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
-SAME_IN_ALL = ("rate_hz", "image_size", "suite")
+SAME_IN_ALL = ("rate_hz", "image_size")
 
 
 def write_dataset(
     inputs: Sequence[Path],
     root: Path,
     *,
+    name: str,
     licence: str,
     command: str,
+    receipt: Mapping[str, Any],
     on_episode: Callable[[Path], None],
 ) -> Written:
-    """Write the successful episodes among `inputs` to <root>/libero_demos/1.0.0.
+    """Write the successful episodes among `inputs` to <root>/<name>/1.0.0.
 
     Failed demonstrations are counted in the manifest and left out. A dataset that is already there
     and was made of the same files is returned as it is.
@@ -49,8 +56,10 @@ def write_dataset(
     Args:
         inputs: episode files (data/episodes.py), in the order to write.
         root: the data folder.
+        name: a key of `RECORDED`.
         licence: terms of use, for the manifest.
         command: the command line that made it, for the manifest.
+        receipt: how the episodes came about, for the manifest; plain JSON values.
         on_episode: called with each file once it is written or left out.
 
     Raises:
@@ -61,7 +70,7 @@ def write_dataset(
     hashes = {path.name: sha256_of(path) for path in inputs}
     if len(hashes) != len(inputs):
         raise ValueError("two episode files have the same name")
-    folder = root / DATASET_NAME / VERSION
+    folder = root / name / VERSION
     if folder.exists():
         return Written(folder, _existing_manifest(folder, hashes), new=False)
     scalars = {path: read_scalars(path) for path in inputs}
@@ -72,17 +81,19 @@ def write_dataset(
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
     try:
-        frames = _write_tfds(inputs, good, temporary, on_episode)
+        frames = _write_tfds(inputs, good, temporary, name, on_episode)
         manifest = {
             "schema": MANIFEST_SCHEMA,
-            "name": DATASET_NAME,
+            "name": name,
             "version": VERSION,
             **shared,
+            "suites": sorted({scalars[path]["suite"] for path in good}),
             "tasks": sorted({scalars[path]["task"] for path in good}),
             "episodes": len(good),
             "frames": frames,
             "failures_left_out": len(inputs) - len(good),
             **made_by,
+            "receipt": dict(receipt),
             "inputs": hashes,
         }
         temporary.chmod(0o755)  # mkdtemp's are for the owner alone
@@ -93,14 +104,18 @@ def write_dataset(
 
 
 def _write_tfds(
-    inputs: Sequence[Path], good: set[Path], folder: Path, on_episode: Callable[[Path], None]
+    inputs: Sequence[Path],
+    good: set[Path],
+    folder: Path,
+    name: str,
+    on_episode: Callable[[Path], None],
 ) -> int:
     """Write the good inputs to `folder`, in the order given; gives the number of frames."""
     info = dataset_info(
-        DATASET_NAME,
+        name,
         VERSION,
         folder,
-        "Scripted LIBERO demonstrations under absolute end-effector control.",
+        RECORDED[name],
         _features(read_scalars(inputs[0])["image_size"]),
     )
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=EPISODES_PER_SHARD)

@@ -54,6 +54,16 @@ class LiberoEnv:
             init_state: index of an official initial state, or -1 to let LIBERO place the objects.
             seed: of LIBERO's placement, which fixtures follow even from an official state.
         """
+        return self.start_from(None if init_state < 0 else self._states[init_state], seed)
+
+    def start_from(self, state: ArrayLike | None, seed: int, *, relative: bool = False) -> str:
+        """As `reset`, from a state of the simulator or from LIBERO's own placement.
+
+        Args:
+            state: as `get_sim_state` flattens it, or None.
+            seed: as in `reset`.
+            relative: leaves the controller in the delta mode that LIBERO's recordings are in.
+        """
         if self._used and self._spec.fresh_env:
             self.close()
             self._env, self._renderer = self._build()
@@ -63,24 +73,33 @@ class LiberoEnv:
         for robot in self._env.robots:
             # robosuite integrates gripper commands and forgets to start anew.
             robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
-        if init_state >= 0:
-            self._env.set_init_state(self._states[init_state])
+        if state is not None:
+            self._env.set_init_state(np.asarray(state, np.float64))
         self._displace(np.random.default_rng(seed))
-        state = np.asarray(self._env.get_sim_state(), np.float64)
+        initial = np.asarray(self._env.get_sim_state(), np.float64)
         for _ in range(self._spec.settle_steps):
             self._env.step(_REST)
         for robot in self._env.robots:
-            robot.controller.use_delta = False
-        return hashlib.sha256(state.tobytes()).hexdigest()[:16]
+            robot.controller.use_delta = relative
+        return hashlib.sha256(initial.tobytes()).hexdigest()[:16]
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz (m), axis-angle (rad), gripper [7]; says whether the task is solved."""
-        return bool(self._env.step(np.asarray(action, np.float32))[2])
+        """Carries out xyz, turn and gripper [7], as the controller's mode takes them.
+
+        They are xyz (m), axis-angle (rad) and -1 or +1, or all between -1 and 1 where it is
+        relative. Returns whether the task is solved.
+        """
+        return bool(self._env.step(np.asarray(action))[2])
 
     def pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Measured position [3] (m) and matrix [3, 3] of the controller."""
         controller = self._env.robots[0].controller
         return np.array(controller.ee_pos), np.array(controller.ee_ori_mat)
+
+    def goal(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position [3] (m) and matrix [3, 3] that the controller has been told to reach."""
+        controller = self._env.robots[0].controller
+        return np.array(controller.goal_pos), np.array(controller.goal_ori)
 
     def scene(self) -> Scene:
         """Ground truth for the scripted expert."""
@@ -141,11 +160,34 @@ class LiberoEnv:
         return env, renderer
 
 
+def task_index(suite: str, task: str) -> int:
+    """Where the task of that name stands in the suite's default order.
+
+    Raises:
+        ValueError: the suite has no such task; the message lists those it has.
+    """
+    names = list(_load_suite(suite).get_task_names())
+    if task not in names:
+        raise ValueError(f"{suite} has no task {task!r}; it has {', '.join(names)}")
+    return names.index(task)
+
+
 def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]:
     """BDDL file, instruction and official initial states of a task."""
+    tasks = _load_suite(suite)
+    with _quiet():
+        from libero.libero import get_libero_path
+
+        task = tasks.get_task(task_id)
+        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
+        folder = get_libero_path("bddl_files")
+    return os.path.join(folder, task.problem_folder, task.bddl_file), task.language, states
+
+
+def _load_suite(suite: str) -> Any:
     with _quiet():
         try:
-            from libero.libero import benchmark, get_libero_path
+            from libero.libero import benchmark
         except ImportError as error:
             raise preflight.SimulatorSetupError(
                 f"LIBERO cannot be imported ({error}); pip install -e '.[sim]' in the checkout"
@@ -155,11 +197,7 @@ def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]
                 "LIBERO asks where its data sets are; answer it once in a terminal with "
                 "python -c 'import libero.libero', or set LIBERO_CONFIG_PATH"
             ) from error
-        tasks = benchmark.get_benchmark_dict()[suite]()
-        task = tasks.get_task(task_id)
-        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
-        folder = get_libero_path("bddl_files")
-    return os.path.join(folder, task.problem_folder, task.bddl_file), task.language, states
+        return benchmark.get_benchmark_dict()[suite]()
 
 
 @contextlib.contextmanager

@@ -25,14 +25,18 @@ from data.building.pictures import PictureRule
 from data.building.run import build
 from data.datasets import dataset
 from data.mixtures import mixture
-from data.publish import Written
-from data.writer import write_dataset
+from data.publish import Written, read_json
+from data.writer import RECORDED, write_dataset
+from eval.demonstrations import LEDGER
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
 
 _DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
 _ROOT = flags.DEFINE_string("root", "", "Data folder of the source.")
 _RECORDED = flags.DEFINE_string("recorded", "", "Folder of recorded .npz episodes, or a pattern.")
+_RECORDED_AS = flags.DEFINE_enum(
+    "recorded_as", "libero_demos", sorted(RECORDED), "Name of the dataset of recorded episodes."
+)
 _OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", required=True)
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
@@ -82,8 +86,10 @@ def _build_recorded(console: Console, command: str) -> list[Row]:
         written = write_dataset(
             paths,
             Path(_OUT.value),
+            name=_RECORDED_AS.value,
             licence=_LICENCE.value,
             command=command,
+            receipt=read_json(folder / LEDGER),
             on_episode=on_episode,
         )
     return [(str(given), written, time.monotonic() - began)]

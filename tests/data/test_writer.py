@@ -17,7 +17,13 @@ from tests.data.fakes import tokenize
 pytestmark = pytest.mark.rlds
 
 SIZE = 16
-OPTIONS = {"licence": "CC0-1.0", "command": "record", "on_episode": lambda _: None}
+OPTIONS: Any = {
+    "name": "libero_demos",
+    "licence": "CC0-1.0",
+    "command": "record",
+    "receipt": {"seed": 7},
+    "on_episode": lambda _: None,
+}
 
 
 def episode(number, frames=9, **changes):
@@ -125,13 +131,14 @@ def test_the_manifest(written):
         "version": "1.0.0",
         "rate_hz": 5.0,
         "image_size": SIZE,
-        "suite": "libero_object",
+        "suites": ["libero_object"],
         "tasks": ["soup"],
         "episodes": 3,
         "frames": 27,
         "failures_left_out": 1,
         "licence": "CC0-1.0",
         "command": "record",
+        "receipt": {"seed": 7},
     }
     assert {name: manifest[name] for name in expected} == expected
     assert set(manifest["versions"]) >= {"python", "tensorflow", "tensorflow_datasets"}

@@ -1,0 +1,188 @@
+"""LIBERO's recordings with relative actions -> the absolute commands that X-VLA learns from.
+
+A recording is replayed in the controller's delta mode; what the controller makes of each action,
+its goal, is the absolute command. The commands are then replayed by themselves from the same state,
+and a recording that either replay does not solve is of no use.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .host import open_environment
+from .recorder import save_episode
+from .rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
+from .tasks import TaskSpec
+
+# An action shorter than this, in the controller's units of -1 to 1, does not move the hand.
+NO_MOTION = 1e-4
+# LIBERO places fixtures by it; the authors' conversion has no other.
+REPLAY_SEED = 0
+
+CONVERTED = "converted"
+_OPEN = -1.0
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One recording of a public LIBERO file.
+
+    Attributes:
+        suite: row of eval/tasks.py.
+        task: LIBERO's name of the task.
+        number: i of `data/demo_i`.
+        state: [S], the state of the simulator that it began in.
+        actions: [T, 7], relative: xyz and axis-angle within -1 to 1, gripper -1 open, +1 closed.
+    """
+
+    suite: str
+    task: str
+    number: int
+    state: NDArray[np.float64]
+    actions: NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        return f"{self.suite}/{self.task}/demo_{self.number}"
+
+
+def moving(actions: ArrayLike) -> NDArray[np.bool_]:
+    """Which of the actions [T, 7] do something, bool[T].
+
+    Left out is what moves the hand by less than `NO_MOTION` and leaves the gripper as the last
+    action that was kept had it. At the start that is every action without motion.
+    """
+    rows = np.asarray(actions, np.float64)
+    kept = np.linalg.norm(rows[:, :6], axis=1) >= NO_MOTION
+    gripper = None
+    for i, row in enumerate(rows):
+        kept[i] |= gripper is not None and row[6] != gripper
+        if kept[i]:
+            gripper = row[6]
+    return kept
+
+
+def record_absolute(
+    env: Any, spec: TaskSpec, state: ArrayLike, actions: NDArray[np.float64]
+) -> tuple[dict[str, NDArray[Any]], bool]:
+    """Replays relative actions [T, 7], T at least 1; the T + 1 frames, and whether it ends solved.
+
+    Frame 0 is what there is before the first action, with the measured pose as command; frame i + 1
+    has the images after action i and the command that it was. The last command stands in the last
+    frame's `action` once more.
+    """
+    agentview, wrist = spec.client.views
+    env.start_from(state, REPLAY_SEED, relative=True)
+    command_pose = np.append(_rot6d_pose(*env.pose()), _OPEN)
+    rows: dict[str, list[Any]] = {
+        name: [] for name in ("agentview", "wrist", "command_pose", "ee_pose", "action")
+    }
+
+    def note() -> None:
+        rows["agentview"].append(env.image(agentview))
+        rows["wrist"].append(env.image(wrist))
+        rows["command_pose"].append(command_pose)
+        rows["ee_pose"].append(_rot6d_pose(*env.pose()))
+
+    note()
+    solved = False
+    for action in actions:
+        solved = env.step(action)
+        position, matrix = env.goal()
+        gripper = 1.0 if action[6] > 0 else _OPEN
+        rows["action"].append(np.concatenate((position, matrix_to_axis_angle(matrix), [gripper])))
+        command_pose = np.append(_rot6d_pose(position, matrix), gripper)
+        note()
+    rows["action"].append(rows["action"][-1])
+    types = {"agentview": np.uint8, "wrist": np.uint8}
+    arrays = {n: np.stack(values).astype(types.get(n, np.float32)) for n, values in rows.items()}
+    return arrays, solved
+
+
+def solves(env: Any, state: ArrayLike, commands: NDArray[np.float32]) -> bool:
+    """Whether absolute commands [T, 7] solve the task at some step, from the same state."""
+    env.start_from(state, REPLAY_SEED)
+    return any(env.step(command) for command in commands)
+
+
+class ConversionHost:
+    """Converts demonstrations inside a simulator's process, one environment at a time.
+
+    Args:
+        specs: suite -> row of the task table.
+        task_index: (suite, name of a task) -> its index.
+        open_env: builds the environment of a task; tests put a fake here.
+    """
+
+    def __init__(
+        self,
+        specs: dict[str, TaskSpec],
+        task_index: Callable[[str, str], int],
+        open_env: Callable[[TaskSpec, int], Any] = open_environment,
+    ) -> None:
+        self._specs = specs
+        self._task_index = task_index
+        self._open_env = open_env
+        self._env: Any = None
+        self._task: tuple[str, str] | None = None
+        self._task_id = -1
+
+    def convert(self, demo: Demonstration, path: str) -> dict[str, Any]:
+        """Converts one recording and saves the episode at `path` if both replays solve the task.
+
+        Returns:
+            The entry of the report: `outcome`, `steps`, `no_ops` that were left out, `seconds`.
+        """
+        began = time.monotonic()
+        kept = moving(demo.actions)
+        outcome = self._replay(demo, demo.actions[kept], path)
+        return {
+            "outcome": outcome,
+            "steps": int(kept.sum()),
+            "no_ops": int((~kept).sum()),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _replay(self, demo: Demonstration, actions: NDArray[np.float64], path: str) -> str:
+        spec = self._specs[demo.suite]
+        if not 0 < len(actions) <= spec.step_limit:
+            return f"{len(actions)} actions that move; 1 to {spec.step_limit} are possible"
+        env = self._environment(spec, demo)
+        arrays, solved = record_absolute(env, spec, demo.state, actions)
+        if not solved:
+            return "the relative replay does not end solved"
+        if not solves(env, demo.state, arrays["action"][:-1]):
+            return "the absolute replay does not solve the task"
+        scalars = {
+            "instruction": env.instruction,
+            "task": f"{demo.suite}/{self._task_id}",
+            "suite": demo.suite,
+            "init_state": -1,
+            "seed": REPLAY_SEED,
+            "success": True,
+            "rate_hz": float(spec.control_hz),
+            "image_size": spec.image_size,
+        }
+        save_episode(path, {**arrays, **scalars})
+        return CONVERTED
+
+    def _environment(self, spec: TaskSpec, demo: Demonstration) -> Any:
+        task = (demo.suite, demo.task)
+        if self._task != task:
+            if self._env is not None:
+                self._env.close()
+            self._env, self._task = None, None
+            self._task_id = self._task_index(*task)
+            self._env = self._open_env(spec, self._task_id)
+            self._task = task
+        return self._env
+
+
+def _rot6d_pose(position: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
+    return np.concatenate((position, matrix_to_rot6d_contiguous(matrix)))

@@ -1,0 +1,146 @@
+"""LIBERO's public demonstrations (HDF5, relative actions) -> RLDS with absolute actions.
+
+python -m scripts.convert_libero --hdf5=FOLDER --out=DATA --licence=TEXT [--workers=2] [--demos=N]
+
+FOLDER has SUITE/TASK_demo.hdf5. Every recording is replayed twice in simulation, see
+docs/converters.md; those that fail are left out and listed. The result is read as dataset row
+libero_rlds. What is done is kept in DATA/libero_conversion: the same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from data.libero_hdf5 import find_libero_files, read_libero_demo
+from data.publish import Written, sha256_of
+from data.writer import write_dataset
+from eval.absolute import CONVERTED, ConversionHost, Demonstration
+from eval.conversion import REPORT, Conversion, conversion_settings
+from eval.libero import task_index
+from eval.preflight import SimulatorSetupError
+from eval.statistics import wilson_interval
+from eval.tasks import TASKS, TaskSpec
+from eval.workers import WorkerCrashError, WorkerError, WorkerPool
+from scripts.logs import quiet_libraries
+from scripts.progress import count_progress, episode_progress
+
+FOLDER = "libero_conversion"
+DATASET = "libero"  # storage of the row libero_rlds
+SHOWN = 20  # failures that are printed; the report has all
+
+_HDF5 = flags.DEFINE_string("hdf5", None, "Folder of the public files.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Data folder of what is written.", required=True)
+_LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_DEMOS = flags.DEFINE_integer("demos", 0, "Recordings of each task; 0: all.", lower_bound=0)
+
+
+def suites() -> dict[str, TaskSpec]:
+    """The rows of the task table that are a suite of LIBERO under its own name."""
+    return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
+
+
+def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
+    """The conversion of all recordings below `folder`, or of the first `demos` of each task."""
+    specs = suites()
+    files = find_libero_files(folder, tuple(specs))
+    recordings = [
+        Demonstration(file.suite, file.task, number, *read_libero_demo(file, number))
+        for file in files
+        for number in (file.demos[:demos] if demos else file.demos)
+    ]
+    sources = {f"{file.suite}/{file.path.name}": sha256_of(file.path) for file in files}
+    used = {file.suite: specs[file.suite] for file in files}
+    return Conversion(out, recordings, conversion_settings(sources, used))
+
+
+def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | None]:
+    """The report of the conversion, and the dataset of what was converted, if anything was."""
+    folder = pathlib.Path(_OUT.value) / FOLDER
+    conversion = open_conversion(pathlib.Path(_HDF5.value), folder, _DEMOS.value)
+    host = functools.partial(ConversionHost, suites(), task_index)
+    with episode_progress(console, "replaying", 0) as show:
+        report = conversion.run(lambda: WorkerPool(host, _WORKERS.value), show)
+    files = conversion.files()
+    if not files:
+        return report, None
+    with count_progress(console, "writing") as count:
+        done = iter(range(1, len(files) + 1))
+        written = write_dataset(
+            files,
+            pathlib.Path(_OUT.value),
+            name=DATASET,
+            licence=_LICENCE.value,
+            command=command,
+            receipt=report,
+            on_episode=lambda _: count(next(done), len(files)),
+        )
+    return report, written
+
+
+def success_table(report: dict[str, Any]) -> Table:
+    """How many recordings of each suite came through."""
+    table = Table()
+    for column in ("suite", "recordings", "converted", "dropped", "rate", "Wilson 95 %", "no-ops"):
+        table.add_column(column, justify="left" if column == "suite" else "right")
+    for suite, counts in report["suites"].items():
+        low, high = wilson_interval(counts["converted"], counts["tried"])
+        table.add_row(
+            suite,
+            f"{counts['recordings']}",
+            f"{counts['converted']}",
+            f"{counts['dropped']}",
+            f"{counts['converted'] / max(counts['tried'], 1):.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{counts['no_ops']}",
+        )
+    return table
+
+
+def print_failures(console: Console, report: dict[str, Any]) -> None:
+    """What was left out, and why."""
+    failed = {
+        name: entry["outcome"]
+        for name, entry in report["demos"].items()
+        if entry["outcome"] != CONVERTED
+    }
+    for name, outcome in list(failed.items())[:SHOWN]:
+        console.print(f"  {name}: {outcome}", markup=False, soft_wrap=True)
+    if len(failed) > SHOWN:
+        console.print(f"  and {len(failed) - SHOWN} more, see {REPORT}", markup=False)
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit status: 0, 1 after an error or when nothing was converted, 130: Ctrl-C."""
+    quiet_libraries()
+    console = Console()
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    command = shlex.join(["python", "-m", "scripts.convert_libero", *sys.argv[1:]])
+    try:
+        report, written = convert(console, command)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return 130
+    except (ValueError, OSError, SimulatorSetupError, WorkerError, WorkerCrashError) as error:
+        console.print(str(error), style="bold red", markup=False)
+        return 1
+    console.print(success_table(report))
+    print_failures(console, report)
+    report_path = pathlib.Path(_OUT.value) / FOLDER / REPORT
+    console.print(f"report: {report_path}", markup=False, soft_wrap=True)
+    if written:
+        console.print(f"dataset: {written.folder}", markup=False, soft_wrap=True)
+    return 0 if written else 1
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
