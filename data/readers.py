@@ -9,7 +9,9 @@ from typing import Any
 
 from etils import epath
 
+from data.bridge_raw import BridgeRawReader
 from data.built import BuiltReader, find_built
+from data.calvin import CalvinReader
 from data.datasets import dataset
 from data.faults import BadEpisodeError
 from data.hdf5 import Hdf5Reader
@@ -31,6 +33,8 @@ READERS: dict[str, OpenReader] = {
     "hdf5": Hdf5Reader,
     "lerobot": LeRobotReader,
     "scattered": ScatteredReader,
+    "calvin": CalvinReader,
+    "bridge_raw": BridgeRawReader,
 }
 
 

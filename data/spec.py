@@ -16,7 +16,7 @@ from data.jitter import AUGMENTS
 from data.poses import ACTION_WIDTH, POSE_ENCODINGS
 from data.rotations import ROT6D_LAYOUTS
 
-STORAGES = ("rlds", "hdf5", "lerobot", "scattered")
+STORAGES = ("rlds", "hdf5", "lerobot", "scattered", "calvin", "bridge_raw")
 NAMES_OWN_VIEWS = ("hdf5",)  # the meta file of the recording lists the views
 CHANNEL_ORDERS = (
     "rgb",

@@ -87,11 +87,8 @@ def write_dataset(
             "name": name,
             "version": VERSION,
             **shared,
-            "suites": sorted({scalars[path]["suite"] for path in good}),
-            "tasks": sorted({scalars[path]["task"] for path in good}),
-            "episodes": len(good),
+            **_counts([scalars[path] for path in inputs]),
             "frames": frames,
-            "failures_left_out": len(inputs) - len(good),
             **made_by,
             "receipt": dict(receipt),
             "inputs": hashes,
@@ -192,6 +189,17 @@ def _shared_values(scalars: dict[Path, dict[str, Any]]) -> dict[str, Any]:
             )
         shared[name] = values.pop()
     return shared
+
+
+def _counts(scalars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the successful episodes are of, how many they are, and how many were left out."""
+    good = [episode for episode in scalars if episode["success"]]
+    return {
+        "suites": sorted({episode["suite"] for episode in good}),
+        "tasks": sorted({episode["task"] for episode in good}),
+        "episodes": len(good),
+        "failures_left_out": len(scalars) - len(good),
+    }
 
 
 def _existing_manifest(folder: Path, hashes: dict[str, str]) -> dict[str, Any]:

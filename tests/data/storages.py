@@ -1,7 +1,5 @@
 """Tiny datasets in every storage format, written to a folder."""
 
-import dataclasses
-import io
 import json
 from fractions import Fraction
 
@@ -10,32 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from data.datasets import dataset
 from tests.data.random_recordings import recording
-
-FRAMES = (11, 9)
-RATE_HZ = 10.0
-TEXTS = ("open the drawer", "fold the towel")
-
-
-def small(name, **changes):
-    """A row of the table, for episodes of a second."""
-    short = {"rate_hz": RATE_HZ, "window_s": 0.5, "index_margin": 2, "index_step": 1}
-    return dataclasses.replace(dataset(name), **(short | {"augment": "none"} | changes))
-
-
-def picture(episode, view, frame, size=32):
-    """uint8[size, size, 3]: red tells the frame, green the view, blue the episode."""
-    colour = (20 * frame + 10, 80 * view + 10, 120 * episode + 10)
-    return np.broadcast_to(np.array(colour, np.uint8), (size, size, 3))
-
-
-def encoded(pixels, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return buffer.getvalue()
+from tests.data.raw_storages import write_bridge_raw, write_calvin
+from tests.data.small_sets import FRAMES, RATE_HZ, TEXTS, encoded, picture, small
 
 
 def read_array(file, key) -> np.ndarray:
@@ -229,4 +205,6 @@ STORAGES = {
     "lerobot-agibot": write_agibot,
     "scattered-jpeg": write_agiworld,
     "scattered-video": write_x2robot,
+    "calvin": write_calvin,
+    "bridge-raw": write_bridge_raw,
 }

@@ -13,6 +13,8 @@ ORIGINAL = {
     "droid_left": (13, 15, 4, 30),
     "droid_right": (14, 15, 4, 30),
     "calvin_rlds": (2, 30, 1, 20),
+    "calvin_published": (2, 30, 1, 20),
+    "bridge_raw": (0, 5, 5, 10),
     "Bridge": (0, 5, 5, 10),
     "RT1": (1, 3, 10, 6),
     "Calvin": (2, 30, 1, 20),

@@ -158,7 +158,7 @@ def test_a_cut_file_is_named_with_its_dataset(generated, tmp_path):
     name, _, _ = generated
     row = STORAGES[name](tmp_path)
     reader = open_reader(row, tmp_path)
-    endings = (".hdf5", ".h5", ".parquet", ".json")
+    endings = (".hdf5", ".h5", ".parquet", ".json", ".npz", ".pkl")
     states = [p for p in tmp_path.rglob("*") if p.suffix in endings and "meta" not in str(p.name)]
     cut = max(p for p in states if "meta" not in p.parts)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
@@ -177,7 +177,7 @@ def test_a_broken_picture_is_named_with_its_frame(generated, tmp_path):
     samples = episode_samples(trajectories[0], reader.spec, 6)
     if name == "hdf5":  # its pictures are in the same file as the poses, and were read
         np.asarray(samples.images[0])[0] = b"no picture"
-    for path in [*tmp_path.rglob("*.mp4"), *tmp_path.rglob("*.jpg")]:
+    for path in (p for p in tmp_path.rglob("*") if p.suffix in (".mp4", ".jpg", ".npz")):
         path.write_bytes(path.read_bytes()[:40])
     collate = Collator(3, 32, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
     with pytest.raises(TooManyBadEpisodesError, match=rf"frame \d+, {reader.spec.views[0]}"):

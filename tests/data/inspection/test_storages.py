@@ -22,7 +22,7 @@ def test_every_storage_is_measured(storage, tmp_path):
     assert [episode.samples for episode in report.episodes] == samples
     for episode in report.episodes:
         assert {view.sizes for view in episode.views} == {((32, 32),)}
-        encoded = storage in ("hdf5", "scattered-jpeg")
+        encoded = storage in ("hdf5", "scattered-jpeg", "bridge-raw")
         assert all(math.isnan(view.encoded_bytes) != encoded for view in episode.views)
         clocks = [arm.clock_key for arm in reader.spec.arms if arm.clock_key is not None]
         assert (episode.clock is not None) == bool(clocks)

@@ -1,0 +1,143 @@
+"""Reader for CALVIN as it is published: a file for each moment, a list of annotated stretches.
+
+<root>/<storage_name> has `episode_0000000.npz`, ... (arrays of one moment: `robot_obs`,
+`rgb_static` and so on), `lang_annotations/auto_lang_ann.npy` (texts, and the first and last moment
+of each) and `ep_start_end_ids.npy` (first and last moment of each recording). An annotated stretch
+is an episode; the moments without a text are not read.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from numpy.typing import NDArray
+
+from data.faults import BadEpisodeError, FaultError, attempt
+from data.pickles import load_pickle
+from data.spec import DatasetSpec
+from data.trajectory import Trajectory, standard_trajectory
+
+ANNOTATIONS = "lang_annotations/auto_lang_ann.npy"
+RECORDINGS = "ep_start_end_ids.npy"
+
+
+class CalvinReader:
+    """One split of CALVIN, opened for a dataset row; a part is an annotated stretch.
+
+    Raises:
+        FileNotFoundError: no such split, or no annotations in it.
+        ValueError: its lists are of another form, or the first moment has not the row's arrays.
+    """
+
+    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
+        self.spec = spec
+        self._folder = Path(root) / spec.storage_name
+        self.index_files = (self._folder / ANNOTATIONS, self._folder / RECORDINGS)
+        for path in self.index_files:
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"no {path}; dataset row {spec.name!r} reads a split of CALVIN as published, "
+                    "with the folder of its training/ and validation/ as data folder"
+                )
+        self._texts, self._stretches = _annotations(self.index_files[0])
+        self._recordings = _pairs(np.load(self.index_files[1]), self.index_files[1])
+        self.episodes_per_part: tuple[int, ...] = (1,) * len(self._texts)
+        first = int(self._stretches[0, 0])
+        try:
+            _read_moment(moment_file(self._folder, first), (*spec.state_keys, *spec.views))
+        except (OSError, LookupError) as error:
+            raise ValueError(f"dataset row {spec.name!r}: {error} (data/datasets.py)") from error
+
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        """The trajectory of stretch number `part`; its pictures are read when drawn."""
+        first, last = self._stretches[part].tolist()
+        name = f"{self._folder}: annotation {part}, moments {first} to {last}"
+        yield attempt(self.spec.name, name, lambda: self._trajectory(part, first, last, name))
+
+    def _trajectory(self, part: int, first: int, last: int, name: str) -> Trajectory:
+        begins, ends = self._recordings.T
+        if not np.any((begins <= first) & (first <= last) & (last <= ends)):
+            raise FaultError("malformed", f"it lies in no recording of {RECORDINGS}")
+        moments = np.arange(first, last + 1)
+        paths = [moment_file(self._folder, i) for i in range(first, last + 1)]
+        rows = [_read_moment(path, self.spec.state_keys) for path in paths]
+        raw = {key: np.stack([row[key] for row in rows]) for key in self.spec.state_keys}
+        return standard_trajectory(
+            raw,
+            self.spec,
+            name,
+            instruction=self._texts[part],
+            images=tuple(MomentPictures(self._folder, view, moments) for view in self.spec.views),
+        )
+
+
+class MomentPictures:
+    """One view's pictures uint8[H, W, 3], each in the file of its moment, read when asked for."""
+
+    def __init__(self, folder: Path, view: str, moments: NDArray[np.int64]) -> None:
+        self._folder = folder
+        self._view = view
+        self._moments = moments
+
+    def __len__(self) -> int:
+        return len(self._moments)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """The picture; a ValueError names the file."""
+        path = moment_file(self._folder, self._moments[index])
+        try:
+            return _read_moment(path, (self._view,))[self._view]
+        except (OSError, LookupError) as error:
+            raise ValueError(str(error)) from error
+
+    def take(self, indices: NDArray[np.int64]) -> MomentPictures:
+        """The pictures at `indices`, read when asked for."""
+        return MomentPictures(self._folder, self._view, self._moments[indices])
+
+
+def moment_file(folder: Path, number: int) -> Path:
+    """Where a moment is."""
+    return folder / f"episode_{number:07d}.npz"
+
+
+def _read_moment(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Arrays of one moment; a LookupError tells what is missing."""
+    try:
+        with np.load(path) as archive:
+            missing = [key for key in keys if key not in archive]
+            if missing:
+                raise LookupError(
+                    f"reads {', '.join(missing)}, which {path} does not have; it has "
+                    f"{', '.join(archive.files)}"
+                )
+            return {key: archive[key] for key in keys}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+
+
+def _annotations(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The texts, and [n, 2] first and last moment of each."""
+    try:
+        content = load_pickle(path).item()
+        texts = [str(text) for text in content["language"]["ann"]]
+        stretches = _pairs(content["info"]["indx"], path)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no list of annotations: language/ann and info/indx are needed ({error})"
+        ) from error
+    if len(texts) != len(stretches) or not texts:
+        raise ValueError(f"{path} has {len(texts)} texts for {len(stretches)} stretches")
+    return texts, stretches
+
+
+def _pairs(found: Any, path: Path) -> NDArray[np.int64]:
+    pairs = np.asarray(found)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(f"{path}: first and last moments are [n, 2] integers, not {pairs.shape}")
+    return pairs.astype(np.int64)

@@ -1,0 +1,168 @@
+"""Data in the form of their first publication give the samples of their golden recordings."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import pickles
+from data.datasets import dataset
+from data.faults import BadEpisodeError
+from data.readers import open_reader
+from data.windows import EpisodeSamples, episode_samples
+from tests.data.conftest import FIXTURES
+from tests.data.fakes import good
+from tests.data.raw_storages import (
+    robot_observations,
+    write_annotations,
+    write_bridge_episode,
+    write_bridge_raw,
+    write_calvin,
+    write_moment,
+)
+from tests.data.storages import read_array
+
+GOLDEN = FIXTURES / "golden_data"
+
+
+def samples_of(row: str, folder: Path) -> list[EpisodeSamples]:
+    reader = open_reader(dataset(row), folder)
+    return [
+        episode_samples(trajectory, reader.spec, 30)
+        for part in range(len(reader.episodes_per_part))
+        for trajectory in good(reader, part)
+    ]
+
+
+def check_golden(name: str, found: list[EpisodeSamples]) -> None:
+    told, z = (
+        json.loads((GOLDEN / name / "expected.json").read_text()),
+        np.load(GOLDEN / name / "expected.npz"),
+    )
+    assert [len(samples) for samples in found] == told["samples_per_episode"]
+    assert [[samples.instruction] for samples in found] == told["instructions_per_episode"]
+    np.testing.assert_array_equal(np.concatenate([s.frames for s in found]), z["all/index"])
+    proprio = np.concatenate([s.proprio for s in found])
+    actions = np.concatenate([s.actions for s in found])
+    np.testing.assert_allclose(proprio, z["all/proprio"], atol=2e-5)
+    np.testing.assert_allclose(actions.mean(axis=1), z["all/action_mean"], atol=2e-5)
+
+
+def test_calvin_as_published_gives_the_golden_samples(tmp_path: Path) -> None:
+    told = json.loads((GOLDEN / "calvin/expected.json").read_text())
+    stretches = []
+    for episode in range(2):
+        with h5py.File(GOLDEN / f"calvin/episode_{episode}.hdf5") as file:
+            states = robot_observations(read_array(file, "proprio"))
+            keys = ("observation/third_image", "observation/wrist_image")
+            files = [[bytes(data) for data in read_array(file, key)] for key in keys]
+        first = 5000 * episode + 11
+        stretches.append((first, first + len(states) - 1))
+        for i, state in enumerate(states):
+            # their colours are exchanged as OpenCV leaves them
+            pixels = [np.asarray(Image.open(io.BytesIO(view[i])))[..., ::-1] for view in files]
+            views = dict(zip(("rgb_static", "rgb_gripper"), pixels, strict=True))
+            write_moment(tmp_path, first + i, state, views)
+    texts = [text for (text,) in told["instructions_per_episode"]]
+    write_annotations(tmp_path, texts, stretches, recordings=[(0, 4000), (5000, 9000)])
+    found = samples_of("calvin_published", tmp_path)
+    check_golden("calvin", found)
+    assert found[0].images[0][0].shape == (48, 64, 3)
+
+
+def test_bridge_as_collected_gives_the_golden_samples(tmp_path: Path) -> None:
+    told = json.loads((GOLDEN / "bridge/expected.json").read_text())
+    for episode, (text,) in enumerate(told["instructions_per_episode"]):
+        with h5py.File(GOLDEN / f"bridge/episode_{episode}.hdf5") as file:
+            states, actions = read_array(file, "proprio"), read_array(file, "action")
+            files = [bytes(data) for data in read_array(file, "observation/image_0")]
+        folder = tmp_path / f"raw/kitchen/raw/traj_group0/traj{episode}"
+        lines = f"confidence: 0.5\n{text}\n"
+        write_bridge_episode(folder, states, actions, [*files, files[0]], lines)
+    found = samples_of("bridge_raw", tmp_path)
+    check_golden("bridge", found)
+    assert len(found[0].images[0]) == len(found[0].frames)
+
+
+def test_a_stretch_must_lie_in_one_recording(tmp_path: Path) -> None:
+    write_calvin(tmp_path)
+    np.save(tmp_path / "training/ep_start_end_ids.npy", np.array([(0, 30), (1010, 1900)]))
+    reader = open_reader(dataset("calvin_published"), tmp_path)
+    _, second = (next(reader.read(part)) for part in range(2))
+    assert isinstance(second, BadEpisodeError)
+    assert "moments 1007 to 1015: it lies in no recording" in str(second)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"language": {"ann": ["a"]}}, "language/ann and info/indx are needed"),
+        ({"language": {"ann": ["a"]}, "info": {"indx": [(1, 2, 3)]}}, r"\[n, 2\] integers"),
+        ({"language": {"ann": ["a"]}, "info": {"indx": [(1, 2), (3, 4)]}}, "1 texts for 2"),
+        ([1, 2], "is no list of annotations"),
+    ],
+)
+def test_annotations_of_another_form_are_refused(content: Any, reason: str, tmp_path: Path) -> None:
+    write_calvin(tmp_path)
+    np.save(tmp_path / "training/lang_annotations/auto_lang_ann.npy", np.array(content, object))
+    with pytest.raises(ValueError, match=reason):
+        open_reader(dataset("calvin_published"), tmp_path)
+
+
+def test_bridge_arrays_must_be_as_long_as_the_actions(tmp_path: Path) -> None:
+    write_bridge_raw(tmp_path)
+    (first, *_) = sorted(tmp_path.rglob("traj1"))
+    reader = open_reader(dataset("bridge_raw"), tmp_path)
+    assert reader.episodes_per_part == (1, 1), "one has no text"
+    (first / "policy_out.pkl").write_bytes(pickle.dumps([np.zeros(7)] * 4))
+    (bad,) = reader.read(0)
+    assert isinstance(bad, BadEpisodeError)
+    assert bad.kind == "unequal_lengths"
+
+
+class Shout:
+    """A pickle of it runs a command when it is loaded by Python's own means."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_give_arrays_and_run_nothing(protocol: int, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    content = {
+        "rows": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "texts": ["a", "b"],
+        "number": np.float64(0.5),
+        "bytes": b"\x00\xff",
+        "who": [Shout(ran), 7],
+    }
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    found = pickles.load_pickle(path)
+    np.testing.assert_array_equal(found["rows"], [[0, 1, 2], [3, 4, 5]])
+    assert found["rows"].dtype == np.float32
+    assert (found["texts"], found["number"], found["bytes"]) == (["a", "b"], 0.5, b"\x00\xff")
+    assert isinstance(found["who"][0], pickles.Inert)
+    assert found["who"][1] == 7
+    assert not ran.exists()
+    pickle.loads(path.read_bytes())
+    assert ran.exists(), "the test would not see it otherwise"
+
+
+def test_what_is_no_pickle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.pkl"
+    path.write_bytes(b"a text")
+    with pytest.raises(ValueError, match=r"file\.pkl is no pickle of arrays"):
+        pickles.load_pickle(path)
