@@ -126,7 +126,7 @@ PLANS: dict[tuple[str, int], PickAndPlace] = {
     ("libero_spatial", 0): _bowl_on_plate(),
     ("libero_spatial", 1): _bowl_on_plate(),
     ("libero_spatial", 2): _bowl_on_plate(),
-    ("libero_spatial", 3): _bowl_on_plate(),
+    ("libero_spatial", 3): _bowl_on_plate((0.02, 0.043)),
     # no row for 4: the drawer's walls keep the fingers from the rim
     ("libero_spatial", 5): _bowl_on_plate((-0.02, -0.043)),
     ("libero_spatial", 6): _bowl_on_plate((0.02, 0.043)),

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eval.plans import planned_tasks
 from eval.tasks import TaskSpec, task_contract
 from xvla_jax.batch import Observation
 from xvla_jax.contract import Contract, check_contract
@@ -69,6 +70,17 @@ def check_names(entrants: Sequence[Entrant], film: str) -> None:
         raise ValueError(f"--policy names {', '.join(names)}; each name may stand once")
     if film and film not in names:
         raise ValueError(f"--film={film}: the policies are {', '.join(names)}")
+
+
+def common_tasks(spec: TaskSpec, entrants: Sequence[Entrant]) -> TaskSpec:
+    """The row with the tasks that all entrants can try: the expert those that it has a plan for.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if all(entrant.kind != EXPERT for entrant in entrants):
+        return spec
+    return dataclasses.replace(spec, task_ids=planned_tasks(spec.suite, spec.task_ids))
 
 
 def parse_policy(text: str) -> Entrant:

@@ -4,7 +4,8 @@ python -m scripts.evaluate --task=quickstart --out=FOLDER --policy=trained=CHECK
     --policy=expert=expert: [--workers=2] [--init_states=30:50]
 
 A policy is NAME=KIND:FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape with
-random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder).
+random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder). Beside
+the expert, all are evaluated on the tasks that it has a plan for (eval/plans.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from eval.rollout import EpisodeResult, expert_rollout, film, rollout, simulator
 from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_spec
 from eval.video import encode_mp4
 from eval.workers import WorkerError, WorkerPool, run_jobs
-from scripts.entrants import EXPERT, check_names, load, parse_policy
+from scripts.entrants import EXPERT, check_names, common_tasks, load, parse_policy
 from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
 from scripts.success_table import RESULTS, print_table
@@ -49,8 +50,9 @@ def run(console: Console) -> dict[str, Any]:
     spec, out = task_spec(_TASK.value), pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     first, _, end = _STATES.value.partition(":")
-    todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
     entrants = [parse_policy(text) for text in _POLICIES.value]
+    spec = common_tasks(spec, entrants)
+    todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
     check_names(entrants, _FILM.value)
     # Checkpoints are loaded and compared before any simulator starts.
     policies = {e.name: load(e, spec) for e in entrants if e.kind != EXPERT}

@@ -11,7 +11,7 @@ import pytest
 from data.contracts import contracts_of
 from data.datasets import dataset
 from eval.tasks import TASKS, TaskSpec, task_contract, task_spec
-from scripts.entrants import BlindPolicy, Entrant, check_names, parse_policy
+from scripts.entrants import BlindPolicy, Entrant, check_names, common_tasks, parse_policy
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 
@@ -48,6 +48,16 @@ def test_names_are_checked_before_anything_runs() -> None:
         check_names([one, one], "")
     with pytest.raises(ValueError, match="--film=c: the policies are a, b"):
         check_names([one, two], "c")
+
+
+def test_beside_the_expert_all_try_what_it_has_a_plan_for() -> None:
+    policy, expert = Entrant("a", "checkpoint", "x"), Entrant("b", "expert", "")
+    spec = TASKS["libero_goal"]
+    assert common_tasks(spec, [policy]) == spec
+    shared = common_tasks(spec, [policy, expert])
+    assert shared == dataclasses.replace(spec, task_ids=(1, 2, 4, 6, 8))
+    with pytest.raises(ValueError, match="no scripted expert for libero_10"):
+        common_tasks(TASKS["libero_10"], [expert])
 
 
 def _with_client(**change: Any) -> TaskSpec:
