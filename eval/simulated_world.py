@@ -8,8 +8,10 @@ from typing import Any, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from . import states
+from .commands import row_to_action
 from .host import open_environment
-from .tasks import Episode, TaskSpec
+from .protocol import Episode, TaskSpec
 from .workers import WorkerCrashError, WorkerPool
 
 
@@ -26,7 +28,7 @@ class SteppedSimulator:
         self._task_id: int | None = None
 
     def reset(self, episode: Episode) -> NDArray[np.float32]:
-        """As `World.reset`: the measured pose, gripper open."""
+        """As `World.reset`: what the row has the first query say of the robot."""
         if self._task_id != episode.task_id:
             if self._env is not None:
                 self._env.close()
@@ -34,15 +36,21 @@ class SteppedSimulator:
             self._env = open_environment(self._spec, episode.task_id)
             self._task_id = episode.task_id
         self._env.reset(episode.init_state, episode.seed)
-        return self._env.observe()["proprio"]
+        return self.observe()["proprio"]
 
     def observe(self) -> dict[str, Any]:
         """As `World.observe`."""
-        return self._env.observe()
+        profile, raw = self._spec.client, self._env.observe()
+        return {
+            "images": states.pictures(profile, raw),
+            "instruction": self._env.instruction,
+            "proprio": states.proprio(profile, raw).astype(np.float32),
+            "domain_id": profile.domain_id,
+        }
 
     def step(self, row: NDArray[np.float32]) -> bool:
         """As `World.step`."""
-        return self._env.step(row)
+        return self._env.step(row_to_action(self._spec.client, row))
 
 
 class WorkerWorld:

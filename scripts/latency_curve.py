@@ -58,16 +58,20 @@ def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
         ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
     """
     name, _, horizon = text.partition(":")
-    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= spec.executed:
+    if (
+        name not in STRATEGIES
+        or not horizon.isdigit()
+        or not 1 <= int(horizon) <= spec.client.executed
+    ):
         raise ValueError(
             f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
-            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {spec.executed}"
+            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
         )
     timing = Timing(
         horizon=int(horizon),
-        stride=spec.stride,
-        feedback_channels=spec.feedback_channels,
-        rotation_layout=spec.rotation,
+        stride=spec.client.stride,
+        feedback_channels=spec.client.feedback_channels,
+        rotation_layout=spec.client.rotation,
         arms=_ARMS,
     )
     relative = task_contract(spec)["relative_channels"]

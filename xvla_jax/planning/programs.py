@@ -119,10 +119,8 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """How the model learns."""
-        model = XVLA(self.config, dtype=self.dtype, remat=self.remat)
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
         model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay)
+        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
 
 
 @dataclasses.dataclass(frozen=True)

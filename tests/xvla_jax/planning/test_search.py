@@ -109,3 +109,9 @@ def test_what_the_compiler_asked_for_is_read() -> None:
 
 def test_donated_outputs_are_counted_once() -> None:
     assert Memory(arguments=10, outputs=8, aliased=7, temporaries=5, code=1).peak == 17
+
+
+def test_the_planned_model_is_the_one_of_the_config() -> None:
+    run = dataclasses.replace(_RUN, scan_vision=True, remat="full", ema_decay=0.5)
+    model = run.recipe.model
+    assert (model.scan_vision, model.remat, run.recipe.ema_decay) == (True, "full", 0.5)
