@@ -150,7 +150,7 @@ class LiberoEnv:
                 has_offscreen_renderer=False,
                 use_camera_obs=False,
                 hard_reset=False,
-                control_freq=self._spec.control_hz,
+                control_freq=int(self._spec.control_hz),
             )
         for name in env.env.observation_names:
             env.env.modify_observable(name, "enabled", False)

@@ -38,6 +38,8 @@ WIRE_FORMS = ("json_numpy", "json_list")
 
 ARM_WIDTH = 10
 
+_NOWHERE = (0.0, 0.0, 0.0)
+
 
 class ProfileError(ValueError):
     """A column of a profile has a value that no code knows."""
@@ -100,12 +102,12 @@ class ArmState:
     """
 
     position: Slot
-    relative_to: str
-    shift: tuple[float, float, float]
     rotation: Slot | None
     rotation_form: str
     gripper: Slot | None
     gripper_form: str
+    relative_to: str = ""
+    shift: tuple[float, float, float] = _NOWHERE
 
     def __post_init__(self) -> None:
         _known("rotation_form", self.rotation_form, STATE_ROTATIONS)
@@ -150,10 +152,10 @@ class ActionForm:
 
     arms: int
     rotation_form: str
-    shift: tuple[float, float, float]
-    euler_offset: tuple[float, float, float]
     gripper: GripperRule
     dtype: str
+    shift: tuple[float, float, float] = _NOWHERE
+    euler_offset: tuple[float, float, float] = _NOWHERE
 
     def __post_init__(self) -> None:
         _known("rotation_form", self.rotation_form, ACTION_ROTATIONS)
@@ -222,15 +224,15 @@ class ClientProfile:
     state: tuple[ArmState, ...]
     feedback: str
     feedback_channels: int
-    shift_in_place: bool
-    keeps_proprio: bool
-    clears_on_instruction: bool
-    xyz_base: Slot | None
-    xyz_base_frame: str
     action: ActionForm
     wire: Wire
     anchor_hz: float
     proprio: str
+    shift_in_place: bool = False
+    keeps_proprio: bool = False
+    clears_on_instruction: bool = False
+    xyz_base: Slot | None = None
+    xyz_base_frame: str = ""
 
     def __post_init__(self) -> None:
         _known("rotation", self.rotation, LAYOUTS)

@@ -53,7 +53,8 @@ class TaskSpec:
         task_ids: which tasks of the suite, or which of `scenarios` or `task_names`.
         num_init_states: how many official initial states each task has.
         client: the policy's side.
-        step_limit: control steps after which an episode (CALVIN: a subtask) has failed.
+        step_limit: control steps after which an episode (CALVIN: a subtask) has failed; 0 for a
+            robot that a person stops.
         settle_steps: control steps at rest before the first observation.
         control_hz: control steps in a second of simulation.
         image_size: side of the square camera images in pixels; 0 where the simulator decides.
@@ -77,13 +78,13 @@ class TaskSpec:
     num_init_states: int
     client: ClientProfile
     step_limit: int
-    settle_steps: int
-    control_hz: int
-    image_size: int
-    msaa_samples: int
+    control_hz: float
     fresh_env: bool
-    displacement: float
-    seed_offset: int
+    settle_steps: int = 0
+    image_size: int = 0
+    msaa_samples: int = 0
+    displacement: float = 0.0
+    seed_offset: int = 0
     reference: tuple[Reference, ...] = ()
     scenarios: tuple[Scenario, ...] = ()
     task_names: tuple[str, ...] = ()

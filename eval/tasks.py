@@ -13,7 +13,7 @@ from typing import Sequence
 
 from .profiles import View
 from .protocol import Episode, Reference, Scenario, TaskSpec, task_contract
-from .suites import libero
+from .suites import calvin, google, libero, two_arms, vlabench, widowx
 
 __all__ = [
     "HELD_OUT_STATES",
@@ -33,7 +33,9 @@ __all__ = [
 TRAINING_STATES = tuple(range(30))
 HELD_OUT_STATES = tuple(range(30, 50))
 
-TASKS: dict[str, TaskSpec] = {spec.name: spec for family in (libero,) for spec in family.ROWS}
+_FAMILIES = (libero, calvin, widowx, google, two_arms, vlabench)
+
+TASKS: dict[str, TaskSpec] = {spec.name: spec for family in _FAMILIES for spec in family.ROWS}
 
 
 def task_spec(name: str) -> TaskSpec:
@@ -47,12 +49,28 @@ def task_spec(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def episodes(spec: TaskSpec, *, init_states: Sequence[int], seed: int) -> list[Episode]:
+def episodes(
+    spec: TaskSpec,
+    *,
+    init_states: Sequence[int],
+    seed: int,
+    task_ids: Sequence[int] | None = None,
+) -> list[Episode]:
     """One episode for each task of the row and each of the initial states.
 
+    Args:
+        spec: the row.
+        init_states: which initial states.
+        seed: of the evaluation; every episode's seed follows from it.
+        task_ids: which tasks, None for all of the row.
+
     Raises:
-        ValueError: an initial state that the tasks do not have.
+        ValueError: an initial state that the tasks do not have, or no tasks: the row leaves them
+            to the simulator.
     """
+    tasks = spec.task_ids if task_ids is None else tuple(task_ids)
+    if not tasks:
+        raise ValueError(f"{spec.name} has no list of tasks; give task_ids of {spec.suite!r}")
     wrong = [index for index in init_states if not 0 <= index < spec.num_init_states]
     if wrong:
         raise ValueError(
@@ -60,6 +78,6 @@ def episodes(spec: TaskSpec, *, init_states: Sequence[int], seed: int) -> list[E
         )
     return [
         Episode(task_id, index, seed + spec.seed_offset + index)
-        for task_id in spec.task_ids
+        for task_id in tasks
         for index in init_states
     ]

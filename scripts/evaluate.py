@@ -90,7 +90,7 @@ def _save_films(
         chosen = next((r for r in results if r.success is outcome and r.error is None), None)
         frames = None if chosen is None else film(chosen, pool=pool, every=_FILM_EVERY)
         if frames is not None:
-            path.write_bytes(encode_mp4(frames, fps=spec.control_hz // _FILM_EVERY))
+            path.write_bytes(encode_mp4(frames, fps=int(spec.control_hz // _FILM_EVERY)))
 
 
 def main(argv: list[str]) -> int:

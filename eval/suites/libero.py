@@ -17,8 +17,6 @@ _VIEWS = (
 # The controller's own pose: the observed robot0_eef_quat is turned against it by 90 degrees.
 _STATE = ArmState(
     position=Slot("ee_pos", 0, 3),
-    relative_to="",
-    shift=(0.0, 0.0, 0.0),
     rotation=Slot("ee_mat", 0, 9),
     rotation_form="matrix",
     gripper=None,
@@ -35,16 +33,9 @@ _FAITHFUL = ClientProfile(
     state=(_STATE,),
     feedback="chunk_end",
     feedback_channels=9,
-    shift_in_place=False,
-    keeps_proprio=False,
-    clears_on_instruction=False,
-    xyz_base=None,
-    xyz_base_frame="",
     action=ActionForm(
         arms=1,
         rotation_form="axis_angle_float32",
-        shift=(0.0, 0.0, 0.0),
-        euler_offset=(0.0, 0.0, 0.0),
         gripper=GripperRule(
             0.5, closed_at_threshold=False, float32=False, closed=(1.0,), open=(-1.0,)
         ),
