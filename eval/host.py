@@ -18,7 +18,13 @@ from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
 
 # benchmark -> module and class of its adapter, imported when first needed
-ADAPTERS: dict[str, tuple[str, str]] = {"libero": ("libero", "LiberoEnv")}
+ADAPTERS: dict[str, tuple[str, str]] = {
+    "calvin": ("calvin", "CalvinEnv"),
+    "libero": ("libero", "LiberoEnv"),
+    "robotwin": ("robotwin", "RobotwinEnv"),
+    "simpler": ("simpler", "SimplerEnv"),
+    "vlabench": ("vlabench", "VlabenchEnv"),
+}
 
 
 def open_environment(spec: TaskSpec, task_id: int) -> Any:
@@ -109,7 +115,7 @@ class SimulatorHost:
             rows.append(self._client.take())
             success = self._env.step(row_to_action(self._spec.client, rows[-1]))
             self._steps += 1
-            over = success or self._steps >= self._spec.step_limit
+            over = success or self._env.failed or self._steps >= self._limit()
             self._client.instruct(self._env.instruction)
         return self._report(success=success, over=over, rows=rows)
 
@@ -160,6 +166,10 @@ class SimulatorHost:
         if recording["success"]:
             save_episode(path, recording)
         return {"success": recording["success"], "frames": len(recording["action"])}
+
+    def _limit(self) -> int:
+        """Control steps of a whole episode; the row's limit is that of one of its parts."""
+        return self._spec.step_limit * self._env.num_parts
 
     def _report(self, *, success: bool, over: bool, rows: list[NDArray[np.float32]]) -> Progress:
         return Progress(

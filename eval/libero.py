@@ -38,6 +38,9 @@ class LiberoEnv:
         SimulatorSetupError: LIBERO, its MuJoCo or headless OpenGL is missing or unsuitable.
     """
 
+    num_parts = 1
+    failed = False  # the step limit alone ends an episode early
+
     def __init__(self, spec: TaskSpec, task_id: int) -> None:
         preflight.refuse_modules(("tensorflow",))
         preflight.check_mujoco(preflight.installed("mujoco"))

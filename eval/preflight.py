@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
 from importlib import metadata
-from typing import Iterable
+from typing import Any, Iterable
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
 HEADLESS_BACKENDS = ("egl", "osmesa")
@@ -105,3 +106,41 @@ def _no_gl(backend: str, problem: BaseException) -> SimulatorSetupError:
         f"no headless OpenGL with MUJOCO_GL={backend} ({type(problem).__name__}: {problem}); "
         f"apt-get install -y {GL_PACKAGES}, and set MUJOCO_GL to egl or osmesa"
     )
+
+
+def version_of(distribution: str) -> str:
+    """Version of an installed distribution, "unknown version" where it keeps none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown version"
+
+
+def required_folder(variable: str, what: str) -> str:
+    """The folder that an environment variable names.
+
+    Raises:
+        SimulatorSetupError: it is not set, or names no folder.
+    """
+    value = os.environ.get(variable, "")
+    if not os.path.isdir(value):
+        raise SimulatorSetupError(f"{variable} is {value!r}; it must name {what}")
+    return value
+
+
+def modules_of(recipe: str, *names: str) -> list[Any]:
+    """Imports a simulator's modules, in this order.
+
+    Args:
+        recipe: folder under eval/environments that says how to install them.
+        names: dotted names.
+
+    Raises:
+        SimulatorSetupError: one cannot be imported.
+    """
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise SimulatorSetupError(
+            f"{names[0]} cannot be imported ({error}); see eval/environments/{recipe}/README.md"
+        ) from error

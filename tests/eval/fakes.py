@@ -23,6 +23,8 @@ class FakeEnv:
     """The hand is where it is told to be at once; a closed hand near the item carries it."""
 
     renderer_name = "fake renderer"
+    num_parts = 1
+    failed = False
     instruction = "pick up the bbq sauce and place it in the basket"
 
     def __init__(self, spec: TaskSpec, task_id: int) -> None:

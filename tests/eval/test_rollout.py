@@ -135,5 +135,5 @@ def test_an_unknown_task_of_the_expert_is_an_error() -> None:
 
 
 def test_a_benchmark_without_adapter_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no adapter for benchmark 'calvin'"):
-        open_environment(dataclasses.replace(fakes.SPEC, benchmark="calvin"), 0)
+    with pytest.raises(ValueError, match="no adapter for benchmark 'maniskill'"):
+        open_environment(dataclasses.replace(fakes.SPEC, benchmark="maniskill"), 0)

@@ -1,0 +1,164 @@
+"""RoboTwin 2.0: two arms, scenes by seed, each seed tried first by the benchmark's own expert.
+
+The n-th episode of a task is the n-th seed, counted up from 2000 * (1 + seed), at which the expert
+plans and succeeds. Not run here: RoboTwin needs a GPU for its planner and renderer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import preflight
+from .profiles import View
+from .protocol import TaskSpec
+
+_LOG = logging.getLogger(__name__)
+
+SEEDS_EACH = 2000
+# A task whose expert fails this often in a row is set up wrongly.
+MAX_REFUSED = 200
+_CAMERAS = ("head", "left", "right", "front")
+
+
+class RobotwinEnv:
+    """One task of RoboTwin.
+
+    Args:
+        spec: row of the task table, with benchmark "robotwin"; its suite is the task_config.
+        task_id: index into the row's task names.
+
+    Raises:
+        SimulatorSetupError: RoboTwin is missing, or ROBOTWIN_ROOT does not name it.
+    """
+
+    num_parts = 1
+
+    def __init__(self, spec: TaskSpec, task_id: int) -> None:
+        self._spec = spec
+        self._task = spec.task_names[task_id]
+        root = preflight.required_folder("ROBOTWIN_ROOT", "the folder of the RoboTwin checkout")
+        self._env, self._arguments = _robotwin(root, self._task, spec.suite)
+        self.instruction = self._task.replace("_", " ")
+        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')}"
+        self._good: list[int] = []
+        self._next_seed = -1
+        self._first_seed = -1
+        self._open = False
+        self.failed = False
+
+    def reset(self, init_state: int, seed: int) -> str:
+        """Starts an episode and returns a hash of its initial state.
+
+        Args:
+            init_state: how many usable seeds come before this episode's.
+            seed: of `eval.tasks.episodes`: the evaluation's seed plus the row's offset and
+                `init_state`.
+        """
+        first = SEEDS_EACH * (1 + seed - self._spec.seed_offset - init_state)
+        if first != self._first_seed:
+            self._good, self._next_seed, self._first_seed = [], first, first
+        while len(self._good) <= init_state:
+            self._find_seed()
+        self.close()
+        self._set_up(self._good[init_state], init_state)
+        self.failed = False
+        poses = [np.ravel(self._poses()[f"{arm}_endpose"]) for arm in ("left", "right")]
+        state = np.concatenate(([self._good[init_state]], *poses)).astype(np.float64)
+        return hashlib.sha256(state.tobytes()).hexdigest()[:16]
+
+    def observe(self) -> dict[str, Any]:
+        """Pictures [4, H, W, 3] head, left, right, front; end poses xyz, wxyz; grippers 0..1."""
+        seen = self._env.get_obs()
+        pictures = [seen["observation"][f"{name}_camera"]["rgb"] for name in _CAMERAS]
+        poses = seen["endpose"]
+        return {
+            "images": np.stack(pictures),
+            "left_endpose": np.asarray(poses["left_endpose"], np.float64),
+            "right_endpose": np.asarray(poses["right_endpose"], np.float64),
+            "grippers": np.array([poses["left_gripper"], poses["right_gripper"]], np.float64),
+        }
+
+    def image(self, view: View) -> NDArray[np.uint8]:
+        """One view, uint8[H, W, 3], turned as its row says."""
+        return view.turned(self.observe()[view.source][view.index])
+
+    def step(self, action: ArrayLike) -> bool:
+        """Carries out xyz (m), quaternion, gripper for both arms [16]; solved or not."""
+        self._env.take_action(np.asarray(action, np.float64), action_type="ee")
+        if self._env.check_success():
+            return True
+        self.failed = not getattr(self._env, "actor_pose", True)
+        return False
+
+    def close(self) -> None:
+        """Ends the scene."""
+        if self._open:
+            self._env.close_env()
+            self._open = False
+
+    def _find_seed(self) -> None:
+        """Adds the next seed at which the expert succeeds; what it raises only skips the seed."""
+        for _ in range(MAX_REFUSED):
+            seed, self._next_seed = self._next_seed, self._next_seed + 1
+            try:
+                self._set_up(seed, len(self._good))
+                self._env.play_once()
+                usable = bool(self._env.plan_success and self._env.check_success())
+            except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+                _LOG.info("seed %d of %s: the expert raised %r", seed, self._task, error)
+                usable = False
+            finally:
+                self.close()
+            if usable:
+                self._good.append(seed)
+                return
+        raise preflight.SimulatorSetupError(
+            f"the expert of {self._task} failed at {MAX_REFUSED} seeds in a row, the last "
+            f"{self._next_seed - 1}; RoboTwin's planner or assets are not set up"
+        )
+
+    def _set_up(self, seed: int, number: int) -> None:
+        self._open = True
+        self._env.setup_demo(now_ep_num=number, seed=seed, is_test=True, **self._arguments)
+
+    def _poses(self) -> Any:
+        return self._env.get_obs()["endpose"]
+
+
+def _robotwin(root: str, task: str, configuration: str) -> tuple[Any, dict[str, Any]]:
+    """The task's object and its arguments, as RoboTwin's own evaluation script makes them."""
+    sys.path.insert(0, root)
+    os.chdir(root)  # RoboTwin's assets and configurations are found from here only
+    yaml, package, module = preflight.modules_of("robotwin", "yaml", "envs", "envs." + task)
+    folder = Path(package.CONFIGS_PATH)
+    arguments = yaml.safe_load(Path("task_config", configuration + ".yml").read_text("utf-8"))
+    kinds = yaml.safe_load((folder / "_embodiment_config.yml").read_text("utf-8"))
+    cameras = yaml.safe_load((folder / "_camera_config.yml").read_text("utf-8"))
+    head = cameras[arguments["camera"]["head_camera_type"]]
+    robots = arguments["embodiment"]
+    files = [kinds[name]["file_path"] for name in (robots * 2)[:2]]
+    arms = [yaml.safe_load(Path(file, "config.yml").read_text("utf-8")) for file in files]
+    arguments.update(
+        task_name=task,
+        task_config=configuration,
+        head_camera_h=head["h"],
+        head_camera_w=head["w"],
+        left_robot_file=files[0],
+        right_robot_file=files[1],
+        dual_arm_embodied=len(robots) == 1,
+        left_embodiment_config=arms[0],
+        right_embodiment_config=arms[1],
+        render_freq=0,
+        eval_mode=True,
+    )
+    if len(robots) == 3:
+        arguments["embodiment_dis"] = robots[2]
+    return getattr(module, task)(), arguments

@@ -1,0 +1,120 @@
+"""VLABench, tracks 1 to 4, with the tasks and scenes of each track's own file.
+
+Not run here: VLABench and its assets are not installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import preflight
+from .profiles import View
+from .protocol import TaskSpec
+
+# Of the benchmark's evaluator: simulator steps for one action, and how near the joints (rad) must
+# come to their targets to stop earlier.
+MAX_SUBSTEPS = 10
+TOLERANCE = 1e-2
+
+
+class VlabenchEnv:
+    """One task of a track; a simulator is built for each episode.
+
+    Args:
+        spec: row of the task table, with benchmark "vlabench"; its suite is the track.
+        task_id: index of the task in the track's file.
+
+    Raises:
+        SimulatorSetupError: VLABench is missing, or VLABENCH_ROOT does not name it.
+        ValueError: the track has no such task.
+    """
+
+    num_parts = 1
+    failed = False  # the step limit alone ends an episode early
+
+    def __init__(self, spec: TaskSpec, task_id: int) -> None:
+        self._spec = spec
+        root = preflight.required_folder("VLABENCH_ROOT", "the package folder VLABench/VLABench")
+        path = os.path.join(root, "configs", "evaluation", "tracks", spec.suite + ".json")
+        with open(path, encoding="utf-8") as file:
+            track = json.load(file)
+        if not 0 <= task_id < len(track):
+            raise ValueError(f"task {task_id} of {spec.suite}; {path} has 0..{len(track) - 1}")
+        self._task, self._scenes = list(track.items())[task_id]
+        # The first two register what load_env looks up.
+        _, _, envs, tools = preflight.modules_of(
+            "vlabench",
+            "VLABench.robots",
+            "VLABench.tasks",
+            "VLABench.envs",
+            "VLABench.utils.utils",
+        )
+        self._load_env, self._to_quaternion = envs.load_env, tools.euler_to_quaternion
+        self._env: Any = None
+        self.instruction = ""
+        self.renderer_name = f"MuJoCo {preflight.version_of('mujoco')}"
+
+    def reset(self, init_state: int, seed: int) -> str:
+        """Builds scene `init_state` and returns a hash of its initial state; `seed` is unused.
+
+        Raises:
+            ValueError: the track's file has no such scene.
+        """
+        del seed
+        if not 0 <= init_state < len(self._scenes):
+            raise ValueError(
+                f"initial state {init_state} of {self._task}; there are 0..{len(self._scenes) - 1}"
+            )
+        self.close()
+        self._env = self._load_env(
+            self._task,
+            episode_config=self._scenes[init_state],
+            random_init=False,
+            eval=False,
+            run_mode="eval",
+        )
+        self._env.reset()
+        self.instruction = str(self._env.task.get_instruction())
+        state = np.asarray(self._env.physics.get_state(), np.float64)
+        return hashlib.sha256(state.tobytes()).hexdigest()[:16]
+
+    def observe(self) -> dict[str, Any]:
+        """All cameras `rgb` [n, H, W, 3], and `ee_state` [8]: xyz (m, world), wxyz, gripper."""
+        seen = self._env.get_observation(require_pcd=False)
+        return {"rgb": np.asarray(seen["rgb"]), "ee_state": np.array(seen["ee_state"])}
+
+    def image(self, view: View) -> NDArray[np.uint8]:
+        """One view, uint8[H, W, 3], turned as its row says."""
+        return view.turned(self.observe()[view.source][view.index])
+
+    def step(self, action: ArrayLike) -> bool:
+        """Carries out xyz (m, world), euler xyz (rad), two fingers (m) [8]; solved or not."""
+        values = np.asarray(action, np.float64)
+        robot, physics = self._env.robot, self._env.physics
+        _, joints = robot.get_qpos_from_ee_pos(
+            physics=physics, pos=values[:3], quat=self._to_quaternion(*values[3:6])
+        )
+        command = np.concatenate((np.ravel(joints), values[6:8]))
+        for _ in range(MAX_SUBSTEPS):
+            if self._env.step(command).last():
+                return True
+            reached = np.ravel(self._env.task.robot.get_qpos(physics))
+            if np.max(np.abs(reached[:7] - command[:7])) < TOLERANCE:
+                break
+        return False
+
+    def progress(self) -> float:
+        """The benchmark's own progress score, 0 to 1, of the episode so far."""
+        return float(self._env.get_task_progress())
+
+    def close(self) -> None:
+        """Frees the simulation, where there is one."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None

@@ -1,0 +1,291 @@
+"""Adapters of simulators that cannot run here, against stand-ins of their APIs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.calvin import CalvinEnv
+from eval.host import SimulatorHost
+from eval.preflight import SimulatorSetupError
+from eval.profiles import View
+from eval.protocol import Episode, Scenario, TaskSpec
+from eval.robotwin import RobotwinEnv
+from eval.simpler import SimplerEnv
+from eval.tasks import TASKS
+from eval.vlabench import VlabenchEnv
+from tests.eval.standins import calvin, robotwin, simpler, vlabench
+
+Log = list[tuple[str, Any]]
+
+
+def spec(*views: View, **changes: Any) -> TaskSpec:
+    """A row with nothing of LIBERO that an adapter here would read."""
+    row = TASKS["libero_spatial"]
+    client = dataclasses.replace(row.client, views=views or row.client.views)
+    return dataclasses.replace(row, **{"client": client, "fresh_env": False, **changes})
+
+
+def install(monkeypatch: pytest.MonkeyPatch, modules: dict[str, ModuleType]) -> None:
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def calls(log: Log, name: str) -> list[Any]:
+    return [value for called, value in log if called == name]
+
+
+OVERHEAD = View("image", "image", None, "overhead_camera", flip_rows=False, flip_columns=False)
+SCENARIO = Scenario(
+    name="google_robot_pick_coke_can_vm_0_0",
+    env="GraspSingleOpenedCokeCanInScene-v0",
+    make_kwargs=(("lr_switch", True), ("rgb_overlay_path", "{SIMPLER_DIR}/overlay.png")),
+    robots=((0.35, 0.2, 0.0, 0.0, 0.0, 1.0), (0.65, -0.2, 0.0, 0.0, 0.0, 1.0)),
+    objects=(("init_xy", (-0.35, -0.02)), ("init_xy", (-0.35, 0.09))),
+)
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[SimplerEnv, Log]:
+    log: Log = []
+    install(monkeypatch, simpler.modules(log))
+    monkeypatch.setenv("SIMPLER_DIR", str(tmp_path))
+    return SimplerEnv(spec(OVERHEAD, scenarios=(SCENARIO,)), 0), log
+
+
+def test_simpler_makes_one_environment_for_each_robot_pose(
+    google: tuple[SimplerEnv, Log], tmp_path: Path
+) -> None:
+    env, log = google
+    hashes = [env.reset(state, seed=0) for state in range(4)]
+    overlay = {"lr_switch": True, "rgb_overlay_path": f"{tmp_path}/overlay.png"}
+    assert calls(log, "make") == [(SCENARIO.env, overlay)] * 2
+    assert [name for name, _ in log] == ["make", "reset", "reset", "close", "make", *["reset"] * 2]
+    placed = [options["obj_init_options"] for options in calls(log, "reset")]
+    assert placed == [{"init_xy": (-0.35, -0.02)}, {"init_xy": (-0.35, 0.09)}] * 2
+    robots = [options["robot_init_options"] for options in calls(log, "reset")]
+    assert [robot["init_xy"].tolist() for robot in robots] == [[0.35, 0.2]] * 2 + [[0.65, -0.2]] * 2
+    assert robots[0]["init_rot_quat"].tolist() == [0, 0, 0, 1]
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_simpler_observes_steps_and_ignores_truncation(google: tuple[SimplerEnv, Log]) -> None:
+    env, _ = google
+    env.reset(0, seed=0)
+    assert env.instruction == "open the drawer"
+    assert not env.step([0.5, 0.6, 0.7, 0, 0, 0, 1])
+    seen = env.observe()
+    assert seen["image"].shape == (4, 5, 3)
+    np.testing.assert_allclose(seen["tcp_pose"], [0.5, 0.6, 0.7, 1, 0, 0, 0], atol=1e-7)
+    assert seen["base_pose"].tolist() == [1, 0, 0, 1, 0, 0, 0]
+    assert env.step([0.5, 0.6, 1.1, 0, 0, 0, 1])
+    assert env.instruction == "put the apple in"
+
+
+def test_simpler_refuses_a_state_that_does_not_exist(google: tuple[SimplerEnv, Log]) -> None:
+    with pytest.raises(ValueError, match=r"state 4 of google_robot_pick.*0\.\.3"):
+        google[0].reset(4, seed=0)
+
+
+def test_simpler_makes_one_environment_for_each_widowx_episode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: Log = []
+    install(monkeypatch, simpler.modules(log))
+    objects = tuple(("episode_id", index) for index in range(24))
+    scenario = Scenario("spoon", "widowx_spoon_on_towel", (), (), objects)
+    row = dataclasses.replace(spec(OVERHEAD, scenarios=(scenario,)), fresh_env=True)
+    env = SimplerEnv(row, 0)
+    for state in (0, 23):
+        env.reset(state, seed=0)
+    assert calls(log, "make") == [("widowx_spoon_on_towel", {})] * 2
+    assert calls(log, "reset") == [{"obj_init_options": {"episode_id": i}} for i in (0, 23)]
+
+
+def test_simpler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = spec(OVERHEAD, scenarios=(SCENARIO,))
+    monkeypatch.delenv("SIMPLER_DIR", raising=False)
+    with pytest.raises(SimulatorSetupError, match="SIMPLER_DIR"):
+        SimplerEnv(row, 0)
+    monkeypatch.setenv("SIMPLER_DIR", "/")
+    monkeypatch.setitem(sys.modules, "simpler_env", None)
+    with pytest.raises(SimulatorSetupError, match=r"environments/simpler/README"):
+        SimplerEnv(row, 0)
+
+
+@pytest.fixture
+def scene_d(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[CalvinEnv, Log]:
+    log: Log = []
+    install(monkeypatch, calvin.modules(log, str(tmp_path)))
+    monkeypatch.setenv("CALVIN_DATASET", str(tmp_path))
+    return CalvinEnv(spec(step_limit=4), 0), log
+
+
+def forward(x: float) -> list[float]:
+    return [x, 0, 0, 0, 0, 0, 1, -1.0]
+
+
+def test_calvin_goes_through_five_subtasks_without_a_reset(scene_d: tuple[CalvinEnv, Log]) -> None:
+    env, log = scene_d
+    env.reset(7, seed=0)
+    instructions = []
+    solved = []
+    for subtask in range(5):
+        instructions.append(env.instruction)
+        solved += [env.step(forward(subtask + 0.5)), env.step(forward(subtask + 1.0))]
+    assert instructions[:3] == [
+        "please open_drawer",
+        "please lift_red_block_table",
+        "press the button, so that it's on",
+    ]
+    assert solved == [False] * 9 + [True]
+    assert env.solved == 5
+    assert not env.failed
+    assert calls(log, "seed") == [0]
+    assert calls(log, "get_env") == [("validation", False)]
+    assert [robot[0] for robot, _ in calls(log, "reset")] == [7.0]
+    with pytest.raises(ValueError, match="sequence is over"):
+        env.step(forward(9))
+
+
+def test_calvin_ends_at_the_first_subtask_out_of_steps(scene_d: tuple[CalvinEnv, Log]) -> None:
+    env, _ = scene_d
+    env.reset(0, seed=0)
+    for x in (0.1, 0.2, 1.0):  # the second subtask has four steps of its own
+        env.step(forward(x))
+    ended = []
+    for _ in range(4):
+        env.step(forward(1.5))
+        ended.append(env.failed)
+    assert ended == [False, False, False, True]
+    assert env.solved == 1
+    env.reset(0, seed=0)
+    assert not env.failed
+
+
+def test_calvin_observes(scene_d: tuple[CalvinEnv, Log]) -> None:
+    env, _ = scene_d
+    env.reset(0, seed=0)
+    shapes = {name: value.shape for name, value in env.observe().items()}
+    assert shapes == {
+        "rgb_static": (200, 200, 3),
+        "rgb_gripper": (84, 84, 3),
+        "robot_obs": (15,),
+    }
+
+
+def test_a_host_gives_each_subtask_its_own_steps(scene_d: tuple[CalvinEnv, Log]) -> None:
+    env, _ = scene_d
+    row = TASKS["libero_spatial"]
+    client = dataclasses.replace(
+        row.client,
+        views=(View("s", "rgb_static", None, "static", flip_rows=False, flip_columns=False),),
+        state=(),
+        executed=1,
+        feedback="none",
+        action=dataclasses.replace(row.client.action, rotation_form="quat_xyzw"),
+    )
+    host = SimulatorHost(spec(client=client, step_limit=4), lambda *_: env)
+
+    def chunk(x: float) -> np.ndarray:
+        return np.array([[x, 0, 0, 1, 0, 0, 0, 1, 0, 1, *[0] * 10]], np.float32)
+
+    progress = host.start(Episode(0, 0, 0))
+    for x in (0.1, 0.2, 1.0, 1.5, 1.5, 1.5):
+        progress = host.advance(chunk(x))
+        assert progress.observation is not None
+        assert not progress.success
+    progress = host.advance(chunk(1.5))  # the fourth step of the second subtask
+    assert (progress.steps, progress.success, progress.observation) == (7, False, None)
+    host.start(Episode(0, 0, 0))
+    solved = [host.advance(chunk(x)).success for x in (1, 2, 3, 4, 5)]
+    assert solved == [False] * 4 + [True]
+
+
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[RobotwinEnv, Log]:
+    log: Log = []
+    robotwin.checkout(tmp_path)
+    install(monkeypatch, robotwin.modules(log, tmp_path))
+    monkeypatch.setenv("ROBOTWIN_ROOT", str(tmp_path))
+    monkeypatch.chdir(os.getcwd())  # the adapter goes elsewhere
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    row = spec(suite="demo_clean", seed_offset=0, task_names=("beat_block_hammer",))
+    return RobotwinEnv(row, 0), log
+
+
+def test_robotwin_takes_seeds_at_which_the_expert_succeeds(twin: tuple[RobotwinEnv, Log]) -> None:
+    env, log = twin
+    assert env.instruction == "beat block hammer"
+    env.reset(1, seed=1)  # episode 1 of an evaluation with seed 0
+    # 2000 raises, 2001 fails, 2002 and 2003 are good; then the episode's own scene.
+    tried = [(0, 2000, 240), (0, 2001, 240), (0, 2002, 240), (1, 2003, 240), (1, 2003, 240)]
+    assert calls(log, "setup") == tried
+    assert len(calls(log, "close")) == 4
+    env.reset(0, seed=0)
+    assert calls(log, "setup")[5:] == [(0, 2002, 240)]
+
+
+def test_robotwin_steps_until_success_or_a_lost_actor(twin: tuple[RobotwinEnv, Log]) -> None:
+    env, _ = twin
+    env.reset(0, seed=0)
+    assert not env.step([0.5] + [0.0] * 15)
+    assert not env.failed
+    assert env.step([1.5] + [0.0] * 15)
+    env.reset(0, seed=0)
+    assert not env.step([0.5, 9.0] + [0.0] * 14)
+    assert env.failed
+
+
+def test_robotwin_observes(twin: tuple[RobotwinEnv, Log]) -> None:
+    env, _ = twin
+    env.reset(0, seed=0)
+    seen = env.observe()
+    assert seen["images"][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert seen["left_endpose"].tolist() == [0, 0.1, 0.2, 1, 0, 0, 0]
+    assert seen["grippers"].tolist() == [0.25, 1.0]
+
+
+@pytest.fixture
+def track(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TaskSpec, Log]:
+    log: Log = []
+    vlabench.checkout(tmp_path)
+    install(monkeypatch, vlabench.modules(log))
+    monkeypatch.setenv("VLABENCH_ROOT", str(tmp_path))
+    return spec(suite=vlabench.TRACK), log
+
+
+def test_vlabench_builds_each_scene_of_the_track(track: tuple[TaskSpec, Log]) -> None:
+    row, log = track
+    env = VlabenchEnv(row, 1)
+    hashes = [env.reset(state, seed=5) for state in (0, 1)]
+    assert env.instruction == "do add_condiment"
+    assert [task for task, _ in calls(log, "load_env")] == ["add_condiment"] * 2
+    configured = [kwargs["episode_config"] for _, kwargs in calls(log, "load_env")]
+    assert configured == [{"scene": 1}, {"scene": 2}]
+    assert len(calls(log, "close")) == 1
+    assert hashes[0] != hashes[1]
+    with pytest.raises(ValueError, match=r"state 2 of add_condiment.*0\.\.1"):
+        env.reset(2, seed=0)
+    with pytest.raises(ValueError, match=r"task 2 of track_1"):
+        VlabenchEnv(row, 2)
+
+
+def test_vlabench_repeats_an_action_until_the_joints_are_there(track: tuple[TaskSpec, Log]) -> None:
+    row, log = track
+    env = VlabenchEnv(row, 0)
+    env.reset(0, seed=0)
+    assert not env.step([0.9, 0, 0, 0, 0, 0, 0.04, 0.04])
+    # 1/128 is the first distance below a hundredth; the quaternion's w starts at distance 1.
+    assert calls(log, "step") == [[0.04, 0.04]] * 7
+    assert env.step([3.0, 0, 0, 0, 0, 0, 0.0, 0.0])
+    assert len(calls(log, "step")) == 8
+    assert env.observe()["rgb"].shape == (4, 480, 480, 3)
+    assert env.progress() == 0.5
