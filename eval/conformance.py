@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .client import EpisodeClient
-from .tasks import TASKS, TaskSpec, task_spec
 from .released_request import request_body
+from .tasks import TASKS, TaskSpec, task_spec
 
 # What a transcript's client name holds (its family, then its script) -> row of the task table.
 # The first line that fits decides.

@@ -16,11 +16,12 @@ _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f2", "<f4", "<f8")
 
 def json_fields(fields: Mapping[str, Any]) -> str:
     """The JSON body of a request: each array is a text that holds JSON, as X-VLA's clients do."""
-    plain = {k: _array_text(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+    plain = {k: array_text(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
     return json.dumps(plain)
 
 
-def _array_text(array: NDArray[Any]) -> str:
+def array_text(array: NDArray[Any]) -> str:
+    """An array in the json_numpy form: base64 of its C-order bytes, dtype and shape."""
     return json.dumps(
         {
             "__numpy__": base64.b64encode(array.tobytes()).decode("ascii"),

@@ -58,11 +58,8 @@ def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
         ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
     """
     name, _, horizon = text.partition(":")
-    if (
-        name not in STRATEGIES
-        or not horizon.isdigit()
-        or not 1 <= int(horizon) <= spec.client.executed
-    ):
+    executed = spec.client.executed
+    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= executed:
         raise ValueError(
             f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
             f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
