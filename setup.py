@@ -70,11 +70,12 @@ setup(
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
         # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's
-        # OpenAPI description.
+        # OpenAPI description, jsonschema that of receipts.
         "dev": [
             "hypothesis>=6.150",
             "httpx2>=2.16",
             "json-numpy>=2.1",
+            "jsonschema>=4.20",
             "pyright[nodejs]>=1.1.400",
             "pytest>=9",
             "pytest-xdist>=3.8",

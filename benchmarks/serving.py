@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks import serving_load
 from benchmarks.server_process import server
 from configs import models
-from eval.receipt import write_json
+from eval.atomic import write_json
 from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig

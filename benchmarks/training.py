@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.train_step import small_run, timed_steps
 from configs import models
-from eval.receipt import write_json
+from eval.atomic import write_json
 from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.checkpoint import Checkpointer, RunItems

@@ -72,8 +72,13 @@ def line_chart(
     return "".join(parts) + f'<p class="legend">{legend}</p>'
 
 
-def bar_chart(edges: Sequence[float], counts: Sequence[int], *, x_label: str) -> str:
-    """SVG of a histogram: counts[i] values lie between edges[i] and edges[i + 1]."""
+def bar_chart(
+    edges: Sequence[float], counts: Sequence[int], *, x_label: str, whole: bool = False
+) -> str:
+    """SVG of a histogram: counts[i] values lie between edges[i] and edges[i + 1].
+
+    With `whole` only whole numbers are written below the axis.
+    """
     top, width = max(counts) or 1, edges[-1] - edges[0] or 1.0
     inner, floor = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM
 
@@ -90,9 +95,64 @@ def bar_chart(edges: Sequence[float], counts: Sequence[int], *, x_label: str) ->
             f'<rect class="bar0" x="{across(left) + 0.5:.1f}" y="{floor - height:.1f}" '
             f'width="{max(across(right) - across(left) - 1, 0.5):.1f}" height="{height:.1f}"/>'
         )
-    ticks = _nice(edges[0], edges[-1])
+    ticks = [tick for tick in _nice(edges[0], edges[-1]) if not whole or tick == round(tick)]
     parts += [_x_tick(tick, across(tick)) for tick in ticks if edges[0] <= tick <= edges[-1]]
     return "".join([*parts, _x_name(x_label), "</svg>"])
+
+
+def path_chart(
+    path: Points, plans: Sequence[Points], *, x_label: str, y_label: str, path_name: str
+) -> str:
+    """SVG of a way in a plane with the plans that were made along it, both axes to one scale.
+
+    Args:
+        path: points of the way; it is drawn thick, from a dot at its beginning.
+        plans: points of each plan; drawn thin, from a dot at its first point.
+        x_label: of the axis across.
+        y_label: of the axis up.
+        path_name: of the way, in the legend.
+    """
+    points = [*path, *(point for plan in plans for point in plan)]
+    if not points:
+        return '<p class="quiet">no points</p>'
+    (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points))
+    inner, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    scale = min(inner / ((x1 - x0) or 1e-9), tall / ((y1 - y0) or 1e-9), inner / 1e-3)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            _LEFT + inner / 2 + (x - (x0 + x1) / 2) * scale,
+            _TOP + tall / 2 - (y - (y0 + y1) / 2) * scale,
+        )
+
+    def line(points: Points, kind: str) -> str:
+        dots = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
+        x, y = place(*points[0])
+        return (
+            f'<polyline class="line {kind}" points="{dots}"/>'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+        )
+
+    half_x, half_y = inner / 2 / scale, tall / 2 / scale
+    middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
+    parts = [_OPEN]
+    for tick in _nice(middle_y - half_y, middle_y + half_y):
+        if abs(tick - middle_y) <= half_y:
+            parts.append(_y_tick(tick, place(0.0, tick)[1]))
+    for tick in _nice(middle_x - half_x, middle_x + half_x):
+        if abs(tick - middle_x) <= half_x:
+            parts.append(_x_tick(tick, place(tick, 0.0)[0]))
+    parts.append(_x_name(x_label))
+    parts.append(f'<text x="{_LEFT + 3}" y="{_TOP + 2}">{html.escape(y_label)}</text>')
+    if path:
+        parts.append(line(path, "line0 thick"))
+    parts += [line(plan, "line1 thin") for plan in plans if plan]
+    parts.append("</svg>")
+    keys = (path_name, "predicted chunks, each from where it was asked for")
+    legend = " ".join(
+        f'<span class="key key{k}">{html.escape(name)}</span>' for k, name in enumerate(keys)
+    )
+    return "".join(parts) + f'<p class="legend">{legend}</p>'
 
 
 def _y_tick(value: float, y: float) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from .absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
-from .receipt import versions, write_json
-from .rollout import OnProgress
+from .atomic import write_json
+from .demonstrations import OnProgress
 from .tasks import TaskSpec
+from .versions import SIMULATORS, versions
 from .workers import WorkerCrashError, WorkerPool, run_jobs
 
 REPORT = "conversion.json"
@@ -80,7 +81,7 @@ class Conversion:
             "settings": self._settings,
             "suites": {suite: self._counts(suite) for suite in suites},
             "demos": outcomes,
-            "versions": versions(),
+            "versions": versions(SIMULATORS),
         }
 
     def run(self, open_pool: Callable[[], WorkerPool], on_progress: OnProgress) -> dict[str, Any]:

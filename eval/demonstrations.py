@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+from .atomic import write_json
 from .plans import planned_tasks
-from .receipt import versions, write_json
 from .recorder import frame_stride
-from .rollout import OnProgress
 from .tasks import TRAINING_STATES, Episode, TaskSpec
+from .versions import SIMULATORS, versions
 from .workers import WorkerCrashError, WorkerPool, run_jobs
+
+# (episodes done, episodes in all, successes so far)
+OnProgress = Callable[[int, int, int], None]
 
 LEDGER = "recording.json"
 
@@ -104,7 +107,7 @@ class Recording:
             "recorded": recorded,
             "failed": len(failures),
             "failures": failures,
-            "versions": versions(),
+            "versions": versions((*SIMULATORS, "numpy")),
         }
 
     def run(self, open_pool: Callable[[], WorkerPool], on_progress: OnProgress) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from .expert import ScriptedExpert
 from .plans import plan_for
 from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
+from .states import pictures, proprio
+from .versions import SIMULATORS, versions
+from .video import side_by_side
 
 # benchmark -> module and class of its adapter, imported when first needed
 ADAPTERS: dict[str, tuple[str, str]] = {
@@ -61,9 +64,34 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Description:
+    """Instruction of a task, name of the OpenGL renderer, and distribution -> version."""
+
+    instruction: str
+    renderer: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A repeated episode.
+
+    Attributes:
+        frames: all views side by side, uint8[f, H, W, 3].
+        path: measured proprio at each frame, float32[f, D].
+        success: whether the task was solved again.
+    """
+
+    frames: NDArray[np.uint8]
+    path: NDArray[np.float32]
+    success: bool
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A whole episode that needed no policy outside of this process."""
 
+    instruction: str
     steps: int
     success: bool
     seconds: float
@@ -90,10 +118,10 @@ class SimulatorHost:
         self._steps = 0
         self._state_hash = ""
 
-    def describe(self, task_id: int) -> dict[str, str]:
-        """Instruction of a task and name of the OpenGL renderer."""
+    def describe(self, task_id: int) -> Description:
+        """What a task says, and what this process runs it with."""
         env = self._environment(task_id)
-        return {"instruction": env.instruction, "renderer": env.renderer_name}
+        return Description(env.instruction, env.renderer_name, versions((*SIMULATORS, "numpy")))
 
     def start(self, episode: Episode) -> Progress:
         """Resets to the episode's initial state and asks for the first chunk."""
@@ -138,26 +166,29 @@ class SimulatorHost:
             success = env.step(row_to_action(self._spec.client, rows[-1]))
             scene = env.scene()
         seconds = time.monotonic() - began
-        return Attempt(len(rows), success, seconds, self._state_hash, np.stack(rows))
+        return Attempt(
+            env.instruction, len(rows), success, seconds, self._state_hash, np.stack(rows)
+        )
 
-    def replay(
-        self, episode: Episode, rows: NDArray[np.float32], every: int
-    ) -> tuple[NDArray[np.uint8], bool]:
-        """Repeats action rows [n, D] and films them with all views side by side.
+    def replay(self, episode: Episode, rows: NDArray[np.float32], every: int) -> Replay:
+        """Repeats action rows [n, D] and films them.
 
-        Returns:
-            Frames uint8[f, S, V * S, 3], the first before and the last after all rows, the others
-            `every` control steps apart; and whether the task was solved again.
+        The first frame comes before and the last after all rows, the others are `every` control
+        steps apart.
         """
         env = self._reset(episode)
-        frames = []
+        seen = []
         success = False
         for step, row in enumerate(rows):
             if step % every == 0:
-                frames.append(self._film(env))
+                seen.append(env.observe())
             success = env.step(row_to_action(self._spec.client, row)) or success
-        frames.append(self._film(env))
-        return np.stack(frames), success
+        seen.append(env.observe())
+        return Replay(
+            frames=np.stack([side_by_side(pictures(self._spec.client, raw)) for raw in seen]),
+            path=np.stack([proprio(self._spec.client, raw) for raw in seen]).astype(np.float32),
+            success=success,
+        )
 
     def record(self, episode: Episode, wander: float, rate_hz: float, path: str) -> dict[str, Any]:
         """Records one demonstration; a successful one is saved at `path`."""
@@ -179,9 +210,6 @@ class SimulatorHost:
             state_hash=self._state_hash,
             rows=np.stack(rows) if rows else np.zeros((0, self._spec.client.action_width), "f4"),
         )
-
-    def _film(self, env: Any) -> NDArray[np.uint8]:
-        return np.concatenate([env.image(view) for view in self._spec.client.views], axis=1)
 
     def _reset(self, episode: Episode) -> Any:
         env = self._environment(episode.task_id)

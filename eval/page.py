@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from pathlib import Path
 from typing import Sequence
+
+from .atomic import write_bytes
 
 _STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
@@ -38,13 +39,7 @@ def html_page(
 
 def write_page(path: Path, page: str) -> None:
     """Writes the page; it appears under `path` only when it is complete."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(str(partial), str(path))
-    finally:
-        if partial.exists():
-            partial.unlink()
+    write_bytes(path, page.encode("utf-8"))
 
 
 def data_uri(media_type: str, content: bytes) -> str:
@@ -61,3 +56,24 @@ def plain_table(rows: Sequence[Sequence[str]], head: Sequence[str] | None = None
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def bullet_list(lines: Sequence[str]) -> str:
+    """Plain text, one bullet a line; nothing where there are no lines."""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if lines else ""
+
+
+def figure_grid(figures: Sequence[tuple[str, str, str]]) -> str:
+    """(title, HTML, caption) in two columns; nothing where there are no figures."""
+    cells = []
+    for title, content, caption in figures:
+        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+        cells.append(f"<figure><h3>{html.escape(title)}</h3>{content}{below}</figure>")
+    return f'<div class="grid-of-two">{"".join(cells)}</div>' if cells else ""
+
+
+def video(mp4: bytes) -> str:
+    """A film inside the page."""
+    source = data_uri("video/mp4", mp4)
+    return f'<video controls loop muted playsinline preload="auto" src="{source}"></video>'

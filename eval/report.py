@@ -1,4 +1,4 @@
-"""One self-contained HTML page: success table, curves, films, times and versions."""
+"""One self-contained HTML page: success table, facts, sections, curves, times and versions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from .charts import Points, line_chart
-from .page import data_uri, html_page, plain_table, write_page
-
-
-@dataclass(frozen=True)
-class Film:
-    """A filmed episode; `mp4` as `eval.video.encode_mp4` makes it."""
-
-    title: str
-    caption: str
-    mp4: bytes
+from .page import bullet_list, figure_grid, html_page, plain_table, write_page
 
 
 @dataclass(frozen=True)
@@ -39,8 +30,8 @@ class Report:
         lead: one paragraph on what was done.
         policies: (name, what it is, summary as `eval.receipt.summary` gives it), in order.
         facts: short statements worth a line, such as that conversion keeps the actions.
+        sections: further (heading, HTML), after the facts.
         curves: charts.
-        films: filmed episodes.
         stages: (stage, seconds), in order.
         versions: what ran, name -> version.
         commands: how to repeat it.
@@ -50,8 +41,8 @@ class Report:
     lead: str
     policies: Sequence[tuple[str, str, Mapping[str, Any]]]
     facts: Sequence[str] = ()
+    sections: Sequence[tuple[str, str]] = ()
     curves: Sequence[Curve] = ()
-    films: Sequence[Film] = ()
     stages: Sequence[tuple[str, float]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
@@ -60,9 +51,9 @@ class Report:
 def render_report(report: Report) -> str:
     """The page as HTML, with nothing to load from anywhere else."""
     sections = [
-        ("Success on held-out initial states", _policies(report.policies)),
-        ("What was checked", _facts(report.facts)),
-        ("Films of the trained policy", _films(report.films)),
+        ("Success", _policies(report.policies)),
+        ("What was checked", bullet_list(report.facts)),
+        *report.sections,
         ("Training", _curves(report.curves)),
         ("Time of each stage", _stages(report.stages)),
         ("Repeat it", _commands(report.commands)),
@@ -99,30 +90,10 @@ def _policies(policies: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _facts(facts: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
-    return f"<ul>{items}</ul>" if facts else ""
-
-
-def _films(films: Sequence[Film]) -> str:
-    figures = []
-    for film in films:
-        figures.append(
-            f"<figure><h3>{html.escape(film.title)}</h3>"
-            '<video controls loop muted playsinline preload="auto" '
-            f'src="{data_uri("video/mp4", film.mp4)}"></video>'
-            f"<figcaption>{html.escape(film.caption)}</figcaption></figure>"
-        )
-    return f'<div class="grid-of-two">{"".join(figures)}</div>' if films else ""
-
-
 def _curves(curves: Sequence[Curve]) -> str:
-    figures = [
-        f"<figure><h3>{html.escape(curve.title)}</h3>"
-        f"{line_chart(curve.series, x_label=curve.x_label, log_y=curve.log_y)}</figure>"
-        for curve in curves
-    ]
-    return f'<div class="grid-of-two">{"".join(figures)}</div>' if curves else ""
+    return figure_grid(
+        [(c.title, line_chart(c.series, x_label=c.x_label, log_y=c.log_y), "") for c in curves]
+    )
 
 
 def _stages(stages: Sequence[tuple[str, float]]) -> str:
@@ -136,10 +107,6 @@ def _stages(stages: Sequence[tuple[str, float]]) -> str:
 def _commands(commands: Sequence[str]) -> str:
     lines = "\n".join(html.escape(command) for command in commands)
     return f"<pre>{lines}</pre>" if commands else ""
-
-
-def _versions(versions: Mapping[str, str]) -> str:
-    return plain_table([[name, version] for name, version in versions.items()], ("what", "version"))
 
 
 def _clock(seconds: float) -> str:

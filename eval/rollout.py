@@ -6,29 +6,18 @@ import functools
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .host import SimulatorHost
+from .calls import Policy
+from .host import Replay, SimulatorHost
 from .protocol import Episode, TaskSpec
+from .traces import Trace
 from .workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
-
-# (episodes done, episodes in all, successes so far)
-OnProgress = Callable[[int, int, int], None]
-
-
-class Policy(Protocol):
-    """Door 2: observations to action chunks; `seed[i]` alone decides the noise of observation i."""
-
-    def act(
-        self, observations: Sequence[dict[str, Any]], *, seed: Sequence[int]
-    ) -> NDArray[np.float32]:
-        """Actions float32[B, T, D], postprocessed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -37,23 +26,44 @@ class EpisodeResult:
 
     Attributes:
         episode: what was tried.
+        instruction: what the policy was told; "" where the simulator never came so far.
         success: whether the task was solved at some step.
+        success_at_end: whether the simulator said so after the last step; None after an error.
         steps: control steps carried out.
         queries: calls of the policy, 0 for the scripted expert.
         seconds: wall time, other episodes going on beside it.
         state_hash: of the initial state.
         rows: actions carried out, float32[steps, D].
+        chunks: what the policy answered, each with the step at which it was asked.
         error: why the simulator gave up twice, or None; such an episode counts as failed.
     """
 
     episode: Episode
+    instruction: str
     success: bool
+    success_at_end: bool | None
     steps: int
     queries: int
     seconds: float
     state_hash: str
     rows: NDArray[np.float32]
+    chunks: Sequence[tuple[int, NDArray[np.float32]]]
     error: str | None
+
+    def trace(self) -> Trace:
+        """What is kept to film the episode."""
+        chunks = [chunk for _, chunk in self.chunks]
+        return Trace(
+            episode=self.episode,
+            success=self.success,
+            rows=self.rows,
+            chunks=np.stack(chunks) if chunks else np.zeros((0, 0, 0), np.float32),
+            asked_at=np.array([step for step, _ in self.chunks], np.int64),
+            path=np.zeros((0, 0), np.float32),
+        )
+
+
+OnResult = Callable[[EpisodeResult], None]
 
 
 def simulator_pool(spec: TaskSpec, num_workers: int) -> WorkerPool:
@@ -72,7 +82,7 @@ def rollout(
     episodes: Sequence[Episode],
     *,
     pool: WorkerPool,
-    on_progress: OnProgress | None = None,
+    on_result: OnResult | None = None,
 ) -> list[EpisodeResult]:
     """Evaluates a policy: one call of `act` for all simulators that need a chunk.
 
@@ -84,17 +94,17 @@ def rollout(
         spec: protocol of the row.
         episodes: what to try; results come in this order.
         pool: simulators, see `simulator_pool`.
-        on_progress: called after each episode.
+        on_result: takes each episode as it ends.
 
     Raises:
         SimulatorSetupError: this machine cannot run the simulator.
         WorkerError: a simulator raised.
     """
-    return _PolicyRollout(policy, spec, episodes, pool, on_progress).run()
+    return _PolicyRollout(policy, spec, episodes, pool, on_result).run()
 
 
 def expert_rollout(
-    episodes: Sequence[Episode], *, pool: WorkerPool, on_progress: OnProgress | None = None
+    episodes: Sequence[Episode], *, pool: WorkerPool, on_result: OnResult | None = None
 ) -> list[EpisodeResult]:
     """Evaluates the scripted expert, which runs inside the workers; otherwise as `rollout`."""
     results: dict[int, EpisodeResult] = {}
@@ -105,31 +115,33 @@ def expert_rollout(
         else:
             results[index] = EpisodeResult(
                 episode=episode,
+                instruction=attempt.instruction,
                 success=attempt.success,
+                success_at_end=attempt.success,
                 steps=attempt.steps,
                 queries=0,
                 seconds=attempt.seconds,
                 state_hash=attempt.state_hash,
                 rows=attempt.rows,
+                chunks=(),
                 error=None,
             )
-        _report(on_progress, results, len(episodes))
+        if on_result is not None:
+            on_result(results[index])
     return [results[index] for index in range(len(episodes))]
 
 
-def film(result: EpisodeResult, *, pool: WorkerPool, every: int) -> NDArray[np.uint8] | None:
-    """Repeats a finished episode and films it, all views side by side, uint8[f, S, V * S, 3].
+def film(trace: Trace, *, pool: WorkerPool, every: int) -> Replay | None:
+    """Repeats a finished episode and films it, a frame every `every` control steps.
 
-    None where there is nothing to film, or where the repetition came out differently (logged).
+    None where the repetition came out differently (logged).
     """
-    if not len(result.rows):
-        return None
-    job = ("replay", (result.episode, result.rows, every))
+    job = ("replay", (trace.episode, trace.rows, every))
     ((_, replayed),) = run_jobs(pool, [job])
-    if isinstance(replayed, WorkerCrashError) or replayed[1] != result.success:
-        _LOG.warning("no film of %s: the repetition came out differently", result.episode)
+    if isinstance(replayed, WorkerCrashError) or replayed.success != trace.success:
+        _LOG.warning("no film of %s: the repetition came out differently", trace.episode)
         return None
-    return replayed[0]
+    return replayed
 
 
 class _Slot:
@@ -141,7 +153,10 @@ class _Slot:
         self.began = time.monotonic()
         self.observation: dict[str, Any] | None = None
         self.queries = 0
+        self.steps = 0
+        self.instruction = ""
         self.rows: list[NDArray[np.float32]] = []
+        self.chunks: list[tuple[int, NDArray[np.float32]]] = []
 
 
 class _PolicyRollout:
@@ -151,13 +166,13 @@ class _PolicyRollout:
         spec: TaskSpec,
         episodes: Sequence[Episode],
         pool: WorkerPool,
-        on_progress: OnProgress | None,
+        on_result: OnResult | None,
     ) -> None:
         self._policy = policy
         self._spec = spec
         self._episodes = episodes
         self._pool = pool
-        self._on_progress = on_progress
+        self._on_result = on_result
         self._waiting = list(range(len(episodes)))[::-1]
         self._crashed: list[int] = []
         self._slots: dict[int, _Slot] = {}
@@ -195,6 +210,7 @@ class _PolicyRollout:
         if len(chunks) != len(slots):
             raise ValueError(f"the policy answered {len(slots)} observations by {len(chunks)}")
         for worker, slot, chunk in zip(workers, slots, chunks):
+            slot.chunks.append((slot.steps, np.asarray(chunk, np.float32)))
             slot.queries += 1
             slot.observation = None
             self._moving.append(worker)
@@ -218,21 +234,28 @@ class _PolicyRollout:
         if reply.observation is None:
             del self._slots[worker]
             self._finish(slot, _finished(slot, reply))
+        else:
+            slot.steps = reply.steps
+            slot.instruction = slot.instruction or reply.observation["instruction"]
 
     def _finish(self, slot: _Slot, result: EpisodeResult) -> None:
         self._results[slot.index] = result
-        _report(self._on_progress, self._results, len(self._episodes))
+        if self._on_result is not None:
+            self._on_result(result)
 
 
 def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
     return EpisodeResult(
         episode=slot.episode,
+        instruction=slot.instruction,
         success=progress.success,
+        success_at_end=progress.success,  # an episode ends at its first success
         steps=progress.steps,
         queries=slot.queries,
         seconds=time.monotonic() - slot.began,
         state_hash=progress.state_hash,
         rows=np.concatenate(slot.rows),
+        chunks=slot.chunks,
         error=None,
     )
 
@@ -240,16 +263,14 @@ def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
 def _failed(episode: Episode, crash: WorkerCrashError) -> EpisodeResult:
     return EpisodeResult(
         episode=episode,
+        instruction="",
         success=False,
+        success_at_end=None,
         steps=0,
         queries=0,
         seconds=0.0,
         state_hash="",
         rows=np.zeros((0, 0), np.float32),
+        chunks=(),
         error=str(crash),
     )
-
-
-def _report(on_progress: OnProgress | None, results: dict[int, EpisodeResult], total: int) -> None:
-    if on_progress is not None:
-        on_progress(len(results), total, sum(r.success for r in results.values()))

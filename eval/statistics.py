@@ -1,8 +1,9 @@
-"""How sure a success rate is."""
+"""How sure a success rate is, and how sure the difference of two is."""
 
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 # Half width of a central 95 % interval of the normal distribution, in standard deviations.
 Z95 = 1.959963984540054
@@ -28,3 +29,97 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float,
     low = 0.0 if successes == 0 else max(0.0, centre - spread)
     high = 1.0 if successes == trials else min(1.0, centre + spread)
     return low, high
+
+
+def episodes_to_separate(
+    rate: float, reference: float, *, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Episodes of each of two policies with these true rates that a two-sided test tells apart.
+
+    The test is the two-proportion z test with pooled variance, without continuity correction
+    (Fleiss, Levin and Paik 2003, section 4.2). None where the rates are equal.
+
+    Args:
+        rate: true success rate of one policy.
+        reference: that of the other, tried in as many episodes.
+        alpha: probability of a difference being claimed where there is none.
+        power: probability of this difference being found.
+
+    Raises:
+        ValueError: a rate outside [0, 1], or alpha or power outside (0, 1).
+    """
+    if not (0 <= rate <= 1 and 0 <= reference <= 1 and 0 < alpha < 1 and 0 < power < 1):
+        raise ValueError(
+            f"rates {rate} and {reference} must be in [0, 1], alpha {alpha} and power {power} "
+            "in (0, 1)"
+        )
+    if rate == reference:
+        return None
+    mean = (rate + reference) / 2
+    under_null = math.sqrt(2 * mean * (1 - mean))
+    under_truth = math.sqrt(rate * (1 - rate) + reference * (1 - reference))
+    normal = NormalDist()
+    spread = normal.inv_cdf(1 - alpha / 2) * under_null + normal.inv_cdf(power) * under_truth
+    return math.ceil((spread / (rate - reference)) ** 2)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p value of McNemar's exact test.
+
+    Of the pairs in which one succeeded and the other failed, either is as likely to be the one
+    that succeeded, if the policies are equally good.
+
+    Args:
+        only_first: pairs that only the first policy solved.
+        only_second: pairs that only the second policy solved.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"counts {only_first} and {only_second} cannot be negative")
+    differing = only_first + only_second
+    tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
+def paired_difference(
+    both: int, only_first: int, only_second: int, neither: int
+) -> tuple[float, float, float]:
+    """Rate of the first policy less that of the second over pairs: (difference, low, high).
+
+    The 95 % interval is Newcombe's (Statistics in Medicine 17, 1998, 2635-2650, method 10): it
+    combines the Wilson intervals of both rates with the correlation of the pairs.
+
+    Raises:
+        ValueError: a negative count, or no pairs at all.
+    """
+    counts = (both, only_first, only_second, neither)
+    pairs = sum(counts)
+    if min(counts) < 0 or not pairs:
+        raise ValueError(f"pairs {counts} must not be negative, nor all of them 0")
+    first, second = (both + only_first) / pairs, (both + only_second) / pairs
+    low1, high1 = wilson_interval(both + only_first, pairs)
+    low2, high2 = wilson_interval(both + only_second, pairs)
+    correlation = _correlation(both, only_first, only_second, neither)
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
+
+    difference = first - second
+    return (
+        difference,
+        difference - reach(first - low1, high2 - second),
+        difference + reach(high1 - first, second - low2),
+    )
+
+
+def _correlation(a: int, b: int, c: int, d: int) -> float:
+    """Phi of the 2 x 2 table with Newcombe's continuity correction."""
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    if not margins:
+        return 0.0
+    product = a * d - b * c
+    if product > 0:
+        product = max(product - (a + b + c + d) / 2, 0.0)
+    return product / math.sqrt(margins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +37,10 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
         writer.close()
         with open(path, "rb") as file:
             return file.read()
+
+
+def side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Views uint8[h, w, 3] in a row, black below the shorter ones."""
+    height = max(image.shape[0] for image in images)
+    padded = [np.pad(i, ((0, height - i.shape[0]), (0, 0), (0, 0))) for i in images]
+    return np.concatenate(padded, axis=1)

@@ -18,7 +18,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from eval.receipt import write_json
+from eval.atomic import write_json
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
 from xvla_jax.conversion import (

@@ -1,23 +1,28 @@
-"""Who takes part in an evaluation: a checkpoint, a control made from it, or the scripted expert."""
+"""Who takes part in an evaluation: a checkpoint, a control made from it, a server, the expert."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from eval.contest import Contestant
 from eval.plans import planned_tasks
 from eval.tasks import TaskSpec, task_contract
+from scripts.served_policy import ServedPolicy
 from xvla_jax.batch import Observation
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.models.xvla import init_params
 from xvla_jax.policy import Policy
+from xvla_jax.serving.engine import model_sha256
 
 EXPERT = "expert"
+SERVER = "server"  # its "folder" is a URL
 _RANDOM_WEIGHTS_SEED = 0
 
 
@@ -43,10 +48,22 @@ def _untrained(policy: Policy) -> Policy:
     return Policy(policy.config, params, policy.processor, policy.contracts)
 
 
-_KINDS: dict[str, Callable[[Policy], Any]] = {
-    "checkpoint": lambda policy: policy,
-    "untrained": _untrained,
-    "blind": BlindPolicy,
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """How an entrant is made of a checkpoint: its parameters, and what stands before it."""
+
+    model: Callable[[Policy], Policy]
+    wrap: Callable[[Policy], Any]
+
+
+def _as_it_is(policy: Policy) -> Policy:
+    return policy
+
+
+_KINDS: dict[str, _Kind] = {
+    "checkpoint": _Kind(_as_it_is, _as_it_is),
+    "untrained": _Kind(_untrained, _as_it_is),
+    "blind": _Kind(_as_it_is, BlindPolicy),
 }
 
 
@@ -84,20 +101,22 @@ def common_tasks(spec: TaskSpec, entrants: Sequence[Entrant]) -> TaskSpec:
 
 
 def parse_policy(text: str) -> Entrant:
-    """NAME=[KIND:]FOLDER -> Entrant.
+    """[NAME=][KIND:]FOLDER -> Entrant; the name is the folder's, or the kind, where none is given.
 
     Raises:
-        ValueError: another form, or an unknown kind.
+        ValueError: another form, an unknown kind, or a name that no file can have.
     """
-    name, equals, value = text.partition("=")
+    name, equals, value = text.rpartition("=")
     kind, colon, folder = value.partition(":")
     if not colon:
         kind, folder = "checkpoint", value
-    known = (*_KINDS, EXPERT)
-    if not name or not equals or kind not in known or bool(folder) == (kind == EXPERT):
+    known = (*_KINDS, SERVER, EXPERT)
+    if not equals:
+        name = pathlib.PurePath(folder).name or kind
+    if not name or "/" in name or kind not in known or bool(folder) == (kind == EXPERT):
         raise ValueError(
-            f"--policy={text}: NAME=FOLDER or NAME=KIND:FOLDER is expected, with KIND one of "
-            f"{', '.join(known)}; the expert takes no folder"
+            f"--policy={text}: FOLDER, NAME=FOLDER or NAME=KIND:FOLDER is expected, with KIND one "
+            f"of {', '.join(known)}; the expert takes no folder, a server a URL"
         )
     return Entrant(name, kind, folder)
 
@@ -106,9 +125,34 @@ def parse_policy(text: str) -> Entrant:
 _open = functools.cache(Policy.from_pretrained)
 
 
-def load(entrant: Entrant, spec: TaskSpec) -> Any:
-    """The policy object, after its contract was compared with the task's."""
-    policy = _open(entrant.folder)
-    wanted = Contract(action_space=policy.config.action_mode, **task_contract(spec))
-    check_contract(policy.contracts, wanted, who=f"task {spec.name!r}")
-    return _KINDS[entrant.kind](policy)
+def load(entrant: Entrant, specs: Sequence[TaskSpec]) -> Contestant:
+    """The policy with its hash and contracts, after these were compared with each task's.
+
+    Raises:
+        ContractError, ContractMismatchError: names every field that differs.
+        PolicyUnavailableError: no server answers.
+    """
+    identity: dict[str, Any] = {
+        "kind": entrant.kind,
+        "source": entrant.folder,
+        "hash": None,
+        "contracts": {},
+    }
+    if entrant.kind == EXPERT:
+        return Contestant(entrant.name, None, identity)
+    if entrant.kind == SERVER:
+        served = ServedPolicy(entrant.folder, specs)
+        identity |= {"hash": served.policy_hash, "contracts": served.contracts}
+        return Contestant(entrant.name, served, identity)
+    opened = _open(entrant.folder)
+    for spec in specs:
+        wanted = Contract(action_space=opened.config.action_mode, **task_contract(spec))
+        check_contract(opened.contracts, wanted, who=f"task {spec.name!r}")
+    kind = _KINDS[entrant.kind]
+    model = kind.model(opened)
+    contracts = {
+        str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
+        for spec in specs
+    }
+    identity |= {"hash": model_sha256(model), "contracts": contracts}
+    return Contestant(entrant.name, kind.wrap(model), identity)

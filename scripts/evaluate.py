@@ -1,16 +1,24 @@
-"""Evaluates policies in closed loop: held-out initial states, several simulators, one batched call.
+"""Evaluates policies in closed loop: many simulators, one batched call, a receipt and a page.
 
-python -m scripts.evaluate --task=quickstart --out=FOLDER --policy=trained=CHECKPOINT \
-    --policy=expert=expert: [--workers=2] [--init_states=30:50]
+python -m scripts.evaluate --policy=CHECKPOINT --tasks=libero_spatial,libero_goal --episodes=50 \
+    --out=FOLDER [--workers=2] [--shard=1/4] [--accept_renderer]
+python -m scripts.evaluate --task=quickstart --init_states=30:50 --out=FOLDER \
+    --policy=trained=CHECKPOINT --policy=script=expert: [--stop_early]
 
-A policy is NAME=KIND:FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape with
-random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder). Beside
-the expert, all are evaluated on the tasks that it has a plan for (eval/plans.py).
+A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
+with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
+`server` (its URL: server:http://HOST:PORT or ws://).
+Beside the expert, all are evaluated on the tasks that it has a plan for (eval/plans.py).
+
+An interrupted evaluation goes on with the same command. Shards are put together by
+scripts.merge_results; docs/receipts.md says how to read and compare what comes out.
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,78 +27,115 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from eval.receipt import receipt, write_json
-from eval.rollout import EpisodeResult, expert_rollout, film, rollout, simulator_pool
-from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_spec
-from eval.video import encode_mp4
-from eval.workers import WorkerError, WorkerPool, run_jobs
-from scripts.entrants import EXPERT, check_names, common_tasks, load, parse_policy
+from eval.atomic import write_json
+from eval.contest import Task
+from eval.evaluation import Evaluation, Options
+from eval.evaluation_page import write_evaluation_page
+from eval.golden_frame import GoldenFrameError
+from eval.journal import JournalError
+from eval.receipt import RESULTS
+from eval.sequential import ALPHA
+from eval.shards import parse_shard
+from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
+from eval.transports import RemoteError
+from eval.versions import versions
+from eval.workers import WorkerError
+from scripts.entrants import EXPERT, Entrant, check_names, common_tasks, load, parse_policy
 from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
-from scripts.success_table import RESULTS, print_table
+from scripts.success_table import PAGE, print_tables
 from xvla_jax.errors import XVLAError
 
-_FILM_EVERY = 2  # control steps between two frames
+_POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks.py.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder of results.json and films.", required=True)
-_POLICIES = flags.DEFINE_multi_string("policy", None, "NAME=[KIND:]FOLDER.", required=True)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/tasks.py.")
+_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/tasks.py.")
+_EPISODES = flags.DEFINE_integer(
+    "episodes", None, "Of each task: its first initial states; all if not given.", lower_bound=1
+)
 _STATES = flags.DEFINE_string(
     "init_states",
     f"{HELD_OUT_STATES[0]}:{HELD_OUT_STATES[-1] + 1}",
-    "Official initial states, first:end.",
+    "With --task: official initial states, first:end.",
 )
+_OUT = flags.DEFINE_string("out", None, "Folder of receipt, page and films.", required=True)
+_POLICIES = flags.DEFINE_multi_string("policy", None, "[NAME=][KIND:]FOLDER.", required=True)
+_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_SHARD = flags.DEFINE_string("shard", "1/1", "I/N: only this part of the episodes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
-_FILM = flags.DEFINE_string("film", "", "Name of the policy to film: a success and a failure.")
+_ACCEPT = flags.DEFINE_bool(
+    "accept_renderer", False, "Go on where the golden frame differs; noted in the receipt."
+)
+_RESTART = flags.DEFINE_bool("restart", False, "Forget finished episodes in --out.")
+_STOP = flags.DEFINE_bool("stop_early", False, "Compare two policies and stop when it is decided.")
+_FILM = flags.DEFINE_string(
+    "film", None, "Name of the policy to film: a success and a failure. The first one if not given."
+)
+
+flags.mark_flags_as_mutual_exclusive(("task", "tasks"), required=True)
+
+
+def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
+    """Rows and their episodes: beside the expert, on the tasks that it has a plan for.
+
+    Raises:
+        ValueError: a row or an initial state that is not there.
+    """
+    tasks = []
+    for name in _TASKS.value or (_TASK.value or "",):
+        spec = common_tasks(task_spec(name), entrants)
+        first, _, end = _STATES.value.partition(":")
+        states = range(int(first), int(end))
+        if _TASKS.value or _EPISODES.value:
+            states = range(_EPISODES.value or spec.num_init_states)
+        plan = episodes(spec, init_states=states, seed=_SEED.value)
+        tasks.append(Task(spec, plan))
+    return tasks
 
 
 def run(console: Console) -> dict[str, Any]:
-    """Evaluates all policies on the same episodes and writes the receipt."""
-    spec, out = task_spec(_TASK.value), pathlib.Path(_OUT.value)
+    """Evaluates all policies on the same episodes; writes the receipt and the page."""
+    out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    first, _, end = _STATES.value.partition(":")
     entrants = [parse_policy(text) for text in _POLICIES.value]
-    spec = common_tasks(spec, entrants)
-    todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
-    check_names(entrants, _FILM.value)
-    # Checkpoints are loaded and compared before any simulator starts.
-    policies = {e.name: load(e, spec) for e in entrants if e.kind != EXPERT}
-    results: dict[str, list[EpisodeResult]] = {}
-    with simulator_pool(spec, _WORKERS.value) as pool:
-        for entrant in entrants:
-            with episode_progress(console, entrant.name, len(todo)) as show:
-                if entrant.kind == EXPERT:
-                    results[entrant.name] = expert_rollout(todo, pool=pool, on_progress=show)
-                else:
-                    policy = policies[entrant.name]
-                    results[entrant.name] = rollout(policy, spec, todo, pool=pool, on_progress=show)
-        ((_, described),) = run_jobs(pool, [("describe", (spec.task_ids[0],))])
-        if _FILM.value:
-            _save_films(results[_FILM.value], pool, spec, out)
-    record = receipt(
-        spec,
-        results,
-        instruction=described["instruction"],
-        renderer=described["renderer"],
+    tasks = _tasks(entrants)
+    filmed = next((e.name for e in entrants if e.kind != EXPERT), entrants[0].name)
+    film = filmed if _FILM.value is None else _FILM.value
+    check_names(entrants, film)
+    options = Options(
         num_workers=_WORKERS.value,
-        seed=_SEED.value,
+        shard=parse_shard(_SHARD.value),
+        restart=_RESTART.value,
+        accept_renderer=_ACCEPT.value,
+        alpha=ALPHA if _STOP.value else None,
+        film=film,
+        config={"seed": _SEED.value, "command": sys.argv[1:]},
+        versions=versions(_POLICY_SIDE),
+        git=_git(),
     )
-    write_json(out / RESULTS, record)
-    return record
+    # Checkpoints are loaded and compared before any simulator starts.
+    contestants = [load(entrant, [task.spec for task in tasks]) for entrant in entrants]
+    progress = functools.partial(episode_progress, console)
+    receipt = Evaluation(contestants, options, out, progress).run(tasks)
+    write_json(out / RESULTS, receipt)
+    write_evaluation_page(out / PAGE, receipt, out)
+    return receipt
 
 
-def _save_films(
-    results: Sequence[EpisodeResult], pool: WorkerPool, spec: TaskSpec, out: pathlib.Path
-) -> None:
-    """success.mp4 and failure.mp4 in real time, of the first of each; none where there is none."""
-    for outcome, name in ((True, "success"), (False, "failure")):
-        path = out / f"{name}.mp4"
-        path.unlink(missing_ok=True)
-        chosen = next((r for r in results if r.success is outcome and r.error is None), None)
-        frames = None if chosen is None else film(chosen, pool=pool, every=_FILM_EVERY)
-        if frames is not None:
-            path.write_bytes(encode_mp4(frames, fps=int(spec.control_hz // _FILM_EVERY)))
+def _git() -> dict[str, Any] | None:
+    """Revision of the checkout, and whether files differ from it."""
+    folder = pathlib.Path(__file__).resolve().parent.parent
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        revision, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision, "changed": bool(changes)}
 
 
 def main(argv: list[str]) -> int:
@@ -101,15 +146,23 @@ def main(argv: list[str]) -> int:
     quiet_libraries()
     # Films are encoded by a child process, which only executes ffmpeg.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+    out = pathlib.Path(_OUT.value)
     try:
-        print_table(console, run(console))
+        print_tables(console, run(console))
     except KeyboardInterrupt:
-        console.print("stopped; nothing was written. The same command starts again.")
+        console.print("stopped; the same command goes on with the episodes that are left.")
         return 130
-    except (XVLAError, WorkerError, ValueError) as error:
+    except (
+        RemoteError,
+        XVLAError,
+        WorkerError,
+        GoldenFrameError,
+        JournalError,
+        ValueError,
+    ) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
-    console.print(f"receipt: {pathlib.Path(_OUT.value) / RESULTS}", markup=False)
+    console.print(f"receipt: {out / RESULTS}\npage: {out / PAGE}", markup=False)
     return 0
 
 

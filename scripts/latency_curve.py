@@ -20,9 +20,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from eval.atomic import write_json
 from eval.latency import curve, draw_curve
 from eval.realtime import STRATEGIES, ChunkStream, Timing
-from eval.receipt import write_json
 from eval.rollout import query_seed
 from eval.simulated_world import WorkerWorld
 from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_contract, task_spec
@@ -87,7 +87,9 @@ def run(console: Console) -> dict[str, Any]:
     first, _, end = _STATES.value.partition(":")
     todo = episodes(spec, init_states=range(int(first), int(end)), seed=_SEED.value)
     entrant = parse_policy(_POLICY.value)
-    policy = load(entrant, spec)
+    policy = load(entrant, [spec]).policy
+    if policy is None:
+        raise ValueError("--policy: the expert takes no time to answer; name a checkpoint")
     with contextlib.ExitStack() as opened:
         worlds = [opened.enter_context(WorkerWorld(spec)) for _ in range(_WORKERS.value)]
         cells = curve(

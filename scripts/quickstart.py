@@ -8,7 +8,6 @@ the same command is skipped, an interrupted one goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 
@@ -16,8 +15,9 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from eval.receipt import RESULTS, read_receipt
 from scripts.stages import REPORT, is_complete, read_ledger, run_stage, stages
-from scripts.success_table import RESULTS, print_table
+from scripts.success_table import print_tables
 
 _WORKDIR = flags.DEFINE_string("workdir", "outputs/quickstart", "Folder of everything.")
 _DEMONSTRATIONS = flags.DEFINE_integer("demonstrations", 64, "To record.", lower_bound=1)
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
                 markup=False,
             )
             return status
-    print_table(console, json.loads((workdir / "evaluation" / RESULTS).read_text()))
+    print_tables(console, read_receipt(workdir / "evaluation" / RESULTS))
     times = Table("stage", "seconds")
     ledger = read_ledger(workdir)
     for stage in table:

@@ -10,10 +10,11 @@ from typing import Any
 
 from absl import app, flags
 
-from eval.report import Curve, Film, Report, write_report
+from eval.evaluation_page import evaluation_sections
+from eval.receipt import RESULTS, ReceiptError, read_receipt
+from eval.report import Curve, Report, write_report
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.stages import REPORT, read_ledger
-from scripts.success_table import RESULTS
 from xvla_jax.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
@@ -24,48 +25,44 @@ _MEANINGS = {
     "blind": "the trained model with black images: what can be solved without looking",
     "expert": "the script that made the demonstrations; it is told where everything is",
 }
-_FILMS = {"success": "A success", "failure": "A failure"}
-_CAPTION = (
-    "Left: agentview, which LIBERO's client turns by 180 degrees (upright, but mirrored). "
-    "Right: the wrist camera as it comes. Real time."
-)
 
 
 def build(workdir: pathlib.Path) -> Report:
     """Collects what the stages left behind."""
-    receipt = json.loads((workdir / "evaluation" / RESULTS).read_text())
+    receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
     recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
     ledger = read_ledger(workdir)
+    (task,) = receipt["tasks"].values()
+    (instruction,) = {e["task"] for p in task["policies"].values() for e in p["by_task"].values()}
     policies = [
         (name, _MEANINGS.get(name, ""), entry["summary"])
-        for name, entry in receipt["policies"].items()
-    ]
-    films = [
-        Film(f"{title} of the trained policy", _CAPTION, path.read_bytes())
-        for name, title in _FILMS.items()
-        if (path := workdir / "evaluation" / f"{name}.mp4").is_file()
+        for name, entry in task["policies"].items()
     ]
     return Report(
         title="X-VLA quickstart",
         lead=(
-            f"A small X-VLA learned “{receipt['instruction']}” from {recording['recorded']} "
+            f"A small X-VLA learned “{instruction}” from {recording['recorded']} "
             "demonstrations in LIBERO and was tried on initial states that it has not seen. Each "
             "episode moves the object by up to "
-            f"{100 * receipt['protocol']['displacement']:.0f} cm from its official place."
+            f"{100 * task['row']['displacement']:.0f} cm from its official place."
         ),
         policies=policies,
-        facts=_facts(receipt, export, recording),
+        facts=_facts(task, export, recording),
+        sections=evaluation_sections(receipt, workdir / "evaluation"),
         curves=_curves(workdir / "train"),
-        films=films,
         stages=[(name, entry["seconds"]) for name, entry in ledger.items()],
-        versions={**_versions(), **receipt["versions"], "renderer": receipt["renderer"]},
+        versions={
+            **_versions(),
+            **receipt["versions"]["simulator"],
+            "renderer": receipt["renderer"],
+        },
         commands=[f"python -m {shlex.join(entry['arguments'])}" for entry in ledger.values()],
     )
 
 
-def _facts(receipt: dict[str, Any], export: dict[str, Any], recording: dict[str, Any]) -> list[str]:
-    errors = sum(e["summary"]["simulator_errors"] for e in receipt["policies"].values())
+def _facts(task: dict[str, Any], export: dict[str, Any], recording: dict[str, Any]) -> list[str]:
+    errors = sum(e["summary"]["simulator_errors"] for e in task["policies"].values())
     return [
         f"{export['parameters']:,} parameters were written in the PyTorch layout and read back: "
         f"equal {export['parameters_equal']}; {export['chunks_compared']} action chunks from the "
@@ -104,7 +101,11 @@ def main(argv: list[str]) -> int:
     if missing:
         print(f"error: {workdir} lacks {', '.join(missing)}; run python -m scripts.quickstart")
         return 1
-    write_report(workdir / REPORT, build(workdir))
+    try:
+        write_report(workdir / REPORT, build(workdir))
+    except ReceiptError as error:
+        print(f"error: {error}")
+        return 1
     print(workdir / REPORT)
     return 0
 

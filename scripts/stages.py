@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.receipt import write_json
+from eval.atomic import write_json
 
 STAGES_FILE = "stages.json"
 REPORT = "report.html"
@@ -103,6 +103,9 @@ _STAGES = (
             "--policy=blind=blind:{workdir}/hf",
             "--policy=expert=expert:",
             "--film=trained",
+            "--restart",
+            # Trained on demonstrations of the same simulator, whatever it looks like.
+            "--accept_renderer",
             "--workers={workers}",
             "--seed={seed}",
         ),

@@ -1,4 +1,4 @@
-"""The success table of a receipt, for the terminal."""
+"""The success tables of a receipt, for the terminal."""
 
 from __future__ import annotations
 
@@ -7,23 +7,49 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = "results.json"
+PAGE = "report.html"
 
 
-def print_table(console: Console, record: dict[str, Any]) -> None:
-    """Success of each policy with its interval."""
-    table = Table(title=f"{record['task']}: {record['instruction']}")
+def print_tables(console: Console, receipt: dict[str, Any]) -> None:
+    """Success of each policy on each row of the task table, with its interval."""
+    for name, task in receipt["tasks"].items():
+        _print_task(console, name, task)
+
+
+def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
+    table = Table(title=name)
     for column in ("policy", "success", "episodes", "Wilson 95 %", "steps to success"):
         table.add_column(column)
-    for name, entry in record["policies"].items():
+    for policy, entry in task["policies"].items():
         s = entry["summary"]
+        if not s["episodes"]:
+            continue
         low, high = s["wilson95"]
         steps = s["mean_steps_to_success"]
         table.add_row(
-            name,
+            policy,
             f"{s['rate']:.0%}",
             f"{s['successes']} of {s['episodes']}",
             f"{low:.0%} to {high:.0%}",
             "" if steps is None else f"{steps:.0f}",
         )
     console.print(table)
+    reference = task["reference"]
+    if reference is not None:
+        console.print(f"published: {reference['rate']:.1%} ({reference['source']})", markup=False)
+    for policy, entry in task["policies"].items():
+        if entry["episodes_to_separate"] is not None:
+            console.print(
+                f"{policy}: {entry['episodes_to_separate']} episodes each would tell such rates "
+                "apart (power 80 %, level 5 %)",
+                markup=False,
+            )
+    stopping = task["stopping"]
+    if stopping is not None:
+        verdict = "decided" if stopping["decided"] else "not decided"
+        console.print(
+            f"stopped after {stopping['pairs']} of {stopping['planned']} pairs: {verdict}, "
+            f"p = {stopping['p_value']:.3g} whenever one stops"
+        )
+    if task["golden_frame"]["state"] != "identical":
+        console.print(f"golden frame: {task['golden_frame']['state']}", markup=False)

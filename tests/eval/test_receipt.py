@@ -1,80 +1,214 @@
-"""The receipt holds every episode, and JSON files are never half written."""
+"""The receipt holds every episode, says what made it, and is never half written."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
-from eval.receipt import receipt, summary, versions, write_json
+from eval.atomic import write_json
+from eval.calls import CallLog
+from eval.golden_frame import Verdict
+from eval.receipt import (
+    SCHEMA,
+    ReceiptError,
+    TaskRun,
+    episode_key,
+    episode_record,
+    plan_key,
+    read_receipt,
+    receipt,
+    summary,
+    task_summaries,
+)
 from eval.rollout import EpisodeResult
-from eval.tasks import TASKS, Episode
+from eval.tasks import TASKS, Episode, Reference
+from eval.versions import versions
+
+SCHEMA_FILE = Path(__file__).parents[2] / "eval" / "receipt.schema.json"
+SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, "somebody"),))
 
 
 def results(successes: Sequence[bool]) -> list[EpisodeResult]:
     return [
         EpisodeResult(
             episode=Episode(3, 30 + k, 172 + k),
+            instruction="pick up",
             success=success,
+            success_at_end=success,
             steps=60 + k if success else 200,
             queries=3,
             seconds=1.234567,
             state_hash=f"{k:016x}",
             rows=np.zeros((60, 20), np.float32),
+            chunks=(),
             error=None,
         )
         for k, success in enumerate(successes)
     ]
 
 
+def records(successes: Sequence[bool]) -> list[dict[str, Any]]:
+    return [episode_record(result, "libero_object") for result in results(successes)]
+
+
+def task_run(**policies: Sequence[bool]) -> TaskRun:
+    longest = max(policies.values(), key=len)
+    return TaskRun(
+        spec=SPEC,
+        plan=[result.episode for result in results(longest)],
+        golden_frame=Verdict("identical", mean=0.0, worst=0.0, pixels=0.0).to_dict(),
+        episodes={name: records(successes) for name, successes in policies.items()},
+        calls={
+            name: CallLog([2, 1], [10.0, 20.0], [True, False])
+            for name in policies
+            if name != "expert"
+        },
+    )
+
+
+def made(**policies: Sequence[bool]) -> dict[str, Any]:
+    return receipt(
+        [task_run(**policies)],
+        policies={
+            name: {"kind": "checkpoint", "source": "runs/hf", "hash": "ab12", "contracts": {}}
+            for name in policies
+        },
+        config={
+            "seed": 42,
+            "command": [],
+            "num_workers": 2,
+            "shard": [1, 1],
+            "accept_renderer": False,
+            "seconds": 12.3,
+        },
+        versions={"simulator": {"mujoco": "3.17.0"}, "policy": {"jax": "0.10.2"}},
+        renderer="llvmpipe",
+        git={"revision": "abc", "changed": False},
+    )
+
+
 def test_summary() -> None:
-    made = summary(results([True, False, True, False]))
-    assert (made["successes"], made["episodes"], made["rate"]) == (2, 4, 0.5)
-    assert made["mean_steps_to_success"] == 61.0
-    assert made["wilson95"] == pytest.approx([0.1500, 0.8500], abs=5e-5)
-    assert made["simulator_errors"] == 0
+    found = summary(records([True, False, True, False]))
+    assert (found["successes"], found["episodes"], found["rate"]) == (2, 4, 0.5)
+    assert found["mean_steps_to_success"] == 61.0
+    assert found["wilson95"] == pytest.approx([0.1500, 0.8500], abs=5e-5)
+    assert found["successes_at_end"] == 2
+    assert found["simulator_errors"] == 0
 
 
 def test_summary_of_failures_and_of_nothing() -> None:
-    assert summary(results([False]))["mean_steps_to_success"] is None
+    assert summary(records([False]))["mean_steps_to_success"] is None
     assert summary([])["rate"] is None
 
 
+def test_success_at_the_end_counts_apart() -> None:
+    episodes = records([True, True])
+    episodes[0]["success_at_end"] = False
+    assert summary(episodes)["successes"] == 2
+    assert summary(episodes)["successes_at_end"] == 1
+    crashed = {**episodes[0], "success": False, "success_at_end": None, "error": "died"}
+    assert summary([crashed])["successes_at_end"] is None
+    assert summary([crashed])["simulator_errors"] == 1
+
+
+def test_tasks_have_their_own_rates_and_the_reference_its_distance() -> None:
+    episodes = records([True] * 4 + [False] * 4)
+    for episode in episodes[:2]:
+        episode["task_id"] = 12
+    found = task_summaries(episodes, {"rate": 0.6})
+    assert {k: (v["successes"], v["episodes"]) for k, v in found["by_task"].items()} == {
+        "3": (2, 6),
+        "12": (2, 2),
+    }
+    assert list(found["by_task"]) == ["3", "12"]
+    assert found["by_task"]["3"]["task"] == "pick up"
+    assert found["episodes_to_separate"] == 388  # 0.5 and 0.6, see test_statistics
+    assert task_summaries(episodes, {"rate": 0.5})["episodes_to_separate"] is None
+    assert task_summaries(episodes, None)["episodes_to_separate"] is None
+
+
 def test_the_receipt_survives_json(tmp_path: Path) -> None:
-    made = receipt(
-        TASKS["quickstart"],
-        {"trained": results([True, False]), "expert": results([True])},
-        instruction="pick up",
-        renderer="llvmpipe",
-        num_workers=2,
-        seed=42,
-    )
+    value = made(trained=[True, False], expert=[True])
     path = tmp_path / "results.json"
-    write_json(path, made)
-    read = json.loads(path.read_text())
-    assert read == made
-    assert list(read["policies"]) == ["trained", "expert"]
-    assert read["policies"]["trained"]["episodes"][0] == {
+    write_json(path, value)
+    read = read_receipt(path)
+    assert read == value
+    task = read["tasks"]["quickstart"]
+    assert list(task["policies"]) == ["trained", "expert"]
+    assert task["policies"]["trained"]["episodes"][0] == {
+        "suite": "libero_object",
         "task_id": 3,
+        "task": "pick up",
         "init_state": 30,
         "seed": 172,
         "state_hash": "0000000000000000",
         "success": True,
+        "success_at_end": True,
         "steps": 60,
         "queries": 3,
         "seconds": 1.23,
         "error": None,
     }
-    assert read["protocol"]["step_limit"] == 150
-    assert read["versions"]["numpy"] == np.__version__
+    assert task["plan"] == ["3:30:172", "3:31:173"]
+    assert task["row"]["step_limit"] == 150
+    assert task["reference"] == {"rate": 0.9, "source": "somebody"}
+    assert task["policies"]["trained"]["calls"]["batch_fill"] == 0.75
+    assert task["policies"]["expert"]["calls"]["calls"] == 0
+
+
+def test_keys_of_records_and_of_plans_are_the_same() -> None:
+    (result,) = results([True])
+    assert episode_key(episode_record(result, "s")) == plan_key(result.episode) == "3:30:172"
+
+
+def test_a_receipt_has_the_published_form() -> None:
+    form = json.loads(SCHEMA_FILE.read_text())
+    value = made(trained=[True, False], expert=[True])
+    jsonschema.validate(value, form)
+    assert form["properties"]["schema"]["const"] == SCHEMA
+    for spoil in (
+        lambda v: v.update(schema=1),
+        lambda v: v.pop("renderer"),
+        lambda v: v["policies"]["trained"].pop("hash"),
+        lambda v: v["tasks"]["quickstart"].pop("golden_frame"),
+        lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["episodes"][0].pop("seed"),
+        lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["episodes"][0].update(success=1),
+        lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["summary"].pop("wilson95"),
+    ):
+        broken = json.loads(json.dumps(value))
+        spoil(broken)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, form)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 2"),
+        ("[]", "receipt schema None"),
+        ("{", "cannot be read as a receipt"),
+    ],
+)
+def test_other_files_are_refused_by_version(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ReceiptError, match=words):
+        read_receipt(path)
+    with pytest.raises(ReceiptError, match="cannot be read"):
+        read_receipt(tmp_path / "nowhere.json")
 
 
 def test_versions_name_only_what_is_installed() -> None:
-    assert "no-such-simulator" not in versions()
-    assert all(versions().values())
+    found = versions(("numpy", "no-such-simulator"))
+    assert found["numpy"] == np.__version__
+    assert set(found) == {"python", "numpy"}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -84,3 +218,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_trace_has_what_a_film_needs() -> None:
+    (result,) = results([True])
+    chunk = np.ones((30, 20), np.float32)
+    trace = dataclasses.replace(result, chunks=[(0, chunk), (30, chunk)]).trace()
+    assert trace.chunks.shape == (2, 30, 20)
+    assert trace.asked_at.tolist() == [0, 30]
+    assert result.trace().chunks.shape == (0, 0, 0)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.charts import bar_chart, line_chart
+from eval.charts import bar_chart, line_chart, path_chart
+from eval.page import figure_grid, video
 from eval.receipt import summary
-from eval.report import Curve, Film, Report, render_report, write_report
+from eval.report import Curve, Report, render_report, write_report
 from eval.video import encode_mp4
-from tests.eval.test_receipt import results
+from tests.eval.test_receipt import records
 
-VOID = {"meta", "br", "line", "polyline", "rect", "img", "link"}
+VOID = {"meta", "br", "line", "polyline", "rect", "circle", "img", "link"}
 
 
 class Tags(HTMLParser):
@@ -48,15 +49,17 @@ def report() -> Report:
         title="X-VLA <quickstart>",
         lead="Trained & evaluated here.",
         policies=[
-            ("trained", "after 600 steps", summary(results([True] * 14 + [False] * 6))),
-            ("untrained", "the same model before", summary(results([False] * 20))),
+            ("trained", "after 600 steps", summary(records([True] * 14 + [False] * 6))),
+            ("untrained", "the same model before", summary(records([False] * 20))),
         ],
         facts=["Actions after conversion are equal: worst difference 0"],
         curves=[
             Curve("Loss", {"total": [(0, 10.0), (10, 1.0), (20, 0.1)]}, "step", log_y=True),
             Curve("Rate", {"a": [(0, 0.0), (5, 2.0)], "b": [(0, 1.0), (5, 1.0)]}, "step"),
         ],
-        films=[Film("A success", "initial state 31", encode_mp4(frames, fps=4))],
+        sections=[
+            ("Films", figure_grid([("A success", video(encode_mp4(frames, fps=4)), "state <31>")]))
+        ],
         stages=[("record", 61.0), ("train", 300.4)],
         versions={"mujoco": "3.17.0"},
         commands=["python -m scripts.quickstart"],
@@ -166,6 +169,8 @@ def test_bars_stand_in_their_places() -> None:
     assert x0 + w0 + 1 == pytest.approx(x1, abs=0.2)
     assert w1 + 1 == pytest.approx(2 * (w0 + 1), abs=0.2)
     assert "samples" in svg
+    assert ">0.5</text>" in bar_chart([0.5, 1.5], [10], x_label="")
+    assert ">0.5</text>" not in bar_chart([0.5, 1.5], [10], x_label="", whole=True)
 
 
 def test_a_chart_reaches_as_far_as_it_is_told_and_has_marks() -> None:
@@ -174,3 +179,29 @@ def test_a_chart_reaches_as_far_as_it_is_told_and_has_marks() -> None:
     assert ">0.5</text>" not in line_chart(flat, x_label="s")
     bare, marked = (line_chart(flat, x_label="s", marks=marks) for marks in ((), (1.0, 2.0)))
     assert marked.count('class="grid"') == bare.count('class="grid"') + 2
+
+
+def test_a_path_is_drawn_to_one_scale_with_the_plans_made_along_it() -> None:
+    path = [(0.0, 0.0), (0.2, 0.1)]
+    plans = [[(0.0, 0.0), (0.1, 0.0)], [(0.1, 0.05), (0.1, 0.15)], []]
+    svg = path_chart(path, plans, x_label="x, m", y_label="z, m", path_name="measured")
+    lines = [
+        [tuple(map(float, point.split(","))) for point in found.split()]
+        for found in re.findall(r'points="([^"]*)"', svg)
+    ]
+    assert len(lines) == 3
+    assert 'class="line line0 thick"' in svg
+    (start, end), (_, across), (below, above) = lines
+    metre = (across[0] - start[0]) / 0.1
+    assert below[1] - above[1] == pytest.approx(0.1 * metre, abs=0.2)  # both axes to one scale
+    assert end[0] - start[0] == pytest.approx(0.2 * metre, abs=0.2)
+    assert start[1] > end[1]  # SVG's y runs downwards
+    assert all(56 <= x <= 408 and 12 <= y <= 186 for line in lines for x, y in line)
+    assert ">0.1</text>" in svg
+    assert svg.count("<circle") == 3
+
+
+def test_a_way_without_extent_is_drawn_too() -> None:
+    labels = {"x_label": "x", "y_label": "y", "path_name": "p"}
+    assert "<polyline" in path_chart([(0.3, 0.3), (0.3, 0.3)], [], **labels)
+    assert "no points" in path_chart([], [], **labels)

@@ -60,24 +60,30 @@ def test_a_failure_ends_at_the_step_limit() -> None:
     assert {(r.steps, len(r.rows), r.queries) for r in failed} == {(150, 150, 5)}
 
 
-def test_progress_is_reported() -> None:
-    seen: list[tuple[int, int, int]] = []
+def test_every_result_is_handed_over_as_it_comes() -> None:
+    seen: list[EpisodeResult] = []
     with pool(2) as simulators:
-        rollout(
-            fakes.SightPolicy(0.0),
-            fakes.SPEC,
-            EPISODES[:3],
-            pool=simulators,
-            on_progress=lambda *counts: seen.append(counts),
-        )
-    assert seen == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+        policy = fakes.SightPolicy(0.0)
+        results = rollout(policy, fakes.SPEC, EPISODES[:3], pool=simulators, on_result=seen.append)
+    assert sorted(r.episode.init_state for r in seen) == [30, 31, 32]
+    assert {id(r) for r in seen} == {id(r) for r in results}
+
+
+def test_answers_are_kept_with_the_step_of_the_question() -> None:
+    results, _ = run(1, noise=0.0)
+    assert [[step for step, _ in r.chunks] for r in results] == [[0, 30]] * 6
+    for result in results:
+        said = np.concatenate([chunk for _, chunk in result.chunks])
+        np.testing.assert_array_equal(said[: len(result.rows)], result.rows)
+        assert result.instruction == fakes.FakeEnv.instruction
+        assert result.success_at_end is True
 
 
 def test_the_expert_solves_every_state() -> None:
     with pool(2) as simulators:
         results = expert_rollout(EPISODES, pool=simulators)
     assert [r.success for r in results] == [True] * 6
-    assert {r.queries for r in results} == {0}
+    assert {(r.queries, r.instruction) for r in results} == {(0, fakes.FakeEnv.instruction)}
     assert all(0 < r.steps < 80 for r in results)
 
 
@@ -105,12 +111,13 @@ def test_a_crashed_expert_is_counted(tmp_path: Path) -> None:
 def test_a_film_repeats_the_episode() -> None:
     results, _ = run(1, noise=0.0)
     with pool(1) as simulators:
-        frames = film(results[0], pool=simulators, every=10)
-        assert frames is not None
-        assert frames.shape == (7, 8, 16, 3)  # before steps 0, 10, ... 50, and at the end
+        made = film(results[0].trace(), pool=simulators, every=10)
+        assert made is not None
+        assert made.frames.shape == (7, 8, 16, 3)  # before steps 0, 10, ... 50, and at the end
+        np.testing.assert_allclose(made.path[1:6, :3], results[0].rows[9:50:10, :3])
         always_open = results[0].rows * (np.arange(20) != 9).astype(np.float32)
         tampered = dataclasses.replace(results[0], rows=always_open)
-        assert film(tampered, pool=simulators, every=10) is None
+        assert film(tampered.trace(), pool=simulators, every=10) is None
 
 
 def test_seeds_of_queries_are_31_bits_and_distinct() -> None:

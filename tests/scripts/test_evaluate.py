@@ -24,6 +24,9 @@ from xvla_jax.errors import ContractError
         ("base=untrained:runs/hf", Entrant("base", "untrained", "runs/hf")),
         ("dark=blind:runs/hf", Entrant("dark", "blind", "runs/hf")),
         ("script=expert:", Entrant("script", "expert", "")),
+        ("runs/hf", Entrant("hf", "checkpoint", "runs/hf")),
+        ("blind:runs/hf/", Entrant("hf", "blind", "runs/hf/")),
+        ("expert:", Entrant("expert", "expert", "")),
     ],
 )
 def test_policies(text: str, entrant: Entrant) -> None:
@@ -31,7 +34,7 @@ def test_policies(text: str, entrant: Entrant) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["runs/hf", "a=", "=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
+    "text", ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
 )
 def test_other_forms_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(

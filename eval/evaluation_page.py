@@ -1,0 +1,265 @@
+"""The page of an evaluation, from its receipt, films and traces."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .charts import Points, bar_chart, path_chart
+from .differences import differences
+from .page import bullet_list, figure_grid, plain_table, video
+from .paired import compare_runs
+from .report import Report, write_report
+from .tasks import TASKS
+from .traces import Trace, load_trace
+
+_BINS = 24
+# Columns of an action row: hand -> its position.
+_HANDS = {"left": (0, 1, 2), "right": (10, 11, 12)}
+# Planes that a path is shown in: from where one looks, and name and number of each axis.
+_PLANES = (("from above", "x, m", 0, "y, m", 1), ("from the side", "x, m", 0, "z, m", 2))
+_HASH_SHOWN = 16
+
+
+def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) -> None:
+    """Writes the page.
+
+    Args:
+        path: HTML file.
+        receipt: as `eval.receipt.receipt` makes it.
+        folder: where its films and traces are; those that are not there are left out.
+    """
+    tasks = receipt["tasks"]
+    write_report(
+        path,
+        Report(
+            title=f"Evaluation on {', '.join(tasks)}",
+            lead=_lead(receipt),
+            policies=success_rows(receipt),
+            sections=[
+                ("By task", _by_task(receipt)),
+                *evaluation_sections(receipt, folder),
+                ("Receipt", plain_table(_details(receipt), ("what", "value"))),
+            ],
+            versions={
+                f"{process}: {name}": version
+                for process, found in receipt["versions"].items()
+                for name, version in found.items()
+            },
+            commands=[f"python -m scripts.evaluate {' '.join(receipt['config']['command'])}"],
+        ),
+    )
+
+
+def success_rows(receipt: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """For `Report.policies`: every policy on every row, with the published result below it."""
+    rows = []
+    for name, task in receipt["tasks"].items():
+        for policy, entry in task["policies"].items():
+            title = policy if len(receipt["tasks"]) == 1 else f"{name}: {policy}"
+            rows.append((title, _beside_reference(task, entry), entry["summary"]))
+    return rows
+
+
+def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Pairs of policies, protocol, films, paths and calls, as (heading, HTML)."""
+    films, paths = [], []
+    for name, task in receipt["tasks"].items():
+        for entry in task["films"]:
+            title = f"{entry['policy']} on {name}: {_outcome(entry)}"
+            if (folder / entry["film"]).is_file():
+                views = ", ".join(view["name"] for view in task["row"]["client"]["views"])
+                caption = f"Episode {entry['episode']} (task:initial state:seed), {views}."
+                films.append((title, video((folder / entry["film"]).read_bytes()), caption))
+            if (folder / entry["trace"]).is_file():
+                paths += _paths(title, load_trace(folder / entry["trace"]))
+    return [
+        ("Policies against each other", _pairs(receipt)),
+        ("Protocol", bullet_list(protocol_notes(receipt))),
+        ("Films", figure_grid(films)),
+        ("Predicted chunks over the path of the hand", figure_grid(paths)),
+        ("Calls of the policy", _calls(receipt)),
+    ]
+
+
+def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before comparing a rate with a published one."""
+    notes = []
+    for name, task in receipt["tasks"].items():
+        frame, stopping = task["golden_frame"], task["stopping"]
+        if task["reference"] is None:
+            notes.append(f"{name}: no published result of this protocol.")
+        official = len(task["row"]["task_ids"]) * task["row"]["num_init_states"]
+        if len(task["plan"]) != official:
+            notes.append(f"{name}: {len(task['plan'])} episodes; the whole row has {official}.")
+        notes += [f"{name}, unlike the authors' client: {line}" for line in _unlike(task["row"])]
+        notes.append(
+            f"{name}: golden frame {frame['state']}. "
+            + "; ".join((*frame["differences"], *frame["notes"]))
+        )
+        if stopping is not None:
+            notes.append(
+                f"{name}: stopped after {stopping['pairs']} of {stopping['planned']} pairs "
+                f"(p = {stopping['p_value']:.3g}, valid whenever one stops). Rates and intervals "
+                "of a comparison that was stopped lean away from each other."
+            )
+        for policy, entry in task["policies"].items():
+            errors = entry["summary"]["simulator_errors"]
+            if errors:
+                notes.append(f"{name}, {policy}: {errors} simulator errors, counted as failures.")
+    if receipt["config"]["accept_renderer"]:
+        notes.append("A changed simulator or renderer was accepted (--accept_renderer).")
+    return notes
+
+
+def _unlike(row: Mapping[str, Any]) -> list[str]:
+    """Columns in which a row differs from the faithful one that its name begins with."""
+    faithful = row["name"].partition(":")[0]
+    if faithful == row["name"] or faithful not in TASKS:
+        return []
+    ours = {k: v for k, v in row.items() if k not in ("name", "reference")}
+    theirs = json.loads(json.dumps(asdict(TASKS[faithful])))
+    return differences(ours, {k: theirs[k] for k in ours})
+
+
+def _lead(receipt: Mapping[str, Any]) -> str:
+    config = receipt["config"]
+    episodes = sum(
+        entry["summary"]["episodes"]
+        for task in receipt["tasks"].values()
+        for entry in task["policies"].values()
+    )
+    index, count = config["shard"]
+    part = "" if count == 1 else f", part {index} of {count}"
+    return (
+        f"{episodes} episodes{part} with {config['num_workers']} simulators at once in "
+        f"{config['seconds'] / 60:.1f} minutes. Success is success at any step."
+    )
+
+
+def _beside_reference(task: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    reference, needed = task["reference"], entry["episodes_to_separate"]
+    if reference is None:
+        return ""
+    text = f"published {100 * reference['rate']:.1f} % ({reference['source']})"
+    return text if needed is None else f"{text}; {needed} episodes each would tell them apart"
+
+
+def _by_task(receipt: Mapping[str, Any]) -> str:
+    rows = []
+    for name, task in receipt["tasks"].items():
+        for policy, entry in task["policies"].items():
+            for task_id, s in entry["by_task"].items():
+                low, high = s["wilson95"]
+                rows.append(
+                    [
+                        name,
+                        f"{task_id}: {s['task']}",
+                        policy,
+                        f"{s['successes']} of {s['episodes']}",
+                        f"{100 * s['rate']:.0f} %",
+                        f"{100 * low:.0f} to {100 * high:.0f} %",
+                    ]
+                )
+    return plain_table(rows, ("suite", "task", "policy", "solved", "rate", "Wilson 95 %"))
+
+
+def _pairs(receipt: Mapping[str, Any]) -> str:
+    names = list(receipt["policies"])
+    rows = []
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            for task, found in compare_runs(receipt, first, receipt, second).items():
+                if not found.pairs:
+                    continue
+                difference, low, high = (100 * value for value in found.difference)
+                counts = (found.both, found.only_first, found.only_second, found.neither)
+                rows.append(
+                    [
+                        task,
+                        f"{first} / {second}",
+                        *(str(count) for count in counts),
+                        f"{difference:+.0f} ({low:+.0f} to {high:+.0f})",
+                        f"{found.p_value:.2g}",
+                    ]
+                )
+    head = ("suite", "first / second", "both", "only first", "only second", "neither")
+    return plain_table(rows, (*head, "difference, points (95 %)", "McNemar p"))
+
+
+def _paths(title: str, trace: Trace) -> list[tuple[str, str, str]]:
+    figures = []
+    for hand, columns in _HANDS.items():
+        # The second hand of a robot that has one is all zeros in what is measured.
+        if trace.path.shape[1] <= columns[-1] or not trace.path[:, columns].any():
+            continue
+        for looked, x_label, x, y_label, y in _PLANES:
+            shown = [columns[x], columns[y]]
+            chart = path_chart(
+                _points(trace.path, shown),
+                [_points(chunk, shown) for chunk in trace.chunks],
+                x_label=x_label,
+                y_label=y_label,
+                path_name="measured path",
+            )
+            figures.append((f"{title}, {hand} hand {looked}", chart, ""))
+    return figures
+
+
+def _points(rows: NDArray[np.float32], columns: Sequence[int]) -> Points:
+    return [(float(x), float(y)) for x, y in rows[:, columns]] if rows.size else []
+
+
+def _calls(receipt: Mapping[str, Any]) -> str:
+    figures = []
+    for name, task in receipt["tasks"].items():
+        for policy, entry in task["policies"].items():
+            calls = entry["calls"]
+            warm = [m for m, f in zip(calls["milliseconds"], calls["first"]) if not f]
+            if not warm:
+                continue
+            steps = sum(episode["steps"] for episode in entry["episodes"])
+            p50, p90, p99 = (calls["latency_ms"][key] for key in ("p50", "p90", "p99"))
+            counts, edges = np.histogram(warm, bins=_BINS)
+            latency = bar_chart(edges.tolist(), counts.tolist(), x_label="milliseconds of a call")
+            caption = (
+                f"{calls['calls']} calls; half within {p50:.0f} ms, 90 % within {p90:.0f}, "
+                f"99 % within {p99:.0f}. Without {calls['calls'] - len(warm)} first calls of a "
+                "batch size, which may compile."
+            )
+            figures.append((f"{policy} on {name}: latency", latency, caption))
+            most = max(calls["batches"])
+            sizes = np.bincount(calls["batches"], minlength=most + 1)[1:]
+            fill = bar_chart(
+                [k + 0.5 for k in range(most + 1)],
+                sizes.tolist(),
+                x_label="observations in a call",
+                whole=True,
+            )
+            caption = (
+                f"Batch fill {100 * calls['batch_fill']:.0f} %; {calls['observations']} "
+                f"observations for {steps} control steps."
+            )
+            figures.append((f"{policy} on {name}: batches", fill, caption))
+    return figure_grid(figures)
+
+
+def _details(receipt: Mapping[str, Any]) -> list[list[str]]:
+    git = receipt["git"]
+    rows = [["receipt schema", str(receipt["schema"])], ["renderer", receipt["renderer"]]]
+    if git is not None:
+        rows.append(["git revision", git["revision"] + (" with changes" * git["changed"])])
+    for name, policy in receipt["policies"].items():
+        shown = (policy["hash"] or "none")[:_HASH_SHOWN]
+        rows.append([f"policy {name}", f"{policy['kind']} {policy['source']}, hash {shown}"])
+    rows += [[f"option {k}", str(v)] for k, v in receipt["config"].items() if k != "command"]
+    return rows
+
+
+def _outcome(entry: Mapping[str, Any]) -> str:
+    return "a success" if entry["success"] else "a failure"

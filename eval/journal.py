@@ -1,0 +1,128 @@
+"""Finished episodes, written down as they finish, so that an interrupted evaluation goes on.
+
+One JSON value a line, only ever appended. The first line says what is evaluated; a file with
+another first line is refused. A line that was cut off by a crash is dropped, with what it held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Mapping
+
+from .calls import CallLog
+from .differences import differences
+
+JOURNAL = "episodes.jsonl"
+
+
+class JournalError(RuntimeError):
+    """A journal of another evaluation, or one that is damaged; the message says what differs."""
+
+
+class Journal:
+    """Lines of one evaluation; use as a context manager.
+
+    Args:
+        path: the file, made where it is not there.
+        identity: plain values that decide outcomes: policies, rows, versions, seeds.
+
+    Attributes:
+        is_new: whether nothing had been noted before.
+        episodes: (policy, task) -> records of finished episodes.
+        calls: (policy, task) -> calls.
+
+    Raises:
+        JournalError: the file belongs to another evaluation, or another process writes it.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        identity = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        self.episodes: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.calls: dict[tuple[str, str], CallLog] = {}
+        with contextlib.ExitStack() as undo:
+            self._file = undo.enter_context(path.open("ab"))
+            _lock(self._file, path)
+            lines, length = _complete_lines(path)
+            if lines:
+                _check_identity(path, lines[0], identity)
+            for line in lines[1:]:
+                self._take(line)
+            undo.pop_all()
+        self._file.truncate(length)
+        self.is_new = not lines
+        if self.is_new:
+            self._append({"identity": identity})
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add_episode(self, policy: str, task: str, record: dict[str, Any]) -> None:
+        """Notes a finished episode; it is on the disk when this returns."""
+        self._write({"policy": policy, "task": task, "episode": record})
+        os.fsync(self._file.fileno())
+
+    def add_call(
+        self, policy: str, task: str, batch: int, milliseconds: float, first: bool
+    ) -> None:
+        """Notes a call of a policy, see `CallLog`."""
+        call = [batch, round(milliseconds, 1), first]
+        self._write({"policy": policy, "task": task, "call": call})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._append(line)
+        self._take(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def _take(self, line: dict[str, Any]) -> None:
+        key = line["policy"], line["task"]
+        if "call" in line:
+            self.calls.setdefault(key, CallLog()).add(*line["call"])
+        else:
+            self.episodes.setdefault(key, []).append(line["episode"])
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Holds the file until it is closed or the process ends, whatever ends it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise JournalError(
+            f"{path} is being written by another process; wait, or stop it"
+        ) from None
+
+
+def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Values of the lines that end in a line break, and their length in bytes."""
+    content = path.read_bytes()
+    length = content.rfind(b"\n") + 1
+    try:
+        return [json.loads(line) for line in content[:length].splitlines()], length
+    except ValueError as error:
+        raise JournalError(f"{path} is damaged ({error}); --restart starts anew") from None
+
+
+def _check_identity(path: Path, first: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if "identity" not in first:
+        raise JournalError(f"{path} is no journal of an evaluation; --restart starts anew")
+    different = differences(first["identity"], wanted)
+    if different:
+        raise JournalError(
+            f"{path} was begun with something else: {'; '.join(different)}. Take another --out, "
+            "or --restart to forget what it holds"
+        )

@@ -1,0 +1,147 @@
+"""Two policies on the same episodes: who solved what, and whether that can be chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterable, Mapping, Sequence
+
+from .differences import differences
+from .receipt import episode_key
+from .statistics import mcnemar_exact, paired_difference
+
+
+class PairingError(RuntimeError):
+    """Results that were not made on the same episodes; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Counts of pairs of episodes.
+
+    An episode that the simulator gave up counts as failed, as it does in the success rate.
+
+    Attributes:
+        both, only_first, only_second, neither: pairs by who solved them.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+
+    @property
+    def pairs(self) -> int:
+        """All pairs."""
+        return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided; holds for a number of pairs fixed beforehand."""
+        return mcnemar_exact(self.only_first, self.only_second)
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Rate of the first less that of the second, with its 95 % interval."""
+        return paired_difference(self.both, self.only_first, self.only_second, self.neither)
+
+
+def count_pairs(outcomes: Iterable[tuple[bool, bool]]) -> Comparison:
+    """Counts (first solved it, second solved it)."""
+    counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
+    for first, second in outcomes:
+        counts[bool(first), bool(second)] += 1
+    return Comparison(*counts.values())
+
+
+def only_policy(receipt: Mapping[str, Any], name: str) -> str:
+    """`name`, or where it is empty the only policy of the receipt.
+
+    Raises:
+        PairingError: there is no such policy, or several to choose from.
+    """
+    names = list(receipt["policies"])
+    if name in names:
+        return name
+    if name or len(names) != 1:
+        raise PairingError(f"policy {name!r}: the receipt has {', '.join(names)}; name one of them")
+    return names[0]
+
+
+def compare_runs(
+    first: Mapping[str, Any], first_policy: str, second: Mapping[str, Any], second_policy: str
+) -> dict[str, Comparison]:
+    """Comparison on each row of the task table that the receipts have in common.
+
+    Policies may have their own columns, such as thresholds; scenes must be the same: every pair
+    has the same initial state hash.
+
+    Args:
+        first: a receipt.
+        first_policy: name of the policy in it.
+        second: another receipt, or the same.
+        second_policy: name of the policy in it.
+
+    Raises:
+        PairingError: no row in common, other episodes, or other initial states.
+    """
+    rows = [name for name in first["tasks"] if name in second["tasks"]]
+    if not rows:
+        raise PairingError(
+            f"no task in common: {', '.join(first['tasks'])} and {', '.join(second['tasks'])}"
+        )
+    return {
+        row: _compare(
+            row,
+            first["tasks"][row]["policies"][first_policy]["episodes"],
+            second["tasks"][row]["policies"][second_policy]["episodes"],
+        )
+        for row in rows
+    }
+
+
+def total(comparisons: Iterable[Comparison]) -> Comparison:
+    """All pairs together."""
+    parts = list(comparisons)
+    return Comparison(
+        sum(part.both for part in parts),
+        sum(part.only_first for part in parts),
+        sum(part.only_second for part in parts),
+        sum(part.neither for part in parts),
+    )
+
+
+def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What else than the policies differs between two receipts and may explain a difference."""
+    found = []
+    for part in ("versions", "renderer", "git"):
+        found += differences({part: first[part]}, {part: second[part]})
+    for row in first["tasks"]:
+        if row in second["tasks"]:
+            ours, theirs = (receipt["tasks"][row]["row"] for receipt in (first, second))
+            found += differences({row: ours}, {row: theirs})
+    return found
+
+
+def _compare(
+    row: str, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> Comparison:
+    ours, theirs = ({episode_key(e): e for e in episodes} for episodes in (first, second))
+    alone = sorted(set(ours) ^ set(theirs))
+    if alone:
+        raise PairingError(
+            f"{row}: {len(alone)} episodes (task:initial state:seed) of one side only, such as "
+            f"{', '.join(alone[:5])}; evaluate both with the same --seed and episodes"
+        )
+    # A simulator that crashed twice told no state.
+    other = [
+        key
+        for key, episode in ours.items()
+        if "" not in (episode["state_hash"], theirs[key]["state_hash"])
+        and episode["state_hash"] != theirs[key]["state_hash"]
+    ]
+    if other:
+        raise PairingError(
+            f"{row}: {len(other)} episodes began in different states, such as "
+            f"{', '.join(other[:5])}; the simulators or their versions differ"
+        )
+    return count_pairs((ours[key]["success"], theirs[key]["success"]) for key in ours)

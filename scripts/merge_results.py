@@ -1,0 +1,45 @@
+"""One receipt of the shards of an evaluation, and its page.
+
+python -m scripts.merge_results FOLDER FOLDER ... --out=FOLDER
+
+Folders are those of scripts.evaluate --shard=I/N; receipts themselves (results.json) will do too.
+Films stay where they are.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags
+from rich.console import Console
+
+from eval.atomic import write_json
+from eval.evaluation_page import write_evaluation_page
+from eval.receipt import RESULTS, ReceiptError, read_receipt
+from eval.shards import MergeError, merge_receipts
+from scripts.success_table import PAGE, print_tables
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the receipt and page of all.", required=True)
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit status: 0, or 1 after an error."""
+    if len(argv) < 2:
+        raise app.UsageError("name the folders of the shards")
+    console, out = Console(), pathlib.Path(_OUT.value)
+    try:
+        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in argv[1:]])
+    except (ReceiptError, MergeError) as error:
+        console.print(f"error: {error}", style="bold red", markup=False)
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RESULTS, merged)
+    write_evaluation_page(out / PAGE, merged, out)
+    print_tables(console, merged)
+    console.print(f"receipt: {out / RESULTS}\npage: {out / PAGE}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))

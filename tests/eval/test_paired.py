@@ -1,0 +1,88 @@
+"""Pairs are the same episodes or there is no comparison."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from eval.paired import (
+    Comparison,
+    PairingError,
+    compare_runs,
+    count_pairs,
+    only_policy,
+    protocol_differences,
+    total,
+)
+from tests.eval.test_receipt import made
+
+A = made(a=[True] * 9 + [False] * 3)
+B = made(b=[True] * 4 + [False] * 6 + [True, False])
+
+
+def changed(receipt: Any, index: int, **values: Any) -> Any:
+    copy = json.loads(json.dumps(receipt))
+    ((_, entry),) = copy["tasks"]["quickstart"]["policies"].items()
+    entry["episodes"][index].update(values)
+    return copy
+
+
+def test_counts_test_and_difference() -> None:
+    found = compare_runs(A, "a", B, "b")["quickstart"]
+    assert found == Comparison(both=4, only_first=5, only_second=1, neither=2)
+    assert found.pairs == 12
+    assert found.p_value == pytest.approx(2 * (1 + 6) / 64)
+    difference, low, high = found.difference
+    assert difference == pytest.approx(4 / 12)
+    assert low < difference < high
+
+
+def test_order_does_not_matter() -> None:
+    other = json.loads(json.dumps(B))
+    other["tasks"]["quickstart"]["policies"]["b"]["episodes"].reverse()
+    assert compare_runs(A, "a", other, "b") == compare_runs(A, "a", B, "b")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (changed(B, 0, seed=5), r"2 episodes .* of one side only, such as 3:30:172, 3:30:5"),
+        (changed(B, 3, state_hash="ff"), r"1 episodes began in different states, such as 3:33:175"),
+        ({**B, "tasks": {"libero_goal": {}}}, "no task in common: quickstart and libero_goal"),
+    ],
+)
+def test_other_episodes_are_refused(other: Any, words: str) -> None:
+    with pytest.raises(PairingError, match=words):
+        compare_runs(A, "a", other, "b")
+
+
+def test_an_episode_that_never_began_counts_as_failed() -> None:
+    crashed = changed(B, 0, success=False, state_hash="", error="died")
+    assert compare_runs(A, "a", crashed, "b")["quickstart"].only_first == 6
+
+
+def test_the_policy_may_go_unnamed_where_there_is_one() -> None:
+    assert only_policy(A, "") == "a"
+    assert only_policy(A, "a") == "a"
+    two = made(a=[True], c=[False])
+    for receipt, name in ((two, ""), (A, "z")):
+        with pytest.raises(PairingError, match="name one of them"):
+            only_policy(receipt, name)
+
+
+def test_what_else_differs_is_told() -> None:
+    assert protocol_differences(A, B) == []
+    other = json.loads(json.dumps(B))
+    other["versions"]["simulator"]["mujoco"] = "3.1.0"
+    other["tasks"]["quickstart"]["row"]["client"]["executed"] = 20
+    assert protocol_differences(A, other) == [
+        "versions.simulator.mujoco: 3.17.0 against 3.1.0",
+        "quickstart.client.executed: 30 against 20",
+    ]
+
+
+def test_pairs_add_up() -> None:
+    one = count_pairs([(True, True), (True, False), (False, False)])
+    assert total([one, one, count_pairs([(False, True)])]) == Comparison(2, 2, 1, 2)

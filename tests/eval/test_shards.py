@@ -1,0 +1,112 @@
+"""Shards of an evaluation are the whole, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from eval.shards import MergeError, Shard, merge_receipts, parse_shard
+from tests.eval.evaluations import EXPERT, NOISE, contestant, episodes, evaluate
+from tests.eval.test_receipt import SCHEMA_FILE
+
+KEPT = ("summary", "by_task", "episodes_to_separate")
+POLICIES = ("a", "b", "script")
+
+
+def run(out: Path, **changes: Any) -> Any:
+    return evaluate(out, contestant("a", NOISE), contestant("b", 0.0), EXPERT, **changes)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Receipts of three machines with 1, 2 and 3 simulators."""
+    out = tmp_path_factory.mktemp("parts")
+    return [run(out / str(k), shard=Shard(k, 3), num_workers=k) for k in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+def test_shards_together_are_the_whole(parts: list[Any], whole: Any) -> None:
+    merged = merge_receipts([parts[2], parts[0], parts[1]])
+    jsonschema.validate(merged, json.loads(SCHEMA_FILE.read_text()))
+    for policy in POLICIES:
+        assert episodes(merged, policy) == episodes(whole, policy)
+        ours, theirs = (r["tasks"]["quickstart"]["policies"][policy] for r in (merged, whole))
+        assert {k: ours[k] for k in KEPT} == {k: theirs[k] for k in KEPT}
+    calls = merged["tasks"]["quickstart"]["policies"]["b"]["calls"]
+    assert calls["observations"] == 24
+    assert merged["config"]["shard"] == [1, 1]
+    assert merged["config"]["num_workers"] == 6
+
+
+def test_missing_and_double_shards_are_named(parts: list[Any], whole: Any) -> None:
+    with pytest.raises(MergeError, match="shards 2/3 are missing"):
+        merge_receipts([parts[0], parts[2]])
+    with pytest.raises(MergeError, match="shards 1/3 are there twice"):
+        merge_receipts([*parts, parts[0]])
+    with pytest.raises(MergeError, match=r"shards of \[1, 3\] parts"):
+        merge_receipts([*parts, whole])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (
+            ("policies", "a", "hash"),
+            "ff",
+            r"shards 1/3 and 2/3 .*policies\.a\.hash: ab12 against ff",
+        ),
+        (("versions", "simulator", "numpy"), "0", r"versions\.simulator\.numpy"),
+        (("renderer",), "GPU", "renderer: fake renderer against GPU"),
+        (("config", "seed"), 5, r"config\.seed: 0 against 5"),
+        (("tasks", "quickstart", "row", "step_limit"), 9, r"row\.step_limit: 150 against 9"),
+    ],
+)
+def test_shards_of_different_evaluations_are_refused_by_name(
+    parts: list[Any], path: tuple[str, ...], value: Any, words: str
+) -> None:
+    with pytest.raises(MergeError, match=words):
+        merge_receipts([parts[0], spoiled(parts[1], path, value), parts[2]])
+
+
+def test_missing_and_double_episodes_are_named(parts: list[Any]) -> None:
+    path = ("tasks", "quickstart", "policies", "b", "episodes")
+    there = parts[1]["tasks"]["quickstart"]["policies"]["b"]["episodes"]
+    for change, words in (
+        (there[1:], r"b on quickstart: episodes .*3:34:76 are missing \(1 in all\)"),
+        ([*there, there[0]], "3:34:76 are there twice"),
+        ([*there, {**there[0], "init_state": 7}], "3:7:76 are not planned"),
+    ):
+        with pytest.raises(MergeError, match=words):
+            merge_receipts([parts[0], spoiled(parts[1], path, change), parts[2]])
+
+
+def spoiled(receipt: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy with another value at a place."""
+    copy = json.loads(json.dumps(receipt))
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return copy
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 12, 20])
+def test_shards_share_everything_once(count: int) -> None:
+    shares = [Shard(index, count).share(range(12)) for index in range(1, count + 1)]
+    assert [item for share in shares for item in share] == list(range(12))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "4", "a/b", "1/0", "-1/4", ""])
+def test_other_shards_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="1 <= I <= N"):
+        parse_shard(text)
+    assert parse_shard("2/4") == Shard(2, 4)
