@@ -96,7 +96,7 @@ def test_a_recording_becomes_an_episode_of_absolute_commands_that_solves_the_tas
     write_libero_file(tmp_path / f"public/libero_goal/{TASK}_demo.hdf5", demos)
     command = [sys.executable, "-m", "scripts.convert_libero", "--workers=1", "--licence=CC-BY-4.0"]
     command += [f"--hdf5={tmp_path / 'public'}", f"--out={tmp_path / 'data'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "data/libero_conversion/conversion.json").read_text())
     kept = actions[moving(actions)]
