@@ -136,6 +136,12 @@ class GripperRule:
     closed: tuple[float, ...]
     open: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise ProfileError(f"threshold is {self.threshold}; a probability between 0 and 1")
+        if len(self.closed) != len(self.open) or self.closed == self.open:
+            raise ProfileError(f"closed {self.closed} and open {self.open} must differ in value")
+
 
 @dataclass(frozen=True)
 class ActionForm:

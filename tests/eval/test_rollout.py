@@ -138,7 +138,7 @@ def test_bad_actions_stop_the_evaluation() -> None:
 
 def test_an_unknown_task_of_the_expert_is_an_error() -> None:
     with pool(1) as simulators, pytest.raises(WorkerError, match="no scripted expert"):
-        expert_rollout([Episode(4, 30, 0)], pool=simulators)
+        expert_rollout([Episode(10, 30, 0)], pool=simulators)
 
 
 def test_a_benchmark_without_adapter_is_an_error() -> None:
