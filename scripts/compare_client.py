@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags
@@ -21,17 +21,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data.contracts import contracts_of
 from data.faults import BadEpisodeError
-from data.frames import Frame, recorded_frames
+from data.frames import recorded_frames
 from data.mixtures import mixture
 from data.named import load_named
-from data.pipeline import Source
 from data.readers import open_mixture
-from eval.comparison import Expected, Finding, compare_actions, compare_inputs
-from eval.pictures import ENCODINGS
-from eval.remote import ContractMismatchError, agreed_contract, request_fields
-from eval.transports import HttpTransport, RemoteError, RequestRefusedError
+from eval.comparison import Finding
+from eval.transports import HttpTransport, RemoteError
+from scripts.client_stages import compare_frame, contract_finding
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
@@ -44,67 +41,6 @@ _CLIENT = flags.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code
 _PROCESSOR = flags.DEFINE_string("processor_path", "", "Folder of another tokenizer.")
 _TIMEOUT = flags.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
-
-Client = Callable[[dict[str, Any]], Mapping[str, Any]]
-
-
-def expected_of(frame: Frame) -> Expected:
-    """A frame's batch of one, without its axis."""
-    return Expected(
-        images=frame.batch["images"][0],
-        view_mask=frame.batch["view_mask"][0],
-        input_ids=frame.batch["input_ids"][0],
-        proprio=frame.batch["proprio"][0],
-        domain_id=int(frame.batch["domain_id"][0]),
-        instruction=frame.instruction,
-        recorded=frame.images,
-    )
-
-
-def recorded_observation(frame: Frame) -> dict[str, Any]:
-    """What a robot's code gets: the frame as it was recorded."""
-    return {
-        "images": list(frame.images),
-        "instruction": frame.instruction,
-        "proprio": frame.batch["proprio"][0].copy(),
-        "domain_id": int(frame.batch["domain_id"][0]),
-    }
-
-
-def compare_frame(server: Any, client: Client, frame: Frame, *, seed: int) -> list[Finding]:
-    """All stages of one frame.
-
-    Args:
-        server: with `inspect` and `act`, as `HttpTransport`.
-        client: the robot's code.
-        frame: recorded.
-        seed: of the noise, for both answers.
-    """
-    raw = ENCODINGS["raw"]
-    expected = expected_of(frame)
-    sent = request_fields(client(recorded_observation(frame)), side=None, encode=raw)
-    try:
-        seen = server.inspect(sent)
-    except RequestRefusedError as error:
-        return [Finding("request", str(error))]
-    findings = [Finding("request", ""), *compare_inputs(seen, expected)]
-    own = {
-        **recorded_observation(frame),
-        "images": list(expected.images[: int(expected.view_mask.sum())]),
-    }
-    wanted = request_fields(own, side=None, encode=raw)
-    found, right = (server.act({**fields, "seed": seed})["actions"] for fields in (sent, wanted))
-    return [*findings, compare_actions(found, right)]
-
-
-def contract_finding(info: Mapping[str, Any], source: Source) -> Finding:
-    """Whether the server's checkpoint means by its numbers what the dataset does."""
-    (contract,) = contracts_of([source.reader.spec], num_actions=info["num_actions"])
-    try:
-        agreed_contract(info, contract)
-    except ContractMismatchError as error:
-        return Finding("contract", str(error))
-    return Finding("contract", "")
 
 
 def show(console: Console, findings: Iterable[list[Finding]]) -> bool:

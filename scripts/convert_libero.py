@@ -19,16 +19,15 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data.libero_hdf5 import find_libero_files, read_libero_demo
-from data.publish import Written, sha256_of
+from data.publish import Written
 from data.writer import write_dataset
-from eval.absolute import CONVERTED, ConversionHost, Demonstration
-from eval.conversion import REPORT, Conversion, conversion_settings
+from eval.absolute import CONVERTED, ConversionHost
+from eval.conversion import REPORT
 from eval.libero import task_index
 from eval.preflight import SimulatorSetupError
 from eval.statistics import wilson_interval
-from eval.tasks import TASKS, TaskSpec
 from eval.workers import WorkerCrashError, WorkerError, WorkerPool
+from scripts.libero_recordings import open_conversion, suites
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
 
@@ -41,25 +40,6 @@ _OUT = flags.DEFINE_string("out", None, "Data folder of what is written.", requi
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _DEMOS = flags.DEFINE_integer("demos", 0, "Recordings of each task; 0: all.", lower_bound=0)
-
-
-def suites() -> dict[str, TaskSpec]:
-    """The rows of the task table that are a suite of LIBERO under its own name."""
-    return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
-
-
-def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
-    """The conversion of all recordings below `folder`, or of the first `demos` of each task."""
-    specs = suites()
-    files = find_libero_files(folder, tuple(specs))
-    recordings = [
-        Demonstration(file.suite, file.task, number, *read_libero_demo(file, number))
-        for file in files
-        for number in (file.demos[:demos] if demos else file.demos)
-    ]
-    sources = {f"{file.suite}/{file.path.name}": sha256_of(file.path) for file in files}
-    used = {file.suite: specs[file.suite] for file in files}
-    return Conversion(out, recordings, conversion_settings(sources, used))
 
 
 def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | None]:

@@ -9,10 +9,9 @@ A strategy is NAME:HORIZON, actions of a chunk that are carried out before the n
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import app, flags
@@ -22,11 +21,12 @@ from rich.table import Table
 
 from eval.atomic import write_json
 from eval.latency import curve, draw_curve
-from eval.realtime import STRATEGIES, ChunkStream, Timing
+from eval.realtime import STRATEGIES
 from eval.rollout import query_seed
 from eval.simulated_world import WorkerWorld
-from eval.tasks import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_contract, task_spec
+from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.workers import WorkerCrashError, WorkerError
+from scripts.chunk_streams import stream_maker
 from scripts.entrants import load, parse_policy
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
@@ -47,36 +47,6 @@ _STATES = flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-
-_ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody
-
-
-def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
-    """Streams of NAME:HORIZON on a row of the task table.
-
-    Raises:
-        ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
-    """
-    name, _, horizon = text.partition(":")
-    executed = spec.client.executed
-    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= executed:
-        raise ValueError(
-            f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
-            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
-        )
-    timing = Timing(
-        horizon=int(horizon),
-        stride=spec.client.stride,
-        feedback_channels=spec.client.feedback_channels,
-        rotation_layout=spec.client.rotation,
-        arms=_ARMS,
-    )
-    relative = task_contract(spec)["relative_channels"]
-    make = functools.partial(
-        ChunkStream, STRATEGIES[name], timing, relative_channels=tuple(relative)
-    )
-    make()  # refuses here what no episode could use
-    return make
 
 
 def run(console: Console) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from eval.hold import HoldPose
 from eval.realtime import STRATEGIES, ChunkStream, Timing
 from eval.remote import RemotePolicy
 from eval.transports import HttpTransport
-from scripts.compare_client import compare_frame, recorded_observation
+from scripts.client_stages import compare_frame, recorded_observation
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract

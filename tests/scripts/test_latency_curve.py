@@ -14,7 +14,7 @@ from configs import models
 from eval.preflight import SimulatorSetupError
 from eval.simulated_world import WorkerWorld
 from eval.tasks import task_contract, task_spec
-from scripts.latency_curve import stream_maker
+from scripts.chunk_streams import stream_maker
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract

@@ -1,0 +1,75 @@
+"""One recorded frame through a robot's code and a running server, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.contracts import contracts_of
+from data.frames import Frame
+from data.pipeline import Source
+from eval.comparison import Expected, Finding, compare_actions, compare_inputs
+from eval.pictures import ENCODINGS
+from eval.remote import ContractMismatchError, agreed_contract, request_fields
+from eval.transports import RequestRefusedError
+
+Client = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def expected_of(frame: Frame) -> Expected:
+    """A frame's batch of one, without its axis."""
+    return Expected(
+        images=frame.batch["images"][0],
+        view_mask=frame.batch["view_mask"][0],
+        input_ids=frame.batch["input_ids"][0],
+        proprio=frame.batch["proprio"][0],
+        domain_id=int(frame.batch["domain_id"][0]),
+        instruction=frame.instruction,
+        recorded=frame.images,
+    )
+
+
+def recorded_observation(frame: Frame) -> dict[str, Any]:
+    """What a robot's code gets: the frame as it was recorded."""
+    return {
+        "images": list(frame.images),
+        "instruction": frame.instruction,
+        "proprio": frame.batch["proprio"][0].copy(),
+        "domain_id": int(frame.batch["domain_id"][0]),
+    }
+
+
+def compare_frame(server: Any, client: Client, frame: Frame, *, seed: int) -> list[Finding]:
+    """All stages of one frame.
+
+    Args:
+        server: with `inspect` and `act`, as `HttpTransport`.
+        client: the robot's code.
+        frame: recorded.
+        seed: of the noise, for both answers.
+    """
+    raw = ENCODINGS["raw"]
+    expected = expected_of(frame)
+    sent = request_fields(client(recorded_observation(frame)), side=None, encode=raw)
+    try:
+        seen = server.inspect(sent)
+    except RequestRefusedError as error:
+        return [Finding("request", str(error))]
+    findings = [Finding("request", ""), *compare_inputs(seen, expected)]
+    own = {
+        **recorded_observation(frame),
+        "images": list(expected.images[: int(expected.view_mask.sum())]),
+    }
+    wanted = request_fields(own, side=None, encode=raw)
+    found, right = (server.act({**fields, "seed": seed})["actions"] for fields in (sent, wanted))
+    return [*findings, compare_actions(found, right)]
+
+
+def contract_finding(info: Mapping[str, Any], source: Source) -> Finding:
+    """Whether the server's checkpoint means by its numbers what the dataset does."""
+    (contract,) = contracts_of([source.reader.spec], num_actions=info["num_actions"])
+    try:
+        agreed_contract(info, contract)
+    except ContractMismatchError as error:
+        return Finding("contract", str(error))
+    return Finding("contract", "")
