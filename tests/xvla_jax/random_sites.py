@@ -57,7 +57,9 @@ def random_sites(program: Any, *args: Any) -> tuple[set[tuple[float, Shape]], Co
                 visit(inner, times * equation.params.get("length", 1))
 
     with mock.patch.object(jax.random, "bernoulli", spy):
-        visit(jax.make_jaxpr(program)(*args).jaxpr, 1)
+        # a jitted one as it is: its compiler options may not be those of an inner function
+        traced = program if hasattr(program, "trace") else jax.jit(program)
+        visit(traced.trace(*args).jaxpr.jaxpr, 1)
     return masks, draws
 
 

@@ -106,6 +106,7 @@ def test_padding_keeps_the_programs_few(policy: Policy) -> None:
     assert _programs() == count
 
 
+@pytest.mark.slow
 def test_absent_views_have_a_program_of_their_own(policy: Policy) -> None:
     """A batch in which nobody has a third view runs the tower on two: fewer FLOPs, same actions."""
     two = [_MIXED[0], _MIXED[1]]
