@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -45,6 +44,7 @@ from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
 from scripts.success_table import PAGE, print_tables
 from xvla_jax.errors import XVLAError
+from xvla_jax.revision import git_state
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
@@ -111,7 +111,7 @@ def run(console: Console) -> dict[str, Any]:
         film=film,
         config={"seed": _SEED.value, "command": sys.argv[1:]},
         versions=versions(_POLICY_SIDE),
-        git=_git(),
+        git=git_state(),
     )
     # Checkpoints are loaded and compared before any simulator starts.
     contestants = [load(entrant, [task.spec for task in tasks]) for entrant in entrants]
@@ -120,22 +120,6 @@ def run(console: Console) -> dict[str, Any]:
     write_json(out / RESULTS, receipt)
     write_evaluation_page(out / PAGE, receipt, out)
     return receipt
-
-
-def _git() -> dict[str, Any] | None:
-    """Revision of the checkout, and whether files differ from it."""
-    folder = pathlib.Path(__file__).resolve().parent.parent
-    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    try:
-        revision, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"revision": revision, "changed": bool(changes)}
 
 
 def main(argv: list[str]) -> int:

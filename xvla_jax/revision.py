@@ -24,15 +24,24 @@ def code_version(version: str, root: pathlib.Path = _ROOT) -> dict[str, Any]:
     return {
         "xvla_jax": version,
         "jax": jax.__version__,
-        "git_revision": _revision(root),
+        "git_revision": _git(root, "rev-parse", "HEAD"),
         "sources": _hash(root),
     }
 
 
-def _revision(root: pathlib.Path) -> str | None:
+def git_state(root: pathlib.Path = _ROOT) -> dict[str, Any] | None:
+    """Revision of the checkout, and whether tracked files differ from it; None outside of one."""
+    revision = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if revision is None or changes is None:
+        return None
+    return {"revision": revision, "changed": bool(changes)}
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
     try:
         found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            ["git", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
             timeout=_LIMIT_S,
