@@ -38,7 +38,7 @@ OWN_FIELDS: Final = (
 )
 _POST_MORTEM_S: Final = 5  # for which the living look for each other after a failure
 _FAILED: Final = "xvla/failed"  # folder of the key-value store: why a process ends
-_LAST_WORDS_S: Final = 1.0  # for which the coordinator stays, so that the others can read the same
+_LAST_WORDS_S: Final = 5.0  # for which the coordinator stays at most; JAX ends all others with it
 _TOLD: Final = 5  # differences listed
 
 _log = logging.getLogger(__name__)
@@ -171,6 +171,8 @@ class Processes:
             _client().key_value_set(f"{_FAILED}/{self.index}", said)
             if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in said:
                 self._look_around()
+            if self.main:
+                self._stay_for_last_words()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -190,8 +192,14 @@ class Processes:
                 silent.remove(index)
         if silent:
             _log.error("no answer: %s; killed, out of memory, or cut off", _listed(silent))
-        if self.main:
-            time.sleep(_LAST_WORDS_S)
+
+    def _stay_for_last_words(self) -> None:
+        """Waits until all have said why they end; a failure that all find, all have to tell."""
+        until = time.monotonic() + _LAST_WORDS_S
+        while time.monotonic() < until:
+            if len(_client().key_value_dir_get(_FAILED)) == self.count:
+                return
+            time.sleep(0.05)
 
 
 def start(config: DistributedConfig) -> Processes:
