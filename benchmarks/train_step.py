@@ -17,7 +17,7 @@ import numpy as np
 
 from configs import models
 from xvla_jax.config import XVLAConfig
-from xvla_jax.heap import trim_after_compiling
+from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.processor import Processor
@@ -89,7 +89,8 @@ def main() -> None:
     parser.add_argument("--text_length", type=int, default=50)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    trim_after_compiling()  # as the trainer does
+    keep_between_steps()  # both as the trainer does
+    trim_after_compiling()
     state, step, batch = _parts(options.shape, Processor(text_length=options.text_length), size=1)
     first, state = timed_steps(step, state, batch, repeat=1)
     seconds, _ = timed_steps(step, state, batch, repeat=options.repeat)

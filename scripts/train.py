@@ -30,7 +30,7 @@ from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import XVLAError
 from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
-from xvla_jax.heap import trim_after_compiling
+from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
 from xvla_jax.resume import check_resumed
@@ -130,6 +130,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--config=configs/X.py is needed")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
+    keep_between_steps()
     trim_after_compiling()
     workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value

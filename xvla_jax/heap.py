@@ -1,19 +1,42 @@
-"""Memory that the compiler has freed, given back to the system.
+"""The C library's heap, where XLA computes on the CPU.
 
-XLA's compiler leaves a gigabyte or two of freed memory in the C library's heap, which keeps it: on
-a host that computes on its CPU, the step that follows comes on top.
+XLA's compiler leaves a gigabyte or two of freed memory in the heap, which keeps it: the step that
+follows comes on top. The step itself allocates gigabytes and frees them: given back to the system
+each time, every page of them is faulted in and zeroed again, a fifth of a full-size step.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any, Final
 
 from jax import monitoring
 
 _COMPILED: Final = "/jax/core/compile/backend_compile_duration"
 _LONG_S: Final = 1.0  # shorter compilations leave little
+
+# Parameters of mallopt, by <malloc.h>.
+_TRIM_THRESHOLD: Final = -1
+_MMAP_MAX: Final = -4
+_ARENA_MAX: Final = -8
+
+
+@functools.cache
+def keep_between_steps() -> bool:
+    """Keeps what a step frees for the next one; before JAX starts its threads.
+
+    Only where JAX is told to compute on the CPU alone (``JAX_PLATFORMS=cpu``), as all threads then
+    share one arena: another thread's has no room for gigabytes. False where that is not so, or the
+    C library is not glibc.
+
+    Source: mallopt(3).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or os.environ.get("JAX_PLATFORMS") != "cpu":
+        return False
+    return all(mallopt(*row) for row in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))
 
 
 @functools.cache
