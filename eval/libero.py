@@ -178,6 +178,9 @@ def task_index(suite: str, task: str) -> int:
 def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]:
     """BDDL file, instruction and official initial states of a task."""
     tasks = _load_suite(suite)
+    count = tasks.get_num_tasks()
+    if not 0 <= task_id < count:
+        raise ValueError(f"{suite} has no task {task_id}; its tasks are 0..{count - 1}")
     with _quiet():
         from libero.libero import get_libero_path
 

@@ -89,12 +89,38 @@ def check_names(entrants: Sequence[Entrant], film: str) -> None:
         raise ValueError(f"--film={film}: the policies are {', '.join(names)}")
 
 
-def common_tasks(spec: TaskSpec, entrants: Sequence[Entrant]) -> TaskSpec:
-    """The row with the tasks that all entrants can try: the expert those that it has a plan for.
+def parse_task_ids(texts: Sequence[str] | None) -> tuple[int, ...] | None:
+    """["3", "1"] -> (3, 1); None, as where nothing is chosen, stays None.
 
     Raises:
-        ValueError: it has none.
+        ValueError: no whole numbers from 0 on, or one of them twice.
     """
+    if texts is None:
+        return None
+    wrong = [text for text in texts if not text.strip().isdecimal()]
+    found = tuple(int(text) for text in texts if text not in wrong)
+    if wrong or not found or len(set(found)) < len(found):
+        raise ValueError(
+            f"--task_ids={','.join(texts)}; give different whole numbers from 0 on, like 3,1,8"
+        )
+    return found
+
+
+def common_tasks(
+    spec: TaskSpec, entrants: Sequence[Entrant], task_ids: Sequence[int] | None = None
+) -> TaskSpec:
+    """The row with the tasks that all entrants can try: the expert those that it has a plan for.
+
+    Args:
+        spec: the row.
+        entrants: who plays.
+        task_ids: tasks of the row's suite in place of the row's own; None for those.
+
+    Raises:
+        ValueError: the expert has a plan for none of them.
+    """
+    if task_ids is not None:
+        spec = dataclasses.replace(spec, task_ids=tuple(task_ids))
     if all(entrant.kind != EXPERT for entrant in entrants):
         return spec
     return dataclasses.replace(spec, task_ids=planned_tasks(spec.suite, spec.task_ids))

@@ -3,7 +3,7 @@
 python -m scripts.evaluate --policy=CHECKPOINT --tasks=libero_spatial,libero_goal --episodes=50 \
     --out=FOLDER [--workers=2] [--shard=1/4] [--accept_renderer]
 python -m scripts.evaluate --task=quickstart --init_states=30:50 --out=FOLDER \
-    --policy=trained=CHECKPOINT --policy=script=expert: [--stop_early]
+    --policy=trained=CHECKPOINT --policy=script=expert: [--task_ids=3,1,8] [--stop_early]
 
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
@@ -39,7 +39,15 @@ from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.transports import RemoteError
 from eval.versions import versions
 from eval.workers import WorkerError
-from scripts.entrants import EXPERT, Entrant, check_names, common_tasks, load, parse_policy
+from scripts.entrants import (
+    EXPERT,
+    Entrant,
+    check_names,
+    common_tasks,
+    load,
+    parse_policy,
+    parse_task_ids,
+)
 from scripts.logs import quiet_libraries
 from scripts.progress import episode_progress
 from scripts.success_table import PAGE, print_tables
@@ -58,6 +66,9 @@ _STATES = flags.DEFINE_string(
     f"{HELD_OUT_STATES[0]}:{HELD_OUT_STATES[-1] + 1}",
     "With --task: official initial states, first:end.",
 )
+_TASK_IDS = flags.DEFINE_list(
+    "task_ids", None, "With --task: these tasks of the row's suite instead of the row's own."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder of receipt, page and films.", required=True)
 _POLICIES = flags.DEFINE_multi_string("policy", None, "[NAME=][KIND:]FOLDER.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
@@ -73,6 +84,7 @@ _FILM = flags.DEFINE_string(
 )
 
 flags.mark_flags_as_mutual_exclusive(("task", "tasks"), required=True)
+flags.mark_flags_as_mutual_exclusive(("tasks", "task_ids"))
 
 
 def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
@@ -81,9 +93,10 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
     Raises:
         ValueError: a row or an initial state that is not there.
     """
+    task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
     for name in _TASKS.value or (_TASK.value or "",):
-        spec = common_tasks(task_spec(name), entrants)
+        spec = common_tasks(task_spec(name), entrants, task_ids)
         first, _, end = _STATES.value.partition(":")
         states = range(int(first), int(end))
         if _TASKS.value or _EPISODES.value:

@@ -8,12 +8,13 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import util
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from eval import libero, preflight
 from eval.commands import row_to_action
 from eval.host import SimulatorHost
 from eval.libero import LiberoEnv
@@ -135,6 +136,16 @@ def test_absolute_commands_arrive(simulator: Any) -> None:
 
 
 @pytest.mark.sim
+def test_a_task_that_the_suite_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = SimpleNamespace(get_num_tasks=lambda: 10)
+    monkeypatch.setattr(libero, "_load_suite", lambda name: suite)
+    monkeypatch.setattr(preflight, "require_headless_gl", lambda: "none")
+    for name in ("refuse_modules", "check_mujoco", "installed"):
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    with pytest.raises(ValueError, match=r"libero_object has no task 10; its tasks are 0\.\.9"):
+        LiberoEnv(SPEC, 10)
+
+
 def test_missing_headless_gl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "glx")
     with WorkerPool(functools.partial(fakes.host_with_gl, SPEC), 1) as pool:

@@ -11,7 +11,14 @@ import pytest
 from data.contracts import contracts_of
 from data.datasets import dataset
 from eval.tasks import TASKS, TaskSpec, task_contract, task_spec
-from scripts.entrants import BlindPolicy, Entrant, check_names, common_tasks, parse_policy
+from scripts.entrants import (
+    BlindPolicy,
+    Entrant,
+    check_names,
+    common_tasks,
+    parse_policy,
+    parse_task_ids,
+)
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 
@@ -61,6 +68,17 @@ def test_beside_the_expert_all_try_what_it_has_a_plan_for() -> None:
     assert shared == dataclasses.replace(spec, task_ids=(1, 2, 4, 6, 8))
     with pytest.raises(ValueError, match="no scripted expert for libero_10"):
         common_tasks(TASKS["libero_10"], [expert])
+    asked = common_tasks(task_spec("quickstart"), [policy, expert], (3, 1, 8))
+    assert asked.task_ids == (3, 1, 8)
+    assert common_tasks(TASKS["vlabench_track_1"], [policy], (4,)).task_ids == (4,)
+
+
+def test_task_ids_are_whole_numbers_that_differ() -> None:
+    assert parse_task_ids(None) is None
+    assert parse_task_ids(["3", "1"]) == (3, 1)
+    for texts in ([], [""], ["3", "3"], ["-1"], ["1.5"], ["one"]):
+        with pytest.raises(ValueError, match="different whole numbers from 0 on"):
+            parse_task_ids(texts)
 
 
 def _with_client(**change: Any) -> TaskSpec:
