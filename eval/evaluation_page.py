@@ -146,7 +146,9 @@ def _beside_reference(task: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     reference, needed = task["reference"], entry["episodes_to_separate"]
     if reference is None:
         return ""
-    text = f"published {100 * reference['rate']:.1f} % ({reference['source']})"
+    text = f"published {reference['value']:g} {reference['unit']} ({reference['source']})"
+    if reference["rate"] is None:
+        return f"{text}; another score, not compared"
     return text if needed is None else f"{text}; {needed} episodes each would tell them apart"
 
 

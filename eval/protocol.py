@@ -7,13 +7,34 @@ from typing import Any
 
 from .profiles import ClientProfile
 
+SUCCESS = "% success"
+PROGRESS = "% progress"
+CHAIN_LENGTH = "subtasks in a row"
+UNITS = (SUCCESS, PROGRESS, CHAIN_LENGTH)
+
 
 @dataclass(frozen=True)
 class Reference:
-    """A published success rate in per cent (or another score, as `source` says)."""
+    """A published result.
+
+    Attributes:
+        value: as published.
+        unit: one of UNITS; only a success rate can be compared with the episodes of a receipt.
+        source: who reports it, and over what.
+    """
 
     value: float
+    unit: str
     source: str
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"unit {self.unit!r} of a reference; give one of {', '.join(UNITS)}")
+
+    @property
+    def rate(self) -> float | None:
+        """Success rate in [0, 1]; None of another score."""
+        return self.value / 100 if self.unit == SUCCESS else None
 
 
 @dataclass(frozen=True)

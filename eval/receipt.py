@@ -14,7 +14,7 @@ from .protocol import Episode, TaskSpec
 from .rollout import EpisodeResult
 from .statistics import episodes_to_separate, wilson_interval
 
-SCHEMA = 2
+SCHEMA = 3
 RESULTS = "results.json"
 
 
@@ -96,7 +96,7 @@ def task_summaries(
 
     `episodes_to_separate` is how many episodes each of two policies with the found and the
     reference rate would need to be told apart with 80 % power at a level of 5 %; None where they
-    are equal.
+    are equal, or the reference is another score.
     """
     whole = summary(episodes)
     by_task: dict[str, list[Mapping[str, Any]]] = {}
@@ -110,8 +110,9 @@ def task_summaries(
         },
         "episodes_to_separate": None,
     }
-    if reference is not None and whole["rate"] is not None:
-        made["episodes_to_separate"] = episodes_to_separate(whole["rate"], reference["rate"])
+    published = None if reference is None else reference["rate"]
+    if published is not None and whole["rate"] is not None:
+        made["episodes_to_separate"] = episodes_to_separate(whole["rate"], published)
     return made
 
 
@@ -171,10 +172,16 @@ def _instruction(episodes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _published(spec: TaskSpec) -> dict[str, Any] | None:
-    """The row's first published result as a rate in [0, 1], with its source."""
+    """The row's first published result, and as a rate in [0, 1] where it is one."""
     if not spec.reference:
         return None
-    return {"rate": spec.reference[0].value / 100, "source": spec.reference[0].source}
+    first = spec.reference[0]
+    return {
+        "value": first.value,
+        "unit": first.unit,
+        "source": first.source,
+        "rate": first.rate,
+    }
 
 
 def _task(run: TaskRun, num_workers: int) -> dict[str, Any]:

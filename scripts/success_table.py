@@ -36,7 +36,10 @@ def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
     console.print(table)
     reference = task["reference"]
     if reference is not None:
-        console.print(f"published: {reference['rate']:.1%} ({reference['source']})", markup=False)
+        console.print(
+            f"published: {reference['value']:g} {reference['unit']} ({reference['source']})",
+            markup=False,
+        )
     for policy, entry in task["policies"].items():
         if entry["episodes_to_separate"] is not None:
             console.print(

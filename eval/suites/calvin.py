@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import Reference, TaskSpec
+from eval.protocol import CHAIN_LENGTH, Reference, TaskSpec
 
 _STATE = ArmState(
     position=Slot("robot_obs", 0, 3),
@@ -57,8 +57,8 @@ _ABC_D = TaskSpec(
     control_hz=30,
     fresh_env=False,
     reference=(
-        Reference(4.43, "X-VLA paper, subtasks in a row, 1000 chains"),
-        Reference(4.30, "independent rerun of the weights, subtasks in a row"),
+        Reference(4.43, CHAIN_LENGTH, "X-VLA paper, 1000 chains"),
+        Reference(4.30, CHAIN_LENGTH, "independent rerun of the weights"),
     ),
 )
 

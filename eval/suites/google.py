@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from eval.profiles import ActionForm, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import Reference, Scenario, TaskSpec
+from eval.protocol import SUCCESS, Reference, Scenario, TaskSpec
 
 from . import google_scenarios as scenes
 
@@ -58,7 +58,7 @@ def _rows(
         step_limit=2 * registered_steps,
         control_hz=3,
         fresh_env=False,
-        reference=(Reference(rate, "X-VLA paper"),),
+        reference=(Reference(rate, SUCCESS, "X-VLA paper"),),
         scenarios=released,
     )
     strict = dataclasses.replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import Reference, TaskSpec
+from eval.protocol import PROGRESS, Reference, TaskSpec
 
 # Where the robot stands in the world, metres.
 _ROBOT = (0.0, -0.4, 0.78)
@@ -72,7 +72,7 @@ def _track(number: int, suite: str) -> tuple[TaskSpec, TaskSpec]:
         control_hz=30,  # of the training data
         fresh_env=True,
         image_size=480,
-        reference=(Reference(51.1, "X-VLA paper, progress score, mean of four tracks"),),
+        reference=(Reference(51.1, PROGRESS, "X-VLA paper, mean of four tracks"),),
     )
     return spec, dataclasses.replace(spec, name=spec.name + ":strict", client=_STRICT, reference=())
 

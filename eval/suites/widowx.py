@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import Reference, Scenario, TaskSpec
+from eval.protocol import SUCCESS, Reference, Scenario, TaskSpec
 
 _NUM_EPISODES = 24
 
@@ -61,7 +61,7 @@ def _faithful(
         step_limit=limits[0],
         control_hz=5,
         fresh_env=True,
-        reference=(Reference(rate, "X-VLA paper, best rollout of 24 episodes"),),
+        reference=(Reference(rate, SUCCESS, "X-VLA paper, best rollout of 24 episodes"),),
         scenarios=(
             Scenario(env, env, (), (), tuple(("episode_id", k) for k in range(_NUM_EPISODES))),
         ),

@@ -10,12 +10,13 @@ from typing import Any, cast
 
 from eval.contest import Contestant, Task
 from eval.evaluation import Evaluation, Options
+from eval.protocol import SUCCESS
 from eval.shards import Shard
 from eval.tasks import Episode, Reference
 from tests.eval import fakes
 
 PLAN = [Episode(3, index, 42 + index) for index in range(30, 42)]
-SPEC = dataclasses.replace(fakes.SPEC, reference=(Reference(90.0, "somebody"),))
+SPEC = dataclasses.replace(fakes.SPEC, reference=(Reference(90.0, SUCCESS, "somebody"),))
 TASK = Task(SPEC, PLAN)
 NOISE = 0.02
 

@@ -172,7 +172,7 @@ def test_the_page_shows_films_paths_calls_and_pairs(
     text = " ".join(tags.text)
     for part in (
         "Evaluation on quickstart",
-        "published 90.0 % (somebody)",
+        "published 90 % success (somebody)",
         "12 episodes; the whole row has 50",
         "golden frame none stored",
         "a / script",

@@ -15,6 +15,7 @@ import pytest
 from eval.atomic import write_json
 from eval.calls import CallLog
 from eval.golden_frame import Verdict
+from eval.protocol import SUCCESS
 from eval.receipt import (
     SCHEMA,
     ReceiptError,
@@ -32,7 +33,7 @@ from eval.tasks import TASKS, Episode, Reference
 from eval.versions import versions
 
 SCHEMA_FILE = Path(__file__).parents[2] / "eval" / "receipt.schema.json"
-SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, "somebody"),))
+SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, SUCCESS, "somebody"),))
 
 
 def results(successes: Sequence[bool]) -> list[EpisodeResult]:
@@ -131,7 +132,17 @@ def test_tasks_have_their_own_rates_and_the_reference_its_distance() -> None:
     assert found["by_task"]["3"]["task"] == "pick up"
     assert found["episodes_to_separate"] == 388  # 0.5 and 0.6, see test_statistics
     assert task_summaries(episodes, {"rate": 0.5})["episodes_to_separate"] is None
+    other_score = task_summaries(episodes, {"rate": None})
+    assert other_score["episodes_to_separate"] is None
     assert task_summaries(episodes, None)["episodes_to_separate"] is None
+
+
+def test_a_published_score_that_is_no_rate_is_not_read_as_one() -> None:
+    assert [r.rate for r in TASKS["calvin_abc_d"].reference] == [None, None]
+    assert [r.rate for r in TASKS["vlabench_track_1"].reference] == [None]
+    assert [r.rate for r in TASKS["libero_spatial"].reference] == [0.982]
+    with pytest.raises(ValueError, match=r"unit 'percent'.*one of % success, % progress"):
+        Reference(90.0, "percent", "somebody")
 
 
 def test_the_receipt_survives_json(tmp_path: Path) -> None:
@@ -158,7 +169,12 @@ def test_the_receipt_survives_json(tmp_path: Path) -> None:
     }
     assert task["plan"] == ["3:30:172", "3:31:173"]
     assert task["row"]["step_limit"] == 150
-    assert task["reference"] == {"rate": 0.9, "source": "somebody"}
+    assert task["reference"] == {
+        "value": 90.0,
+        "unit": "% success",
+        "source": "somebody",
+        "rate": 0.9,
+    }
     assert task["policies"]["trained"]["calls"]["batch_fill"] == 0.75
     assert task["policies"]["expert"]["calls"]["calls"] == 0
 
@@ -191,7 +207,7 @@ def test_a_receipt_has_the_published_form() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 2"),
+        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 3"),
         ("[]", "receipt schema None"),
         ("{", "cannot be read as a receipt"),
     ],

@@ -1,4 +1,4 @@
-"""Gradients and AdamW steps against the original trainer."""
+"""Losses, gradients and AdamW steps against the original: all that compiles the backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
-from xvla_jax import convert
+from xvla_jax import convert, flow
 from xvla_jax.groups import label_tree, xvla_groups
 from xvla_jax.optimizer import OptimizerConfig, make_optimizer
 
@@ -30,6 +30,19 @@ def _norms(tree: Any, case: golden.Case) -> dict[str, float]:
         name: float(np.linalg.norm(value.astype(np.float64)))
         for name, value in convert.iter_released(tree, case.config)
     }
+
+
+def test_losses_by_name_and_times(name: str) -> None:
+    case = golden.load(name)
+    for step in range(3):
+        t = flow.stratified_time(jnp.asarray(case.inputs["train_u"][step]), len(case.pixels))
+        np.testing.assert_allclose(t, case.outputs[f"train_t/{step}"], atol=1e-6, rtol=0)
+    terms, _ = case.loss_and_grads(case.params, 0)
+    wanted = {k.removeprefix("loss/") for k in case.outputs if k.startswith("loss/")} - {"total"}
+    assert set(terms) == wanted
+    for term, value in terms.items():
+        assert_close("loss/*", value, case.outputs[f"loss/{term}"], rtol=5e-6)
+    assert_close("loss/*", sum(map(float, terms.values())), case.outputs["loss/total"], rtol=5e-6)
 
 
 def test_gradients(name: str) -> None:

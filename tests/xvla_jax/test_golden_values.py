@@ -120,19 +120,6 @@ def test_unrolled_layers_give_the_same_context_and_actions(name: str) -> None:
     assert_close("actions_steps*", actions, case.outputs["actions_steps10"], of_largest=1e-5)
 
 
-def test_losses_by_name_and_times(name: str) -> None:
-    case = golden.load(name)
-    for step in range(3):
-        t = flow.stratified_time(jnp.asarray(case.inputs["train_u"][step]), len(case.pixels))
-        np.testing.assert_allclose(t, case.outputs[f"train_t/{step}"], atol=1e-6, rtol=0)
-    terms, _ = case.loss_and_grads(case.params, 0)
-    wanted = {k.removeprefix("loss/") for k in case.outputs if k.startswith("loss/")} - {"total"}
-    assert set(terms) == wanted
-    for term, value in terms.items():
-        assert_close("loss/*", value, case.outputs[f"loss/{term}"], rtol=5e-6)
-    assert_close("loss/*", sum(map(float, terms.values())), case.outputs["loss/total"], rtol=5e-6)
-
-
 def test_views_beyond_the_pixels_count_as_absent(name: str) -> None:
     """Slots that no sample fills may be left out of ``pixels``: same context, less work."""
     case = golden.load(name)
