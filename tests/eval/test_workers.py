@@ -108,7 +108,10 @@ def test_a_pool_needs_a_worker() -> None:
         WorkerPool(fakes.Host, 0)
 
 
+# A shell starts what runs in its background with Ctrl-C ignored, which children inherit.
 PARENT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from eval.preflight import SimulatorSetupError
 from eval.workers import WorkerPool, run_jobs
 from tests.eval import fakes
