@@ -38,7 +38,10 @@ OWN_FIELDS: Final = (
 )
 _POST_MORTEM_S: Final = 5  # for which the living look for each other after a failure
 _FAILED: Final = "xvla/failed"  # folder of the key-value store: why a process ends
-_LAST_WORDS_S: Final = 5.0  # for which the coordinator stays at most; JAX ends all others with it
+# JAX ends all others with the coordinator: how long it waits at most until all have told why they
+# end, and then stays, so that they can read what the others told.
+_TELLING_S: Final = 5.0
+_READING_S: Final = 1.0
 _TOLD: Final = 5  # differences listed
 
 _log = logging.getLogger(__name__)
@@ -195,11 +198,12 @@ class Processes:
 
     def _stay_for_last_words(self) -> None:
         """Waits until all have said why they end; a failure that all find, all have to tell."""
-        until = time.monotonic() + _LAST_WORDS_S
+        until = time.monotonic() + _TELLING_S
         while time.monotonic() < until:
             if len(_client().key_value_dir_get(_FAILED)) == self.count:
-                return
+                break
             time.sleep(0.05)
+        time.sleep(_READING_S)
 
 
 def start(config: DistributedConfig) -> Processes:
