@@ -59,6 +59,7 @@ setup(
             "httptools>=0.9",
             "msgpack>=1.1",
             "prometheus-client>=0.22",
+            "pybase64>=1.4",
             "uvicorn>=0.54",
             "uvloop>=0.22; sys_platform != 'win32'",
             "websockets>=17",

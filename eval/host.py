@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from .client import EpisodeClient
 from .commands import row_to_action
 from .expert import ScriptedExpert
 from .plans import plan_for
+from .preflight import SimulatorError, SimulatorSetupError
 from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
 from .states import pictures, proprio
@@ -99,6 +101,26 @@ class Attempt:
     rows: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Simulating:
+    """Inside, whatever is raised by the adapter's `method` is the simulator's `SimulatorError`."""
+
+    method: str
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # a machine that cannot run the simulator is another matter, and so is Ctrl-C
+        if isinstance(error, Exception) and not isinstance(error, SimulatorSetupError):
+            raise SimulatorError(f"{self.method} of the simulator's adapter raised") from error
+
+
 class SimulatorHost:
     """Holds the environment of one task at a time and runs episodes in it.
 
@@ -141,7 +163,7 @@ class SimulatorHost:
         success = over = False
         while not over and not self._client.needs_chunk:
             rows.append(self._client.take())
-            success = self._env.step(row_to_action(self._spec.client, rows[-1]))
+            success = self._step(rows[-1])
             self._steps += 1
             over = success or self._env.failed or self._steps >= self._limit()
             self._client.instruct(self._env.instruction)
@@ -163,7 +185,7 @@ class SimulatorHost:
         success = False
         while not success and len(rows) < self._spec.step_limit:
             rows.append(expert.act(scene))
-            success = env.step(row_to_action(self._spec.client, rows[-1]))
+            success = self._step(rows[-1])
             scene = env.scene()
         seconds = time.monotonic() - began
         return Attempt(
@@ -176,14 +198,14 @@ class SimulatorHost:
         The first frame comes before and the last after all rows, the others are `every` control
         steps apart.
         """
-        env = self._reset(episode)
+        self._reset(episode)
         seen = []
         success = False
         for step, row in enumerate(rows):
             if step % every == 0:
-                seen.append(env.observe())
-            success = env.step(row_to_action(self._spec.client, row)) or success
-        seen.append(env.observe())
+                seen.append(self._observe())
+            success = self._step(row) or success
+        seen.append(self._observe())
         return Replay(
             frames=np.stack([side_by_side(pictures(self._spec.client, raw)) for raw in seen]),
             path=np.stack([proprio(self._spec.client, raw) for raw in seen]).astype(np.float32),
@@ -206,16 +228,26 @@ class SimulatorHost:
         return Progress(
             steps=self._steps,
             success=success,
-            observation=None if over else self._client.request(self._env.observe()),
+            observation=None if over else self._client.request(self._observe()),
             state_hash=self._state_hash,
             rows=np.stack(rows) if rows else np.zeros((0, self._spec.client.action_width), "f4"),
         )
 
     def _reset(self, episode: Episode) -> Any:
         env = self._environment(episode.task_id)
-        self._state_hash = env.reset(episode.init_state, episode.seed)
+        with _Simulating("reset"):
+            self._state_hash = env.reset(episode.init_state, episode.seed)
         self._steps = 0
         return env
+
+    def _step(self, row: NDArray[np.float32]) -> bool:
+        action = row_to_action(self._spec.client, row)
+        with _Simulating("step"):
+            return self._env.step(action)
+
+    def _observe(self) -> dict[str, Any]:
+        with _Simulating("observe"):
+            return self._env.observe()
 
     def _environment(self, task_id: int) -> Any:
         if self._task_id != task_id:

@@ -21,6 +21,10 @@ BROKEN_MUJOCO: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
 GOOD_MUJOCO = "3.17.0"
 
 
+class SimulatorError(RuntimeError):
+    """An episode's simulator raised; the cause says what. Other episodes may well go on."""
+
+
 class SimulatorSetupError(RuntimeError):
     """This machine or process cannot run the simulator; the message says what to change."""
 

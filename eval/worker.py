@@ -13,12 +13,13 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
-from .preflight import SimulatorSetupError, refuse_modules
+from .preflight import SimulatorError, SimulatorSetupError, refuse_modules
 
-# Exit statuses of a worker in which a call raised, and of one on a machine that cannot run the
-# simulator. A crash has a signal's, or another.
+# Exit statuses of a worker in which a call raised, of one on a machine that cannot run the
+# simulator, and of one whose simulator raised. A crash has a signal's, or another.
 RAISED = 70
 UNSUITABLE = 71
+SIMULATOR_RAISED = 72
 
 
 def serve(connection: Connection) -> None:
@@ -47,7 +48,7 @@ def leave(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.stderr.write(str(error))
         _exit(UNSUITABLE)
     traceback.print_exception(kind, error, trace)
-    _exit(RAISED)
+    _exit(SIMULATOR_RAISED if isinstance(error, SimulatorError) else RAISED)
 
 
 def _exit(status: int) -> NoReturn:

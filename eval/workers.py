@@ -25,8 +25,8 @@ class WorkerError(RuntimeError):
     """A call raised in a worker; the message has its traceback. A bug or a wrong set-up."""
 
 
-class WorkerCrashError(RuntimeError):
-    """A worker died in mid-call: crash in native code, out of memory, or killed from outside."""
+class WorkerCrashError(WorkerError):
+    """A worker died in mid-call: its simulator raised, native code crashed, or it was killed."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ from eval.conversion import REPORT
 from eval.libero import task_index
 from eval.preflight import SimulatorSetupError
 from eval.statistics import wilson_interval
-from eval.workers import WorkerCrashError, WorkerError, WorkerPool
+from eval.workers import WorkerError, WorkerPool
 from scripts.libero_recordings import open_conversion, suites
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
-    except (ValueError, OSError, SimulatorSetupError, WorkerError, WorkerCrashError) as error:
+    except (ValueError, OSError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
     console.print(success_table(report))

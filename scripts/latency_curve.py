@@ -25,7 +25,7 @@ from eval.realtime import STRATEGIES
 from eval.rollout import query_seed
 from eval.simulated_world import WorkerWorld
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
-from eval.workers import WorkerCrashError, WorkerError
+from eval.workers import WorkerError
 from scripts.chunk_streams import stream_maker
 from scripts.entrants import load, parse_policy
 from scripts.logs import quiet_libraries
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
         return 130
-    except (XVLAError, WorkerError, WorkerCrashError, ValueError) as error:
+    except (XVLAError, WorkerError, ValueError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     out = pathlib.Path(_OUT.value)

@@ -20,7 +20,7 @@ from eval.demonstrations import Recording
 from eval.preflight import SimulatorSetupError
 from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
-from eval.workers import WorkerCrashError, WorkerError
+from eval.workers import WorkerError
 from scripts.progress import episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130
-    except (ValueError, SimulatorSetupError, WorkerError, WorkerCrashError) as error:
+    except (ValueError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
     console.print(

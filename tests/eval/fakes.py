@@ -131,24 +131,43 @@ class LocalPool:
 
 @dataclasses.dataclass
 class CrashingEnv:
-    """Dies without a word in the episodes of one initial state, the first `times` times."""
+    """Breaks in the episodes of one initial state, the first `times` times.
+
+    At `method`; it dies without a word, or raises if `raises`.
+    """
 
     folder: str
     init_state: int
     times: int
+    method: str = "reset"
+    raises: bool = False
 
     def __call__(self, spec: TaskSpec, task_id: int) -> FakeEnv:
         crash = self
 
         class Crashing(FakeEnv):
             def reset(self, init_state: int, seed: int) -> str:
-                marks = len(list(Path(crash.folder).iterdir()))
-                if init_state == crash.init_state and marks < crash.times:
-                    (Path(crash.folder) / str(marks)).touch()
-                    os._exit(3)
+                self.doomed = init_state == crash.init_state
+                crash.now("reset", self.doomed)
                 return super().reset(init_state, seed)
 
+            def step(self, action: Any) -> bool:
+                crash.now("step", self.doomed)
+                return super().step(action)
+
+            def observe(self) -> dict[str, Any]:
+                crash.now("observe", self.doomed)
+                return super().observe()
+
         return Crashing(spec, task_id)
+
+    def now(self, method: str, doomed: bool) -> None:
+        marks = len(list(Path(self.folder).iterdir()))
+        if method == self.method and doomed and marks < self.times:
+            (Path(self.folder) / str(marks)).touch()
+            if self.raises:
+                raise ArithmeticError("the bowl fell through the table")
+            os._exit(3)
 
 
 class Host:

@@ -105,17 +105,20 @@ def serve(service: Service, door: Door, *, output_dir: str | None, task: SlurmTa
         ConfigError: the address cannot be bound.
     """
     listener = _listen(door)
-    return asyncio.run(_serve(service, door, listener, output_dir, task))
+    server = _Server(_config(service, door))
+    # uvloop where it exists: asyncio.run's own loop takes several times as long for each message
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        return runner.run(_serve(service, server, door, listener, output_dir, task))
 
 
 async def _serve(
     service: Service,
+    server: _Server,
     door: Door,
     listener: socket.socket,
     output_dir: str | None,
     task: SlurmTask | None,
 ) -> int:
-    server = _Server(_config(service, door))
     stop = asyncio.Event()
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
