@@ -117,9 +117,13 @@ def common_tasks(
         task_ids: tasks of the row's suite in place of the row's own; None for those.
 
     Raises:
-        ValueError: the expert has a plan for none of them.
+        ValueError: the row has no such task, or the expert has a plan for none of them.
     """
     if task_ids is not None:
+        # other rows do not list their tasks: their simulator refuses what it does not know
+        listed = len(spec.scenarios or spec.task_names)
+        if listed and max(task_ids) >= listed:
+            raise ValueError(f"--task_ids={max(task_ids)}; {spec.name} has 0 .. {listed - 1}")
         spec = dataclasses.replace(spec, task_ids=tuple(task_ids))
     if all(entrant.kind != EXPERT for entrant in entrants):
         return spec

@@ -73,6 +73,16 @@ def test_beside_the_expert_all_try_what_it_has_a_plan_for() -> None:
     assert common_tasks(TASKS["vlabench_track_1"], [policy], (4,)).task_ids == (4,)
 
 
+@pytest.mark.parametrize("suite", ["task_names", "scenarios"])
+def test_a_task_that_the_row_has_not_is_refused(suite: str) -> None:
+    policy = Entrant("a", "checkpoint", "x")
+    spec = next(spec for spec in TASKS.values() if getattr(spec, suite))
+    last = len(getattr(spec, suite)) - 1
+    assert common_tasks(spec, [policy], (last,)).task_ids == (last,)
+    with pytest.raises(ValueError, match=rf"--task_ids={last + 1}; {spec.name} has 0 \.\. {last}"):
+        common_tasks(spec, [policy], (0, last + 1))
+
+
 def test_task_ids_are_whole_numbers_that_differ() -> None:
     assert parse_task_ids(None) is None
     assert parse_task_ids(["3", "1"]) == (3, 1)
