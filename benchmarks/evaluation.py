@@ -134,7 +134,7 @@ def repeatability(record: dict[str, Any]) -> list[Line]:
     def outcomes(num_workers: int) -> list[tuple[Any, ...]]:
         results, _, _ = _timed_rollout(spec, plan, WanderingPolicy(), num_workers)
         with simulator_pool(spec, num_workers) as pool:
-            results += expert_rollout(plan, pool=pool)
+            results += expert_rollout(spec, plan, pool=pool)
         return [(r.success, r.steps, r.queries, r.state_hash, r.rows.tobytes()) for r in results]
 
     one, two = outcomes(1), outcomes(2)
@@ -156,7 +156,7 @@ def replay(record: dict[str, Any]) -> list[Line]:
     spec = dataclasses.replace(_ROW, task_ids=(_TASK_ID,))
     plan = _plan(spec, count)
     with simulator_pool(spec, _WORKERS.value) as pool:
-        shown = expert_rollout(plan, pool=pool)
+        shown = expert_rollout(spec, plan, pool=pool)
         demonstrations = {result.episode: result.rows for result in shown}
         policy = ReplayPolicy(demonstrations, spec)
         results = rollout(policy, spec, plan, pool=pool)

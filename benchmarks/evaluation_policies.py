@@ -80,6 +80,8 @@ class SleepingEnv:
 
     instruction = "wait"
     renderer_name = "none"
+    num_parts = 1
+    failed = False
     step_s = 0.002
     render_s = 0.02
 
@@ -100,6 +102,10 @@ class SleepingEnv:
         time.sleep(self.step_s * self._pace)
         self._left -= 1
         return self._left <= 0
+
+    def score(self) -> float | None:
+        """None."""
+        return None
 
     def observe(self) -> dict[str, Any]:
         """Waits, and shows black."""

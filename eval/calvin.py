@@ -109,6 +109,10 @@ class CalvinEnv:
             self.failed = True
         return self.solved == len(self._subtasks)
 
+    def score(self) -> float | None:
+        """Subtasks solved in a row."""
+        return float(self.solved)
+
     def close(self) -> None:
         """Frees the simulation."""
         self._env.close()

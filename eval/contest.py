@@ -204,7 +204,7 @@ class Contest:
         done = self._outcomes(name)
         todo = [episode for episode in episodes if plan_key(episode) not in done]
         if contestant.policy is None:
-            expert_rollout(todo, pool=self._pool, on_result=on_result)
+            expert_rollout(self._task.spec, todo, pool=self._pool, on_result=on_result)
             return
         on_call = functools.partial(self._journal.add_call, name, task)
         metered = MeteredPolicy(contestant.policy, on_call)

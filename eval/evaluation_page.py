@@ -15,6 +15,7 @@ from .differences import differences
 from .page import bullet_list, figure_grid, plain_table, video
 from .paired import compare_runs
 from .report import Report, write_report
+from .scores import score_text
 from .tasks import TASKS
 from .traces import Trace, load_trace
 
@@ -144,12 +145,14 @@ def _lead(receipt: Mapping[str, Any]) -> str:
 
 def _beside_reference(task: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     reference, needed = task["reference"], entry["episodes_to_separate"]
-    if reference is None:
-        return ""
-    text = f"published {reference['value']:g} {reference['unit']} ({reference['source']})"
-    if reference["rate"] is None:
-        return f"{text}; another score, not compared"
-    return text if needed is None else f"{text}; {needed} episodes each would tell them apart"
+    texts = [text for text in (score_text(task["row"], entry),) if text]
+    if reference is not None:
+        texts.append(
+            f"published {reference['value']:g} {reference['unit']} ({reference['source']})"
+        )
+    if needed is not None:
+        texts.append(f"{needed} episodes each would tell them apart")
+    return "; ".join(texts)
 
 
 def _by_task(receipt: Mapping[str, Any]) -> str:

@@ -56,6 +56,7 @@ class Progress:
         observation: of door 2, which asks for the next chunk; None when the episode is over.
         state_hash: of the initial state.
         rows: action rows carried out since the last report, float32[n, D], positions absolute.
+        score: the adapter's own of the episode so far; None where it has none.
     """
 
     steps: int
@@ -63,6 +64,7 @@ class Progress:
     observation: dict[str, Any] | None
     state_hash: str
     rows: NDArray[np.float32]
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Attempt:
     seconds: float
     state_hash: str
     rows: NDArray[np.float32]
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,13 @@ class SimulatorHost:
             scene = env.scene()
         seconds = time.monotonic() - began
         return Attempt(
-            env.instruction, len(rows), success, seconds, self._state_hash, np.stack(rows)
+            instruction=env.instruction,
+            steps=len(rows),
+            success=success,
+            seconds=seconds,
+            state_hash=self._state_hash,
+            rows=np.stack(rows),
+            score=self._score(),
         )
 
     def replay(self, episode: Episode, rows: NDArray[np.float32], every: int) -> Replay:
@@ -231,6 +240,7 @@ class SimulatorHost:
             observation=None if over else self._client.request(self._observe()),
             state_hash=self._state_hash,
             rows=np.stack(rows) if rows else np.zeros((0, self._spec.client.action_width), "f4"),
+            score=self._score(),
         )
 
     def _reset(self, episode: Episode) -> Any:
@@ -244,6 +254,10 @@ class SimulatorHost:
         action = row_to_action(self._spec.client, row)
         with _Simulating("step"):
             return self._env.step(action)
+
+    def _score(self) -> float | None:
+        with _Simulating("score"):
+            return self._env.score()
 
     def _observe(self) -> dict[str, Any]:
         with _Simulating("observe"):

@@ -127,6 +127,10 @@ class LiberoEnv:
     def _picture(self, view: View) -> NDArray[np.uint8]:
         return self._renderer.render(self._env.sim.data._data, view.camera)[::-1]
 
+    def score(self) -> float | None:
+        """None: an episode succeeds or fails, and that is all."""
+        return None
+
     def close(self) -> None:
         """Frees the simulation and its OpenGL context."""
         self._renderer.close()

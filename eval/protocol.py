@@ -86,6 +86,8 @@ class TaskSpec:
         displacement: metres; the object to pick up is moved from its official place by up to this
             much in x and in y, by the episode's seed. 0 in every benchmark's own protocol.
         seed_offset: added to seed + index of the initial state to seed the simulator.
+        score: one of UNITS, of the score that the adapter has beside success or failure; empty
+            where it has none.
         reference: published results of the released checkpoint under this protocol.
         scenarios: settings that task_ids count, where the suite is made of them.
         task_names: names that task_ids count, where the simulator takes names.
@@ -106,6 +108,7 @@ class TaskSpec:
     msaa_samples: int = 0
     displacement: float = 0.0
     seed_offset: int = 0
+    score: str = ""
     reference: tuple[Reference, ...] = ()
     scenarios: tuple[Scenario, ...] = ()
     task_names: tuple[str, ...] = ()

@@ -12,9 +12,9 @@ import numpy as np
 from .calls import CallLog
 from .protocol import Episode, TaskSpec
 from .rollout import EpisodeResult
-from .statistics import episodes_to_separate, wilson_interval
+from .statistics import episodes_to_separate, mean_interval, wilson_interval
 
-SCHEMA = 3
+SCHEMA = 4
 RESULTS = "results.json"
 
 
@@ -56,6 +56,7 @@ def episode_record(result: EpisodeResult, suite: str) -> dict[str, Any]:
         "state_hash": result.state_hash,
         "success": bool(result.success),
         "success_at_end": result.success_at_end,
+        "score": result.score,
         "steps": result.steps,
         "queries": result.queries,
         "seconds": round(result.seconds, 2),
@@ -74,7 +75,7 @@ def plan_key(episode: Episode) -> str:
 
 
 def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Successes of episode records, rate and its Wilson 95 % interval."""
+    """Successes of episode records, rate and its Wilson 95 % interval; the same of their scores."""
     successes = sum(episode["success"] for episode in episodes)
     steps = [episode["steps"] for episode in episodes if episode["success"]]
     at_end = [e["success_at_end"] for e in episodes if e["success_at_end"] is not None]
@@ -85,7 +86,19 @@ def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "wilson95": list(wilson_interval(successes, len(episodes))),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
         "successes_at_end": sum(at_end) if at_end else None,
+        "score": _mean_score(episodes),
         "simulator_errors": sum(episode["error"] is not None for episode in episodes),
+    }
+
+
+def _mean_score(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Mean and its 95 % interval; None where no episode has a score."""
+    scores = [episode["score"] for episode in episodes if episode["score"] is not None]
+    if not scores:
+        return None
+    return {
+        "mean": float(np.mean(scores)),
+        "bootstrap95": list(mean_interval(scores)),
     }
 
 

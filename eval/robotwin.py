@@ -98,6 +98,10 @@ class RobotwinEnv:
         self.failed = not getattr(self._env, "actor_pose", True)
         return False
 
+    def score(self) -> float | None:
+        """None: an episode succeeds or fails, and that is all."""
+        return None
+
     def close(self) -> None:
         """Ends the scene."""
         if self._open:

@@ -35,6 +35,7 @@ class EpisodeResult:
         state_hash: of the initial state.
         rows: actions carried out, float32[steps, D].
         chunks: what the policy answered, each with the step at which it was asked.
+        score: the adapter's own, in the unit of the row; None where it has none, 0 after an error.
         error: why the simulator gave up twice, or None; such an episode counts as failed.
     """
 
@@ -48,6 +49,7 @@ class EpisodeResult:
     state_hash: str
     rows: NDArray[np.float32]
     chunks: Sequence[tuple[int, NDArray[np.float32]]]
+    score: float | None
     error: str | None
 
     def trace(self) -> Trace:
@@ -104,14 +106,18 @@ def rollout(
 
 
 def expert_rollout(
-    episodes: Sequence[Episode], *, pool: WorkerPool, on_result: OnResult | None = None
+    spec: TaskSpec,
+    episodes: Sequence[Episode],
+    *,
+    pool: WorkerPool,
+    on_result: OnResult | None = None,
 ) -> list[EpisodeResult]:
     """Evaluates the scripted expert, which runs inside the workers; otherwise as `rollout`."""
     results: dict[int, EpisodeResult] = {}
     for index, attempt in run_jobs(pool, [("attempt_by_expert", (e,)) for e in episodes]):
         episode = episodes[index]
         if isinstance(attempt, WorkerCrashError):
-            results[index] = _failed(episode, attempt)
+            results[index] = _failed(episode, attempt, spec)
         else:
             results[index] = EpisodeResult(
                 episode=episode,
@@ -124,6 +130,7 @@ def expert_rollout(
                 state_hash=attempt.state_hash,
                 rows=attempt.rows,
                 chunks=(),
+                score=attempt.score,
                 error=None,
             )
         if on_result is not None:
@@ -223,7 +230,7 @@ class _PolicyRollout:
         if isinstance(reply, WorkerCrashError):
             del self._slots[worker]
             if slot.index in self._crashed:
-                self._finish(slot, _failed(slot.episode, reply))
+                self._finish(slot, _failed(slot.episode, reply, self._spec))
             else:
                 _LOG.warning("%s: trying the episode once more", reply)
                 self._crashed.append(slot.index)
@@ -256,11 +263,12 @@ def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
         state_hash=progress.state_hash,
         rows=np.concatenate(slot.rows),
         chunks=slot.chunks,
+        score=progress.score,
         error=None,
     )
 
 
-def _failed(episode: Episode, crash: WorkerCrashError) -> EpisodeResult:
+def _failed(episode: Episode, crash: WorkerCrashError, spec: TaskSpec) -> EpisodeResult:
     return EpisodeResult(
         episode=episode,
         instruction="",
@@ -272,5 +280,6 @@ def _failed(episode: Episode, crash: WorkerCrashError) -> EpisodeResult:
         state_hash="",
         rows=np.zeros((0, 0), np.float32),
         chunks=(),
+        score=0.0 if spec.score else None,
         error=str(crash),
     )

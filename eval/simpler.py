@@ -104,6 +104,10 @@ class SimplerEnv:
         self._observation, _, done, _, _ = self._env.step(np.asarray(action))
         return bool(done)
 
+    def score(self) -> float | None:
+        """None: an episode succeeds or fails, and that is all."""
+        return None
+
     def close(self) -> None:
         """Frees the simulation."""
         self._env.close()

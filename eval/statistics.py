@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Sequence
+
+import numpy as np
 
 # Half width of a central 95 % interval of the normal distribution, in standard deviations.
 Z95 = 1.959963984540054
@@ -29,6 +32,20 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float,
     low = 0.0 if successes == 0 else max(0.0, centre - spread)
     high = 1.0 if successes == trials else min(1.0, centre + spread)
     return low, high
+
+
+def mean_interval(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of a mean (Efron, 1979); the same values give the same.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no values to take a mean of")
+    found = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(found), (resamples, len(found)))
+    low, high = np.percentile(found[drawn].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def episodes_to_separate(

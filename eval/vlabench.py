@@ -109,9 +109,9 @@ class VlabenchEnv:
                 break
         return False
 
-    def progress(self) -> float:
-        """The benchmark's own progress score, 0 to 1, of the episode so far."""
-        return float(self._env.get_task_progress())
+    def score(self) -> float | None:
+        """The benchmark's own progress of the episode so far, 0 to 100 %."""
+        return 100 * float(self._env.get_task_progress())
 
     def close(self) -> None:
         """Frees the simulation, where there is one."""

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from eval.scores import score_text
+
 PAGE = "report.html"
 
 
@@ -41,6 +43,9 @@ def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
             markup=False,
         )
     for policy, entry in task["policies"].items():
+        text = score_text(task["row"], entry)
+        if text:
+            console.print(f"{policy}: {text}", markup=False)
         if entry["episodes_to_separate"] is not None:
             console.print(
                 f"{policy}: {entry['episodes_to_separate']} episodes each would tell such rates "

@@ -56,6 +56,7 @@ _ABC_D = TaskSpec(
     step_limit=720,
     control_hz=30,
     fresh_env=False,
+    score=CHAIN_LENGTH,
     reference=(
         Reference(4.43, CHAIN_LENGTH, "X-VLA paper, 1000 chains"),
         Reference(4.30, CHAIN_LENGTH, "independent rerun of the weights"),

@@ -52,15 +52,16 @@ _STRICT = dataclasses.replace(
     shift_in_place=False,
 )
 
+# Each with the progress that the paper reports; their mean is its 51.1.
 _TRACKS = (
-    "track_1_in_distribution",
-    "track_2_cross_category",
-    "track_3_common_sense",
-    "track_4_semantic_instruction",
+    ("track_1_in_distribution", 67.8),
+    ("track_2_cross_category", 25.1),
+    ("track_3_common_sense", 48.2),
+    ("track_4_semantic_instruction", 63.1),
 )
 
 
-def _track(number: int, suite: str) -> tuple[TaskSpec, TaskSpec]:
+def _track(number: int, suite: str, published: float) -> tuple[TaskSpec, TaskSpec]:
     spec = TaskSpec(
         name=f"vlabench_track_{number}",
         benchmark="vlabench",
@@ -72,11 +73,14 @@ def _track(number: int, suite: str) -> tuple[TaskSpec, TaskSpec]:
         control_hz=30,  # of the training data
         fresh_env=True,
         image_size=480,
-        reference=(Reference(51.1, PROGRESS, "X-VLA paper, mean of four tracks"),),
+        score=PROGRESS,
+        reference=(Reference(published, PROGRESS, "X-VLA paper, 10 episodes a task"),),
     )
     return spec, dataclasses.replace(spec, name=spec.name + ":strict", client=_STRICT, reference=())
 
 
 ROWS: tuple[TaskSpec, ...] = tuple(
-    spec for number, suite in enumerate(_TRACKS, 1) for spec in _track(number, suite)
+    spec
+    for number, (suite, published) in enumerate(_TRACKS, 1)
+    for spec in _track(number, suite, published)
 )

@@ -57,6 +57,9 @@ class FakeEnv:
             objects={"bbq_sauce_1": self._item, "basket_1": self._goal},
         )
 
+    def score(self) -> float | None:
+        return None
+
     def observe(self) -> dict[str, Any]:
         # As the simulator has it: the client turns the first view.
         raw = {view.source: view.turned(self.image(view)) for view in self._spec.client.views}

@@ -15,7 +15,7 @@ import pytest
 from eval.atomic import write_json
 from eval.calls import CallLog
 from eval.golden_frame import Verdict
-from eval.protocol import SUCCESS
+from eval.protocol import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.receipt import (
     SCHEMA,
     ReceiptError,
@@ -29,6 +29,8 @@ from eval.receipt import (
     task_summaries,
 )
 from eval.rollout import EpisodeResult
+from eval.scores import score_text
+from eval.statistics import mean_interval
 from eval.tasks import TASKS, Episode, Reference
 from eval.versions import versions
 
@@ -49,6 +51,7 @@ def results(successes: Sequence[bool]) -> list[EpisodeResult]:
             state_hash=f"{k:016x}",
             rows=np.zeros((60, 20), np.float32),
             chunks=(),
+            score=None,
             error=None,
         )
         for k, success in enumerate(successes)
@@ -119,6 +122,25 @@ def test_success_at_the_end_counts_apart() -> None:
     assert summary([crashed])["simulator_errors"] == 1
 
 
+def test_scores_have_a_mean_and_an_interval_and_chains_their_shares() -> None:
+    assert summary(records([True]))["score"] is None
+    chains = [5.0, 4.0, 0.0, 5.0, 1.0, 5.0, 3.0, 5.0]
+    episodes = [
+        {**record, "score": chain}
+        for record, chain in zip(records([chain == 5 for chain in chains]), chains, strict=True)
+    ]
+    entry: dict[str, Any] = {**task_summaries(episodes, None), "episodes": episodes}
+    found = entry["summary"]["score"]
+    assert found["mean"] == 3.5
+    assert found["bootstrap95"] == list(mean_interval(chains))
+    assert score_text({"score": CHAIN_LENGTH}, entry) == (
+        "mean 3.50 subtasks in a row (95 % 2.12 to 4.75); "
+        "at least 1 to 5: 87.5 75.0 75.0 62.5 50.0 %"
+    )
+    assert score_text({"score": PROGRESS}, entry).startswith("mean 3.50 % progress (95 % ")
+    assert score_text({"score": ""}, {"summary": summary(records([True]))}) == ""
+
+
 def test_tasks_have_their_own_rates_and_the_reference_its_distance() -> None:
     episodes = records([True] * 4 + [False] * 4)
     for episode in episodes[:2]:
@@ -162,6 +184,7 @@ def test_the_receipt_survives_json(tmp_path: Path) -> None:
         "state_hash": "0000000000000000",
         "success": True,
         "success_at_end": True,
+        "score": None,
         "steps": 60,
         "queries": 3,
         "seconds": 1.23,
@@ -207,7 +230,7 @@ def test_a_receipt_has_the_published_form() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 3"),
+        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 4"),
         ("[]", "receipt schema None"),
         ("{", "cannot be read as a receipt"),
     ],

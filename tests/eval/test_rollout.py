@@ -81,7 +81,7 @@ def test_answers_are_kept_with_the_step_of_the_question() -> None:
 
 def test_the_expert_solves_every_state() -> None:
     with pool(2) as simulators:
-        results = expert_rollout(EPISODES, pool=simulators)
+        results = expert_rollout(fakes.SPEC, EPISODES, pool=simulators)
     assert [r.success for r in results] == [True] * 6
     assert {(r.queries, r.instruction) for r in results} == {(0, fakes.FakeEnv.instruction)}
     assert all(0 < r.steps < 80 for r in results)
@@ -115,14 +115,14 @@ def test_what_a_simulator_raises_is_a_crash_of_its_episode(tmp_path: Path, metho
 def test_what_a_simulator_raises_under_the_expert_is_counted(tmp_path: Path) -> None:
     raising = fakes.CrashingEnv(str(tmp_path), EPISODES[0].init_state, 2, "step", raises=True)
     with pool(1, raising) as simulators:
-        results = expert_rollout(EPISODES[:2], pool=simulators)
+        results = expert_rollout(fakes.SPEC, EPISODES[:2], pool=simulators)
     assert [r.error is None for r in results] == [False, True]
 
 
 def test_a_crashed_expert_is_counted(tmp_path: Path) -> None:
     crashing = fakes.CrashingEnv(str(tmp_path), EPISODES[0].init_state, 2)
     with pool(1, crashing) as simulators:
-        results = expert_rollout(EPISODES[:2], pool=simulators)
+        results = expert_rollout(fakes.SPEC, EPISODES[:2], pool=simulators)
     assert [r.error is None for r in results] == [False, True]
     assert [r.success for r in results] == [False, True]
 
@@ -157,7 +157,7 @@ def test_bad_actions_stop_the_evaluation() -> None:
 
 def test_an_unknown_task_of_the_expert_is_an_error() -> None:
     with pool(1) as simulators, pytest.raises(WorkerError, match="no scripted expert"):
-        expert_rollout([Episode(10, 30, 0)], pool=simulators)
+        expert_rollout(fakes.SPEC, [Episode(10, 30, 0)], pool=simulators)
 
 
 def test_a_benchmark_without_adapter_is_an_error() -> None:

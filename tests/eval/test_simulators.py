@@ -146,7 +146,7 @@ def test_calvin_goes_through_five_subtasks_without_a_reset(scene_d: tuple[Calvin
         "press the button, so that it's on",
     ]
     assert solved == [False] * 9 + [True]
-    assert env.solved == 5
+    assert env.score() == 5
     assert not env.failed
     assert calls(log, "seed") == [0]
     assert calls(log, "get_env") == [("validation", False)]
@@ -288,4 +288,4 @@ def test_vlabench_repeats_an_action_until_the_joints_are_there(track: tuple[Task
     assert env.step([3.0, 0, 0, 0, 0, 0, 0.0, 0.0])
     assert len(calls(log, "step")) == 8
     assert env.observe()["rgb"].shape == (4, 480, 480, 3)
-    assert env.progress() == 0.5
+    assert env.score() == 50.0

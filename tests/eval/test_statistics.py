@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from eval.statistics import (
     episodes_to_separate,
     mcnemar_exact,
+    mean_interval,
     paired_difference,
     wilson_interval,
 )
@@ -26,6 +28,17 @@ from eval.statistics import (
 )
 def test_wilson_interval(successes: int, trials: int, low: float, high: float) -> None:
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_mean_interval() -> None:
+    values = np.random.default_rng(1).normal(3.0, 1.0, 400)
+    # near the normal interval of so many: 1.96 / sqrt(400) to either side
+    assert mean_interval(list(values)) == pytest.approx(
+        (values.mean() - 0.098, values.mean() + 0.098), abs=0.015
+    )
+    assert mean_interval([2.0]) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 3), (4, 3)])
