@@ -78,7 +78,8 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
                 caption = f"Episode {entry['episode']} (task:initial state:seed), {views}."
                 films.append((title, video((folder / entry["film"]).read_bytes()), caption))
             if (folder / entry["trace"]).is_file():
-                paths += _paths(title, load_trace(folder / entry["trace"]))
+                relative = task["row"]["client"]["xyz_base"] is not None
+                paths += _paths(title, load_trace(folder / entry["trace"]), relative=relative)
     return [
         ("Policies against each other", _pairs(receipt)),
         ("Protocol", bullet_list(protocol_notes(receipt))),
@@ -197,8 +198,10 @@ def _pairs(receipt: Mapping[str, Any]) -> str:
     return plain_table(rows, (*head, "difference, points (95 %)", "McNemar p"))
 
 
-def _paths(title: str, trace: Trace) -> list[tuple[str, str, str]]:
-    figures = []
+def _paths(title: str, trace: Trace, *, relative: bool) -> list[tuple[str, str, str]]:
+    figures, path_name = [], "measured path"
+    if relative:
+        trace, path_name = trace.placed(), "commanded path"
     for hand, columns in _HANDS.items():
         # The second hand of a robot that has one is all zeros in what is measured.
         if trace.path.shape[1] <= columns[-1] or not trace.path[:, columns].any():
@@ -210,7 +213,7 @@ def _paths(title: str, trace: Trace) -> list[tuple[str, str, str]]:
                 [_points(chunk, shown) for chunk in trace.chunks],
                 x_label=x_label,
                 y_label=y_label,
-                path_name="measured path",
+                path_name=path_name,
             )
             figures.append((f"{title}, {hand} hand {looked}", chart, ""))
     return figures
@@ -260,8 +263,10 @@ def _details(receipt: Mapping[str, Any]) -> list[list[str]]:
     if git is not None:
         rows.append(["git revision", git["revision"] + (" with changes" * git["changed"])])
     for name, policy in receipt["policies"].items():
-        shown = (policy["hash"] or "none")[:_HASH_SHOWN]
-        rows.append([f"policy {name}", f"{policy['kind']} {policy['source']}, hash {shown}"])
+        digest = policy["hash"]
+        source = f"{policy['kind']} {policy['source']}".strip()
+        shown = f", hash {digest[:_HASH_SHOWN]}" if digest else ", no parameters to hash"
+        rows.append([f"policy {name}", source + shown])
     rows += [[f"option {k}", str(v)] for k, v in receipt["config"].items() if k != "command"]
     return rows
 

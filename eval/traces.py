@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,16 @@ class Trace:
     chunks: NDArray[np.float32]
     asked_at: NDArray[np.int64]
     path: NDArray[np.float32]
+
+    def placed(self) -> Trace:
+        """For a row with relative positions: each answer where its first row went.
+
+        The path is that of the commands, as the proprio of such a row is no place.
+        """
+        asked = self.asked_at[self.asked_at < len(self.rows)]
+        chunks = self.chunks[: len(asked)].copy()
+        chunks[..., :3] += (self.rows[asked, :3] - chunks[:, 0, :3])[:, None]
+        return replace(self, chunks=chunks, path=self.rows)
 
 
 def save_trace(path: Path, trace: Trace) -> None:
