@@ -53,7 +53,7 @@ def server(
     flags: Sequence[str] = (),
     *,
     seconds: float = 900.0,
-    quick_compile: bool = False,
+    xla_flags: str = "",
 ) -> Iterator[Server]:
     """A server that is ready; it is killed at the end if it still runs.
 
@@ -61,14 +61,13 @@ def server(
         checkpoint: to serve.
         flags: further flags of scripts/serve.py.
         seconds: to wait until it is ready.
-        quick_compile: leave LLVM's optimisations out; programs are slower.
+        xla_flags: how XLA compiles; those of this process do not reach it.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; with what it wrote.
     """
     environ = dict(os.environ)
-    # without the several devices that tests pretend to have
-    environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0" if quick_compile else ""
+    environ["XLA_FLAGS"] = xla_flags
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         command = [sys.executable, "-m", "scripts.serve", f"--checkpoint={checkpoint}"]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.quick_compile import QUICK_COMPILE
 from xvla_jax.metrics import METRICS_NAME, read_metrics
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +25,7 @@ def start(
     command = [sys.executable, "-m", "scripts.train", "--config=configs/debug.py"]
     command += [f"--workdir={workdir}", f"--config.data.root={root}", "--config.optimizer.iters=8"]
     environ = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}"
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILE}"
     }
     if compiled:
         environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)

@@ -31,6 +31,7 @@ from eval.remote import RemotePolicy
 from eval.transports import HttpTransport
 from scripts.client_stages import compare_frame, recorded_observation
 from scripts.random_weights import write_random_checkpoint
+from tests.quick_compile import QUICK_COMPILE
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.policy import Policy
@@ -61,7 +62,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(checkpoint: Path) -> Iterator[Server]:
     flags = ("--device=cpu", "--views=2", "--max_batch=1", "--inspect", "--any_domain")
-    with server(checkpoint, flags, quick_compile=True) as found:
+    with server(checkpoint, flags, xla_flags=QUICK_COMPILE) as found:
         yield found
 
 

@@ -14,6 +14,7 @@ import pytest
 from data.datasets import dataset
 from data.writer import write_dataset
 from tests.data.test_writer import OPTIONS, episode
+from tests.quick_compile import QUICK_COMPILE
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.formats.lora_files import load_adapter
@@ -59,7 +60,7 @@ def _train(folder: Path, name: str, config: str, **changes: object) -> tuple[int
     done = subprocess.run(
         command + [f"--config.{key}={value}" for key, value in options.items()],
         cwd=_ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "COLUMNS": "120"},
+        env=os.environ | {"XLA_FLAGS": QUICK_COMPILE, "COLUMNS": "120"},
         text=True,
         capture_output=True,
         timeout=600,

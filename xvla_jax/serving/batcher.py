@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -26,6 +27,8 @@ Run = Callable[[Sequence[Any], Sequence[int], Sequence[int]], np.ndarray]
 _LOG = logging.getLogger(__name__)
 _PEAK_SECONDS = 1.0  # for how long the number of requests at once is remembered
 _LATEST_SHARE = 0.2  # of the last batch in the mean of batch times
+# Two halves may take the device so many times as long as the whole; see `Batcher._enough`.
+_HALVES_COST = 1.25
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,8 +40,8 @@ class Ticket:
         item: what the policy prepared.
         steps: denoising steps.
         seed: of the noise.
-        deadline: on the loop's clock, seconds.
-        arrived: on the loop's clock, when it was queued.
+        deadline: on `time.monotonic`'s clock, seconds.
+        arrived: on the same clock, when it was queued.
         started: when its batch began.
         future: ``float32[T, D]`` in the end.
     """
@@ -105,7 +108,7 @@ class Batcher:
         Raises:
             RequestError: 503; the queue is full, or the deadline cannot be met.
         """
-        ticket.arrived = self._now()
+        ticket.arrived = time.monotonic()
         self.admit(ticket.client, ticket.deadline)
         if len(self._queue) >= self._limits.queue:
             displaced = self._queue.newest_of_longest()
@@ -131,12 +134,12 @@ class Batcher:
             longest = self._queue.newest_of_longest().client
             if self._queue.share(client) + 1 >= self._queue.share(longest):
                 raise self._full()
-        if self._now() + self._expected_wait(client) > deadline:
+        if time.monotonic() + self._expected_wait(client) > deadline:
             raise self._late(self._expected_wait(client))
 
     def _expected_wait(self, client: str) -> float:
         batches = self._queue.ahead(client) // self._limits.batch + 1
-        running = max(0.0, self._busy_until - self._now()) if self._running else 0.0
+        running = max(0.0, self._busy_until - time.monotonic()) if self._running else 0.0
         return running + (batches - 1) * self._time_of(self._limits.batch) + self._time_of(1)
 
     def _time_of(self, size: int) -> float:
@@ -173,20 +176,31 @@ class Batcher:
                 await self._run_batch(batch)
 
     async def _gather(self) -> None:
-        """Until there is a batch: as many as lately were there at once, or the wait is over."""
+        """Until there is a batch: as many as are worth waiting for, or the wait is over."""
         opened: float | None = None
         while True:
             size = len(self._queue)
             if size:
-                opened = self._now() if opened is None else opened
-                left = opened + self._limits.wait_ms / 1000 - self._now()
-                if size >= min(self._limits.batch, self._peak()) or left <= 0:
+                opened = time.monotonic() if opened is None else opened
+                left = opened + self._limits.wait_ms / 1000 - time.monotonic()
+                if size >= self._enough() or left <= 0:
                     return
             else:
                 opened, left = None, None
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
+
+    def _enough(self) -> int:
+        """As many as lately were there at once, or half of them where that costs the device little.
+
+        While one half runs, the other is answered, asks again and is decoded: work of the host that
+        else has the device wait. An accelerator takes as long for a half as for the whole.
+        """
+        most = min(self._limits.batch, self._peak())
+        half = -(-most // 2)
+        in_halves = self._time_of(half) + self._time_of(most - half)
+        return half if in_halves <= _HALVES_COST * self._time_of(most) else most
 
     def _take(self) -> list[Ticket]:
         batch: list[Ticket] = []
@@ -195,14 +209,14 @@ class Batcher:
             if ticket.future.done():
                 continue
             expected = self._time_of(1)
-            if self._now() + expected > ticket.deadline:
+            if time.monotonic() + expected > ticket.deadline:
                 ticket.future.set_exception(self._late(expected))
             else:
                 batch.append(ticket)
         return batch
 
     async def _run_batch(self, batch: list[Ticket]) -> None:
-        began = self._now()
+        began = time.monotonic()
         self._running = len(batch)
         self._busy_until = began + self._time_of(len(batch))
         for ticket in batch:
@@ -223,7 +237,7 @@ class Batcher:
             _LOG.error("a batch of %d failed", len(batch), exc_info=error)
             self._metrics.failed.inc()
         else:
-            self._measure(len(batch), self._now() - began)
+            self._measure(len(batch), time.monotonic() - began)
         for i, ticket in enumerate(batch):
             if ticket.future.done():
                 continue
@@ -242,7 +256,7 @@ class Batcher:
         self._seconds[program] = mean + _LATEST_SHARE * (seconds - mean)
 
     def _note_peak(self) -> None:
-        now, at_once = self._now(), len(self._queue) + self._running
+        now, at_once = time.monotonic(), len(self._queue) + self._running
         since, most = self._peaks[0]
         if now - since > _PEAK_SECONDS:
             self._peaks = [(now, at_once), self._peaks[0]]
@@ -251,12 +265,9 @@ class Batcher:
 
     def _peak(self) -> int:
         """Most requests at once of late: as many are worth waiting for."""
-        now = self._now()
+        now = time.monotonic()
         recent = (most for since, most in self._peaks if now - since <= 2 * _PEAK_SECONDS)
         return max(recent, default=1)
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _failure(error: str = "the policy failed; the server's log has the reason") -> RequestError:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,7 +120,7 @@ class Service:
         Raises:
             RequestError: 503; not ready, or the queue is full.
         """
-        self._ready_engine()[1].admit(client, self._now() + self.limits.deadline_ms / 1000)
+        self._ready_engine()[1].admit(client, time.monotonic() + self.limits.deadline_ms / 1000)
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -139,7 +140,7 @@ class Service:
             decode: makes the fields of the bytes.
             array: as `parse_request` has it.
             client: whose turn it counts as.
-            began: when the request arrived, on the loop's clock.
+            began: when the request arrived, by `time.monotonic`.
 
         Raises:
             RequestError: the request cannot be served.
@@ -148,11 +149,11 @@ class Service:
         request, item = await asyncio.get_running_loop().run_in_executor(
             self._decoders, _decode, decode, array, engine.rules, engine.prepare
         )
-        decoded = self._now()
+        decoded = time.monotonic()
         seed = secrets.randbits(32) if request.seed is None else request.seed
         ticket = Ticket(client, item, request.steps, seed, began + request.deadline_ms / 1000)
         actions = await batcher.submit(ticket)
-        ended = self._now()
+        ended = time.monotonic()
         self.metrics.actions.labels(str(request.observation["domain_id"])).inc()
         extras = {
             "request_id": request.request_id or secrets.token_hex(8),
@@ -201,8 +202,6 @@ class Service:
             )
         return self._engine, self._batcher
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _decode(

@@ -6,8 +6,8 @@ answer one chunk, both msgpack. An error is a text, after which the server close
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -47,7 +47,6 @@ async def talk(socket: WebSocket, service: Service) -> None:
 
 
 async def _converse(socket: WebSocket, service: Service, client: str) -> None:
-    loop = asyncio.get_running_loop()
     # ws://host:port/?domain_id=3: for robots whose code cannot name their domain in a message
     defaults = dict(socket.query_params)
     previous: float | None = None
@@ -55,7 +54,7 @@ async def _converse(socket: WebSocket, service: Service, client: str) -> None:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        began = loop.time()
+        began = time.monotonic()
         status = 500
         try:
             with service.serving():
@@ -69,7 +68,7 @@ async def _converse(socket: WebSocket, service: Service, client: str) -> None:
             await socket.close(_CLOSE_CODES.get(refusal.status, 1008), refusal.error[:100])
             return
         finally:
-            previous = loop.time() - began
+            previous = time.monotonic() - began
             service.metrics.requests.labels(_DOOR, str(status)).inc()
             service.metrics.seconds.labels(_DOOR).observe(previous)
 

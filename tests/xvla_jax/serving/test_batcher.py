@@ -23,15 +23,17 @@ ITEM = {"domain_id": 3, "images": [np.zeros((1, 1, 3), np.uint8)]}
 
 
 @asynccontextmanager
-async def running(engine: FakeEngine, limits: Limits = LIMITS) -> AsyncIterator[Batcher]:
-    seconds = {1: engine.seconds, limits.batch: engine.seconds}
+async def running(
+    engine: FakeEngine, limits: Limits = LIMITS, seconds: dict[int, float] | None = None
+) -> AsyncIterator[Batcher]:
+    seconds = seconds or {1: engine.seconds, limits.batch: engine.seconds}
     with ThreadPoolExecutor(1) as device:
         async with Batcher(engine.run, device, seconds, limits, Metrics()) as batcher:
             yield batcher
 
 
 def ticket(client: str, seed: int, *, within: float = 60.0) -> Ticket:
-    return Ticket(client, ITEM, 5, seed, asyncio.get_running_loop().time() + within)
+    return Ticket(client, ITEM, 5, seed, time.monotonic() + within)
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -85,6 +87,34 @@ def test_requests_at_once_run_together_and_one_alone_does_not_wait() -> None:
             assert time.perf_counter() - start < 0.3  # nobody else was there: no wait at all
             await asyncio.gather(*(batcher.submit(ticket(f"c{i}", i)) for i in range(4)))
             assert engine.batches[3:] == [[0, 1, 2, 3]]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("of_two", "batches"),
+    # four take 1 s, which what is measured (nearly 0) lowers a little
+    [(1.0, [[1, 2, 3, 4]]), (0.4, [[1, 2], [3, 4]])],
+)
+def test_half_of_the_others_is_enough_where_the_device_loses_little(
+    of_two: float, batches: list[list[int]]
+) -> None:
+    async def main() -> None:
+        engine = FakeEngine()
+        seconds = {1: of_two, 2: of_two, 4: 1.0}
+        async with running(engine, dataclasses.replace(LIMITS, wait_ms=2000), seconds) as batcher:
+            engine.hold.clear()
+            all_four = [asyncio.create_task(batcher.submit(ticket(f"c{i}", 0))) for i in range(4)]
+            await until(lambda: len(engine.batches) == 1)  # four are there at once
+            engine.hold.set()
+            await asyncio.gather(*all_four)
+            del engine.batches[:]
+            again = []
+            for seed in (1, 2, 3, 4):
+                again.append(asyncio.create_task(batcher.submit(ticket(f"c{seed}", seed))))
+                await asyncio.sleep(0.05)
+            await asyncio.gather(*again)
+        assert engine.batches == batches
 
     run(main)
 

@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 from benchmarks.server_process import Server, server
 from configs import models
 from scripts.random_weights import write_random_checkpoint
+from tests.quick_compile import QUICK_COMPILE
 from xvla_jax.config import XVLAConfig
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
@@ -46,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(checkpoint: Path) -> Iterator[Server]:
-    with server(checkpoint, _FLAGS, quick_compile=True) as found:
+    with server(checkpoint, _FLAGS, xla_flags=QUICK_COMPILE) as found:
         yield found
 
 
@@ -205,7 +206,7 @@ def _in_flight(running: Server) -> int:
 
 def test_the_end_is_orderly(checkpoint: Path) -> None:
     """Not ready, what is in flight is answered, exit 0, info.json is gone."""
-    with server(checkpoint, [*_FLAGS, "--max_batch=1"], quick_compile=True) as one:
+    with server(checkpoint, [*_FLAGS, "--max_batch=1"], xla_flags=QUICK_COMPILE) as one:
         info = json.loads((one.folder / "info.json").read_text())
         assert info == {
             "host": "127.0.0.1", "port": one.port, "job_id": "none", "node_list": "none"
