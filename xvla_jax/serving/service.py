@@ -203,7 +203,6 @@ class Service:
         return self._engine, self._batcher
 
 
-
 def _decode(
     decode: Decode, array: ArrayOf, rules: Rules, prepare: Callable[[Any], Any]
 ) -> tuple[ActRequest, Any]:
