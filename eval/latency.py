@@ -213,13 +213,21 @@ def draw_curve(
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for name, row in cells.items():
+    apart = _apart(cells)
+    for i, (name, row) in enumerate(cells.items()):
         at = sorted(row)
         rates = np.array([row[latency]["rate"] for latency in at])
         ends = np.array([[row[latency][end] for latency in at] for end in ("low", "high")])
-        axes.errorbar(at, rates, yerr=np.abs(ends - rates), marker="o", capsize=3, label=name)
+        drawn_at = np.array(at) + apart * (i - (len(cells) - 1) / 2)
+        axes.errorbar(drawn_at, rates, yerr=np.abs(ends - rates), marker="o", capsize=3, label=name)
     axes.set(xlabel="latency (control steps)", ylabel="success rate", ylim=(-0.03, 1.03))
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend()
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _apart(cells: Mapping[str, Mapping[int, Any]]) -> float:
+    """Control steps between two lines, so that intervals at one latency do not hide each other."""
+    latencies = [latency for row in cells.values() for latency in row]
+    return 0.012 * (max(latencies, default=0) - min(latencies, default=0))

@@ -126,7 +126,8 @@ def main(argv: list[str]) -> int:
         name: {int(latency): cell for latency, cell in row.items()}
         for name, row in record["strategies"].items()
     }
-    draw_curve(cells, out / "latency.png", title=f"{record['task']}, {record['policy']}")
+    title = f"policy {record['policy']} on task {record['task']}"
+    draw_curve(cells, out / "latency.png", title=title)
     show(console, record)
     console.print(f"written to {out}/latency.json and latency.png", markup=False)
     return 0
