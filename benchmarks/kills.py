@@ -116,7 +116,9 @@ class KilledRun:
         return self._log.read_text(errors="replace").strip().rpartition("\n")[2]
 
 
-def _wait(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> bool:
+def _wait(
+    process: subprocess.Popen[bytes], happened: Callable[[], bool], every_s: float = 0.1
+) -> bool:
     """Waits until something has happened; False if the process ended before."""
     deadline = time.monotonic() + _LIMIT_S
     while not happened():
@@ -125,7 +127,7 @@ def _wait(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> boo
         if time.monotonic() > deadline:
             process.kill()
             return False
-        time.sleep(0.02)
+        time.sleep(every_s)
     return True
 
 
@@ -142,7 +144,7 @@ def _moment(
     if not _wait(process, lambda: run.lines >= lines):
         return None
     if kind == "while saving":
-        if not _wait(process, lambda: run.saving):
+        if not _wait(process, lambda: run.saving, every_s=0.01):
             return None
         time.sleep(rng.uniform(0, 0.2))
     else:
