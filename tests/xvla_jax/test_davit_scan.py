@@ -50,7 +50,12 @@ def test_values_and_gradients_are_those_of_the_loop() -> None:
         return lowered.compile()(params)
 
     wanted, found = loss_and_gradient(loop), loss_and_gradient(scan)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), wanted, found)
+    jax.tree.map(_assert_rounding_apart, wanted, found)
+
+
+def _assert_rounding_apart(wanted: jax.Array, found: jax.Array) -> None:
+    """Sums of a leaf cancel, so rounding is told by its largest value, not by each."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
 def test_each_branch_is_dropped_at_its_own_rate() -> None:
