@@ -57,10 +57,16 @@ def _train(folder: Path, name: str, config: str, **changes: object) -> tuple[int
     options = {"data.root": folder / "rlds", "init_from": folder / "base"} | _SMALL | changes
     command = [sys.executable, "-m", "scripts.train", f"--config=configs/{config}.py"]
     command += [f"--workdir={folder / name}"]
+    environ = {
+        "XLA_FLAGS": QUICK_COMPILE,
+        "COLUMNS": "120",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     done = subprocess.run(
         command + [f"--config.{key}={value}" for key, value in options.items()],
         cwd=_ROOT,
-        env=os.environ | {"XLA_FLAGS": QUICK_COMPILE, "COLUMNS": "120"},
+        env=os.environ | environ,
         text=True,
         capture_output=True,
         timeout=600,
