@@ -22,6 +22,8 @@ _BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME: Final = re.compile(r'op_name="([^"]*)"')
 _ARRAY: Final = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+# A memory space of a layout: none or 0 is HBM, 5 the host's memory, the rest is the core's own.
+_NEAR: Final = re.compile(r"S\([1-46-9]\)")
 _BITS: Final = re.compile(r"^[a-z]+?(\d+)")  # of a type's name: bf16, f8e4m3fn, s32
 
 
@@ -47,7 +49,7 @@ class Array:
     @property
     def on_chip(self) -> bool:
         """Whether it stays beside the cores: scalars do, and what TPU text says so of."""
-        return not self.dimensions or "S(1)" in self.layout
+        return not self.dimensions or _NEAR.search(self.layout) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,11 +32,17 @@ def collective_kind(visit: hlo.Visit) -> str | None:
 
 
 def bytes_by_kind(module: hlo.Module, *, devices: int) -> dict[str, float]:
-    """Bytes that one of ``devices`` chips sends in one run of the program, for every kind."""
+    """Bytes that one of ``devices`` chips sends in one run of the program, for every kind.
+
+    Where a collective goes on beside other work, TPU text repeats it in the fusion that starts it,
+    in those that run meanwhile and in the one that ends it, all with one channel: it is sent once.
+    """
     total = dict.fromkeys(SENT, 0.0)
+    first: dict[str, str] = {}  # by channel: the line that counts
     for visit in module.visits():
         kind = collective_kind(visit)
-        if kind is not None:
+        name, channel = visit.instruction.name, visit.instruction.attribute("channel_id")
+        if kind is not None and first.setdefault(channel or name, name) == name:
             size = sum(
                 array.bytes
                 for name in visit.instruction.operands

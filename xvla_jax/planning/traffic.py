@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Final
 
 from xvla_jax import hlo
 from xvla_jax.cost import product_flops
+from xvla_jax.planning.collectives import SENT
 
 # Instructions that move nothing: they name, pack or wait for what others made.
 _FREE: Final = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all"),
     *("while", "call", "conditional", "partition-id", "replica-id", "optimization-barrier"),
 }
+_ALIASED: Final = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")  # a result, and its operand's place
 _RELABEL: Final = {"bitcast", "reshape", "convert", "copy"}
 
 
@@ -58,23 +61,53 @@ def _moved(
 ) -> int:
     if line.op.endswith("-done"):
         return 0
-    if line.op.endswith("-start"):  # yields its destination, and again its source
-        results = line.arrays[:1]
-    else:
-        results = [] if _is_update(line, computations) else line.arrays
-    written = sum(array.bytes for array in results if not array.on_chip)
+    outputs, inputs = _handed_on(line, computations)
+    results = [] if _is_update(line, computations) else _results(line)
+    written = sum(
+        array.bytes
+        for place, array in enumerate(results)
+        if place not in outputs and not array.on_chip
+    )
     for place, name in enumerate(line.operands):
         source = peers[name].arrays
-        if source and not source[0].on_chip:
+        if source and place not in inputs and not source[0].on_chip:
             full = sum(array.bytes for array in source)
             written += min(full, _touched(line, place, full, computations))
     return written
 
 
+def _results(line: hlo.Instruction) -> list[hlo.Array]:
+    """What a line writes, without what else an asynchronous start yields."""
+    if line.op == "copy-start":  # destination, source, context
+        return line.arrays[:1]
+    if line.op.endswith("-start"):  # operands, results, contexts; of a sum only the results
+        count = len(line.operands)
+        return line.arrays[count : 2 * count] or line.arrays
+    return line.arrays
+
+
+def _handed_on(line: hlo.Instruction, computations: _Computations) -> tuple[set[int], set[int]]:
+    """Results and operands of a fusion that are buffers of a collective under way.
+
+    The fusion that starts it reads what is sent and writes all that comes; those beside it get and
+    hand on both, and the one that ends it moves nothing.
+    """
+    if line.op != "fusion" or "output_to_operand_aliasing" not in line.rest:
+        return set(), set()
+    body = computations[hlo.called_by(line)[0]].values()
+    if not any(inner.op in SENT for inner in body):
+        return set(), set()
+    if any("AsyncCollectiveDone" in inner.rest for inner in body):
+        return set(range(len(line.arrays))), set(range(len(line.operands)))
+    pairs = [(int(out), int(place)) for out, place in _ALIASED.findall(line.rest)]
+    starts = any("AsyncCollectiveStart" in inner.rest for inner in body)
+    return {out for out, _ in pairs}, set() if starts else {place for _, place in pairs}
+
+
 def _touched(line: hlo.Instruction, place: int, full: int, computations: _Computations) -> int:
     """Bytes of an operand that an instruction reads, or, of one updated in place, changes."""
-    if line.op in ("dynamic-slice", "gather", "slice") and place == 0:
-        return sum(array.bytes for array in line.arrays)
+    if line.op.removesuffix("-start") in ("dynamic-slice", "gather", "slice") and place == 0:
+        return sum(array.bytes for array in _results(line))
     if line.op != "fusion":
         return full
     body = computations[hlo.called_by(line)[0]]

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.xvla_jax import tiny
+from tests.xvla_jax.planning import overlapped
 from xvla_jax import hlo
 from xvla_jax.errors import ProgramError
 from xvla_jax.planning.collectives import SENT, bytes_by_kind, group_size
@@ -122,3 +123,18 @@ ENTRY %main (x: f32[8]) -> f32[2] {
     found = bytes_by_kind(hlo.parse(text), devices=4)
     assert found["reduce-scatter"] == 3 / 4 * 32
     assert found["all-reduce"] == 0
+
+
+def test_a_gather_that_goes_on_beside_work_is_counted_once() -> None:
+    found = bytes_by_kind(hlo.parse(overlapped.TEXT), devices=4)
+    assert {kind: size for kind, size in found.items() if size} == {"all-gather": 3 * 64}
+
+
+def test_gathers_of_two_channels_are_two() -> None:
+    text = overlapped.TEXT.replace("channel_id=7", "channel_id=8", 1)
+    assert bytes_by_kind(hlo.parse(text), devices=4)["all-gather"] == 2 * 3 * 64
+
+
+def test_a_gather_without_a_channel_is_counted_wherever_it_stands() -> None:
+    text = overlapped.TEXT.replace("channel_id=7, ", "")
+    assert bytes_by_kind(hlo.parse(text), devices=4)["all-gather"] == 3 * 3 * 64

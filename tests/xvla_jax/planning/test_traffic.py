@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.xvla_jax.planning import overlapped
 from xvla_jax import hlo
 from xvla_jax.cost import products
 from xvla_jax.errors import ProgramError
@@ -67,6 +68,21 @@ def test_a_loop_that_reads_a_layer_a_run() -> None:
     # the result in, the row in place of the old one: read and written
     assert store.bytes == 6 * (2 * 4 * 8 + 2 * 2 * 4 * 8)
     assert store.flops == 0
+
+
+def test_a_gather_beside_work_moves_its_buffers_once() -> None:
+    found = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
+    # the shard in and all of it out; the work's own vector in and out; nothing where it ends
+    assert {name: found.get(name, 0) for name in ("start", "meanwhile", "done")} == {
+        "start": 64 + 256,
+        "meanwhile": 2 * 64,
+        "done": 0,
+    }
+
+
+def test_a_slice_fetched_onto_the_chip_is_read_alone() -> None:
+    found = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
+    assert found["slice"] == 64
 
 
 def test_the_roofline_by_hand() -> None:
