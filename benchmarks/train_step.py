@@ -43,14 +43,15 @@ def timed_steps(
 
 def small_run() -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
     """Quickstart size, batch 32, its step compiled."""
-    state, step, batch = _parts("SMALL", Processor(image_size=64, text_length=16), size=32)
+    state, step, batch = run_parts("SMALL", Processor(image_size=64, text_length=16), size=32)
     _, state = timed_steps(step, state, batch, repeat=2)
     return state, step, batch
 
 
-def _parts(
+def run_parts(
     shape: str, processor: Processor, *, size: int
 ) -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
+    """State, step (compiled by its first call) and batch of a model of ``configs/models.py``."""
     config = XVLAConfig.from_dict(models.model_dict(getattr(models, shape), action_mode="ee6d"))
     optimizer = OptimizerConfig(schedule="constant", iters=100, freeze_steps=0)
     recipe = Recipe(XVLA(config), optimizer)
@@ -91,7 +92,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_between_steps()  # both as the trainer does
     trim_after_compiling()
-    state, step, batch = _parts(options.shape, Processor(text_length=options.text_length), size=1)
+    processor = Processor(text_length=options.text_length)
+    state, step, batch = run_parts(options.shape, processor, size=1)
     first, state = timed_steps(step, state, batch, repeat=1)
     seconds, _ = timed_steps(step, state, batch, repeat=options.repeat)
     found = {

@@ -1,6 +1,6 @@
 """Cost of a train step beside PyTorch's, and of a save.
 
-``python -m benchmarks.training [--only=step] [--shape=RELEASED] [--out=FILE.json]
+``python -m benchmarks.training [--only=step|save|full_save] [--shape=RELEASED] [--out=FILE.json]
 [--torch_python=EXE --torch_package=FOLDER]``
 
 Each side of the step runs in a process of its own, one after the other, as two full-size states do
@@ -17,6 +17,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.train_step import small_run, timed_steps
+from benchmarks.train_step import run_parts, small_run, timed_steps
 from configs import models
 from eval.atomic import write_json
 from scripts.logs import quiet_libraries
@@ -35,7 +36,9 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.processor import Processor
 
 _OUT = flags.DEFINE_string("out", "outputs/training.json", "Where the figures go.")
-_ONLY = flags.DEFINE_multi_enum("only", [], ["step", "save"], "Only these; all if none is named.")
+_ONLY = flags.DEFINE_multi_enum(
+    "only", [], ["step", "save", "full_save"], "Only these; all if none is named."
+)
 _SHAPE = flags.DEFINE_enum("shape", "RELEASED", ["RELEASED", "SMALL", "TINY"], "Of the step.")
 _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed steps.", lower_bound=1)
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
@@ -47,9 +50,11 @@ _GB: Final = 1e9
 
 
 def steps() -> dict[str, Any]:
-    """Seconds and peak memory of a step, ours and PyTorch's."""
-    shape = f"--shape={_SHAPE.value}"
-    found = {"ours": _run([sys.executable, "-m", "benchmarks.train_step", shape, *_options()])}
+    """Seconds and peak memory of a step, ours and PyTorch's.
+
+    PyTorch's first: an environment that lacks something says so before ours has compiled.
+    """
+    found = {}
     if _TORCH_PACKAGE.value:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = pathlib.Path(folder) / "checkpoint"
@@ -65,6 +70,8 @@ def steps() -> dict[str, Any]:
             command = [_TORCH_PYTHON.value, "-m", "benchmarks.torch_train_step"]
             command += [f"--package={_TORCH_PACKAGE.value}", f"--checkpoint={checkpoint}"]
             found["pytorch"] = _run([*command, *_options()])
+    shape = f"--shape={_SHAPE.value}"
+    found["ours"] = _run([sys.executable, "-m", "benchmarks.train_step", shape, *_options()])
     return found
 
 
@@ -104,7 +111,30 @@ def saves() -> dict[str, Any]:
     }
 
 
-_PARTS: Final[dict[str, Callable[[], dict[str, Any]]]] = {"step": steps, "save": saves}
+def full_save() -> dict[str, Any]:
+    """How long one save of the released size blocks, and until it is written; without steps.
+
+    The state and its copy alone take 21 GB; a step's temporaries would not fit beside them here.
+    """
+    state, _, _ = run_parts("RELEASED", Processor(), size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = Checkpointer(folder, keep=1, save_interval=_INTERVAL)
+        began = time.perf_counter()
+        checkpointer.save(1, state, position=dict, items=RunItems({}, {}, {}), force=True)
+        checkpointer.close()
+        written = time.perf_counter() - began
+    return {
+        "blocked_s": checkpointer.blocked_s,
+        "written_s": written,
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+    }
+
+
+_PARTS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
+    "step": steps,
+    "save": saves,
+    "full_save": full_save,
+}
 
 
 def show(console: Console, record: dict[str, Any]) -> None:
@@ -136,6 +166,20 @@ def show(console: Console, record: dict[str, Any]) -> None:
             f"{found['state_bytes'] / 1e6:.0f}",
         )
         console.print(table)
+    if "full_save" in record:
+        _show_full_save(console, record["full_save"])
+
+
+def _show_full_save(console: Console, found: dict[str, Any]) -> None:
+    table = Table(title="asynchronous save, released size, no step beside it")
+    for name in ("blocked, s", "until written, s", "state, GB"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"{found['blocked_s']:.1f}",
+        f"{found['written_s']:.1f}",
+        f"{found['state_bytes'] / _GB:.2f}",
+    )
+    console.print(table)
 
 
 def main(argv: list[str]) -> None:
