@@ -112,11 +112,14 @@ class Visit:
         return self.peers[self.instruction.operands[index]].arrays[0]
 
 
+Computations = Mapping[str, Mapping[str, Instruction]]  # instructions by name, by computation
+
+
 @dataclasses.dataclass(frozen=True)
 class Module:
     """A parsed program."""
 
-    computations: Mapping[str, Mapping[str, Instruction]]
+    computations: Computations
     entry: str
 
     def visits(self) -> Iterator[Visit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -31,18 +32,39 @@ def collective_kind(visit: hlo.Visit) -> str | None:
     return kind if kind in SENT else None
 
 
-def bytes_by_kind(module: hlo.Module, *, devices: int) -> dict[str, float]:
-    """Bytes that one of ``devices`` chips sends in one run of the program, for every kind.
+class Part(enum.Enum):
+    """What a fusion does of a collective that goes on beside other work.
 
-    Where a collective goes on beside other work, TPU text repeats it in the fusion that starts it,
-    in those that run meanwhile and in the one that ends it, all with one channel: it is sent once.
+    TPU text repeats the collective in every one of them. Channels do not tell that it is the same,
+    as unrelated collectives share some.
     """
+
+    START = enum.auto()  # reads what is sent, yields the buffers
+    MEANWHILE = enum.auto()  # does other work, gets and hands on the buffers
+    END = enum.auto()
+
+
+def part_of_collective(line: hlo.Instruction, computations: hlo.Computations) -> Part | None:
+    """Which part a fusion is; None for any other instruction."""
+    if line.op != "fusion" or "output_to_operand_aliasing" not in line.rest:
+        return None
+    body = computations[hlo.called_by(line)[0]].values()
+    if not any(inner.op in SENT for inner in body):
+        return None
+    targets = {inner.attribute("custom_call_target").strip('"') for inner in body}
+    if "AsyncCollectiveStart" in targets:
+        return Part.START
+    return Part.END if "AsyncCollectiveDone" in targets else Part.MEANWHILE
+
+
+def bytes_by_kind(module: hlo.Module, *, devices: int) -> dict[str, float]:
+    """Bytes that one of ``devices`` chips sends in one run of the program, for every kind."""
     total = dict.fromkeys(SENT, 0.0)
-    first: dict[str, str] = {}  # by channel: the line that counts
     for visit in module.visits():
         kind = collective_kind(visit)
-        name, channel = visit.instruction.name, visit.instruction.attribute("channel_id")
-        if kind is not None and first.setdefault(channel or name, name) == name:
+        if kind is None:
+            continue
+        if part_of_collective(visit.inside, module.computations) in (None, Part.START):
             size = sum(
                 array.bytes
                 for name in visit.instruction.operands

@@ -10,7 +10,7 @@ from typing import Final
 
 from xvla_jax import hlo
 from xvla_jax.cost import product_flops
-from xvla_jax.planning.collectives import SENT
+from xvla_jax.planning.collectives import Part, part_of_collective
 
 # Instructions that move nothing: they name, pack or wait for what others made.
 _FREE: Final = {
@@ -53,11 +53,8 @@ def pieces(module: hlo.Module) -> list[Work]:
     ]
 
 
-_Computations = Mapping[str, Mapping[str, hlo.Instruction]]
-
-
 def _moved(
-    line: hlo.Instruction, peers: Mapping[str, hlo.Instruction], computations: _Computations
+    line: hlo.Instruction, peers: Mapping[str, hlo.Instruction], computations: hlo.Computations
 ) -> int:
     if line.op.endswith("-done"):
         return 0
@@ -86,25 +83,22 @@ def _results(line: hlo.Instruction) -> list[hlo.Array]:
     return line.arrays
 
 
-def _handed_on(line: hlo.Instruction, computations: _Computations) -> tuple[set[int], set[int]]:
+def _handed_on(line: hlo.Instruction, computations: hlo.Computations) -> tuple[set[int], set[int]]:
     """Results and operands of a fusion that are buffers of a collective under way.
 
-    The fusion that starts it reads what is sent and writes all that comes; those beside it get and
-    hand on both, and the one that ends it moves nothing.
+    The one that starts it reads what is sent and writes all that comes.
     """
-    if line.op != "fusion" or "output_to_operand_aliasing" not in line.rest:
+    part = part_of_collective(line, computations)
+    if part is None:
         return set(), set()
-    body = computations[hlo.called_by(line)[0]].values()
-    if not any(inner.op in SENT for inner in body):
-        return set(), set()
-    if any("AsyncCollectiveDone" in inner.rest for inner in body):
+    if part is Part.END:
         return set(range(len(line.arrays))), set(range(len(line.operands)))
     pairs = [(int(out), int(place)) for out, place in _ALIASED.findall(line.rest)]
-    starts = any("AsyncCollectiveStart" in inner.rest for inner in body)
-    return {out for out, _ in pairs}, set() if starts else {place for _, place in pairs}
+    inputs = {place for _, place in pairs} if part is Part.MEANWHILE else set()
+    return {out for out, _ in pairs}, inputs
 
 
-def _touched(line: hlo.Instruction, place: int, full: int, computations: _Computations) -> int:
+def _touched(line: hlo.Instruction, place: int, full: int, computations: hlo.Computations) -> int:
     """Bytes of an operand that an instruction reads, or, of one updated in place, changes."""
     if line.op.removesuffix("-start") in ("dynamic-slice", "gather", "slice") and place == 0:
         return sum(array.bytes for array in _results(line))
@@ -119,7 +113,7 @@ def _used(
     value: hlo.Instruction,
     body: Mapping[str, hlo.Instruction],
     full: int,
-    computations: _Computations,
+    computations: hlo.Computations,
 ) -> int:
     total = 0
     for user in body.values():
@@ -135,7 +129,7 @@ def _used(
     return min(total, full)
 
 
-def _is_update(line: hlo.Instruction, computations: _Computations) -> bool:
+def _is_update(line: hlo.Instruction, computations: hlo.Computations) -> bool:
     """Whether the result is an operand changed in place; `_used` counts what is changed."""
     if line.op != "fusion":
         return False

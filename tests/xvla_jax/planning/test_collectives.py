@@ -130,11 +130,12 @@ def test_a_gather_that_goes_on_beside_work_is_counted_once() -> None:
     assert {kind: size for kind, size in found.items() if size} == {"all-gather": 3 * 64}
 
 
-def test_gathers_of_two_channels_are_two() -> None:
-    text = overlapped.TEXT.replace("channel_id=7", "channel_id=8", 1)
-    assert bytes_by_kind(hlo.parse(text), devices=4)["all-gather"] == 2 * 3 * 64
-
-
-def test_a_gather_without_a_channel_is_counted_wherever_it_stands() -> None:
-    text = overlapped.TEXT.replace("channel_id=7, ", "")
-    assert bytes_by_kind(hlo.parse(text), devices=4)["all-gather"] == 3 * 3 * 64
+def test_collectives_of_one_channel_are_told_apart() -> None:
+    text = """
+ENTRY %main (x: f32[8]) -> f32[128] {
+  %x = f32[8]{0} parameter(0)
+  %once = f32[32]{0} all-gather(%x), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %more = f32[128]{0} all-gather(%once), channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}
+}
+"""  # noqa: E501
+    assert bytes_by_kind(hlo.parse(text), devices=4)["all-gather"] == 3 * (32 + 128)
