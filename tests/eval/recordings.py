@@ -18,6 +18,7 @@ from tests.eval.fakes import POINTING_DOWN
 
 # robosuite's OSC_POSE: what an action of 1 moves (m) and turns (rad) in a control step
 MOVES, TURNS = 0.05, 0.5
+SETTLED = 10  # control steps for which a recording goes on once it is solved
 SUITE = "libero_goal"
 SPECS = {SUITE: dataclasses.replace(TASKS[SUITE], image_size=8, step_limit=30, fresh_env=False)}
 
@@ -114,7 +115,7 @@ class DrivingHost(ConversionHost):
             rng=np.random.default_rng(0),
             rotation="contiguous",
         )
-        upright = scene.matrix
+        upright, solved_for = scene.matrix, 0
         for step in range(200):
             row = expert.act(scene)
             swing = axis_angle_to_matrix([0, 0, 0.1 * np.sin(step / 5)]) @ upright
@@ -130,11 +131,12 @@ class DrivingHost(ConversionHost):
             rows["position"].append(position)
             rows["matrix"].append(matrix)
             rows["actions"].append(action)
-            solved = env.step(action)
+            solved_for = solved_for + 1 if env.step(action) else 0
             position, matrix = env.goal()
             rows["goal_position"].append(position)
             rows["goal_matrix"].append(matrix)
-            if solved:
+            # Just solved, the bowl still rocks: that a replay ends solved would be up to rounding.
+            if solved_for == SETTLED:
                 break
             rows["states"].append(np.asarray(env._env.get_sim_state()))
             scene = env.scene()
