@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import signal
 import sys
 
 from absl import app, flags
@@ -21,6 +20,7 @@ from rich.table import Table
 from eval.atomic import write_json
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
+from scripts.termination import Termination
 from xvla_jax.conversion import (
     SOURCE_DTYPE,
     Conversion,
@@ -62,7 +62,9 @@ def _print(console: Console, done: Conversion) -> None:
         )
 
 
-def _run(source: pathlib.Path, target: pathlib.Path, console: Console) -> int:
+def _run(
+    source: pathlib.Path, target: pathlib.Path, console: Console, termination: Termination
+) -> int:
     if _LAYOUT.value == PEFT:
         _print(console, extract_adapter(source, target, overwrite=_OVERWRITE.value))
         return 0
@@ -74,8 +76,9 @@ def _run(source: pathlib.Path, target: pathlib.Path, console: Console) -> int:
             dtype=_DTYPE.value,
             adapter=pathlib.Path(_ADAPTER.value) if _ADAPTER.value else None,
             overwrite=_OVERWRITE.value,
-            progress=progress,
+            progress=termination.checked(progress),
         )
+    termination.check()
     _print(console, done)
     found = verify(loaded, target, dtype=done.dtype) if _VERIFY.value else {}
     if _REPORT.value:
@@ -98,11 +101,10 @@ def main(argv: list[str]) -> int:
     if _LAYOUT.value == PEFT and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
         raise app.UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
     quiet_libraries()
-    # So that what is half written is removed; 143 is what a shell makes of that signal.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     try:
-        return _run(pathlib.Path(argv[1]), pathlib.Path(argv[2]), console)
+        with Termination() as termination:
+            return _run(pathlib.Path(argv[1]), pathlib.Path(argv[2]), console, termination)
     except XVLAError as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
