@@ -20,6 +20,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "chex>=0.1.90",
+        "etils>=1.9",
         "flax>=0.12",
         "jax>=0.10",
         "ml-collections>=1.1",

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.accounting import check_stored_tree
 from xvla_jax.state import TrainState
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
@@ -158,15 +159,19 @@ class Checkpointer:
         Raises:
             CheckpointError: the step cannot be read, or belongs to another model.
         """
+        trees = _trees(abstract)
         items: dict[str, Any] = {
-            name: ocp.args.StandardRestore(tree) for name, tree in _trees(abstract).items()
+            name: ocp.args.StandardRestore(tree) for name, tree in trees.items()
         }
         arguments = ocp.args.Composite(**items, position=ocp.args.JsonRestore())
         try:
+            # First, because Orbax tells of one leaf only, and leaves the others' reads unawaited.
+            for name, tree in trees.items():
+                check_stored_tree(self.folder / str(step) / name, tree)
             restored = cast(ocp.args.Composite, self._manager.restore(step, args=arguments))
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (CheckpointError, ValueError, KeyError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"{self.folder / str(step)} does not fit this model or optimizer: {error}. "
+                f"{self.folder / str(step)} does not fit this model or optimizer: {error}\n"
                 "Use another --workdir, or the config that the run was started with."
             ) from error
         # On the mesh like the rest: elsewhere it would make the next step compile once more.

@@ -111,7 +111,7 @@ def save_pretrained(
     for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
         if value not in known:
             raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
-    check_tree(params, _template(config))
+    check_tree(dict(params), _template(config))
     whole = Pretrained(
         config=config,
         params=dict(params),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
@@ -43,11 +46,25 @@ def refuse_not_finite(counts: Mapping[str, int]) -> None:
         )
 
 
-def check_tree(params: Mapping[str, Any], template: Any) -> None:
-    """Refuses a parameter tree that is not shaped like the template."""
+def check_stored_tree(folder: pathlib.Path, template: Any) -> None:
+    """Refuses an Orbax item with leaves unlike the template's in name or shape; reads no values.
+
+    Raises:
+        CheckpointError: names the leaves.
+        FileNotFoundError, ValueError: there is no such item, or it cannot be read.
+    """
+    stored = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+    try:
+        check_tree(stored, template)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.name}: {error}") from error
+
+
+def check_tree(tree: Any, template: Any) -> None:
+    """Refuses a tree whose leaves are not those of the template in name and shape."""
     found, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in flat}
-        for flat in (jax.tree.leaves_with_path(tree) for tree in (dict(params), template))
+        for flat in (jax.tree.leaves_with_path(side) for side in (tree, template))
     )
     wrong = [
         f"{name}: found {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
@@ -56,7 +73,7 @@ def check_tree(params: Mapping[str, Any], template: Any) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f"the parameters are not those of the config; {len(wrong)} leaves differ:\n  "
+            f"what is stored is not what the config asks for; {len(wrong)} leaves differ:\n  "
             + "\n  ".join(wrong)
         )
 

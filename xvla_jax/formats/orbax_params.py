@@ -16,7 +16,7 @@ from orbax.checkpoint import type_handlers
 
 from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import check_tree, not_finite, refuse_not_finite
+from xvla_jax.formats.accounting import check_stored_tree, not_finite, refuse_not_finite
 from xvla_jax.formats.stored import Progress, StoredLeaf
 
 _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time
@@ -110,9 +110,7 @@ def _check_stored(step_folder: pathlib.Path, template: Any) -> None:
         CheckpointError: they are not the template's, or cannot be read.
     """
     try:
-        with ocp.Checkpointer(_handler()) as reader:
-            stored = reader.metadata(step_folder / "params").item_metadata.tree
-        check_tree(stored, template)
+        check_stored_tree(step_folder / "params", template)
     except (ValueError, KeyError, FileNotFoundError, AttributeError) as error:
         raise CheckpointError(
             f"{step_folder}: the parameters cannot be read as this model's: {error}"
