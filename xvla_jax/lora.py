@@ -39,6 +39,8 @@ RELEASED_MODULES_TO_SAVE: Final = (
     "transformer.action_decoder",
 )
 
+MERGE_SCOPE: Final = "merge_adapter"  # of `apply_adapter` in the names of a program's operations
+
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
@@ -141,7 +143,8 @@ def apply_adapter(
             return change
         return (leaf + product(scales[path] * change["a"], change["b"])).astype(dtype)
 
-    return _merged(params, tensors, merge)
+    with jax.named_scope(MERGE_SCOPE):
+        return _merged(params, tensors, merge)
 
 
 def merge_adapter(params: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:

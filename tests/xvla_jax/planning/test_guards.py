@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from tests.xvla_jax import tiny
 from xvla_jax import hlo
+from xvla_jax.lora import apply_adapter
 from xvla_jax.planning.guards import gathers_of_optimizer_state, host_calls, wide_products
 from xvla_jax.sharding import global_batch
 from xvla_jax.state import TrainState
@@ -42,6 +43,17 @@ ENTRY %main (l: f32[4,4], r: bf16[4,4]) -> f32[4,4] {
 }
 """
     assert wide_products(hlo.parse(mixed)) == []
+
+
+def test_the_products_that_merge_an_adapter_are_left_out() -> None:
+    pair = {"a": jnp.ones((64, 8)), "b": jnp.ones((8, 64))}
+    base, x = jnp.ones((64, 64)), jnp.ones((4, 64))
+
+    def loss(pair: Any) -> jax.Array:
+        merged = apply_adapter({"w": base}, {"w": pair}, {("w",): 2.0})
+        return ((x @ merged["w"]) ** 2).sum()
+
+    assert len(wide_products(_module(jax.grad(loss), pair))) == 2, "x @ w and its gradient in w"
 
 
 @pytest.mark.parametrize(("placed", "found"), [(P("fsdp"), 0), (P(), 1)])
