@@ -32,7 +32,7 @@ def wide_products(module: hlo.Module) -> list[str]:
 
     Those of one float32 and one bfloat16 operand are none: the gradient of attention scores, which
     are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16. Those
-    that merge an adapter are left out: meant to be exact, and a thousandth of a step's work.
+    that merge an adapter are left out: exact on purpose, and little work.
     """
     return [
         visit.op_name
