@@ -27,15 +27,11 @@ from configs import base, models
 
 def get_config() -> ConfigDict:
     """The waiting groups stay as they are for 1,000 steps and warm up for as many."""
-    config: Any = base.get_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
-    config.dtype = "bfloat16"
-    config.remat = "full"
-    config.scan_vision = True
+    config: Any = base.get_tpu_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.data.lanes = 4  # a host of 4 chips each
     config.batch_size = 128
     config.optimizer.schedule = "xvla_paper"
     config.optimizer.iters = 40_000
     config.optimizer.freeze_steps = 1000
     config.optimizer.warmup_steps = 1000
-    config.mesh.fsdp = 4
     return config

@@ -43,6 +43,16 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def get_tpu_config(model: dict[str, Any]) -> ConfigDict:
+    """The base run for the released size, laid out for TPUs; four chips share the weights."""
+    config: Any = get_config(model)
+    config.dtype = "bfloat16"
+    config.remat = "full"
+    config.scan_vision = True
+    config.mesh.fsdp = 4
+    return config
+
+
 def _processor() -> ConfigDict:
     """Pictures and text, where no checkpoint says it."""
     processor: Any = ConfigDict()

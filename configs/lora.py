@@ -22,15 +22,11 @@ from configs import base, models
 
 def get_config() -> ConfigDict:
     """Rank 8 and alpha 16 on all linear layers; for 1,000 steps prompts and projections alone."""
-    config: Any = base.get_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
-    config.dtype = "bfloat16"
-    config.remat = "full"
-    config.scan_vision = True
+    config: Any = base.get_tpu_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.data.mixture = "xvla_libero"
     config.data.lanes = 4  # a host of 4 chips
     config.batch_size = 128
     config.optimizer.schedule = "xvla_release"
     config.optimizer.iters = 40_000
     config.lora.rank = 8
-    config.mesh.fsdp = 4
     return config

@@ -11,10 +11,7 @@ from configs import base, models
 
 def get_config(mixture: str, *, batch_size: int, iters: int) -> ConfigDict:
     """Prompts and heads alone for 1,000 steps, then all, with a warm-up of 1,000."""
-    config: Any = base.get_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
-    config.dtype = "bfloat16"
-    config.scan_vision = True
-    config.remat = "full"
+    config: Any = base.get_tpu_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.data.mixture = mixture
     config.data.lanes = 4  # a host of 4 chips each
     config.batch_size = batch_size
@@ -22,5 +19,4 @@ def get_config(mixture: str, *, batch_size: int, iters: int) -> ConfigDict:
     config.optimizer.iters = iters
     config.optimizer.warmup_steps = 1000
     config.optimizer.weight_decay = 0.01
-    config.mesh.fsdp = 4
     return config
