@@ -169,7 +169,7 @@ class Checkpointer:
             for name, tree in trees.items():
                 check_stored_tree(self.folder / str(step) / name, tree)
             restored = cast(ocp.args.Composite, self._manager.restore(step, args=arguments))
-        except (CheckpointError, ValueError, KeyError, FileNotFoundError) as error:
+        except (ValueError, KeyError, FileNotFoundError) as error:
             raise CheckpointError(
                 f"{self.folder / str(step)} does not fit this model or optimizer: {error}\n"
                 "Use another --workdir, or the config that the run was started with."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -53,7 +54,8 @@ def check_stored_tree(folder: pathlib.Path, template: Any) -> None:
         CheckpointError: names the leaves.
         FileNotFoundError, ValueError: there is no such item, or it cannot be read.
     """
-    stored = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        stored = handler.metadata(epath.Path(folder)).tree
     try:
         check_tree(stored, template)
     except CheckpointError as error:
@@ -73,7 +75,7 @@ def check_tree(tree: Any, template: Any) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f"what is stored is not what the config asks for; {len(wrong)} leaves differ:\n  "
+            f"the tree is not that of the config; {len(wrong)} leaves differ:\n  "
             + "\n  ".join(wrong)
         )
 
