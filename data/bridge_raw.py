@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.pickles import load_pickle
-from data.scattered import FilePictures
 from data.spec import DatasetSpec
+from data.stored_images import FilePictures
 from data.trajectory import Trajectory, standard_trajectory
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def _pictures(folder: Path, view: str) -> FilePictures:
     """All but the last picture of a view."""
     view = view.replace("image_", "images")
     count = sum(1 for _ in (folder / view).glob("im_*.jpg"))
-    return FilePictures(folder, "{view}/im_{frame}.jpg", view, np.arange(max(count - 1, 0)))
+    names = [f"{view}/im_{frame}.jpg" for frame in range(count - 1)]
+    return FilePictures(folder, np.array(names, object))
 
 
 def _instruction(path: Path) -> str:

@@ -62,6 +62,7 @@ APPLIED_LATER = (
     "late_instruction",
     "original_text_share",
     "main_view_share",
+    "widths",  # judged the recording when it was read
 )
 NAMED_BY_STORAGE = ("views", "instruction_key", "encoded_channel_order")
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.pickles import load_pickle
 from data.spec import DatasetSpec
+from data.stored_images import image_form, stored_image
 from data.trajectory import Trajectory, standard_trajectory
 
 ANNOTATIONS = "lang_annotations/auto_lang_ann.npy"
@@ -49,9 +50,12 @@ class CalvinReader:
         self._recordings = _pairs(np.load(self.index_files[1]), self.index_files[1])
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._texts)
         first = int(self._stretches[0, 0])
+        path = moment_file(self._folder, first)
         try:
-            _read_moment(moment_file(self._folder, first), (*spec.state_keys, *spec.views))
-        except (OSError, LookupError) as error:
+            moment = _read_moment(path, (*spec.state_keys, *spec.views))
+            for view in spec.views:
+                image_form(moment[view].dtype, moment[view].shape, f"{path}, {view}")
+        except (OSError, LookupError, FaultError) as error:
             raise ValueError(f"dataset row {spec.name!r}: {error} (data/datasets.py)") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
@@ -92,9 +96,10 @@ class MomentPictures:
         """The picture; a ValueError names the file."""
         path = moment_file(self._folder, self._moments[index])
         try:
-            return _read_moment(path, (self._view,))[self._view]
+            image = stored_image(_read_moment(path, (self._view,))[self._view], self._view)
         except (OSError, LookupError) as error:
             raise ValueError(str(error)) from error
+        return np.asarray(image)
 
     def take(self, indices: NDArray[np.int64]) -> MomentPictures:
         """The pictures at `indices`, read when asked for."""

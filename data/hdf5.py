@@ -1,4 +1,4 @@
-"""Reader for HDF5 episodes listed in an X-VLA meta file: one file per episode, pictures encoded."""
+"""Reader for HDF5 episodes listed in an X-VLA meta file: one file per episode."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
-from data.faults import BadEpisodeError, attempt
-from data.images import RAW_PICTURES
-from data.meta_files import find_meta_file
+from data.faults import BadEpisodeError, FaultError, attempt
+from data.images import MAGIC, RAW_PICTURES, UInt8
+from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
+from data.stored_images import ENCODED, image_form, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
+
+OBSERVATIONS = "observation_key"
 
 
 class Hdf5Reader:
     """The episodes of a meta file, opened for a dataset row; a part is one episode.
 
     The meta file names the views and the instruction (`observation_key`,
-    `language_instruction_key`); the row has everything else.
+    `language_instruction_key`); the row has everything else, and may name the views in its place.
 
     Raises:
         FileNotFoundError: no meta file, or its first episode is not there.
@@ -35,13 +38,11 @@ class Hdf5Reader:
         order = meta.content.get("encoded_channel_order", spec.encoded_channel_order)
         self.spec = dataclasses.replace(
             spec,
-            views=tuple(meta.field("observation_key")),
+            views=_views(meta, spec),
             instruction_key=meta.field("language_instruction_key"),
             encoded_channel_order=order,
         )
-        # an entry is a path, or a list that begins with one
-        paths = [entry if isinstance(entry, str) else entry[0] for entry in meta.entries]
-        self._paths = [meta.resolve(path) for path in paths]
+        self._paths = meta.paths
         self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._paths)
@@ -57,9 +58,7 @@ class Hdf5Reader:
             check_present(file, self.spec.keys)
             raw = read_arrays(file, self.spec.state_keys)
             instruction = _text(_array(file, str(self.spec.instruction_key)))
-            views = tuple(
-                Hdf5Pictures(path, key, len(_array(file, key))) for key in self.spec.views
-            )
+            views = tuple(Hdf5Pictures.open(file, path, key) for key in self.spec.views)
         return standard_trajectory(
             raw,
             self.spec,
@@ -80,34 +79,78 @@ class Hdf5Reader:
 
 
 class Hdf5Pictures:
-    """The encoded pictures of one view of an HDF5 episode, in any of the usual forms.
+    """The images of one view of an HDF5 episode, in any of the usual forms.
 
-    That is byte strings of fixed or variable length, arrays of bytes of variable length, or rows of
-    bytes filled up with zeros.
+    That is an array [T, ...], or a group with an array per frame under its number. A frame is bytes
+    of fixed or variable length, a row of bytes filled up with zeros, or pixels. Encoded images are
+    read when they are taken; pixels, which are large, stay in the file until asked for.
     """
 
-    def __init__(self, path: Path, key: str, length: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        names: tuple[str, ...],
+        places: NDArray[np.int64],
+        *,
+        pixels: bool,
+    ) -> None:
+        """Frames number `places`; `names` of the frames where `key` is a group, else empty."""
         self._path = path
         self._key = key
-        self._length = length
+        self._names = names
+        self._places = places
+        self._pixels = pixels
+
+    @staticmethod
+    def open(file: h5py.File, path: Path, key: str) -> Hdf5Pictures:
+        """The images under `key`; a FaultError says what is there instead."""
+        item: Any = file[key]
+        names = () if _is_array(item) else _frame_names(item, key)
+        frame = item[names[0]] if names else item
+        shape = frame.shape if names else frame.shape[1:]
+        if not names and not item.shape:
+            raise FaultError("malformed", f"{key} is a single {item.dtype}, not one per frame")
+        if frame.dtype != object:
+            form = image_form(frame.dtype, shape, key)
+        else:  # of variable length: byte strings, or arrays of which the type is known
+            form = ENCODED
+            values = h5py.check_vlen_dtype(frame.dtype)
+            if h5py.check_string_dtype(frame.dtype) is None and values is not None:
+                image_form(np.dtype(values), (1,), key)
+        places = np.arange(len(names or item))
+        return Hdf5Pictures(path, key, names, places, pixels=form != ENCODED)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Any:
-        return self.take(np.array([index]))[0]
+        """One image; a ValueError names the file."""
+        try:
+            return self._read(self._places[[index]])[0]
+        except OSError as error:
+            raise ValueError(f"{self._path}: {error}") from error
 
     def take(self, indices: NDArray[np.int64]) -> Pictures:
-        """The pictures at `indices`, in memory."""
-        taken = np.empty(len(indices), object)
-        if len(indices):
-            first, end = int(indices.min()), int(indices.max()) + 1
-            with h5py.File(self._path) as file:
-                stored = _array(file, self._key)[first:end]
-            # frames share the bytes where a frame is taken twice
-            pictures = [_picture(value) for value in stored]
-            taken[:] = [pictures[index - first] for index in indices]
-        return taken
+        """The images at `indices`, in memory where they are encoded."""
+        places = self._places[indices]
+        if self._pixels:
+            return Hdf5Pictures(self._path, self._key, self._names, places, pixels=True)
+        return self._read(places)
+
+    def _read(self, places: NDArray[np.int64]) -> NDArray[np.object_]:
+        if not len(places):
+            return np.empty(0, object)
+        first, end = int(places.min()), int(places.max()) + 1
+        with h5py.File(self._path) as file:
+            item: Any = file[self._key]
+            rows = [item[name][()] for name in self._names[first:end]] or item[first:end]
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "S":
+            rows = _with_zeros(rows)
+        stored = stored_images(rows, self._key)
+        for place, image in enumerate(stored):
+            stored[place] = _camera_buffer(image)
+        return stored[places - first]  # frames share the bytes where a frame is taken twice
 
 
 def read_arrays(
@@ -144,6 +187,29 @@ def check_present(file: h5py.File, keys: Iterable[str]) -> None:
         )
 
 
+def _views(meta: MetaFile, spec: DatasetSpec) -> tuple[str, ...]:
+    """The views that the meta file names, or else the row; a ValueError where they disagree."""
+    if spec.views and OBSERVATIONS not in meta.content:
+        return spec.views
+    stated = meta.field(OBSERVATIONS)
+    views = (stated,) if isinstance(stated, str) else stated
+    if (
+        not isinstance(views, list | tuple)
+        or not views
+        or any(not isinstance(v, str) for v in views)
+    ):
+        raise ValueError(
+            f"{meta.path}: {OBSERVATIONS} is {stated!r}; it must be the path of an array in the "
+            "episodes, or a list of such paths, main camera first"
+        )
+    if spec.views and tuple(views) != spec.views:
+        raise ValueError(
+            f"{meta.path}: {OBSERVATIONS} names {', '.join(views)}, but the views of dataset row "
+            f"{spec.name!r} are {', '.join(spec.views)}; let one of the two name them"
+        )
+    return tuple(views)
+
+
 def _is_array(item: Any) -> bool:
     return isinstance(item, h5py.Dataset)
 
@@ -160,7 +226,30 @@ def _text(array: Any) -> str | bytes:
     return array[()] if array.shape == () else array[0]
 
 
-def _picture(value: Any) -> Any:
-    data = value if isinstance(value, bytes) else np.asarray(value, np.uint8).tobytes()
-    shape = RAW_PICTURES.get(len(data))
-    return data if shape is None else np.frombuffer(data, np.uint8).reshape(shape)
+def _frame_names(item: Any, key: str) -> tuple[str, ...]:
+    """The members of a group with one per frame, in their order."""
+    numbers = sorted((int(name), name) for name in item if name.isdigit())
+    first = numbers[0][0] if numbers else 0
+    counted = [number for number, _ in numbers] == list(range(first, first + len(item)))
+    if not counted or not numbers or not all(_is_array(item[name]) for _, name in numbers):
+        raise FaultError(
+            "malformed",
+            f"{key} is a group of {', '.join(list(item)[:5]) or 'nothing'}; images are an array, "
+            "or a group with one array per frame, named 0, 1, ...",
+        )
+    return tuple(name for _, name in numbers)
+
+
+def _with_zeros(rows: NDArray[Any]) -> NDArray[Any]:
+    """Byte strings of a camera buffer's length as rows of bytes: numpy cuts zeros at their end."""
+    if rows.dtype.itemsize not in RAW_PICTURES:
+        return rows
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+
+
+def _camera_buffer(image: bytes | UInt8) -> bytes | UInt8:
+    """Bytes that are no file but the pixels of a known camera, as uint8[H, W, 3]."""
+    if not isinstance(image, bytes) or image.startswith(MAGIC):
+        return image
+    shape = RAW_PICTURES.get(len(image))
+    return image if shape is None else np.frombuffer(image, np.uint8).reshape(shape)

@@ -18,6 +18,7 @@ from PIL import Image
 UInt8 = NDArray[np.uint8]
 Views = tuple[UInt8, ...]  # of one sample
 FORMATS = ("JPEG", "PNG")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # with which files of FORMATS begin
 # bytes of a camera buffer that was stored as it is -> its shape, RGB
 RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 

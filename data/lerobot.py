@@ -1,4 +1,4 @@
-"""Reader for LeRobot datasets (parquet and MP4): format v2.1, v3, and AgiBot World.
+"""Reader for LeRobot datasets (parquet and MP4): formats v2.0, v2.1 and v3, and AgiBot World.
 
 Where the episodes lie is told by data/lerobot_index.py. A part is one episode, or with v3 a few
 neighbours in the same parquet file. Only the columns of the row are read; videos are opened when a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,19 @@ from numpy.typing import NDArray
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
 from data.spec import DatasetSpec
+from data.stored_images import FilePictures, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
 
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+IMAGE_TYPES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
 
 
 class LeRobotReader:
@@ -75,7 +84,7 @@ class LeRobotReader:
 
     def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
         if key in table.column_names:
-            return _stored_pictures(table, key)
+            return _stored_pictures(table, key, episode.top)
         if key not in episode.videos:
             raise FaultError("missing_key", f"{key} is neither a column nor a video")
         video = episode.videos[key]
@@ -112,28 +121,66 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
         raise FaultError(
             "missing_key", f"{key} is missing; there is {', '.join(table.column_names)}"
         )
+    if len(table) == 0:
+        raise ValueError(f"{key}: no rows")
+    values, _ = _flat_values(_storage(table, key), key)
+    return values.reshape(len(table), -1)
+
+
+def _stored_pictures(table: pa.Table, key: str, top: Path) -> Pictures:
+    """Images kept in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
+
+    Raises:
+        FaultError: the column is of another type, or a frame has neither bytes nor a path.
+    """
+    column: Any = _storage(table, key)
+    fields = set(column.type.names) if pa.types.is_struct(column.type) else set()
+    if _is_list(column.type):
+        values, shape = _flat_values(column, key)
+        return stored_images(values.reshape(len(column), *shape), key)
+    if fields:
+        parts = [column.field(name).to_pylist() for name in ("bytes", "path") if name in fields]
+        images = [
+            next((part for part in frame if part), None) for frame in zip(*parts, strict=True)
+        ]
+    elif any(is_type(column.type) for is_type in IMAGE_TYPES):
+        images = column.to_pylist()
+    else:
+        images = []
+    if not images:
+        raise FaultError(
+            "malformed",
+            f"{key} is a column of {column.type}; images are binary, paths, structures of bytes "
+            "and path, or lists uint8[H, W, 3]",
+        )
+    if None in images:
+        frame = images.index(None)
+        raise FaultError("undecodable_picture", f"{key}: frame {frame} has neither bytes nor path")
+    places = np.empty(len(images), object)
+    places[:] = images
+    return FilePictures(top, places)
+
+
+def _storage(table: pa.Table, key: str) -> Any:
     values: Any = table.column(key).combine_chunks()
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    while any(is_list(values.type) for is_list in LIST_TYPES):
+    return values.storage if isinstance(values, pa.ExtensionArray) else values
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_type(kind) for is_type in LIST_TYPES)
+
+
+def _flat_values(values: Any, key: str) -> tuple[NDArray[Any], list[int]]:
+    """A column of (nested) lists as one flat array, and the lengths of the lists of a row."""
+    shape: list[int] = []
+    while _is_list(values.type):
         fixed = pa.types.is_fixed_size_list(values.type)
         lengths = [values.type.list_size] if fixed else values.value_lengths().unique().to_pylist()
         if values.null_count or len(lengths) != 1:
             raise ValueError(f"{key}: rows of {', '.join(map(str, lengths)) or 'no'} numbers")
+        shape += lengths
         values = values.flatten()
-    if len(table) == 0:
-        raise ValueError(f"{key}: no rows")
-    return values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
-
-
-def _stored_pictures(table: pa.Table, key: str) -> NDArray[np.object_]:
-    """Pictures kept in the table itself: bytes, or a structure with the field "bytes"."""
-    column = table.column(key).combine_chunks()
-    if pa.types.is_struct(column.type):
-        column = column.field("bytes")
-    pictures = np.empty(len(column), object)
-    pictures[:] = column.to_pylist()
-    return pictures
+    return values.to_numpy(zero_copy_only=False), shape
 
 
 def _parts(episodes: tuple[EpisodeFiles, ...]) -> list[list[EpisodeFiles]]:

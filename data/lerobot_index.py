@@ -1,4 +1,4 @@
-"""Where the episodes of a LeRobot dataset lie: format v2.1, v3, and AgiBot World's meta file."""
+"""Where the episodes of a LeRobot dataset lie: formats v2.0, v2.1, v3, AgiBot World's meta file."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class EpisodeFiles:
 
     name: str
     number: int
+    top: Path  # the folder of the dataset, below which its files are
     table: Path
     shared: bool  # other episodes are in the same table
     videos: Mapping[str, VideoPlace]
@@ -97,12 +98,27 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
             f"{path} was recorded at {info['fps']} Hz, but dataset row {spec.name!r} has rate_hz "
             f"{spec.rate_hz} (data/datasets.py)"
         )
+    _check_views(spec, path, info.get("features") or {})
     episodes = VERSIONS[version](spec, path, info)
     if not episodes:
         raise ValueError(f"{path} lists no episode")
     paraphrases = {text: tuple(found) for text, found in info.get("lang_aug_map", {}).items()}
     lists = sorted(f for f in path.parent.rglob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
     return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases)
+
+
+def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> None:
+    """A ValueError where a view of the row is no camera, or one of depth, by info.json."""
+    cameras = [key for key, feature in features.items() if feature["dtype"] in ("image", "video")]
+    for key in (view for view in spec.views if view in features):
+        about = features[key].get("info") or features[key].get("video_info") or {}
+        depth = about.get("video.is_depth_map", about.get("is_depth_map", False))
+        if key not in cameras or depth:
+            kind = "depth" if depth else features[key]["dtype"]
+            raise ValueError(
+                f"{path}: {key}, a view of dataset row {spec.name!r}, is {kind}; views are colour "
+                f"images of {', '.join(cameras)} (data/datasets.py)"
+            )
 
 
 def _version_2(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[EpisodeFiles]:
@@ -139,6 +155,7 @@ def _version_3(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[E
             EpisodeFiles(
                 name=f"{top / table}#{row['episode_index']}",
                 number=row["episode_index"],
+                top=top,
                 table=top / table,
                 shared=True,
                 videos=videos,
@@ -164,14 +181,15 @@ def _episode_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _agibot_episode(spec: DatasetSpec, meta: MetaFile, entry: Mapping[str, Any]) -> EpisodeFiles:
-    actions = entry["action_config"]
+    keys = ("top_path", "episode_index", "tasks", "action_config")
+    top, number, tasks, actions = meta.values(entry, *keys)
     return _own_files(
         spec,
-        meta.resolve(entry["top_path"]),
+        meta.resolve(top),
         (AGIBOT_DATA, AGIBOT_VIDEO),
-        number=entry["episode_index"],
+        number=number,
         chunk_size=AGIBOT_CHUNK_SIZE,
-        instruction=_first_task(entry["tasks"]),
+        instruction=_first_task(tasks),
         span=(actions[0]["start_frame"], actions[-1]["end_frame"]) if actions else None,
     )
 
@@ -198,6 +216,7 @@ def _own_files(
     return EpisodeFiles(
         name=str(table),
         number=number,
+        top=top,
         table=table,
         shared=False,
         videos=videos,
@@ -210,4 +229,5 @@ def _first_task(tasks: Sequence[str]) -> str:
     return tasks[0] if len(tasks) else ""
 
 
-VERSIONS = {"v2.1": _version_2, "v3.0": _version_3}
+# v2.0 has one file of statistics where v2.1 has one line per episode; neither is read
+VERSIONS = {"v2.0": _version_2, "v2.1": _version_2, "v3.0": _version_3}

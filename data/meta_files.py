@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 STYLE_KEYS = ("dataset_name", "datalist")
+SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class MetaFile:
         return self.content["datalist"]
 
     @property
+    def paths(self) -> list[Path]:
+        """The file of each episode: an entry is a path, a list that begins with one, or has `path`.
+
+        Raises:
+            ValueError: an entry is none of these, or no path of this machine.
+        """
+        return [self.resolve(self._path_of(entry)) for entry in self.entries]
+
+    @property
     def paraphrases(self) -> dict[str, tuple[str, ...]]:
         """Instruction -> what may stand in its place."""
         return {text: tuple(found) for text, found in self.content.get("lang_aug_map", {}).items()}
@@ -42,7 +52,32 @@ class MetaFile:
 
     def resolve(self, path: str) -> Path:
         """`path` as it is where absolute, else below the folder of the file."""
+        if "://" in path:
+            raise ValueError(
+                f"{self.path}: {path} is no path of this machine; copy the episodes, and list "
+                f"them by paths that are absolute or below {self.path.parent}"
+            )
         return self.path.parent / path
+
+    def values(self, entry: Any, *keys: str) -> list[Any]:
+        """The values of an entry that is a dictionary; a ValueError names those that it lacks."""
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            raise ValueError(
+                f"{self.path}: an entry of datalist is {_short(entry)}; it must be a dictionary "
+                f"with {', '.join(keys)}"
+            )
+        return [entry[key] for key in keys]
+
+    def _path_of(self, entry: Any) -> str:
+        listed = entry[0] if isinstance(entry, list) and entry else entry
+        path = listed.get("path") if isinstance(listed, dict) else listed
+        if not isinstance(path, str):
+            raise ValueError(
+                f"{self.path}: an entry of datalist is {_short(entry)}; it must be the path of an "
+                "episode, a list that begins with it, or a dictionary with it as 'path'"
+            )
+        return path
 
 
 def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
@@ -73,8 +108,17 @@ def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
         )
     meta = MetaFile(matching[0], styled[matching[0]])
     if not isinstance(meta.entries, list) or not meta.entries:
-        raise ValueError(f"{meta.path} lists no episode in 'datalist'")
+        raise ValueError(
+            f"{meta.path} lists no episode in 'datalist': it is {_short(meta.entries)}, and must "
+            "be a list with an entry per episode"
+        )
     return meta
+
+
+def _short(value: Any) -> str:
+    """JSON of a value, cut to a line."""
+    text = json.dumps(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from data.rotations import (
     ROT6D_LAYOUTS,
     Float64,
+    check_rotations,
     columns_from_axis_angle,
     columns_from_euler_xyz,
     columns_from_quat_xyzw,
@@ -25,7 +26,8 @@ class PoseEncoding:
     """How a recording writes a pose: xyz first, then `width` - 3 numbers of rotation."""
 
     width: int
-    to_columns: Callable[[ArrayLike], Float64] | None  # None: 6-D already, in the row's own layout
+    to_columns: Callable[[ArrayLike], Float64] | None  # None: 6-D already, and copied
+    layouts: tuple[str, ...] = ()  # of what is copied, where it is not the row's own
 
 
 POSE_ENCODINGS: dict[str, PoseEncoding] = {
@@ -36,16 +38,24 @@ POSE_ENCODINGS: dict[str, PoseEncoding] = {
     # their client alike; the rotation is another one, but the two mistakes cancel
     "xyz_quat_wxyz_as_xyzw": PoseEncoding(7, columns_from_quat_xyzw),
     "xyz_rot6d": PoseEncoding(9, None),
+    # recordings of which it is not known whether columns or rows were written, and in which order;
+    # the released weights were trained on the numbers as they are
+    "xyz_rot6d_as_recorded": PoseEncoding(9, None, tuple(ROT6D_LAYOUTS)),
 }
 
 
 def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str) -> Float64:
-    """Poses [T, width of the encoding] -> float64[T, 9], the rotation in `layout`."""
+    """Poses [T, width of the encoding] -> float64[T, 9], the rotation in `layout`.
+
+    Raises:
+        FaultError: a rotation is zero, or copied and not orthonormal; the others are by formula.
+    """
     values = np.asarray(raw, np.float64)
     row = POSE_ENCODINGS[encoding]
     if values.ndim != 2 or values.shape[1] != row.width:
         raise ValueError(f"pose encoding {encoding!r} takes [T, {row.width}], got {values.shape}")
     if row.to_columns is None:
+        check_rotations(values[:, 3:], row.layouts or (layout,))
         return values
     rotation = ROT6D_LAYOUTS[layout](row.to_columns(values[:, 3:]))
     return np.concatenate((values[:, :3], rotation), axis=1)

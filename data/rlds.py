@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
+from data.stored_images import READABLE, image_form
 from data.trajectory import Trajectory, standard_trajectory
 
 if importlib.util.find_spec("dlimp"):
@@ -29,7 +31,8 @@ else:
 SPLIT = "train"
 INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
-INDEX_NAMES = (MANIFEST_NAME, "dataset_info.json", "features.json")
+INFO_NAME = "dataset_info.json"
+INDEX_NAMES = (MANIFEST_NAME, INFO_NAME, "features.json")
 
 
 def index_files(folder: epath.Path) -> tuple[epath.Path, ...]:
@@ -123,13 +126,34 @@ class RldsReader:
                 f"{self.folder} is no RLDS dataset with a split {SPLIT!r}: its features are "
                 f"{', '.join(features)}, its splits {', '.join(splits)}"
             )
-        present = dotted_keys(steps.feature)
+        present = features_by_key(steps.feature)
         missing = [key for key in self.spec.keys if key not in present]
         if missing:
             raise ValueError(
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which {self.folder} "
                 f"does not have; its steps have {', '.join(sorted(present))} (data/datasets.py)"
             )
+        for key in self.spec.views:
+            self._check_view(key, present[key])
+
+    def _check_view(self, key: str, feature: Any) -> None:
+        """A ValueError where the feature is no image in a form of data/stored_images.py."""
+        dtype, shape = np.dtype(feature.np_dtype), tuple(feature.shape)
+        stored = getattr(feature.get_serialized_info(), "np_dtype", None)
+        picture = isinstance(feature, tfds.features.Image)
+        if dtype == (np.uint8 if picture else object):
+            return  # a file, whatever its size
+        try:
+            if not picture and stored == dtype and None not in shape:
+                image_form(dtype, shape, key)
+                return
+            found = f"{key} is {dtype}{list(shape)}, kept as {'a file' if picture else 'bytes'}"
+            raise FaultError("malformed", f"{found}; it must be {READABLE}")
+        except FaultError as error:
+            raise ValueError(
+                f"dataset row {self.spec.name!r} has a view that cannot be read in {self.folder}: "
+                f"{error} (data/datasets.py)"
+            ) from error
 
     def _check_rate(self) -> None:
         manifest = self.folder / MANIFEST_NAME
@@ -144,13 +168,19 @@ class RldsReader:
 
 
 def version_folder(root: epath.PathLike, name: str) -> epath.Path:
-    """<root>/<name>/<highest version>; a FileNotFoundError says what there is instead."""
+    """<root>/<name>/<highest version>, or <root>/<name> where there is no folder of a version.
+
+    Raises:
+        FileNotFoundError: says what there is instead.
+    """
     parent = epath.Path(root) / name
     versions = [
         child
         for child in (parent.iterdir() if parent.exists() else ())
-        if tfds.core.Version.is_valid(child.name) and (child / "dataset_info.json").exists()
+        if tfds.core.Version.is_valid(child.name) and (child / INFO_NAME).exists()
     ]
+    if not versions and (parent / INFO_NAME).exists():
+        return parent
     if not versions:
         there = epath.Path(root)
         found = sorted(child.name for child in there.iterdir()) if there.exists() else []
@@ -161,14 +191,14 @@ def version_folder(root: epath.PathLike, name: str) -> epath.Path:
     return max(versions, key=lambda child: tfds.core.Version(child.name))
 
 
-def dotted_keys(features: Any, prefix: str = "") -> set[str]:
-    """The leaves of a nested tfds features dictionary, joined by dots."""
-    keys: set[str] = set()
+def features_by_key(features: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested tfds features dictionary, by their names joined by dots."""
+    found: dict[str, Any] = {}
     for name, feature in features.items():
         path = f"{prefix}{name}"
         nested = isinstance(feature, tfds.features.FeaturesDict)
-        keys |= dotted_keys(feature, f"{path}.") if nested else {path}
-    return keys
+        found |= features_by_key(feature, f"{path}.") if nested else {path: feature}
+    return found
 
 
 def select(traj: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

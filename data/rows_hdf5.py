@@ -8,6 +8,8 @@ encoded an RGB array. A set that a standard encoder wrote can say
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from data.rows_rlds import EVERY_CHANNEL, STATIC_EPSILON, XYZ
 from data.spec import Arm, Columns, DatasetSpec, Gripper
 
@@ -39,6 +41,7 @@ def _row(
     domain_id: int,
     arms: tuple[Arm, ...],
     *,
+    widths: Mapping[str, int],
     rate_hz: float,
     window_s: float,
     index_margin: int,
@@ -71,6 +74,7 @@ def _row(
         augment=augment,
         index_step=index_step,
         picture_offset=picture_offset,
+        widths=widths,
     )
 
 
@@ -78,19 +82,31 @@ def _euler(key: str, first: int, gripper: Gripper) -> Arm:
     return _arm(key, first, "xyz_euler_xyz", gripper, width=6)
 
 
-def _rot6d(key: str, threshold_gripper: tuple[str, float]) -> Arm:
+def _rot6d(
+    key: str, threshold_gripper: tuple[str, float], encoding: str = "xyz_rot6d_as_recorded"
+) -> Arm:
     """Ten columns: xyz, a 6-D rotation that is copied, the gripper."""
-    return _arm(key, 0, "xyz_rot6d", _gripper(key, -1, *threshold_gripper), width=9)
+    return _arm(key, 0, encoding, _gripper(key, -1, *threshold_gripper), width=9)
 
 
-def _robomind(name: str, domain_id: int, arms: tuple[Arm, ...]) -> DatasetSpec:
-    return _row(name, domain_id, arms, rate_hz=30.0, window_s=4.0, index_margin=30)
+def _robomind(
+    name: str, domain_id: int, arms: tuple[Arm, ...], widths: Mapping[str, int]
+) -> DatasetSpec:
+    return _row(name, domain_id, arms, widths=widths, rate_hz=30.0, window_s=4.0, index_margin=30)
 
 
 def _droid(name: str, domain_id: int) -> DatasetSpec:
     gripper = _gripper("observation/gripper_position", -1, "high", None)
     arm = _euler("observation/cartesian_position", 0, gripper)
-    return _row(name, domain_id, (arm,), rate_hz=15.0, window_s=4.0, index_margin=30)
+    return _row(
+        name,
+        domain_id,
+        (arm,),
+        widths={"observation/cartesian_position": 6, "observation/gripper_position": 1},
+        rate_hz=15.0,
+        window_s=4.0,
+        index_margin=30,
+    )
 
 
 def _robotwin(name: str) -> DatasetSpec:
@@ -104,11 +120,14 @@ def _robotwin(name: str) -> DatasetSpec:
         )
         for side in ("left", "right")
     )
-    return _row(name, 6, arms, rate_hz=30.0, window_s=1.0, index_margin=10)
+    widths = {f"endpose/{side}_endpose": 7 for side in ("left", "right")}
+    widths |= {f"endpose/{side}_gripper": 1 for side in ("left", "right")}
+    return _row(name, 6, arms, widths=widths, rate_hz=30.0, window_s=1.0, index_margin=10)
 
 
+_ROBOMIND_POSES = "puppet/end_effector"
 _ROBOMIND_JOINTS = "puppet/joint_position"
-_ROBOMIND_ARM = _euler("puppet/end_effector", 0, _gripper(_ROBOMIND_JOINTS, -1, "high", None))
+_ROBOMIND_ARM = _euler(_ROBOMIND_POSES, 0, _gripper(_ROBOMIND_JOINTS, -1, "high", None))
 
 _SIMULATED = (
     _row(
@@ -116,6 +135,7 @@ _SIMULATED = (
         2,
         # recorded -1 = closed
         (_euler("proprio", 0, _gripper("proprio", -1, "low", 0.0)),),
+        widths={"proprio": 7},
         rate_hz=30.0,
         window_s=1.0,
         index_margin=20,
@@ -123,7 +143,8 @@ _SIMULATED = (
     _row(
         "libero",
         3,
-        (_rot6d("abs_action_6d", ("high", 0.0)),),
+        (_rot6d("abs_action_6d", ("high", 0.0), "xyz_rot6d"),),
+        widths={"abs_action_6d": 10},
         rate_hz=30.0,  # nominal: the simulator runs at 20 Hz
         window_s=1.0,
         index_margin=10,
@@ -143,10 +164,15 @@ _SIMULATED = (
                     Columns("action_dict/abs_pos", 0, 3),
                     Columns("action_dict/abs_rot_6d", 0, 6),
                 ),
-                pose_encoding="xyz_rot6d",  # copied: probably the first two *rows* of the matrix
+                pose_encoding="xyz_rot6d_as_recorded",  # probably first two *rows* of the matrix
                 gripper=_gripper("action_dict/gripper", -1, "high", 0.0),
             ),
         ),
+        widths={
+            "action_dict/abs_pos": 3,
+            "action_dict/abs_rot_6d": 6,
+            "action_dict/gripper": 1,
+        },
         rate_hz=30.0,
         window_s=1.0,
         index_margin=30,
@@ -156,6 +182,7 @@ _SIMULATED = (
         "VLABench",
         8,
         (_euler("proprio", 0, _gripper("proprio", -1, "high", None)),),
+        widths={"proprio": 7},
         rate_hz=30.0,
         window_s=1.0,
         index_margin=15,
@@ -168,6 +195,7 @@ _ONE_ARM = (
         0,
         # recorded 1 = open
         (_euler("proprio", 0, _gripper("action", -1, "low", None)),),
+        widths={"proprio": 7, "action": 7},
         rate_hz=5.0,
         window_s=5.0,
         index_margin=10,
@@ -184,6 +212,7 @@ _ONE_ARM = (
                 width=7,
             ),
         ),
+        widths={"eef_quat_orientation": 7, "gripper": 1},
         rate_hz=3.0,
         window_s=10.0,
         index_margin=6,
@@ -196,19 +225,22 @@ _ONE_ARM = (
         "widowx-air",
         4,
         (_rot6d("abs_action_6d", ("low", 0.5)),),
+        widths={"abs_action_6d": 10},
         rate_hz=5.0,
         window_s=5.0,
         index_margin=15,
         proprio="commanded",
     ),
-    _robomind("robomind-franka", 11, (_ROBOMIND_ARM,)),
-    _robomind("robomind-ur", 12, (_ROBOMIND_ARM,)),
+    # seven joints, or six, and the gripper
+    _robomind("robomind-franka", 11, (_ROBOMIND_ARM,), {_ROBOMIND_POSES: 6, _ROBOMIND_JOINTS: 8}),
+    _robomind("robomind-ur", 12, (_ROBOMIND_ARM,), {_ROBOMIND_POSES: 6, _ROBOMIND_JOINTS: 7}),
     _droid("Droid-Left", 13),
     _droid("Droid-Right", 14),
     _row(
         "AIRBOT",
         18,
         (_rot6d("eef_6d", ("low", 0.5)),),
+        widths={"eef_6d": 10},
         rate_hz=10.0,
         window_s=3.0,
         index_margin=10,
@@ -230,6 +262,7 @@ _TWO_ARMS = (
             )
             for first, side in ((0, "left"), (10, "right"))
         ),
+        widths={"observations/eef_6d": 20},
         rate_hz=30.0,  # about; each arm has its own clock
         window_s=2.0,
         index_margin=60,
@@ -247,6 +280,7 @@ _TWO_ARMS = (
             )
             for first in (0, 8)
         ),
+        widths={"observations/eef_quaternion": 16},
         rate_hz=30.0,
         window_s=2.0,
         index_margin=30,
@@ -259,14 +293,16 @@ _TWO_ARMS = (
             _euler(key, 0, _gripper(key, -1, "high", 2.5))
             for key in ("puppet/end_effector_left", "puppet/end_effector_right")
         ),
+        {"puppet/end_effector_left": 7, "puppet/end_effector_right": 7},
     ),
     _robomind(
         "robomind-franka-dual",
         17,
         tuple(
-            _euler("puppet/end_effector", first, _gripper(_ROBOMIND_JOINTS, column, "high", None))
+            _euler(_ROBOMIND_POSES, first, _gripper(_ROBOMIND_JOINTS, column, "high", None))
             for first, column in ((0, 7), (6, -1))
         ),
+        {_ROBOMIND_POSES: 12, _ROBOMIND_JOINTS: 16},
     ),
 )
 

@@ -28,6 +28,7 @@ RAW_ROWS = (
             ),
         ),
         views=("rgb_static", "rgb_gripper"),
+        widths={"robot_obs": 15},
     ),
     dataclasses.replace(
         _RLDS["bridge_dataset"],
@@ -44,5 +45,6 @@ RAW_ROWS = (
             ),
         ),
         views=("image_0",),
+        widths={"full_state": 7, "actions": 7},
     ),
 )

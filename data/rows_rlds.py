@@ -45,6 +45,7 @@ def _droid(side: str, domain_id: int, exterior_camera: str) -> DatasetSpec:
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        widths={"observation.cartesian_position": 6, "observation.gripper_position": 1},
     )
 
 
@@ -70,6 +71,7 @@ def _commanded_libero(
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="none",
+        widths={"observation.command_pose": 10},
     )
 
 
@@ -99,6 +101,7 @@ RLDS_ROWS = (
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        widths={"observation.state": 7, "action": 7},
     ),
     DatasetSpec(
         name="fractal20220817_data",
@@ -127,6 +130,7 @@ RLDS_ROWS = (
         mask_proprio_idx=EVERY_CHANNEL,
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        widths={"observation.base_pose_tool_reached": 7, "observation.gripper_closed": 1},
     ),
     _droid("left", 13, "exterior_image_1_left"),
     _droid("right", 14, "exterior_image_2_left"),
@@ -157,6 +161,7 @@ RLDS_ROWS = (
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        widths={"observation.robot_obs": 15},
     ),
     # LIBERO's own demonstrations, replayed under absolute commands at the full control rate. The
     # sets of that name with relative actions cannot serve.

@@ -60,6 +60,11 @@ def _agibot(name: str, domain_id: int) -> DatasetSpec:
         augment="jitter",
         index_step=4,
         instruction_end=" | ",
+        widths={
+            "actions.end.position": 6,
+            "actions.end.orientation": 8,
+            "actions.effector.position": 2,
+        },
     )
 
 
@@ -117,6 +122,12 @@ def _on_site(
         late_instruction=late,
         main_view_share=0.5,
         folder=folder,
+        widths={
+            "state/end/position": 6,
+            "state/end/orientation": 8,
+            "state/joint/position": 14,
+            _ON_SITE_GRIPPERS: 2,
+        },
     )
 
 
@@ -180,6 +191,7 @@ _LIFT2 = DatasetSpec(
     augment="jitter",
     first_index=1,
     command_lag=1,
+    widths={"action.joints": 12, "action.gripper": 2, "action.base_delta": 3},
 )
 
 _X2ROBOT = DatasetSpec(
@@ -207,6 +219,12 @@ _X2ROBOT = DatasetSpec(
     static_epsilon=STATIC_EPSILON,
     augment="jitter",
     folder=EpisodeFolder(state="{episode}.json", pictures="{view}.mp4"),
+    widths={
+        "follow_left_joint_pos": 7,
+        "follow_right_joint_pos": 7,
+        "follow_left_gripper": 1,
+        "follow_right_gripper": 1,
+    },
 )
 
 VIDEO_ROWS = (

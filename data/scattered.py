@@ -19,6 +19,7 @@ from data.faults import BadEpisodeError, attempt
 from data.hdf5 import read_arrays
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec, EpisodeFolder
+from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
 
@@ -78,34 +79,11 @@ class ScatteredReader:
         template = self._layout.pictures
         if "{frame}" not in template:
             return VideoPictures(folder / template.format(view=view, episode=folder.name))
-        return FilePictures(folder, template, view, np.arange(num_frames))
-
-
-class FilePictures:
-    """The pictures of one view, each a file of its own, read when asked for."""
-
-    def __init__(self, folder: Path, template: str, view: str, frames: NDArray[np.int64]) -> None:
-        self._folder = folder
-        self._template = template
-        self._view = view
-        self._frames = frames
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, index: int) -> bytes:
-        """The file's bytes; a ValueError names the file."""
-        name = self._template.format(
-            view=self._view, frame=self._frames[index], episode=self._folder.name
-        )
-        try:
-            return (self._folder / name).read_bytes()
-        except OSError as error:
-            raise ValueError(str(error)) from error
-
-    def take(self, indices: NDArray[np.int64]) -> FilePictures:
-        """The pictures at `indices`, read when asked for."""
-        return FilePictures(self._folder, self._template, self._view, self._frames[indices])
+        names = [
+            template.format(view=view, frame=frame, episode=folder.name)
+            for frame in range(num_frames)
+        ]
+        return FilePictures(folder, np.array(names, object))
 
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
@@ -125,4 +103,5 @@ def _folder(meta: MetaFile, entry: Any) -> tuple[Path, str]:
     if isinstance(entry, str):
         return meta.resolve(entry), ""
     top = meta.resolve(meta.content.get("top_path", ""))
-    return top / entry["path"] / entry["name"], entry["instruction"]
+    path, name, instruction = meta.values(entry, "path", "name", "instruction")
+    return top / path / name, instruction

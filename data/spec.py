@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from data.jitter import AUGMENTS
@@ -29,7 +29,10 @@ NO_ROTATION = "none"  # layout of a row whose channels are joints
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns first .. end - 1 of a recorded array; its axes after the first are flattened."""
+    """Columns first .. end - 1 of a recorded array; its axes after the first are flattened.
+
+    How many columns the whole array has, the row says in `widths`.
+    """
 
     key: str
     first: int
@@ -38,7 +41,10 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Gripper:
-    """Where the gripper reading is and what it means; see `data.poses.gripper_closed`."""
+    """Where the gripper reading is and what it means; see `data.poses.gripper_closed`.
+
+    A negative column counts from the end of the array, which is as wide as `width_of` the row says.
+    """
 
     key: str
     column: int
@@ -120,6 +126,9 @@ class DatasetSpec:
     original_text_share: float = 0.0  # how often an instruction that has paraphrases is kept
     main_view_share: float = 0.0  # how often a training sample shows the main camera only
     folder: EpisodeFolder | None = None  # for storage "scattered"
+    # columns of each recorded array, axes after the first flattened; a recording of another width
+    # is refused. Needed where a gripper column is negative and its array holds more than it says
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own_reader = ":" in self.storage
@@ -187,6 +196,23 @@ class DatasetSpec:
             keys += [] if arm.clock_key is None else [arm.clock_key]
         return tuple(dict.fromkeys(keys))
 
+    def width_of(self, key: str) -> int | None:
+        """Columns of the recorded array `key`, where the row says so.
+
+        It does in `widths`. Failing that, a clock is one column, and an array that holds both poses
+        and, counted from its end, grippers ends with them.
+        """
+        if key in self.widths:
+            return self.widths[key]
+        if any(arm.clock_key == key for arm in self.arms):
+            return 1
+        poses = (*self.joints, *(columns for arm in self.arms for columns in arm.pose))
+        ends = [columns.end for columns in poses if columns.key == key]
+        grippers = [arm.gripper.column for arm in self.arms if arm.gripper.key == key]
+        if not ends or min(grippers, default=0) >= 0:
+            return None
+        return max(ends) - min(grippers)
+
     @property
     def keys(self) -> tuple[str, ...]:
         """Every key that the row reads, without repeats: views, instruction, numbers."""
@@ -212,10 +238,25 @@ class DatasetSpec:
         self._check("joints", joints <= ACTION_WIDTH, joints, f"at most {ACTION_WIDTH} channels")
         arms = (0, 1, 2) if self.joints else (1, 2)
         self._check("arms", len(self.arms) in arms, len(self.arms), "1 or 2 arms")
+        self._check_columns()
         for field in ("delta_idx", "mask_proprio_idx"):
             channels = getattr(self, field)
             inside = all(0 <= c < ACTION_WIDTH for c in channels)
             self._check(field, inside, channels, f"channels 0..{ACTION_WIDTH - 1}")
+
+    def _check_columns(self) -> None:
+        for key, width in self.widths.items():
+            self._check("widths", width >= 1, f"{width} for {key}", "1 or more columns")
+        for columns in (*self.joints, *(c for arm in self.arms for c in arm.pose)):
+            place = f"{columns.first}..{columns.end - 1} of {columns.key}"
+            width = self.width_of(columns.key) or columns.end
+            inside = 0 <= columns.first < columns.end <= width
+            self._check("columns", inside, place, f"0..{width - 1}, first before end (widths)")
+        for gripper in (arm.gripper for arm in self.arms):
+            width = self.width_of(gripper.key)
+            inside = width is None or -width <= gripper.column < width
+            place = f"{gripper.column} of {gripper.key}"
+            self._check("gripper.column", inside, place, f"{-(width or 0)}..{(width or 0) - 1}")
 
     def _one_of(self, field: str, value: str, allowed: Collection[str]) -> None:
         self._check(field, value in allowed, repr(value), "one of " + ", ".join(allowed))

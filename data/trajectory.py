@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from data.faults import BadEpisodeError, FaultError, bad_episode
 from data.poses import ACTION_WIDTH, ARM_WIDTH, gripper_closed, xyz_rot6d
 from data.spec import Arm, Columns, DatasetSpec
+from data.stored_images import stored_images
 
 Arrays = Mapping[str, NDArray[Any]]
 Float64 = NDArray[np.float64]
 
 STILLNESS_LAYOUT = "interleaved"
+NUMBERS = "biuf"  # numpy's kinds
+# widths of an array of its own of which the last column is the gripper without the row saying so:
+# it alone, or the action of Open X-Embodiment (position, rotation of three numbers, gripper)
+LONE_GRIPPERS = (1, 7)
 
 
 class Pictures(Protocol):
@@ -102,8 +107,8 @@ def standard_trajectory(
         spec: the dataset row.
         episode: file and number, for messages.
         instruction: as recorded; the row may cut it.
-        images: the pictures of each view, at least T and at most T + picture_offset; encoded, or
-            raw as uint8[n, H, W, 3].
+        images: the pictures of each view, at least T and at most T + picture_offset; an array is
+            of encoded files or pixels, in a form of data/stored_images.py.
         span: first frame and one past the last that may start a sample.
         paraphrases: of any instruction.
 
@@ -113,7 +118,8 @@ def standard_trajectory(
     """
     try:
         num_frames = _common_length(raw, spec, images)
-        recorded = {key: _lagged(raw[key], spec.command_lag) for key in spec.state_keys}
+        flat = {key: _flattened(raw[key], key, spec) for key in spec.state_keys}
+        recorded = {key: _lagged(rows, spec.command_lag) for key, rows in flat.items()}
         arms = np.zeros((num_frames, ACTION_WIDTH))
         # beside joints, arms only show whether anything moves
         layout = STILLNESS_LAYOUT if spec.joints else spec.rotation_layout
@@ -124,7 +130,8 @@ def standard_trajectory(
         for rows in (arms, poses):
             _check_finite(rows)
         text = _instruction(instruction, spec)
-        clocks = _clocks(raw, spec.arms)
+        clocks = _clocks(flat, spec.arms)
+        views = tuple(_readable(v, key) for key, v in zip(spec.views, images, strict=True))
     except (ValueError, LookupError) as error:
         raise bad_episode(spec.name, episode, error) from error
     return Trajectory(
@@ -132,7 +139,7 @@ def standard_trajectory(
         episode=episode,
         instruction=text,
         poses=poses,
-        images=tuple(_one_by_one(view) for view in images),
+        images=views,
         clocks=clocks,
         still_rows=arms if spec.joints and spec.arms else None,
         span=span,
@@ -140,17 +147,15 @@ def standard_trajectory(
     )
 
 
-def _one_by_one(view: Pictures) -> Pictures:
-    """A stack of raw pictures uint8[n, H, W, 3] as n pictures: numpy's `take` would flatten it."""
-    if not isinstance(view, np.ndarray) or view.ndim == 1:
-        return view
-    pictures = np.empty(len(view), object)
-    for place, picture in enumerate(view):
-        pictures[place] = picture
-    return pictures
+def _readable(view: Pictures, name: str) -> Pictures:
+    """The images of a view; an array of them in the forms of data/stored_images.py."""
+    return stored_images(view, name) if isinstance(view, np.ndarray) else view
 
 
 def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...]) -> int:
+    single = [key for key in spec.state_keys if np.ndim(raw[key]) == 0]
+    if single:
+        raise FaultError("malformed", f"{', '.join(single)}: a single value, not one per frame")
     lengths = {key: len(raw[key]) for key in spec.state_keys}
     num_frames = min(lengths.values())
     if num_frames == 0:
@@ -177,21 +182,46 @@ def _lagged(rows: NDArray[Any], lag: int) -> NDArray[Any]:
     return rows[np.maximum(np.arange(len(rows)) - lag, 0)] if lag else rows
 
 
-def _columns(raw: Arrays, columns: Columns) -> NDArray[Any]:
-    rows = raw[columns.key]
+def _flattened(rows: NDArray[Any], key: str, spec: DatasetSpec) -> NDArray[Any]:
+    """A recorded array as [T, columns]; a FaultError where it is no numbers or of another width."""
+    if rows.dtype.kind not in NUMBERS:
+        raise FaultError("malformed", f"{key} is an array of {rows.dtype}, not of numbers")
     flat = rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
-    if flat.shape[1] < columns.end:
-        raise ValueError(f"{columns.key} has {flat.shape[1]} columns, {columns.end} are needed")
+    found, stated = flat.shape[1], spec.width_of(key)
+    if stated is None and found not in LONE_GRIPPERS and _counts_from_end(key, spec):
+        raise FaultError(
+            "malformed",
+            f"{key} has {found} columns and the row does not state how many it needs, so its last "
+            f"may be no gripper: give the row widths={{{key!r}: {found}}} if it is",
+        )
+    if stated is not None and found != stated:
+        raise FaultError(
+            "malformed", f"{key} has {found} columns, {stated} are needed (widths of the row)"
+        )
+    return flat
+
+
+def _counts_from_end(key: str, spec: DatasetSpec) -> bool:
+    return any(arm.gripper.key == key and arm.gripper.column < 0 for arm in spec.arms)
+
+
+def _columns(raw: Arrays, columns: Columns) -> NDArray[Any]:
+    flat = raw[columns.key]
+    if not 0 <= columns.first < columns.end <= flat.shape[1]:
+        raise FaultError(
+            "malformed", f"{columns.key} has {flat.shape[1]} columns, {columns.end} are needed"
+        )
     return flat[:, columns.first : columns.end]
 
 
 def _arm_rows(raw: Arrays, arm: Arm, rotation_layout: str) -> Float64:
     pose = np.concatenate([_columns(raw, columns) for columns in arm.pose], axis=1)
     _check_finite(pose)
-    readings = raw[arm.gripper.key]
-    readings = readings.reshape(len(readings), int(np.prod(readings.shape[1:])))
+    readings, column = raw[arm.gripper.key], arm.gripper.column
+    place = column if column >= 0 else readings.shape[1] + column
+    reading = _columns(raw, Columns(arm.gripper.key, place, place + 1))
     gripper = gripper_closed(
-        readings[:, arm.gripper.column],
+        reading[:, 0],
         closed=arm.gripper.closed,
         threshold=arm.gripper.threshold,
         scale=arm.gripper.scale,

@@ -2,27 +2,14 @@
 
 import numpy as np
 
-ROTATION_START = {
-    "xyz_euler_xyz": 3,
-    "xyz_axis_angle": 3,
-    "xyz_quat_xyzw": 4,
-    "xyz_quat_wxyz_as_xyzw": 4,
-    "xyz_rot6d": 6,
-}
-
 
 def widths(spec):
-    """Columns that each array of a row must have at least."""
-    found = {}
-    for columns in [*spec.joints, *(c for arm in spec.arms for c in arm.pose)]:
-        found[columns.key] = max(found.get(columns.key, 1), columns.end)
-    for arm in spec.arms:
-        key, column = arm.gripper.key, arm.gripper.column
-        # one column more where the last one is the gripper, so that it is none of the pose
-        found[key] = max(found.get(key, 0) + (column == -1), column + 1, 1)
-        if arm.clock_key is not None:
-            found[arm.clock_key] = 1
-    return found
+    """Columns of each array that a row reads: as it says, or as few as serve."""
+    columns = [*spec.joints, *(c for arm in spec.arms for c in arm.pose)]
+    ends = [(c.key, c.end) for c in columns]
+    ends += [(arm.gripper.key, max(arm.gripper.column + 1, 1)) for arm in spec.arms]
+    least = {key: max((end for other, end in ends if other == key), default=1) for key, _ in ends}
+    return {key: spec.width_of(key) or least[key] for key in spec.state_keys}
 
 
 def recording(spec, frames, seed):
@@ -37,6 +24,7 @@ def recording(spec, frames, seed):
                 rows[frame] = rows[frame - 1]
         raw[key] = rows.astype(np.float32)
     for arm in spec.arms:
+        make_rotations(raw, arm, spec.rotation_layout)
         gripper = arm.gripper
         centre = (0.5 if gripper.threshold is None else gripper.threshold) / gripper.scale
         readings = centre + rng.choice((-0.4, 0.4), frames) / gripper.scale
@@ -46,3 +34,21 @@ def recording(spec, frames, seed):
             jitter = np.cumsum(rng.uniform(0.5, 1.5, frames)) / spec.rate_hz
             raw[arm.clock_key] = 37.0 + jitter  # float64: clocks are read as they are
     return raw
+
+
+def make_rotations(raw, arm, layout):
+    """Turn the random numbers of a 6-D rotation into those of one, by Gram and Schmidt."""
+    if arm.pose_encoding not in ("xyz_rot6d", "xyz_rot6d_as_recorded"):
+        return
+    # the pose as its arrays hold it: views, so that what is written lands in them
+    places = [(raw[c.key], column) for c in arm.pose for column in range(c.first, c.end)][3:]
+    numbers = np.stack([rows[:, column] for rows, column in places], axis=1).astype(np.float64)
+    halves = (numbers[:, 0::2], numbers[:, 1::2])
+    if layout == "contiguous":
+        halves = (numbers[:, :3], numbers[:, 3:])
+    first = halves[0] / np.linalg.norm(halves[0], axis=1, keepdims=True)
+    second = halves[1] - (first * halves[1]).sum(axis=1, keepdims=True) * first
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    turned = np.stack((first, second), axis=2 if layout == "interleaved" else 1).reshape(-1, 6)
+    for (rows, column), values in zip(places, turned.T, strict=True):
+        rows[:, column] = values

@@ -16,7 +16,7 @@ def write_calvin(folder):
     for episode, frames in enumerate(FRAMES):
         first = 1000 * episode + 7
         stretches.append((first, first + frames - 1))
-        robot_obs = robot_observations(recording(row, frames, episode)["robot_obs"])
+        robot_obs = recording(row, frames, episode)["robot_obs"]
         for i in range(-1, frames):  # the moment before the stretch is there as well
             pictures = {key: picture(episode, v, i % frames) for v, key in enumerate(row.views)}
             write_moment(folder, first + i, robot_obs[i % frames], pictures)

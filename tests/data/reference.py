@@ -127,7 +127,7 @@ def _closed(reading, gripper):
 
 
 def _rotation(numbers, encoding, layout):
-    if encoding == "xyz_rot6d":
+    if encoding in ("xyz_rot6d", "xyz_rot6d_as_recorded"):
         return list(numbers)
     matrices = {
         "xyz_euler_xyz": _matrix_of_euler,

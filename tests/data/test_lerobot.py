@@ -25,7 +25,7 @@ def write(folder, version="v3.0", episodes=1, fps=10, **tables):
                 {
                     "episode_index": episode,
                     "frame_index": frame,
-                    "eef_6d": np.arange(10.0) + 100 * episode + frame,
+                    "eef_6d": [100.0 * episode + frame, 0, 0, 1, 0, 0, 1, 0, 0, 1],
                     "camera": {"bytes": encoded(picture(episode % 2, 0, frame)), "path": "x.png"},
                 }
             )
@@ -66,7 +66,7 @@ def test_pictures_in_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": "v2.0"}, r"codebase_version 'v2.0'; readable are v2.1, v3.0"),
+        ({"version": "v1.6"}, r"codebase_version 'v1.6'; readable are v2.0, v2.1, v3.0"),
         ({"fps": 30}, "recorded at 30 Hz, but dataset row 'AIRBOT' has rate_hz 10.0"),
         ({"episodes": 0}, "lists no episode"),
     ],

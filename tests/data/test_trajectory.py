@@ -9,6 +9,8 @@ from data.spec import Arm, Columns, Gripper
 from data.trajectory import BadEpisodeError, standard_trajectory
 
 ROW = dataset("fractal20220817_data")
+IDENTITY = [0.1, 0.2, 0.3, 1, 0, 0, 0, 1, 0, 1]  # xyz, contiguous 6-D, gripper
+TWO_IDENTITIES = [0.1, 0.2, 0.3, 1, 0, 0, 1, 0, 0, 1] * 2  # interleaved
 
 
 def trajectory_of(raw, row=ROW, episode="e", **changes):
@@ -144,7 +146,7 @@ def test_joints_are_late_by_the_lag_and_filled_up_with_zeros():
 )
 def test_a_row_with_a_picture_offset_takes_one_picture_more(pictures, good):
     row = dataclasses.replace(dataset("libero"), views=("third_image",))
-    raw = {"abs_action_6d": np.zeros((57, 10))}
+    raw = {"abs_action_6d": np.tile(IDENTITY, (57, 1))}
     images = (np.array([b"x"] * pictures, object),)
     if good:
         standard_trajectory(raw, row, "e", instruction="do", images=images)
@@ -157,7 +159,7 @@ def test_a_row_with_a_picture_offset_takes_one_picture_more(pictures, good):
 def test_a_clock_must_run(times):
     row = dataset("AIR-AGILEX-HQ")
     raw = {
-        "observations/eef_6d": np.zeros((3, 20)),
+        "observations/eef_6d": np.tile(TWO_IDENTITIES, (3, 1)),
         "observations/eef_left_time": np.arange(3.0),
         "observations/eef_right_time": np.array(times),
     }
@@ -168,7 +170,7 @@ def test_a_clock_must_run(times):
 def test_clocks_count_from_the_first_reading():
     row = dataset("AIR-AGILEX-HQ")
     raw = {
-        "observations/eef_6d": np.zeros((2, 20)),
+        "observations/eef_6d": np.tile(TWO_IDENTITIES, (2, 1)),
         "observations/eef_left_time": np.array([1.7e9, 1.7e9 + 1]),
         "observations/eef_right_time": np.array([1.7e9 + 0.5, 1.7e9 + 2]),
     }
