@@ -68,6 +68,7 @@ class KilledRun:
         self._log = folder / f"{name}.log"
         self._command = [
             *(sys.executable, "-m", "scripts.train", "--config=configs/debug.py"),
+            "--config.from_scratch=True",
             *(f"--workdir={self.workdir}", f"--config.data.root={folder / 'demos'}"),
             *(f"--config.optimizer.iters={iters}", f"--config.save_every={SAVE_EVERY}"),
         ]

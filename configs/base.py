@@ -7,6 +7,7 @@ Override on the command line: ``--config.optimizer.learning_rate=3e-4``. Unknown
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,8 +17,16 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     """The base run for a model shape (see ``configs/models.py``)."""
     config: Any = ConfigDict()  # Any: its fields have types that no checker can follow
     config.seed = 0  # decides initial weights, data order, noise, dropout
-    config.model = model  # as config.json; not used where init_from is set
-    config.init_from = ""  # checkpoint folder of any layout to start from; "" = random weights
+    # as config.json, for from_scratch and scripts.plan; with init_from the checkpoint decides, and
+    # a field that you set beyond the file's must agree with it
+    config.model = model
+    config.model_default = json.dumps(model)  # config.model of the file; leave it as it is
+    config.init_from = ""  # checkpoint folder of any layout to start from
+    config.from_scratch = False  # random initial weights; exactly one of the two is set
+    config.action_mode = (
+        ""  # a name in xvla_jax/actions.py; "" = the checkpoint's, or config.model's
+    )
+    config.real_action_dim = 0  # channels of action_mode auto; 0 = the checkpoint's
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU

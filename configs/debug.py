@@ -1,7 +1,7 @@
 """A run of seconds, for tests.
 
 ``python -m scripts.train --config=configs/debug.py --workdir=outputs/debug
---config.data.root=...``
+--config.data.root=... --config.from_scratch=True``, or ``--config.init_from=CHECKPOINT``.
 Hardware: any. Time: a minute, most of it compiling. Result: none, the model is too small to act.
 """
 

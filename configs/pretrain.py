@@ -1,11 +1,13 @@
 """The paper's pretraining: the released size on its mixture of seven robot setups.
 
-``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER``
+``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
+--config.init_from=CHECKPOINT``
 Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it takes 50.5; what a slice takes says
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
 Not run here. Time: at least 11.7 to 13.1 hours there by that plan; the paper took about 4 days on
 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
-The paper starts from Florence-2-large; set ``--config.init_from`` to a checkpoint that holds it.
+The paper starts from Florence-2-large: CHECKPOINT holds its weights and a new head. Random weights
+throughout must be asked for, with ``--config.from_scratch=True`` in its place.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from configs import base, models
 def get_config() -> ConfigDict:
     """From scratch, so every group trains at the full rate from the first step."""
     config: Any = base.get_config(models.model_dict(models.SMALL, action_mode="ee6d"))
+    config.from_scratch = True
     config.processor.image_size = 64
     config.processor.text_length = 16
     config.data.mixture = "libero_demos"

@@ -6,7 +6,7 @@ A batch is a dictionary of numpy arrays:
     view_mask   bool[B, V]
     input_ids   int32[B, L]
     domain_id   int32[B]
-    proprio     float32[B, D]
+    proprio     float32[B, D], D as many channels as the rows of the mixture have
     actions     float32[B, T, D]
 
 and, where some row of the mixture augments (data/jitter.py), for the train step to apply:
@@ -95,8 +95,9 @@ class Collator:
             "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
             "input_ids": self.input_ids(texts),
             "domain_id": np.array([sample.spec.domain_id for sample in samples], np.int32),
-            "proprio": np.stack([sample.episode.proprio[sample.row] for sample in samples]),
-            "actions": np.stack([sample.episode.actions[sample.row] for sample in samples]),
+            # readers pad joints to the width of poses; a batch has the row's own
+            "proprio": np.stack([s.episode.proprio[s.row, : s.spec.width] for s in samples]),
+            "actions": np.stack([s.episode.actions[s.row, :, : s.spec.width] for s in samples]),
         }
         jitter = {"jitter": factors, "jitter_order": order} if self._jitters else {}
         return batch | jitter, samples

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from data.poses import ARM_WIDTH
 from data.spec import DatasetSpec
 
 
@@ -35,6 +36,18 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
                 f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
             )
     return [contract for _, contract in by_domain.values()]
+
+
+def actions_of(spec: DatasetSpec) -> dict[str, Any]:
+    """What the action space of a model has to fit: layout, channels (10 for an arm), relative ones.
+
+    ``rotation_layout`` is ``none`` where the channels are joints.
+    """
+    return {
+        "rotation_layout": spec.rotation_layout,
+        "channels": spec.width if spec.joints else ARM_WIDTH * len(spec.arms),
+        "relative_channels": spec.delta_idx,
+    }
 
 
 def view_names(keys: Sequence[str]) -> tuple[str, ...]:

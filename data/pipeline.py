@@ -152,6 +152,11 @@ def _check_sources(sources: Sequence[Source], num_views: int) -> None:
     names = [source.reader.spec.name for source in sources]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"a mixture names each dataset once and at least one, got {names}")
+    widths = {source.reader.spec.name: source.reader.spec.width for source in sources}
+    if len(set(widths.values())) != 1:
+        raise ValueError(
+            f"a batch has actions of one width; the datasets of this mixture have {widths} channels"
+        )
     for source in sources:
         views = source.reader.spec.views
         if len(views) > num_views:

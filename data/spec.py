@@ -111,7 +111,8 @@ class DatasetSpec:
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
     augment: str  # of training pictures; data.jitter.AUGMENTS
-    # actions of a joint space, padded with zeros; `arms` then only judge whether a sample moves
+    # actions of a joint space, as many channels as it has; `arms` then only judge whether a sample
+    # moves
     joints: tuple[Columns, ...] = ()
     first_index: int = 0
     index_step: int = 1
@@ -188,6 +189,12 @@ class DatasetSpec:
             self._check(field, 0 <= value <= 1, value, "0 to 1")
 
     @property
+    def width(self) -> int:
+        """Channels of a sample's proprio and actions: the joints, or two arms' poses."""
+        joints = sum(columns.end - columns.first for columns in self.joints)
+        return joints or ACTION_WIDTH
+
+    @property
     def state_keys(self) -> tuple[str, ...]:
         """Every key of numbers that the row reads, without repeats."""
         keys = [columns.key for columns in self.joints]
@@ -234,7 +241,7 @@ class DatasetSpec:
             self._check("pose", found == width, f"{found} columns", f"{width} columns")
         clocks = {arm.clock_key is None for arm in self.arms}
         self._check("clock_key", len(clocks) < 2, "given for one arm", "given for all or none")
-        joints = sum(columns.end - columns.first for columns in self.joints)
+        joints = self.width if self.joints else 0
         self._check("joints", joints <= ACTION_WIDTH, joints, f"at most {ACTION_WIDTH} channels")
         arms = (0, 1, 2) if self.joints else (1, 2)
         self._check("arms", len(self.arms) in arms, len(self.arms), "1 or 2 arms")

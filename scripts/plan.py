@@ -30,8 +30,9 @@ from data.datasets import dataset
 from data.memory import SourceSize, host_bytes
 from data.mixtures import mixture
 from data.stream import StreamShape
+from scripts.config_flag import parse_flags
+from scripts.initial_model import planned_config
 from scripts.plan_tables import as_markdown, print_plan
-from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.optimizer import OptimizerConfig
@@ -66,7 +67,7 @@ def run_of(config: Any, views: int) -> Run:
     # HDF5 recordings name their views themselves; the row then lists none.
     views = views or max(len(row.views) or processor.num_views for row in rows)
     return Run(
-        config=XVLAConfig.from_dict(config.model.to_dict()),
+        config=planned_config(config),
         processor=processor,
         optimizer=OptimizerConfig(**config.optimizer.to_dict()),
         dtype=_DTYPES[config.dtype],
@@ -147,4 +148,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -28,7 +28,7 @@ from scripts.domain_table import domain_table
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
 from xvla_jax import domains
-from xvla_jax.actions import action_space
+from xvla_jax.actions import action_space, misfit
 from xvla_jax.contract import Contract
 from xvla_jax.conversion import SOURCE_DTYPE, describe
 from xvla_jax.errors import ConfigError, XVLAError
@@ -159,6 +159,19 @@ def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> C
         raise ConfigError(
             f"the new domain's {', '.join(missing)} must be given (--rate, --rotation, --views, "
             "--proprio): nothing here says what its robot's numbers mean"
+        )
+    space = action_space(loaded.config)
+    problem = misfit(
+        space.mode,
+        space.real_width,
+        rotation_layout=fields["rotation_layout"],
+        relative_channels=tuple(fields.get("relative_channels", ())),
+    )
+    if problem:
+        raise ConfigError(
+            f"the new domain has {problem}. Change --rotation or --relative; a checkpoint of "
+            "another action space is made in training, by config.action_mode and "
+            "config.real_action_dim, for which no domain need be added"
         )
     return Contract.from_dict(fields)
 

@@ -21,11 +21,12 @@ from rich.console import Console
 import xvla_jax
 from data.position import merge_positions
 from scripts import run_summary
+from scripts.config_flag import asked_fields, parse_flags
 from scripts.group_table import group_table
 from scripts.logs import quiet_libraries
 from scripts.training_run import TrainingRun
 from scripts.xvla_flags import carried_over
-from xvla_jax.checkpoint import Checkpointer, RunItems
+from xvla_jax.checkpoint import Checkpointer, RunItems, read_model
 from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import XVLAError
@@ -33,7 +34,7 @@ from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
 from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
-from xvla_jax.resume import check_resumed
+from xvla_jax.resume import check_resumed, check_same_model
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
 from xvla_jax.state import TrainState, abstract_state, init_state, place_base
@@ -47,7 +48,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metri
 def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C."""
     began = time.monotonic()
-    run = TrainingRun.open(config)
+    run = TrainingRun.open(config, asked_fields(_CONFIG))
+    workdir.mkdir(parents=True, exist_ok=True)
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
@@ -116,6 +118,7 @@ def _begin(
     saved = checkpointer.read_config(step=step)
     if saved is not None:
         check_resumed(saved, run.config.to_dict())
+    check_same_model(read_model(checkpointer.folder / str(step))["config"], run.model_config)
     state, position = checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
     if run.recipe.lora and run.loaded:
         state = place_base(state, run.mesh, run.loaded.params)
@@ -135,7 +138,6 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         processes = start(DistributedConfig(**config.distributed.to_dict()))
         with processes:
             status = train(config, workdir, processes)
@@ -146,4 +148,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.argv = carried_over(sys.argv)  # where config flags look for what they override
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from data.contracts import contracts_of
+from data.contracts import actions_of, contracts_of
 from data.held_out import hold_out
 from data.metas import open_metas
 from data.mixtures import mixture
 from data.origins import origin
 from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
+from scripts.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
@@ -30,7 +31,7 @@ from xvla_jax.formats.lora_step import ADAPTER, adapter_section, is_lora_run
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
-from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
+from xvla_jax.pretrained import Pretrained, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.provenance import provenance
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
@@ -88,8 +89,12 @@ class TrainingRun:
     base: dict[str, str] | None
 
     @classmethod
-    def open(cls, config: Any) -> TrainingRun:
-        """Reads the checkpoint, opens the sources.
+    def open(cls, config: Any, asked: Iterable[str] = ()) -> TrainingRun:
+        """Opens the sources and, where they fit its action space, reads the checkpoint.
+
+        Args:
+            config: as configs/base.py has it.
+            asked: fields of it that were set on the command line, as ``model.depth``.
 
         Raises:
             ConfigError, ValueError, OSError: something of it does not fit, or is not there.
@@ -100,9 +105,12 @@ class TrainingRun:
                 f"{config.init_from!r}; an adapter needs a whole checkpoint. A LoRA run is "
                 "made one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
             )
-        loaded = load_checkpoint(config.init_from) if config.init_from else None
-        model_config = loaded.config if loaded else XVLAConfig.from_dict(config.model.to_dict())
-        sources, held_out = _split(_open_sources(config.data), config.validation)
+        model_config = initial_config(config, asked)
+        opened = _open_sources(config.data)
+        rows = {s.reader.spec.name: actions_of(s.reader.spec) for s in opened}
+        check_rows(rows, model_config, any_width=config.from_scratch)
+        sources, held_out = _split(opened, config.validation)
+        loaded = load_initial(config)
         return cls(
             config=config,
             loaded=loaded,
@@ -166,7 +174,12 @@ class TrainingRun:
         lora = self.recipe.lora
         if lora is not None and self.base is not None:
             path = self.base["path"]
-            item[ADAPTER] = adapter_section(lora.peft(path), path, self.base["sha256"])
+            item[ADAPTER] = adapter_section(
+                lora.peft(path),
+                path,
+                self.base["sha256"],
+                relabelled=bool(self.config.action_mode or self.config.real_action_dim),
+            )
         return item
 
     @functools.cached_property

@@ -2,7 +2,7 @@
 
 A row of ``_SPACES`` is an action space. Losses are means over batch, time and
 the named channels; binary cross-entropy takes logits. The training loss is the plain sum of the
-terms.
+terms. `misfit` is the one comparison of a robot's actions with an action space.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ from xvla_jax.errors import ConfigError, InputError
 
 Array = jax.Array
 Channels = tuple[int, ...]
+
+AUTO: Final = "auto"  # the action space whose width is the config's: joints of any robot
+POSES: Final = "poses"  # of one arm or two: 10 channels each
+JOINTS: Final = "joints"
+# Kind of actions -> the rotation layouts that they may have.
+ROTATION_LAYOUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    POSES: ("interleaved", "contiguous"),
+    JOINTS: ("none",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +132,58 @@ def action_space(config: XVLAConfig) -> ActionSpace:
             f"config.json: action_mode is {config.action_mode!r}; "
             f"known are {', '.join(sorted(_SPACES))}"
         )
-    return _SPACES[config.action_mode](config)
+    return _SPACES[config.action_mode].make(config)
+
+
+def action_kind(mode: str) -> str:
+    """`POSES` or `JOINTS`: the kind of actions that an action space is for.
+
+    Raises:
+        ConfigError: no such action space.
+    """
+    if mode not in _SPACES:
+        raise ConfigError(f"action space {mode!r} is unknown; known are {', '.join(MODES)}")
+    return _SPACES[mode].kind
+
+
+def misfit(
+    mode: str,
+    real_width: int | None = None,
+    *,
+    rotation_layout: str,
+    channels: int | None = None,
+    relative_channels: Channels = (),
+) -> str:
+    """Says why actions do not fit an action space; empty where they do.
+
+    Args:
+        mode: name of the action space.
+        real_width: its channels of a robot's action; None where the model is not known.
+        rotation_layout: of the actions; ``none`` says that they are joints.
+        channels: of the actions, 10 for each arm of poses; None where they are not known.
+        relative_channels: of the actions.
+
+    Raises:
+        ConfigError: no such action space.
+    """
+    kind = action_kind(mode)
+    layouts = ROTATION_LAYOUTS[kind]
+    counts = (channels,)
+    if real_width:
+        counts = (real_width // 2, real_width) if kind == POSES else (real_width,)
+    if rotation_layout not in layouts or (channels and channels not in counts):
+        taken = f"{' or '.join(map(str, counts))} channels of {kind}" if real_width else kind
+        given = f"{channels} channels of " if channels else ""
+        given += JOINTS if rotation_layout in ROTATION_LAYOUTS[JOINTS] else POSES
+        return (
+            f"{given} with rotation_layout {rotation_layout!r}, but action space {mode!r} takes "
+            f"{taken} with rotation_layout {' or '.join(map(repr, layouts))}"
+        )
+    beyond = [c for c in relative_channels if c < 0 or (real_width and c >= real_width)]
+    if beyond:
+        last = f"{real_width - 1}" if real_width else "the last"
+        return f"relative channels {beyond}, but action space {mode!r} has channels 0 to {last}"
+    return ""
 
 
 def _index(channels: Channels) -> np.ndarray:
@@ -179,7 +239,7 @@ def _auto(config: XVLAConfig) -> ActionSpace:
             f"config.json: real_action_dim is {real}; 1 .. max_action_dim = {width} is allowed"
         )
     return ActionSpace(
-        "auto", width, real, (LossTerm("joints_loss", "mse", (_span(0, real),), 100.0),)
+        AUTO, width, real, (LossTerm("joints_loss", "mse", (_span(0, real),), 100.0),)
     )
 
 
@@ -200,11 +260,18 @@ def _so101_bimanual(_: XVLAConfig) -> ActionSpace:
     return ActionSpace("so101_bimanual", 20, 12, terms, hidden=(5, 11), logits=(5, 11))
 
 
-_SPACES: Final[Mapping[str, Callable[[XVLAConfig], ActionSpace]]] = {
-    "ee6d": _ee6d,
-    "joint": _joint,
-    "agibot_ee6d": _agibot_ee6d,
-    "auto": _auto,
-    "franka_joint7": _franka_joint7,  # LeRobot's
-    "so101_bimanual": _so101_bimanual,  # LeRobot's
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    kind: str  # POSES or JOINTS
+    make: Callable[[XVLAConfig], ActionSpace]
+
+
+_SPACES: Final[Mapping[str, _Row]] = {
+    "ee6d": _Row(POSES, _ee6d),
+    "joint": _Row(JOINTS, _joint),
+    "agibot_ee6d": _Row(POSES, _agibot_ee6d),
+    AUTO: _Row(JOINTS, _auto),
+    "franka_joint7": _Row(JOINTS, _franka_joint7),  # LeRobot's
+    "so101_bimanual": _Row(JOINTS, _so101_bimanual),  # LeRobot's
 }
+MODES: Final = tuple(sorted(_SPACES))

@@ -7,15 +7,17 @@ whoever connects the two compares contracts first and refuses a difference by na
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xvla_jax.errors import ContractError
+from xvla_jax.actions import action_space, misfit
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError, ContractError
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """Conventions of one domain.
+    """Conventions of one domain; a ContractError where they contradict each other.
 
     Attributes:
         domain_id: row of the soft prompts and per-domain layers.
@@ -37,6 +39,16 @@ class Contract:
     proprio: str
     relative_channels: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses a rotation layout, or channels, that the action space cannot have."""
+        problem = misfit(
+            self.action_space,
+            rotation_layout=self.rotation_layout,
+            relative_channels=self.relative_channels,
+        )
+        if problem:
+            raise ContractError(f"action contract of domain {self.domain_id}: {problem}")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return dataclasses.asdict(self)
@@ -46,6 +58,55 @@ class Contract:
         """Inverse of `to_dict`."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         return cls(**fields)
+
+
+def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Contract]:
+    """Contracts by domain, as a checkpoint stores them.
+
+    Args:
+        raw: parsed JSON, a list of `Contract.to_dict`.
+        config: of the checkpoint.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: they cannot be read, or are not those of the checkpoint's model.
+    """
+    try:
+        contracts = [Contract.from_dict(one) for one in raw]
+        check_fits(contracts, config)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: not a list of action contracts ({error})") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{where}: {error}. Correct the entry there, or remove it: a domain without a "
+            "contract can be trained, but not driven by a task"
+        ) from error
+    return {c.domain_id: c for c in contracts}
+
+
+def check_fits(contracts: Iterable[Contract], config: XVLAConfig) -> None:
+    """Refuses contracts that are not those of a model.
+
+    Raises:
+        ContractError: names the domain, what its contract says and what the model has.
+    """
+    space, known = action_space(config), set()
+    for contract in contracts:
+        problem = misfit(
+            space.mode,
+            space.real_width,
+            rotation_layout=contract.rotation_layout,
+            relative_channels=contract.relative_channels,
+        )
+        if contract.action_space != space.mode:
+            problem = f"action space {contract.action_space!r}, but the model has {space.mode!r}"
+        elif not 0 <= contract.domain_id < config.num_domains:
+            problem = f"the model has domains 0 .. {config.num_domains - 1}"
+        elif contract.domain_id in known:
+            problem = "there are two"
+        if problem:
+            raise ContractError(f"action contract of domain {contract.domain_id}: {problem}")
+        known.add(contract.domain_id)
 
 
 def check_contract(found: Mapping[int, Contract], wanted: Contract, *, who: str) -> None:

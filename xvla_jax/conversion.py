@@ -18,7 +18,7 @@ from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.folders import check_target
-from xvla_jax.formats.lora_files import ADAPTER_WEIGHTS_NAME, load_adapter
+from xvla_jax.formats.lora_files import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter
 from xvla_jax.formats.lora_step import PEFT, export_adapter
 from xvla_jax.formats.stored import Progress
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
@@ -27,6 +27,7 @@ from xvla_jax.lora import merge_adapter
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
+from xvla_jax.relabel import relabelled
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
@@ -94,6 +95,7 @@ def convert_checkpoint(
     check_target(target, overwrite=overwrite, source=source)
     loaded = load_checkpoint(source, stored=True)
     if adapter:
+        loaded = relabelled(loaded, *adapter_space(adapter))
         changes = load_adapter(adapter, loaded.config)  # refused before the base is read
         loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype

@@ -15,9 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
-from xvla_jax.contract import Contract
+from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.torch_folder import Pretrained
 
@@ -115,19 +114,17 @@ def with_domain(
 
     Raises:
         CheckpointError: the domain is occupied, or the rows have other shapes.
-        ConfigError: the model has no such domain, or another action space than the contract.
+        ConfigError: the model has no such domain.
+        ContractError: the contract does not fit the model's action space.
     """
     _check_free(loaded, domain_id, overwrite=overwrite)
-    mode = action_space(loaded.config).mode
-    if contract is not None and contract.action_space != mode:
-        raise ConfigError(
-            f"the domain's contract is for action space {contract.action_space!r}, this checkpoint "
-            f"has {mode!r}"
-        )
+    if contract is not None:
+        contract = dataclasses.replace(contract, domain_id=domain_id)
+        check_fits([contract], loaded.config)
     params = _with_rows(loaded, domain_id, rows)
     contracts = {k: v for k, v in loaded.contracts.items() if k != domain_id}
     if contract is not None:
-        contracts[domain_id] = dataclasses.replace(contract, domain_id=domain_id)
+        contracts[domain_id] = contract
     notes = read_notes(loaded) | {str(domain_id): dict(note)}
     files = loaded.files | {NOTES_NAME: (json.dumps(notes, indent=2) + "\n").encode()}
     return dataclasses.replace(

@@ -19,11 +19,12 @@ from xvla_jax.batch import Observation, check_domains
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.formats.lora_files import adapter_space, load_adapter
 from xvla_jax.lora import merge_adapter
 from xvla_jax.models.xvla import XVLA, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
+from xvla_jax.relabel import relabelled
 
 STEPS: Final = 10  # denoising steps, everywhere in X-VLA
 _TOKENIZING: Final = threading.Lock()
@@ -88,6 +89,8 @@ class Policy:
         """
         # From disk to the device layer by layer: one copy in memory, where nothing is merged.
         loaded = load_checkpoint(folder, stored=adapter is None)
+        if adapter is not None:
+            loaded = relabelled(loaded, *adapter_space(adapter))
         chosen = Processor.read(processor) if processor else loaded.processor
         if chosen is None:
             raise CheckpointError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from xvla_jax import checkpoint
 from xvla_jax.config import XVLAConfig
-from xvla_jax.contract import Contract
+from xvla_jax.contract import Contract, check_fits, read_contracts
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats import lora_step, orbax_params, torch_folder
 from xvla_jax.formats.accounting import STORED, check_tree
@@ -105,13 +105,14 @@ def save_pretrained(
         How many tensors ``dtype`` does not hold exactly, and so were rounded.
 
     Raises:
-        CheckpointError: the folder is in use, the layout unknown, or the parameters are not the
-            config's.
+        CheckpointError, ContractError: the folder is in use, the layout unknown, or parameters or
+            contracts are not the config's.
     """
     for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
         if value not in known:
             raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
     check_tree(dict(params), _template(config))
+    check_fits((contracts or {}).values(), config)
     whole = Pretrained(
         config=config,
         params=dict(params),
@@ -167,13 +168,13 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     else:
         read = orbax_params.stored_params if stored else orbax_params.load_params
         params = read(step.resolve(), _template(config))
-    contracts = [Contract.from_dict(c) for c in item["contracts"]]
+    contracts = read_contracts(item["contracts"], config, where=str(step / "model"))
     source = item.get("source", {})
     return Pretrained(
         config,
         params,
         Processor.from_dict(item["processor"]) if item["processor"] else None,
-        {c.domain_id: c for c in contracts},
+        contracts,
         buffers_from_json(source.get("buffers", {})),
         source.get("stored_dtype", "float32"),
         files_from_json(source.get("files", {})),

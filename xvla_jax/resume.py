@@ -6,13 +6,15 @@ match wins.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from xvla_jax.differences import differences
+from xvla_jax.config import XVLAConfig
+from xvla_jax.differences import MISSING, differences
 from xvla_jax.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -37,13 +39,19 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"validation\.episodes", Effect.REFUSED),  # others are trained on
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
-    (r"init_from", Effect.NONE),  # its weights are read at the start only
+    (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
+    # weights are made or read at the start only; which model they are of is compared
+    (r"(init_from|from_scratch|model_default)", Effect.NONE),
     (r"data\.(root|train_metas_path)", Effect.NONE),  # what lies there is compared
     (r"data\.(max_bad_episodes|cache_mb)", Effect.NONE),
     (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: the data's place tells
     (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
 )
+
+
+# Fields that runs of before did not have, and the values that do what was done then.
+_ADDED: Final[Mapping[str, Any]] = {"action_mode": "", "real_action_dim": 0}
 
 
 def effect_of(field: str) -> Effect | None:
@@ -62,6 +70,8 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     refused = []
     for field, before, after in differences(saved, now):
+        if before is MISSING and field in _ADDED and after == _ADDED[field]:
+            continue
         effect = effect_of(field)
         if effect is Effect.REFUSED:
             refused.append(f"config.{field}: {before!r} saved, {after!r} now")
@@ -73,4 +83,27 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"the run in this workdir was started with another config: {'; '.join(refused)}. Go on "
             "with its config, or begin in another --workdir"
+        )
+
+
+def check_same_model(saved: Mapping[str, Any], now: XVLAConfig) -> None:
+    """Compares the model of a checkpoint with the one that is to go on from it.
+
+    Args:
+        saved: ``config`` of the step's ``model`` item.
+        now: the model of the run.
+
+    Raises:
+        ConfigError: a field differs, such as the action space; all that do are named.
+    """
+    before = XVLAConfig.from_dict(saved)
+    differing = [
+        f"{field} is {after!r} now and was {was!r}"
+        for field, was, after in differences(dataclasses.asdict(before), dataclasses.asdict(now))
+        if field != "extra"
+    ]
+    if differing:
+        raise ConfigError(
+            f"the run in this workdir trains another model: {'; '.join(differing)}. Go on with its "
+            "config.init_from and config.action_mode, or begin in another --workdir"
         )

@@ -24,6 +24,7 @@ def start(
     """Eight steps of configs/debug.py; ``more`` flags come last and win."""
     command = [sys.executable, "-m", "scripts.train", "--config=configs/debug.py"]
     command += [f"--workdir={workdir}", f"--config.data.root={root}", "--config.optimizer.iters=8"]
+    command += [] if any("init_from" in flag for flag in more) else ["--config.from_scratch=True"]
     environ = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILE}"
     }

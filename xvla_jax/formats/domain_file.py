@@ -20,7 +20,7 @@ from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.domains import Rows, backbone_digest, read_notes, read_rows
-from xvla_jax.errors import CheckpointError
+from xvla_jax.errors import CheckpointError, ContractError
 from xvla_jax.formats.accounting import not_finite, refuse_not_finite
 from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_folder import Pretrained
@@ -52,6 +52,7 @@ def model_shape(config: XVLAConfig) -> dict[str, Any]:
     return {
         "action_space": space.mode,
         "action_width": space.width,
+        "real_action_width": space.real_width,
         "num_actions": config.num_actions,
         "hidden_size": config.hidden_size,
         "len_soft_prompts": config.len_soft_prompts,
@@ -116,6 +117,8 @@ def read_domain(path: str | os.PathLike[str]) -> DomainFile:
             json.loads(files.metadata[key]) for key in ("contract", "model", "provenance")
         )
         known = Contract.from_dict(contract) if contract else None
+    except ContractError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error!r})") from error
     rows = {name: np.array(files.read(name), np.float32) for name in files.info}
@@ -126,6 +129,8 @@ def read_domain(path: str | os.PathLike[str]) -> DomainFile:
 def check_fits(domain: DomainFile, config: XVLAConfig) -> None:
     """Refuses a domain of a model of another shape, all differences at once."""
     ours = model_shape(config)
+    if "real_action_width" not in domain.model:  # files from before it was noted
+        del ours["real_action_width"]
     differing = [
         f"{name} is {domain.model.get(name)!r} in the file and {value!r} here"
         for name, value in ours.items()

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import not_finite, refuse_not_finite, tensor_problems
@@ -22,6 +23,9 @@ from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+# Metadata of the weights of an adapter that was trained with another action space than its base's.
+_MODE: Final = "xvla_action_mode"
+_REAL: Final = "xvla_real_action_dim"
 
 
 def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
@@ -33,11 +37,13 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
 
     Raises:
         CheckpointError: it is no adapter, one of a kind that is not supported, one for another
-            base (all tensors at fault are listed), or holds values that are not finite.
+            base (all tensors at fault are listed) or action space, or holds values that are not
+            finite.
     """
     folder = pathlib.Path(folder)
     peft = PeftConfig.read(folder)
     files = TensorFiles.open(folder / ADAPTER_WEIGHTS_NAME)
+    _check_action_space(folder, config)
     stored: dict[str, str] = {}
     for name in files.info:
         if stored.setdefault(_plain(name), name) != name:
@@ -66,6 +72,7 @@ def save_adapter(
     config: XVLAConfig,
     *,
     overwrite: bool = False,
+    relabelled: bool = False,
 ) -> None:
     """Writes a folder that PEFT loads onto the original X-VLA; it appears whole or not at all.
 
@@ -77,6 +84,8 @@ def save_adapter(
         adapter: to be written.
         config: of its base.
         overwrite: replace the folder, once the new one is whole.
+        relabelled: the base had another action space than ``config``, which is noted beside the
+            tensors.
 
     Raises:
         CheckpointError: the folder is in use, or a value is not finite.
@@ -87,15 +96,41 @@ def save_adapter(
         for name, slot in table.items()
     }
 
+    metadata = {"format": "pt"}
+    if relabelled:
+        space = action_space(config)
+        metadata |= {_MODE: space.mode, _REAL: str(space.real_width)}
+
     def read(name: str) -> np.ndarray:
         value = read_slot(adapter.tensors, table[name]).astype(DTYPES[info[name].dtype])
         refuse_not_finite({name: not_finite(value)})
         return value
 
     with whole_folder(folder, overwrite=overwrite) as scratch:
-        write_safetensors(scratch / ADAPTER_WEIGHTS_NAME, info, read, metadata={"format": "pt"})
+        write_safetensors(scratch / ADAPTER_WEIGHTS_NAME, info, read, metadata=metadata)
         text = json.dumps(dict(adapter.peft.raw), indent=2, sort_keys=True)  # as PEFT writes it
         (scratch / ADAPTER_CONFIG_NAME).write_text(text)
+
+
+def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
+    """The action space to which the base of an adapter is to be relabelled.
+
+    Returns:
+        Its name and the channels of a robot's action; ``("", 0)`` where it is that of the base.
+    """
+    noted = TensorFiles.open(pathlib.Path(folder) / ADAPTER_WEIGHTS_NAME).metadata
+    return (noted[_MODE], int(noted[_REAL])) if {_MODE, _REAL} <= set(noted) else ("", 0)
+
+
+def _check_action_space(folder: pathlib.Path, config: XVLAConfig) -> None:
+    mode, real = adapter_space(folder)
+    space = action_space(config)
+    if mode and (mode, real) != (space.mode, space.real_width):
+        raise CheckpointError(
+            f"{folder}: the adapter was trained with action space {mode!r} ({real} channels), this "
+            f"base has {space.mode!r} ({space.real_width}); python -m scripts.convert_checkpoint "
+            f"BASE DST --layout=hf --adapter={folder} relabels it and merges them"
+        )
 
 
 def _plain(name: str) -> str:

@@ -23,6 +23,7 @@ from xvla_jax.formats.peft import PeftConfig
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter
 
 ADAPTER: Final = "adapter"  # section of the model item
+_RELABELLED: Final = "relabelled"  # in it, where the base has another action space
 PEFT: Final = "peft"  # the layout of an adapter's folder
 _HOW_TO_MERGE: Final = (
     "python -m scripts.convert_checkpoint RUN ADAPTER --layout=peft writes the adapter alone; "
@@ -30,10 +31,20 @@ _HOW_TO_MERGE: Final = (
 )
 
 
-def adapter_section(peft: PeftConfig, base: str | os.PathLike[str], digest: str) -> dict[str, Any]:
-    """What the ``model`` item of a LoRA run says; ``digest`` is `params_digest` of the base."""
+def adapter_section(
+    peft: PeftConfig, base: str | os.PathLike[str], digest: str, *, relabelled: bool = False
+) -> dict[str, Any]:
+    """Returns what the ``model`` item of a LoRA run says.
+
+    Args:
+        peft: the adapter's config.
+        base: folder of the base.
+        digest: `params_digest` of the base.
+        relabelled: the run has another action space than the base.
+    """
     folder = str(pathlib.Path(base).resolve())
-    return {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
+    section: dict[str, Any] = {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
+    return section | ({_RELABELLED: True} if relabelled else {})
 
 
 def is_lora_run(folder: str | os.PathLike[str]) -> bool:
@@ -103,7 +114,13 @@ def export_adapter(
             "hf, lerobot-vendored, lerobot-native and orbax"
         )
     config = XVLAConfig.from_dict(item["config"])
-    save_adapter(folder, read_adapter(step), config, overwrite=overwrite)
+    save_adapter(
+        folder,
+        read_adapter(step),
+        config,
+        overwrite=overwrite,
+        relabelled=item[ADAPTER].get(_RELABELLED, False),
+    )
 
 
 def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from xvla_jax import convert
 from xvla_jax.actions import action_space
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
-from xvla_jax.contract import Contract
+from xvla_jax.contract import Contract, read_contracts
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats import lerobot_files
 from xvla_jax.formats.carried import side_files
@@ -83,7 +83,7 @@ def load(
         config,
         weights.params,
         Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None,
-        _read_contracts(folder),
+        _read_contracts(folder, config),
         weights.buffers,
         weights.stored_dtype,
         side_files(folder, own=_WRITTEN, weights=names),
@@ -171,12 +171,12 @@ def _check_proprio(config: XVLAConfig) -> None:
         )
 
 
-def _read_contracts(folder: pathlib.Path) -> dict[int, Contract]:
+def _read_contracts(folder: pathlib.Path, config: XVLAConfig) -> dict[int, Contract]:
     path = folder / CONTRACT_NAME
     if not path.is_file():
         return {}
     try:
-        contracts = [Contract.from_dict(raw) for raw in json.loads(path.read_text())]
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raw = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not a list of action contracts ({error})") from error
-    return {c.domain_id: c for c in contracts}
+    return read_contracts(raw, config, where=str(path))

@@ -1,0 +1,133 @@
+"""The model that a run begins with: which weights, which action space, and whether its data fit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
+from xvla_jax.config import XVLAConfig
+from xvla_jax.differences import MISSING, differences
+from xvla_jax.errors import ConfigError, ContractError
+from xvla_jax.pretrained import Pretrained, load_checkpoint
+from xvla_jax.relabel import relabelled, relabelled_config, said
+
+_POSES_MODE = "ee6d"  # the action space of poses that a message recommends
+# Fields of config.model that say what the head's channels mean, which a run may change.
+_RELABELLING = ("action_mode", "real_action_dim")
+
+
+def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:
+    """The model of a run; of its weights only the headers are read.
+
+    Args:
+        config: as configs/base.py has it.
+        asked: fields that were set on the command line, as ``model.depth``.
+
+    Raises:
+        ConfigError: not exactly one of config.init_from and config.from_scratch is set, or the
+            checkpoint is not what was asked for.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    if bool(config.init_from) == config.from_scratch:
+        raise ConfigError(
+            f"config.init_from is {config.init_from!r} and config.from_scratch "
+            f"{config.from_scratch}; the initial weights are either those of a checkpoint "
+            "(config.init_from=FOLDER) or random (config.from_scratch=True)"
+        )
+    if config.from_scratch:
+        logging.info("initial weights: random (config.from_scratch)")
+        return planned_config(config)
+    loaded = load_checkpoint(config.init_from, stored=True)
+    _check_asked(config, frozenset(asked), loaded)
+    model = relabelled_config(loaded.config, config.action_mode, config.real_action_dim)
+    logging.info("initial weights: %s, %s", config.init_from, said(loaded.config))
+    return model
+
+
+def planned_config(config: Any) -> XVLAConfig:
+    """The model that config.model and config.action_mode describe, whatever the weights."""
+    return relabelled_config(
+        XVLAConfig.from_dict(config.model.to_dict()),
+        config.action_mode,
+        config.real_action_dim,
+        any_width=config.from_scratch,
+    )
+
+
+def load_initial(config: Any) -> Pretrained | None:
+    """The checkpoint of config.init_from with the run's action space; None for random weights."""
+    if not config.init_from:
+        return None
+    loaded = load_checkpoint(config.init_from)
+    return relabelled(loaded, config.action_mode, config.real_action_dim)
+
+
+def check_rows(
+    rows: Mapping[str, Mapping[str, Any]], model: XVLAConfig, *, any_width: bool
+) -> None:
+    """Compares what datasets teach with the action space of the model.
+
+    Args:
+        rows: ``data.contracts.actions_of``, by name of the dataset.
+        model: that is to be trained.
+        any_width: the head may become wider or narrower, because it has no weights yet.
+
+    Raises:
+        ContractError: names the datasets that do not fit, those that do, and what to change.
+    """
+    space = action_space(model)
+    problems = {name: misfit(space.mode, space.real_width, **row) for name, row in rows.items()}
+    unfit = {name: problem for name, problem in problems.items() if problem}
+    if not unfit:
+        return
+    message = "; ".join(f"dataset {name!r} has {problem}" for name, problem in unfit.items())
+    fitting = [repr(name) for name in rows if name not in unfit]
+    if fitting:
+        message += f". {', '.join(fitting)} fits: a run has one action space, so train them apart"
+    name = next(iter(unfit))
+    row = rows[name]
+    joints = row["rotation_layout"] in ROTATION_LAYOUTS[JOINTS]
+    mode, real = (AUTO, row["channels"]) if joints else (_POSES_MODE, 0)
+    remedy = f"set config.action_mode={mode}" + (f" and config.real_action_dim={real}" * joints)
+    try:
+        relabelled_config(model, mode, real, any_width=any_width)
+    except ConfigError:
+        remedy = f"begin with a checkpoint whose head is for {mode}; that of this has {space.width}"
+    raise ContractError(
+        f"{message}. To train {name!r}, {remedy}; or describe other actions in its row "
+        "(data/spec.py)"
+    )
+
+
+def _check_asked(config: Any, asked: frozenset[str], loaded: Pretrained) -> None:
+    """Refuses fields that the user set and the checkpoint decides otherwise."""
+    default, model = json.loads(config.model_default), config.model.to_dict()
+    changed = {difference.field for difference in differences(default, model)}
+    changed |= {field.removeprefix("model.") for field in asked if field.startswith("model.")}
+    problems = _contradictions("model", model, loaded.config.to_dict(), changed)
+    if loaded.processor is not None:
+        processor = config.processor.to_dict()
+        named = {field.removeprefix("processor.") for field in asked}
+        problems += _contradictions("processor", processor, loaded.processor.to_dict(), named)
+    if problems:
+        raise ConfigError(
+            f"config.init_from is {config.init_from}, and what it holds differs from what was "
+            f"asked for: {'; '.join(problems)}. Leave these fields alone, or begin with "
+            "config.from_scratch=True"
+        )
+
+
+def _contradictions(
+    section: str, wanted: Mapping[str, Any], found: Mapping[str, Any], fields: set[str]
+) -> list[str]:
+    problems = []
+    for field, ours, theirs in differences(wanted, found):
+        if field in fields and ours is not MISSING:
+            other = f" (config.{field} changes it)" if field in _RELABELLING else ""
+            problems.append(
+                f"config.{section}.{field} is {ours!r}, the checkpoint has {theirs!r}{other}"
+            )
+    return problems

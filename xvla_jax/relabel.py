@@ -1,0 +1,111 @@
+"""Another action space on the head of a checkpoint, so that its weights serve other actions.
+
+The head does not know what its channels mean: ``auto`` with ``max_action_dim`` 20 has the shapes of
+``ee6d``. What says so, config and action contracts, changes; the weights do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from typing import Any, Final
+
+from xvla_jax.actions import AUTO, action_kind, action_space
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import ConfigError
+from xvla_jax.formats import lerobot_files
+from xvla_jax.formats.torch_folder import Pretrained
+
+_log = logging.getLogger(__name__)
+
+# What LeRobot's files say of the robot that the checkpoint was for.
+_OF_THE_ROBOT: Final = ("input_features", "output_features", "normalization_mapping")
+_PIPELINES: Final = ("policy_preprocessor", "policy_postprocessor")  # names begin with them
+
+
+def relabelled_config(
+    config: XVLAConfig, mode: str, real_action_dim: int, *, any_width: bool = False
+) -> XVLAConfig:
+    """The model with another action space.
+
+    Args:
+        config: of a checkpoint, or of a new model.
+        mode: name of the action space, as ``config.action_mode``; empty keeps the present one.
+        real_action_dim: channels of a robot's action, as ``config.real_action_dim``; 0 keeps them.
+        any_width: the head may become wider or narrower, because it has no weights yet.
+
+    Raises:
+        ConfigError: there is no such action space, or the head has another width.
+    """
+    if not mode and not real_action_dim:
+        return config
+    old, mode = action_space(config), (mode or config.action_mode).lower()
+    width = config.max_action_dim if any_width else old.width
+    changes: dict[str, Any] = {"action_mode": mode}
+    action_kind(mode)
+    if mode == AUTO:
+        real = real_action_dim or (old.real_width if old.mode == AUTO else 0)
+        if not 1 <= real <= width:
+            raise ConfigError(
+                f"config.real_action_dim is {real} with action space {AUTO!r}; set it to the "
+                f"channels of the robot's action, 1 to {width}, which is the width of the head"
+            )
+        changes |= {"real_action_dim": real, "max_action_dim": width}
+    new = dataclasses.replace(config, extra=_without_robot(config.extra), **changes)
+    space = action_space(new)
+    if real_action_dim not in (0, space.real_width):
+        raise ConfigError(
+            f"config.real_action_dim is {real_action_dim}, but action space {mode!r} always has "
+            f"{space.real_width} channels; set config.action_mode={AUTO} for another number"
+        )
+    if space.width != old.width and not any_width:
+        raise ConfigError(
+            f"config.action_mode is {mode!r}, whose head has {space.width} channels; the "
+            f"checkpoint's head has {old.width} ({old.mode!r}). config.action_mode={AUTO} with "
+            f"config.real_action_dim fits any head of joints, up to its width"
+        )
+    return new
+
+
+def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretrained:
+    """The checkpoint with another action space; logs what changed from what to what.
+
+    Contracts are of the old action space, so none is kept.
+
+    Args:
+        loaded: stays as it is; its parameters may be on disk.
+        mode: as `relabelled_config` takes it.
+        real_action_dim: likewise.
+
+    Raises:
+        ConfigError: as `relabelled_config`.
+    """
+    config = relabelled_config(loaded.config, mode, real_action_dim)
+    if said(config) == said(loaded.config):
+        return loaded
+    _log.info("relabelled the head: %s, was %s", said(config), said(loaded.config))
+    if loaded.contracts:
+        _log.info(
+            "left out the action contracts of domains %s: they are of %s",
+            sorted(loaded.contracts),
+            said(loaded.config),
+        )
+    files = {name: text for name, text in loaded.files.items() if not name.startswith(_PIPELINES)}
+    return dataclasses.replace(loaded, config=config, contracts={}, files=files)
+
+
+def said(config: XVLAConfig) -> str:
+    """The action space of a model in words."""
+    space = action_space(config)
+    return f"action space {space.mode!r} with {space.real_width} of {space.width} channels"
+
+
+def _without_robot(extra: str) -> str:
+    """The file that was read, without what LeRobot's section says of the old robot."""
+    raw = json.loads(extra)
+    section = raw.get(lerobot_files.SECTION)
+    if section is None:
+        return extra
+    kept = {key: value for key, value in section.items() if key not in _OF_THE_ROBOT}
+    return json.dumps(raw | {lerobot_files.SECTION: kept})
