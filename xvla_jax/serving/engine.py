@@ -79,6 +79,7 @@ class PolicyEngine:
             domains=frozenset(domains),
             num_domains=policy.config.num_domains,
             limits=limits,
+            cameras={domain: c.views for domain, c in policy.contracts.items()},
         )
         sizes = [1 << i for i in range(limits.batch.bit_length())]
         self.programs: Sequence[tuple[int, int]] = [
