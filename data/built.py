@@ -62,6 +62,7 @@ APPLIED_LATER = (
     "late_instruction",
     "original_text_share",
     "main_view_share",
+    "channels",
 )
 NAMED_BY_STORAGE = ("views", "instruction_key", "encoded_channel_order")
 

@@ -22,7 +22,9 @@ _MOST_PROPRIO: Final = 1e6  # nothing that a robot measures, in any unit; the mo
 _MOST_NUMBERS: Final = 1024  # of proprio
 _DEFAULT_STEPS: Final = 10  # denoising steps, as released
 _AXES_OF_STACK: Final = 4
-_STACK: Final = "a list of images, an array uint8[views, H, W, 3], or a map by camera"
+_STACK: Final = (
+    "a list of images, an array uint8[views, H, W, 3], or a map by camera; and no image0 beside it"
+)
 _IMAGES_OF_LARGEST: Final = 2  # pixels of a request, in images of the largest size
 
 
@@ -167,11 +169,9 @@ def _images(
     shown = taken.names
     many = taken.values.get("images")
     if many is not None:
-        stack = many if isinstance(many, list) else array("images", many)
-        if found or not (isinstance(stack, list) or stack.ndim == _AXES_OF_STACK):
-            value = f"images beside {', '.join(found)}" if found else f"an array {stack.shape}"
-            raise bad_field("images", value, f"{_STACK}, and no image0 beside it")
-        many = list(stack)
+        many = many if isinstance(many, list) else _stacked(array("images", many))
+        if found:
+            raise bad_field("images", f"images beside {', '.join(found)}", _STACK)
         found = {f"image{i}": value for i, value in enumerate(many[: rules.views + 1])}
         shown = {field: f"images[{i}]" for i, field in enumerate(found)}
     if not 1 <= len(found) <= rules.views:
@@ -191,6 +191,12 @@ def _images(
         images.append(_image(shown[field], value, array, most))
         left -= images[-1].shape[0] * images[-1].shape[1]
     return images
+
+
+def _stacked(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray) and value.ndim != _AXES_OF_STACK:
+        raise bad_field("images", f"{value.dtype}{list(value.shape)}", _STACK)
+    return list(value)
 
 
 def _image(name: str, value: Any, array: Array, most_pixels: int) -> np.ndarray:
