@@ -63,6 +63,7 @@ APPLIED_LATER = (
     "original_text_share",
     "main_view_share",
     "widths",  # judged the recording when it was read
+    "channels",
 )
 NAMED_BY_STORAGE = ("views", "instruction_key", "encoded_channel_order")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.poses import ARM_WIDTH
-from data.spec import DatasetSpec
+from data.spec import Channel, Columns, DatasetSpec
+
+OWN = "the robot's own"  # polarity of a gripper that nobody stated
+_MEANINGS = {"high": ("open", "closed"), "low": ("closed", "open")}  # by `Gripper.closed`
+_GRIPPER = re.compile("gripper|finger|claw", re.IGNORECASE)
 
 
 def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict[str, Any]]:
@@ -19,6 +25,7 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
         ValueError: two rows teach one domain different conventions.
     """
     by_domain: dict[int, tuple[str, dict[str, Any]]] = {}
+    channels_by_domain: dict[int, list[tuple[dict[str, str], ...]]] = {}
     for spec in specs:
         contract = {
             "domain_id": spec.domain_id,
@@ -29,13 +36,22 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
             "relative_channels": spec.delta_idx,
         }
         name, known = by_domain.setdefault(spec.domain_id, (spec.name, contract))
+        channels = channels_by_domain.setdefault(spec.domain_id, [])
+        channels.append(channels_of(spec))
         differing = sorted(key for key, value in contract.items() if known[key] != value)
+        differing += ["channels"] if len({str(c) for c in channels if c}) > 1 else []
         if differing:
             raise ValueError(
                 f"datasets {name!r} and {spec.name!r} share domain {spec.domain_id}, but differ in "
                 f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
             )
-    return [contract for _, contract in by_domain.values()]
+    # a domain's channels are known where all of its rows state them
+    return [
+        {**contract, "channels": channels[0]} if all(channels) else contract
+        for (_, contract), channels in zip(
+            by_domain.values(), channels_by_domain.values(), strict=True
+        )
+    ]
 
 
 def actions_of(spec: DatasetSpec) -> dict[str, Any]:
@@ -54,3 +70,56 @@ def view_names(keys: Sequence[str]) -> tuple[str, ...]:
     """The keys of the views without their folders, or whole where that would make two the same."""
     short = tuple(re.split(r"[./]", key)[-1] for key in keys)
     return short if len(set(short)) == len(short) else tuple(keys)
+
+
+def channels_of(spec: DatasetSpec) -> tuple[dict[str, str], ...]:
+    """The channels of a row of joints, where they are known, with the polarity of its grippers."""
+    if not spec.channels:
+        return ()
+    grippers = {(a.gripper.key, a.gripper.column): _MEANINGS[a.gripper.closed] for a in spec.arms}
+    places = [(c.key, i) for c in spec.joints for i in range(c.first, c.end)]
+    channels = []
+    for place, channel in zip(places, spec.channels, strict=True):
+        own = (OWN, OWN) if _GRIPPER.search(channel.name) else ("", "")
+        low, high = grippers.get(place, own)
+        stated = dataclasses.replace(channel, low=channel.low or low, high=channel.high or high)
+        channels.append(dataclasses.asdict(stated))
+    return tuple(channels)
+
+
+def with_channel_names(
+    spec: DatasetSpec, names: Mapping[str, Sequence[str]], source: object
+) -> DatasetSpec:
+    """The row with the names that a recording gives to its columns, where it names any joint.
+
+    A row that names its joints itself keeps its names.
+
+    Args:
+        spec: the row.
+        names: of all columns, by key.
+        source: of the names, for the message.
+
+    Raises:
+        ValueError: the row has the same names in another order.
+    """
+    if not any(columns.key in names for columns in spec.joints):
+        return spec
+    found = list(itertools.chain.from_iterable(_column_names(c, names) for c in spec.joints))
+    if not spec.channels:
+        return dataclasses.replace(spec, channels=tuple(map(Channel, found)))
+    own = [channel.name for channel in spec.channels]
+    if own != found and sorted(own) == sorted(found):
+        raise ValueError(
+            f"dataset row {spec.name!r}: channels are {', '.join(own)}; {source} has them as "
+            f"{', '.join(found)} (data/datasets.py)"
+        )
+    return spec
+
+
+def _column_names(columns: Columns, names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of the recording; of a key that it does not name, the key's own."""
+    (short,) = view_names((columns.key,))
+    width = columns.end - columns.first
+    unnamed = [short] if width == 1 else [f"{short} {i}" for i in range(columns.first, columns.end)]
+    found = list(names.get(columns.key, ()))[columns.first : columns.end]
+    return found if len(found) == width else unnamed

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from etils import epath
 from numpy.typing import NDArray
 
+from data.contracts import with_channel_names
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
 from data.spec import DatasetSpec
@@ -45,8 +46,8 @@ class LeRobotReader:
     """
 
     def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
-        self.spec = spec
         index = read_index(spec, root)
+        self.spec = with_channel_names(spec, index.channel_names, "meta/info.json")
         self.index_files = index.files
         self._paraphrases = index.paraphrases
         self._parts = _parts(index.episodes)

@@ -60,11 +60,12 @@ class EpisodeFiles:
 
 @dataclass(frozen=True)
 class LeRobotIndex:
-    """All episodes, the files that list them, and the paraphrases of their instructions."""
+    """All episodes, the files that list them, paraphrases of instructions, names of columns."""
 
     episodes: tuple[EpisodeFiles, ...]
     files: tuple[Path, ...]
     paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    channel_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
@@ -104,7 +105,31 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
         raise ValueError(f"{path} lists no episode")
     paraphrases = {text: tuple(found) for text, found in info.get("lang_aug_map", {}).items()}
     lists = sorted(f for f in path.parent.rglob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
-    return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases)
+    return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases, channel_names(info))
+
+
+def channel_names(info: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Names of the columns by feature, where info.json has one text for each.
+
+    LeRobot writes a list, lists by group (`{"motors": [...]}`), or numbers by name.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    features = info.get("features")
+    for key, feature in features.items() if isinstance(features, dict) else ():
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if isinstance(names, dict):
+            groups = list(names.values())
+            if groups and all(isinstance(group, list) for group in groups):
+                names = [name for group in groups for name in group]
+            elif sorted(map(repr, groups)) == sorted(map(repr, range(len(groups)))):
+                names = sorted(names, key=names.__getitem__)
+        if (
+            isinstance(names, list)
+            and feature.get("shape") == [len(names)]
+            and all(isinstance(name, str) for name in names)
+        ):
+            found[key] = tuple(names)
+    return found
 
 
 def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> None:

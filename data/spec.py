@@ -39,6 +39,20 @@ class Columns:
     end: int
 
 
+@dataclass(frozen=True)
+class Channel:
+    """Name, unit and polarity of one joint; a checkpoint and its server pass them on.
+
+    `low` and `high` say what a gripper's low and high values mean; empty: as `arms` say, or the
+    robot's own.
+    """
+
+    name: str
+    unit: str = "unknown"
+    low: str = ""
+    high: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gripper:
     """Where the gripper reading is and what it means; see `data.poses.gripper_closed`.
@@ -114,6 +128,7 @@ class DatasetSpec:
     # actions of a joint space, as many channels as it has; `arms` then only judge whether a sample
     # moves
     joints: tuple[Columns, ...] = ()
+    channels: tuple[Channel, ...] = ()  # of the joints, in order; else as LeRobot's info.json says
     first_index: int = 0
     index_step: int = 1
     first_always: bool = False  # frame 0 starts a sample however short the episode
@@ -228,8 +243,10 @@ class DatasetSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any field of the row."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Twelve hex digits that change with any field of the row that changes its samples."""
+        fields = dataclasses.asdict(self)
+        del fields["channels"]
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _check_channels(self) -> None:
@@ -243,6 +260,8 @@ class DatasetSpec:
         self._check("clock_key", len(clocks) < 2, "given for one arm", "given for all or none")
         joints = self.width if self.joints else 0
         self._check("joints", joints <= ACTION_WIDTH, joints, f"at most {ACTION_WIDTH} channels")
+        named = len(self.channels)
+        self._check("channels", named in (0, joints), named, f"none, or one for each of {joints}")
         arms = (0, 1, 2) if self.joints else (1, 2)
         self._check("arms", len(self.arms) in arms, len(self.arms), "1 or 2 arms")
         self._check_columns()

@@ -37,7 +37,8 @@ class RemotePolicy:
     Args:
         url: ``http://``, ``https://``, ``ws://`` or ``wss://`` host:port.
         expected: fields of the action contract by name, ``domain_id`` among them; for a row of the
-            task table, `eval.tasks.task_contract`. Each is compared with the server's.
+            task table, `eval.tasks.task_contract`. Each is compared with the server's; of
+            ``channels``, a list of names or of what is known of name, unit, low and high.
         token: of the server, if it wants one.
         timeout_s: longest wait for one answer; the server is told not to work beyond it.
         retries: further attempts after an answer that did not come, or a 503.
@@ -231,11 +232,30 @@ def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dic
     differing = [
         f"{name}: server {found.get(name)!r}, robot {wanted!r}"
         for name, wanted in expected.items()
-        if found.get(name) != (tuple(wanted) if isinstance(wanted, list) else wanted)
+        if name != "channels"
+        and found.get(name) != (tuple(wanted) if isinstance(wanted, list) else wanted)
     ]
+    if "channels" in expected:
+        differing += _differing_channels(found.get("channels") or (), expected["channels"])
     if differing:
         raise ContractMismatchError("the action contracts differ; " + "; ".join(differing))
     return found
+
+
+def _differing_channels(
+    found: Sequence[Mapping[str, str]], wanted: Sequence[str | Mapping[str, str]]
+) -> list[str]:
+    """One line for each statement of the robot that the server does not share."""
+    if len(found) != len(wanted):
+        known = f"{len(found)} of them" if found else "unknown"
+        return [f"channels: server {known}, robot {len(wanted)} of them"]
+    stated = [{"name": w} if isinstance(w, str) else w for w in wanted]
+    return [
+        f"channels[{i}] {one.get('name')!r}, {part}: server {one.get(part)!r}, robot {value!r}"
+        for i, (one, other) in enumerate(zip(found, stated))
+        for part, value in other.items()
+        if (one.get(part) or "") != value
+    ]
 
 
 def _resized_side(info: Mapping[str, Any]) -> int:

@@ -7,12 +7,52 @@ whoever connects the two compares contracts first and refuses a difference by na
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ContractError
+
+UNKNOWN: Final = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """One number of an action, and of proprio.
+
+    Attributes:
+        name: as the action space or the recording calls it.
+        unit: ``m``, ``rad``, ``deg``, ...; ``unknown`` where nobody stated it.
+        low: meaning of low values of a gripper, ``open``, ``closed``, or that it is the robot's
+            own; empty for what is no gripper.
+        high: meaning of its high values.
+    """
+
+    name: str
+    unit: str = UNKNOWN
+    low: str = ""
+    high: str = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not isinstance(getattr(self, field.name), str):
+                value = getattr(self, field.name)
+                raise TypeError(f"{field.name} of a channel is {value!r}; a text is expected")
+
+
+def _pose(arm: str) -> tuple[Channel, ...]:
+    return (
+        *(Channel(f"{arm} {axis}", "m") for axis in "xyz"),
+        *(Channel(f"{arm} rotation {i}", "rotation-6D") for i in range(6)),
+        Channel(f"{arm} gripper", "0..1", low="open", high="closed"),
+    )
+
+
+# Spaces whose numbers mean the same on every robot; those of joints are the robot's own.
+_DERIVED: Final[Mapping[str, tuple[Channel, ...]]] = dict.fromkeys(
+    ("ee6d", "agibot_ee6d"), (*_pose("left"), *_pose("right"))
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +69,8 @@ class Contract:
         proprio: ``measured``, ``commanded`` or ``zero``: what the policy is told about the present
             state.
         relative_channels: channels of the action that are relative to proprio.
+        channels: name, unit and polarity of each, as `Channel` or its fields; those of poses follow
+            from the action space, those of joints are unknown where empty.
     """
 
     domain_id: int
@@ -38,9 +80,13 @@ class Contract:
     views: tuple[str, ...]
     proprio: str
     relative_channels: tuple[int, ...] = ()
+    channels: tuple[Channel, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses a rotation layout, or channels, that the action space cannot have."""
+        """Derives the channels of poses; refuses what the action space cannot have."""
+        given = self.channels or _DERIVED.get(self.action_space, ())
+        channels = tuple(c if isinstance(c, Channel) else Channel(**c) for c in given)
+        object.__setattr__(self, "channels", channels)
         problem = misfit(
             self.action_space,
             rotation_layout=self.rotation_layout,
@@ -96,6 +142,7 @@ def check_fits(contracts: Iterable[Contract], config: XVLAConfig) -> None:
             space.mode,
             space.real_width,
             rotation_layout=contract.rotation_layout,
+            channels=len(contract.channels) or None,
             relative_channels=contract.relative_channels,
         )
         if contract.action_space != space.mode:
@@ -129,7 +176,21 @@ def check_contract(found: Mapping[int, Contract], wanted: Contract, *, who: str)
         f"{field.name}: checkpoint {getattr(ours, field.name)!r}, "
         f"{who} {getattr(wanted, field.name)!r}"
         for field in dataclasses.fields(Contract)
-        if getattr(ours, field.name) != getattr(wanted, field.name)
+        if field.name != "channels" and getattr(ours, field.name) != getattr(wanted, field.name)
     ]
+    differing += _differing_channels(ours.channels, wanted.channels, who)
     if differing:
         raise ContractError("the action contracts differ; " + "; ".join(differing))
+
+
+def _differing_channels(ours: Sequence[Channel], wanted: Sequence[Channel], who: str) -> list[str]:
+    """One line for each channel that differs; none where one side does not state its channels."""
+    if not ours or not wanted:
+        return []
+    if len(ours) != len(wanted):
+        return [f"channels: checkpoint has {len(ours)}, {who} {len(wanted)}"]
+    return [
+        f"channel {i}: checkpoint {one}, {who} {other}"
+        for i, (one, other) in enumerate(zip(ours, wanted, strict=True))
+        if one != other
+    ]

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from data.contracts import contracts_of, view_names
+from data.contracts import OWN, contracts_of, view_names, with_channel_names
 from data.datasets import DATASETS, dataset
+from data.spec import Arm, Channel, Columns, Gripper
 
 
 def test_libero_demonstrations() -> None:
@@ -47,3 +48,71 @@ def test_rows_of_one_domain_must_agree() -> None:
         ValueError, match=r"share domain 3, but differ in anchor_hz, rotation_layout"
     ):
         contracts_of([row, other], num_actions=30)
+
+
+STATE = Columns("observation.state", 0, 3)
+JOINTS = dataclasses.replace(
+    dataset("libero_demos"), name="arm", arms=(), joints=(STATE,), rotation_layout="none"
+)
+NAMES = {"observation.state": ("pan", "lift", "gripper"), "action": ("x",)}
+
+
+def _channels(row):
+    (contract,) = contracts_of([row], num_actions=30)
+    return contract.get("channels", ())
+
+
+def test_channels_are_named_by_the_recording_and_a_gripper_is_the_robots_own():
+    assert _channels(JOINTS) == (), "nobody named them"
+    named = _channels(with_channel_names(JOINTS, NAMES, "info.json"))
+    assert named == (
+        {"name": "pan", "unit": "unknown", "low": "", "high": ""},
+        {"name": "lift", "unit": "unknown", "low": "", "high": ""},
+        {"name": "gripper", "unit": "unknown", "low": OWN, "high": OWN},
+    )
+    assert with_channel_names(JOINTS, {"action": ("x", "y", "z")}, "info.json") == JOINTS
+
+
+@pytest.mark.parametrize(
+    ("closed", "low", "high"), [("high", "open", "closed"), ("low", "closed", "open")]
+)
+def test_the_polarity_of_a_gripper_that_the_row_describes(closed, low, high):
+    pose = (Columns("pose", 0, 9),)
+    gripper = Gripper(key="observation.state", column=2, closed=closed, threshold=None)
+    arm = Arm(pose=pose, pose_encoding="xyz_rot6d", gripper=gripper)
+    row = dataclasses.replace(JOINTS, arms=(arm,))
+    assert _channels(with_channel_names(row, NAMES, "info.json"))[2] == {
+        "name": "gripper", "unit": "unknown", "low": low, "high": high
+    }  # fmt: skip
+
+
+def test_a_row_states_units_and_polarity_itself():
+    channels = (Channel("pan", "deg"), Channel("lift", "deg"), Channel("gripper", "%", "shut"))
+    row = dataclasses.replace(JOINTS, channels=channels)
+    found = _channels(with_channel_names(row, NAMES, "info.json"))
+    assert [channel["unit"] for channel in found] == ["deg", "deg", "%"]
+    assert (found[2]["low"], found[2]["high"]) == ("shut", OWN)
+    assert row.fingerprint == JOINTS.fingerprint, "they change no sample"
+    renamed = dataclasses.replace(row, channels=(Channel("a"), Channel("b"), Channel("c")))
+    assert with_channel_names(renamed, NAMES, "info.json") == renamed
+    turned = dataclasses.replace(row, channels=channels[::-1])
+    with pytest.raises(ValueError, match=r"'arm': channels are gripper, lift, pan; info.json has"):
+        with_channel_names(turned, NAMES, "info.json")
+    with pytest.raises(ValueError, match=r"channels is 1, allowed is none, or one for each of 3"):
+        dataclasses.replace(JOINTS, channels=channels[:1])
+
+
+def test_a_key_of_its_own_is_called_as_the_key():
+    joints = (Columns("observation.state", 0, 2), Columns("observation.gripper", 0, 1))
+    row = with_channel_names(dataclasses.replace(JOINTS, joints=joints), NAMES, "info.json")
+    assert [channel["name"] for channel in _channels(row)] == ["pan", "lift", "gripper"]
+    assert _channels(row)[2]["low"] == OWN
+
+
+def test_rows_of_one_domain_agree_on_their_channels_where_all_state_them():
+    named = with_channel_names(JOINTS, NAMES, "info.json")
+    (contract,) = contracts_of([named, JOINTS], num_actions=30)
+    assert "channels" not in contract
+    other = with_channel_names(JOINTS, {"observation.state": ("a", "b", "c")}, "info.json")
+    with pytest.raises(ValueError, match="share domain 3, but differ in channels"):
+        contracts_of([named, dataclasses.replace(other, name="other")], num_actions=30)

@@ -1,5 +1,6 @@
 """What is particular to LeRobot's formats."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from data.images import load_picture
 from data.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
+from data.lerobot_index import channel_names
+from data.spec import Columns
 from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small
 
@@ -86,6 +89,40 @@ def test_a_missing_column_is_named(tmp_path):
     row = small("AIRBOT", storage="lerobot", views=("camera", "wrist"))
     with pytest.raises(ValueError, match=r"reads wrist, which .*0.parquet .* has episode_index"):
         LeRobotReader(row, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a", "b"], ("a", "b")),
+        ({"motors": ["a"], "tool": ["b"]}, ("a", "b")),
+        ({"b": 1, "a": 0}, ("a", "b")),
+        (None, None),
+        ("ab", None),
+        (["a"], None),
+        ([1, 2], None),
+        ({"b": 1, "a": 7}, None),
+        ([["a", "b"]], None),
+    ],
+)
+def test_names_of_columns_in_the_forms_that_info_json_has(names, found):
+    features = {"action": {"dtype": "float32", "shape": [2], "names": names}, "odd": 3}
+    assert channel_names({"features": features}) == ({} if found is None else {"action": found})
+    for odd in (None, [], "x", {}):
+        assert channel_names({"features": odd}) == {}
+
+
+def test_the_row_of_a_reader_has_the_names_of_its_joints(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "meta/info.json"
+    names = [f"joint {i}" for i in range(9)] + ["gripper"]
+    features = {"eef_6d": {"dtype": "float32", "shape": [10], "names": names}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"features": features}))
+    joints = (Columns("eef_6d", 7, 10),)
+    row = dataclasses.replace(ROW, arms=(), joints=joints, rotation_layout="none")
+    found = LeRobotReader(row, tmp_path).spec.channels
+    assert [channel.name for channel in found] == ["joint 7", "joint 8", "gripper"]
+    assert LeRobotReader(ROW, tmp_path).spec == ROW, "poses are named by the action space"
 
 
 @pytest.mark.parametrize(

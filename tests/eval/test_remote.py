@@ -93,6 +93,43 @@ def test_another_contract_is_refused_by_the_name_of_its_field(open_policy: Any, 
         open_policy(_Wire(), expected={**EXPECTED, field: "other"})
 
 
+CHANNELS = [
+    {"name": "pan", "unit": "deg", "low": "", "high": ""},
+    {"name": "grip", "unit": "deg", "low": "the robot's own", "high": "the robot's own"},
+]
+STATING = {**INFO, "contracts": {"3": {**INFO["contracts"]["3"], "channels": CHANNELS}}}
+
+
+@pytest.mark.parametrize(
+    "channels", [CHANNELS, ["pan", "grip"], ["pan", {"name": "grip", "unit": "deg"}]]
+)
+def test_what_the_robot_states_of_its_channels_is_compared(open_policy: Any, channels: Any) -> None:
+    policy, _ = open_policy(_Wire(info=STATING), expected={**EXPECTED, "channels": channels})
+    assert policy.contract["channels"] == tuple(CHANNELS)
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        (["grip", "pan"], r"channels\[0\] 'pan', name: server 'pan', robot 'grip'; channels\[1\]"),
+        ([{"unit": "rad"}, {}], r"channels\[0\] 'pan', unit: server 'deg', robot 'rad'"),
+        (["pan", {"high": "closed"}],
+         r"channels\[1\] 'grip', high: server \"the robot's own\", robot 'closed'"),
+        (["pan"], "channels: server 2 of them, robot 1 of them"),
+    ],
+)  # fmt: skip
+def test_another_channel_is_refused_by_name(open_policy: Any, channels: Any, message: str) -> None:
+    with pytest.raises(ContractMismatchError, match=message):
+        open_policy(_Wire(info=STATING), expected={**EXPECTED, "channels": channels})
+
+
+def test_a_server_that_does_not_know_its_channels_is_refused_where_the_robot_states_them(
+    open_policy: Any,
+) -> None:
+    with pytest.raises(ContractMismatchError, match="channels: server unknown, robot 2 of them"):
+        open_policy(_Wire(), expected={**EXPECTED, "channels": CHANNELS})
+
+
 def test_a_domain_that_is_not_served(open_policy: Any) -> None:
     with pytest.raises(ContractMismatchError, match=r"domain_id: the robot is 5, .* for 0, 3"):
         open_policy(_Wire(), expected={**EXPECTED, "domain_id": 5})

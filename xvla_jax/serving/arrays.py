@@ -1,7 +1,8 @@
-"""Arrays out of a stranger's bytes: dtype, shape and length are checked before allocation."""
+"""Arrays out of a stranger's bytes or lists; what they ask for is checked before allocation."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,7 +14,7 @@ from xvla_jax.serving.refusal import RequestError, bad_field
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     text: np.dtype(text) for text in ("|b1", "|u1", "<i4", "<i8", "<f2", "<f4", "<f8")
 }
-_MOST_AXES: Final = 3
+_MOST_AXES: Final = 4
 _MOST_LENGTH: Final = 2**31  # of an axis
 
 
@@ -21,7 +22,7 @@ def array_layout(field: str, dtype: Any, shape: Any) -> tuple[np.dtype[Any], tup
     """Checked dtype and shape, and the number of bytes that they ask for.
 
     Raises:
-        RequestError: a dtype that is not in `DTYPES`, or no shape of up to three axes.
+        RequestError: a dtype that is not in `DTYPES`, or no shape of up to four axes.
     """
     text = dtype.decode("latin-1") if isinstance(dtype, bytes) else dtype
     if not isinstance(text, str) or text not in DTYPES:
@@ -47,6 +48,39 @@ def array_from_bytes(field: str, data: bytes, dtype: Any, shape: Any) -> np.ndar
     if not size:
         return np.zeros(lengths, checked)
     return np.frombuffer(data, checked).reshape(lengths)
+
+
+def array_from_list(
+    field: str, value: list[Any], allowed: str, *, axes: int, most: int
+) -> np.ndarray:
+    """A list of numbers, or lists of lists of them, as an array.
+
+    Args:
+        field: for messages.
+        value: as a codec found it.
+        allowed: for messages.
+        axes: how deep lists may be nested.
+        most: numbers in all.
+
+    Raises:
+        RequestError: other values than numbers, more or deeper than allowed, unequal lengths.
+    """
+    level, shape = value, [len(value)]
+    while math.prod(shape) <= most and level and isinstance(level[0], list):
+        lengths = set(map(len, level)) if set(map(type, level)) == {list} else set()
+        if len(lengths) != 1:
+            raise bad_field(field, "lists of unequal lengths", allowed)
+        if len(shape) == axes:
+            raise bad_field(field, f"lists nested deeper than {axes}", allowed)
+        shape.append(lengths.pop())
+        if math.prod(shape) <= most:
+            level = list(itertools.chain.from_iterable(level))
+    if math.prod(shape) > most:
+        raise bad_field(field, f"{math.prod(shape)} numbers", f"at most {most} numbers")
+    others = set(map(type, level)) - {int, float}
+    if others:
+        raise bad_field(field, f"a list with {min(t.__name__ for t in others)} in it", allowed)
+    return np.array(level).reshape(shape)
 
 
 def length_refusal(field: str, found: int, expected: int) -> RequestError:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import ConfigError
 from xvla_jax.policy import Policy, Prepared
 from xvla_jax.serving.limits import Limits
@@ -26,12 +27,15 @@ class Engine(Protocol):
         info: for ``/info``.
         model: short hash of the model, in every reply.
         programs: (views, batch size) of all that is compiled before the first request.
+        channels: by domain, in every reply: name, unit and polarity of each number of an action;
+            ``unknown`` where nobody stated them.
     """
 
     rules: Rules
     info: Mapping[str, Any]
     model: str
     programs: Sequence[tuple[int, int]]
+    channels: Mapping[int, Any]
 
     def prepare(self, observation: Any) -> Any:
         """The part that needs no device; several threads call it."""
@@ -79,11 +83,15 @@ class PolicyEngine:
             domains=frozenset(domains),
             num_domains=policy.config.num_domains,
             limits=limits,
+            cameras={domain: c.views for domain, c in policy.contracts.items()},
         )
         sizes = [1 << i for i in range(limits.batch.bit_length())]
         self.programs: Sequence[tuple[int, int]] = [
             (count, size) for count in self._views for size in sizes
         ]
+        self.channels: Mapping[int, Any] = {
+            domain: _channels(policy, domain) for domain in sorted(self.rules.domains)
+        }
         digest = model_sha256(policy)
         self.model = digest[:16]
         self.info: Mapping[str, Any] = self._describe(digest)
@@ -136,6 +144,7 @@ class PolicyEngine:
             "action_space": policy.space.mode,
             "contracts": contracts,
             "contracts_sha256": _json_sha256(contracts),
+            "channels": {str(domain): channels for domain, channels in self.channels.items()},
             "domains": sorted(rules.domains),
             "num_actions": rules.num_actions,
             "action_width": policy.space.real_width,
@@ -158,6 +167,22 @@ class PolicyEngine:
             "dtype": str(np.dtype(policy.model.dtype)),
             "limits": dataclasses.asdict(rules.limits),
         }
+
+
+def _channels(policy: Policy, domain: int) -> list[dict[str, str]] | str:
+    """What the contract of a domain states of its channels, without what does not apply."""
+    contract = policy.contracts.get(domain)
+    if contract is None or not contract.channels:
+        return UNKNOWN
+    if len(contract.channels) > policy.space.real_width:
+        raise ConfigError(
+            f"action_contract.json: domain {domain} has {len(contract.channels)} channels; actions "
+            f"of this checkpoint have {policy.space.real_width} numbers"
+        )
+    return [
+        {name: text for name, text in dataclasses.asdict(channel).items() if text}
+        for channel in contract.channels
+    ]
 
 
 def model_sha256(policy: Policy) -> str:

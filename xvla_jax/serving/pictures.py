@@ -1,20 +1,44 @@
-"""Images of a request: arrays, lists, or the bytes of a JPEG or PNG file; always RGB in the end."""
+"""Images of a request: arrays, lists, or a JPEG or PNG file as bytes or base64; always RGB."""
 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from typing import Any, Final
 
 import numpy as np
+import pybase64
 from PIL import Image
 
+from xvla_jax.serving.arrays import array_from_list
 from xvla_jax.serving.refusal import bad_field
 
 _FORMATS: Final = ("JPEG", "PNG")
 _MODES: Final = ("RGB", "RGBA", "L", "P")
-_ALLOWED: Final = "uint8[H, W, 3] RGB, or the bytes of a JPEG or PNG file as uint8[n]"
+# How base64 of a file begins: with its kind's first bytes, or as the address that holds it.
+_FILE_TEXT: Final = re.compile(r"(?:data:image/(?:png|jpeg|jpg);base64,|(?=iVBORw0KGgo|/9j/))")
+_ALLOWED: Final = (
+    "uint8[H, W, 3] RGB, or a JPEG or PNG file: its bytes as uint8[n], base64, or a data: address"
+)
+
+
+def file_of_text(field: str, text: str) -> bytes | None:
+    """The JPEG or PNG file that a text holds as base64; None for a text that holds JSON.
+
+    Raises:
+        RequestError: neither; nothing that a text names is ever opened.
+    """
+    found = _FILE_TEXT.match(text)
+    if found is None:
+        if text.lstrip()[:1] in ("{", "["):
+            return None
+        raise bad_field(field, text, _ALLOWED)
+    try:
+        return pybase64.b64decode("".join(text[found.end() :].split()), validate=True)
+    except ValueError as error:
+        raise bad_field(field, f"base64: {error}", _ALLOWED) from error
 
 
 def picture(field: str, value: Any, *, most_pixels: int) -> np.ndarray:
@@ -29,7 +53,7 @@ def picture(field: str, value: Any, *, most_pixels: int) -> np.ndarray:
         RequestError: anything else.
     """
     if isinstance(value, list):
-        value = _from_lists(field, value)
+        value = _from_lists(field, value, most_pixels)
     if isinstance(value, bytes):
         value = np.frombuffer(value, np.uint8) if value else np.zeros(0, np.uint8)
     if not isinstance(value, np.ndarray):
@@ -48,11 +72,8 @@ def _check_size(field: str, width: int, height: int, most_pixels: int) -> None:
         raise bad_field(field, f"{width} x {height} pixels", f"at most {most_pixels} pixels")
 
 
-def _from_lists(field: str, value: list[Any]) -> np.ndarray:
-    try:
-        array = np.array(value)
-    except (ValueError, OverflowError) as error:
-        raise bad_field(field, "lists of unequal lengths", _ALLOWED) from error
+def _from_lists(field: str, value: list[Any], most_pixels: int) -> np.ndarray:
+    array = array_from_list(field, value, _ALLOWED, axes=3, most=3 * most_pixels)
     if array.dtype.kind not in "iu" or not array.size or array.min() < 0 or array.max() > 255:
         raise bad_field(field, f"a list of {array.dtype}", "whole numbers 0 .. 255; " + _ALLOWED)
     return array.astype(np.uint8)
@@ -60,11 +81,13 @@ def _from_lists(field: str, value: list[Any]) -> np.ndarray:
 
 def _decoded(field: str, data: bytes, most_pixels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_size(field, *image.size, most_pixels)
-            if image.mode not in _MODES:
-                raise bad_field(field, f"mode {image.mode}", f"modes {', '.join(_MODES)}")
-            return np.asarray(image.convert("RGB"))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        _check_size(field, *image.size, most_pixels)
+        if image.mode not in _MODES:
+            raise bad_field(field, f"mode {image.mode}", f"modes {', '.join(_MODES)}")
+        if image.mode != "RGB":
+            image = image.convert("RGB")  # the other pixels are freed before the array is made
+        return np.asarray(image)
     except (
         OSError,  # not a picture, or cut short
         EOFError,

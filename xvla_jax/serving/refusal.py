@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any
+from typing import Any, Final
 
 from xvla_jax.errors import XVLAError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxdict = 4
+_MOST_SHOWN: Final = 80  # characters of a value
 
 
 class RequestError(XVLAError):
@@ -51,7 +52,7 @@ class RequestError(XVLAError):
             "error": self.error,
             "detail": {
                 "field": self.field,
-                "value": self.value if plain else _printable(self.value),
+                "value": self.value if plain else printable(self.value, _MOST_SHOWN),
                 "allowed": self.allowed,
             },
         }
@@ -68,6 +69,9 @@ def bad_field(field: str, value: Any, allowed: str) -> RequestError:
     return RequestError(400, f"{field} cannot be used", field=field, value=value, allowed=allowed)
 
 
-def _printable(value: Any) -> str:
+def printable(value: Any, most: int) -> str:
+    """A value of a client as so many characters of ASCII, a text as itself."""
+    if isinstance(value, (str, bytes)):
+        value = value[:most]  # first, for the rest of it may be megabytes
     text = value if isinstance(value, str) else _SHORT.repr(value)
-    return text[:80].encode("ascii", "backslashreplace").decode()
+    return text[:most].encode("ascii", "backslashreplace").decode()

@@ -8,31 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 
+from xvla_jax.serving.arrays import array_from_list
+from xvla_jax.serving.fields import NAMES, Taken, take, view_warnings
 from xvla_jax.serving.limits import Limits
-from xvla_jax.serving.pictures import picture
+from xvla_jax.serving.pictures import file_of_text, picture
 from xvla_jax.serving.refusal import RequestError, bad_field
 
-# What a field may be called: first the released name, then openpi's.
-_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "instruction": ("language_instruction", "instruction", "prompt"),
-    "proprio": ("proprio", "state", "observation/state"),
-    "images": ("images",),
-    "image0": ("image0", "observation/image"),
-    "image1": ("image1", "observation/wrist_image"),
-    "domain_id": ("domain_id",),
-    "prefix": ("prefix",),
-    "prefix_committed": ("prefix_committed",),
-    "steps": ("steps",),
-    "seed": ("seed",),
-    "num_actions": ("num_actions",),
-    "deadline_ms": ("deadline_ms",),
-    "request_id": ("request_id",),
-    "observation_time": ("observation_time",),
-}
+Array = Callable[[str, Any], Any]  # a codec's way from a field's value to an array or a list
+
 _MOST_ID: Final = 64  # characters
 _MOST_SEED: Final = 2**32 - 1
 _MOST_PROPRIO: Final = 1e6  # nothing that a robot measures, in any unit; the model would overflow
+_MOST_NUMBERS: Final = 1024  # of proprio
 _DEFAULT_STEPS: Final = 10  # denoising steps, as released
+_AXES_OF_STACK: Final = 4
+_STACK: Final = (
+    "a list of images, an array uint8[views, H, W, 3], or a map by camera; and no image0 beside it"
+)
+_IMAGES_OF_LARGEST: Final = 2  # pixels of a request, in images of the largest size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +40,7 @@ class Rules:
         domains: valid ids.
         num_domains: of the model.
         limits: of the server.
+        cameras: names of the views by domain, in the order of their slots, where they are known.
     """
 
     num_views: int
@@ -56,6 +50,7 @@ class Rules:
     domains: Collection[int]
     num_domains: int
     limits: Limits
+    cameras: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,9 +78,7 @@ class ActRequest:
     warnings: tuple[str, ...]
 
 
-def parse_request(
-    fields: Mapping[Any, Any], rules: Rules, array: Callable[[str, Any], Any]
-) -> ActRequest:
+def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActRequest:
     """Checks every field.
 
     Args:
@@ -96,67 +89,52 @@ def parse_request(
     Raises:
         RequestError: names the field, what it was and what is allowed.
     """
-    taken, unknown = _by_field(fields, rules.num_views)
-    limits = rules.limits
-    warnings = [f"unknown field {name!r} was ignored" for name in unknown[:4]]
-    domain = _integer(taken, "domain_id", None, 0, rules.num_domains - 1)
-    if domain not in rules.domains:
-        raise bad_field("domain_id", domain, f"domains of this checkpoint: {sorted(rules.domains)}")
-    proprio = _proprio(_required(taken, "proprio"), rules, array, warnings)
-    seed = _integer(taken, "seed", 0, 0, _MOST_SEED) if "seed" in taken else None
+    domain = _domain(fields, rules, array)
+    taken = take(fields, rules.cameras.get(domain, ()), rules.num_views)
+    limits, warnings = rules.limits, taken.warnings
+
+    def whole(field: str, default: int, low: int, high: int) -> int:
+        return _integer(field, taken.values.get(field, default), low, high, array)
+
+    observation = {
+        "proprio": _proprio(taken, rules, array, warnings),
+        "images": _images(taken, rules, array, rules.cameras.get(domain, ()), warnings),
+        "instruction": _instruction(taken.required("instruction"), limits, warnings),
+        "domain_id": domain,
+        **_prefix(taken, rules, array),
+    }
     return ActRequest(
-        observation={
-            "images": _images(taken, rules, array),
-            "instruction": _instruction(_required(taken, "instruction"), limits),
-            "proprio": proprio,
-            "domain_id": domain,
-            **_prefix(taken, rules, array),
-        },
-        steps=_integer(taken, "steps", _DEFAULT_STEPS, 1, limits.steps),
-        seed=seed,
-        num_actions=_integer(taken, "num_actions", rules.num_actions, 1, rules.num_actions),
-        deadline_ms=_integer(taken, "deadline_ms", limits.deadline_ms, 1, limits.deadline_ms),
-        request_id=_identifier(taken.get("request_id", "")),
-        observation_time=_time(taken.get("observation_time")),
+        observation=observation,
+        steps=whole("steps", _DEFAULT_STEPS, 1, limits.steps),
+        seed=whole("seed", 0, 0, _MOST_SEED) if "seed" in taken.values else None,
+        num_actions=whole("num_actions", rules.num_actions, 1, rules.num_actions),
+        deadline_ms=whole("deadline_ms", limits.deadline_ms, 1, limits.deadline_ms),
+        request_id=_identifier(taken.values.get("request_id", "")),
+        observation_time=_time(taken.values.get("observation_time")),
         warnings=tuple(warnings),
     )
 
 
-def _by_field(fields: Mapping[Any, Any], num_views: int) -> tuple[dict[str, Any], list[str]]:
-    """Values by our name, and the names that mean nothing here."""
-    names = {f"image{i}": (f"image{i}",) for i in range(num_views)} | dict(_NAMES)
-    field_of = {name: field for field, known in names.items() for name in known}
-    taken: dict[str, Any] = {}
-    unknown = []
-    for name, value in fields.items():
-        field = field_of.get(name) if isinstance(name, str) else None
-        if field is None:
-            unknown.append(str(name)[:40].encode("ascii", "backslashreplace").decode())
-        elif field in taken:
-            raise bad_field(field, name, f"one of {', '.join(names[field])}, not two")
-        elif value is not None:
-            taken[field] = value
-    return taken, unknown
-
-
-def _required(taken: Mapping[str, Any], field: str) -> Any:
-    if field not in taken:
-        names = _NAMES.get(field, (field,))
-        raise RequestError(
-            400,
-            f"{names[0]} is missing",
-            field=names[0],
-            allowed=f"one of the fields {', '.join(names)}",
-        )
-    return taken[field]
-
-
-def _integer(taken: Mapping[str, Any], field: str, default: int | None, low: int, high: int) -> int:
-    value = taken.get(field, default)
+def _domain(fields: Mapping[Any, Any], rules: Rules, array: Array) -> int:
+    """Before all others, for it decides what the cameras are called."""
+    value = fields.get("domain_id")
     if value is None:
-        value = _required(taken, field)
+        others = {name: v for name, v in fields.items() if name != "images"}
+        value = take(others, (), rules.num_views).required("domain_id")
+    domain = _integer("domain_id", value, 0, rules.num_domains - 1, array)
+    if domain not in rules.domains:
+        raise bad_field("domain_id", domain, f"domains of this checkpoint: {sorted(rules.domains)}")
+    return domain
+
+
+def _integer(field: str, value: Any, low: int, high: int, array: Array) -> int:
+    """A whole number, also as a text, or as an array of one in any form that arrays have."""
     allowed = f"a whole number {low} .. {high}"
     number = value
+    if isinstance(number, (dict, list)) or (isinstance(number, str) and number[:1] == "{"):
+        number = array(field, number)
+    if isinstance(number, list):
+        number = array_from_list(field, number, allowed, axes=1, most=1)
     if isinstance(number, np.ndarray) and number.size == 1:
         number = number.item()
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 20:
@@ -168,84 +146,112 @@ def _integer(taken: Mapping[str, Any], field: str, default: int | None, low: int
     return number
 
 
-def _instruction(value: Any, limits: Limits) -> str:
+def _instruction(value: Any, limits: Limits, warnings: list[str]) -> str:
     allowed = f"a text of 1 .. {limits.text_characters} characters"
-    name = _NAMES["instruction"][0]
+    name = NAMES["instruction"][0]
     if not isinstance(value, str) or not value.strip():
         raise bad_field(name, value, allowed)
     if len(value) > limits.text_characters:
         raise bad_field(name, f"{len(value)} characters", allowed)
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise bad_field(name, value, "a text without halves of surrogate pairs")
+    if value[:2] in ("b'", 'b"') and value[-1] == value[1]:
+        warnings.append(f"{name} begins with b and a quote: is it bytes that str() was called on?")
     return value
 
 
 def _images(
-    taken: Mapping[str, Any], rules: Rules, array: Callable[[str, Any], Any]
+    taken: Taken, rules: Rules, array: Array, cameras: tuple[str, ...], warnings: list[str]
 ) -> list[np.ndarray]:
     """Images in their order; as released, places in that order decide the slots, not the names."""
-    found = {name: taken[name] for i in range(rules.num_views) if (name := f"image{i}") in taken}
-    many = taken.get("images")
+    slots = (f"image{i}" for i in range(rules.num_views))
+    found = {field: taken.values[field] for field in slots if field in taken.values}
+    shown = taken.names
+    many = taken.values.get("images")
     if many is not None:
-        if found or not isinstance(many, list):
-            raise bad_field("images", many, "a list of images, and no image0 beside it")
-        found = {f"images[{i}]": value for i, value in enumerate(many[: rules.views + 1])}
+        many = many if isinstance(many, list) else _stacked(array("images", many))
+        if found:
+            raise bad_field("images", f"images beside {', '.join(found)}", _STACK)
+        found = {f"image{i}": value for i, value in enumerate(many[: rules.views + 1])}
+        shown = {field: f"images[{i}]" for i, field in enumerate(found)}
     if not 1 <= len(found) <= rules.views:
         count = len(many) if many is not None else len(found)
         raise RequestError(
             400,
             "no valid images found" if not count else "too many images",
             field="image0",
-            value=count,
-            allowed=f"1 .. {rules.views} images",
+            value=count if count else taken.instead or 0,
+            allowed=f"1 .. {rules.views} images: image0, image1, ..."
+            + (f"; or by camera, {', '.join(cameras)}" if cameras else ""),
         )
-    most = rules.limits.image_pixels
-    return [
-        # on the websocket, images are arrays or the bytes of files already
-        picture(name, v if isinstance(v, (np.ndarray, bytes)) else array(name, v), most_pixels=most)
-        for name, v in found.items()
-    ]
+    warnings += view_warnings(taken, list(found), cameras)
+    images, left = [], _IMAGES_OF_LARGEST * rules.limits.image_pixels
+    for field, value in found.items():
+        most = min(left, rules.limits.image_pixels)
+        images.append(_image(shown[field], value, array, most))
+        left -= images[-1].shape[0] * images[-1].shape[1]
+    return images
 
 
-def _proprio(
-    value: Any, rules: Rules, array: Callable[[str, Any], Any], warnings: list[str]
-) -> np.ndarray:
+def _stacked(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray) and value.ndim != _AXES_OF_STACK:
+        raise bad_field("images", f"{value.dtype}{list(value.shape)}", _STACK)
+    return list(value)
+
+
+def _image(name: str, value: Any, array: Array, most_pixels: int) -> np.ndarray:
+    if isinstance(value, str):
+        file = file_of_text(name, value)
+        value = array(name, value) if file is None else file
+    elif not isinstance(value, (np.ndarray, bytes)):  # as they are on the websocket
+        value = array(name, value)
+    return picture(name, value, most_pixels=most_pixels)
+
+
+def _proprio(taken: Taken, rules: Rules, array: Array, warnings: list[str]) -> np.ndarray:
     allowed = f"{' or '.join(map(str, rules.widths))} finite numbers"
-    found = array("proprio", value)
-    try:
-        state = np.asarray(found)
-    except (ValueError, OverflowError) as error:
-        raise bad_field("proprio", "lists of unequal lengths", allowed) from error
-    shape = f"{state.dtype}{list(state.shape)}"
-    if state.dtype.kind not in "iuf" or state.ndim != 1 or not 1 <= state.size <= 1024:
-        raise bad_field("proprio", shape, allowed)
-    if not (np.isfinite(state) & (np.abs(state.astype(np.float64)) <= _MOST_PROPRIO)).all():
-        raise bad_field("proprio", "numbers that are not finite, or huge", allowed)
+    sent = taken.parts.get("proprio") or [("proprio", taken.required("proprio"))]
+    state = np.concatenate([_numbers(name, value, array, allowed) for name, value in sent])
+    name = " and ".join(name for name, _ in sent)
+    shape = f"{state.dtype}[{state.size}]"
     if state.size in rules.widths:
         return state.astype(np.float32)
     if state.any():
-        raise bad_field("proprio", shape, allowed)
+        raise bad_field(name, shape, allowed)
     warnings.append(
-        f"proprio has {state.size} zeros where {rules.widths[0]} numbers are expected; it was read "
+        f"{name} has {state.size} zeros where {rules.widths[0]} numbers are expected; it was read "
         "as no state"
     )
     return np.zeros(rules.widths[0], np.float32)
 
 
-def _prefix(
-    taken: Mapping[str, Any], rules: Rules, array: Callable[[str, Any], Any]
-) -> dict[str, Any]:
+def _numbers(field: str, value: Any, array: Array, allowed: str) -> np.ndarray:
+    found = array(field, value)
+    if isinstance(found, list):
+        found = array_from_list(field, found, allowed, axes=1, most=_MOST_NUMBERS)
+    if found.dtype.kind not in "iuf" or found.ndim != 1 or not 1 <= found.size <= _MOST_NUMBERS:
+        raise bad_field(field, f"{found.dtype}{list(found.shape)}", allowed)
+    _check_finite(field, found, allowed)
+    return found
+
+
+def _check_finite(field: str, found: np.ndarray, allowed: str) -> None:
+    if not (np.isfinite(found) & (np.abs(found.astype(np.float64)) <= _MOST_PROPRIO)).all():
+        raise bad_field(field, "numbers that are not finite, or huge", allowed)
+
+
+def _prefix(taken: Taken, rules: Rules, array: Array) -> dict[str, Any]:
     """Rows that the chunk begins with; what they may hold beyond numbers, the policy knows."""
-    if "prefix" not in taken:
-        if "prefix_committed" in taken:
-            raise bad_field("prefix_committed", taken["prefix_committed"], "beside a prefix only")
+    values = taken.values
+    if "prefix" not in values:
+        if "prefix_committed" in values:
+            raise bad_field("prefix_committed", values["prefix_committed"], "beside a prefix only")
         return {}
     allowed = f"up to {rules.num_actions} rows of {rules.widths[-1]} finite numbers"
-    found = array("prefix", taken["prefix"])
-    try:
-        rows = np.asarray(found)
-    except (ValueError, OverflowError) as error:
-        raise bad_field("prefix", "lists of unequal lengths", allowed) from error
+    rows = array("prefix", values["prefix"])
+    if isinstance(rows, list):
+        most = rules.num_actions * max(rules.widths)
+        rows = array_from_list("prefix", rows, allowed, axes=2, most=most)
     if rows.ndim and len(rows) == 0:
         rows = np.zeros((0, rules.widths[-1]), np.float32)
     if (
@@ -255,9 +261,9 @@ def _prefix(
         or rows.shape[1] not in rules.widths
     ):
         raise bad_field("prefix", f"{rows.dtype}{list(rows.shape)}", allowed)
-    if not (np.isfinite(rows) & (np.abs(rows.astype(np.float64)) <= _MOST_PROPRIO)).all():
-        raise bad_field("prefix", "numbers that are not finite, or huge", allowed)
-    committed = _integer(taken, "prefix_committed", len(rows), 0, len(rows))
+    _check_finite("prefix", rows, allowed)
+    committed = values.get("prefix_committed", len(rows))
+    committed = _integer("prefix_committed", committed, 0, len(rows), array)
     return {"prefix": rows.astype(np.float32), "prefix_committed": committed}
 
 

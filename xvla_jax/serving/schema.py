@@ -31,6 +31,15 @@ class Timing(BaseModel):
     total_ms: float
 
 
+class ChannelReply(BaseModel):
+    """One number of an action; low and high are a gripper's."""
+
+    name: str
+    unit: str
+    low: str | None = None
+    high: str | None = None
+
+
 class ActReply(BaseModel):
     """A chunk of actions, and how it came about."""
 
@@ -38,6 +47,7 @@ class ActReply(BaseModel):
     request_id: str
     model: str = Field(description="short hash of the model")
     seed: int = Field(description="of the noise; sent again, it gives the same actions")
+    channels: list[ChannelReply] | str = Field(description="of an action's row, or: unknown")
     server_timing: Timing
     observation_time: float | None = None
     warnings: list[str] | None = None
@@ -70,6 +80,7 @@ class InfoReply(BaseModel):
     action_width: int
     proprio_width: int
     views: int
+    channels: dict[str, list[ChannelReply] | str] = Field(description="by domain, or: unknown")
 
 
 _IMAGE: Final = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import InputError
 from xvla_jax.serving.batcher import Batcher, Ticket
 from xvla_jax.serving.engine import Engine
@@ -159,6 +160,7 @@ class Service:
             "request_id": request.request_id or secrets.token_hex(8),
             "model": engine.model,
             "seed": seed,
+            "channels": engine.channels.get(request.observation["domain_id"], UNKNOWN),
             "server_timing": {
                 "decode_ms": 1000 * (decoded - began),
                 "queue_ms": 1000 * (ticket.started - ticket.arrived),

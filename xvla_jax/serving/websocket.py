@@ -85,11 +85,16 @@ async def _answer(
         raise bad_field("message", "a text", "a binary message in msgpack")
     service.check(client)
     return await service.act(
-        lambda: {**defaults, **unpack(data)}, _array, client=client, began=began
+        lambda: {**defaults, **unpack(data)}, array_of_message, client=client, began=began
     )
 
 
-def _array(field: str, value: Any) -> Any:
+def array_of_message(field: str, value: Any) -> Any:
+    """The array, or the list, that a field's value of a message is.
+
+    Raises:
+        RequestError: anything else.
+    """
     if isinstance(value, (np.ndarray, list)):
         return value
     raise bad_field(field, value, "an array, or a list of numbers")

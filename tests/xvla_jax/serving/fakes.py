@@ -40,6 +40,7 @@ class FakeEngine:
         )
         self.info: Mapping[str, Any] = {"model": "fake", "domains": [0, 3, 29]}
         self.model = "fake"
+        self.channels: Mapping[int, Any] = {3: [{"name": "grip", "unit": "deg", "low": "open"}]}
         self.programs: Sequence[tuple[int, int]] = [(1, 1), (1, 4)]
         self.seconds = seconds
         self.batches: list[list[int]] = []  # seeds

@@ -20,7 +20,6 @@ from xvla_jax.serving.msgpack_codec import pack, unpack
 from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.service import Service
 
-STATUSES = ("200", "400", "401", "403", "408", "413", "415", "500", "503")
 TOKEN = "correct horse battery"
 
 
@@ -57,6 +56,8 @@ def test_the_released_protocol(client: TestClient, path: str) -> None:
     assert found["model"] == "fake"
     assert found["server_timing"].keys() == {"decode_ms", "queue_ms", "infer_ms", "total_ms"}
     assert "warnings" not in found
+    assert found["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
+    assert client.post(path, json=request(domain_id=0)).json()["channels"] == "unknown"
 
 
 def test_the_example_of_the_released_readme(client: TestClient) -> None:
@@ -227,6 +228,7 @@ def test_the_websocket_of_openpi(client: TestClient) -> None:
             assert found["actions"].shape == (ROWS, WIDTH)
             assert found["actions"][0, :4].tolist() == [5.0, 11.0, 3.0, 7.0]
             assert found["server_timing"]["infer_ms"] >= 0
+            assert found["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
             assert ("prev_total_ms" in found["server_timing"]) is again
             raw = msgpack.unpackb(data)["actions"]
             assert raw.keys() == {b"__ndarray__", b"data", b"dtype", b"shape"}

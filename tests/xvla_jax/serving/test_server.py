@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden
-from xvla_jax.contract import Contract
+from xvla_jax.contract import Channel, Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
 from xvla_jax.serving.announce import announced, info_files
 from xvla_jax.serving.engine import PolicyEngine
 from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.schema import InfoReply
 from xvla_jax.serving.server import Door
 from xvla_jax.serving.slurm import SlurmTask, expand_nodes, slurm_task
 
@@ -124,10 +126,18 @@ def test_the_engine_announces_the_policy() -> None:
     assert engine.info["num_actions"] == case.config.num_actions
     assert engine.info["action_width"] == engine.info["proprio_width"] == 20
     assert engine.programs == [(2, 1), (2, 2)]
-    json.dumps(dict(engine.info))
+    channels = engine.info["channels"]["3"]
+    assert channels[0] == {"name": "left x", "unit": "m"}
+    assert channels[9] == {"name": "left gripper", "unit": "0..1", "low": "open", "high": "closed"}
+    assert engine.info["contracts"]["3"]["channels"][9]["high"] == "closed"
+    InfoReply.model_validate(json.loads(json.dumps(dict(engine.info))))
     again = PolicyEngine(policy, Limits(), any_domain=True)
     assert again.model == engine.model
     assert again.info["domains"] == list(range(case.config.num_domains))
+    assert again.info["channels"]["0"] == "unknown"
+    wide = dataclasses.replace(CONTRACT, channels=(Channel("a"),) * 21)
+    with pytest.raises(ConfigError, match=r"domain 3 has 21 channels; .* have 20 numbers"):
+        PolicyEngine(Policy(case.config, case.params, processor, {3: wide}), Limits())
     params = jax.tree.map(np.copy, dict(case.params))
     jax.tree.leaves(params)[-1].flat[0] += 1e-3
     changed = PolicyEngine(Policy(case.config, params, processor, {}), Limits())
