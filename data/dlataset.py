@@ -64,6 +64,10 @@ class DLataset:
         """
         return DLataset(self._records, self._features, (*self._fns, fn))
 
+    def with_options(self, options: tf.data.Options) -> DLataset:
+        """Set tf.data options; without parallel maps, trajectories are in file order under any."""
+        return DLataset(self._records.with_options(options), self._features, self._fns)
+
     def iterator(self, *, prefetch: int = tf.data.AUTOTUNE) -> Iterator[Traj]:
         """The trajectories as numpy arrays; strings are object arrays of bytes."""
         records = self._records.prefetch(prefetch) if prefetch else self._records

@@ -33,6 +33,10 @@ INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
 INFO_NAME = "dataset_info.json"
 INDEX_NAMES = (MANIFEST_NAME, INFO_NAME, "features.json")
+# dlimp sets deterministic = False: its parallel maps, which parse the records before it numbers
+# them, then deliver in whatever order the threads finish. The last options of a pipeline win.
+IN_FILE_ORDER = tf.data.Options()
+IN_FILE_ORDER.deterministic = True
 
 
 def index_files(folder: epath.Path) -> tuple[epath.Path, ...]:
@@ -82,8 +86,8 @@ class RldsReader:
                 if len(raw[INDEX]):
                     found[int(raw[INDEX][0])] = raw
         except tf.errors.OpError:
-            # dlimp lets parallel maps deliver out of order: good ones may be missing as well, so
-            # the caller asks again for each
+            # the pipeline ends here, so the episodes behind are missing as well: the caller asks
+            # for each again
             return found
         return found
 
@@ -100,9 +104,10 @@ class RldsReader:
         return raw if len(raw[INDEX]) else FaultError("unequal_lengths", "no frames")
 
     def _iterate(self, first: int, count: int) -> Iterator[dict[str, Any]]:
+        """Episodes `first` .. first + count - 1 of one shard, in file order under any load."""
         split = f"{SPLIT}[{first}:{first + count}]"
         trajectories = DLataset.from_rlds(self._builder, split=split, shuffle=False)
-        return trajectories.traj_map(self._select).iterator()
+        return trajectories.traj_map(self._select).with_options(IN_FILE_ORDER).iterator()
 
     def _trajectory(self, raw: dict[str, Any] | FaultError, episode: str) -> Trajectory:
         if isinstance(raw, FaultError):

@@ -166,6 +166,6 @@ RLDS_ROWS = (
     # LIBERO's own demonstrations, replayed under absolute commands at the full control rate. The
     # sets of that name with relative actions cannot serve.
     _commanded_libero("libero_rlds", "libero", rate_hz=20.0, index_margin=10),
-    # recorded by scripts/quickstart; the shortest window is 0.3 s
+    # recorded by scripts/quickstart.py; the shortest window is 0.3 s
     _commanded_libero("libero_demos", "libero_demos", rate_hz=10.0, index_margin=3),
 )

@@ -72,6 +72,12 @@ def test_iterator_works_without_prefetch(dlataset, builder):
     assert len(list(dataset.iterator(prefetch=0))) == 2
 
 
+def test_options_bind_the_order_to_that_of_the_file(dlataset, builder):
+    dataset = dlataset.from_rlds(builder, split="train", shuffle=False)
+    ordered = dataset.with_options(data.rlds.IN_FILE_ORDER).iterator()
+    assert [traj["_traj_index"][0] for traj in ordered] == list(range(25))
+
+
 def test_the_reader_takes_dlimp_where_it_is_installed():
     installed = importlib.util.find_spec("dlimp") is not None
     assert data.rlds.DLataset.__module__ == ("dlimp.dataset" if installed else "data.dlataset")
