@@ -19,17 +19,20 @@ _FACTORY = "lerobot.policies.factory"
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: str, tokenizer: str) -> tuple[Any, Any, Any]:
-    """The policy, and the pipelines before and after it."""
-    policy = importlib.import_module(_POLICY).XVLAPolicy.from_pretrained(folder)
+def load_policy(folder: str) -> Any:
+    """A policy with its weights."""
+    return importlib.import_module(_POLICY).XVLAPolicy.from_pretrained(folder)
+
+
+def _load_pipelines(policy: Any, folder: str, tokenizer: str) -> tuple[Any, Any]:
+    """What comes before and after a policy."""
     overrides = {
         "device_processor": {"device": "cpu"},
         "tokenizer_processor": {"tokenizer_name": tokenizer},  # without the network
     }
-    before, after = importlib.import_module(_FACTORY).make_pre_post_processors(
+    return importlib.import_module(_FACTORY).make_pre_post_processors(
         policy.config, pretrained_path=folder, preprocessor_overrides=overrides
     )
-    return policy, before, after
 
 
 def raw_outputs(
@@ -50,7 +53,8 @@ def raw_outputs(
         robot_actions float32[B, T, d], after LeRobot's postprocessing.
     """
     torch = importlib.import_module("torch")
-    policy, before, after = _load(folder, tokenizer)
+    policy = load_policy(folder)
+    before, after = _load_pipelines(policy, folder, tokenizer)
     keys = list(policy.config.image_features)
     rows: dict[str, list[np.ndarray]] = {}
     for i, task in enumerate(tasks):
