@@ -1,4 +1,4 @@
-"""The original's train step in PyTorch, in a process of its own; see ``benchmarks/training.py``.
+"""The train step of a PyTorch package, in a process of its own; see ``benchmarks/training.py``.
 
 It imports nothing of JAX. Its last line is JSON: seconds of the steps, of the first, peak memory.
 """
@@ -13,15 +13,15 @@ import statistics
 import time
 from typing import Any
 
-from scripts.torch_packages import import_torch, load_model
+from scripts.torch_packages import chunk_shape, import_torch, load_model
 
 _LEARNING_RATE, _BETAS, _MAX_NORM = 1e-4, (0.9, 0.95), 1.0
 
 
-def _batch(torch: Any, config: Any, text_length: int) -> dict[str, Any]:
+def _batch(torch: Any, num_actions: int, text_length: int) -> dict[str, Any]:
     """One sample, noise in three views."""
     torch.manual_seed(0)
-    actions = 0.3 * torch.randn(1, config.num_actions, 20)
+    actions = 0.3 * torch.randn(1, num_actions, 20)
     actions[..., [9, 19]] = 1.0
     return {
         "input_ids": torch.randint(3, 1000, (1, text_length)),
@@ -45,7 +45,7 @@ def main() -> None:
     model = load_model(pathlib.Path(options.checkpoint), options.package, "float32", "cpu")
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=_BETAS)
-    batch = _batch(torch, model.config, options.text_length)
+    batch = _batch(torch, chunk_shape(model)[0], options.text_length)
 
     def step() -> float:
         began = time.perf_counter()

@@ -42,7 +42,9 @@ _ONLY = flags.DEFINE_multi_enum(
 _SHAPE = flags.DEFINE_enum("shape", "RELEASED", ["RELEASED", "SMALL", "TINY"], "Of the step.")
 _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed steps.", lower_bound=1)
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
-_TORCH_PACKAGE = flags.DEFINE_string("torch_package", "", "Folder with the original models/.")
+_TORCH_PACKAGE = flags.DEFINE_string(
+    "torch_package", "", "Folder with the original models/, or lerobot."
+)
 
 _SAVES: Final = 5
 _INTERVAL: Final = 500  # steps between two saves, for the share

@@ -32,12 +32,17 @@ from xvla_jax.errors import XVLAError
 from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.lora_step import PEFT
 from xvla_jax.pretrained import LAYOUTS
+from xvla_jax.resizing import RESIZING
 
 _LAYOUT = flags.DEFINE_enum("layout", None, (*LAYOUTS, PEFT), "Layout of DST.", required=True)
 _DTYPE = flags.DEFINE_enum(
     "dtype", SOURCE_DTYPE, (SOURCE_DTYPE, *STORED), "Type of DST's tensors (Orbax: float32)."
 )
 _ADAPTER = flags.DEFINE_string("adapter", "", "PEFT folder to merge into the weights.")
+_RESIZE = flags.DEFINE_enum(
+    "resize", None, list(RESIZING), "How DST resizes images, where it is not to be as in SRC."
+)
+_DOMAIN = flags.DEFINE_integer("domain", None, "Of all observations in LeRobot's pipeline.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST, once the new one is whole.")
 _VERIFY = flags.DEFINE_bool("verify", False, "Read DST back and compare actions.")
 _REPORT = flags.DEFINE_string("report", "", "JSON file for the numbers, and what --verify found.")
@@ -76,6 +81,8 @@ def _run(
             dtype=_DTYPE.value,
             adapter=pathlib.Path(_ADAPTER.value) if _ADAPTER.value else None,
             overwrite=_OVERWRITE.value,
+            resize=_RESIZE.value,
+            domain=_DOMAIN.value,
             progress=termination.checked(progress),
         )
     termination.check()
@@ -87,9 +94,11 @@ def _run(
         return 0
     console.print(
         f"{found['parameters']:,} parameters read back, equal: {found['parameters_equal']}; "
-        f"{found['chunks_compared']} chunks from the same noise, largest action difference "
+        f"{found['chunks_compared']} chunks from the same raw observations and noise, largest action difference "
         f"{found['largest_action_difference']:g} of {found['largest_action']:.3g}"
     )
+    for name, (ours, theirs) in found["preprocessing"].items():
+        console.print(f"preprocessing, {name}: {ours!r} in SRC, {theirs!r} in DST", style="yellow")
     exact = done.rounded or not found["largest_action_difference"]
     return 0 if found["parameters_equal"] and exact else 1
 

@@ -13,16 +13,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from scripts import equivalence_raw
+from scripts.equivalence_raw import Export, RawSide
+from scripts.torch_packages import LEROBOT
 from scripts.torch_process import TorchOptions, TorchReference, require_torch
 from xvla_jax import equivalence, fingerprints, inventory, lora, probe
-from xvla_jax.equivalence import StageResult
+from xvla_jax.equivalence import Stage, StageResult
 from xvla_jax.fingerprints import Fingerprint
 from xvla_jax.formats import lora_files
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.inventory import Inventory
 from xvla_jax.models.xvla import inference_params
 from xvla_jax.policy import STEPS
-from xvla_jax.pretrained import load_checkpoint, save_pretrained
+from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 SCHEMA = 1
@@ -67,6 +70,7 @@ class _Side:
     processor: Processor | None
     inputs: Mapping[str, np.ndarray]
     seconds: Mapping[str, float]
+    raw: RawSide | None  # what LeRobot's own preprocessing is compared with
 
 
 def check(plan: Plan) -> dict[str, Any]:
@@ -84,13 +88,14 @@ def check(plan: Plan) -> dict[str, Any]:
     stored = sorted({*a.dtypes, *(b.dtypes if b else ())})
     rounded, _ = equivalence.gate_of(stored)
     with tempfile.TemporaryDirectory() as scratch:
-        readable = a.layout == "hf" and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
+        layout = equivalence_raw.layout_of(plan.torch)
+        readable = a.layout == layout and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
         export = None
         if plan.torch and (plan.adapter_a or not readable):
-            export = pathlib.Path(scratch, "hf")
+            export = Export(pathlib.Path(scratch, layout), layout)
         kinds = {REFERENCE} | (set() if b else set(plan.dtypes))
         first = _run(a, plan.adapter_a, kinds, rounded, plan, export=export)
-        by_torch = _run_torch(plan.torch, export or pathlib.Path(plan.a), first.inputs)
+        by_torch = _run_torch(plan.torch, export.folder if export else plan.a, first)
     wanted = first.outputs[REFERENCE]
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -117,9 +122,14 @@ def check(plan: Plan) -> dict[str, Any]:
             if dtype != REFERENCE:
                 comparisons.append(_comparison("A", dtype, first.outputs[dtype], wanted, []))
     if by_torch:
-        about, outputs = by_torch
+        about, outputs, raw = by_torch
         report["torch"] = about
         comparisons.append(_comparison("PyTorch on A", REFERENCE, outputs, wanted, []))
+        if raw and first.raw:
+            who = f"LeRobot on raw observations ({first.raw.note})"
+            comparisons.append(
+                _comparison(who, REFERENCE, raw, first.raw.outputs, [], equivalence.RAW_STAGES)
+            )
     report["comparisons"] = comparisons
     report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     verdicts = [c["passed"] for c in comparisons]
@@ -136,9 +146,9 @@ def _run(
     plan: Plan,
     *,
     inputs: Outputs | None = None,
-    export: pathlib.Path | None = None,
+    export: Export | None = None,
 ) -> _Side:
-    """Loads a checkpoint, runs it in each type, and lets it go; ``export`` is written as ``hf``."""
+    """Loads a checkpoint, runs it in each type, and lets it go; ``export`` is written."""
     start = time.perf_counter()
     loaded = load_checkpoint(stock.folder)
     config = loaded.config
@@ -153,7 +163,12 @@ def _run(
         )
     prints = fingerprints.fingerprints(loaded.params, config, dtype=rounded)
     if export:
-        save_pretrained(export, config, loaded.params, "hf")
+        export.write(loaded)
+    raw = None
+    lerobot = plan.torch is not None and plan.torch.package == LEROBOT
+    if lerobot and plan.a == stock.folder and loaded.processor:
+        place = export.folder if export else pathlib.Path(plan.a)
+        raw = RawSide.of(loaded, place, count=plan.observations, seed=plan.seed)
     outputs = {}
     for dtype in sorted(dtypes):
         start = time.perf_counter()
@@ -164,7 +179,7 @@ def _run(
             config, _move_to_device(params), inputs, dtype=dtype, steps=STEPS
         )
         seconds[dtype] = time.perf_counter() - start
-    return _Side(outputs, prints, loaded.buffers, loaded.processor, inputs, seconds)
+    return _Side(outputs, prints, loaded.buffers, loaded.processor, inputs, seconds, raw)
 
 
 def _move_to_device(params: dict[str, Any]) -> Any:
@@ -177,20 +192,27 @@ def _move_to_device(params: dict[str, Any]) -> Any:
 
 
 def _run_torch(
-    options: TorchOptions | None, folder: pathlib.Path, inputs: Outputs
-) -> tuple[dict[str, Any], Outputs] | None:
+    options: TorchOptions | None, folder: str | pathlib.Path, first: _Side
+) -> tuple[dict[str, Any], Outputs, Outputs | None] | None:
     if options is None:
         return None
     with TorchReference(folder, options) as reference:
-        return dict(reference.about), reference.stages(inputs, steps=STEPS)
+        outputs = reference.stages(first.inputs, steps=STEPS)
+        raw = first.raw.ask(reference) if first.raw else None
+        return dict(reference.about), outputs, raw
 
 
 def _comparison(
-    who: str, dtype: str, found: Outputs, wanted: Outputs, stored: Sequence[str]
+    who: str,
+    dtype: str,
+    found: Outputs,
+    wanted: Outputs,
+    stored: Sequence[str],
+    stages: Sequence[Stage] = equivalence.STAGES,
 ) -> dict[str, Any]:
     """One side in one type against A in float32; the widest gate of the types involved applies."""
     gated_by, gate = equivalence.gate_of([dtype, *stored])
-    results: list[StageResult] = equivalence.compare(found, wanted, gate=gate)
+    results: list[StageResult] = equivalence.compare(found, wanted, gate=gate, stages=stages)
     return {
         "who": who,
         "dtype": dtype,
@@ -226,16 +248,21 @@ def _processors(a: Processor | None, b: Processor | None) -> dict[str, Any]:
         return {"files_in": holders, "differing": {}, "passed": None}
     told, other = _what_it_does(a), _what_it_does(b)
     differing = {k: (told[k], other[k]) for k in told if told[k] != other[k]}
-    return {"files_in": ["A", "B"], "differing": differing, "passed": not differing}
+    pixels = equivalence_raw.pixel_difference(a, b)
+    return {
+        "files_in": ["A", "B"],
+        "differing": differing,
+        "raw_pixel_difference": pixels,
+        "passed": not differing and not pixels,
+    }
 
 
 def _what_it_does(processor: Processor) -> dict[str, Any]:
-    """Its fields; for the tokenizer's place, the ids of some text."""
+    """Its fields, as JSON values; for the tokenizer's place, the ids of some text."""
     uncut = dataclasses.replace(processor, text_length=_UNCUT)
     ids = uncut.tokenize(probe.INSTRUCTIONS[:1])[0]
-    fields = {
-        f.name: getattr(processor, f.name) for f in dataclasses.fields(processor) if f.compare
-    }
+    values = dataclasses.asdict(processor)
+    fields = {f.name: values[f.name] for f in dataclasses.fields(processor) if f.compare}
     del fields["tokenizer_dir"]
     return fields | {"ids of an instruction": [int(i) for i in ids if i != probe.PAD]}
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xvla_jax.equivalence import STAGES
+from xvla_jax.equivalence import RAW_STAGES, STAGES
 
 _SHOWN = 5  # differing fields and parameters that are listed; the JSON has more
 _VERDICTS = {
@@ -76,6 +76,8 @@ def _differences(report: Mapping[str, Any]) -> Table:
     for part, gated in (("config", None), ("processor", report["processor"]["passed"])):
         differing = report[part]["differing"]
         lines = [f"{k}: {x!r} and {y!r}" for k, (x, y) in list(differing.items())[:_SHOWN]]
+        if report[part].get("raw_pixel_difference"):
+            lines.append(f"pixels of 480 x 640 images: by {report[part]['raw_pixel_difference']:g}")
         if len(differing) > _SHOWN:
             lines.append(f"and {len(differing) - _SHOWN} more fields")
         holders = report[part].get("files_in", ["A", "B"])
@@ -95,7 +97,7 @@ def _stages(comparison: Mapping[str, Any]) -> Table:
     table.add_column("stage")
     for column in ("difference", "of", "quotient", "at", ""):
         table.add_column(column, justify="right")
-    titles = {stage.name: stage.title for stage in STAGES}
+    titles = {stage.name: stage.title for stage in (*STAGES, *RAW_STAGES)}
     for row in comparison["stages"]:
         table.add_row(
             titles[row["stage"]],

@@ -1,7 +1,7 @@
 """The two PyTorch packages that hold X-VLA, each turned into a model with a checkpoint's weights.
 
 Part of ``scripts/torch_reference.py``: it runs where torch is, and imports nothing of this
-repository.
+repository but that program's other parts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from scripts import torch_lerobot
+
 LEROBOT = "lerobot"  # any other package is a folder with models/ of the original code
 NEEDED = ("torch", "transformers", "einops", "safetensors")
-_TIED = "vlm.language_model.model.encoder.embed_tokens.weight"  # the same as model.shared.weight
+_TIED = "encoder.embed_tokens.weight"  # the same as shared.weight
 
 # What the packages import and inference does without, where it is not installed; and the few names
 # in it that matter, with torch's like. Drop path does nothing in inference.
@@ -87,23 +89,45 @@ def import_torch() -> Any:
 
 
 def load_model(folder: pathlib.Path, package: str, dtype: str, device: str) -> Any:
-    """The model of a checkpoint in the released layout, in evaluation mode."""
+    """The model of a checkpoint, in evaluation mode.
+
+    The checkpoint is in the released layout, or with lerobot in one of its own, which LeRobot
+    itself then loads.
+    """
     torch = importlib.import_module("torch")
     raw = json.loads((folder / "config.json").read_text())
+    if package == LEROBOT and "model_type" not in raw:
+        model = torch_lerobot.load_policy(str(folder)).model
+        return model.to(device=device, dtype=getattr(torch, dtype)).eval()
     state = importlib.import_module("safetensors.torch").load_file(folder / "model.safetensors")
     if package == LEROBOT:
-        model = _build_lerobot(raw, state["transformer.action_decoder.bias.weight"].shape[1], dtype)
+        width = state["transformer.action_decoder.bias.weight"].shape[1]
+        model, state = _build_lerobot(raw, width, dtype, state)
     else:
         model = _build_original(package, raw)
     missing, surplus = model.load_state_dict(state, strict=False)
-    if set(missing) - {_TIED} or surplus:
+    if any(not name.endswith(_TIED) for name in missing) or surplus:
         raise SystemExit(
             f"{folder}: the weights are not those of {package}; missing {sorted(missing)[:5]}, "
             f"surplus {sorted(surplus)[:5]}"
         )
-    text = model.vlm.language_model.model
+    text = model.vlm.language_model
+    text = getattr(text, "model", text)  # lerobot 0.5 and later has transformers' own Florence-2
     text.encoder.embed_tokens.weight = text.shared.weight
     return model.to(device=device, dtype=getattr(torch, dtype)).eval()
+
+
+def image_features(model: Any, images: Any) -> Any:
+    """Tokens of images, by whatever name the package has for it."""
+    if hasattr(model.vlm, "_encode_image"):
+        return model.vlm._encode_image(images)
+    return model.vlm.get_image_features(images).pooler_output
+
+
+def chunk_shape(model: Any) -> tuple[int, int]:
+    """Rows and channels of the model's chunk; the two packages name the first differently."""
+    rows = model.num_actions if hasattr(model, "num_actions") else model.chunk_size
+    return rows, model.action_space.dim_action
 
 
 def _build_original(package: str, raw: Mapping[str, Any]) -> Any:
@@ -112,7 +136,10 @@ def _build_original(package: str, raw: Mapping[str, Any]) -> Any:
     return importlib.import_module("models.modeling_xvla").XVLA(config)
 
 
-def _build_lerobot(raw: Mapping[str, Any], width: int, dtype: str) -> Any:
+def _build_lerobot(
+    raw: Mapping[str, Any], width: int, dtype: str, state: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
+    """The bare model, and the released tensors by its names, without any other policy's needs."""
     root = pathlib.Path(importlib.import_module(LEROBOT).__path__[0])
     # The __init__ of these two import every policy; empty packages in their places do not.
     for name in ("lerobot.policies", "lerobot.policies.xvla"):
@@ -121,6 +148,10 @@ def _build_lerobot(raw: Mapping[str, Any], width: int, dtype: str) -> Any:
         sys.modules[name] = module
     modeling = importlib.import_module("lerobot.policies.xvla.modeling_xvla")
     features = importlib.import_module("lerobot.configs.types")
+    remap = getattr(modeling, "_remap_vendored_florence_state_dict", None)  # since 0.5
+    if remap:
+        renamed = remap({f"model.{name}": value for name, value in state.items()})
+        state = {name.removeprefix("model."): value for name, value in renamed.items()}
     names = {field.name for field in dataclasses.fields(modeling.XVLAConfig)}
     known = {name: value for name, value in raw.items() if name in names}
     real = raw.get("real_action_dim", width) if raw["action_mode"].lower() == "auto" else width
@@ -133,4 +164,4 @@ def _build_lerobot(raw: Mapping[str, Any], width: int, dtype: str) -> Any:
         "device": "cpu",
     }
     config = modeling.XVLAConfig(**known)
-    return modeling.XVLAModel(config, config.get_florence_config(), width)
+    return modeling.XVLAModel(config, config.get_florence_config(), width), state

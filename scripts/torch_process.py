@@ -74,7 +74,7 @@ class TorchReference:
     about: Mapping[str, Any]
 
     def __init__(self, checkpoint: str | os.PathLike[str], options: TorchOptions) -> None:
-        """Starts nothing yet; ``checkpoint`` is a folder in the released (``hf``) layout."""
+        """Starts nothing yet; ``checkpoint`` is in the released layout, or one of LeRobot's."""
         self._command = [
             options.python,
             "-m",
@@ -122,13 +122,23 @@ class TorchReference:
 
     def stages(self, inputs: Mapping[str, np.ndarray], *, steps: int) -> dict[str, np.ndarray]:
         """Float32 outputs of each stage for inputs as the program's top describes them."""
+        return self._arrays(inputs, {"command": "stages", "steps": steps})
+
+    def raw(
+        self, arrays: Mapping[str, np.ndarray], tasks: list[str], *, tokenizer: pathlib.Path
+    ) -> dict[str, np.ndarray]:
+        """What LeRobot makes of raw observations; see ``scripts/torch_lerobot.py``."""
+        request = {"command": "raw", "tasks": tasks, "tokenizer": str(tokenizer.resolve())}
+        return self._arrays(arrays, request)
+
+    def _arrays(
+        self, inputs: Mapping[str, np.ndarray], request: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
             given, made = pathlib.Path(folder, "inputs.npz"), pathlib.Path(folder, "outputs.npz")
             arrays: dict[str, Any] = dict(inputs)
             np.savez(given, **arrays)
-            self.ask(
-                {"command": "stages", "inputs": str(given), "outputs": str(made), "steps": steps}
-            )
+            self.ask({**request, "inputs": str(given), "outputs": str(made)})
             with np.load(made) as outputs:
                 return dict(outputs)
 

@@ -1,11 +1,12 @@
 """X-VLA in PyTorch as a program of its own: stage outputs and timings to compare with.
 
 It needs torch, transformers, einops and safetensors, but neither JAX nor xvla_jax, and runs the
-code of whichever package ``--package`` names, on a checkpoint in the released (``hf``) layout.
+code of whichever package ``--package`` names, on a checkpoint in the released (``hf``) layout, or
+with lerobot in one of LeRobot's.
 From the root of this repository:
 
     PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=FOLDER   (it holds models/)
-    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=lerobot  (installed, 0.4)
+    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=lerobot  (installed: 0.4.4, 0.6.1)
         [--dtype=float32|bfloat16] [--threads=N] [--device=cpu|cuda]
 
 Once loaded it writes a line that describes it: {"torch", "package", "threads", "dtype", "device",
@@ -20,6 +21,9 @@ ends, all of them JSON. ``scripts/torch_process.py`` is the other end.
      "steps": 10, "warmup": 1, "repeat": 5, "parts": ["actions", "encode"]}
         present: how many of the view slots are filled; parts: names in ``PARTS``.
         Answer: {"seconds": {part: [s of each call]}, "peak_rss_bytes": n}
+    {"command": "raw", "inputs": NPZ, "outputs": NPZ, "tasks": [...], "tokenizer": FOLDER}
+        raw observations through LeRobot's own preprocessing, policy and postprocessing; the
+        checkpoint is in a layout of LeRobot's. Arrays as ``scripts/torch_lerobot.py`` says.
 
 What cannot be done ends the program with a message on stderr.
 """
@@ -40,7 +44,8 @@ from unittest import mock
 
 import numpy as np
 
-from scripts.torch_packages import import_torch, load_model, require
+from scripts.torch_lerobot import raw_outputs
+from scripts.torch_packages import chunk_shape, image_features, import_torch, load_model, require
 
 STAGES = ("image_features_valid", "vlm_features", "aux_visual_inputs", "head_output", "actions")
 
@@ -52,7 +57,7 @@ def _encode(model: Any, x: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image_features(model: Any, x: Mapping[str, Any]) -> Any:
-    return model.vlm._encode_image(x["pixel_values"].flatten(0, 1)[x["image_mask"].flatten()])
+    return image_features(model, x["pixel_values"].flatten(0, 1)[x["image_mask"].flatten()])
 
 
 def _head_step(model: Any, x: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
@@ -123,7 +128,7 @@ def measure(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of each call of the asked parts, on random inputs."""
     torch = importlib.import_module("torch")
     b, v, side = request["batch"], request["views"], request["image_size"]
-    chunk, width = _chunk(model)
+    chunk, width = chunk_shape(model)
     rng = np.random.default_rng(0)
     floats = {
         "pixel_values": (b, v, 3, side, side),
@@ -154,16 +159,22 @@ def measure(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "peak_rss_bytes": _peak_rss()}
 
 
+def raw(_: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes what LeRobot makes of raw observations."""
+    start = time.perf_counter()
+    with np.load(request["inputs"]) as arrays:
+        outputs = raw_outputs(
+            request["folder"], request["tokenizer"], dict(arrays), request["tasks"]
+        )
+    np.savez(request["outputs"], **outputs)
+    return {"seconds": time.perf_counter() - start}
+
+
 COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]] = {
     "stages": stages,
     "time": measure,
+    "raw": raw,
 }
-
-
-def _chunk(model: Any) -> tuple[int, int]:
-    """Rows and channels of the model's chunk; the two packages name the first differently."""
-    rows = model.num_actions if hasattr(model, "num_actions") else model.chunk_size
-    return rows, model.action_space.dim_action
 
 
 def _peak_rss() -> int | None:
@@ -211,6 +222,7 @@ def main() -> None:
     with torch.inference_mode():
         for line in sys.stdin:
             request = json.loads(line)
+            request = {"folder": str(folder), **request}
             answer(COMMANDS[request["command"]](model, request))
 
 

@@ -74,7 +74,7 @@ def normalise(
     mean: Sequence[float] = IMAGE_MEAN,
     std: Sequence[float] = IMAGE_STD,
 ) -> jax.Array:
-    """uint8 ``[..., 3]`` RGB -> normalised float32, inside the jitted step."""
+    """RGB ``[..., 3]`` of 0 .. 255 -> normalised float32, inside the jitted step."""
     return (jnp.asarray(images, jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 

@@ -94,7 +94,7 @@ def example_inputs(
     """
     side = processor.image_size
     return {
-        "images": np.zeros((batch, views, side, side, 3), np.uint8),
+        "images": np.zeros((batch, views, side, side, 3), processor.pixel_dtype),
         "view_mask": np.tile(np.arange(processor.num_views) < views, (batch, 1)),
         "input_ids": np.ones((batch, processor.text_length), np.int32),
         "proprio": np.zeros((batch, shape[1]), np.float32),

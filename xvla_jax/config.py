@@ -166,7 +166,7 @@ class XVLAConfig:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        text = json.dumps(self.to_dict(), indent=2)  # in the order read, which views rest on
         (pathlib.Path(folder) / CONFIG_NAME).write_text(text + "\n")
 
 

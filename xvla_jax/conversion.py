@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint
-from xvla_jax.actions import action_space
+from xvla_jax import checkpoint, probe
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import STORED
@@ -72,6 +71,8 @@ def convert_checkpoint(
     dtype: str = SOURCE_DTYPE,
     adapter: pathlib.Path | None = None,
     overwrite: bool = False,
+    resize: str | None = None,
+    domain: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Pretrained, Conversion]:
     """Writes ``target`` from ``source``.
@@ -83,6 +84,8 @@ def convert_checkpoint(
         dtype: to store, or ``source``: as the source (or what it was trained from) was stored.
         adapter: PEFT folder that is merged into the parameters.
         overwrite: replace the target.
+        resize: another way for images to become squares than the source's.
+        domain: that LeRobot's pipeline gives every observation.
         progress: told of every tensor or leaf that is written.
 
     Returns:
@@ -98,6 +101,11 @@ def convert_checkpoint(
         loaded = relabelled(loaded, *adapter_space(adapter))
         changes = load_adapter(adapter, loaded.config)  # refused before the base is read
         loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
+    if resize:
+        if loaded.processor is None:
+            raise CheckpointError(f"{source} says nothing of images that --resize could change")
+        processor = dataclasses.replace(loaded.processor, resize=resize)
+        loaded = dataclasses.replace(loaded, processor=processor)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
         target,
@@ -111,6 +119,7 @@ def convert_checkpoint(
         dtype=chosen,
         files=loaded.files,
         progress=progress,
+        domain=domain,
     )
     seconds = time.perf_counter() - start
     return loaded, Conversion(
@@ -170,7 +179,8 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
 
     Returns:
         Counts, whether all parameters are equal, and the largest difference of actions from the
-        same observations and noise.
+        same raw observations (480 x 640 px, two cameras) and noise, each side through its own
+        preprocessing; ``preprocessing`` has the fields of that which differ.
     """
     source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
     written = load_checkpoint(folder)
@@ -186,7 +196,17 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
         "chunks_compared": len(ours),
         "largest_action": float(np.abs(ours).max()),
         "largest_action_difference": float(np.abs(ours - theirs).max()),
+        "preprocessing": differing_fields(source.processor, written.processor),
     }
+
+
+def differing_fields(a: Processor | None, b: Processor | None) -> dict[str, tuple[Any, Any]]:
+    """Fields of two processors that differ, as JSON values; none where one is unknown."""
+    if a is None or b is None:
+        return {}
+    fields = [dataclasses.asdict(side) for side in (a, b)]
+    names = [field.name for field in dataclasses.fields(Processor) if field.compare]
+    return {n: (fields[0][n], fields[1][n]) for n in names if fields[0][n] != fields[1][n]}
 
 
 def _peak_rss() -> int:
@@ -201,15 +221,17 @@ def _act(loaded: Pretrained, observations: list[Observation]) -> np.ndarray:
 
 
 def _random_observations(source: Pretrained) -> list[Observation]:
-    rng = np.random.default_rng(0)
-    width = action_space(source.config).width
+    processor = source.processor or Processor()
+    arrays, tasks = probe.raw_observations(source.config, processor, count=_OBSERVATIONS, seed=0)
     domains = sorted(source.contracts) or [0]
     return [
         {
-            "images": [rng.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(2)],
-            "instruction": "pick up the bottle and place it in the basket",
-            "proprio": rng.normal(size=width).astype(np.float32),
+            "images": list(images[:shown]),
+            "instruction": task,
+            "proprio": proprio,
             "domain_id": domains[i % len(domains)],
         }
-        for i in range(_OBSERVATIONS)
+        for i, (images, shown, proprio, task) in enumerate(
+            zip(arrays["images"], arrays["shown"], arrays["proprio"], tasks, strict=True)
+        )
     ]

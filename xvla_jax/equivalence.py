@@ -53,6 +53,15 @@ STAGES: Final = (
 )
 
 
+RAW_STAGES: Final = (  # from raw observations to what a robot gets
+    Stage("pixel_values", "pixels of the views", "sample, view, channel, row, column"),
+    Stage("image_mask", "views that are shown", "sample, view"),
+    Stage("input_ids", "text tokens", "sample, token"),
+    Stage("proprio", "proprio of the network", "sample, channel"),
+    Stage("robot_actions", "actions in the robot's units", "sample, row, channel"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class StageResult:
     """How far one output is from another; differences that are not finite count as infinite."""
@@ -87,7 +96,11 @@ class StageResult:
 
 
 def compare(
-    found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], *, gate: float
+    found: Mapping[str, np.ndarray],
+    wanted: Mapping[str, np.ndarray],
+    *,
+    gate: float,
+    stages: Sequence[Stage] = STAGES,
 ) -> list[StageResult]:
     """Every stage of ``found`` against ``wanted``.
 
@@ -95,8 +108,8 @@ def compare(
         ConfigError: an output has another shape: the two are not one model.
     """
     results = []
-    for stage in STAGES:
-        a, b = np.asarray(found[stage.name]), np.asarray(wanted[stage.name], np.float64)
+    for stage in stages:
+        a, b = np.asarray(found[stage.name], np.float64), np.asarray(wanted[stage.name], np.float64)
         if a.shape != b.shape:
             raise ConfigError(
                 f"{stage.name} is {list(a.shape)} on one side and {list(b.shape)} on the other; "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xvla_jax import chunk_program, inpainting
-from xvla_jax.actions import action_space
+from xvla_jax.actions import ActionSpace, action_space
 from xvla_jax.batch import Observation, check_domains
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
@@ -34,9 +34,9 @@ _TOKENIZING: Final = threading.Lock()
 class Prepared:
     """An observation that was checked and brought into the form that the device takes."""
 
-    images: np.ndarray  # uint8[present views, S, S, 3]
+    images: np.ndarray  # [present views, S, S, 3], of the processor's `pixel_dtype`
     input_ids: np.ndarray  # int32[L]
-    proprio: np.ndarray  # float32[D]
+    proprio: np.ndarray  # float32[D], in the network's units, as the prefix is
     domain_id: int
     prefix: np.ndarray  # float32[T, D], zeros behind its rows
     prefix_weight: np.ndarray  # float32[T]: 1 committed, less guided, 0 free
@@ -64,6 +64,7 @@ class Policy:
         self.processor = processor
         self.contracts = dict(contracts)
         self.space = action_space(config)
+        _check_scalings(processor, self.space)
         self.model = XVLA(config, dtype=dtype, unroll=True)
         self.params = inference_params(params, dtype, place=jax.device_put)
 
@@ -94,8 +95,8 @@ class Policy:
         chosen = Processor.read(processor) if processor else loaded.processor
         if chosen is None:
             raise CheckpointError(
-                f"{folder} has no preprocessor_config.json; "
-                "image size and resampling are part of the policy"
+                f"{folder} has no preprocessor_config.json, and no LeRobot config.json that says "
+                "as much; image size, resizing and text length are part of the policy"
             )
         params = loaded.params
         if adapter is not None:
@@ -138,14 +139,17 @@ class Policy:
         check_domains(observation["domain_id"], self.config)
         images, mask = self.processor.prepare_images(observation["images"])
         proprio = np.asarray(observation["proprio"], np.float32)
-        widths = (self.space.width, self.space.real_width)
+        state = self.processor.state
+        widths = {self.space.width, state.width if state else self.space.real_width}
         if proprio.ndim != 1 or len(proprio) not in widths or not np.isfinite(proprio).all():
             raise InputError(
                 f"{who}proprio has shape {proprio.shape}; {self.space.width} finite "
                 f"numbers are expected by action space {self.space.mode!r}"
             )
+        if state:
+            proprio = state.scale(proprio, what=f"{who}proprio")
         prefix, weight = inpainting.prepare(
-            observation, self.space, self._shape, self.contracts, who=who
+            self._scaled_prefix(observation), self.space, self._shape, self.contracts, who=who
         )
         return Prepared(
             images=images[: int(mask.sum())],
@@ -181,13 +185,23 @@ class Policy:
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
-        actions = chunk_program.chunk(*self._static, self.params, inputs)
-        return np.asarray(actions)[:size]
+        actions = np.asarray(chunk_program.chunk(*self._static, self.params, inputs))[:size]
+        return self.processor.action.unscale(actions) if self.processor.action else actions
+
+    def _scaled_prefix(self, observation: Observation) -> Observation:
+        """The observation with its prefix in the network's units; of another width, as it is."""
+        scaling = self.processor.action
+        if scaling is None or observation.get("prefix") is None:
+            return observation
+        rows = np.asarray(observation["prefix"], np.float32)
+        if rows.ndim != 2 or rows.shape[1] not in (self.space.real_width, self.space.width):
+            return observation
+        return {**observation, "prefix": scaling.scale(rows, what="prefix")}
 
     def _stack(self, prepared: Sequence[Prepared], shown: int) -> dict[str, np.ndarray]:
         """Slots behind the last view of the batch stay out of the tower: a program by views."""
         side = self.processor.image_size
-        images = np.zeros((len(prepared), shown, side, side, 3), np.uint8)
+        images = np.zeros((len(prepared), shown, side, side, 3), self.processor.pixel_dtype)
         for row, one in zip(images, prepared, strict=True):
             row[: len(one.images)] = one.images
         present = np.array([len(one.images) for one in prepared])
@@ -222,6 +236,17 @@ class Policy:
     @property
     def _static(self) -> tuple[XVLA, tuple[float, ...], tuple[float, ...]]:
         return self.model, tuple(self.processor.mean), tuple(self.processor.std)
+
+
+def _check_scalings(processor: Processor, space: ActionSpace) -> None:
+    """Refuses statistics that are not of this action space's channels."""
+    state, action = processor.state, processor.action
+    if (state and state.width > space.width) or (action and action.width != space.real_width):
+        raise CheckpointError(
+            f"the checkpoint normalises {state and state.width} channels of the state and "
+            f"{action and action.width} of actions; action space {space.mode!r} has up to "
+            f"{space.width} and {space.real_width}"
+        )
 
 
 def _bucket(size: int) -> int:

@@ -80,6 +80,7 @@ def save_pretrained(
     dtype: str = "float32",
     files: Mapping[str, bytes] | None = None,
     progress: Progress | None = None,
+    domain: int | None = None,
 ) -> int:
     """Writes a checkpoint in any layout; those of PyTorch users load in their own packages.
 
@@ -100,6 +101,7 @@ def save_pretrained(
             and the name.
         files: as `Pretrained` has them.
         progress: told of every tensor or leaf.
+        domain: that LeRobot's pipeline gives every observation, where there are several contracts.
 
     Returns:
         How many tensors ``dtype`` does not hold exactly, and so were rounded.
@@ -127,7 +129,9 @@ def save_pretrained(
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax_params.write_step(scratch, whole.params, item, progress=progress)
             return 0
-        return torch_folder.write(scratch, whole, DIALECTS[layout], progress=progress)
+        return torch_folder.write(
+            scratch, whole, DIALECTS[layout], progress=progress, domain=domain
+        )
 
 
 def model_item(

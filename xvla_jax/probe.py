@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ INSTRUCTIONS: Final = (
     "fold the towel in half, then in half again",
     "put both moka pots on the stove",
 )
+CAMERA: Final = (480, 640)  # px; what cameras give, and no network takes
 _RELEASED: Final = Processor()  # 224 px, 3 views, 50 tokens
 _LEAST_TEXT: Final = 8  # tokens
 
@@ -68,6 +70,74 @@ def make_inputs(
         "sample_noise": rng.normal(size=chunk).astype(np.float32),
         "head_action": rng.normal(size=chunk).astype(np.float32),
         "head_t": ((count - np.arange(count)) / count).astype(np.float32),
+    }
+
+
+def raw_observations(
+    config: XVLAConfig, processor: Processor, *, count: int, seed: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Made-up observations as robots have them, of two cameras where the model has two views.
+
+    Args:
+        config: the model.
+        processor: gives views, the width of the state, and the size of images where it takes one.
+        count: observations B; the last shows one camera alone.
+        seed: of everything random.
+
+    Returns:
+        images uint8[B, V, H, W, 3], shown int[B] (views of each), proprio float32[B, d],
+        sample_noise float32[B, T, D]; and B instructions.
+    """
+    rng, space = np.random.default_rng(seed), action_space(config)
+    fixed = processor.resize == "none"
+    height, width = (processor.image_size,) * 2 if fixed else CAMERA
+    views = min(2, processor.num_views)
+    cell = -(-height // 20)
+    images = rng.integers(0, 256, (count, views, 20, -(-width // cell), 3))
+    images = images.repeat(cell, axis=2).repeat(cell, axis=3)[:, :, :height, :width]
+    images = np.clip(images + rng.integers(-20, 21, images.shape), 0, 255).astype(np.uint8)
+    shown = np.full(count, views)
+    shown[1:][-1:] = 1
+    state = processor.state.width if processor.state else space.real_width
+    arrays = {
+        "images": images,
+        "shown": shown,
+        "proprio": rng.normal(0, 0.5, (count, state)).astype(np.float32),
+        "sample_noise": rng.normal(size=(count, config.num_actions, space.width)),
+    }
+    arrays["sample_noise"] = arrays["sample_noise"].astype(np.float32)
+    return arrays, [INSTRUCTIONS[i % len(INSTRUCTIONS)] for i in range(count)]
+
+
+def prepare_raw(
+    config: XVLAConfig,
+    processor: Processor,
+    arrays: Mapping[str, np.ndarray],
+    tasks: Sequence[str],
+    *,
+    domain_id: int,
+) -> dict[str, np.ndarray]:
+    """`raw_observations` through a processor, as `make_inputs` gives them."""
+    pairs = [
+        processor.prepare_images(list(images[:shown]))
+        for images, shown in zip(arrays["images"], arrays["shown"], strict=True)
+    ]
+    images, mask = (np.stack(part) for part in zip(*pairs, strict=True))
+    pixels = np.asarray(normalise(images, processor.mean, processor.std))
+    proprio, state = arrays["proprio"], processor.state
+    if state:
+        proprio = state.scale(proprio, what="proprio")
+    missing = action_space(config).width - proprio.shape[1]
+    count = len(tasks)
+    return {
+        "pixel_values": pixels.transpose(0, 1, 4, 2, 3) * mask[:, :, None, None, None],
+        "image_mask": mask,
+        "input_ids": processor.tokenize(tasks),
+        "domain_id": np.full(count, domain_id, np.int32),
+        "proprio": np.pad(proprio, ((0, 0), (0, missing))),
+        "sample_noise": arrays["sample_noise"],
+        "head_action": arrays["sample_noise"],
+        "head_t": np.ones(count, np.float32),
     }
 
 

@@ -1,8 +1,8 @@
 """From an instruction and camera images to what the model takes.
 
-That is ids ``[L]`` and uint8 ``[V, S, S, 3]``. Image side, resampling filter, number of views and
-text length are part of a checkpoint's contract: another value gives other actions. They are read
-from the released files; none of the code that comes with a checkpoint is run.
+That is ids ``[L]`` and images ``[V, S, S, 3]``. Image side, the way to it, number of views, text
+length and the units of the numbers are part of a checkpoint's contract: another value gives other
+actions. They are read from the checkpoint's files; none of the code that comes with it is run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
+from xvla_jax import resizing
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.scaling import Scaling
 
 PREPROCESSOR_NAME: Final = "preprocessor_config.json"
 TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
@@ -35,6 +36,7 @@ _FIXED: Final[Mapping[str, Any]] = {
     "do_convert_rgb": None,
     "rescale_factor": 1 / 255,
 }
+_OURS: Final = "xvla_jax"  # section of the released file: what that file cannot say
 _MADE: Final = {"image_processor_type": "CLIPImageProcessor"}
 _READ: Final = ("size", "resample", "image_mean", "image_std")
 _UNUSED: Final = (
@@ -51,25 +53,38 @@ class Processor:
     """Text and image preprocessing of a checkpoint.
 
     Attributes:
-        image_size: side S in pixels; images are resized to S x S, the aspect ratio is not kept.
+        image_size: side S in pixels of the images that the network sees.
         num_views: view slots V; missing views are zero images with mask False.
         text_length: L; ids are padded with 1 and cut to it. Padding is attended, so L matters.
-        resample: PIL filter number; 3 = bicubic.
+        resize: how other images become S x S; a row of ``resizing.RESIZING``.
+        resample: PIL filter number where they are stretched; 3 = bicubic.
         mean: of the normalisation, RGB.
         std: of the normalisation, RGB.
         tokenizer_dir: folder with ``vocab.json`` and ``merges.txt``; the bundled BART tokenizer if
             None.
+        state: what proprio is normalised by; None: the network takes the robot's units.
+        action: the same for actions.
         extra: JSON text of the fields that were read and mean nothing here; they are written back.
     """
 
     image_size: int = 224
     num_views: int = 3
     text_length: int = 50
+    resize: str = "stretch"
     resample: int = 3
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
     tokenizer_dir: str | None = None
+    state: Scaling | None = None
+    action: Scaling | None = None
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuses a way of resizing that does not exist."""
+        if self.resize not in resizing.RESIZING:
+            raise CheckpointError(
+                f"resize is {self.resize!r}; known are {', '.join(resizing.RESIZING)}"
+            )
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Processor:
@@ -85,7 +100,7 @@ class Processor:
                 f"{path}: no such file; image size and resampling are part of a checkpoint"
             )
         raw = _read_json(path)
-        ours = raw.pop("xvla_jax", {})  # what the released file cannot say; absent there
+        ours = _fields(raw.pop(_OURS, {}), where=f"{path}: section {_OURS}")
         # A field that is null asks for nothing, known or not.
         other = {k: v for k, v in raw.items() if k not in (*_FIXED, *_READ)}
         extra = {k: v for k, v in other.items() if k in _UNUSED or v is None}
@@ -125,15 +140,25 @@ class Processor:
             }
             | json.loads(self.extra)
         )
-        ours = {"num_views": self.num_views, "text_length": self.text_length}
-        if ours != {"num_views": 3, "text_length": 50}:  # the reference's class constants go unsaid
-            raw["xvla_jax"] = ours
+        ours = self._ours()
+        if ours != Processor()._ours():  # the reference's class constants go unsaid
+            raw[_OURS] = ours
         (folder / PREPROCESSOR_NAME).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
         for name in TOKENIZER_FILES:
             shutil.copyfile(self._tokenizer_path / name, folder / name)
         (folder / "tokenizer_config.json").write_text(
             json.dumps({"model_max_length": 1024, "tokenizer_class": "BartTokenizer"}) + "\n"
         )
+
+    def _ours(self) -> dict[str, Any]:
+        """Fields that the released file has no place for; those that ask for nothing go unsaid."""
+        ours: dict[str, Any] = {"num_views": self.num_views, "text_length": self.text_length}
+        if self.resize != "stretch":
+            ours["resize"] = self.resize
+        for name in _SCALINGS:
+            if getattr(self, name):
+                ours[name] = dataclasses.asdict(getattr(self, name))
+        return ours
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint item.
@@ -153,10 +178,7 @@ class Processor:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Processor:
         """Inverse of `to_dict`, with the bundled tokenizer."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**fields)
+        return cls(**_fields(values, where="the processor of a checkpoint"))
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Instructions -> ``int32[n, L]``.
@@ -174,31 +196,51 @@ class Processor:
         return np.asarray(encoded["input_ids"], dtype=np.int32)
 
     def prepare_images(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Present views of one sample -> ``uint8[V, S, S, 3]`` and ``bool[V]``."""
+        """Present views of one sample -> `pixel_dtype` ``[V, S, S, 3]`` and ``bool[V]``.
+
+        Raises:
+            InputError: there are too many or none, or one is no uint8 RGB image of a size that
+                the checkpoint takes.
+        """
         if not 1 <= len(images) <= self.num_views:
             raise InputError(
                 f"an observation has {len(images)} images; 1 .. {self.num_views} are allowed"
             )
         side = self.image_size
-        out = np.zeros((self.num_views, side, side, 3), np.uint8)
+        out = np.zeros((self.num_views, side, side, 3), self.pixel_dtype)
         for slot, image in enumerate(images):
-            array = np.asarray(image)
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-                raise InputError(
-                    f"image {slot} is {array.dtype}{list(array.shape)}; "
-                    "uint8[H, W, 3] RGB is expected"
-                )
-            if array.shape[:2] != (side, side):
-                picture = Image.fromarray(array).resize(
-                    (side, side), Image.Resampling(self.resample)
-                )
-                array = np.asarray(picture)
-            out[slot] = array
+            out[slot] = self.fit(np.asarray(image), who=f"image {slot}")
         return out, np.arange(self.num_views) < len(images)
+
+    def fit(self, image: np.ndarray, *, who: str = "an image") -> np.ndarray:
+        """One image ``uint8[H, W, 3]`` RGB as the network sees it, `pixel_dtype` ``[S, S, 3]``."""
+        side, mode = self.image_size, self.resize
+        return resizing.resize(image, side, mode, resample=self.resample, mean=self.mean, who=who)
+
+    def fit_levels(self, image: np.ndarray) -> np.ndarray:
+        """As `fit`, rounded to the uint8 of a training `Batch`: half a level from it at most."""
+        return np.rint(self.fit(image)).astype(np.uint8)
+
+    @property
+    def pixel_dtype(self) -> type[np.generic]:
+        """Type of the images that `prepare_images` gives: uint8, or float32 of 0 .. 255."""
+        return resizing.pixel_dtype(self.resize)
 
     @property
     def _tokenizer_path(self) -> pathlib.Path:
         return pathlib.Path(self.tokenizer_dir) if self.tokenizer_dir else _BUNDLED_TOKENIZER
+
+
+_SCALINGS: Final = ("state", "action")
+
+
+def _fields(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Fields of a `Processor` out of JSON values."""
+    unknown = sorted(set(raw) - {field.name for field in dataclasses.fields(Processor)})
+    if unknown:
+        raise CheckpointError(f"{where}: unknown fields {unknown}")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return fields | {k: Scaling.from_dict(raw[k]) for k in _SCALINGS if raw.get(k)}
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -7,11 +7,10 @@ kept as one section: both survive any number of conversions.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from xvla_jax.errors import ConfigError
@@ -39,29 +38,7 @@ _MODEL: Final[Mapping[str, str]] = {
     )
 } | {"chunk_size": "num_actions"}
 _CHUNK: Final = 32  # LeRobot's default, not ours
-_IDENTITY: Final = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
-_TOKENIZER: Final = "facebook/bart-large"
-
-
-@dataclasses.dataclass(frozen=True)
-class Interface:
-    """What LeRobot wants to know of a policy beyond the model.
-
-    Attributes:
-        width: channels of proprio and of the network's actions.
-        real_width: channels of a robot's action.
-        image_size: side of the model's square images.
-        num_views: view slots.
-        text_length: ids of an instruction.
-        domain_id: domain of observations that name none.
-    """
-
-    width: int
-    real_width: int
-    image_size: int
-    num_views: int
-    text_length: int
-    domain_id: int
+_IMAGES: Final = "observation.images."
 
 
 def is_lerobot(raw: Mapping[str, Any]) -> bool:
@@ -98,81 +75,53 @@ def to_released(raw: Mapping[str, Any], beside: Mapping[str, Any] | None = None)
     return released
 
 
-def to_lerobot(released: Mapping[str, Any], interface: Interface, *, dtype: str) -> dict[str, Any]:
+def to_lerobot(
+    released: Mapping[str, Any], stated: Mapping[str, Any], *, width: int, dtype: str
+) -> dict[str, Any]:
     """LeRobot's ``config.json`` of a model.
 
     Args:
-        released: config in the released style; its LeRobot section, if any, takes precedence.
-        interface: for the fields that the released style lacks.
+        released: config in the released style, with its LeRobot section if it has one.
+        stated: fields of LeRobot's that are to be so, whatever the section says.
+        width: channels of proprio as the network takes it.
         dtype: stored type of the weights; LeRobot computes in it, and knows no float16.
     """
-    views = {
-        f"observation.images.image{i + 1 if i else ''}": {
-            "type": "VISUAL",
-            "shape": [3, interface.image_size, interface.image_size],
-        }
-        for i in range(interface.num_views)
-    }
-    state = {"observation.state": {"type": "STATE", "shape": [interface.width]}}
-    made_up = {
-        "type": "xvla",
-        "n_obs_steps": 1,
-        "input_features": views | state,
-        "output_features": {"action": {"type": "ACTION", "shape": [interface.real_width]}},
-        "normalization_mapping": _IDENTITY,
-        "n_action_steps": released["num_actions"],
-        "tokenizer_name": _TOKENIZER,
-        "tokenizer_max_length": interface.text_length,
-        "tokenizer_padding_side": "right",
-        "pad_language_to": "max_length",
-        "num_image_views": interface.num_views,
-        "resize_imgs_with_padding": [interface.image_size, interface.image_size],
-    }
+    made_up = {"type": "xvla", "n_obs_steps": 1, "n_action_steps": released["num_actions"]}
     model = {key: released[name] for key, name in _MODEL.items() if name in released}
     return (
         made_up
         | dict(released.get(SECTION, {}))
         | model
-        | {
-            "max_state_dim": interface.width,
-            "dtype": "bfloat16" if dtype == "bfloat16" else "float32",
-        }
+        | dict(stated)
+        | {"max_state_dim": width, "dtype": "bfloat16" if dtype == "bfloat16" else "float32"}
     )
 
 
-def pipelines(config: Mapping[str, Any], *, domain_id: int) -> dict[str, Any]:
-    """LeRobot's processor files by name, as its own factory makes them from a policy config."""
-    features = config["input_features"] | config["output_features"]
-    scale = {"eps": 1e-08, "norm_map": config["normalization_mapping"]}
-    tokenizer = {
-        "max_length": config["tokenizer_max_length"],
-        "task_key": "task",
-        "padding_side": config["tokenizer_padding_side"],
-        "padding": config["pad_language_to"],
-        "truncation": True,
-        "tokenizer_name": config["tokenizer_name"],
+def features(
+    views: Sequence[str], section: Mapping[str, Any], *, side: int, state: int, action: int
+) -> dict[str, Any]:
+    """LeRobot's input and output features.
+
+    Args:
+        views: cameras in the order of the view slots, as contracts name them.
+        section: LeRobot's fields as the source had them; a feature of a name stays as it was.
+        side: of the network's images, where a camera's own size is not known.
+        state: channels of the robot's state.
+        action: channels of its action.
+    """
+    known = section.get("input_features") or {}
+    inputs = {
+        key: known.get(key, {"type": "VISUAL", "shape": [3, side, side]})
+        for key in (camera(view) for view in views)
     }
-    before = (
-        ("rename_observations_processor", {"rename_map": {}}),
-        ("to_batch_processor", {}),
-        ("tokenizer_processor", tokenizer),
-        ("xvla_image_to_float", {"image_keys": None, "validate_range": True}),
-        ("xvla_imagenet_normalize", {"image_keys": None}),
-        ("xvla_add_domain_id", {"domain_id": domain_id}),
-        ("device_processor", {"device": "cpu", "float_dtype": None}),
-        ("normalizer_processor", scale | {"features": features}),
-    )
-    after = (
-        ("unnormalizer_processor", scale | {"features": config["output_features"]}),
-        ("device_processor", {"device": "cpu", "float_dtype": None}),
-    )
-    return {
-        f"{name}.json": {
-            "name": name,
-            "steps": [{"registry_name": step, "config": values} for step, values in steps],
-        }
-        for name, steps in (("policy_preprocessor", before), ("policy_postprocessor", after))
-    }
+    inputs["observation.state"] = {"type": "STATE", "shape": [state]}
+    outputs = {"action": {"type": "ACTION", "shape": [action]}}
+    return {"input_features": inputs, "output_features": outputs}
+
+
+def camera(view: str) -> str:
+    """LeRobot's name of a view, which is without slashes and below its images."""
+    return view if view.startswith("observation.") else _IMAGES + view.replace("/", ".")
 
 
 def read_beside(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,17 +12,20 @@ from typing import Any, Final
 import numpy as np
 
 from xvla_jax import convert
-from xvla_jax.actions import action_space
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
 from xvla_jax.contract import Contract, read_contracts
-from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats import lerobot_files
+from xvla_jax.errors import CheckpointError
+from xvla_jax.formats import lerobot_export, lerobot_files
 from xvla_jax.formats.carried import side_files
+from xvla_jax.formats.lerobot_pipelines import AFTER, BEFORE, read_processor
+from xvla_jax.formats.lerobot_state import with_state_of_model
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
 from xvla_jax.formats.stored import Progress
 from xvla_jax.formats.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
 from xvla_jax.formats.torch_names import Dialect
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
+
+_log = logging.getLogger(__name__)
 
 CONTRACT_NAME: Final = "action_contract.json"
 _WRITTEN: Final = frozenset(  # names that an export writes itself
@@ -70,10 +74,10 @@ def load(
     """
     _check_kind(folder)
     config = XVLAConfig.read(folder)
-    _check_proprio(config)
     template = template_of(config)
     files = TensorFiles.open(folder)
     try:
+        files = with_state_of_model(files, config)
         read = convert.open_torch if stored else convert.from_torch
         weights = read(files, config, template)
     except CheckpointError as error:
@@ -82,7 +86,7 @@ def load(
     return Pretrained(
         config,
         weights.params,
-        Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None,
+        _read_processor(folder, config),
         _read_contracts(folder, config),
         weights.buffers,
         weights.stored_dtype,
@@ -91,24 +95,36 @@ def load(
 
 
 def write(
-    folder: pathlib.Path, whole: Pretrained, dialect: Dialect, *, progress: Progress | None
+    folder: pathlib.Path,
+    whole: Pretrained,
+    dialect: Dialect,
+    *,
+    progress: Progress | None,
+    domain: int | None = None,
 ) -> int:
     """Writes all files of a layout, the weights last; returns how many tensors were rounded."""
-    if whole.processor:
-        whole.processor.write(folder)
-    released = whole.config.to_dict()
+    released, files = whole.config.to_dict(), dict(whole.files)
     for name in {"dtype", "torch_dtype"} & released.keys():
         released[name] = whole.stored_dtype
+    made = {CONFIG_NAME: released}
+    processor = whole.processor
     if dialect.lerobot:
-        interface = _interface(whole)
-        config = lerobot_files.to_lerobot(released, interface, dtype=whole.stored_dtype)
-        made = lerobot_files.pipelines(config, domain_id=interface.domain_id)
-        made |= {CONFIG_NAME: config, lerobot_files.RELEASED_NAME: released}
-    else:
-        made = {CONFIG_NAME: released}
+        processor = processor and _said(lerobot_export.as_lerobot_can(processor), processor)
+        config, pipelines = lerobot_export.lerobot_files(
+            whole.config,
+            processor,
+            whole.contracts,
+            files,
+            dtype=whole.stored_dtype,
+            domain=domain,
+        )
+        files = {k: v for k, v in files.items() if not k.startswith((BEFORE, AFTER))} | pipelines
+        made = {CONFIG_NAME: config, lerobot_files.RELEASED_NAME: released}
+    if processor:
+        processor.write(folder)
     for name, content in made.items():
         _write_json(folder / name, content)
-    for name, content in whole.files.items():
+    for name, content in files.items():
         (folder / name).write_bytes(content)
     if whole.contracts:
         _write_json(folder / CONTRACT_NAME, [c.to_dict() for c in whole.contracts.values()])
@@ -130,21 +146,21 @@ def write(
     return len(state.rounded)
 
 
-def _interface(whole: Pretrained) -> lerobot_files.Interface:
-    space, processor = action_space(whole.config), whole.processor or Processor()
-    return lerobot_files.Interface(
-        width=space.width,
-        real_width=space.real_width,
-        image_size=processor.image_size,
-        num_views=processor.num_views,
-        text_length=processor.text_length,
-        # LeRobot's own default is 0.
-        domain_id=next(iter(whole.contracts)) if len(whole.contracts) == 1 else 0,
-    )
+def _said(written: Processor, processor: Processor) -> Processor:
+    if written != processor:
+        _log.warning(
+            "LeRobot cannot resize images by Pillow's filter, as this checkpoint does (resize "
+            "'stretch'); its own stretch is written ('linear'): actions on images that are not "
+            "%d x %d px differ a little. --resize names another way",
+            processor.image_size,
+            processor.image_size,
+        )
+    return written
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    # Not sorted: LeRobot fills view slots in the order of its input_features.
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _check_kind(folder: pathlib.Path) -> None:
@@ -161,14 +177,20 @@ def _check_kind(folder: pathlib.Path) -> None:
         )
 
 
-def _check_proprio(config: XVLAConfig) -> None:
-    found = json.loads(config.extra).get(lerobot_files.SECTION, {}).get("max_state_dim")
-    space = action_space(config)
-    if found not in (None, space.width):
-        raise ConfigError(
-            f"LeRobot config.json: max_state_dim is {found}; in action space {space.mode!r} X-VLA "
-            f"takes a proprio of width {space.width}, so these weights cannot be its"
-        )
+def _read_processor(folder: pathlib.Path, config: XVLAConfig) -> Processor | None:
+    """In a LeRobot folder LeRobot's files say what LeRobot does; the rest is in ours, if there."""
+    ours = Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None
+    section = json.loads(config.extra).get(lerobot_files.SECTION)
+    theirs = lerobot_files.is_lerobot(json.loads((folder / CONFIG_NAME).read_text()))
+    if not section or (ours and not theirs):
+        return ours
+    try:
+        processor = read_processor(section, folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if not (ours and processor):
+        return processor or ours
+    return dataclasses.replace(processor, tokenizer_dir=ours.tokenizer_dir, extra=ours.extra)
 
 
 def _read_contracts(folder: pathlib.Path, config: XVLAConfig) -> dict[int, Contract]:

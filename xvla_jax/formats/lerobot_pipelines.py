@@ -1,0 +1,273 @@
+"""LeRobot's two processor pipelines, read into a `Processor`; ``lerobot_export`` writes them.
+
+What LeRobot does to an observation is said by its ``config.json`` (side, padding, views), by the
+steps of ``policy_preprocessor.json`` (text, mean and deviation, units of the state) and by
+``policy_postprocessor.json`` (units of actions), with statistics beside them. A step or setting
+that is not understood here would change actions without a word, so it is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
+from xvla_jax.errors import CheckpointError
+from xvla_jax.processor import Processor
+from xvla_jax.scaling import MODES, Scaling
+
+BEFORE: Final = "policy_preprocessor"
+AFTER: Final = "policy_postprocessor"
+STATE: Final = "observation.state"
+ACTION: Final = "action"
+TOKENIZER: Final = "facebook/bart-large"
+_BART: Final = (TOKENIZER, "facebook/bart-base")  # one vocabulary
+EPS: Final = 1e-8
+RESIZE: Final = "image_crop_resize_processor"
+DOMAIN: Final = "xvla_add_domain_id"
+
+# Steps that are understood, and the settings of each that we honour by refusing any other value.
+_STEPS: Final[Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]] = {
+    BEFORE: {
+        "rename_observations_processor": {},  # names alone; ours are the slots of config.json
+        "to_batch_processor": {},
+        "tokenizer_processor": {
+            "padding_side": ("right",),
+            "padding": ("max_length",),
+            "truncation": (True,),
+        },
+        "xvla_image_to_float": {"image_keys": (None,)},
+        RESIZE: {"crop_params_dict": (None, {})},
+        "xvla_imagenet_normalize": {"image_keys": (None,)},
+        DOMAIN: {},
+        "device_processor": {"float_dtype": (None, "float32")},
+        "normalizer_processor": {},
+    },
+    AFTER: {
+        "unnormalizer_processor": {},
+        "device_processor": {"float_dtype": (None, "float32")},
+    },
+}
+
+# In this order each of them does what is said of it above.
+_IMAGES: Final = (
+    "xvla_image_to_float", RESIZE, "xvla_imagenet_normalize", "normalizer_processor"
+)  # fmt: skip
+
+Steps = dict[str, dict[str, Any]]  # settings by name; statistics under "stats"
+
+
+def read_processor(
+    config: Mapping[str, Any], folder: pathlib.Path | Mapping[str, bytes]
+) -> Processor | None:
+    """What LeRobot does to observations and actions by the files of a folder.
+
+    Args:
+        config: LeRobot's ``config.json``.
+        folder: where the pipelines and their statistics are, or those files by name.
+
+    Returns:
+        None where the config leaves text length and images open, as LeRobot's own never does.
+
+    Raises:
+        CheckpointError: the files ask for something that is not done here; the field is named.
+    """
+    if "tokenizer_max_length" not in config or "resize_imgs_with_padding" not in config:
+        return None
+    files = _contents(folder)
+    before, after = (_steps(files, name) for name in (BEFORE, AFTER))
+    if before is None or after is None:
+        before, after = _steps_of_config(config, BEFORE if before is None else AFTER)
+    features = cameras(config)
+    size, mode = _resizing(config, features, before)
+    mean, std = _mean_std(before, features)
+    text = before.get("tokenizer_processor", {})
+    if text.get("tokenizer_name") not in _BART or not isinstance(text.get("max_length"), int):
+        raise CheckpointError(
+            f"{BEFORE}.json: tokenizer_processor has tokenizer_name {text.get('tokenizer_name')!r} "
+            f"and max_length {text.get('max_length')!r}; one of {', '.join(_BART)} and a number "
+            "are expected, as X-VLA's text is BART's"
+        )
+    return Processor(
+        image_size=size,
+        num_views=max(
+            config.get("num_image_views") or 0, len(features) + config.get("empty_cameras", 0)
+        ),
+        text_length=text["max_length"],
+        resize=mode,
+        mean=mean,
+        std=std,
+        state=_scaling(before.get("normalizer_processor"), STATE, "STATE", BEFORE),
+        action=_scaling(after.get("unnormalizer_processor"), ACTION, "ACTION", AFTER),
+    )
+
+
+def read_domain(files: Mapping[str, bytes]) -> int | None:
+    """Domain that the pipeline gives every observation; None where no step does."""
+    steps = _steps(files, BEFORE) or {}
+    return steps[DOMAIN].get("domain_id", 0) if DOMAIN in steps else None
+
+
+def _contents(folder: pathlib.Path | Mapping[str, bytes]) -> Mapping[str, bytes]:
+    if isinstance(folder, Mapping):
+        return folder
+    names = [p for p in folder.iterdir() if p.name.startswith((BEFORE, AFTER))]
+    return {path.name: path.read_bytes() for path in names}
+
+
+def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
+    """Settings of a pipeline's steps by name, statistics included; None without the file."""
+    file = f"{name}.json"
+    if file not in files:
+        return None
+    try:
+        entries = json.loads(files[file])["steps"]
+        steps = {entry.get("registry_name") or entry["class"]: entry for entry in entries}
+        found = {step: dict(entry.get("config", {})) for step, entry in steps.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: not a pipeline of LeRobot ({error!r})") from error
+    known = _STEPS[name]
+    unknown = sorted(set(steps) - set(known))
+    if unknown or len(entries) > len(steps):
+        raise CheckpointError(
+            f"{file}: steps {unknown or sorted(steps)}, each once, are expected among "
+            f"{', '.join(known)}; what another one does to observations or actions is not done here"
+        )
+    order = [step for step in steps if step in _IMAGES]
+    if order != [step for step in _IMAGES if step in order]:
+        raise CheckpointError(
+            f"{file}: steps are in the order {order}; {list(_IMAGES)} is expected"
+        )
+    for step, settings in found.items():
+        for key, allowed in known[step].items():
+            if settings.get(key, allowed[0]) not in allowed:
+                raise CheckpointError(
+                    f"{file}: {key} of {step} is {settings[key]!r}; "
+                    f"{' or '.join(map(repr, allowed))} is expected"
+                )
+        state_file = steps[step].get("state_file")
+        if state_file:
+            settings["stats"] = _read_stats(files, state_file, file)
+    return found
+
+
+def _read_stats(files: Mapping[str, bytes], name: str, pipeline: str) -> dict[str, np.ndarray]:
+    if name not in files:
+        raise CheckpointError(
+            f"{pipeline} has its statistics in {name}, which is missing; fetch it beside"
+        )
+    try:
+        return load_tensors(files[name])
+    except SafetensorError as error:
+        raise CheckpointError(f"{name}: not a whole safetensors file ({error})") from error
+
+
+def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, Steps]:
+    """The pipelines that LeRobot makes of a policy config where the folder has none."""
+    mapping = config.get("normalization_mapping") or {}
+    scaled = {kind: mode for kind, mode in mapping.items() if mode != "IDENTITY"}
+    if scaled:
+        raise CheckpointError(
+            f"config.json: normalization_mapping is {scaled}, and {missing}.json with the "
+            "statistics is missing; save the policy's processors beside it"
+        )
+    text = {"tokenizer_name": "tokenizer_name", "max_length": "tokenizer_max_length"}
+    for key, expected in (("tokenizer_padding_side", "right"), ("pad_language_to", "max_length")):
+        if config.get(key, expected) != expected:
+            raise CheckpointError(
+                f"config.json: {key} is {config[key]!r}; {expected!r} is expected"
+            )
+    settings = {name: config.get(key) for name, key in text.items()}
+    return {"tokenizer_processor": settings, "xvla_imagenet_normalize": {}}, {}
+
+
+def cameras(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Cameras of a policy config, in the order of the view slots."""
+    features = (config.get("input_features") or {}).items()
+    return {key: value for key, value in features if value.get("type") == "VISUAL"}
+
+
+def _resizing(
+    config: Mapping[str, Any], features: Mapping[str, Any], before: Steps
+) -> tuple[int, str]:
+    """Side of the network's images, and how others become that."""
+    padded = config["resize_imgs_with_padding"]
+    stretched = before.get(RESIZE, {}).get("resize_size")
+    if padded is not None and stretched is not None:
+        raise CheckpointError(
+            f"config.json: resize_imgs_with_padding is {padded} and {BEFORE}.json resizes to "
+            f"{stretched}; one of them is expected"
+        )
+    sizes = {tuple((value.get("shape") or ())[-2:]) for value in features.values()}
+    chosen = padded or stretched
+    if chosen is None and len(sizes) != 1:
+        raise CheckpointError(
+            "config.json: resize_imgs_with_padding is null, and the cameras of input_features are "
+            f"{sorted(sizes)}; one size for all is expected"
+        )
+    height, width = chosen or next(iter(sizes))
+    if height != width:
+        raise CheckpointError(
+            f"config.json: images of {height} x {width} px come from "
+            + ("the setting" if chosen else "input_features, as resize_imgs_with_padding is null")
+            + "; X-VLA takes squares. Set resize_imgs_with_padding to the [S, S] of its training"
+        )
+    return height, "pad" if padded else "linear" if stretched else "none"
+
+
+def _mean_std(
+    before: Steps, features: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of the pixels 0 .. 1, all of LeRobot's steps taken together."""
+    imagenet = "xvla_imagenet_normalize" in before
+    mean, std = (IMAGE_MEAN, IMAGE_STD) if imagenet else ((0.0,) * 3, (1.0,) * 3)
+    step = before.get("normalizer_processor")
+    each = {key: _scaling(step, key, "VISUAL", BEFORE) for key in features}
+    if len(set(each.values())) > 1:
+        raise CheckpointError(
+            f"{BEFORE}.json: norm_map.VISUAL normalises the cameras {sorted(each)} by different "
+            "statistics; a processor has one mean and deviation for all of them"
+        )
+    scaling = next(iter(each.values()), None)
+    if scaling is None:
+        return mean, std
+    low, high = np.float64(scaling.low), np.float64(scaling.high)
+    if MODES[scaling.mode][2]:
+        low, high = (low + high) / 2, (high - low) / 2
+    else:
+        high = high + scaling.eps
+    return tuple((mean + std * low).tolist()), tuple((std * high).tolist())
+
+
+def _scaling(step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str) -> Scaling | None:
+    """What a step normalises a feature by; None where it leaves it alone."""
+    if step is None or key not in step.get("features", {}):
+        return None
+    keys = step.get("normalize_observation_keys")
+    if keys is not None and key not in keys and kind != "ACTION":
+        return None
+    kind = step["features"][key].get("type", kind)
+    mode = step.get("norm_map", {}).get(kind, "IDENTITY")
+    stats = {
+        name.rpartition(".")[2]: value
+        for name, value in step.get("stats", {}).items()
+        if name.rpartition(".")[0] == key
+    }
+    if mode == "IDENTITY" or not stats:  # LeRobot passes over a feature without statistics
+        return None
+    wanted = MODES.get(mode, ())[:2]
+    if not wanted or set(wanted) - set(stats):
+        raise CheckpointError(
+            f"{pipeline}.json: norm_map.{kind} is {mode!r}, and {key} has the statistics "
+            f"{sorted(stats)}; known are "
+            + ", ".join(f"{name} ({low}, {high})" for name, (low, high, _) in MODES.items())
+        )
+    low, high = (tuple(np.float32(stats[name]).reshape(-1).tolist()) for name in wanted)
+    return Scaling(mode, low, high, float(step.get("eps", EPS)))
