@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from data.contracts import OWN, contracts_of, view_names, with_channel_names
+from data.contracts import OWN, actions_of, contracts_of, view_names, with_channel_names
 from data.datasets import DATASETS, dataset
 from data.spec import Arm, Channel, Columns, Gripper
 
@@ -33,6 +33,25 @@ def test_every_row_has_one(name: str) -> None:
     (contract,) = contracts_of([row], num_actions=30)
     assert contract["domain_id"] == row.domain_id
     assert len(contract["views"]) == len(row.views)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "channels"),
+    [
+        ("libero_demos", "contiguous", 10),
+        ("AGIBOT", "interleaved", 20),
+        ("agiworld-on-site-pack-joints", "none", 16),
+        ("lift2", "none", 17),
+    ],
+)
+def test_actions_are_counted_by_arms_or_joints(name: str, layout: str, channels: int) -> None:
+    row = dataset(name)
+    assert actions_of(row) == {
+        "rotation_layout": layout,
+        "channels": channels,
+        "relative_channels": row.delta_idx,
+    }
+    assert row.width == (channels if layout == "none" else 20)
 
 
 def test_views_are_named_without_their_folders_where_that_tells_them_apart() -> None:

@@ -9,6 +9,7 @@ import pytest
 import data.collate
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
+from data.spec import Columns
 from tests.data.fakes import (
     SHAPE,
     BrokenReader,
@@ -29,6 +30,21 @@ def test_fields_shapes_and_types():
         "proprio": ("float32", (6, 20)),
         "actions": ("float32", (6, 30, 20)),
     }
+
+
+def test_joints_come_in_their_own_width_and_not_beside_poses():
+    poses, joints = two_sources()
+    joints.reader.spec = dataclasses.replace(
+        joints.reader.spec,
+        arms=(),
+        joints=(Columns("q", 0, 14),),
+        rotation_layout="none",
+    )
+    (batch,), _ = run(1, sources=[joints])
+    assert batch["actions"].shape == (6, 30, 14)
+    assert batch["proprio"].shape == (6, 14)
+    with pytest.raises(ValueError, match=r"one width; .*'libero_demos': 20, .*: 14"):
+        run(1, sources=[poses, joints])
 
 
 def test_the_parts_of_a_sample_belong_together():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -67,6 +68,28 @@ def test_a_new_robot_gets_the_nearest_domain_and_its_own_contract(
     taken = ("--domain=1", "--from=0", *new[2:], *cameras)
     said = _run("add", checkpoint, tmp_path / "no", *taken, status=1)
     assert "domain 1 is in use" in said
+
+
+def test_a_domain_of_other_actions_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    new = ("--domain=3", "--from=fresh", "--rate=30", "--views=front", "--proprio=measured")
+    said = _run("add", checkpoint, tmp_path / "out", *new, "--rotation=none", status=1)
+    assert "joints with rotation_layout 'none', but action space 'ee6d' takes 10 or 20" in said
+    assert "config.action_mode" in said
+    beyond = ("--rotation=contiguous", "--relative=0,20")
+    said = _run("add", checkpoint, tmp_path / "out", *new, *beyond, status=1)
+    assert "relative channels [20], but action space 'ee6d' has channels 0 to 19" in said
+    case = golden.load("ee6d")
+    config = dataclasses.replace(case.config, action_mode="auto", real_action_dim=6)
+    pretrained.save_pretrained(tmp_path / "auto", config, case.params)
+    new = (*new, "--overwrite")
+    said = _run(
+        "add", tmp_path / "auto", tmp_path / "out", *new, "--rotation=interleaved", status=1
+    )
+    assert "poses with rotation_layout 'interleaved', but action space 'auto' takes 6" in said
+    assert not (tmp_path / "out").exists()
+    _run("add", tmp_path / "auto", tmp_path / "out", *new, "--rotation=none")
+    contract = pretrained.load_checkpoint(tmp_path / "out").contracts[3]
+    assert (contract.action_space, contract.rotation_layout) == ("auto", "none")
 
 
 def test_a_domain_moves_as_a_file(checkpoint: Path, tmp_path: Path) -> None:

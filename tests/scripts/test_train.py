@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from tests.scripts.runs import end, start, wait_for_step
+from tests.xvla_jax import tiny
+from xvla_jax import pretrained
+from xvla_jax.contract import Contract
 from xvla_jax.metrics import read_metrics
 from xvla_jax.pretrained import load_checkpoint
 
@@ -27,6 +31,12 @@ def test_names_that_do_not_exist_are_errors(demos: Path, tmp_path: Path) -> None
     assert status != 0
     assert "wrokdir" in output
     assert not list(tmp_path.iterdir()), "nothing was started"
+    model = start(demos, tmp_path / "c", "--config.model.real_action_dim=7")
+    status, output = end(model)
+    assert status != 0
+    assert "--config.model.real_action_dim=7: the config has no such field" in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_run_resumes_to_the_same_parameters(demos: Path, tmp_path: Path) -> None:
@@ -55,3 +65,69 @@ def test_a_stopped_run_resumes_to_the_same_parameters(demos: Path, tmp_path: Pat
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 8
+
+
+def test_a_checkpoint_of_poses_is_fine_tuned_on_joints_when_that_is_said(
+    demos: Path, tmp_path: Path, compiled: Path
+) -> None:
+    base, workdir = tmp_path / "base", tmp_path / "run"
+    poses = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
+    contracts = {i: dataclasses.replace(poses, domain_id=i) for i in (3, 7)}
+    pretrained.save_pretrained(
+        base, tiny.CONFIG, tiny.params(), processor=tiny.PROCESSOR, contracts=contracts
+    )
+    flags = ["--config.data.mixture=tests.scripts.robots:JOINTS6", f"--config.init_from={base}"]
+    status, output = end(start(demos, workdir, *flags, compiled=compiled))
+    assert status == 1, output
+    assert "'joints6' has 6 channels of joints" in output
+    assert "Traceback" not in output
+    assert not workdir.exists()
+
+    flags += ["--config.action_mode=auto", "--config.real_action_dim=6"]
+    status, output = end(
+        start(demos, workdir, *flags, "--config.optimizer.iters=2", compiled=compiled)
+    )
+    assert status == 0, output
+    assert "relabelled the head: action space 'auto' with 6 of 20 channels" in output
+    assert "left out the action contracts of domains [3, 7]" in output
+    status, output = end(
+        start(demos, workdir, *flags[:2], "--config.optimizer.iters=4", compiled=compiled)
+    )
+    assert status == 1, output
+    assert "error: " in output
+    status, output = end(
+        start(demos, workdir, *flags, "--config.optimizer.iters=4", compiled=compiled)
+    )
+    assert status == 0, output
+    assert "resuming" in output
+    straight = end(
+        start(demos, tmp_path / "two", *flags, "--config.optimizer.iters=4", compiled=compiled)
+    )
+    assert straight[0] == 0, straight
+    ours, theirs = (load_checkpoint(tmp_path / name) for name in ("run", "two"))
+    assert tiny.equal(ours.params, theirs.params)
+    assert (ours.config.action_mode, ours.config.real_action_dim) == ("auto", 6)
+    wanted = Contract(3, "auto", "none", 30.0, ("front", "wrist"), "measured")
+    assert ours.contracts == {3: wanted}
+    assert not tiny.equal(ours.params, tiny.params())
+
+
+def test_joints_of_two_arms_train_from_random_weights_that_were_asked_for(
+    demos: Path, tmp_path: Path, compiled: Path
+) -> None:
+    flags = ["--config.data.mixture=tests.scripts.robots:JOINTS14", "--config.action_mode=joint"]
+    flags += ["--config.optimizer.iters=2", "--config.validation.every=2"]
+    flags += ["--config.validation.episodes=1", "--config.validation.stride=1"]
+    refused = start(
+        demos, tmp_path / "no", *flags, "--config.from_scratch=False", compiled=compiled
+    )
+    status, output = end(refused)
+    assert status == 1, output
+    assert "config.init_from is '' and config.from_scratch False" in output
+    status, output = end(start(demos, tmp_path / "run", *flags, compiled=compiled))
+    assert status == 0, output
+    assert "initial weights: random" in output
+    assert "gripper_loss" in output
+    loaded = load_checkpoint(tmp_path / "run")
+    assert loaded.config.action_mode == "joint"
+    assert loaded.contracts[3].rotation_layout == "none"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden
-from xvla_jax.actions import action_space
+from xvla_jax.actions import JOINTS, MODES, POSES, action_kind, action_space, misfit
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, InputError
 
@@ -67,6 +67,32 @@ def test_franka_reads_seven_channels_only() -> None:
     prediction = jnp.zeros((1, 1, 20)).at[..., 7:].set(100.0)
     assert float(space.losses(prediction, jnp.ones((1, 1, 7)))["joints_loss"]) == 1.0
     assert space.postprocess(prediction).shape == (1, 1, 7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_space_is_for_poses_or_for_joints(mode: str) -> None:
+    space = action_space(_config(mode))
+    poses = {"layout": "interleaved", "counts": [space.real_width // 2, space.real_width]}
+    joints = {"layout": "none", "counts": [space.real_width]}
+    fit, other = (poses, joints) if action_kind(mode) == POSES else (joints, poses)
+    assert (action_kind(mode) == POSES) == any(term.name == "rotate6D_loss" for term in space.terms)
+    for channels in fit["counts"]:
+        assert not misfit(mode, space.real_width, rotation_layout=fit["layout"], channels=channels)
+        assert misfit(mode, space.real_width, rotation_layout=other["layout"], channels=channels)
+    for channels in (1, 5, 21):
+        assert misfit(mode, space.real_width, rotation_layout=fit["layout"], channels=channels)
+
+
+def test_a_misfit_says_what_is_there_and_what_is_taken() -> None:
+    assert action_kind("auto") == JOINTS
+    assert misfit("ee6d", 20, rotation_layout="none", channels=6) == (
+        "6 channels of joints with rotation_layout 'none', but action space 'ee6d' takes 10 or 20 "
+        "channels of poses with rotation_layout 'interleaved' or 'contiguous'"
+    )
+    assert misfit("auto", 6, rotation_layout="none", relative_channels=(5, 6)) == (
+        "relative channels [6], but action space 'auto' has channels 0 to 5"
+    )
+    assert not misfit("joint", rotation_layout="none", relative_channels=(13,))
 
 
 def test_unknown_mode_lists_the_known_ones() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from xvla_jax.contract import UNKNOWN, Channel, Contract, check_contract
-from xvla_jax.errors import ContractError
+from tests.xvla_jax import tiny
+from xvla_jax import pretrained
+from xvla_jax.contract import UNKNOWN, Channel, Contract, check_contract, read_contracts
+from xvla_jax.errors import CheckpointError, ConfigError, ContractError
+from xvla_jax.formats.torch_folder import CONTRACT_NAME
 
 _LIBERO = Contract(
     domain_id=3,
@@ -28,7 +32,7 @@ def test_equal_contracts_pass() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("action_space", "joint"),
+        ("action_space", "agibot_ee6d"),
         ("rotation_layout", "interleaved"),
         ("anchor_hz", 10.0),
         ("views", ("wrist", "agentview")),
@@ -101,3 +105,74 @@ def test_channels_that_differ_are_named(theirs: Any, message: str) -> None:
     check_contract(found, _JOINTS, who="robot")
     with pytest.raises(ContractError, match=message):
         check_contract(found, dataclasses.replace(_JOINTS, channels=theirs), who="robot")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotation_layout": "none"}, "joints with rotation_layout 'none', .* 'ee6d' takes poses"),
+        ({"action_space": "joint"}, "poses with .* 'contiguous', .* 'joint' takes joints"),
+        ({"action_space": "auto"}, "action space 'auto' takes joints with rotation_layout 'none'"),
+        ({"rotation_layout": "columns"}, "'columns', .* 'interleaved' or 'contiguous'"),
+        ({"relative_channels": (-1,)}, r"relative channels \[-1\]"),
+    ],
+)
+def test_a_contract_that_contradicts_itself_cannot_be_made(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ContractError, match=f"action contract of domain 3: .*{message}"):
+        dataclasses.replace(_LIBERO, **changes)
+    with pytest.raises(ConfigError, match="action space 'ee7d' is unknown; known are agibot_ee6d"):
+        dataclasses.replace(_LIBERO, action_space="ee7d")
+
+
+@pytest.mark.parametrize("layout", ["hf", "lerobot-vendored", "lerobot-native"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotation_layout": "none"}, "joints with rotation_layout 'none'"),
+        ({"action_space": "auto", "rotation_layout": "none"}, "'auto', but the model has 'ee6d'"),
+        ({"domain_id": 30}, r"domain 30: the model has domains 0 \.\. 29"),
+        ({"relative_channels": [0, 20]}, r"relative channels \[20\], .* 0 to 19"),
+        ({"views": None, "camera": "front"}, "not a list of action contracts"),
+    ],
+)
+def test_a_stored_contract_that_contradicts_its_model_is_refused(
+    layout: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    pretrained.save_pretrained(folder, tiny.CONFIG, tiny.params(), layout, contracts={3: _LIBERO})
+    file = folder / CONTRACT_NAME
+    [stored] = json.loads(file.read_text())
+    file.write_text(json.dumps([stored | changes]))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        pretrained.load_checkpoint(folder)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_orbax_step_is_compared_likewise(tmp_path: Path) -> None:
+    pretrained.save_pretrained(
+        tmp_path / "run", tiny.CONFIG, tiny.params(), "orbax", contracts={3: _LIBERO}
+    )
+    [file] = (tmp_path / "run").rglob("model/**/metadata")
+    item = json.loads(file.read_text())
+    item["contracts"][0]["rotation_layout"] = "none"
+    file.write_text(json.dumps(item))
+    with pytest.raises(CheckpointError, match=r"model: action contract of domain 3: joints"):
+        pretrained.load_checkpoint(tmp_path / "run")
+
+
+def test_no_layout_takes_a_contract_of_another_model(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny.CONFIG, action_mode="auto", real_action_dim=6)
+    for layout in pretrained.LAYOUTS:
+        with pytest.raises(ContractError, match="'ee6d', but the model has 'auto'"):
+            pretrained.save_pretrained(
+                tmp_path / "x", config, tiny.params(), layout, contracts={3: _LIBERO}
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_domain_has_one_contract() -> None:
+    with pytest.raises(CheckpointError, match=r"FILE: .* domain 3: there are two"):
+        read_contracts([_LIBERO.to_dict()] * 2, tiny.CONFIG, where="FILE")

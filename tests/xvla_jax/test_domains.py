@@ -15,7 +15,7 @@ import pytest
 from tests.xvla_jax import golden, tiny
 from xvla_jax import domains, pretrained
 from xvla_jax.contract import Contract
-from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.errors import CheckpointError, ConfigError, ContractError
 from xvla_jax.formats import domain_file
 from xvla_jax.formats.torch_folder import Pretrained
 
@@ -91,8 +91,8 @@ def test_a_domain_in_use_is_replaced_only_when_asked() -> None:
     assert changed.contracts == {}, "its contract was that of the old rows"
     with pytest.raises(ConfigError, match=r"domain 4 does not exist; this model has 0 \.\. 3"):
         domains.with_domain(loaded, 4, rows, None, note={})
-    joints = dataclasses.replace(_CONTRACT, action_space="joint")
-    with pytest.raises(ConfigError, match="action space 'joint', this checkpoint has 'ee6d'"):
+    joints = dataclasses.replace(_CONTRACT, action_space="joint", rotation_layout="none")
+    with pytest.raises(ContractError, match="action space 'joint', but the model has 'ee6d'"):
         domains.with_domain(loaded, 2, rows, joints, note={})
 
 
@@ -171,6 +171,11 @@ def test_a_domain_of_another_model_is_refused(tmp_path: Path) -> None:
     message = r"action_space is 'ee6d' in the file and 'joint' here; .*hidden_size is 48"
     with pytest.raises(CheckpointError, match=message):
         domain_file.check_fits(exported, golden.load("joint_hetero").config)
+    other = {**exported.model, "real_action_width": 12}
+    with pytest.raises(CheckpointError, match="real_action_width is 12 in the file and 20 here"):
+        domain_file.check_fits(dataclasses.replace(exported, model=other), _case().config)
+    del other["real_action_width"]  # a file from before it was noted
+    domain_file.check_fits(dataclasses.replace(exported, model=other), _case().config)
     rows = exported.rows | {"action_encoder/bias": np.zeros(47, np.float32)}
     with pytest.raises(CheckpointError, match=r"action_encoder/bias .* is \[47\], .* \[48\]"):
         domains.with_domain(_case(), 2, rows, None, note={})

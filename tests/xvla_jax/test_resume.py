@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 import pytest
 
 from configs import debug
+from tests.xvla_jax import tiny
 from xvla_jax.differences import MISSING, Difference, differences
 from xvla_jax.errors import ConfigError
-from xvla_jax.resume import Effect, check_resumed, effect_of
+from xvla_jax.resume import Effect, check_resumed, check_same_model, effect_of
 
 
 def _config(**changes: Any) -> dict[str, Any]:
@@ -37,6 +39,9 @@ def test_every_field_of_a_config_has_a_row() -> None:
         ("mesh.fsdp", 2, Effect.NONE),
         ("distributed.kind", "slurm", Effect.NONE),
         ("keep_every", 10, Effect.NONE),
+        ("action_mode", "auto", Effect.REFUSED),
+        ("real_action_dim", 6, Effect.REFUSED),
+        ("from_scratch", True, Effect.NONE),
     ],
 )
 def test_a_change_is_told_or_refused(
@@ -66,6 +71,24 @@ def test_equal_configs_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         check_resumed(_config(), _config())
     assert not caplog.records
+
+
+def test_a_run_from_before_a_field_was_added_goes_on() -> None:
+    before, after = _config(), _config(action_mode="auto")
+    for field in ("action_mode", "real_action_dim", "from_scratch", "model_default"):
+        del before[field]
+    check_resumed(before, _config())
+    with pytest.raises(ConfigError, match=r"config\.action_mode: .*missing.* saved, 'auto' now"):
+        check_resumed(before, after)
+
+
+def test_another_model_is_refused_by_field() -> None:
+    """As where config.init_from names a checkpoint of another action space on resuming."""
+    check_same_model(tiny.CONFIG.to_dict(), tiny.CONFIG)
+    other = dataclasses.replace(tiny.CONFIG, action_mode="auto", real_action_dim=6)
+    message = "action_mode is 'auto' now and was 'ee6d'; real_action_dim is 6 now and was 20"
+    with pytest.raises(ConfigError, match=message):
+        check_same_model(tiny.CONFIG.to_dict(), other)
 
 
 def test_differences_go_into_the_depth_and_take_lists_for_tuples() -> None:
