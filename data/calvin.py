@@ -19,6 +19,7 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.images import UInt8
 from data.pickles import load_pickle
 from data.spec import DatasetSpec
 from data.stored_images import image_form, stored_image
@@ -92,14 +93,13 @@ class MomentPictures:
     def __len__(self) -> int:
         return len(self._moments)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+    def __getitem__(self, index: int) -> bytes | UInt8:
         """The picture; a ValueError names the file."""
         path = moment_file(self._folder, self._moments[index])
         try:
-            image = stored_image(_read_moment(path, (self._view,))[self._view], self._view)
+            return stored_image(_read_moment(path, (self._view,))[self._view], self._view)
         except (OSError, LookupError) as error:
             raise ValueError(str(error)) from error
-        return np.asarray(image)
 
     def take(self, indices: NDArray[np.int64]) -> MomentPictures:
         """The pictures at `indices`, read when asked for."""

@@ -192,12 +192,9 @@ def _views(meta: MetaFile, spec: DatasetSpec) -> tuple[str, ...]:
     if spec.views and OBSERVATIONS not in meta.content:
         return spec.views
     stated = meta.field(OBSERVATIONS)
-    views = (stated,) if isinstance(stated, str) else stated
-    if (
-        not isinstance(views, list | tuple)
-        or not views
-        or any(not isinstance(v, str) for v in views)
-    ):
+    views = [stated] if isinstance(stated, str) else stated
+    named = isinstance(views, list) and all(isinstance(view, str) and view for view in views)
+    if not named or not views:
         raise ValueError(
             f"{meta.path}: {OBSERVATIONS} is {stated!r}; it must be the path of an array in the "
             "episodes, or a list of such paths, main camera first"

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from data.rows_rlds import EVERY_CHANNEL, STATIC_EPSILON, XYZ
 from data.spec import Arm, Columns, DatasetSpec, Gripper
 
+Widths = Mapping[str, int]  # array -> its columns
+
 AGILEX_SCALE = 50.0  # AIR-AGILEX: the reading times this is below 1 when closed
 
 
@@ -41,7 +43,7 @@ def _row(
     domain_id: int,
     arms: tuple[Arm, ...],
     *,
-    widths: Mapping[str, int],
+    widths: Widths,
     rate_hz: float,
     window_s: float,
     index_margin: int,
@@ -82,31 +84,20 @@ def _euler(key: str, first: int, gripper: Gripper) -> Arm:
     return _arm(key, first, "xyz_euler_xyz", gripper, width=6)
 
 
-def _rot6d(
-    key: str, threshold_gripper: tuple[str, float], encoding: str = "xyz_rot6d_as_recorded"
-) -> Arm:
+def _rot6d(key: str, closed: tuple[str, float], encoding: str = "xyz_rot6d_as_recorded") -> Arm:
     """Ten columns: xyz, a 6-D rotation that is copied, the gripper."""
-    return _arm(key, 0, encoding, _gripper(key, -1, *threshold_gripper), width=9)
+    return _arm(key, 0, encoding, _gripper(key, -1, *closed), width=9)
 
 
-def _robomind(
-    name: str, domain_id: int, arms: tuple[Arm, ...], widths: Mapping[str, int]
-) -> DatasetSpec:
+def _robomind(name: str, domain_id: int, arms: tuple[Arm, ...], widths: Widths) -> DatasetSpec:
     return _row(name, domain_id, arms, widths=widths, rate_hz=30.0, window_s=4.0, index_margin=30)
 
 
 def _droid(name: str, domain_id: int) -> DatasetSpec:
-    gripper = _gripper("observation/gripper_position", -1, "high", None)
-    arm = _euler("observation/cartesian_position", 0, gripper)
-    return _row(
-        name,
-        domain_id,
-        (arm,),
-        widths={"observation/cartesian_position": 6, "observation/gripper_position": 1},
-        rate_hz=15.0,
-        window_s=4.0,
-        index_margin=30,
-    )
+    pose, gripper = "observation/cartesian_position", "observation/gripper_position"
+    arms = (_euler(pose, 0, _gripper(gripper, -1, "high", None)),)
+    widths = {pose: 6, gripper: 1}
+    return _row(name, domain_id, arms, widths=widths, rate_hz=15.0, window_s=4.0, index_margin=30)
 
 
 def _robotwin(name: str) -> DatasetSpec:
@@ -120,8 +111,8 @@ def _robotwin(name: str) -> DatasetSpec:
         )
         for side in ("left", "right")
     )
-    widths = {f"endpose/{side}_endpose": 7 for side in ("left", "right")}
-    widths |= {f"endpose/{side}_gripper": 1 for side in ("left", "right")}
+    both = [f"endpose/{side}_" for side in ("left", "right")]
+    widths = {f"{arm}endpose": 7 for arm in both} | {f"{arm}gripper": 1 for arm in both}
     return _row(name, 6, arms, widths=widths, rate_hz=30.0, window_s=1.0, index_margin=10)
 
 

@@ -175,6 +175,31 @@ def test_a_bad_arm_is_an_error():
         dataclasses.replace(joints, switch_frames=3)
 
 
+def test_every_row_states_how_wide_each_of_its_arrays_is():
+    for name, row in DATASETS.items():
+        clocks = {arm.clock_key for arm in row.arms}
+        assert set(row.state_keys) - clocks <= set(row.widths), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": {"action": 0}}, "widths is 0 for action, allowed is 1 or more columns"),
+        ({"widths": {"observation.state": 5}}, "0..5 of observation.state, allowed is 0..4"),
+        ({"widths": {"action": 6}, "column": 6}, "6 of action, allowed is -6..5"),
+        ({"widths": {"action": 6}, "column": -7}, "-7 of action, allowed is -6..5"),
+        ({"pose": (Columns("observation.state", -1, 5),)}, "columns is -1..4 of observation.state"),
+    ],
+)
+def test_columns_lie_within_their_array(change, message):
+    row = dataset("bridge_dataset")
+    arm = row.arms[0]
+    gripper = dataclasses.replace(arm.gripper, column=change.pop("column", -1))
+    arm = dataclasses.replace(arm, gripper=gripper, pose=change.pop("pose", arm.pose))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(row, arms=(arm,), **change)
+
+
 def test_unknown_names_list_what_there_is():
     with pytest.raises(ValueError, match=r"unknown dataset 'bridge'.*bridge_dataset"):
         dataset("bridge")

@@ -1,12 +1,15 @@
 """The forms in which HDF5 episodes and their meta files come."""
 
+import dataclasses
 import json
+import re
 
 import h5py
 import numpy as np
 import pytest
 
-from data.hdf5 import Hdf5Reader
+from data.faults import BadEpisodeError
+from data.hdf5 import Hdf5Pictures, Hdf5Reader
 from data.images import load_picture
 from tests.data.fakes import good
 from tests.data.random_recordings import recording
@@ -72,6 +75,100 @@ def test_camera_buffers_of_two_sizes_are_pixels(tmp_path, shape):
     assert pixels.shape == shape
     shown = load_picture(pixels, size=4, channel_order="bgr_swapped")
     assert shown[0, 0].tolist() == [200, 0, 0], "what is not encoded is not swapped"
+
+
+def halves(height, width):
+    """uint8[4, height, width, 3]: red on the left, blue on the right, green tells the frame."""
+    images = np.zeros((4, height, width, 3), np.uint8)
+    images[:, :, : width // 2, 0], images[:, :, width // 2 :, 2] = 200, 200
+    images[..., 1] = 10 * np.arange(4)[:, None, None]
+    return images
+
+
+@pytest.mark.parametrize("order", ["height, width, channels", "channels first"])
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (32, 32), (640, 480), (480, 640)], ids=str)
+def test_pixels_have_the_shape_of_their_array(tmp_path, size, order):
+    images = halves(*size)
+    array = images if order.startswith("height") else np.moveaxis(images, -1, 1)
+    row = write_episode(tmp_path, array)
+    (view,) = only(Hdf5Reader(row, tmp_path)).images
+    taken = view.take(np.array([3, 1]))
+    for place, frame in enumerate((3, 1)):
+        np.testing.assert_array_equal(taken[place], images[frame])
+        shown = load_picture(taken[place], size=16, channel_order="bgr_swapped")
+        assert shown[8, 2].tolist() == [200, 10 * frame, 0], "left"
+        assert shown[8, 13].tolist() == [0, 10 * frame, 200], "right"
+        assert shown[1, 2].tolist() == shown[14, 2].tolist(), "top and bottom"
+
+
+def test_pixels_stay_in_the_file_until_they_are_asked_for(tmp_path):
+    row = write_episode(tmp_path, halves(24, 32))
+    taken = only(Hdf5Reader(row, tmp_path)).images[0].take(np.array([2, 2, 0]))
+    assert isinstance(taken, Hdf5Pictures)
+    assert [int(image[0, 0, 1]) for image in (taken[0], taken[1], taken[2])] == [20, 20, 0]
+    (tmp_path / "0.hdf5").unlink()
+    with pytest.raises(ValueError, match=r"0\.hdf5"):
+        taken[0]
+
+
+REFUSED = {
+    "floats": (halves(24, 32) / 255.0, r"float64\[24, 32, 3\]"),
+    "grey": (halves(24, 32)[..., 0], r"uint8\[24, 32\]"),
+    "alpha": (halves(24, 32)[..., [0, 1, 2, 0]], r"uint8\[24, 32, 4\]"),
+    "depth": (halves(24, 32)[..., :1].astype(np.uint16), r"uint16\[24, 32, 1\]"),
+    "numbers": (np.arange(4), r"int64\[\]"),
+    "a number": (np.array(3), "a single int64"),
+    "lists of numbers": (
+        np.array([np.arange(3)] * 4 + [None], object)[:4].astype(h5py.vlen_dtype(np.int32)),
+        "int32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_array_of_an_unknown_layout_is_malformed(tmp_path, name):
+    array, found = REFUSED[name]
+    (bad,) = Hdf5Reader(write_episode(tmp_path, array), tmp_path).read(0)
+    assert isinstance(bad, BadEpisodeError)
+    assert bad.kind == "malformed"
+    assert re.search(rf"rgb.* {found}", bad.reason)
+
+
+def test_a_camera_buffer_of_bytes_may_end_in_zeros(tmp_path):
+    image = np.zeros((480, 640, 3), np.uint8)
+    image[0, 0] = 200, 100, 50
+    row = write_episode(tmp_path, np.array([image.tobytes()] * 4, f"S{image.size}"))
+    np.testing.assert_array_equal(only(Hdf5Reader(row, tmp_path)).images[0][2], image)
+
+
+def test_a_file_as_long_as_a_camera_buffer_is_a_file(tmp_path):
+    rows = np.zeros((4, 480 * 640 * 3), np.uint8)
+    for frame, data in enumerate(PICTURES):
+        rows[frame, : len(data)] = np.frombuffer(data, np.uint8)
+    row = write_episode(tmp_path, rows)
+    shown = load_picture(
+        only(Hdf5Reader(row, tmp_path)).images[0][3], size=None, channel_order="rgb"
+    )
+    np.testing.assert_array_equal(shown, picture(0, 0, 3))
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_group_has_an_array_for_each_frame(tmp_path, pixels):
+    row = write_episode(tmp_path, stored("fixed bytes"))
+    with h5py.File(tmp_path / "0.hdf5", "a") as file:
+        del file["rgb"]
+        for frame, data in enumerate(PICTURES):
+            frames = picture(0, 0, frame) if pixels else np.frombuffer(data, np.uint8)
+            file[f"rgb/{frame + 8}"] = frames  # 8, 9, 10, 11: not in the order of their letters
+    view = only(Hdf5Reader(row, tmp_path)).images[0].take(np.array([3, 0]))
+    for place, frame in enumerate((3, 0)):
+        shown = load_picture(view[place], size=None, channel_order="rgb")
+        np.testing.assert_array_equal(shown, picture(0, 0, frame))
+    with h5py.File(tmp_path / "0.hdf5", "a") as file:
+        file["rgb/depth"] = np.zeros((4, 5, 5))
+    (bad,) = Hdf5Reader(row, tmp_path).read(0)
+    assert isinstance(bad, BadEpisodeError)
+    assert "rgb is a group of 10, 11, 8, 9, depth; images are an array, or a group" in bad.reason
 
 
 @pytest.mark.parametrize(
@@ -143,6 +240,34 @@ def test_a_meta_file_that_does_not_fit_is_an_error(tmp_path, change, message):
     kept = {key: value for key, value in meta.items() if value is not None}
     (tmp_path / "meta.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match=message):
+        Hdf5Reader(row, tmp_path)
+
+
+def test_one_view_may_be_named_without_a_list(tmp_path):
+    row = write_episode(tmp_path, stored("fixed bytes"), observation_key="rgb")
+    assert Hdf5Reader(row, tmp_path).spec.views == ("rgb",)
+
+
+@pytest.mark.parametrize("key", [[], "", 3, {"top": "rgb"}, ["rgb", 3], None], ids=str)
+def test_views_of_another_form_are_named(tmp_path, key):
+    row = write_episode(tmp_path, stored("fixed bytes"), observation_key=key)
+    with pytest.raises(ValueError, match=r"observation_key is .*; it must be the path of an array"):
+        Hdf5Reader(row, tmp_path)
+
+
+def test_the_row_may_name_the_views_in_place_of_the_meta_file(tmp_path):
+    row = write_episode(tmp_path, stored("fixed bytes"))
+    named = dataclasses.replace(row, views=("rgb",))
+    assert Hdf5Reader(named, tmp_path).spec.views == ("rgb",)
+    other = dataclasses.replace(row, views=("wrist",))
+    message = "observation_key names rgb, but the views of dataset row 'VLABench' are wrist"
+    with pytest.raises(ValueError, match=message):
+        Hdf5Reader(other, tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["observation_key"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    assert len(only(Hdf5Reader(named, tmp_path)).images) == 1
+    with pytest.raises(ValueError, match="has no 'observation_key'"):
         Hdf5Reader(row, tmp_path)
 
 

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
+from data.faults import FaultError
 from data.rotations import (
+    ROT6D_LAYOUTS,
+    check_rotations,
     columns_from_axis_angle,
     columns_from_euler_xyz,
     columns_from_quat_xyzw,
@@ -59,3 +62,26 @@ def test_axis_angle_without_rotation_and_at_half_a_turn():
 def test_a_zero_quaternion_is_an_error():
     with pytest.raises(ValueError, match="length zero"):
         columns_from_quat_xyzw([[0, 0, 0, 1], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("quat", [[0, 0, 0, 1e-30], [1e-320, 0, 0, 0]])
+def test_a_quaternion_of_nearly_no_length_is_an_error(quat):
+    with pytest.raises(FaultError, match="frame 0 has length zero") as error:
+        columns_from_quat_xyzw([quat])
+    assert error.value.kind == "zero_rotation"
+
+
+@pytest.mark.parametrize("layout", ROT6D_LAYOUTS)
+def test_rotations_are_tested_in_their_layout(layout):
+    rng = np.random.default_rng(0)
+    columns = columns_from_quat_xyzw(rng.normal(size=(50, 4)))
+    (other,) = set(ROT6D_LAYOUTS) - {layout}
+    good = ROT6D_LAYOUTS[layout](columns)
+    for dtype in (np.float64, np.float32, np.float16):
+        check_rotations(good.astype(dtype).astype(np.float64), (layout,))
+    check_rotations(good[:0], (layout,))
+    with pytest.raises(FaultError, match=f"frame 0.* it is one in layout {layout}"):
+        check_rotations(good, (other,))
+    good[7] *= 1.0011
+    with pytest.raises(FaultError, match="the rotation of frame 7"):
+        check_rotations(good, (layout,))

@@ -193,3 +193,92 @@ def test_paraphrases_are_those_of_the_instruction_as_it_is_used():
         recording(), paraphrases={"pick apple": ("grab it", "take it"), "other": ("x",)}
     )
     assert found.paraphrases == ("grab it", "take it")
+
+
+def one_arm(key, column, widths=()):
+    """A row of xyz and Euler angles in `pose`, and the gripper in another array or the same."""
+    gripper = Gripper(key=key, column=column, closed="high", threshold=None)
+    pose = (Columns("pose", 0, 6),)
+    arm = Arm(pose=pose, pose_encoding="xyz_euler_xyz", gripper=gripper)
+    return dataclasses.replace(ROW, arms=(arm,), widths=dict(widths))
+
+
+def closed(row, **arrays):
+    """The gripper of two frames of a row, whose readings are the last number of an array."""
+    given = {"pose": np.zeros((2, 6))} | arrays
+    return trajectory_of(recording() | given, row).poses[:, 9].tolist()
+
+
+def ending(*last, columns):
+    rows = np.full((len(last), columns), 0.25)
+    rows[:, -1] = last
+    return rows
+
+
+@pytest.mark.parametrize("columns", [9, 11, 20])
+def test_an_array_of_another_width_than_the_row_states_is_malformed(columns):
+    row = dataclasses.replace(dataset("libero"), views=())
+    raw = {"abs_action_6d": np.zeros((3, columns))}
+    message = rf"abs_action_6d has {columns} columns, 10 are needed \(widths"
+    with pytest.raises(BadEpisodeError, match=message) as error:
+        standard_trajectory(raw, row, "e", instruction="do", images=())
+    assert error.value.kind == "malformed"
+
+
+def test_poses_and_a_last_gripper_fill_their_array_unless_the_row_says_otherwise():
+    row = one_arm("pose", -1)
+    assert row.width_of("pose") == 7
+    assert closed(row, pose=ending(0, 1, columns=7)) == [0, 1]
+    with pytest.raises(BadEpisodeError, match="pose has 15 columns, 7 are needed"):
+        closed(row, pose=ending(0, 1, columns=15))
+    stated = dataclasses.replace(row, widths={"pose": 15})
+    assert closed(stated, pose=ending(0, 1, columns=15)) == [0, 1]
+
+
+@pytest.mark.parametrize("columns", [1, 7])
+def test_a_last_column_is_the_gripper_where_it_is_alone_or_ends_an_action(columns):
+    assert closed(one_arm("action", -1), action=ending(0, 1, columns=columns)) == [0, 1]
+    assert closed(one_arm("action", -1), action=np.array([0.0, 1.0])) == [0, 1]
+
+
+@pytest.mark.parametrize("columns", [2, 6, 8, 9, 14, 20])
+def test_a_last_column_of_another_array_needs_a_stated_width(columns):
+    array = ending(0, 1, columns=columns)
+    message = rf"action has {columns} columns and .* widths=\{{'action': {columns}\}}"
+    with pytest.raises(BadEpisodeError, match=message):
+        closed(one_arm("action", -1), action=array)
+    assert closed(one_arm("action", -1, widths={"action": columns}), action=array) == [0, 1]
+    other = one_arm("action", -1, widths={"action": columns + 1})
+    with pytest.raises(BadEpisodeError, match=f"has {columns} columns, {columns + 1} are needed"):
+        closed(other, action=array)
+
+
+def test_a_column_counted_from_the_start_must_be_there():
+    row = one_arm("action", 6)
+    assert closed(row, action=ending(0, 1, columns=7)) == [0, 1]
+    with pytest.raises(BadEpisodeError, match="action has 6 columns, 7 are needed") as error:
+        closed(row, action=ending(0, 1, columns=6))
+    assert error.value.kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.array(1.0), "a single value, not one per frame"),
+        (np.array([[b"1"] * 6] * 2), "an array of .S1, not of numbers"),
+        (np.array([[None] * 6] * 2), "an array of object, not of numbers"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_malformed(array, reason):
+    with pytest.raises(BadEpisodeError, match=reason) as error:
+        closed(one_arm("action", 0), action=np.zeros((2, 7)), pose=array)
+    assert error.value.kind == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 4, 5, 3), float), ((2, 4, 5), "u1"), ((2, 3, 5, 3), "u1")], ids=str
+)
+def test_images_of_an_unknown_layout_are_malformed(shape, dtype):
+    with pytest.raises(BadEpisodeError, match=r"an image of observation\.image is") as error:
+        trajectory_of(recording(), images=(np.zeros(shape, dtype),))
+    assert error.value.kind == "malformed"
