@@ -45,6 +45,7 @@ def _droid(side: str, domain_id: int, exterior_camera: str) -> DatasetSpec:
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        empty_text="leave_out",  # a large part of the episodes was never labelled
     )
 
 
@@ -99,6 +100,7 @@ RLDS_ROWS = (
         mask_proprio_idx=(),
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
+        empty_text="leave_out",  # where episode_metadata.has_language is false
     ),
     DatasetSpec(
         name="fractal20220817_data",
