@@ -148,6 +148,11 @@ class Batches(Iterator[Batch]):
         """Dataset -> kind of fault -> episodes left out, or with pictures left out, so far."""
         return self._maker.faults.counts
 
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Dataset -> kind -> episodes (or frames) that its row leaves out, so far; not bad ones."""
+        return self._maker.faults.left_out
+
     def close(self) -> None:
         """End all threads; batches not taken are lost."""
         self._making.shutdown(wait=True, cancel_futures=True)

@@ -2,9 +2,9 @@
 
 Any folder .../traj_group*/traj* below <root>/<storage_name> is an episode of n + 1 moments and n
 actions: `images0/im_0.jpg` ..., `obs_dict.pkl` with `full_state` [n + 1, 7], `policy_out.pkl` with
-the actions [n, 7], `lang.txt`. Episodes without lang.txt have no instruction and are not read. As
-in the RLDS release of the same data (row bridge_dataset), the last moment is left out, and the
-pictures of images0 are the view image_0.
+the actions [n, 7], `lang.txt`. Episodes without lang.txt have no instruction and are not read,
+unless the row states one. As in the RLDS release of the same data (row bridge_dataset), the last
+moment is left out, and the pictures of images0 are the view image_0.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class BridgeRawReader:
         self.spec = spec
         top = Path(root) / spec.storage_name
         found = sorted(path for path in top.rglob(EPISODES) if path.is_dir())
-        self._folders = [path for path in found if (path / TEXT).exists()]
+        # a row that says what the text is needs none
+        unread = spec.fixed_instruction is not None or spec.empty_text == "stated"
+        self._folders = [path for path in found if unread or (path / TEXT).exists()]
         if not self._folders:
             raise FileNotFoundError(f"no {EPISODES}/{TEXT} below {top}, {len(found)} without it")
         if len(found) > len(self._folders):
@@ -106,5 +108,7 @@ def _pictures(folder: Path, view: str) -> FilePictures:
 
 
 def _instruction(path: Path) -> str:
+    if not path.exists():
+        return ""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((line for line in lines if line.strip() and _CONFIDENCE not in line), "").strip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -21,9 +22,11 @@ from etils import epath
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.rlds import MANIFEST_NAME, SPLIT, index_files
-from data.spec import DatasetSpec
+from data.spec import DatasetSpec, default_values
 from data.standard import StandardForm
 from data.trajectory import Trajectory
+
+_log = logging.getLogger(__name__)
 
 SCHEMA_NAME = "standard-trajectories"
 SCHEMA = f"{SCHEMA_NAME}-1"
@@ -42,6 +45,8 @@ STORED = (
     "command_lag",
     "picture_offset",
     "fixed_instruction",
+    "empty_text",
+    "stated_text",
     "instruction_end",
     "folder",
 )
@@ -86,6 +91,12 @@ class BuiltReader:
         self.folder = folder
         self.index_files = index_files(folder)
         self._form = StandardForm.of_json(manifest["form"])
+        if not self._form.step_texts:
+            _log.warning(
+                "%s was built when only the first text of an episode was kept; where texts change "
+                "within episodes, build it again (python -m scripts.build_rlds)",
+                folder,
+            )
         self.spec = dataclasses.replace(
             spec,
             views=tuple(manifest["views"].values()),
@@ -165,6 +176,8 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 def _check_row(spec: DatasetSpec, built: Mapping[str, Any], folder: epath.Path) -> None:
     row = stored_row(spec)
+    # a field younger than the dataset had its default then
+    built = {field: default_values().get(field) for field in STORED} | dict(built)
     fields = differing(built, row)
     if fields:
         values = "; ".join(f"{f} was {built.get(f)!r}, is {row.get(f)!r}" for f in fields)

@@ -126,11 +126,14 @@ def _read_moment(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         raise OSError(f"{path} is damaged: {error}") from error
 
 
-def _annotations(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """The texts, and [n, 2] first and last moment of each."""
+def _annotations(path: Path) -> tuple[list[Any], NDArray[np.int64]]:
+    """The texts as recorded, and [n, 2] first and last moment of each."""
     try:
         content = load_pickle(path).item()
-        texts = [str(text) for text in content["language"]["ann"]]
+        texts = content["language"]["ann"]
+        if isinstance(texts, str | bytes):
+            raise TypeError("language/ann is one text, wanted is a list")
+        texts = list(texts)
         stretches = _pairs(content["info"]["indx"], path)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(

@@ -13,14 +13,15 @@ from data.stream import Sample
 
 
 def choose_instruction(sample: Sample, seed: int | None) -> str:
-    """The late instruction of the row, a paraphrase, or the instruction as recorded.
+    """The late instruction of the row, a paraphrase, or the text of the sample's first frame.
 
     X-VLA keeps a text once drawn for the rest of the episode, early frames included; here each
     sample draws anew.
     """
     spec, episode = sample.spec, sample.episode
-    if seed is None or not (spec.late_instruction or episode.paraphrases):
-        return episode.instruction
+    text, paraphrases = episode.text(sample.row)
+    if seed is None or not (spec.late_instruction or paraphrases):
+        return text
     drawn = uniforms(3, seed, *sample.visit, "text").tolist()
     late = spec.late_instruction
     if late is not None:
@@ -28,9 +29,9 @@ def choose_instruction(sample: Sample, seed: int | None) -> str:
         after = num_frames // 2 if late.after_frame is None else late.after_frame
         if frame > after and drawn[0] < frame / num_frames:
             return late.text
-    if not episode.paraphrases or drawn[1] < spec.original_text_share:
-        return episode.instruction
-    return episode.paraphrases[int(drawn[2] * len(episode.paraphrases))]
+    if not paraphrases or drawn[1] < spec.original_text_share:
+        return text
+    return paraphrases[int(drawn[2] * len(paraphrases))]
 
 
 def choose_num_views(sample: Sample, seed: int | None) -> int:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.texts import plain_text
+
 # name -> dtype and shape of one frame; "S" stands for the scalar image_size
 FRAME_ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
     "agentview": (np.uint8, ("S", "S", 3)),  # RGB, upright: turned by 180 degrees
@@ -90,6 +92,9 @@ def _read(path: Path, *, frames: bool) -> Episode:
             if missing:
                 raise ValueError(f"no {', '.join(missing)}; it has {', '.join(archive.files)}")
             scalars = {name: kind(archive[name].item()) for name, kind in SCALARS.items()}
+            scalars["instruction"] = plain_text(archive["instruction"].item(), "instruction")
+            if not scalars["instruction"]:
+                raise ValueError("instruction is empty")
             arrays = {name: archive[name] for name in FRAME_ARRAYS} if frames else {}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no recorded episode: {error}") from error

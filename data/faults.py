@@ -25,10 +25,15 @@ FAULTS: dict[str, str] = {
     "zero_rotation": "a rotation that is all zeros, or a quaternion of length zero",
     "not_orthonormal": "a 6-D rotation whose columns are not one long and at right angles",
     "clock": "a clock stands, runs back or is not finite",
-    "no_instruction": "the instruction is empty",
+    "no_instruction": "the instruction is empty, and the row does not say what to do then",
     "undecodable_picture": "a picture is absent, truncated, or of no known format",
     "malformed": "an array has another type or shape than the row says",
 }
+# episodes that a row leaves out: nothing is wrong with them, and they have no bound
+LEFT_OUT: dict[str, str] = {
+    "empty_text": "the instruction is empty, and the row leaves such episodes out",
+}
+FRAMES_LEFT_OUT = "frames_without_text"  # counted beside LEFT_OUT
 # what was raised on the way -> kind, where it does not say itself; the first that fits
 _RAISED: tuple[tuple[type[Exception], str], ...] = (
     (OSError, "unreadable"),
@@ -43,7 +48,7 @@ class FaultError(ValueError):
     """Something wrong with data, of a known kind."""
 
     def __init__(self, kind: str, reason: str) -> None:
-        if kind not in FAULTS:
+        if kind not in FAULTS | LEFT_OUT:
             raise KeyError(f"unknown kind of fault {kind!r}; known are {', '.join(FAULTS)}")
         super().__init__(kind, reason)
         self.kind = kind
@@ -63,6 +68,11 @@ class BadEpisodeError(ValueError):
         self.episode = episode
         self.kind = kind
         self.reason = reason
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the row leaves the episode out; then it is not bad."""
+        return self.kind in LEFT_OUT
 
     def __str__(self) -> str:
         """All of it in one line."""
@@ -103,6 +113,9 @@ class Faults:
         self._limit = max_bad_episodes
         self._lock = threading.Lock()
         self._kinds: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._left_out: dict[str, dict[str, dict[str, int]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -111,6 +124,15 @@ class Faults:
             return {
                 dataset: {kind: len(episodes) for kind, episodes in sorted(kinds.items())}
                 for dataset, kinds in sorted(self._kinds.items())
+            }
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Dataset -> kind -> episodes (or frames) that the row leaves out; these are not bad."""
+        with self._lock:
+            return {
+                dataset: {kind: sum(found.values()) for kind, found in sorted(kinds.items())}
+                for dataset, kinds in sorted(self._left_out.items())
             }
 
     def sift(self, found: Iterable[Made | BadEpisodeError]) -> Iterator[Made]:
@@ -127,6 +149,9 @@ class Faults:
         Raises:
             TooManyBadEpisodesError: the bound is passed.
         """
+        if error.left_out:
+            self.leave_out(error.dataset, error.episode, error.kind, 1)
+            return
         with self._lock:
             kinds = self._kinds[error.dataset]
             new = error.episode not in kinds[error.kind]
@@ -139,3 +164,18 @@ class Faults:
             ) from error
         if new:
             _log.warning("left out: %s", error)
+
+    def leave_out(self, dataset: str, episode: str, kind: str, count: int) -> None:
+        """Note what a row leaves out of an episode, once however often it is met."""
+        with self._lock:
+            found = self._left_out[dataset][kind]
+            new = not found
+            found[episode] = count
+        if new:
+            _log.info(
+                "dataset %r leaves out %s by its row (%s); the first is %s, more are only counted",
+                dataset,
+                "frames" if kind == FRAMES_LEFT_OUT else "episodes",
+                kind,
+                episode,
+            )

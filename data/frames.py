@@ -54,7 +54,7 @@ def recorded_frames(
     try:
         for sample in _spread(source, count, num_actions):
             batch, _ = collator([iter((sample,))])
-            yield Frame(str(sample), _native(sample), sample.episode.instruction, batch)
+            yield Frame(str(sample), _native(sample), sample.episode.text(sample.row)[0], batch)
     finally:
         collator.close()
 

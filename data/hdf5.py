@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from data.images import MAGIC, RAW_PICTURES, UInt8
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.stored_images import ENCODED, image_form, stored_images
+from data.texts import recorded_texts
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 
+_log = logging.getLogger(__name__)
+
 OBSERVATIONS = "observation_key"
+TEXT_FIELD = "language_instruction_key"  # of a meta file
 
 
 class Hdf5Reader:
@@ -27,6 +32,7 @@ class Hdf5Reader:
 
     The meta file names the views and the instruction (`observation_key`,
     `language_instruction_key`); the row has everything else, and may name the views in its place.
+    The text may be an array or an attribute; a row with a fixed instruction needs none.
 
     Raises:
         FileNotFoundError: no meta file, or its first episode is not there.
@@ -39,12 +45,13 @@ class Hdf5Reader:
         self.spec = dataclasses.replace(
             spec,
             views=_views(meta, spec),
-            instruction_key=meta.field("language_instruction_key"),
+            instruction_key=_instruction_key(meta, spec),
             encoded_channel_order=order,
         )
         self._paths = meta.paths
         self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
+        self._warned = False
         self.episodes_per_part: tuple[int, ...] = (1,) * len(self._paths)
         self._check_first()
 
@@ -55,9 +62,9 @@ class Hdf5Reader:
 
     def _trajectory(self, path: Path) -> Trajectory:
         with h5py.File(path) as file:
-            check_present(file, self.spec.keys)
+            self._check_keys(file)
             raw = read_arrays(file, self.spec.state_keys)
-            instruction = _text(_array(file, str(self.spec.instruction_key)))
+            instruction = self._text(file, min(map(len, raw.values())))
             views = tuple(Hdf5Pictures.open(file, path, key) for key in self.spec.views)
         return standard_trajectory(
             raw,
@@ -68,10 +75,39 @@ class Hdf5Reader:
             paraphrases=self._paraphrases,
         )
 
+    def _text(self, file: h5py.File, num_frames: int) -> Any:
+        """The instruction as recorded: one text, or one for each frame.
+
+        Of a list of another length X-VLA takes the first.
+        """
+        if not self.spec.text_keys:
+            return None
+        (key,) = self.spec.text_keys
+        found = recorded_texts(_recorded(file, key), key)
+        if len(found) in (1, num_frames) or len(set(found)) == 1:
+            return found if len(found) == num_frames else found[0]
+        if abs(len(found) - num_frames) <= max(1, self.spec.picture_offset):
+            raise FaultError("unequal_lengths", f"{key}: {len(found)} texts, {num_frames} frames")
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: %s has %d texts for %d frames; as X-VLA's own reader, the first is taken, "
+                "here and in every such episode",
+                file.filename,
+                key,
+                len(found),
+                num_frames,
+            )
+        return found[0]
+
+    def _check_keys(self, file: h5py.File) -> None:
+        texts = [key for key in self.spec.text_keys if _attribute(file, key) is None]
+        check_present(file, (*self.spec.views, *texts, *self.spec.state_keys))
+
     def _check_first(self) -> None:
         try:
             with h5py.File(self._paths[0]) as file:
-                check_present(file, self.spec.keys)
+                self._check_keys(file)
         except LookupError as error:
             raise ValueError(
                 f"dataset {self.spec.name!r} {error} (data/datasets.py, or its meta file)"
@@ -218,9 +254,30 @@ def _array(file: h5py.File, key: str) -> Any:
     return item
 
 
-def _text(array: Any) -> str | bytes:
-    """A scalar string, or the first of an array of strings."""
-    return array[()] if array.shape == () else array[0]
+def _instruction_key(meta: MetaFile, spec: DatasetSpec) -> str | None:
+    """Where the text is: the meta file says it, or else the row; None: the row fixes the text."""
+    key = meta.content.get(TEXT_FIELD, spec.instruction_key)
+    if key is None and spec.fixed_instruction is not None:
+        return None
+    key = meta.field(TEXT_FIELD) if key is None else key
+    if not isinstance(key, str):
+        raise ValueError(f"{meta.path}: {TEXT_FIELD} is {key!r}, wanted is the path of an array")
+    return key
+
+
+def _recorded(file: h5py.File, key: str) -> Any:
+    """What a text's array, or attribute in its place, holds; None for HDF5's Empty."""
+    found = _attribute(file, key)
+    if found is None:
+        found = _array(file, key)[()]
+    return None if isinstance(found, h5py.Empty) else found
+
+
+def _attribute(file: h5py.File, key: str) -> Any:
+    """The attribute `key` of the file or of a group in it, where no array has that name."""
+    folder, _, name = key.rpartition("/")
+    parent: Any = file if not folder else file.get(folder)
+    return None if key in file or parent is None else parent.attrs.get(name)
 
 
 def _frame_names(item: Any, key: str) -> tuple[str, ...]:

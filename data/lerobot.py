@@ -7,6 +7,7 @@ sample is drawn.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 from data.contracts import with_channel_names
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
+from data.lerobot_tasks import TASK_INDEX, episode_text
 from data.spec import DatasetSpec
 from data.stored_images import FilePictures, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
+
+_log = logging.getLogger(__name__)
 
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -50,9 +54,11 @@ class LeRobotReader:
         self.spec = with_channel_names(spec, index.channel_names, "meta/info.json")
         self.index_files = index.files
         self._paraphrases = index.paraphrases
+        self._tasks = index.tasks
         self._parts = _parts(index.episodes)
         self.episodes_per_part = tuple(len(part) for part in self._parts)
         self._check_first(index.episodes[0])
+        self._warn_of_first_tasks(index.episodes)
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of one part, in the order of the index."""
@@ -77,11 +83,24 @@ class LeRobotReader:
             {key: column_array(table, key) for key in self.spec.state_keys},
             self.spec,
             episode.name,
-            instruction=episode.instruction,
+            instruction=self._text(episode, table),
             images=tuple(self._view(episode, key, table) for key in self.spec.views),
             span=episode.span,
             paraphrases=self._paraphrases,
         )
+
+    def _text(self, episode: EpisodeFiles, table: pa.Table) -> Any:
+        """The text as recorded: of a column that the row names, or by the tasks of the frames."""
+        if self.spec.fixed_instruction is not None:
+            return None
+        key = self.spec.instruction_key or TASK_INDEX
+        if key != TASK_INDEX:
+            column_type = table.schema.field(key).type
+            if not _is_text(column_type):
+                raise FaultError("malformed", f"{key} holds {column_type}, wanted is text")
+            return table.column(key).to_pylist()
+        numbers = column_array(table, key) if key in table.column_names else None
+        return episode_text(episode.tasks, self._tasks, numbers)
 
     def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
         if key in table.column_names:
@@ -96,12 +115,13 @@ class LeRobotReader:
         return VideoPictures(video.path, times=times, rate_hz=rate)
 
     def _columns(self, schema: pa.Schema) -> list[str]:
-        wanted = [*self.spec.state_keys, *self.spec.views, "episode_index", "frame_index"]
-        return [key for key in wanted if key in schema.names]
+        text = self.spec.instruction_key or TASK_INDEX
+        wanted = [*self.spec.keys, text, "episode_index", "frame_index"]
+        return [key for key in dict.fromkeys(wanted) if key in schema.names]
 
     def _check_first(self, episode: EpisodeFiles) -> None:
         names = pq.read_schema(episode.table).names
-        missing = [key for key in self.spec.state_keys if key not in names]
+        missing = [k for k in (*self.spec.text_keys, *self.spec.state_keys) if k not in names]
         missing += [
             key for key in self.spec.views if key not in names and key not in episode.videos
         ]
@@ -110,6 +130,22 @@ class LeRobotReader:
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which "
                 f"{episode.table} does not have; it has {', '.join(names)} (data/datasets.py)"
             )
+
+    def _warn_of_first_tasks(self, episodes: tuple[EpisodeFiles, ...]) -> None:
+        several = [e for e in episodes if isinstance(e.tasks, list) and len(e.tasks) > 1]
+        reads_tasks = not self.spec.text_keys and self.spec.fixed_instruction is None
+        if several and reads_tasks and TASK_INDEX not in pq.read_schema(several[0].table).names:
+            _log.warning(
+                "%s: %d episodes list several tasks, and no column %s says which frame is of "
+                "which; the first is taken for all frames, as by X-VLA's own reader",
+                self.spec.name,
+                len(several),
+                TASK_INDEX,
+            )
+
+
+def _is_text(column_type: pa.DataType) -> bool:
+    return pa.types.is_string(column_type) or pa.types.is_large_string(column_type)
 
 
 def column_array(table: pa.Table, key: str) -> NDArray[Any]:

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from etils import epath
 
+from data.lerobot_tasks import Tasks, read_tasks
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
+from data.texts import read_paraphrases
 
 INFO = Path("meta") / "info.json"
 # AgiBot World has LeRobot's folders, but no index of its own
@@ -41,7 +43,7 @@ class EpisodeFiles:
     table: Path
     shared: bool  # other episodes are in the same table
     videos: Mapping[str, VideoPlace]
-    instruction: str
+    tasks: Any  # as it lists them; data/lerobot_tasks.py
     span: tuple[int, int] | None = None
 
     def shared_with(self, episodes: Sequence[EpisodeFiles]) -> pc.Expression | None:
@@ -60,12 +62,16 @@ class EpisodeFiles:
 
 @dataclass(frozen=True)
 class LeRobotIndex:
-    """All episodes, the files that list them, paraphrases of instructions, names of columns."""
+    """All episodes and the files that list them.
+
+    With the paraphrases, the names of columns by feature, and the tasks by number.
+    """
 
     episodes: tuple[EpisodeFiles, ...]
     files: tuple[Path, ...]
     paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     channel_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tasks: Tasks | None = None  # None: there is no list of tasks
 
 
 def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
@@ -103,9 +109,10 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
     episodes = VERSIONS[version](spec, path, info)
     if not episodes:
         raise ValueError(f"{path} lists no episode")
-    paraphrases = {text: tuple(found) for text, found in info.get("lang_aug_map", {}).items()}
+    paraphrases = read_paraphrases(info.get("lang_aug_map", {}), str(path))
+    tasks = None if spec.fixed_instruction is not None else read_tasks(path.parent)
     lists = sorted(f for f in path.parent.rglob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
-    return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases, channel_names(info))
+    return LeRobotIndex(tuple(episodes), tuple(lists), paraphrases, channel_names(info), tasks)
 
 
 def channel_names(info: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -156,7 +163,7 @@ def _version_2(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[E
             (info["data_path"], info.get("video_path") or ""),
             number=episode["episode_index"],
             chunk_size=info["chunks_size"],
-            instruction=_first_task(episode["tasks"]),
+            tasks=episode.get("tasks"),
         )
         for episode in map(json.loads, filter(str.strip, lines))
     ]
@@ -184,7 +191,7 @@ def _version_3(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[E
                 table=top / table,
                 shared=True,
                 videos=videos,
-                instruction=_first_task(row["tasks"]),
+                tasks=row.get("tasks"),
             )
         )
     return found
@@ -214,7 +221,7 @@ def _agibot_episode(spec: DatasetSpec, meta: MetaFile, entry: Mapping[str, Any])
         (AGIBOT_DATA, AGIBOT_VIDEO),
         number=number,
         chunk_size=AGIBOT_CHUNK_SIZE,
-        instruction=_first_task(tasks),
+        tasks=tasks,
         span=(actions[0]["start_frame"], actions[-1]["end_frame"]) if actions else None,
     )
 
@@ -226,7 +233,7 @@ def _own_files(
     *,
     number: int,
     chunk_size: int,
-    instruction: str,
+    tasks: Any,
     span: tuple[int, int] | None = None,
 ) -> EpisodeFiles:
     """An episode with a table and videos of its own."""
@@ -245,13 +252,9 @@ def _own_files(
         table=table,
         shared=False,
         videos=videos,
-        instruction=instruction,
+        tasks=tasks,
         span=span,
     )
-
-
-def _first_task(tasks: Sequence[str]) -> str:
-    return tasks[0] if len(tasks) else ""
 
 
 # v2.0 has one file of statistics where v2.1 has one line per episode; neither is read

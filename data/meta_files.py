@@ -14,6 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from data.texts import read_paraphrases
+
 STYLE_KEYS = ("dataset_name", "datalist")
 SHOWN = 80  # characters of a value in a message
 
@@ -42,7 +44,7 @@ class MetaFile:
     @property
     def paraphrases(self) -> dict[str, tuple[str, ...]]:
         """Instruction -> what may stand in its place."""
-        return {text: tuple(found) for text, found in self.content.get("lang_aug_map", {}).items()}
+        return read_paraphrases(self.content.get("lang_aug_map", {}), str(self.path))
 
     def field(self, key: str) -> Any:
         """The value of `key`; a ValueError says what the file has instead."""

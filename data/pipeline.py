@@ -19,7 +19,7 @@ from data.batches import Batches, BatchMaker, rows_of_host
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
 from data.jitter import any_drawn
-from data.stream import Sample, StreamShape
+from data.stream import Sample, StreamShape, good_trajectories
 from data.trajectory import Reader
 from data.windows import episode_samples
 
@@ -138,7 +138,7 @@ def _samples_in_order(
     for source in sources:
         spec = source.reader.spec
         for part in range(len(source.reader.episodes_per_part)):
-            for trajectory in faults.sift(source.reader.read(part)):
+            for trajectory in good_trajectories(source.reader, part, faults):
                 samples = episode_samples(trajectory, spec, num_actions)
                 rows = range(0, len(samples), stride)
                 yield from (Sample(spec, samples, row, row, lane=0) for row in rows)

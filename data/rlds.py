@@ -64,6 +64,7 @@ class RldsReader:
         self._files = [PurePosixPath(path).name for path in split.filenames]
         # one function for all parts, so that it is traced once
         self._select = partial(select, keys=(INDEX, *spec.keys))
+        self._text_of_step = not set(spec.text_keys) - self._step_keys()
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of shard file number `part`, in file order, images encoded."""
@@ -112,18 +113,31 @@ class RldsReader:
     def _trajectory(self, raw: dict[str, Any] | FaultError, episode: str) -> Trajectory:
         if isinstance(raw, FaultError):
             raise raw
-        key = str(self.spec.instruction_key)
         return standard_trajectory(
             {key: raw[key] for key in self.spec.state_keys},
             self.spec,
             episode,
-            instruction=raw[key][0],
+            instruction=self._text(raw),
             images=tuple(raw[key] for key in self.spec.views),
         )
 
-    def _check_features(self) -> None:
+    def _text(self, raw: dict[str, Any]) -> Any:
+        """The text of every step, or the one of the episode."""
+        if not self.spec.text_keys:
+            return None
+        found = raw[self.spec.text_keys[0]]
+        # what belongs to the episode is repeated for each of its steps, element by element
+        return found if self._text_of_step else found.reshape(-1, len(raw[INDEX]))[:, 0]
+
+    def _features(self) -> dict[str, Any]:
         top = self._builder.info.features
-        features = dict(top.items()) if isinstance(top, tfds.features.FeaturesDict) else {}
+        return dict(top.items()) if isinstance(top, tfds.features.FeaturesDict) else {}
+
+    def _step_keys(self) -> set[str]:
+        return set(features_by_key(self._features()["steps"].feature))
+
+    def _check_features(self) -> None:
+        features = self._features()
         splits = sorted(self._builder.info.splits)
         steps = features.get("steps")
         if not isinstance(steps, tfds.features.Dataset) or SPLIT not in splits:
@@ -132,11 +146,19 @@ class RldsReader:
                 f"{', '.join(features)}, its splits {', '.join(splits)}"
             )
         present = features_by_key(steps.feature)
-        missing = [key for key in self.spec.keys if key not in present]
+        of_episode = features_by_key({k: v for k, v in features.items() if k != "steps"})
+        texts = present | of_episode
+        missing = [
+            key
+            for key in self.spec.keys
+            if key not in (texts if key in self.spec.text_keys else present)
+        ]
         if missing:
             raise ValueError(
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which {self.folder} "
-                f"does not have; its steps have {', '.join(sorted(present))} (data/datasets.py)"
+                f"does not have; its steps have {', '.join(sorted(present))}, and its episodes, "
+                f"where a text may be too, {', '.join(sorted(of_episode)) or 'nothing'} "
+                "(data/datasets.py)"
             )
         for key in self.spec.views:
             self._check_view(key, present[key])
@@ -207,11 +229,12 @@ def features_by_key(features: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def select(traj: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The entries of a nested trajectory under dotted `keys`, flat."""
+    """The entries of a nested trajectory under dotted `keys`, flat; steps before the episode."""
     chosen = {}
     for key in keys:
-        value: Any = traj
-        for name in key.split("."):
+        names = key.split(".")
+        value: Any = traj if names[0] in traj else traj["traj_metadata"]
+        for name in names:
             value = value[name]
         chosen[key] = value
     return chosen

@@ -46,6 +46,7 @@ def _droid(side: str, domain_id: int, exterior_camera: str) -> DatasetSpec:
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
         widths={"observation.cartesian_position": 6, "observation.gripper_position": 1},
+        empty_text="leave_out",  # a large part of the episodes was never labelled
     )
 
 
@@ -102,6 +103,7 @@ RLDS_ROWS = (
         static_epsilon=STATIC_EPSILON,
         augment="jitter",
         widths={"observation.state": 7, "action": 7},
+        empty_text="leave_out",  # where episode_metadata.has_language is false
     ),
     DatasetSpec(
         name="fractal20220817_data",

@@ -56,7 +56,7 @@ class ScatteredReader:
         folder, instruction = self._episodes[part]
         yield attempt(self.spec.name, str(folder), lambda: self._trajectory(folder, instruction))
 
-    def _trajectory(self, folder: Path, instruction: str) -> Trajectory:
+    def _trajectory(self, folder: Path, instruction: Any) -> Trajectory:
         raw = self._read_state(folder)
         num_frames = min(len(array) for array in raw.values())
         return standard_trajectory(
@@ -98,10 +98,10 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float6
     return {key: np.array([frame[key] for frame in frames], np.float64) for key in keys}
 
 
-def _folder(meta: MetaFile, entry: Any) -> tuple[Path, str]:
-    """The folder of an episode, and its instruction where the entry has one."""
+def _folder(meta: MetaFile, entry: Any) -> tuple[Path, Any]:
+    """The folder of an episode, and its instruction as recorded where the entry has one."""
     if isinstance(entry, str):
-        return meta.resolve(entry), ""
+        return meta.resolve(entry), None
     top = meta.resolve(meta.content.get("top_path", ""))
-    path, name, instruction = meta.values(entry, "path", "name", "instruction")
-    return top / path / name, instruction
+    path, name = meta.values(entry, "path", "name")
+    return top / path / name, entry.get("instruction")

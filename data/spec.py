@@ -25,6 +25,12 @@ CHANNEL_ORDERS = (
 CLOSED = ("high", "low")
 PROPRIO_SOURCES = ("measured", "commanded", "zero")
 NO_ROTATION = "none"  # layout of a row whose channels are joints
+# what becomes of a frame without a text: its episode is bad, it starts no sample (and an episode
+# without any text is left out, apart from bad ones), or it has the row's `stated_text`
+EMPTY_TEXT = ("fault", "leave_out", "stated")
+TEXT_KEYS = ("rlds", "hdf5", "lerobot")  # storages in which instruction_key names the text
+# fields younger than positions saved in checkpoints: at their default they leave the fingerprint
+_YOUNGER = ("empty_text", "stated_text")
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ class DatasetSpec:
     command_lag: int = 0  # row i is the recorded row i - lag; the first is repeated
     picture_offset: int = 0  # picture i + offset belongs to row i
     switch_frames: int = 0  # frames within this of a gripper switch are samples once more
-    fixed_instruction: str | None = None
+    fixed_instruction: str | None = None  # of every episode; what was recorded is not read
+    empty_text: str = "fault"
+    stated_text: str | None = None  # for empty_text "stated"
     instruction_end: str | None = None  # the instruction stops before this text
     late_instruction: LateInstruction | None = None
     original_text_share: float = 0.0  # how often an instruction that has paraphrases is kept
@@ -167,17 +175,12 @@ class DatasetSpec:
             "at least one view",
         )
         self._check(
-            "instruction_key",
-            self.instruction_key is not None or self.storage != "rlds",
-            None,
-            "a feature for storage 'rlds'",
-        )
-        self._check(
             "folder",
             (self.folder is not None) == (self.storage == "scattered"),
             self.folder,
             "given for storage 'scattered' and for no other",
         )
+        self._check_text(own_reader)
         self._check("rate_hz", self.rate_hz > 0, self.rate_hz, "more than 0 Hz")
         self._check("window_s", self.window_s > 0, self.window_s, "more than 0 s")
         for field in ("index_margin", "index_step"):
@@ -238,16 +241,46 @@ class DatasetSpec:
     @property
     def keys(self) -> tuple[str, ...]:
         """Every key that the row reads, without repeats: views, instruction, numbers."""
-        text = () if self.instruction_key is None else (self.instruction_key,)
-        return tuple(dict.fromkeys([*self.views, *text, *self.state_keys]))
+        return tuple(dict.fromkeys([*self.views, *self.text_keys, *self.state_keys]))
+
+    @property
+    def text_keys(self) -> tuple[str, ...]:
+        """The key of the instruction, where one is read."""
+        if self.instruction_key is None or self.fixed_instruction is not None:
+            return ()
+        return (self.instruction_key,)
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any field of the row that changes its samples."""
-        fields = dataclasses.asdict(self)
-        del fields["channels"]
-        text = json.dumps(fields, sort_keys=True)
+        defaults = default_values()
+        values = dataclasses.asdict(self)
+        left_out = {name for name in _YOUNGER if values[name] == defaults[name]}
+        left_out |= {"channels", "widths"}  # name and judge what is read, and change no sample
+        text = json.dumps({n: v for n, v in values.items() if n not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _check_text(self, own_reader: bool) -> None:
+        fixed, key = self.fixed_instruction, self.instruction_key
+        self._check(
+            "instruction_key",
+            key is not None or fixed is not None or self.storage != "rlds",
+            None,
+            "a feature for storage 'rlds'",
+        )
+        named = own_reader or self.storage in TEXT_KEYS
+        self._check(
+            "instruction_key",
+            key is None or named,
+            repr(key),
+            f"None for storage {self.storage!r}, which has its own place for the text",
+        )
+        self._one_of("empty_text", self.empty_text, EMPTY_TEXT)
+        stated = self.stated_text
+        good = bool(stated and stated.strip()) if self.empty_text == "stated" else stated is None
+        self._check("stated_text", good, repr(stated), "a text for empty_text 'stated', else None")
+        fixed_good = fixed is None or bool(fixed.strip())
+        self._check("fixed_instruction", fixed_good, repr(fixed), "a text, or None")
 
     def _check_channels(self) -> None:
         for arm in self.arms:
@@ -293,3 +326,9 @@ class DatasetSpec:
                 f"dataset row {self.name!r}: {field} is {value}, allowed is {allowed} "
                 "(data/datasets.py)"
             )
+
+
+def default_values() -> dict[str, object]:
+    """Field -> default, of the fields of a row that have one."""
+    fields = dataclasses.fields(DatasetSpec)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from data.faults import FaultError
 from data.poses import ACTION_WIDTH
+from data.texts import FrameTexts
 from data.trajectory import Float64, Pictures, Trajectory
 
 STATE = ("pose", "clock", "still_row")
@@ -37,12 +38,15 @@ class StandardForm:
         clocks: arms that have a clock each, or 0.
         still_columns: columns of still_rows, or 0.
         more_pictures: whether a view may have more pictures than there are steps.
+        step_texts: whether the text may change from step to step; what was built without it has
+            the first text in every step.
     """
 
     views: tuple[str, ...]
     clocks: int
     still_columns: int
     more_pictures: bool
+    step_texts: bool = False
 
     @staticmethod
     def of_json(values: Mapping[str, Any]) -> StandardForm:
@@ -72,6 +76,8 @@ class StandardForm:
             "span": tfds.features.Tensor(shape=(2,), dtype=np.int64),
             "paraphrases": tfds.features.Sequence(tfds.features.Text()),
         }
+        if self.step_texts:
+            metadata["paraphrase_counts"] = tfds.features.Sequence(np.int64)
         if self.more_pictures:
             more = {view: tfds.features.Sequence(picture) for view in self.views}
             metadata["more_pictures"] = tfds.features.FeaturesDict(more)
@@ -94,6 +100,11 @@ class StandardForm:
         """
         state = self._state(trajectory)
         frames = len(trajectory.poses)
+        texts = trajectory.texts
+        if texts is not None and not self.step_texts:
+            raise FaultError("malformed", "its text changes, that of the dataset does not")
+        spoken = [trajectory.instruction] * frames if texts is None else texts.by_frame()
+        paraphrases = (trajectory.paraphrases,) if texts is None else texts.paraphrases
         self._check_pictures(frames, pictures)
         steps = [
             {
@@ -101,7 +112,7 @@ class StandardForm:
                     **{view: stored[i] for view, stored in zip(self.views, pictures, strict=True)},
                     **{name: rows[i] for name, rows in state.items()},
                 },
-                "language_instruction": trajectory.instruction,
+                "language_instruction": spoken[i],
                 "is_first": i == 0,
                 "is_last": i == frames - 1,
                 "is_terminal": False,
@@ -114,8 +125,10 @@ class StandardForm:
             "source_episode": source,
             "frames": frames,
             "span": trajectory.span or NO_SPAN,
-            "paraphrases": list(trajectory.paraphrases),
+            "paraphrases": [text for others in paraphrases for text in others],
         }
+        if self.step_texts:  # in the order in which texts first come
+            metadata["paraphrase_counts"] = [len(others) for others in paraphrases]
         if self.more_pictures:
             named = zip(self.views, pictures, strict=True)
             metadata["more_pictures"] = {view: list(stored[frames:]) for view, stored in named}
@@ -131,16 +144,28 @@ class StandardForm:
         widths = self._widths()
         state = {name: _numbers(observation[name], width) for name, width in widths.items()}
         span = tuple(metadata["span"].tolist())
+        texts = self._texts(raw["steps"]["language_instruction"], metadata)
         return Trajectory(
             dataset=dataset,
             episode=f"{place} ({metadata['source_episode'].decode()})",
-            instruction=raw["steps"]["language_instruction"][0].decode(),
+            instruction=texts.texts[texts.first],
             poses=state["pose"],
             images=tuple(images),
             clocks=state["clock"].T if self.clocks else None,
             still_rows=state.get("still_row"),
             span=None if span == NO_SPAN else span,
-            paraphrases=tuple(text.decode() for text in metadata["paraphrases"]),
+            paraphrases=texts.paraphrases[texts.first],
+            texts=texts if len(texts.texts) > 1 else None,
+        )
+
+    def _texts(self, steps: NDArray[Any], metadata: Mapping[str, Any]) -> FrameTexts:
+        others = tuple(text.decode() for text in metadata["paraphrases"])
+        counts = metadata["paraphrase_counts"] if self.step_texts else [len(others)]
+        ends = np.cumsum(counts).tolist()
+        starts = [0, *ends[:-1]]
+        return FrameTexts.of_steps(
+            [text.decode() for text in steps.tolist()],
+            tuple(others[start:end] for start, end in zip(starts, ends, strict=True)),
         )
 
     def _widths(self) -> dict[str, int]:
@@ -179,6 +204,7 @@ def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool
         clocks=0 if clocks is None else len(clocks),
         still_columns=0 if still is None else still.shape[1],
         more_pictures=more_pictures,
+        step_texts=True,
     )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.faults import Faults
+from data.faults import FRAMES_LEFT_OUT, Faults
 from data.sampling import Int64, permutation, random_words
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
@@ -241,9 +241,11 @@ class SourceStream:
 
     def _why_empty(self) -> str:
         spec = self.spec
+        left_out = self._faults.left_out.get(spec.name, {}).get("empty_text", 0)
+        without = f" ({left_out} of them without a text are left out, empty_text)"
         return (
-            f"dataset {spec.name!r} yields no sample from "
-            f"{sum(self._reader.episodes_per_part)} episodes: the last {spec.index_margin} frames "
+            f"dataset {spec.name!r} yields no sample from {sum(self._reader.episodes_per_part)} "
+            f"episodes{without if left_out else ''}: the last {spec.index_margin} frames "
             f"of each start none (index_margin), and frames that move less than "
             f"{spec.static_epsilon} are left out (static_epsilon); see its row in data/datasets.py"
         )
@@ -272,4 +274,13 @@ class SourceStream:
         return self._in_memory[part]
 
     def _read(self, part: int) -> Iterator[Trajectory]:
-        return self._faults.sift(self._reader.read(part))
+        return good_trajectories(self._reader, part, self._faults)
+
+
+def good_trajectories(reader: Reader, part: int, faults: Faults) -> Iterator[Trajectory]:
+    """The trajectories of a part that can be used; `faults` notes what is left out of it."""
+    for trajectory in faults.sift(reader.read(part)):
+        frames = trajectory.frames_without_text
+        if frames:
+            faults.leave_out(trajectory.dataset, trajectory.episode, FRAMES_LEFT_OUT, frames)
+        yield trajectory

@@ -13,6 +13,7 @@ from data.faults import BadEpisodeError, FaultError, bad_episode
 from data.poses import ACTION_WIDTH, ARM_WIDTH, gripper_closed, xyz_rot6d
 from data.spec import Arm, Columns, DatasetSpec
 from data.stored_images import stored_images
+from data.texts import FrameTexts, frame_texts
 
 Arrays = Mapping[str, NDArray[Any]]
 Float64 = NDArray[np.float64]
@@ -63,13 +64,19 @@ class Trajectory:
 
     dataset: str
     episode: str  # where it lies: file and number
-    instruction: str
+    instruction: str  # the first, where the text changes
     poses: Float64  # [T, 20]; picture i + picture_offset of the row belongs to pose i
     images: tuple[Pictures, ...]  # per view
     clocks: Float64 | None = None  # [arms, T] s since the first reading; None: evenly spaced
     still_rows: Float64 | None = None  # [T, C] judged for stillness in place of `poses`
     span: tuple[int, int] | None = None  # samples start within these frames; None: all
     paraphrases: tuple[str, ...] = ()  # of the instruction
+    texts: FrameTexts | None = None  # where the text changes; None: `instruction` throughout
+
+    @property
+    def frames_without_text(self) -> int:
+        """Frames that start no sample because their text is empty."""
+        return 0 if self.texts is None else int((~self.texts.given).sum())
 
 
 class Reader(Protocol):
@@ -95,7 +102,7 @@ def standard_trajectory(
     spec: DatasetSpec,
     episode: str,
     *,
-    instruction: str | bytes,
+    instruction: Any,
     images: tuple[Pictures, ...],
     span: tuple[int, int] | None = None,
     paraphrases: Mapping[str, tuple[str, ...]] | None = None,
@@ -106,7 +113,7 @@ def standard_trajectory(
         raw: the arrays of `spec.state_keys`.
         spec: the dataset row.
         episode: file and number, for messages.
-        instruction: as recorded; the row may cut it.
+        instruction: as recorded, one or one for each frame (data/texts.py); the row may cut it.
         images: the pictures of each view, at least T and at most T + picture_offset; an array is
             of encoded files or pixels, in a form of data/stored_images.py.
         span: first frame and one past the last that may start a sample.
@@ -114,7 +121,7 @@ def standard_trajectory(
 
     Raises:
         BadEpisodeError: arrays of unequal length, a number that is not finite, a zero quaternion,
-            an array of the wrong width, a clock that stands, or no instruction.
+            an array of the wrong width, a clock that stands, no instruction or what is no text.
     """
     try:
         num_frames = _common_length(raw, spec, images)
@@ -129,7 +136,7 @@ def standard_trajectory(
         poses = _joint_rows(recorded, spec.joints) if spec.joints else arms
         for rows in (arms, poses):
             _check_finite(rows)
-        text = _instruction(instruction, spec)
+        texts = frame_texts(instruction, spec, num_frames, paraphrases or {})
         clocks = _clocks(flat, spec.arms)
         views = tuple(_readable(v, key) for key, v in zip(spec.views, images, strict=True))
     except (ValueError, LookupError) as error:
@@ -137,13 +144,14 @@ def standard_trajectory(
     return Trajectory(
         dataset=spec.name,
         episode=episode,
-        instruction=text,
+        instruction=texts.texts[texts.first],
         poses=poses,
         images=views,
         clocks=clocks,
         still_rows=arms if spec.joints and spec.arms else None,
         span=span,
-        paraphrases=(paraphrases or {}).get(text, ()),
+        paraphrases=texts.paraphrases[texts.first],
+        texts=texts if len(texts.texts) > 1 else None,
     )
 
 
@@ -165,17 +173,6 @@ def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...])
     if len(set(lengths.values())) != 1 or not set(pictures.values()) <= set(allowed):
         raise FaultError("unequal_lengths", f"arrays of unequal length: {pictures | lengths}")
     return num_frames
-
-
-def _instruction(recorded: str | bytes, spec: DatasetSpec) -> str:
-    text = recorded if spec.fixed_instruction is None else spec.fixed_instruction
-    if isinstance(text, bytes):
-        text = text.decode()
-    if spec.instruction_end is not None:
-        text = text.split(spec.instruction_end)[0]
-    if not text.strip():
-        raise FaultError("no_instruction", f"{spec.instruction_key or 'the instruction'} is empty")
-    return text
 
 
 def _lagged(rows: NDArray[Any], lag: int) -> NDArray[Any]:

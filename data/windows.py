@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.spec import DatasetSpec
+from data.texts import FrameTexts
 from data.trajectory import Pictures, Trajectory, UnreadablePictures
 
 Float32 = NDArray[np.float32]
@@ -33,16 +34,24 @@ class EpisodeSamples:
 
     dataset: str
     episode: str
-    instruction: str
+    instruction: str  # the first, where the text changes
     paraphrases: tuple[str, ...]
     num_frames: int
     frames: Int64  # [n]
     proprio: Float32  # [n, D]
     actions: Float32  # [n, T, D]
     images: tuple[Pictures, ...]  # per view, n pictures
+    texts: FrameTexts | None = None  # of the n samples, where the text changes
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def text(self, row: int) -> tuple[str, tuple[str, ...]]:
+        """The text of the first frame of sample `row`, and its paraphrases."""
+        if self.texts is None:
+            return self.instruction, self.paraphrases
+        place = int(self.texts.places[row])
+        return self.texts.texts[place], self.texts.paraphrases[place]
 
 
 def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> EpisodeSamples:
@@ -59,6 +68,7 @@ def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int)
         proprio=proprio,
         actions=actions,
         images=tuple(_taken(view, frames + spec.picture_offset) for view in trajectory.images),
+        texts=trajectory.texts and trajectory.texts.at(frames),
     )
 
 
@@ -68,12 +78,17 @@ def num_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> 
 
 
 def candidate_frames(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
-    """The frames at which samples start, before the static filter, in rising order: int64[n]."""
+    """The frames at which samples start, before the static filter, in rising order: int64[n].
+
+    A frame whose text is empty starts none.
+    """
     first, end = trajectory.span or (0, len(trajectory.poses))
     stop = min(end, len(trajectory.poses)) - spec.index_margin
     frames = np.arange(first + spec.first_index, stop, spec.index_step)
     if spec.first_always and not len(frames) and end > first:
         frames = np.array([first])
+    if trajectory.texts is not None:
+        frames = frames[trajectory.texts.given[frames]]
     if spec.switch_frames:
         frames = np.sort(np.concatenate((frames, *_near_switches(trajectory, spec, frames))))
     return frames

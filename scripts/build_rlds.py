@@ -104,7 +104,8 @@ def results(rows: list[Row]) -> Table:
         table.add_column(heading, justify="right")
     for source, written, seconds in rows:
         manifest = written.manifest
-        left_out = sum(map(len, manifest.get("bad_episodes", {}).values()))
+        kinds = manifest.get("bad_episodes", {}) | manifest.get("left_out", {})
+        left_out = sum(map(len, kinds.values()))
         size = sum(path.stat().st_size for path in written.folder.iterdir())
         table.add_row(
             source,

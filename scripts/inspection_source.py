@@ -54,7 +54,8 @@ def totals(source: SourceReport) -> list[tuple[str, str]]:
             "candidates dropped as static",
             f"{percent(dropped, source.num_candidates):.1f} %" if source.num_candidates else "none",
         ),
-        ("instructions", f"{len({episode.instruction for episode in source.episodes}):,}"),
+        ("instructions", f"{len({t for e in source.episodes for t in e.instructions}):,}"),
+        *([("left out by the row", f"{len(source.left_out):,}")] if source.left_out else []),
     ]
 
 
@@ -257,16 +258,20 @@ def _histogram(values: np.ndarray, label: str) -> str:
 def _instructions(source: SourceReport) -> str:
     if not source.episodes:
         return ""
-    counts = Counter(episode.instruction for episode in source.episodes)
-    paraphrases = {e.instruction: e.num_paraphrases for e in source.episodes}
+    found = [text for episode in source.episodes for text in episode.texts if text.text]
+    counts = Counter(text.text for text in found)
+    frames: Counter[str] = Counter()
+    for text in found:
+        frames[text.text] += text.frames
+    paraphrases = {text.text: text.num_paraphrases for text in found}
     words = [len(text.split()) for text in counts]
     rows = [
-        [text, str(count), str(paraphrases[text]), str(len(text.split()))]
+        [text, *map(str, (count, frames[text], paraphrases[text], len(text.split())))]
         for text, count in counts.most_common(TOP_INSTRUCTIONS)
     ]
     told = (
         f"{len(counts)} different ones, {min(words)} to {max(words)} words long. "
         f"The {len(rows)} most frequent:"
     )
-    table = plain_table(rows, ("instruction", "episodes", "paraphrases", "words"))
+    table = plain_table(rows, ("instruction", "episodes", "frames", "paraphrases", "words"))
     return f'<p class="quiet">{told}</p>{table}'

@@ -73,6 +73,9 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     bad = {k: v for k, v in lines[-1].items() if k.startswith("bad_episodes/")}
     if bad:
         rows["bad episodes"] = f"{sum(bad.values()):.0f}"
+    left_out = {k: v for k, v in lines[-1].items() if k.startswith("left_out/")}
+    for name, count in left_out.items():
+        rows[f"left out: {name.removeprefix('left_out/')}"] = f"{count:.0f}"
     whole = goodput(all_lines(workdir))
     if whole["sessions"]:
         rows["time of all processes"] = duration(whole["seconds"])

@@ -39,6 +39,11 @@ class BatchSource(Protocol):
         """Dataset -> kind of fault -> episodes left out so far."""
         ...
 
+    @property
+    def left_out(self) -> Mapping[str, Mapping[str, int]]:
+        """Dataset -> kind -> episodes or frames that its row leaves out; these are not bad."""
+        ...
+
 
 class Fed(NamedTuple):
     """A batch on the device."""

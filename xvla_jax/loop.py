@@ -89,7 +89,7 @@ def run_loop(
                     measured = validation.measure(state, mesh)
                 _log.info("step %d/%d  %s", step, config.iters, _told(measured))
             if step % config.log_every == 0 or step == config.iters or measured:
-                scalars = _scalars(metrics) | watch.read() | measured | _bad_episodes(batches)
+                scalars = _scalars(metrics) | watch.read() | measured | _counts(batches)
                 scalars["skipped_steps"] = float(skips.count)
                 writer.write(step, scalars)
                 _log.info("%s", watch.line(step, scalars))
@@ -114,9 +114,12 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _bad_episodes(batches: BatchSource) -> dict[str, float]:
+def _counts(batches: BatchSource) -> dict[str, float]:
+    """Episodes that cannot be used, and what rows leave out."""
+    found = {"bad_episodes": batches.bad_episodes, "left_out": batches.left_out}
     return {
-        f"bad_episodes/{dataset}/{kind}": float(count)
-        for dataset, kinds in batches.bad_episodes.items()
+        f"{name}/{dataset}/{kind}": float(count)
+        for name, counts in found.items()
+        for dataset, kinds in counts.items()
         for kind, count in kinds.items()
     }

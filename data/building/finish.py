@@ -14,6 +14,7 @@ from tensorflow_datasets.core import naming, splits
 from data import built
 from data.building.origin import Request
 from data.building.shards import DATASET, Job, ShardRecord
+from data.faults import LEFT_OUT
 from data.publish import dataset_info, publish
 from data.rlds import SPLIT
 
@@ -69,6 +70,7 @@ def _manifest(
 ) -> dict[str, Any]:
     frames = sum(record.frames for record in records)
     named = origin["named_by_storage"]
+    not_written = _not_written(records)
     return {
         "schema": built.SCHEMA,
         "name": job.name,
@@ -84,14 +86,15 @@ def _manifest(
         "encoded_channel_order": job.channel_order,
         "channel_rule": CHANNEL_RULE,
         "form": dataclasses.asdict(job.form),
-        "bad_episodes": _bad_episodes(records),
+        "bad_episodes": {k: v for k, v in not_written.items() if k not in LEFT_OUT},
+        "left_out": {k: v for k, v in not_written.items() if k in LEFT_OUT},
         "max_bad_episodes": request.max_bad_episodes,
         "made_of": origin,
     }
 
 
-def _bad_episodes(records: Sequence[ShardRecord]) -> dict[str, list[str]]:
-    """Kind of fault -> the episodes left out for it."""
+def _not_written(records: Sequence[ShardRecord]) -> dict[str, list[str]]:
+    """Kind of fault, or reason of the row -> the episodes that are not in the dataset."""
     found: dict[str, list[str]] = defaultdict(list)
     for record in records:
         for kind, episodes in record.bad_episodes.items():

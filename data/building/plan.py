@@ -119,6 +119,9 @@ def _episode_bytes(trajectory: Trajectory, spec: DatasetSpec, rule: PictureRule)
     looked_at = np.unique(np.linspace(0, frames - 1, LOOKED_AT_FRAMES).astype(np.int64))
     sizes = [len(rule.stored(v[int(i)], spec)) for v in trajectory.images for i in looked_at]
     numbers = [trajectory.poses, trajectory.clocks, trajectory.still_rows]
-    instruction = len(trajectory.instruction.encode()) * frames
+    texts = [trajectory.instruction] * frames
+    if trajectory.texts is not None:
+        texts = trajectory.texts.by_frame()
+    instruction = sum(len(text.encode()) for text in texts)
     beside = sum(rows.nbytes for rows in numbers if rows is not None) + instruction
     return beside + frames * sum(sizes) / len(looked_at)

@@ -39,7 +39,7 @@ def _bad_episodes(source: SourceReport, _: Sequence[SourceReport]) -> Measured:
 
 def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
     if not source.episodes:
-        return Measured(100.0, f"none of {source.looked_at} episodes could be read")
+        return Measured(100.0, f"none of {source.looked_at} episodes can be used{_apart(source)}")
     empty = [episode for episode in source.episodes if not episode.samples]
     value = percent(len(empty), len(source.episodes))
     lengths = sorted(episode.num_frames for episode in source.episodes)
@@ -79,12 +79,24 @@ def _short(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
 def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
     if not source.episodes:
         return None
-    odd = [episode for episode in source.episodes if is_placeholder(episode.instruction)]
-    told = f"{len(odd)} of {len(source.episodes)} instructions tell no task"
+    texts = Counter(text for e in source.episodes for text in e.instructions)
+    odd = Counter({text: count for text, count in texts.items() if is_placeholder(text)})
+    told = f"{odd.total()} of {texts.total()} instructions tell no task"
     if odd:
-        texts = Counter(episode.instruction for episode in odd).most_common(3)
-        told += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in texts)
-    return Measured(percent(len(odd), len(source.episodes)), told)
+        most = odd.most_common(3)
+        told += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in most)
+    return Measured(percent(odd.total(), texts.total()), told + _apart(source))
+
+
+def _apart(source: SourceReport) -> str:
+    """What the row leaves out because its text is empty."""
+    frames = sum(episode.frames_without_text for episode in source.episodes)
+    if not (source.left_out or frames):
+        return ""
+    return (
+        f"; left out by the row for an empty text (empty_text): {len(source.left_out)} of "
+        f"{source.looked_at} episodes, {frames} frames of others"
+    )
 
 
 def is_placeholder(text: str) -> bool:
@@ -102,7 +114,7 @@ def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | N
         exact = sum(copy.exact for copy in found)
         one, other = (source.episodes[i] for i in (found[0].first, found[0].second))
         retold = sum(
-            source.episodes[copy.first].instruction != source.episodes[copy.second].instruction
+            source.episodes[copy.first].instructions != source.episodes[copy.second].instructions
             for copy in found
         )
         told += (
@@ -189,11 +201,11 @@ CONTENT_CHECKS = (
     ),
     Check(
         name="missing instruction",
-        unit="% of episodes",
+        unit="% of instructions",
         warn_from=0.1,
         error_from=50,
         meaning="A stand-in such as “none” or a number where the task should be told. Empty ones "
-        "are bad episodes.",
+        "are bad episodes, or what empty_text of the row says.",
         remedy="label these episodes, or give the row a fixed_instruction",
         measure=_language,
     ),

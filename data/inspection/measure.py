@@ -19,6 +19,7 @@ from data.inspection.reports import (
     ClockReport,
     EpisodeReport,
     HandReport,
+    TextReport,
     UInt8,
     ViewReport,
 )
@@ -61,8 +62,7 @@ def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> Epis
     away = [_visible(hands, rotations, trajectory.poses, frame) for frame in (0, -1)]
     return EpisodeReport(
         episode=trajectory.episode,
-        instruction=trajectory.instruction,
-        num_paraphrases=len(trajectory.paraphrases),
+        texts=_texts(trajectory),
         num_frames=len(trajectory.poses),
         candidates=len(candidate_frames(trajectory, spec)),
         samples=len(samples),
@@ -83,6 +83,16 @@ def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> Epis
         digest=hashlib.blake2b(trajectory.poses.tobytes(), digest_size=16).digest(),
         path=_path(trajectory.poses[:, :width]),
     )
+
+
+def _texts(trajectory: Trajectory) -> tuple[TextReport, ...]:
+    """The texts in the order in which they first come."""
+    found, frames = trajectory.texts, len(trajectory.poses)
+    if found is None:
+        return (TextReport(trajectory.instruction, frames, len(trajectory.paraphrases)),)
+    counts = np.bincount(found.places, minlength=len(found.texts)).tolist()
+    rows = zip(found.texts, counts, found.paraphrases, strict=True)
+    return tuple(TextReport(text, count, len(others)) for text, count, others in rows)
 
 
 def _hand(

@@ -71,12 +71,20 @@ class ViewReport:
 
 
 @dataclass(frozen=True)
+class TextReport:
+    """A text of an episode; "" is that of frames which their row leaves out."""
+
+    text: str
+    frames: int
+    num_paraphrases: int
+
+
+@dataclass(frozen=True)
 class EpisodeReport:
     """One pass over a trajectory."""
 
     episode: str
-    instruction: str
-    num_paraphrases: int
+    texts: tuple[TextReport, ...]
     num_frames: int
     candidates: int  # frames that may start a sample
     samples: int  # those that the static filter leaves
@@ -93,6 +101,16 @@ class EpisodeReport:
     steps: Float32  # [n] m: some of the distances from frame to frame, of any arm
     digest: bytes  # of the poses, bit for bit
     path: Float32  # [PATH_POINTS, D] poses at even distances in time
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The texts that samples have."""
+        return tuple(found.text for found in self.texts if found.text)
+
+    @property
+    def frames_without_text(self) -> int:
+        """Frames that their row leaves out because their text is empty."""
+        return sum(found.frames for found in self.texts if not found.text)
 
 
 @dataclass(frozen=True)
@@ -130,11 +148,12 @@ class SourceReport:
 
     spec: DatasetSpec
     episodes_per_part: tuple[int, ...]
-    looked_at: int  # episodes, bad ones included
+    looked_at: int  # episodes, bad ones and those that the row leaves out included
     episodes: tuple[EpisodeReport, ...]
     bad: tuple[BadEpisodeError, ...]  # left out of `episodes`
     sheets: tuple[Sheet, ...]
     cameras: tuple[Camera, ...]
+    left_out: tuple[BadEpisodeError, ...] = ()  # by the row; these are not bad
 
     @property
     def name(self) -> str:

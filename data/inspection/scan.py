@@ -52,9 +52,10 @@ def scan(
     album = _Album(spec, {number: place for place, number in enumerate(order)})
     reports: list[EpisodeReport] = []
     bad: list[BadEpisodeError] = []
+    left_out: list[BadEpisodeError] = []
     for done, (number, found) in enumerate(_read(reader, chosen), start=1):
         if isinstance(found, BadEpisodeError):
-            bad.append(found)
+            (left_out if found.left_out else bad).append(found)
         else:
             report = measure(found, spec, num_actions)
             fault = report.picture_fault or album.add(number, found)
@@ -64,11 +65,12 @@ def scan(
     return SourceReport(
         spec=spec,
         episodes_per_part=tuple(reader.episodes_per_part),
-        looked_at=len(reports) + len(bad),
+        looked_at=len(reports) + len(bad) + len(left_out),
         episodes=tuple(reports),
         bad=tuple(bad),
         sheets=tuple(album.sheets[place] for place in sorted(album.sheets))[:SHEETS],
         cameras=fit_cameras(album.changes, len(spec.arms)),
+        left_out=tuple(left_out),
     )
 
 

@@ -219,6 +219,7 @@ class _Source:
         self._batch = batch
         self.position: dict[str, Any] = {}
         self.bad_episodes: dict[str, dict[str, int]] = {}
+        self.left_out: dict[str, dict[str, int]] = {}
         self.samples = ["row"] * 8
 
     def __next__(self) -> dict[str, np.ndarray]:

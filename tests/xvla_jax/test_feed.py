@@ -21,6 +21,7 @@ class _Source:
     def __init__(self, domain: int = 3, slow_s: float = 0.0) -> None:
         self.at = 0
         self.bad_episodes: dict[str, dict[str, int]] = {}
+        self.left_out: dict[str, dict[str, int]] = {}
         self.samples = [f"row {i}" for i in range(8)]
         self.asked = threading.Event()
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}

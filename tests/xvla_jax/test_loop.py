@@ -33,6 +33,7 @@ class _Source:
         self.at = at
         self.samples = [f"row {i}" for i in range(8)]
         self.bad_episodes: dict[str, dict[str, int]] = {}
+        self.left_out: dict[str, dict[str, int]] = {}
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ that is not understood here would change actions without a word, so it is refuse
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence

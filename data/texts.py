@@ -1,0 +1,262 @@
+"""The one door for instructions: what a reader finds -> plain text, for each frame of an episode.
+
+A recorded text is one of `READABLE`. Whatever else comes is refused by the type that was found, and
+nothing is guessed: a number is no text, and neither is JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.faults import FaultError
+from data.spec import DatasetSpec
+
+READABLE = "text, its UTF-8 bytes, or these as integers 0..255 (zeros at the end are no text)"
+MAX_CHARACTERS = 10_000  # a token limit cuts far shorter ones; this is no instruction at all
+_LINE_CHARACTERS = "\t\n\r"
+
+
+@dataclass(frozen=True)
+class FrameTexts:
+    """The texts of an episode, each once, and which of them is that of a frame.
+
+    A frame whose text is "" has none, and starts no sample.
+    """
+
+    texts: tuple[str, ...]
+    paraphrases: tuple[tuple[str, ...], ...]  # of each text
+    places: NDArray[np.int32]  # [T] in `texts`
+
+    @property
+    def first(self) -> int:
+        """The place of the first text that is not empty; a FaultError if all are."""
+        given = (place for place, text in enumerate(self.texts) if text)
+        place = next(given, None)
+        if place is None:
+            raise FaultError("no_instruction", "the instruction is empty in every frame")
+        return place
+
+    @property
+    def given(self) -> NDArray[np.bool_]:
+        """Which frames have a text: [T]."""
+        return np.array([bool(text) for text in self.texts])[self.places]
+
+    def at(self, frames: NDArray[np.int64]) -> FrameTexts:
+        """The texts of some frames."""
+        return FrameTexts(self.texts, self.paraphrases, self.places[frames])
+
+    def by_frame(self) -> list[str]:
+        """The text of each frame."""
+        return [self.texts[place] for place in self.places.tolist()]
+
+    @staticmethod
+    def of_steps(steps: Sequence[str], paraphrases: tuple[tuple[str, ...], ...]) -> FrameTexts:
+        """From the text of each frame, and paraphrases in the order in which texts first come."""
+        places: dict[str, int] = {}
+        numbers = [places.setdefault(text, len(places)) for text in steps]
+        return FrameTexts(tuple(places), paraphrases, np.array(numbers, np.int32))
+
+
+def frame_texts(
+    recorded: Any,
+    spec: DatasetSpec,
+    num_frames: int,
+    paraphrases: Mapping[str, tuple[str, ...]],
+) -> FrameTexts:
+    """The texts of an episode as its row wants them.
+
+    Args:
+        recorded: one `READABLE`, or an array or list of one for each frame; not looked at where
+            the row has a fixed instruction.
+        spec: the row; it may cut texts, and says what becomes of empty ones.
+        num_frames: T.
+        paraphrases: of any text.
+
+    Raises:
+        FaultError: `malformed`, `unequal_lengths`, or by the row's `empty_text` `no_instruction`
+            or `empty_text`.
+    """
+    if spec.fixed_instruction is not None:
+        recorded = spec.fixed_instruction
+    where = spec.instruction_key or "the instruction"
+    found = recorded_texts(recorded, where)
+    if len(found) not in (1, num_frames):
+        raise FaultError("unequal_lengths", f"{where}: {len(found)} texts, {num_frames} frames")
+    used: dict[str | bytes | None, str] = {}
+    places: dict[str, int] = {}
+    numbers = np.zeros(num_frames, np.int32)
+    for frame, value in enumerate(found):
+        # looked at once: long episodes say the same in every frame
+        if not isinstance(value, str | bytes | None) or value not in used:
+            text = plain_text(value, where)
+            at_frame = f" at frame {frame}" if len(found) > 1 else ""
+            used[value] = _by_row(text, spec, f"{where}{at_frame}")
+        numbers[frame] = places.setdefault(used[value], len(places))
+    if not any(places):
+        raise FaultError("empty_text", f"{where} is empty in every frame")
+    texts = tuple(places)
+    return FrameTexts(texts, tuple(paraphrases.get(text, ()) for text in texts), numbers)
+
+
+def recorded_texts(recorded: Any, where: str) -> list[Any]:
+    """The recorded texts as a list of str, bytes or None: of one, or of one for each frame.
+
+    Raises:
+        FaultError: it is of no type that is read.
+    """
+    if isinstance(recorded, list | tuple):
+        recorded = _array(recorded)
+    if not isinstance(recorded, np.ndarray):
+        return [recorded]
+    if not recorded.size and recorded.dtype.kind in "iuSUO":
+        return [None]
+    if recorded.dtype.kind in "iu" and recorded.ndim:
+        return _from_integers(recorded, where)
+    if recorded.dtype.kind not in "SUO" or recorded.size != (recorded.shape or (1,))[0]:
+        raise _no_text(recorded, where)
+    # an element may be an array itself: bytes of variable length
+    return [
+        _only(value, where) if isinstance(value, np.ndarray) else value
+        for value in recorded.reshape(-1).tolist()
+    ]
+
+
+def plain_text(value: Any, where: str) -> str:
+    """One recorded text as str; "" where nothing visible is there.
+
+    Raises:
+        FaultError: it is no text, no UTF-8, JSON, or far too long.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            text = value.rstrip(b"\0").decode()
+        except UnicodeDecodeError as error:
+            raise FaultError("malformed", f"{where} is no UTF-8: {error}") from error
+    elif isinstance(value, str):
+        text = str(value).rstrip("\0")  # numpy's str_ too
+    else:
+        raise _no_text(value, where)
+    if len(text) > MAX_CHARACTERS:
+        raise FaultError(
+            "malformed", f"{where} has {len(text)} characters, at most {MAX_CHARACTERS} are read"
+        )
+    odd = None if text.isprintable() else next((c for c in text if _unreadable(c)), None)
+    if odd is not None:
+        raise FaultError(
+            "malformed", f"{where} has the character U+{ord(odd):04X} in {text[:40]!r}"
+        )
+    found = _literal(text)
+    if found is not None:
+        raise FaultError(
+            "malformed",
+            f"{where} is {found} written as text, plain text is wanted: {text[:60]!r}",
+        )
+    return text if any(c.isprintable() and not c.isspace() for c in text) else ""
+
+
+def read_paraphrases(found: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """X-VLA's lang_aug_map: text -> list of texts that may stand in its place.
+
+    Raises:
+        ValueError: it is of another form, or a paraphrase is empty.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{where}: lang_aug_map is {type_name(found)}; wanted is a map, text -> list of texts"
+        )
+    made: dict[str, tuple[str, ...]] = {}
+    for text, others in found.items():
+        name = f"{where}: lang_aug_map[{text[:40]!r}]"
+        made[text] = tuple(plain_text(other, name) for other in recorded_texts(others, name))
+        if not all(made[text]):
+            raise ValueError(f"{name} has an empty text")
+    return made
+
+
+def type_name(value: Any) -> str:
+    """The type of a value, of arrays with dtype and shape."""
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype}{list(value.shape) if value.shape else ''}"
+    return "null" if value is None else type(value).__name__
+
+
+def _by_row(text: str, spec: DatasetSpec, where: str) -> str:
+    """The text that the row makes of a recorded one."""
+    if spec.instruction_end is not None:
+        text = text.split(spec.instruction_end)[0]
+    if text.strip():
+        return text
+    if spec.empty_text == "fault":
+        raise FaultError("no_instruction", f"{where} is empty; empty_text of the row is 'fault'")
+    return spec.stated_text or ""
+
+
+def _only(recorded: Any, where: str) -> Any:
+    """The one text that an array holds."""
+    found = recorded_texts(recorded, where)
+    if len(found) != 1:
+        raise _no_text(recorded, where)
+    return found[0]
+
+
+def _array(values: Sequence[Any]) -> NDArray[Any]:
+    """A list as an array that leaves its elements as they are; a list of integers as integers."""
+    if values and all(type(value) is int for value in values):
+        return np.array(values)
+    array = np.empty(len(values), object)
+    for place, value in enumerate(values):
+        array[place] = value
+    return array
+
+
+def _from_integers(array: NDArray[Any], where: str) -> list[Any]:
+    """Texts from integers [L], or [T, L] for one in each row."""
+    length = array.shape[-1]
+    rows = array.reshape(-1, length)
+    if len(rows) != (array.shape[0] if array.ndim > 1 else 1):
+        raise _no_text(array, where)
+    if not 0 <= array.min() <= array.max() <= 255:
+        raise FaultError(
+            "malformed",
+            f"{where} has integers from {array.min()} to {array.max()}; read is {READABLE}",
+        )
+    return [row.tobytes() for row in rows.astype(np.uint8)]
+
+
+def _no_text(value: Any, where: str) -> FaultError:
+    return FaultError("malformed", f"{where} is {type_name(value)}; read is {READABLE}")
+
+
+def _unreadable(character: str) -> bool:
+    """Control characters and halves of surrogate pairs."""
+    if character.isprintable() or character in _LINE_CHARACTERS:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _literal(text: str) -> str | None:
+    """The name of what is no text but was written as one: JSON, or a list or bytes by Python."""
+    head = text.lstrip()[:2]
+    if not head.startswith(("[", "{", "(", "b'", 'b"')):
+        return None
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        return "JSON"
+    except ValueError:
+        try:
+            found = ast.literal_eval(text.strip())
+        except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+            return None
+    kinds = {list: "a list", tuple: "a list", set: "a list", dict: "a map", bytes: "bytes"}
+    return kinds.get(type(found))
