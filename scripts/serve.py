@@ -46,6 +46,8 @@ _CERT = flags.DEFINE_string("tls_cert", None, "PEM file of the certificate chain
 _KEY = flags.DEFINE_string("tls_key", None, "PEM file of the private key.")
 _DRAIN = flags.DEFINE_float("drain_seconds", _DOOR.drain_seconds, "Longest wait at the end.", 0.0)
 _INSPECT = flags.DEFINE_bool("inspect", False, "Answer POST /inspect, for compare_client.")
+_HOSTS = flags.DEFINE_list("allowed_hosts", [], "Names in the Host header, beside loopback's.")
+_PROXIES = flags.DEFINE_list("trusted_proxies", [], "Whose X-Forwarded-For is believed.")
 _VIEWS = flags.DEFINE_list("views", [], "Numbers of views to compile for; all if empty.")
 _ANY_DOMAIN = flags.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
 _BOUNDS = {
@@ -83,6 +85,8 @@ def door_from_flags(task: SlurmTask | None) -> Door:
         tls_key=_KEY.value,
         drain_seconds=_DRAIN.value,
         inspect=_INSPECT.value,
+        allowed_hosts=tuple(_HOSTS.value),
+        trusted_proxies=tuple(_PROXIES.value),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who may come in: a token, and no browsers. Wraps the application, so that no route forgets it."""
+"""Who may come in: a token, no browsers, and by which name. No route can forget it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/healthz"})  # probes carry no token
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _SCHEMES: Final = (b"bearer ", b"api-key ")  # the second is openpi's
 
 
@@ -24,10 +25,12 @@ class Access:
     Args:
         app: the application.
         token: None lets everybody in.
+        hosts: whom the Host header may name, without a port; None for any.
     """
 
-    def __init__(self, app: App, token: str | None) -> None:
+    def __init__(self, app: App, token: str | None, hosts: frozenset[str] | None = None) -> None:
         self._app = app
+        self._hosts = hosts
         self._token = token.encode() if token else None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -45,6 +48,19 @@ class Access:
             return RequestError(
                 403, "browsers are not served", field="Origin", allowed="no such header"
             )
+        foreign = self._hosts is not None and [
+            value.decode("latin-1")
+            for name, value in headers
+            if name == b"host" and _name_of(value.decode("latin-1")) not in self._hosts
+        ]
+        if foreign:
+            return RequestError(
+                403,
+                "the server is not called so",
+                field="Host",
+                value=foreign[0],
+                allowed=f"{', '.join(sorted(self._hosts or ()))}, or another of --allowed_hosts",
+            )
         if self._token is None or scope.get("path") in OPEN_PATHS:
             return None
         given = [value for name, value in headers if name == b"authorization"]
@@ -56,6 +72,14 @@ class Access:
         if not hmac.compare_digest(token, self._token):
             return RequestError(403, "the token is wrong", field="Authorization", allowed=allowed)
         return None
+
+
+def _name_of(host: str) -> str:
+    """The name or address of a Host header, without port and brackets."""
+    name, colon, port = host.strip().lower().rpartition(":")
+    if not colon or not port.isdigit():
+        name = host.strip().lower()
+    return name.removeprefix("[").removesuffix("]").removesuffix(".")
 
 
 async def _refuse(scope: Message, receive: Receive, send: Send, refusal: RequestError) -> None:

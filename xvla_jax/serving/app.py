@@ -18,25 +18,32 @@ from starlette.websockets import WebSocket
 from xvla_jax.serving import schema, websocket
 from xvla_jax.serving.access import Access
 from xvla_jax.serving.body import read_body
+from xvla_jax.serving.clients import CLIENT_ID
 from xvla_jax.serving.inspection import add_inspect
-from xvla_jax.serving.json_codec import decode_array, decode_object
+from xvla_jax.serving.json_codec import count_parts, decode_array, decode_object
 from xvla_jax.serving.metrics import CONTENT_TYPE
 from xvla_jax.serving.refusal import RequestError
-from xvla_jax.serving.service import Answer, Service
+from xvla_jax.serving.service import Answer, Sent, Service
 
 _GONE: Final = 499  # the client closed the connection; nobody reads this status
 _CLOSING: Final = (408, 413)  # the rest of the body may still be on its way
 _DOOR: Final = "http"
-_MOST_CLIENT_ID: Final = 64  # characters
 
 
-def create_app(service: Service, token: str | None, *, inspect: bool = False) -> Access:
+def create_app(
+    service: Service,
+    token: str | None,
+    *,
+    inspect: bool = False,
+    hosts: frozenset[str] | None = None,
+) -> Access:
     """The whole application.
 
     Args:
         service: started by whoever runs the application.
         token: what clients must show; None lets everybody in.
         inspect: add the route that shows what the model is given.
+        hosts: whom the Host header may name, without a port; None for any.
     """
     app = FastAPI(
         title="X-VLA policy server", docs_url=None, redoc_url=None, redirect_slashes=False
@@ -54,13 +61,7 @@ def create_app(service: Service, token: str | None, *, inspect: bool = False) ->
         await websocket.talk(socket, service)
 
     app.add_api_websocket_route("/", talk)
-    return Access(app, token)
-
-
-def client_of(headers: Any, host: str) -> str:
-    """Whose turn a request counts as: what the client calls itself, else its address."""
-    name = headers.get("x-client-id", "")
-    return name if 0 < len(name) <= _MOST_CLIENT_ID else host
+    return Access(app, token, hosts)
 
 
 def _add_act(app: FastAPI, service: Service) -> None:
@@ -97,7 +98,8 @@ def _add_act(app: FastAPI, service: Service) -> None:
 
 
 async def _answer(request: Request, service: Service, began: float) -> Answer:
-    client = client_of(request.headers, request.client.host if request.client else "")
+    address = request.client.host if request.client else ""
+    client = service.clients.client(address, request.headers.get(CLIENT_ID, ""))
     service.check(client)
     body = await read_body(request, service.limits)
     header = request.headers.get("x-deadline-ms")
@@ -106,7 +108,8 @@ async def _answer(request: Request, service: Service, began: float) -> Answer:
         fields = decode_object(body)
         return fields if header is None else {"deadline_ms": header} | fields
 
-    work = service.act(decode, decode_array, client=client, began=began)
+    sent = Sent(lambda _: count_parts(body), decode, decode_array)
+    work = service.act(sent, client=client, began=began)
     return await _unless_gone(request, work)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from xvla_jax.serving.clients import Client
 from xvla_jax.serving.fair_queue import FairQueue
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.metrics import Metrics
@@ -46,7 +47,7 @@ class Ticket:
         future: ``float32[T, D]`` in the end.
     """
 
-    client: str
+    client: Client
     item: Any
     steps: int
     seed: int
@@ -110,8 +111,8 @@ class Batcher:
         """
         ticket.arrived = time.monotonic()
         self.admit(ticket.client, ticket.deadline)
-        if len(self._queue) >= self._limits.queue:
-            displaced = self._queue.newest_of_longest()
+        displaced = self._displaced_by(ticket.client)
+        if displaced is not None:
             self._queue.remove(displaced)
             displaced.future.set_exception(self._full())
         self._queue.push(ticket)
@@ -124,20 +125,26 @@ class Batcher:
             self._queue.remove(ticket)  # still there if the client has gone
             self._metrics.waiting.set(len(self._queue))
 
-    def admit(self, client: str, deadline: float) -> None:
+    def admit(self, client: Client, deadline: float) -> None:
         """Refuses early what `submit` would refuse: a full queue, or a deadline out of reach.
 
         A full queue still takes a client that has fewer requests in it than another: the newest of
         the longest row gives way.
         """
-        if len(self._queue) >= self._limits.queue:
-            longest = self._queue.newest_of_longest().client
-            if self._queue.share(client) + 1 >= self._queue.share(longest):
-                raise self._full()
+        self._displaced_by(client)
         if time.monotonic() + self._expected_wait(client) > deadline:
             raise self._late(self._expected_wait(client))
 
-    def _expected_wait(self, client: str) -> float:
+    def _displaced_by(self, client: Client) -> Ticket | None:
+        """Who gives way to the client; None while there is room for both."""
+        if len(self._queue) < self._limits.queue:
+            return None
+        victim = self._queue.victim(client)
+        if victim is None:
+            raise self._full()
+        return victim
+
+    def _expected_wait(self, client: Client) -> float:
         batches = self._queue.ahead(client) // self._limits.batch + 1
         running = max(0.0, self._busy_until - time.monotonic()) if self._running else 0.0
         return running + (batches - 1) * self._time_of(self._limits.batch) + self._time_of(1)
@@ -154,7 +161,7 @@ class Batcher:
             field="queue",
             value=len(self._queue),
             allowed=f"at most {self._limits.queue}",
-            retry_after=self._expected_wait(""),
+            retry_after=self._expected_wait(Client("")),
         )
 
     def _late(self, wait: float) -> RequestError:

@@ -28,26 +28,27 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if announced.isdigit() and int(announced) > limits.body_bytes:
         await _drain(request, limits)
         raise _too_large(int(announced), limits)
-    read = bytearray()
-    more = True
+    chunks: list[bytes] = []
+    read, more = 0, True
     try:
         async with asyncio.timeout(limits.body_seconds):
-            while more and len(read) <= limits.body_bytes:
+            while more and read <= limits.body_bytes:
                 chunk, more = await _chunk(request)
-                read += chunk
+                chunks.append(chunk)
+                read += len(chunk)
     except TimeoutError as error:
         raise RequestError(
             408,
             "the body did not arrive in time",
             field="body",
-            value=len(read),
+            value=read,
             allowed=f"a whole body within {limits.body_seconds:g} s",
         ) from error
-    if len(read) > limits.body_bytes:
+    if read > limits.body_bytes:
         if more:
             await _drain(request, limits)
-        raise _too_large(len(read), limits)
-    return bytes(read)
+        raise _too_large(read, limits)
+    return b"".join(chunks)
 
 
 def _check_kind(request: Request) -> None:

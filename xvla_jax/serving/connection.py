@@ -1,21 +1,50 @@
-"""uvicorn's HTTP connection with what it leaves unbounded: size and time of a request's head."""
+"""uvicorn's connections with what it leaves unbounded.
+
+Of HTTP: size and time of a request's head, requests that wait behind another. Of a websocket: what
+a client does not read, pieces of a message, silence. Of both: how many there are.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from xvla_jax.serving.access import OPEN_PATHS, Message, Receive, Send
+from xvla_jax.serving.admission import Admission, Stage
+from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.refusal import RequestError
 
 HEAD_BYTES: Final = 64 * 2**10
 HEAD_SECONDS: Final = 10.0
+_MOST_PIPELINED: Final = 64  # requests of a connection that wait for the one before them
+_MOST_UNREAD: Final = 2**18  # bytes that wait for a client to read them, when it sends pings
+_MOST_FRAMES: Final = 2**14  # that a message may come in
+_CLOSE_SECONDS: Final = 10.0  # for a client to read why
+_GOING_AWAY: Final = 1001  # RFC 6455
+
+
+def protocols(limits: Limits) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What makes the connections of a server, by HTTP and of websockets."""
+    admission = Admission(limits.connections)
+    return (
+        functools.partial(BoundedConnection, admission),
+        functools.partial(BoundedWebsocket, admission, limits.idle_seconds),
+    )
 
 
 class BoundedConnection(HttpToolsProtocol):
     """Closes a connection whose request line and headers are too long or do not end."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, admission: Admission, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._admission = admission
+        self._served = self.app
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -23,12 +52,24 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as uvicorn's
         """The clock of the first head begins."""
         super().connection_made(transport)
+        self._admission.enter(self)
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
         self._head_ends()
+        self._admission.leave(self)
         super().connection_lost(exc)
+
+    def shed(self) -> None:
+        """As `admission.Connection`."""
+        self.transport.abort()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The websocket takes the place of this connection."""
+        self._head_ends()
+        self._admission.leave(self)
+        super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         """Another request of the same connection."""
@@ -38,7 +79,25 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body has bounds of its own."""
         self._head_ends()
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self.transport.abort()
+        probe = self.url.partition(b"?")[0].decode("latin-1") in OPEN_PATHS
+        stays = self._admission.stage(self) is Stage.BUSY  # behind one that is being answered
+        self.app: Any = (
+            _crowded if self._admission.crowded and not probe and not stays else self._served
+        )
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is there and will be answered."""
+        super().on_message_complete()
+        self._admission.move(self, Stage.BUSY)
+
+    def on_response_complete(self) -> None:
+        """It is answered; another may have come behind it."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._admission.move(self, Stage.IDLE)
 
     def data_received(self, data: bytes) -> None:
         """Counts what belongs to a head."""
@@ -63,3 +122,104 @@ class BoundedConnection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if not self.transport.is_closing():
             self.send_400_response("The request's head did not arrive in time.")
+
+
+class BoundedWebsocket(WebSocketsSansIOProtocol):
+    """Closes a websocket that is silent for long, or whose client sends and does not read."""
+
+    def __init__(
+        self, admission: Admission, idle_seconds: float, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._admission = admission
+        self._idle_seconds = idle_seconds
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The clock of its silence begins."""
+        super().connection_made(transport)
+        self._admission.enter(self)
+        self._listen()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing to wait for."""
+        self._stop_listening()
+        self._admission.leave(self)
+        super().connection_lost(exc)
+
+    def shed(self) -> None:
+        """As `admission.Connection`."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """A client that does not read is not listened to."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has read; unless its message is being answered, it may send."""
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def handle_ping(self) -> None:
+        """Answers, as long as the answers are read."""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > _MOST_UNREAD:
+            self.transport.abort()
+
+    def handle_cont(self, event: Any) -> None:
+        """One more piece of a message; empty ones count too."""
+        super().handle_cont(event)
+        if len(self.frames) > _MOST_FRAMES:
+            self.transport.abort()
+
+    def send_receive_event_to_app(self) -> None:
+        """A message is there and will be answered."""
+        self._stop_listening()
+        self._admission.move(self, Stage.BUSY)
+        super().send_receive_event_to_app()
+
+    async def send(self, message: Any) -> None:
+        """Behind an answer, silence begins; behind the metadata it goes on."""
+        await super().send(message)
+        if self._admission.stage(self) is Stage.BUSY:
+            self._admission.move(self, Stage.IDLE)
+            self._listen()
+
+    def _listen(self) -> None:
+        self._stop_listening()
+        self._idle_timer = self.loop.call_later(self._idle_seconds, self._too_silent)
+
+    def _stop_listening(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _too_silent(self) -> None:
+        if self.transport.is_closing():
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": _GOING_AWAY})
+        if self.handshake_complete:
+            self.conn.send_close(_GOING_AWAY, f"no message for {self._idle_seconds:g} s")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+        self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+
+
+async def _crowded(scope: Message, receive: Receive, send: Send) -> None:
+    """Instead of the application, where every connection is busy."""
+    del scope, receive
+    refusal = RequestError(
+        503,
+        "too many connections are being served",
+        field="connections",
+        allowed="a later request",
+        retry_after=1.0,
+    )
+    body = json.dumps(refusal.body()).encode()
+    headers = [(k.lower().encode(), v.encode()) for k, v in refusal.headers().items()]
+    headers += [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

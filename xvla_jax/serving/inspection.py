@@ -18,9 +18,10 @@ from starlette.responses import Response
 
 from xvla_jax.serving import schema
 from xvla_jax.serving.body import read_body
-from xvla_jax.serving.json_codec import MARKER, decode_array, decode_object
+from xvla_jax.serving.clients import Client
+from xvla_jax.serving.json_codec import MARKER, count_parts, decode_array, decode_object
 from xvla_jax.serving.refusal import RequestError
-from xvla_jax.serving.service import Service
+from xvla_jax.serving.service import Sent, Service
 
 _DOOR = "inspect"
 
@@ -34,7 +35,9 @@ def add_inspect(app: FastAPI, service: Service) -> None:
         try:
             with service.serving():
                 body = await read_body(request, service.limits)
-                seen = await service.inspect(lambda: decode_object(body), decode_array)
+                sent = Sent(lambda _: count_parts(body), lambda: decode_object(body), decode_array)
+                client = Client(request.client.host if request.client else "")
+                seen = await service.inspect(sent, client=client)
             status = 200
         except RequestError as refusal:
             status = refusal.status

@@ -21,7 +21,8 @@ class Limits:
         queue: requests that wait, of all clients.
         batch: observations that run together; a power of two.
         wait_ms: that a request may wait for others.
-        connections: open at once.
+        connections: open at once; more make the oldest without a request end.
+        idle_seconds: that a websocket may be silent.
     """
 
     body_bytes: int = 16 * 2**20
@@ -34,6 +35,7 @@ class Limits:
     batch: int = 8
     wait_ms: float = 5.0
     connections: int = 256
+    idle_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

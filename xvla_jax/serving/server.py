@@ -15,9 +15,10 @@ from typing import Final
 import uvicorn
 
 from xvla_jax.errors import ConfigError, XVLAError
+from xvla_jax.serving.access import LOOPBACK_NAMES
 from xvla_jax.serving.announce import announced
 from xvla_jax.serving.app import create_app
-from xvla_jax.serving.connection import BoundedConnection
+from xvla_jax.serving.connection import protocols
 from xvla_jax.serving.service import Service
 from xvla_jax.serving.slurm import SlurmTask
 
@@ -41,6 +42,9 @@ class Door:
         tls_key: PEM file.
         drain_seconds: longest wait for requests in flight at the end.
         inspect: answer ``POST /inspect``; on loopback, or with a token, only.
+        allowed_hosts: names that clients may call the server by, beside those of loopback; without
+            any, a server on another address is called as clients like.
+        trusted_proxies: addresses whose ``X-Forwarded-For`` is believed.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +55,8 @@ class Door:
     tls_key: str | None = None
     drain_seconds: float = 30.0
     inspect: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
@@ -68,6 +74,16 @@ class Door:
                 f"host {self.host} can be reached from other machines, and there is no token: "
                 "give one (--token_file, or XVLA_TOKEN), bind 127.0.0.1, or say --insecure"
             )
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Whom the Host header may name; None for any.
+
+        A page in a browser reaches loopback under a name of its own, by changing where it points.
+        """
+        if not (self.allowed_hosts or is_loopback(self.host)):
+            return None
+        return LOOPBACK_NAMES | {self.host.lower(), *(name.lower() for name in self.allowed_hosts)}
 
 
 def is_loopback(host: str) -> bool:
@@ -166,21 +182,22 @@ async def _until(done: Callable[[], bool]) -> None:
 
 
 def _config(service: Service, door: Door) -> uvicorn.Config:
-    limits = service.limits
+    http, websockets = protocols(service.limits)
     return uvicorn.Config(
-        create_app(service, door.token, inspect=door.inspect),  # pyright: ignore[reportArgumentType] ASGI, by any name
-        http=BoundedConnection,
-        ws="websockets-sansio",
-        ws_max_size=limits.body_bytes,
+        create_app(service, door.token, inspect=door.inspect, hosts=door.hosts),  # pyright: ignore[reportArgumentType] ASGI, by any name
+        http=http,  # pyright: ignore[reportArgumentType] called as a class is
+        ws=websockets,  # pyright: ignore[reportArgumentType] called as a class is
+        ws_max_size=service.limits.body_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=None,  # a simulator that starts for minutes answers no ping
-        limit_concurrency=limits.connections,
         lifespan="off",
         log_config=None,
         log_level="warning",
         access_log=False,
-        proxy_headers=False,  # fairness must not depend on what a client says of its address
+        # fairness must not depend on what a client says of its address
+        proxy_headers=bool(door.trusted_proxies),
+        forwarded_allow_ips=list(door.trusted_proxies),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,

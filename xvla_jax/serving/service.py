@@ -17,17 +17,44 @@ import numpy as np
 from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import InputError
 from xvla_jax.serving.batcher import Batcher, Ticket
+from xvla_jax.serving.clients import Client, Clients
 from xvla_jax.serving.engine import Engine
+from xvla_jax.serving.fair_queue import Turns
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.metrics import Metrics
 from xvla_jax.serving.refusal import RequestError
-from xvla_jax.serving.request import ActRequest, Rules, parse_request
+from xvla_jax.serving.request import ActRequest, parse_request
 
 _LOG = logging.getLogger(__name__)
 _DECODERS = 2  # threads that decode bodies and resize images
+_MANY_PARTS = (
+    5000  # a body of more waits for a thread of its own kind, so that no other waits for it
+)
 
-Decode = Callable[[], Mapping[Any, Any]]
 ArrayOf = Callable[[str, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sent:
+    """What a client sent, as its door reads it; all of it is called in a decoder's thread.
+
+    Attributes:
+        parts: counts the values and signs in it, up to a number; no object is made of them.
+        fields: decodes it.
+        array: as `parse_request` has it.
+    """
+
+    parts: Callable[[int], int]
+    fields: Callable[[], Mapping[Any, Any]]
+    array: ArrayOf
+
+
+class _Lane:
+    """Threads that decode, and who has them next."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self.turns = Turns(threads)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +88,8 @@ class Service:
         self._batcher: Batcher | None = None
         # One thread owns the device: it loads, compiles and runs, and nothing else does.
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._lanes = (_Lane(_DECODERS, "decode"), _Lane(1, "decode-many"))
+        self.clients = Clients()
 
     async def start(self) -> None:
         """Loads and compiles; the state is ready after it.
@@ -95,7 +123,8 @@ class Service:
         if self._batcher:
             await self._batcher.__aexit__()
         self._device.shutdown(wait=False, cancel_futures=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for lane in self._lanes:
+            lane.pool.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Service]:
@@ -115,7 +144,7 @@ class Service:
         """
         return self._ready_engine()[0].info
 
-    def check(self, client: str) -> None:
+    def check(self, client: Client) -> None:
         """Refuses a request before its body is read.
 
         Raises:
@@ -134,12 +163,11 @@ class Service:
             self.in_flight -= 1
             self.metrics.in_flight.set(self.in_flight)
 
-    async def act(self, decode: Decode, array: ArrayOf, *, client: str, began: float) -> Answer:
+    async def act(self, sent: Sent, *, client: Client, began: float) -> Answer:
         """Decodes, waits for the device, answers.
 
         Args:
-            decode: makes the fields of the bytes.
-            array: as `parse_request` has it.
+            sent: by the client.
             client: whose turn it counts as.
             began: when the request arrived, by `time.monotonic`.
 
@@ -147,9 +175,7 @@ class Service:
             RequestError: the request cannot be served.
         """
         engine, batcher = self._ready_engine()
-        request, item = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, _decode, decode, array, engine.rules, engine.prepare
-        )
+        request, item = await self._decoded(sent, engine, client)
         decoded = time.monotonic()
         seed = secrets.randbits(32) if request.seed is None else request.seed
         ticket = Ticket(client, item, request.steps, seed, began + request.deadline_ms / 1000)
@@ -174,22 +200,30 @@ class Service:
             extras["warnings"] = list(request.warnings)
         return Answer(actions[: request.num_actions], extras)
 
-    async def inspect(self, decode: Decode, array: ArrayOf) -> dict[str, Any]:
+    async def inspect(self, sent: Sent, *, client: Client) -> dict[str, Any]:
         """What the model would be given for a request; see ``Engine.inspect``.
 
         Raises:
             RequestError: the request cannot be served.
         """
         engine, _ = self._ready_engine()
-        request, item = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, _decode, decode, array, engine.rules, engine.prepare
-        )
+        request, item = await self._decoded(sent, engine, client)
         return {
             **engine.inspect(item),
             "instruction": request.observation["instruction"],
             "steps": request.steps,
             "warnings": list(request.warnings),
         }
+
+    async def _decoded(self, sent: Sent, engine: Engine, client: Client) -> tuple[ActRequest, Any]:
+        """In the lane of few parts; what has many is sent on to the other one from there."""
+        loop = asyncio.get_running_loop()
+        for lane, most in zip(self._lanes, (_MANY_PARTS, None), strict=True):
+            async with lane.turns.turn(client):
+                found = await loop.run_in_executor(lane.pool, _decode, sent, engine, most)
+            if found is not None:
+                return found
+        raise RuntimeError("the last lane takes everything")
 
     def _ready_engine(self) -> tuple[Engine, Batcher]:
         if self.state != "ready" or self._engine is None or self._batcher is None:
@@ -205,13 +239,21 @@ class Service:
         return self._engine, self._batcher
 
 
-def _decode(
-    decode: Decode, array: ArrayOf, rules: Rules, prepare: Callable[[Any], Any]
-) -> tuple[ActRequest, Any]:
-    request = parse_request(decode(), rules, array)
+def _decode(sent: Sent, engine: Engine, most: int | None) -> tuple[ActRequest, Any] | None:
+    """None for more parts than ``most``."""
+    if most is not None and sent.parts(most) > most:
+        return None
     try:
-        return request, prepare(request.observation)
+        request = parse_request(sent.fields(), engine.rules, sent.array)
+        return request, engine.prepare(request.observation)
     except InputError as error:
         raise RequestError(
             400, "the observation does not fit", field=error.field, allowed=str(error)
+        ) from error
+    except MemoryError as error:
+        raise RequestError(
+            413,
+            "the request needs more memory than there is",
+            field="body",
+            allowed="a smaller one",
         ) from error

@@ -6,6 +6,7 @@ answer one chunk, both msgpack. An error is a text, after which the server close
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ import numpy as np
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from xvla_jax.serving.msgpack_codec import pack, unpack
+from xvla_jax.serving.clients import CLIENT_ID, Client
+from xvla_jax.serving.msgpack_codec import count_parts, pack, unpack
 from xvla_jax.serving.refusal import RequestError, bad_field
-from xvla_jax.serving.service import Answer, Service
+from xvla_jax.serving.service import Answer, Sent, Service
 
 _DOOR: Final = "websocket"
+_NUMBERS: Final = itertools.count()  # names of connections that give themselves none
 # RFC 6455: 1013 try again later, 1011 our fault, 1008 the client's
 _CLOSE_CODES: Final[Mapping[int, int]] = {503: 1013, 500: 1011}
 
@@ -34,19 +37,19 @@ async def talk(socket: WebSocket, service: Service) -> None:
         )
         return
     await socket.accept()
-    address = socket.client
-    client = f"{address.host}:{address.port}" if address else ""
+    address = socket.client.host if socket.client else ""
+    name = socket.headers.get(CLIENT_ID, f"socket {next(_NUMBERS)}")
     service.metrics.sockets.inc()
     try:
         await socket.send_bytes(metadata)
-        await _converse(socket, service, client)
+        await _converse(socket, service, address, name)
     except WebSocketDisconnect:
         return
     finally:
         service.metrics.sockets.dec()
 
 
-async def _converse(socket: WebSocket, service: Service, client: str) -> None:
+async def _converse(socket: WebSocket, service: Service, address: str, name: str) -> None:
     # ws://host:port/?domain_id=3: for robots whose code cannot name their domain in a message
     defaults = dict(socket.query_params)
     previous: float | None = None
@@ -58,6 +61,7 @@ async def _converse(socket: WebSocket, service: Service, client: str) -> None:
         status = 500
         try:
             with service.serving():
+                client = service.clients.client(address, name)
                 answer = await _answer(message, defaults, service, client, began)
                 reply = _packed(answer, previous)
                 await socket.send_bytes(reply)
@@ -77,16 +81,17 @@ async def _answer(
     message: Mapping[str, Any],
     defaults: Mapping[str, str],
     service: Service,
-    client: str,
+    client: Client,
     began: float,
 ) -> Answer:
     data = message.get("bytes")
     if data is None:
         raise bad_field("message", "a text", "a binary message in msgpack")
     service.check(client)
-    return await service.act(
-        lambda: {**defaults, **unpack(data)}, array_of_message, client=client, began=began
+    sent = Sent(
+        lambda most: count_parts(data, most), lambda: {**defaults, **unpack(data)}, array_of_message
     )
+    return await service.act(sent, client=client, began=began)
 
 
 def array_of_message(field: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine
 from xvla_jax.serving.batcher import Batcher, Ticket
-from xvla_jax.serving.fair_queue import FairQueue
+from xvla_jax.serving.clients import Client
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.metrics import Metrics
 from xvla_jax.serving.refusal import RequestError
@@ -33,7 +33,7 @@ async def running(
 
 
 def ticket(client: str, seed: int, *, within: float = 60.0) -> Ticket:
-    return Ticket(client, ITEM, 5, seed, time.monotonic() + within)
+    return Ticket(Client(client), ITEM, 5, seed, time.monotonic() + within)
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -46,17 +46,6 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
         await asyncio.wait_for(main(), 10)
 
     asyncio.run(bounded())
-
-
-def test_clients_take_turns() -> None:
-    queue: FairQueue[str] = FairQueue(lambda item: item[0])
-    for item in ("a1", "a2", "a3", "b1", "c1", "b2"):
-        queue.push(item)
-    assert (queue.ahead("a"), queue.ahead("c"), queue.ahead("d")) == (6, 5, 3)
-    assert queue.newest_of_longest() == "a3"
-    assert queue.remove("b1")
-    assert not queue.remove("b1")
-    assert [queue.pop() for _ in range(len(queue))] == ["a1", "b2", "c1", "a2", "a3"]
 
 
 def test_a_flood_of_one_client_delays_another_by_one_batch() -> None:
