@@ -27,7 +27,7 @@ FAULTS: dict[str, str] = {
     "clock": "a clock stands, runs back or is not finite",
     "no_instruction": "the instruction is empty",
     "undecodable_picture": "a picture is absent, truncated, or of no known format",
-    "malformed": "an array has another type or shape than the row says",
+    "malformed": "an array or image has another type or shape than the row says, or than is read",
 }
 # what was raised on the way -> kind, where it does not say itself; the first that fits
 _RAISED: tuple[tuple[type[Exception], str], ...] = (
