@@ -221,8 +221,10 @@ class DatasetSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any field of the row."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Twelve hex digits that change with any field of the row that a sample depends on."""
+        fields = dataclasses.asdict(self)
+        del fields["widths"]  # of them nothing depends but whether an episode is read
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _check_channels(self) -> None:
@@ -246,7 +248,8 @@ class DatasetSpec:
 
     def _check_columns(self) -> None:
         for key, width in self.widths.items():
-            self._check("widths", width >= 1, f"{width} for {key}", "1 or more columns")
+            good = isinstance(width, int) and width >= 1
+            self._check("widths", good, f"{width!r} for {key}", "1 or more columns")
         for columns in (*self.joints, *(c for arm in self.arms for c in arm.pose)):
             place = f"{columns.first}..{columns.end - 1} of {columns.key}"
             width = self.width_of(columns.key) or columns.end
