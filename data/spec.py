@@ -127,7 +127,7 @@ class DatasetSpec:
     main_view_share: float = 0.0  # how often a training sample shows the main camera only
     folder: EpisodeFolder | None = None  # for storage "scattered"
     # columns of each recorded array, axes after the first flattened; a recording of another width
-    # is refused. Needed where a gripper column is negative and its array holds more than it says
+    # is refused. Needed to count a gripper from the end of an array that holds more than a pose
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
