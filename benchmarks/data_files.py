@@ -122,6 +122,8 @@ def _poses(size: Recording, episode: int, columns: int) -> np.ndarray:
     rng = np.random.default_rng(episode)
     rows = 0.1 + np.cumsum(rng.normal(0, 0.01, (size.frames, columns)), axis=0)
     rows[:, -1] = np.where(np.arange(size.frames) < size.frames // 2, -1.0, 1.0)
+    if columns == _POSE:
+        rows[:, 3:9] = (1, 0, 0, 0, 1, 0)  # contiguous 6-D
     return rows.astype(np.float32)
 
 

@@ -194,6 +194,7 @@ def _write_demos(folder: pathlib.Path) -> None:
     for number, path in enumerate(paths):
         rng = np.random.default_rng(number)
         command = np.cumsum(rng.normal(0, 0.01, (frames, 10)), axis=0).astype(np.float32)
+        command[:, 3:9] = (1, 0, 0, 0, 1, 0)
         command[:, 9] = np.where(np.arange(frames) < frames // 2, -1, 1)
         scenes = {
             view: Scene(size, 10 * number + i) for i, view in enumerate(("agentview", "wrist"))

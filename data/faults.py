@@ -27,7 +27,7 @@ FAULTS: dict[str, str] = {
     "clock": "a clock stands, runs back or is not finite",
     "no_instruction": "the instruction is empty, and the row does not say what to do then",
     "undecodable_picture": "a picture is absent, truncated, or of no known format",
-    "malformed": "an array has another type or shape than the row says",
+    "malformed": "an array or image has another type or shape than the row says, or than is read",
 }
 # episodes that a row leaves out: nothing is wrong with them, and they have no bound
 LEFT_OUT: dict[str, str] = {

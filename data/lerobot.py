@@ -171,20 +171,16 @@ def _stored_pictures(table: pa.Table, key: str, top: Path) -> Pictures:
         FaultError: the column is of another type, or a frame has neither bytes nor a path.
     """
     column: Any = _storage(table, key)
-    fields = set(column.type.names) if pa.types.is_struct(column.type) else set()
     if _is_list(column.type):
         values, shape = _flat_values(column, key)
         return stored_images(values.reshape(len(column), *shape), key)
-    if fields:
+    fields = [column.type.field(i).name for i in range(column.type.num_fields)]
+    if "bytes" in fields:
         parts = [column.field(name).to_pylist() for name in ("bytes", "path") if name in fields]
-        images = [
-            next((part for part in frame if part), None) for frame in zip(*parts, strict=True)
-        ]
+        images = [next(filter(None, frame), None) for frame in zip(*parts, strict=True)]
     elif any(is_type(column.type) for is_type in IMAGE_TYPES):
         images = column.to_pylist()
     else:
-        images = []
-    if not images:
         raise FaultError(
             "malformed",
             f"{key} is a column of {column.type}; images are binary, paths, structures of bytes "

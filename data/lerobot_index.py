@@ -19,6 +19,7 @@ from data.spec import DatasetSpec
 from data.texts import read_paraphrases
 
 INFO = Path("meta") / "info.json"
+CAMERA_TYPES = ("image", "video")  # of a feature in info.json
 # AgiBot World has LeRobot's folders, but no index of its own
 AGIBOT_CHUNK_SIZE = 1000
 AGIBOT_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -141,12 +142,13 @@ def channel_names(info: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> None:
     """A ValueError where a view of the row is no camera, or one of depth, by info.json."""
-    cameras = [key for key, feature in features.items() if feature["dtype"] in ("image", "video")]
+    types = {key: feature.get("dtype") for key, feature in features.items()}
+    cameras = [key for key, dtype in types.items() if dtype in CAMERA_TYPES]
     for key in (view for view in spec.views if view in features):
         about = features[key].get("info") or features[key].get("video_info") or {}
         depth = about.get("video.is_depth_map", about.get("is_depth_map", False))
         if key not in cameras or depth:
-            kind = "depth" if depth else features[key]["dtype"]
+            kind = "depth" if depth else types[key]
             raise ValueError(
                 f"{path}: {key}, a view of dataset row {spec.name!r}, is {kind}; views are colour "
                 f"images of {', '.join(cameras)} (data/datasets.py)"

@@ -44,8 +44,10 @@ POSE_ENCODINGS: dict[str, PoseEncoding] = {
 }
 
 
-def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str) -> Float64:
+def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str, *others: str) -> Float64:
     """Poses [T, width of the encoding] -> float64[T, 9], the rotation in `layout`.
+
+    What is 6-D already is copied, and may be in one of `others` as well.
 
     Raises:
         FaultError: a rotation is zero, or copied and not orthonormal; the others are by formula.
@@ -55,7 +57,7 @@ def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str) -> Float64:
     if values.ndim != 2 or values.shape[1] != row.width:
         raise ValueError(f"pose encoding {encoding!r} takes [T, {row.width}], got {values.shape}")
     if row.to_columns is None:
-        check_rotations(values[:, 3:], row.layouts or (layout,))
+        check_rotations(values[:, 3:], row.layouts or (layout, *others))
         return values
     rotation = ROT6D_LAYOUTS[layout](row.to_columns(values[:, 3:]))
     return np.concatenate((values[:, :3], rotation), axis=1)

@@ -151,7 +151,7 @@ class DatasetSpec:
     main_view_share: float = 0.0  # how often a training sample shows the main camera only
     folder: EpisodeFolder | None = None  # for storage "scattered"
     # columns of each recorded array, axes after the first flattened; a recording of another width
-    # is refused. Needed where a gripper column is negative and its array holds more than it says
+    # is refused. Needed to count a gripper from the end of an array that holds more than a pose
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -305,7 +305,8 @@ class DatasetSpec:
 
     def _check_columns(self) -> None:
         for key, width in self.widths.items():
-            self._check("widths", width >= 1, f"{width} for {key}", "1 or more columns")
+            good = isinstance(width, int) and width >= 1
+            self._check("widths", good, f"{width!r} for {key}", "1 or more columns")
         for columns in (*self.joints, *(c for arm in self.arms for c in arm.pose)):
             place = f"{columns.first}..{columns.end - 1} of {columns.key}"
             width = self.width_of(columns.key) or columns.end

@@ -19,6 +19,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Float64 = NDArray[np.float64]
 
 STILLNESS_LAYOUT = "interleaved"
+STILLNESS_LAYOUTS = (STILLNESS_LAYOUT, "contiguous")
 NUMBERS = "biuf"  # numpy's kinds
 # widths of an array of its own of which the last column is the gripper without the row saying so:
 # it alone, or the action of Open X-Embodiment (position, rotation of three numbers, gripper)
@@ -128,11 +129,11 @@ def standard_trajectory(
         flat = {key: _flattened(raw[key], key, spec) for key in spec.state_keys}
         recorded = {key: _lagged(rows, spec.command_lag) for key, rows in flat.items()}
         arms = np.zeros((num_frames, ACTION_WIDTH))
-        # beside joints, arms only show whether anything moves
-        layout = STILLNESS_LAYOUT if spec.joints else spec.rotation_layout
+        # beside joints, arms only show whether anything moves, in whichever layout
+        layouts = STILLNESS_LAYOUTS if spec.joints else (spec.rotation_layout,)
         for number, arm in enumerate(spec.arms):
             columns = slice(number * ARM_WIDTH, (number + 1) * ARM_WIDTH)
-            arms[:, columns] = _arm_rows(recorded, arm, layout)
+            arms[:, columns] = _arm_rows(recorded, arm, layouts)
         poses = _joint_rows(recorded, spec.joints) if spec.joints else arms
         for rows in (arms, poses):
             _check_finite(rows)
@@ -211,7 +212,7 @@ def _columns(raw: Arrays, columns: Columns) -> NDArray[Any]:
     return flat[:, columns.first : columns.end]
 
 
-def _arm_rows(raw: Arrays, arm: Arm, rotation_layout: str) -> Float64:
+def _arm_rows(raw: Arrays, arm: Arm, layouts: tuple[str, ...]) -> Float64:
     pose = np.concatenate([_columns(raw, columns) for columns in arm.pose], axis=1)
     _check_finite(pose)
     readings, column = raw[arm.gripper.key], arm.gripper.column
@@ -223,7 +224,7 @@ def _arm_rows(raw: Arrays, arm: Arm, rotation_layout: str) -> Float64:
         threshold=arm.gripper.threshold,
         scale=arm.gripper.scale,
     )
-    rows = xyz_rot6d(pose, arm.pose_encoding, rotation_layout)
+    rows = xyz_rot6d(pose, arm.pose_encoding, *layouts)
     return np.concatenate((rows, gripper[:, None]), axis=1)
 
 

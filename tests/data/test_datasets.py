@@ -181,9 +181,16 @@ def test_every_row_states_how_wide_each_of_its_arrays_is():
         assert set(row.state_keys) - clocks <= set(row.widths), name
 
 
+def test_stated_widths_change_no_sample_and_no_fingerprint():
+    row = dataset("bridge_dataset")
+    assert dataclasses.replace(row, widths={}).fingerprint == row.fingerprint
+    assert dataclasses.replace(row, rate_hz=6.0).fingerprint != row.fingerprint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"widths": {"action": "7"}}, "widths is '7' for action, allowed is 1 or more columns"),
         ({"widths": {"action": 0}}, "widths is 0 for action, allowed is 1 or more columns"),
         ({"widths": {"observation.state": 5}}, "0..5 of observation.state, allowed is 0..4"),
         ({"widths": {"action": 6}, "column": 6}, "6 of action, allowed is -6..5"),

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.faults import BadEpisodeError
 from data.images import load_picture
 from data.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
 from data.lerobot_index import channel_names
@@ -147,3 +149,132 @@ def test_forms_of_a_column(values):
 def test_rows_that_are_missing_or_of_unequal_length_are_an_error(rows):
     with pytest.raises(ValueError, match=r"^x: (rows of .* numbers|no rows)"):
         column_array(pa.table({"x": rows}), "x")
+
+
+def set_images(folder, column, features=None):
+    """Write the images of `write` anew: `column` for the frames in the order of the file."""
+    path = folder / "data/0.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index("camera")
+    pq.write_table(table.set_column(place, "camera", column), path)
+    if features:
+        info = json.loads((folder / "meta/info.json").read_text())
+        (folder / "meta/info.json").write_text(json.dumps(info | {"features": features}))
+
+
+# frames are written last first
+PIXELS = [picture(0, 0, frame, 8) for frame in reversed(range(FRAMES))]
+FILES = [encoded(image) for image in PIXELS]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def camera(folder):
+    (trajectory,) = good(LeRobotReader(ROW, folder), 0)
+    return trajectory.images[0]
+
+
+@pytest.mark.parametrize("where", ["below", "absolute", "mixed", "text"])
+def test_images_by_path(tmp_path, where):
+    write(tmp_path)
+    (tmp_path / "images").mkdir()
+    paths = [f"images/{number}.png" for number in range(FRAMES)]
+    for path, data in zip(paths, FILES, strict=True):
+        (tmp_path / path).write_bytes(data)
+    if where == "absolute":
+        paths = [str(tmp_path / path) for path in paths]
+    rows = [{"bytes": None, "path": path} for path in paths]
+    if where == "mixed":
+        rows[0] = {"bytes": FILES[0], "path": "frame.png"}
+    set_images(tmp_path, pa.array(paths) if where == "text" else pa.array(rows, STRUCT))
+    view = camera(tmp_path)
+    for frame in range(FRAMES):
+        pixels = load_picture(view[frame], size=None, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, picture(0, 0, frame, 8))
+    (tmp_path / "images/2.png").unlink()
+    with pytest.raises(ValueError, match=r"images/2\.png"):
+        camera(tmp_path).take(np.array([2]))[0]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([image.tolist() for image in PIXELS], pa.list_(pa.list_(pa.list_(pa.uint8())))),
+        pa.array(FILES),
+        pa.array(FILES, pa.large_binary()),
+        pa.array([{"bytes": data} for data in FILES]),
+    ],
+    ids=["pixels", "bytes", "large bytes", "bytes without a path"],
+)
+def test_other_forms_of_an_image_column(tmp_path, column):
+    write(tmp_path)
+    set_images(tmp_path, column)
+    view = camera(tmp_path)
+    pixels = load_picture(view[3], size=None, channel_order="rgb")
+    np.testing.assert_array_equal(pixels, picture(0, 0, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "reason"),
+    [
+        (pa.array(range(FRAMES)), "malformed", "camera is a column of int64; images are binary"),
+        (pa.array([[1.0, 2.0]] * FRAMES), "malformed", r"an image of camera is float64\[2\]"),
+        (pa.array([[[0, 1]]] * FRAMES), "malformed", r"an image of camera is int64\[1, 2\]"),
+        (
+            pa.array([{"path": "x.mp4", "timestamp": 0.5}] * FRAMES),
+            "malformed",
+            "camera is a column of struct<path: string, timestamp: double>",
+        ),
+        (
+            pa.array([{"bytes": data, "path": None} for data in (*FILES[1:], None)], STRUCT),
+            "undecodable_picture",
+            "camera: frame 0 has neither bytes nor path",
+        ),
+    ],
+    ids=["integers", "floats", "grey", "frames of videos", "nothing"],
+)
+def test_a_column_of_no_images_is_named(tmp_path, column, kind, reason):
+    write(tmp_path)
+    set_images(tmp_path, column)
+    (bad,) = LeRobotReader(ROW, tmp_path).read(0)
+    assert isinstance(bad, BadEpisodeError)
+    assert re.search(reason, bad.reason)
+    assert bad.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ({"dtype": "float32"}, "camera, a view of dataset row 'AIRBOT', is float32; views .* top"),
+        ({"dtype": "video", "info": {"video.is_depth_map": True}}, "is depth; views are colour"),
+        ({"dtype": "video", "video_info": {"video.is_depth_map": True}}, "is depth"),
+        ({"dtype": "video", "info": {"is_depth_map": True}}, "is depth"),
+    ],
+)
+def test_a_view_is_a_colour_camera_by_its_index(tmp_path, feature, message):
+    write(tmp_path)
+    set_images(tmp_path, pa.array(FILES), {"camera": feature, "top": {"dtype": "image"}})
+    with pytest.raises(ValueError, match=message):
+        LeRobotReader(ROW, tmp_path)
+    set_images(tmp_path, pa.array(FILES), {"camera": {"dtype": "image"}})
+    assert len(camera(tmp_path)) == FRAMES
+
+
+def test_version_2_0_is_read_as_2_1_is(tmp_path):
+    """It has stats.json where v2.1 has episodes_stats.jsonl, and no more that is read differs."""
+    (tmp_path / "meta").mkdir(parents=True)
+    (tmp_path / "data/chunk-000").mkdir(parents=True)
+    state = [[0.1 * i, 0, 0, 1, 0, 0, 1, 0, 0, 1] for i in range(FRAMES)]
+    image = [{"bytes": data, "path": "x.png"} for data in FILES]
+    table = pa.table({"eef_6d": state, "camera": pa.array(image, STRUCT)})
+    pq.write_table(table, tmp_path / "data/chunk-000/episode_000000.parquet")
+    line = {"episode_index": 0, "tasks": ["push"], "length": FRAMES}
+    (tmp_path / "meta/episodes.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "push"}\n')
+    (tmp_path / "meta/stats.json").write_text("{}")
+    data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    info = {"codebase_version": "v2.0", "fps": 10, "chunks_size": 1000, "data_path": data_path}
+    (tmp_path / "meta/info.json").write_text(json.dumps(info | {"video_path": None}))
+    (trajectory,) = good(LeRobotReader(ROW, tmp_path), 0)
+    assert trajectory.instruction == "push"
+    np.testing.assert_allclose(trajectory.poses[:, 0], 0.1 * np.arange(FRAMES))
+    assert [view[2] for view in trajectory.images] == [FILES[2]]

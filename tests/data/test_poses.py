@@ -68,3 +68,17 @@ def test_a_rotation_of_unknown_layout_is_one_in_any():
         xyz_rot6d([[0, 0, 0, 1, 0, 0, 0, 1, 0]], "xyz_rot6d_as_recorded", layout)
         with pytest.raises(ValueError, match="none in layout interleaved or contiguous"):
             xyz_rot6d([[0, 0, 0, 1, 0, 0, 0, 0, 0]], "xyz_rot6d_as_recorded", layout)
+
+
+def test_beside_joints_a_rotation_may_be_in_any_layout():
+    row = dataset("libero")
+    joints = (Columns("abs_action_6d", 0, 3),)
+    row = dataclasses.replace(row, joints=joints, rotation_layout="none", views=())
+    for rotation in ((1, 0, 0, 0, 1, 0), (1, 0, 0, 1, 0, 0)):
+        raw = {"abs_action_6d": np.tile([0.1, 0.2, 0.3, *rotation, 1], (3, 1))}
+        found = standard_trajectory(raw, row, "e", instruction="do", images=())
+        assert found.poses[0].tolist() == [0.1, 0.2, 0.3] + [0] * 17
+    with pytest.raises(BadEpisodeError, match="length zero"):
+        standard_trajectory(
+            {"abs_action_6d": np.zeros((3, 10))}, row, "e", instruction="do", images=()
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def test_annotations_of_another_form_are_refused(content: Any, reason: str, tmp_
     write_calvin(tmp_path)
     np.save(tmp_path / "training/lang_annotations/auto_lang_ann.npy", np.array(content, object))
     with pytest.raises(ValueError, match=reason):
+        open_reader(dataset("calvin_published"), tmp_path)
+
+
+@pytest.mark.parametrize("view", [np.zeros((8, 8), np.float32), np.zeros((8, 8, 4), np.uint8)])
+def test_a_view_of_calvin_that_is_no_colour_image_is_refused(view: Any, tmp_path: Path) -> None:
+    write_calvin(tmp_path)
+    first = min(tmp_path.rglob("episode_*7.npz"))
+    with np.load(first) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    np.savez(first, **(arrays | {"rgb_gripper": view}))
+    shape = re.escape(str(list(view.shape)))
+    with pytest.raises(ValueError, match=rf"{first.name}, rgb_gripper is {view.dtype}{shape}"):
         open_reader(dataset("calvin_published"), tmp_path)
 
 

@@ -11,12 +11,15 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data.datasets import DATASETS, dataset
+from data.images import load_picture
 from data.mixtures import mixture
 from data.pipeline import Source, batches, one_pass
+from data.publish import dataset_info
 from data.readers import READERS, open_mixture, open_reader
 from data.rlds import RldsReader, version_folder
 from data.spec import STORAGES
 from data.stream import EmptyDatasetError
+from data.trajectory import Trajectory
 from tests.data import reference
 from tests.data.fakes import tokenize
 
@@ -154,3 +157,69 @@ def test_a_dataset_without_steps_is_an_error(fixtures, tmp_path):
 
 def test_every_storage_has_a_reader():
     assert set(READERS) == set(STORAGES)
+
+
+HALVES = np.zeros((9, 6, 3), np.uint8)  # taller than wide: red above blue
+HALVES[:5], HALVES[5:] = (200, 0, 0), (0, 0, 200)
+STATE = tfds.features.Tensor(shape=(7,), dtype=np.float32)
+
+
+def write(folder, image, value):
+    """A set of one episode whose view has the feature `image`."""
+    folder.mkdir(parents=True)
+    steps = {"observation": {"view": image, "state": STATE}, "action": STATE}
+    steps["language_instruction"] = tfds.features.Text()
+    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
+    info = dataset_info("arm", "1.0.0", folder, "", features)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=1)
+    writer.initialize_splits(["train"])
+    state = np.array([0.1, 0.2, 0.3, 0, 0, 0, 1], np.float32)
+    step = {"observation": {"view": value, "state": state}, "action": state}
+    writer.add_examples({"train": [{"steps": [step | {"language_instruction": "push"}] * 3}]})
+    writer.close_all()
+    return dataclasses.replace(BRIDGE, storage_name="arm", views=("observation.view",))
+
+
+def tensor(array, encoding="none"):
+    return tfds.features.Tensor(shape=array.shape, dtype=array.dtype, encoding=encoding)
+
+
+@pytest.mark.parametrize("folder", ["arm/1.0.0", "arm"])
+@pytest.mark.parametrize("value", [HALVES, np.moveaxis(HALVES, -1, 0)], ids=["HWC", "CHW"])
+def test_pixels_have_the_shape_of_their_feature(value, folder, tmp_path):
+    row = write(tmp_path / folder, tensor(value), value)
+    (trajectory,) = RldsReader(row, tmp_path).read(0)
+    assert isinstance(trajectory, Trajectory)
+    np.testing.assert_array_equal(trajectory.images[0][2], HALVES)
+
+
+GREY = HALVES[..., :1]
+
+
+@pytest.mark.parametrize(
+    ("image", "value", "found"),
+    [
+        (tensor(GREY), GREY, r"uint8\[9, 6, 1\]"),
+        (tensor(HALVES / 255), HALVES / 255, r"float64\[9, 6, 3\]"),
+        (tensor(HALVES, "zlib"), HALVES, r"uint8\[9, 6, 3\], kept as bytes"),
+        (
+            tfds.features.Image(shape=(9, 6, 1), dtype=np.uint16, encoding_format="png"),
+            GREY.astype(np.uint16),
+            r"uint16\[9, 6, 1\], kept as a file",
+        ),
+        (STATE, np.zeros(7, np.float32), r"float32\[7\]"),
+    ],
+    ids=["grey", "floats", "compressed", "depth", "numbers"],
+)
+def test_a_feature_that_is_no_image_is_refused_on_opening(image, value, found, tmp_path):
+    row = write(tmp_path / "arm/1.0.0", image, value)
+    with pytest.raises(ValueError, match=rf"cannot be read in .*observation\.view is {found}"):
+        RldsReader(row, tmp_path)
+
+
+def test_encoded_images_of_one_channel_are_grey(tmp_path):
+    row = write(tmp_path / "arm/1.0.0", tfds.features.Image(shape=(9, 6, 1)), GREY)
+    (trajectory,) = RldsReader(row, tmp_path).read(0)
+    assert isinstance(trajectory, Trajectory)
+    shown = load_picture(trajectory.images[0][0], size=None, channel_order="rgb")
+    assert shown[0, 0].tolist() == [200, 200, 200]

@@ -5,6 +5,7 @@ import json
 
 import h5py
 import numpy as np
+import pytest
 
 from data.datasets import dataset
 from data.pipeline import Source, one_pass
@@ -75,3 +76,12 @@ def test_videos_and_numbers_must_be_of_one_length(tmp_path):
     assert isinstance(found, BadEpisodeError)
     assert found.kind == "unequal_lengths"
     assert "run0: arrays of unequal length: {'faceImg': 11" in str(found)
+
+
+@pytest.mark.parametrize("entry", [{"path": "day"}, 3, ["episode0"]])
+def test_an_entry_without_its_keys_is_named(tmp_path, entry):
+    row = write_x2robot(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"datalist": [entry]}))
+    with pytest.raises(ValueError, match=r"meta\.json: an entry of datalist .* name, instruction"):
+        ScatteredReader(row, tmp_path)

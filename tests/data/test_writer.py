@@ -35,6 +35,7 @@ def episode(number, frames=9, **changes):
     grey = rng.integers(0, 256, (frames, 4, 4, 1), np.uint8)
     wrist = grey.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2).repeat(3, axis=3)
     command = np.cumsum(rng.normal(0, 0.01, (frames, 10)), axis=0).astype(np.float32)
+    command[:, 3:9] = (1, 0, 0, 0, 1, 0)  # contiguous
     command[:, 9] = np.where(np.arange(frames) < 4, -1, 1)
     action = rng.normal(0, 1, (frames, 7)).astype(np.float32)
     action[:, 6] = command[:, 9]
