@@ -9,6 +9,9 @@ rows of your own (``data/datasets.py``) with that domain's id::
     python -m scripts.train --config=configs/adapt_new_robot.py --workdir=W
         --config.init_from=READY --config.data.mixture=module:ROW --config.data.root=FOLDER
 
+A robot that is driven by joints needs no domain beforehand: begin with CHECKPOINT, and add
+``--config.action_mode=auto --config.real_action_dim=N`` for its N joints (``docs/data.md``).
+
 Hardware: 16 v5e chips (4x4), of whose 15.75 GiB each it takes 6.3 with three views; what a slice
 takes says ``python -m scripts.plan``, with this config and mixture. With ``--config.lora.rank=8``
 only an adapter learns, which takes less. Not run here. Time: at least 1.8 to 2.9 hours there by

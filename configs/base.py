@@ -23,10 +23,8 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.model_default = json.dumps(model)  # config.model of the file; leave it as it is
     config.init_from = ""  # checkpoint folder of any layout to start from
     config.from_scratch = False  # random initial weights; exactly one of the two is set
-    config.action_mode = (
-        ""  # a name in xvla_jax/actions.py; "" = the checkpoint's, or config.model's
-    )
-    config.real_action_dim = 0  # channels of action_mode auto; 0 = the checkpoint's
+    config.action_mode = ""  # a name in xvla_jax/actions.py; "" = that of the model
+    config.real_action_dim = 0  # channels of action_mode auto; 0 = those of the model
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU

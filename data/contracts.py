@@ -55,9 +55,9 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
 
 
 def actions_of(spec: DatasetSpec) -> dict[str, Any]:
-    """What the action space of a model has to fit: layout, channels (10 for an arm), relative ones.
+    """Returns what the action space of a model has to fit, as ``xvla_jax.actions.misfit`` takes it.
 
-    ``rotation_layout`` is ``none`` where the channels are joints.
+    The channels of poses are 10 for each arm; ``rotation_layout`` is ``none`` for joints.
     """
     return {
         "rotation_layout": spec.rotation_layout,

@@ -15,9 +15,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return app.parse_flags_with_usage(list(argv))
     except (AttributeError, KeyError, TypeError) as error:
         fields = [text for text in argv if text.startswith("--config.")]
-        meant = [text for text in fields if text.split("=")[0].split(".")[-1] in str(error)]
+        meant = [t for t in fields if any(p in str(error) for p in t.split("=")[0].split(".")[1:])]
+        if not meant:
+            raise
         sys.exit(
-            f"error: {' '.join(meant or fields)}: the config has no such field ({error}). "
+            f"error: {' '.join(meant)}: the config has no such field ({error}). "
             "configs/base.py lists the fields; the action space of a checkpoint is set by "
             "config.action_mode and config.real_action_dim"
         )

@@ -15,8 +15,10 @@ from eval.contest import Contestant
 from eval.plans import planned_tasks
 from eval.tasks import TaskSpec, task_contract
 from scripts.served_policy import ServedPolicy
+from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
 from xvla_jax.contract import Contract, check_contract
+from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import model_sha256
@@ -176,7 +178,11 @@ def load(entrant: Entrant, specs: Sequence[TaskSpec]) -> Contestant:
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
-        wanted = Contract(action_space=opened.config.action_mode, **task_contract(spec))
+        mode, conventions = opened.config.action_mode, task_contract(spec)
+        problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
+        if problem:
+            raise ContractError(f"task {spec.name!r} has {problem}")
+        wanted = Contract(action_space=mode, **conventions)
         check_contract(opened.contracts, wanted, who=f"task {spec.name!r}")
     kind = _KINDS[entrant.kind]
     model = kind.model(opened)

@@ -88,18 +88,25 @@ def check_rows(
     if fitting:
         message += f". {', '.join(fitting)} fits: a run has one action space, so train them apart"
     name = next(iter(unfit))
-    row = rows[name]
+    remedy = _remedy(rows[name], model, any_width=any_width)
+    raise ContractError(
+        f"{message}. To train {name!r}, {remedy}correct the actions of its row (data/spec.py)"
+    )
+
+
+def _remedy(row: Mapping[str, Any], model: XVLAConfig, *, any_width: bool) -> str:
+    """The action space with which a dataset could be trained, as advice; empty if there is none."""
     joints = row["rotation_layout"] in ROTATION_LAYOUTS[JOINTS]
     mode, real = (AUTO, row["channels"]) if joints else (_POSES_MODE, 0)
-    remedy = f"set config.action_mode={mode}" + (f" and config.real_action_dim={real}" * joints)
     try:
-        relabelled_config(model, mode, real, any_width=any_width)
+        space = action_space(relabelled_config(model, mode, real, any_width=any_width))
     except ConfigError:
-        remedy = f"begin with a checkpoint whose head is for {mode}; that of this has {space.width}"
-    raise ContractError(
-        f"{message}. To train {name!r}, {remedy}; or describe other actions in its row "
-        "(data/spec.py)"
-    )
+        width = action_space(model).width
+        return f"begin with a checkpoint whose head is for {mode} (this one's is {width} wide), or "
+    if misfit(space.mode, space.real_width, **row):
+        return ""
+    more = f" and config.real_action_dim={real}" if real else ""
+    return f"set config.action_mode={mode}{more}, or "
 
 
 def _check_asked(config: Any, asked: frozenset[str], loaded: Pretrained) -> None:

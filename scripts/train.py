@@ -34,6 +34,7 @@ from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
 from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
+from xvla_jax.relabel import said
 from xvla_jax.resume import check_resumed, check_same_model
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
@@ -96,7 +97,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     print(f"trained {iters} steps; checkpoints are in {checkpointer.folder}")
     if run.recipe.lora and processes.main:
         export_adapter(checkpointer.folder / str(iters), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}")
+        print(f"the adapter is in {workdir / PEFT}, for {said(run.model_config)}")
     return 0
 
 

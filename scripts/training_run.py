@@ -110,6 +110,7 @@ class TrainingRun:
         rows = {s.reader.spec.name: actions_of(s.reader.spec) for s in opened}
         check_rows(rows, model_config, any_width=config.from_scratch)
         sources, held_out = _split(opened, config.validation)
+        recipe = recipe_of(config, model_config)
         loaded = load_initial(config)
         return cls(
             config=config,
@@ -117,7 +118,7 @@ class TrainingRun:
             processor=(loaded and loaded.processor) or Processor(**config.processor.to_dict()),
             sources=sources,
             held_out=held_out,
-            recipe=recipe_of(config, model_config),
+            recipe=recipe,
             mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
             base=loaded and _identity(config.init_from, loaded),
         )

@@ -84,8 +84,7 @@ def save_pretrained(
 ) -> int:
     """Writes a checkpoint in any layout; those of PyTorch users load in their own packages.
 
-    The folder appears whole or not at all. With a processor its files are written too; without,
-    only config and weights.
+    The folder appears whole or not at all. Without a processor its files are left out.
 
     Args:
         folder: must not exist, or be empty, unless ``overwrite``.

@@ -18,10 +18,11 @@ from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 
 FAITHFUL = [name for name in TASKS if ":" not in name]
-# What section 6 of the demands lists: wrong choice of a field -> the value that is wrong.
+# What section 6 of the demands lists: wrong choice of a field -> the value that is wrong, or by the
+# right one. A contract that contradicts itself cannot be made, so each is of poses.
 WRONG: dict[str, Any] = {
-    "action_space": "joint",
-    "rotation_layout": "rows",
+    "action_space": "agibot_ee6d",
+    "rotation_layout": {"interleaved": "contiguous", "contiguous": "interleaved"},
     "anchor_hz": 31.0,
     "views": ("upside_down",),
     "proprio": "guessed",
@@ -38,11 +39,13 @@ def contract(name: str, **changes: Any) -> Contract:
 def test_a_contract_that_differs_is_refused_by_its_field(name: str, field: str) -> None:
     wanted = contract(name)
     check_contract({wanted.domain_id: wanted}, wanted, who=name)
-    trained = contract(name, **{field: WRONG[field]})
+    wrong = WRONG[field]
+    wrong = wrong[getattr(wanted, field)] if isinstance(wrong, dict) else wrong
+    trained = contract(name, **{field: wrong})
     with pytest.raises(ContractError) as caught:
         check_contract({wanted.domain_id: trained}, wanted, who=name)
     text = str(caught.value)
-    assert f"{field}: checkpoint {WRONG[field]!r}" in text
+    assert f"{field}: checkpoint {wrong!r}" in text
     assert [other for other in WRONG if f"{other}: checkpoint" in text] == [field]
 
 

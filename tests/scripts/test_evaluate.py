@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from scripts.entrants import (
     Entrant,
     check_names,
     common_tasks,
+    load,
     parse_policy,
     parse_task_ids,
 )
+from tests.xvla_jax import tiny
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
+from xvla_jax.pretrained import save_pretrained
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,22 @@ def test_the_quickstart_row_fits_its_dataset() -> None:
         check_contract(
             found, Contract(action_space="ee6d", **task_contract(elsewhere)), who="quickstart"
         )
+
+
+def test_a_policy_of_joints_does_not_meet_a_task_of_poses(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny.CONFIG, action_mode="auto", real_action_dim=7)
+    joints = Contract(3, "auto", "none", 20.0, ("agentview", "wrist"), "commanded")
+    save_pretrained(
+        tmp_path / "joints",
+        config,
+        tiny.params(),
+        processor=tiny.PROCESSOR,
+        contracts={3: joints},
+    )
+    entrant = Entrant("a", "checkpoint", str(tmp_path / "joints"))
+    message = "task 'quickstart' has poses with .* 'contiguous', but action space 'auto' takes"
+    with pytest.raises(ContractError, match=message):
+        load(entrant, [task_spec("quickstart")])
 
 
 class _Echo:

@@ -17,6 +17,7 @@ from configs import debug, finetune_libero
 from scripts.initial_model import initial_config, planned_config
 from scripts.training_run import TrainingRun
 from tests.data.storages import small, write_hdf5
+from tests.scripts import robots
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.config import XVLAConfig
@@ -199,6 +200,19 @@ def test_a_checkpoint_of_another_size_decides_unless_the_user_asks(base: Base) -
     assert initial_config(config, asked=["optimizer.iters"]).depth == 2
     with pytest.raises(ConfigError, match=r"config\.processor\.image_size is 224, .* has 32"):
         initial_config(config, asked=["processor.image_size"])
+
+
+def test_advice_is_given_only_where_it_would_help(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = dataclasses.replace(robots.JOINTS6, delta_idx=(0, 6))
+    monkeypatch.setattr(robots, "JOINTS6", row)
+    with pytest.raises(
+        ContractError, match=r"relative channels \[6\], .* channels 0 to 5"
+    ) as caught:
+        TrainingRun.open(_config("JOINTS6", init_from=base("auto", 6)))
+    assert "config.action_mode" not in str(caught.value)
+    assert "correct the actions of its row" in str(caught.value)
 
 
 def test_random_weights_take_any_action_space() -> None:

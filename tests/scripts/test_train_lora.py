@@ -17,7 +17,8 @@ from tests.data.test_writer import OPTIONS, episode
 from tests.quick_compile import QUICK_COMPILE
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
-from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.conversion import convert_checkpoint
+from xvla_jax.formats.lora_files import adapter_space, load_adapter
 from xvla_jax.groups import split
 from xvla_jax.lora import merge_adapter
 from xvla_jax.optimizer import OptimizerConfig
@@ -108,6 +109,27 @@ def test_a_lora_run_resumes_on_its_base_alone_and_leaves_an_adapter(folder: Path
     assert np.abs(kernel["b"]).max() > 0, "it learned after the freeze"
     step = folder / "run" / "checkpoints" / "4"
     assert not any("token_embedding" in p.read_text() for p in (step / "params").glob("_METADATA"))
+
+
+def test_an_adapter_for_joints_on_a_base_of_poses_says_so_wherever_it_goes(folder: Path) -> None:
+    joints = {"data.mixture": "tests.scripts.robots:JOINTS6"}
+    status, output = _train(folder, "no", "lora", **joints)
+    assert status == 1, output
+    assert "'joints6' has 6 channels of joints" in output
+    joints |= {"action_mode": "auto", "real_action_dim": "6"}
+    status, output = _train(folder, "joints", "lora", **joints, **{"optimizer.iters": 2})
+    assert status == 0, output
+    status, output = _train(folder, "joints", "lora", **joints)
+    assert status == 0, output
+    assert "resuming" in output
+    loaded, adapter = pretrained.load_checkpoint(folder / "joints"), folder / "joints" / "peft"
+    assert (loaded.config.action_mode, loaded.config.real_action_dim) == ("auto", 6)
+    assert loaded.contracts[3].rotation_layout == "none"
+    assert adapter_space(adapter) == ("auto", 6)
+    convert_checkpoint(folder / "base", folder / "merged", "hf", adapter=adapter)
+    merged = pretrained.load_checkpoint(folder / "merged")
+    assert (merged.config.action_mode, merged.config.real_action_dim) == ("auto", 6)
+    assert tiny.equal(merged.params, loaded.params)
 
 
 def test_a_new_robot_is_adapted_to_in_two_steps(folder: Path) -> None:

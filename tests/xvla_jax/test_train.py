@@ -62,7 +62,7 @@ def test_noise_fills_the_head_whatever_width_the_batch_has(
     for width in (6, 20):
         batch = full | {"actions": full["actions"][..., :width].copy()}
         run = make_train_step(recipe, tiny.PROCESSOR, seed=0)
-        state = recipe.fresh({"w": jnp.ones(())})
+        state = recipe.fresh({"w": jnp.ones(())}).replace(step=jnp.int32(3))
         _, metrics = run(state, sharding.global_batch(batch, tiny.mesh(1, 1)))
         found.append((float(metrics["noise"]), float(metrics["real"])))
     assert found[0] == found[1]
