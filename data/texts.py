@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data.faults import FaultError
 from data.spec import DatasetSpec
 
-READABLE = "text, its UTF-8 bytes, or these as integers 0..255 (zeros at the end are no text)"
+READABLE = "text, its UTF-8 bytes, or an array of these as integers 0..255, zeros behind"
 MAX_CHARACTERS = 10_000  # a token limit cuts far shorter ones; this is no instruction at all
 _LINE_CHARACTERS = "\t\n\r"
 
@@ -177,7 +177,8 @@ def read_paraphrases(found: Any, where: str) -> dict[str, tuple[str, ...]]:
     made: dict[str, tuple[str, ...]] = {}
     for text, others in found.items():
         name = f"{where}: lang_aug_map[{text[:40]!r}]"
-        made[text] = tuple(plain_text(other, name) for other in recorded_texts(others, name))
+        recorded = recorded_texts(others, name) if others != [] else []
+        made[text] = tuple(plain_text(other, name) for other in recorded)
         if not all(made[text]):
             raise ValueError(f"{name} has an empty text")
     return made
@@ -210,9 +211,7 @@ def _only(recorded: Any, where: str) -> Any:
 
 
 def _array(values: Sequence[Any]) -> NDArray[Any]:
-    """A list as an array that leaves its elements as they are; a list of integers as integers."""
-    if values and all(type(value) is int for value in values):
-        return np.array(values)
+    """A list as an array that leaves its elements as they are."""
     array = np.empty(len(values), object)
     for place, value in enumerate(values):
         array[place] = value

@@ -55,7 +55,7 @@ def totals(source: SourceReport) -> list[tuple[str, str]]:
             f"{percent(dropped, source.num_candidates):.1f} %" if source.num_candidates else "none",
         ),
         ("instructions", f"{len({t for e in source.episodes for t in e.instructions}):,}"),
-        *([("left out by the row", f"{len(source.left_out):,}")] if source.left_out else []),
+        ("episodes left out by the row", f"{len(source.left_out):,}"),
     ]
 
 

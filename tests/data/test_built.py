@@ -90,6 +90,26 @@ def test_joints_with_still_rows_and_paraphrases_are_kept(tmp_path):
     assert first.still_rows.shape == (FRAMES[0], 20)
 
 
+def test_paraphrases_of_every_text_are_kept(tmp_path):
+    row = small("Calvin")
+    write_hdf5(tmp_path, row)
+    texts = ["reach"] * 4 + ["grasp"] * (FRAMES[0] - 4)
+    with h5py.File(tmp_path / "0.hdf5", "a") as file:
+        del file["text"]
+        file["text"] = texts
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["lang_aug_map"] = {"grasp": ["grip", "hold"], "reach": ["go"], "x": ["y"]}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    built(row, tmp_path, tmp_path / "out")
+    original, reader = open_reader(row, tmp_path), open_reader(row, tmp_path / "out")
+    assert_same_numbers(reader, original, tmp_path)
+    assert_same_batches(reader, original)
+    for first in (trajectories(original)[0], trajectories(reader)[0]):
+        assert first.texts is not None
+        assert first.texts.by_frame() == texts
+        assert first.texts.paraphrases == (("go",), ("grip", "hold"))
+
+
 def test_pictures_of_files_are_stored_untouched(tmp_path):
     row = STORAGES["scattered-jpeg"](tmp_path)
     built(row, tmp_path, tmp_path / "out")

@@ -10,6 +10,7 @@ from data.datasets import dataset
 from data.jitter import UNCHANGED
 from data.pipeline import Source, batches, one_pass
 from data.stream import Sample
+from data.texts import FrameTexts
 from data.windows import EpisodeSamples
 from tests.data.fakes import SHAPE, FakeReader, png, tokenize
 
@@ -38,6 +39,38 @@ def share(row, text, count=2000, **episode):
 
 def test_without_paraphrases_the_instruction_stays():
     assert choose_instruction(sample(dataset("Calvin")), seed=0) == "as recorded"
+
+
+def test_a_sample_has_the_text_of_its_frame_and_the_paraphrases_of_that_text():
+    row = dataset("Calvin")
+    one = sample(row)
+    places = np.array([1, 0, 1], np.int32)
+    texts = FrameTexts(("reach", "grasp"), ((), ("grip", "hold")), places)
+    episode = dataclasses.replace(
+        one.episode, instruction="grasp", texts=texts, frames=np.array([4, 7, 9])
+    )
+    shown = [one._replace(episode=episode, row=row_number) for row_number in range(3)]
+    assert [choose_instruction(s, None) for s in shown] == ["grasp", "reach", "grasp"]
+    assert choose_instruction(shown[1], 0) == "reach"
+    drawn = {choose_instruction(shown[2]._replace(number=n), 0) for n in range(50)}
+    assert drawn == {"grip", "hold"}
+    often = dataclasses.replace(row, original_text_share=1.0)
+    assert choose_instruction(shown[2]._replace(spec=often), 0) == "grasp"
+
+
+def test_the_late_instruction_comes_over_a_text_by_frame_too():
+    texts = FrameTexts(("reach", "grasp"), ((), ()), np.array([0, 1], np.int32))
+    one = sample(POUR, frame=99)
+    episode = dataclasses.replace(one.episode, texts=texts, frames=np.array([10, 99]))
+    found = {
+        row: {
+            choose_instruction(one._replace(episode=episode, row=row, number=n), 0)
+            for n in range(300)
+        }
+        for row in (0, 1)
+    }
+    assert POUR.late_instruction is not None
+    assert found == {0: {"reach"}, 1: {"grasp", POUR.late_instruction.text}}
 
 
 def test_paraphrases_are_drawn_evenly_and_the_original_as_often_as_the_row_says():

@@ -11,6 +11,7 @@ import pytest
 from data.datasets import dataset
 from data.faults import (
     FAULTS,
+    FRAMES_LEFT_OUT,
     BadEpisodeError,
     FaultError,
     Faults,
@@ -204,3 +205,20 @@ def test_episodes_are_counted_once_and_by_kind(caplog):
     assert len(caplog.records) == 4
     with pytest.raises(TooManyBadEpisodesError, match=r"episode c: because \(clock\); bad .* 3"):
         faults.add(BadEpisodeError("set", "c", "clock", "because"))
+
+
+def test_what_a_row_leaves_out_is_counted_apart_and_has_no_bound(caplog):
+    faults = Faults(0)
+    with caplog.at_level("INFO"):
+        for episode in ("a", "b", "a", "c"):
+            faults.add(BadEpisodeError("set", episode, "empty_text", "it is empty"))
+        for _ in range(2):
+            faults.leave_out("set", "d", FRAMES_LEFT_OUT, 7)
+    assert faults.counts == {}
+    assert faults.left_out == {"set": {"empty_text": 3, "frames_without_text": 7}}
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2, "one line for each kind, whatever the number"
+    assert "leaves out episodes by its row (empty_text); the first is a" in told[0]
+    assert "leaves out frames" in told[1]
+    with pytest.raises(TooManyBadEpisodesError):
+        faults.add(BadEpisodeError("set", "e", "no_instruction", "it is empty"))

@@ -40,7 +40,8 @@ def write_episode(folder, images, text=b"push", **more):
     row = small("VLABench")
     with h5py.File(folder / "0.hdf5", "w") as file:
         file["proprio"] = recording(row, 4, 0)["proprio"]
-        file["text"] = text
+        if text is not None:
+            file["text"] = text
         if isinstance(images, np.ndarray) and images.dtype.metadata:
             file.create_dataset("rgb", data=images, dtype=images.dtype)
         else:
@@ -177,6 +178,81 @@ def test_a_group_has_an_array_for_each_frame(tmp_path, pixels):
 def test_forms_of_the_instruction(tmp_path, text):
     row = write_episode(tmp_path, stored("fixed bytes"), text=text)
     assert only(Hdf5Reader(row, tmp_path)).instruction == "push"
+
+
+@pytest.mark.parametrize("place", ["text", "about/text"])
+def test_the_instruction_may_be_an_attribute(tmp_path, place):
+    row = write_episode(tmp_path, stored("fixed bytes"), text=None, language_instruction_key=place)
+    with h5py.File(tmp_path / "0.hdf5", "a") as file:
+        folder = file.require_group("about") if "/" in place else file
+        folder.attrs["text"] = "push"
+    assert only(Hdf5Reader(row, tmp_path)).instruction == "push"
+
+
+def test_a_text_for_each_row_is_that_of_its_frame(tmp_path):
+    texts = ["reach", "reach", "grasp", "lift"]
+    row = write_episode(tmp_path, stored("fixed bytes"), text=texts)
+    trajectory = only(Hdf5Reader(row, tmp_path))
+    assert trajectory.texts is not None
+    assert trajectory.texts.by_frame() == texts
+    assert trajectory.instruction == "reach"
+
+
+def test_the_first_of_a_list_that_is_not_by_frame_is_taken_with_a_warning(tmp_path, caplog):
+    row = write_episode(tmp_path, stored("fixed bytes"), text=["push", "shove"])
+    reader = Hdf5Reader(row, tmp_path)
+    assert [only(reader).instruction for _ in range(2)] == ["push"] * 2
+    (record,) = caplog.records
+    assert "text has 2 texts for 4 frames" in record.getMessage()
+
+
+def test_a_list_that_is_one_too_long_is_refused(tmp_path):
+    row = write_episode(tmp_path, stored("fixed bytes"), text=["push", "a", "b", "c", "d"])
+    (error,) = Hdf5Reader(row, tmp_path).read(0)
+    assert isinstance(error, BadEpisodeError)
+    assert (error.kind, error.reason) == ("unequal_lengths", "text: 5 texts, 4 frames")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        (np.float32(3.0), "malformed", "text is float32"),
+        (np.arange(8.0), "malformed", r"text is float64\[8\]"),
+        (h5py.Empty("S4"), "no_instruction", "text is empty"),
+        (b"", "no_instruction", "text is empty"),
+        (b"\xff\xfe", "malformed", "text is no UTF-8"),
+        ('["push", "shove"]', "malformed", "text is a list written as text"),
+    ],
+)
+def test_what_is_no_instruction_is_named(tmp_path, text, kind, reason):
+    row = write_episode(tmp_path, stored("fixed bytes"), text=text)
+    (error,) = Hdf5Reader(row, tmp_path).read(0)
+    assert isinstance(error, BadEpisodeError)
+    assert error.kind == kind
+    assert re.match(reason, error.reason)
+
+
+def test_a_row_with_a_fixed_instruction_needs_no_text(tmp_path):
+    write_episode(tmp_path, stored("fixed bytes"), text=None, language_instruction_key=None)
+    row = small("VLABench", fixed_instruction="fold it")
+    for key in (None, "nowhere"):
+        meta = json.loads((tmp_path / "meta.json").read_text())
+        meta.pop("language_instruction_key", None)
+        meta |= {} if key is None else {"language_instruction_key": key}
+        (tmp_path / "meta.json").write_text(json.dumps(meta))
+        assert only(Hdf5Reader(row, tmp_path)).instruction == "fold it"
+
+
+def test_the_row_may_name_the_instruction(tmp_path):
+    row = small("VLABench", instruction_key="text")
+    write_episode(tmp_path, stored("fixed bytes"))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["language_instruction_key"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    assert only(Hdf5Reader(row, tmp_path)).instruction == "push"
+    write_episode(tmp_path, stored("fixed bytes"), language_instruction_key=3)
+    with pytest.raises(ValueError, match=r"meta.json: language_instruction_key is 3, wanted is"):
+        Hdf5Reader(row, tmp_path)
 
 
 def test_a_meta_file_of_the_original_works_unchanged(tmp_path):

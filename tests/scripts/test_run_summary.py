@@ -29,6 +29,7 @@ def _log(workdir: Path, first: int, last: int, session: float) -> None:
             "skipped_steps": 1.0,
             "bad_episodes/a/clock": 2.0,
             "bad_episodes/b/malformed": 1.0,
+            "left_out/a/empty_text": 40.0,
             "session": session,
             "session_start": first,
             "session_s_total": 10.0 + 0.2 * (step - first),
@@ -58,6 +59,7 @@ def test_rows_are_those_of_the_whole_run(workdir: Path) -> None:
         "validation l1": "0.04",
         "skipped steps": "1",
         "bad episodes": "3",
+        "left out: a/empty_text": "40",
         "time of all processes": "44 s",  # 24 + 20
         "processes": "2",
         "steps done again": "20",

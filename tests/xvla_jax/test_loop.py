@@ -115,6 +115,20 @@ def test_checkpoints_and_metrics_come_when_due(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+def test_bad_episodes_and_what_rows_leave_out_are_metrics_of_their_own(tmp_path: Path) -> None:
+    source = _Source()
+    source.bad_episodes = {"a": {"clock": 2}}
+    source.left_out = {"b": {"empty_text": 40, "frames_without_text": 7}}
+    _run(tmp_path, iters=2, source=source)
+    line = read_metrics(tmp_path)[-1]
+    found = {name: value for name, value in line.items() if "/" in name and "domain" not in name}
+    assert found == {
+        "bad_episodes/a/clock": 2,
+        "left_out/b/empty_text": 40,
+        "left_out/b/frames_without_text": 7,
+    }
+
+
 def test_a_checkpoint_holds_the_place_in_the_data(tmp_path: Path) -> None:
     _run(tmp_path, iters=7)
     checkpointer = Checkpointer(tmp_path, keep=10, save_interval=6)

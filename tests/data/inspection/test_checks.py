@@ -9,6 +9,7 @@ from data.faults import BadEpisodeError
 from data.inspection.checks import CHECKS, examine, verdict
 from data.inspection.content_checks import is_placeholder
 from data.inspection.scan import scan
+from data.texts import FrameTexts
 from tests.data.inspection.planted import FAULTS, change, set_to, shown
 from tests.data.inspection.robots import Robot, healthy, row, two_arms
 
@@ -105,6 +106,27 @@ def test_sources_of_a_domain_must_have_one_scale(one_arm):
     assert judged(reports) == {"scale against the domain": "warning"}
     reports[1] = dataclasses.replace(reports[1], spec=row(name="small", domain_id=4))
     assert judged(reports) == {}
+
+
+def test_what_the_row_leaves_out_is_told_and_is_no_error(one_arm):
+    left_out = [BadEpisodeError("arm", f"e{i}", "empty_text", "is empty") for i in (0, 1)]
+    texts = FrameTexts(("", "lift"), ((), ()), np.ones(len(one_arm[2].poses), np.int32))
+    texts.places[:5] = 0
+    partly = dataclasses.replace(one_arm[2], instruction="lift", texts=texts)
+    report = scan(Robot(row(), [*left_out, partly, *one_arm[3:]]), num_actions=6)
+    assert judged([report]) == {}
+    assert (report.looked_at, len(report.episodes), report.faults) == (8, 6, ())
+    assert report.episodes[0].instructions == ("lift",)
+    assert report.episodes[0].frames_without_text == 5
+    told = [f.measured.evidence for f in examine([report], max_bad_episodes=0) if f.measured]
+    assert any("2 of 8 episodes, 5 frames of others" in evidence for evidence in told)
+
+
+def test_every_text_of_an_episode_is_judged(one_arm):
+    texts = FrameTexts(("lift", "None"), ((), ()), np.zeros(len(one_arm[0].poses), np.int32))
+    texts.places[3:] = 1
+    changing = [dataclasses.replace(e, instruction="lift", texts=texts) for e in one_arm]
+    assert found(Robot(row(), changing)) == {"missing instruction": "error"}
 
 
 def test_bad_episodes_are_errors_beyond_the_bound(one_arm):
