@@ -25,6 +25,11 @@ HEAD_SECONDS: Final = 10.0
 _MOST_PIPELINED: Final = 64  # requests of a connection that wait for the one before them
 _MOST_UNREAD: Final = 2**18  # bytes that wait for a client to read them, when it sends pings
 _MOST_FRAMES: Final = 2**14  # that a message may come in
+_FRAMES_AT_ONCE: Final = 256  # of what is read at once, by uvloop 256 kB
+_MOST_PINGS: Final = 100  # and pongs, in _PING_SECONDS
+_PING_SECONDS: Final = 10.0
+_PINGS: Final = (0x9, 0xA)  # opcodes of ping and pong
+_LENGTH_BYTES: Final = {126: 2, 127: 8}  # behind a head's second byte
 _CLOSE_SECONDS: Final = 10.0  # for a client to read why
 _GOING_AWAY: Final = 1001  # RFC 6455
 
@@ -124,6 +129,49 @@ class BoundedConnection(HttpToolsProtocol):
             self.send_400_response("The request's head did not arrive in time.")
 
 
+class FrameHeads:
+    """Counts the frames of a websocket's stream by their heads (RFC 6455, 5.2)."""
+
+    def __init__(self) -> None:
+        self._head = b""  # so far, of the frame that begins
+        self._left = 0  # bytes of the frame whose head is complete
+
+    def feed(self, data: bytes, most: int) -> tuple[int, int]:
+        """How many heads end in the data, and how many of these are pings or pongs.
+
+        Counting ends above ``most``.
+        """
+        at = frames = pings = 0
+        while at < len(data) and frames <= most:
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._left -= step
+                at += step
+                continue
+            self._head += data[at : at + 1]
+            at += 1
+            size = _head_size(self._head)
+            if len(self._head) == size:
+                self._left = _payload(self._head)
+                frames += 1
+                pings += self._head[0] & 0x0F in _PINGS
+                self._head = b""
+        return frames, pings
+
+
+def _head_size(head: bytes) -> int:
+    """Bytes of a head that begins so; one more than there are while that is open."""
+    if len(head) < 2:
+        return 2
+    return 2 + _LENGTH_BYTES.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)
+
+
+def _payload(head: bytes) -> int:
+    short = head[1] & 0x7F
+    width = _LENGTH_BYTES.get(short, 0)
+    return int.from_bytes(head[2 : 2 + width], "big") if width else short
+
+
 class BoundedWebsocket(WebSocketsSansIOProtocol):
     """Closes a websocket that is silent for long, or whose client sends and does not read."""
 
@@ -134,6 +182,8 @@ class BoundedWebsocket(WebSocketsSansIOProtocol):
         self._admission = admission
         self._idle_seconds = idle_seconds
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._heads = FrameHeads()
+        self._pings, self._pings_since = 0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The clock of its silence begins."""
@@ -150,6 +200,19 @@ class BoundedWebsocket(WebSocketsSansIOProtocol):
     def shed(self) -> None:
         """As `admission.Connection`."""
         self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Looks at the heads of frames first: each frame, however small, is work of the loop."""
+        if self.handshake_initiated:  # before it, data is the handshake
+            frames, pings = self._heads.feed(data, _FRAMES_AT_ONCE)
+            now = self.loop.time()
+            if now - self._pings_since > _PING_SECONDS:
+                self._pings, self._pings_since = 0, now
+            self._pings += pings
+            if frames > _FRAMES_AT_ONCE or self._pings > _MOST_PINGS:
+                self.transport.abort()
+                return
+        super().data_received(data)
 
     def pause_writing(self) -> None:
         """A client that does not read is not listened to."""

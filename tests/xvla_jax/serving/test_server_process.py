@@ -20,6 +20,8 @@ from schemathesis.checks import CHECKS
 from websockets.sync.client import connect
 
 from benchmarks.server_process import Server, server
+from benchmarks.serving_attacks import beside
+from benchmarks.serving_memory import peaks
 from configs import models
 from scripts.random_weights import write_random_checkpoint
 from tests.quick_compile import QUICK_COMPILE
@@ -123,7 +125,7 @@ def _binary(message: str | bytes) -> bytes:
 
 def test_sockets_that_misbehave_leave_the_server_alone(running: Server) -> None:
     body = json.dumps(_payload(_observation(0, 1, 0))).encode()
-    head = b"POST /act HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     hostile = {
         b"\x16\x03\x01\x02\x00\x01\x00": b"400",
         b"GET /" + b"a" * 400_000: b"400",
@@ -141,6 +143,26 @@ def test_sockets_that_misbehave_leave_the_server_alone(running: Server) -> None:
                 assert raw.recv(4096).startswith(b"HTTP/1.1 " + status), data[:60]
     assert requests.get(_url(running, "/readyz"), timeout=10).status_code == 200
     assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize("attack", ["fresh ids", "idle sockets", "nested msgpack", "lists"])
+def test_a_robot_beside_an_attack_is_served(running: Server, attack: str) -> None:
+    """The bound on a quiet machine is 100 ms; tests share theirs with others."""
+    seen = {**_observation(0, 2, 0), "seed": 0}
+    noticed = beside(running, attack, seconds=5.0, observation=seen)
+    assert not noticed.failed
+    assert len(noticed.seconds) > 20
+    assert set(noticed.probes) == {"200"}
+    assert np.quantile(noticed.seconds, 0.9) < 0.5
+    assert noticed.attack.total() > 10
+    assert "500" not in noticed.attack
+    assert "Traceback" not in running.log
+
+
+def test_no_request_takes_much_more_memory_than_its_body(running: Server) -> None:
+    for name, found in peaks(running).items():
+        assert found["peak"] <= 3 * found["body"] + 64 * 2**20, name
+        assert found["status"] in (200, 400, 413), name
 
 
 def test_the_description_holds(running: Server) -> None:
