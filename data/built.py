@@ -168,7 +168,7 @@ def _check_row(spec: DatasetSpec, built: Mapping[str, Any], folder: epath.Path) 
         values = "; ".join(f"{f} was {built.get(f)!r}, is {row.get(f)!r}" for f in fields)
         raise ValueError(
             f"{folder} was built with another dataset row {spec.name!r}: {values}. Build it again "
-            "(python -m scripts.build_rlds), or take the row back (data/datasets.py)"
+            f"(python -m scripts.build_rlds), or take the row back ({spec.written_in})"
         )
 
 

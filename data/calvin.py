@@ -52,7 +52,7 @@ class CalvinReader:
         try:
             _read_moment(moment_file(self._folder, first), (*spec.state_keys, *spec.views))
         except (OSError, LookupError) as error:
-            raise ValueError(f"dataset row {spec.name!r}: {error} (data/datasets.py)") from error
+            raise ValueError(f"dataset row {spec.name!r}: {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of stretch number `part`; its pictures are read when drawn."""

@@ -17,7 +17,7 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
     Raises:
         ValueError: two rows teach one domain different conventions.
     """
-    by_domain: dict[int, tuple[str, dict[str, Any]]] = {}
+    by_domain: dict[int, tuple[DatasetSpec, dict[str, Any]]] = {}
     for spec in specs:
         contract = {
             "domain_id": spec.domain_id,
@@ -27,12 +27,13 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
             "proprio": spec.proprio,
             "relative_channels": spec.delta_idx,
         }
-        name, known = by_domain.setdefault(spec.domain_id, (spec.name, contract))
+        other, known = by_domain.setdefault(spec.domain_id, (spec, contract))
         differing = sorted(key for key, value in contract.items() if known[key] != value)
         if differing:
             raise ValueError(
-                f"datasets {name!r} and {spec.name!r} share domain {spec.domain_id}, but differ in "
-                f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
+                f"datasets {other.name!r} and {spec.name!r} share domain {spec.domain_id}, but "
+                f"differ in {', '.join(differing)}; give one of them another domain_id "
+                f"({' or '.join(dict.fromkeys((other.written_in, spec.written_in)))})"
             )
     return [contract for _, contract in by_domain.values()]
 

@@ -75,7 +75,7 @@ class Hdf5Reader:
                 check_present(file, self.spec.keys)
         except LookupError as error:
             raise ValueError(
-                f"dataset {self.spec.name!r} {error} (data/datasets.py, or its meta file)"
+                f"dataset {self.spec.name!r} {error} ({self.spec.written_in}, or its meta file)"
             ) from error
 
 

@@ -98,7 +98,7 @@ class LeRobotReader:
         if missing:
             raise ValueError(
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which "
-                f"{episode.table} does not have; it has {', '.join(names)} (data/datasets.py)"
+                f"{episode.table} does not have; it has {', '.join(names)} ({self.spec.written_in})"
             )
 
 

@@ -95,7 +95,7 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
     if info.get("fps", spec.rate_hz) != spec.rate_hz:
         raise ValueError(
             f"{path} was recorded at {info['fps']} Hz, but dataset row {spec.name!r} has rate_hz "
-            f"{spec.rate_hz} (data/datasets.py)"
+            f"{spec.rate_hz} ({spec.written_in})"
         )
     episodes = VERSIONS[version](spec, path, info)
     if not episodes:

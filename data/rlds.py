@@ -133,7 +133,8 @@ class RldsReader:
         if missing:
             raise ValueError(
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which {self.folder} "
-                f"does not have; its steps have {', '.join(sorted(present))} (data/datasets.py)"
+                f"does not have; its steps have {', '.join(sorted(present))} "
+                f"({self.spec.written_in})"
             )
 
     def _check_rate(self) -> None:
@@ -144,7 +145,7 @@ class RldsReader:
         if recorded != self.spec.rate_hz:
             raise ValueError(
                 f"{self.folder} was recorded at {recorded} Hz, but dataset row {self.spec.name!r} "
-                f"has rate_hz {self.spec.rate_hz} (data/datasets.py)"
+                f"has rate_hz {self.spec.rate_hz} ({self.spec.written_in})"
             )
 
 

@@ -36,7 +36,9 @@ class ScatteredReader:
 
     def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
         if spec.folder is None:
-            raise ValueError(f"dataset row {spec.name!r} does not say what is in a folder")
+            raise ValueError(
+                f"dataset row {spec.name!r} does not say what is in a folder ({spec.written_in})"
+            )
         self.spec = spec
         self._layout: EpisodeFolder = spec.folder
         meta = find_meta_file(root, spec.storage_name)
@@ -48,7 +50,7 @@ class ScatteredReader:
         try:
             self._read_state(folder)
         except LookupError as error:
-            raise ValueError(f"dataset row {spec.name!r} {error} (data/datasets.py)") from error
+            raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of episode number `part`; its pictures are read when drawn."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.jitter import AUGMENTS
 from data.poses import ACTION_WIDTH, POSE_ENCODINGS
@@ -25,6 +27,8 @@ CHANNEL_ORDERS = (
 CLOSED = ("high", "low")
 PROPRIO_SOURCES = ("measured", "commanded", "zero")
 NO_ROTATION = "none"  # layout of a row whose channels are joints
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_MAKERS = (__name__, "dataclasses", "copy")  # code that runs while a row is made
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,13 @@ class DatasetSpec:
     original_text_share: float = 0.0  # how often an instruction that has paraphrases is kept
     main_view_share: float = 0.0  # how often a training sample shows the main camera only
     folder: EpisodeFolder | None = None  # for storage "scattered"
+    # file of the checkout, or module elsewhere, that holds the row: where messages send the reader
+    written_in: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        module, place = _caller()
+        if not self.written_in or _holds_rows(module):
+            object.__setattr__(self, "written_in", place)
         own_reader = ":" in self.storage
         self._check(
             "storage",
@@ -195,8 +204,10 @@ class DatasetSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any field of the row."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Twelve hex digits that change with any field of the row but the file it is in."""
+        values = dataclasses.asdict(self)
+        del values["written_in"]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _check_channels(self) -> None:
@@ -224,5 +235,23 @@ class DatasetSpec:
         if not good:
             raise ValueError(
                 f"dataset row {self.name!r}: {field} is {value}, allowed is {allowed} "
-                "(data/datasets.py)"
+                f"({self.written_in})"
             )
+
+
+def _caller() -> tuple[str, str]:
+    """Module that makes a row, and its file from the root of the checkout, or its name."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") in _MAKERS:
+        frame = frame.f_back
+    if frame is None:
+        return "", "its row"
+    module, file = str(frame.f_globals.get("__name__")), Path(frame.f_code.co_filename)
+    inside = file.is_relative_to(_CHECKOUT)
+    return module, file.relative_to(_CHECKOUT).as_posix() if inside else module
+
+
+def _holds_rows(module: str) -> bool:
+    """Whether rows are written there; what else is in data/ makes variants of them in passing."""
+    package, _, name = module.partition(".")
+    return package != "data" or name.startswith("rows")
