@@ -22,13 +22,14 @@ from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+ADAPTER_BIN_NAME: Final = "adapter_model.bin"  # of older versions of PEFT
 
 
 def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """Reads a PEFT folder, in the names of X-VLA's release or of either LeRobot layout.
 
     Args:
-        folder: has ``adapter_config.json`` and ``adapter_model.safetensors``.
+        folder: has ``adapter_config.json`` and ``adapter_model.safetensors``, or ``.bin``.
         config: of the base that it is to change.
 
     Raises:
@@ -37,7 +38,8 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """
     folder = pathlib.Path(folder)
     peft = PeftConfig.read(folder)
-    files = TensorFiles.open(folder / ADAPTER_WEIGHTS_NAME)
+    in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
+    files = TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
     stored: dict[str, str] = {}
     for name in files.info:
         if stored.setdefault(_plain(name), name) != name:
