@@ -15,15 +15,18 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from etils import epath
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.rlds import MANIFEST_NAME, SPLIT, index_files
 from data.spec import DatasetSpec
 from data.standard import StandardForm
 from data.trajectory import Trajectory
+
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 SCHEMA_NAME = "standard-trajectories"
 SCHEMA = f"{SCHEMA_NAME}-1"

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import BadEpisodeError, attempt
 from data.images import RAW_PICTURES
 from data.meta_files import find_meta_file
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory, standard_trajectory
+
+with needs("data"):
+    import h5py
 
 
 class Hdf5Reader:

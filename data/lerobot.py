@@ -12,16 +12,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
+
+with needs("data"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)

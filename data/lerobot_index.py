@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from etils import epath
 
+from data.extras import needs
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
+
+with needs("data"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 INFO = Path("meta") / "info.json"
 # AgiBot World has LeRobot's folders, but no index of its own

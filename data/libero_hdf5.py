@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from data.extras import needs
+
+with needs("data"):
+    import h5py
 
 _DEMO = re.compile(r"demo_(\d+)")
 _SUFFIX = "_demo"

@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from etils import epath
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory, standard_trajectory
+
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 if importlib.util.find_spec("dlimp"):
     DLataset = importlib.import_module("dlimp").DLataset

@@ -10,17 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import BadEpisodeError, attempt
 from data.hdf5 import read_arrays
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec, EpisodeFolder
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
+
+with needs("data"):
+    import h5py
 
 
 class ScatteredReader:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from xvla_jax.extras import needs
+
+with needs("serve"):
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES: Final = 64 * 2**10
 HEAD_SECONDS: Final = 10.0

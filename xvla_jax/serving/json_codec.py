@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import pybase64
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.arrays import array_from_bytes, array_layout, length_refusal
 from xvla_jax.serving.refusal import RequestError, bad_field
+
+with needs("serve"):
+    import pybase64
 
 MARKER: Final = "__numpy__"
 _MOST_ITEMS: Final = 1_000_000  # a list of 224 x 224 x 3 numbers has 150,528

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.msgpack_codec import pack, unpack
 from xvla_jax.serving.refusal import RequestError, bad_field
 from xvla_jax.serving.service import Answer, Service
+
+with needs("serve"):
+    from starlette.responses import JSONResponse
+    from starlette.websockets import WebSocket, WebSocketDisconnect
 
 _DOOR: Final = "websocket"
 # RFC 6455: 1013 try again later, 1011 our fault, 1008 the client's
