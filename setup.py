@@ -68,7 +68,7 @@ setup(
         # What a robot needs to ask a server (eval/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
-        # Only legacy .bin checkpoints and the parity tests need PyTorch; safetensors files do not.
+        # Only the parity tests need PyTorch; checkpoints, .bin files too, are read without.
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
         # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's

@@ -60,7 +60,7 @@ class BridgeRawReader:
         try:
             self._read_state(self._folders[0])
         except LookupError as error:
-            raise ValueError(f"dataset row {spec.name!r} {error} (data/datasets.py)") from error
+            raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of episode number `part`; its pictures are read when drawn."""

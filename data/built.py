@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from etils import epath
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.rlds import MANIFEST_NAME, SPLIT, index_files
 from data.spec import DatasetSpec, default_values
@@ -27,6 +26,9 @@ from data.standard import StandardForm
 from data.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 SCHEMA_NAME = "standard-trajectories"
 SCHEMA = f"{SCHEMA_NAME}-1"
@@ -183,7 +185,7 @@ def _check_row(spec: DatasetSpec, built: Mapping[str, Any], folder: epath.Path) 
         values = "; ".join(f"{f} was {built.get(f)!r}, is {row.get(f)!r}" for f in fields)
         raise ValueError(
             f"{folder} was built with another dataset row {spec.name!r}: {values}. Build it again "
-            "(python -m scripts.build_rlds), or take the row back (data/datasets.py)"
+            f"(python -m scripts.build_rlds), or take the row back ({spec.written_in})"
         )
 
 

@@ -57,7 +57,7 @@ class CalvinReader:
             for view in spec.views:
                 image_form(moment[view].dtype, moment[view].shape, f"{path}, {view}")
         except (OSError, LookupError, FaultError) as error:
-            raise ValueError(f"dataset row {spec.name!r}: {error} (data/datasets.py)") from error
+            raise ValueError(f"dataset row {spec.name!r}: {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of stretch number `part`; its pictures are read when drawn."""

@@ -24,7 +24,7 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
     Raises:
         ValueError: two rows teach one domain different conventions.
     """
-    by_domain: dict[int, tuple[str, dict[str, Any]]] = {}
+    by_domain: dict[int, tuple[DatasetSpec, dict[str, Any]]] = {}
     channels_by_domain: dict[int, list[tuple[dict[str, str], ...]]] = {}
     for spec in specs:
         contract = {
@@ -35,15 +35,16 @@ def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict
             "proprio": spec.proprio,
             "relative_channels": spec.delta_idx,
         }
-        name, known = by_domain.setdefault(spec.domain_id, (spec.name, contract))
+        other, known = by_domain.setdefault(spec.domain_id, (spec, contract))
         channels = channels_by_domain.setdefault(spec.domain_id, [])
         channels.append(channels_of(spec))
         differing = sorted(key for key, value in contract.items() if known[key] != value)
         differing += ["channels"] if len({str(c) for c in channels if c}) > 1 else []
         if differing:
             raise ValueError(
-                f"datasets {name!r} and {spec.name!r} share domain {spec.domain_id}, but differ in "
-                f"{', '.join(differing)}; give one of them another domain_id (data/datasets.py)"
+                f"datasets {other.name!r} and {spec.name!r} share domain {spec.domain_id}, but "
+                f"differ in {', '.join(differing)}; give one of them another domain_id "
+                f"({' or '.join(dict.fromkeys((other.written_in, spec.written_in)))})"
             )
     # a domain's channels are known where all of its rows state them
     return [
@@ -111,7 +112,7 @@ def with_channel_names(
     if own != found and sorted(own) == sorted(found):
         raise ValueError(
             f"dataset row {spec.name!r}: channels are {', '.join(own)}; {source} has them as "
-            f"{', '.join(found)} (data/datasets.py)"
+            f"{', '.join(found)} ({spec.written_in})"
         )
     return spec
 

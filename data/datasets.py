@@ -31,7 +31,7 @@ def dataset(name: str) -> DatasetSpec:
         return row
     if name not in DATASETS:
         raise ValueError(
-            f"unknown dataset {name!r}; the table in data/datasets.py has {', '.join(DATASETS)}; "
+            f"unknown dataset {name!r}; the rows of data/rows_*.py are {', '.join(DATASETS)}; "
             "a row of your own is named module:NAME"
         )
     return DATASETS[name]

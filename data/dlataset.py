@@ -15,9 +15,12 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import file_adapters
+from data.extras import needs
+
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import file_adapters
 
 Traj = dict[str, Any]
 TrajFn = Callable[[Traj], Traj]

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.images import MAGIC, RAW_PICTURES, UInt8
 from data.meta_files import MetaFile, find_meta_file
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 OBSERVATIONS = "observation_key"
 TEXT_FIELD = "language_instruction_key"  # of a meta file
+with needs("data"):
+    import h5py
 
 
 class Hdf5Reader:
@@ -110,7 +112,7 @@ class Hdf5Reader:
                 self._check_keys(file)
         except LookupError as error:
             raise ValueError(
-                f"dataset {self.spec.name!r} {error} (data/datasets.py, or its meta file)"
+                f"dataset {self.spec.name!r} {error} ({self.spec.written_in}, or its meta file)"
             ) from error
 
 

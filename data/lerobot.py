@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 from numpy.typing import NDArray
 
 from data.contracts import with_channel_names
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
 from data.lerobot_tasks import TASK_INDEX, episode_text
@@ -29,6 +28,9 @@ from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
 
 _log = logging.getLogger(__name__)
+with needs("data"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -128,7 +130,7 @@ class LeRobotReader:
         if missing:
             raise ValueError(
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which "
-                f"{episode.table} does not have; it has {', '.join(names)} (data/datasets.py)"
+                f"{episode.table} does not have; it has {', '.join(names)} ({self.spec.written_in})"
             )
 
     def _warn_of_first_tasks(self, episodes: tuple[EpisodeFiles, ...]) -> None:

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from etils import epath
 
+from data.extras import needs
 from data.lerobot_tasks import Tasks, read_tasks
 from data.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.texts import read_paraphrases
+
+with needs("data"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 INFO = Path("meta") / "info.json"
 CAMERA_TYPES = ("image", "video")  # of a feature in info.json
@@ -104,7 +107,7 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
     if info.get("fps", spec.rate_hz) != spec.rate_hz:
         raise ValueError(
             f"{path} was recorded at {info['fps']} Hz, but dataset row {spec.name!r} has rate_hz "
-            f"{spec.rate_hz} (data/datasets.py)"
+            f"{spec.rate_hz} ({spec.written_in})"
         )
     _check_views(spec, path, info.get("features") or {})
     episodes = VERSIONS[version](spec, path, info)
@@ -151,7 +154,7 @@ def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> 
             kind = "depth" if depth else types[key]
             raise ValueError(
                 f"{path}: {key}, a view of dataset row {spec.name!r}, is {kind}; views are colour "
-                f"images of {', '.join(cameras)} (data/datasets.py)"
+                f"images of {', '.join(cameras)} ({spec.written_in})"
             )
 
 

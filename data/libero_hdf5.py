@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from data.extras import needs
+
+with needs("data"):
+    import h5py
 
 _DEMO = re.compile(r"demo_(\d+)")
 _SUFFIX = "_demo"
@@ -81,7 +85,7 @@ def _open(path: Path, suites: Sequence[str]) -> LiberoFile:
     if suite not in suites or task == path.stem:
         raise ValueError(
             f"{path}: LIBERO's files are SUITE/TASK{_SUFFIX}.hdf5, with SUITE one of "
-            f"{', '.join(suites)} (eval/tasks.py)"
+            f"{', '.join(suites)} (eval/suites/libero.py)"
         )
     try:
         with h5py.File(path) as file:

@@ -84,7 +84,8 @@ def check_position(position: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         raise ValueError(
             "the saved data position belongs to another stream; "
             + "; ".join(different)
-            + ". Go on with the config and the data of that run, or begin another --workdir"
+            + ". Resume with the config and the data of that run, or begin in another --workdir, "
+            "where --config.init_from=FOLDER takes the weights of that run"
         )
 
 

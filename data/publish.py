@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
+from data.extras import needs
 from data.rlds import MANIFEST_NAME
+
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 
 @dataclass(frozen=True)

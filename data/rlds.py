@@ -14,14 +14,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from etils import epath
 
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
 from data.stored_images import READABLE, image_form
 from data.trajectory import Trajectory, standard_trajectory
+
+with needs("data"):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 if importlib.util.find_spec("dlimp"):
     DLataset = importlib.import_module("dlimp").DLataset
@@ -158,7 +161,7 @@ class RldsReader:
                 f"dataset row {self.spec.name!r} reads {', '.join(missing)}, which {self.folder} "
                 f"does not have; its steps have {', '.join(sorted(present))}, and its episodes, "
                 f"where a text may be too, {', '.join(sorted(of_episode)) or 'nothing'} "
-                "(data/datasets.py)"
+                f"({self.spec.written_in})"
             )
         for key in self.spec.views:
             self._check_view(key, present[key])
@@ -179,7 +182,7 @@ class RldsReader:
         except FaultError as error:
             raise ValueError(
                 f"dataset row {self.spec.name!r} has a view that cannot be read in {self.folder}: "
-                f"{error} (data/datasets.py)"
+                f"{error} ({self.spec.written_in})"
             ) from error
 
     def _check_rate(self) -> None:
@@ -190,7 +193,7 @@ class RldsReader:
         if recorded != self.spec.rate_hz:
             raise ValueError(
                 f"{self.folder} was recorded at {recorded} Hz, but dataset row {self.spec.name!r} "
-                f"has rate_hz {self.spec.rate_hz} (data/datasets.py)"
+                f"has rate_hz {self.spec.rate_hz} ({self.spec.written_in})"
             )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import BadEpisodeError, attempt
 from data.hdf5 import read_arrays
 from data.meta_files import MetaFile, find_meta_file
@@ -22,6 +22,9 @@ from data.spec import DatasetSpec, EpisodeFolder
 from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
+
+with needs("data"):
+    import h5py
 
 
 class ScatteredReader:
@@ -37,7 +40,9 @@ class ScatteredReader:
 
     def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
         if spec.folder is None:
-            raise ValueError(f"dataset row {spec.name!r} does not say what is in a folder")
+            raise ValueError(
+                f"dataset row {spec.name!r} does not say what is in a folder ({spec.written_in})"
+            )
         self.spec = spec
         self._layout: EpisodeFolder = spec.folder
         meta = find_meta_file(root, spec.storage_name)
@@ -49,7 +54,7 @@ class ScatteredReader:
         try:
             self._read_state(folder)
         except LookupError as error:
-            raise ValueError(f"dataset row {spec.name!r} {error} (data/datasets.py)") from error
+            raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectory of episode number `part`; its pictures are read when drawn."""

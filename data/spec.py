@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.jitter import AUGMENTS
 from data.poses import ACTION_WIDTH, POSE_ENCODINGS
@@ -31,6 +33,8 @@ EMPTY_TEXT = ("fault", "leave_out", "stated")
 TEXT_KEYS = ("rlds", "hdf5", "lerobot")  # storages in which instruction_key names the text
 # fields younger than positions saved in checkpoints: at their default they leave the fingerprint
 _YOUNGER = ("empty_text", "stated_text")
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_MAKERS = (__name__, "dataclasses", "copy")  # code that runs while a row is made
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,13 @@ class DatasetSpec:
     # columns of each recorded array, axes after the first flattened; a recording of another width
     # is refused. Needed to count a gripper from the end of an array that holds more than a pose
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # file of the checkout, or module elsewhere, that holds the row: where messages send the reader
+    written_in: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        module, place = _caller()
+        if not self.written_in or _holds_rows(module):
+            object.__setattr__(self, "written_in", place)
         own_reader = ":" in self.storage
         self._check(
             "storage",
@@ -256,7 +265,8 @@ class DatasetSpec:
         defaults = default_values()
         values = dataclasses.asdict(self)
         left_out = {name for name in _YOUNGER if values[name] == defaults[name]}
-        left_out |= {"channels", "widths"}  # name and judge what is read, and change no sample
+        # they name and judge what is read, or say where the row is, and change no sample
+        left_out |= {"channels", "widths", "written_in"}
         text = json.dumps({n: v for n, v in values.items() if n not in left_out}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -325,7 +335,7 @@ class DatasetSpec:
         if not good:
             raise ValueError(
                 f"dataset row {self.name!r}: {field} is {value}, allowed is {allowed} "
-                "(data/datasets.py)"
+                f"({self.written_in})"
             )
 
 
@@ -333,3 +343,21 @@ def default_values() -> dict[str, object]:
     """Field -> default, of the fields of a row that have one."""
     fields = dataclasses.fields(DatasetSpec)
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+
+
+def _caller() -> tuple[str, str]:
+    """Module that makes a row, and its file from the root of the checkout, or its name."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") in _MAKERS:
+        frame = frame.f_back
+    if frame is None:
+        return "", "its row"
+    module, file = str(frame.f_globals.get("__name__")), Path(frame.f_code.co_filename)
+    inside = file.is_relative_to(_CHECKOUT)
+    return module, file.relative_to(_CHECKOUT).as_posix() if inside else module
+
+
+def _holds_rows(module: str) -> bool:
+    """Whether rows are written there; what else is in data/ makes variants of them in passing."""
+    package, _, name = module.partition(".")
+    return package != "data" or name.startswith("rows")

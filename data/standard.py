@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import FaultError
 from data.poses import ACTION_WIDTH
 from data.texts import FrameTexts
 from data.trajectory import Float64, Pictures, Trajectory
+
+with needs("data"):
+    import tensorflow_datasets as tfds
 
 STATE = ("pose", "clock", "still_row")
 NO_SPAN = (-1, -1)

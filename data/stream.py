@@ -247,7 +247,7 @@ class SourceStream:
             f"dataset {spec.name!r} yields no sample from {sum(self._reader.episodes_per_part)} "
             f"episodes{without if left_out else ''}: the last {spec.index_margin} frames "
             f"of each start none (index_margin), and frames that move less than "
-            f"{spec.static_epsilon} are left out (static_epsilon); see its row in data/datasets.py"
+            f"{spec.static_epsilon} are left out (static_epsilon); its row is in {spec.written_in}"
         )
 
     def _count(self, part: int, *, keep: bool) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.extras import needs
+
 UInt8 = NDArray[np.uint8]
 OPEN_FILES_PER_THREAD = 8
 KEPT_INDEXES = 4096  # of time stamps: 8 bytes for each frame of a file
@@ -69,7 +71,8 @@ class OpenVideo:
     """A video file with its decoder, for one thread."""
 
     def __init__(self, path: Path) -> None:
-        import av  # here, so that sets without videos need no PyAV
+        with needs("data"):
+            import av  # here, so that sets without videos need no PyAV
 
         self._container = av.open(str(path))
         self._stream = self._container.streams.video[0]

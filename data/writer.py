@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from data.episodes import FRAME_ARRAYS, Episode, read_episode, read_scalars
+from data.extras import needs
 from data.publish import (
     Written,
     circumstances,
@@ -26,6 +26,9 @@ from data.publish import (
     sha256_of,
 )
 from data.rlds import SPLIT
+
+with needs("data"):
+    import tensorflow_datasets as tfds
 
 # folder under the data folder -> what is in it; each is the storage of a row in data/rows_rlds.py
 RECORDED = {

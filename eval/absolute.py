@@ -33,7 +33,7 @@ class Demonstration:
     """One recording of a public LIBERO file.
 
     Attributes:
-        suite: row of eval/tasks.py.
+        suite: name of a row of eval/suites/libero.py.
         task: LIBERO's name of the task.
         number: i of `data/demo_i`.
         state: [S], the state of the simulator that it began in.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .atomic import write_bytes, write_json
 from .host import Description
+from .pictures import needed
 from .tasks import TaskSpec, episodes
 from .versions import SIMULATORS
 from .workers import WorkerCrashError, WorkerPool, run_jobs
@@ -196,7 +197,7 @@ def save_frame(folder: Path, name: str, frame: Frame) -> None:
 
 def load_frame(folder: Path, name: str) -> Frame | None:
     """The stored frame, or None where there is none."""
-    from imageio import v3 as imageio
+    imageio = needed("imageio.v3", "sim")
 
     path = folder / f"{name}.json"
     if not path.is_file():
@@ -244,7 +245,7 @@ def _sizes(frame: Frame) -> str:
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
-    from imageio import v3 as imageio
+    imageio = needed("imageio.v3", "sim")
 
     file = io.BytesIO()
     imageio.imwrite(file, image, extension=".png", optimize=True)

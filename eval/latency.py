@@ -15,6 +15,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .pictures import needed
 from .realtime import ChunkStream
 from .statistics import wilson_interval
 
@@ -208,10 +209,10 @@ def draw_curve(
         path: of the file.
         title: of the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    canvas_of = needed("matplotlib.backends.backend_agg", "sim").FigureCanvasAgg
+    figure_of = needed("matplotlib.figure", "sim").Figure
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = figure_of(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     apart = _apart(cells)
     for i, (name, row) in enumerate(cells.items()):
@@ -224,7 +225,7 @@ def draw_curve(
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    canvas_of(figure).print_png(str(path))
 
 
 def _apart(cells: Mapping[str, Mapping[int, Any]]) -> float:

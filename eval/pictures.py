@@ -25,19 +25,23 @@ _PNG_SUB = 1  # filter: difference to the pixel at the left
 _JPEG_QUALITY = 95
 
 
-def needed(package: str) -> Any:
-    """Imports an optional package of the client.
+class MissingExtraError(ModuleNotFoundError, RuntimeError):
+    """A package that belongs to an extra of setup.py and is not installed."""
+
+
+def needed(package: str, extra: str = "client") -> Any:
+    """Imports a package of an optional extra.
 
     Raises:
-        RuntimeError: it is not installed; the message says how to get it.
+        MissingExtraError: it is not installed; the message says how to get it.
     """
     try:
         return importlib.import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
-        raise RuntimeError(
-            f"{name} is not installed; the client needs it here: pip install '.[client]' in the "
-            f"checkout, or pip install {name}"
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; it is in the extra {extra!r}: pip install "
+            f"'.[{extra}]' in the checkout",
+            name=error.name,
         ) from error
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .pictures import needed
 
 # robosuite puts collision shapes into group 0; group 5 is never drawn.
 _COLLISION_GROUP = 0
@@ -68,7 +69,7 @@ def in_view(model: Any, data: Any, camera_id: int) -> NDArray[np.bool_]:
 
 
 def _mujoco() -> Any:
-    return importlib.import_module("mujoco")
+    return needed("mujoco", "sim")
 
 
 def _has_mirror(model: Any) -> bool:

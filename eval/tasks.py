@@ -45,7 +45,9 @@ def task_spec(name: str) -> TaskSpec:
         ValueError: there is none; the message lists the names.
     """
     if name not in TASKS:
-        raise ValueError(f"no task {name!r}; eval/tasks.py has {', '.join(sorted(TASKS))}")
+        raise ValueError(
+            f"no task {name!r}; the rows of eval/suites/ are {', '.join(sorted(TASKS))}"
+        )
     return TASKS[name]
 
 

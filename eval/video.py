@@ -9,6 +9,8 @@ from typing import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .pictures import needed
+
 
 def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
     """MP4 (H.264, 4:2:0) of uint8[f, H, W, 3] frames.
@@ -18,7 +20,7 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
         fps: frames in a second.
         scale: enlargement by whole pixels, as small frames blur when a browser enlarges them.
     """
-    import imageio_ffmpeg
+    imageio_ffmpeg = needed("imageio_ffmpeg", "sim")
 
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; need uint8 [f, H, W, 3]")

@@ -33,7 +33,9 @@ from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
 
-_DATASET = flags.DEFINE_string("dataset", None, "Name in data/datasets.py.", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Row of data/rows_*.py, or module:NAME.", required=True
+)
 _ROOT = flags.DEFINE_string("root", None, "Data folder.", required=True)
 _SERVER = flags.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
 _FRAMES = flags.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)

@@ -56,8 +56,8 @@ from xvla_jax.revision import git_state
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/tasks.py.")
-_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/tasks.py.")
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/suites/.")
+_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/suites/.")
 _EPISODES = flags.DEFINE_integer(
     "episodes", None, "Of each task: its first initial states; all if not given.", lower_bound=1
 )

@@ -23,7 +23,7 @@ from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks.py.", required=True)
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)
 _CHECK = flags.DEFINE_bool("check", False, "Compare only; store nothing.")
 
 

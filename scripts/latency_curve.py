@@ -31,7 +31,7 @@ from scripts.entrants import load, parse_policy
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks.py.", required=True)
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)
 _POLICY = flags.DEFINE_string("policy", None, "NAME=[KIND:]FOLDER.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of latency.json and latency.png.", required=True)
 _LATENCIES = flags.DEFINE_list("latencies", ["0", "2", "4", "8", "12"], "Control steps.")

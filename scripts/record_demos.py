@@ -24,7 +24,7 @@ from eval.workers import WorkerError
 from scripts.progress import episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
-_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/tasks.py.")
+_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/suites/.")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes to try.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _RATE_HZ = flags.DEFINE_float("rate_hz", 10.0, "Frames in a second of simulation.")

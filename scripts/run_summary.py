@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xvla_jax.errors import XVLAError
+from xvla_jax.extras import needs
 from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
 from xvla_jax.watch import duration, goodput
 
@@ -98,7 +99,8 @@ def table(runs: Mapping[str, Mapping[str, str]]) -> Table:
 
 def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     """A PNG with a panel for each quantity; a line for each run and name."""
-    from matplotlib.figure import Figure  # slow to import, and needed at the end only
+    with needs("data"):
+        from matplotlib.figure import Figure  # slow to import, and needed at the end only
 
     runs = {workdir: read_metrics(workdir) for workdir in workdirs}
     figure = Figure(figsize=(15, 8), layout="constrained")

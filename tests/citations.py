@@ -148,9 +148,10 @@ def _definition(body: list[ast.stmt], name: str) -> ast.stmt | None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(name in {n.id for n in ast.walk(t) if isinstance(n, ast.Name)} for t in targets):
                 return node
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            if name in {(alias.asname or alias.name) for alias in node.names}:
-                return node
+        if isinstance(node, ast.Import | ast.ImportFrom) and name in {
+            alias.asname or alias.name for alias in node.names
+        }:
+            return node
         if isinstance(node, ast.If | ast.Try):
             found = _definition([s for s in ast.walk(node) if isinstance(s, ast.stmt)][1:], name)
             if found is not None:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -51,14 +52,20 @@ def config_of(name: str | None) -> ConfigDict:
 
 
 def has_field(config: ConfigDict, field: str) -> bool:
+    """A field of the model is one of any model: the base config has none yet."""
     part, _, rest = field.partition(".")
     if part not in config:
-        return part == "" or "model" in field.split(".")[:1]
-    return not rest or not isinstance(config[part], ConfigDict) or has_field(config[part], rest)
+        return False
+    value: Any = config[part]
+    inside = isinstance(value, ConfigDict) and part != "model"
+    return not rest or not inside or has_field(value, rest)
 
 
 def known_flag(flag: str, flags: frozenset[str] | set[str]) -> bool:
     return flag in flags or (flag.startswith("no") and flag[2:] in flags)
+
+
+FOREIGN_NAMES = {"data.pkl": "an entry of PyTorch's files"}
 
 
 def complaints(find, exists, allowed=()) -> list[str]:
@@ -73,6 +80,21 @@ def complaints(find, exists, allowed=()) -> list[str]:
 def test_cited_paths_exist() -> None:
     allowed = PLACEHOLDERS | set(FOREIGN_PATHS)
     assert complaints(citations.paths, citations.path_exists, allowed) == []
+
+
+# a table that only gathers rows; who is to change a row is sent to where it is written
+INDEXES = {"data/datasets.py", "eval/tasks.py"}
+
+
+def test_no_message_sends_the_reader_to_an_index() -> None:
+    sent = [
+        f"{place} cites {path}"
+        for text in TEXTS
+        if text.file.endswith(".py") and not text.is_docstring
+        for place, path in citations.paths(text)
+        if path in INDEXES
+    ]
+    assert sent == []
 
 
 def test_links_of_pages_lead_to_files() -> None:
@@ -91,7 +113,7 @@ def test_cited_names_are_defined() -> None:
     def exists(name: str) -> bool:
         return citations.dotted_exists(name) or has_field(config, name)
 
-    assert complaints(citations.dotted_names, exists, PLACEHOLDERS) == []
+    assert complaints(citations.dotted_names, exists, PLACEHOLDERS | set(FOREIGN_NAMES)) == []
 
 
 def test_cited_fields_are_in_the_config() -> None:

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-# Generated protobuf modules: their classes appear at import, where no checker sees them.
-from tensorboard.compat.proto.event_pb2 import (
-    Event,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.compat.proto.summary_pb2 import (
-    Summary,  # pyright: ignore[reportAttributeAccessIssue]
-)
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
 from xvla_jax.errors import ConfigError
+from xvla_jax.extras import needs
+
+# Generated protobuf modules: their classes appear at import, where no checker sees them.
+with needs("data"):
+    from tensorboard.compat.proto.event_pb2 import (
+        Event,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    from tensorboard.compat.proto.summary_pb2 import (
+        Summary,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_NAME: Final = "metrics.jsonl"
 WANDB_ID_NAME: Final = "wandb_id"

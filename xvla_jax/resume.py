@@ -49,6 +49,15 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
 )
 
+# What else can be done where a change is refused; the first match, where there is one.
+WAYS_ON: Final[tuple[tuple[str, str], ...]] = (
+    (
+        r"batch_size|batch_size_per",
+        "where memory is short, config.accumulate may change: it cuts the same batch into parts",
+    ),
+    (r"data\.lanes", "on more hosts, lanes and batch_size stay as they are"),
+)
+
 
 # Fields that runs of before did not have, and the values that do what was done then.
 _ADDED: Final[Mapping[str, Any]] = {"action_mode": "", "real_action_dim": 0}
@@ -68,21 +77,24 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a field differs with which the run cannot go on as the same.
     """
-    refused = []
+    refused, ways = [], []
     for field, before, after in differences(saved, now):
         if before is MISSING and field in _ADDED and after == _ADDED[field]:
             continue
         effect = effect_of(field)
         if effect is Effect.REFUSED:
             refused.append(f"config.{field}: {before!r} saved, {after!r} now")
+            ways += [way for pattern, way in WAYS_ON if re.fullmatch(pattern, field)][:1]
             continue
         meaning = effect.value if effect else "no row of xvla_jax.resume.EFFECTS says what it does"
         level = logging.INFO if effect is Effect.NONE else logging.WARNING
         _log.log(level, "config.%s was %r, is now %r: %s", field, before, after, meaning)
     if refused:
         raise ConfigError(
-            f"the run in this workdir was started with another config: {'; '.join(refused)}. Go on "
-            "with its config, or begin in another --workdir"
+            f"the run in this workdir was started with another config: {'; '.join(refused)}. "
+            "Resume with its config, or begin in another --workdir, where "
+            "--config.init_from=FOLDER takes the weights of this one, without its optimizer and "
+            "its place in the data" + "".join(f"; {way}" for way in dict.fromkeys(ways))
         )
 
 

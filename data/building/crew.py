@@ -14,11 +14,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from data.building.shards import Event, Job, write_shards
+from data.extras import needs
 from data.readers import open_reader
 from data.trajectory import Reader
+
+with needs("data"):
+    import tensorflow as tf
 
 
 class WorkerLostError(RuntimeError):

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
-from tensorflow_datasets.core import naming, splits
 
 from data import built
 from data.building.origin import Request
 from data.building.shards import DATASET, Job, ShardRecord
+from data.extras import needs
 from data.faults import LEFT_OUT
 from data.publish import dataset_info, publish
 from data.rlds import SPLIT
+
+with needs("data"):
+    from tensorflow_datasets.core import naming, splits
 
 DESCRIPTION = "Standard trajectories of xvla_jax; manifest.json tells of what and how."
 CHANNEL_RULE = (

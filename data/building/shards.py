@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data.building.pictures import PictureRule
 from data.building.plan import Piece, Shard
+from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.publish import sha256_of, write_json
 from data.rlds import SPLIT
 from data.spec import DatasetSpec
 from data.standard import StandardForm
 from data.trajectory import Pictures, Reader, Trajectory
+
+with needs("data"):
+    import tensorflow as tf
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
 READ_TOGETHER = 64  # pictures of a view

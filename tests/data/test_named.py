@@ -1,16 +1,21 @@
 """Rows and readers that live outside the repository, as CONTRIBUTING shows them."""
 
+import dataclasses
+import importlib
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
 
-from data.datasets import dataset
+from data.contracts import contracts_of
+from data.datasets import DATASETS, dataset
 from data.mixtures import mixture
 from data.named import is_named
 from data.pipeline import one_pass
 from data.readers import open_mixture, open_reader
 from tests.data.fakes import png, tokenize
+from tests.data.storages import write_hdf5
 
 MODULE = """
 import dataclasses
@@ -127,3 +132,55 @@ def test_what_is_wrong_with_a_name_is_said(module):
 )
 def test_form_of_a_name(text, named):
     assert is_named(text) == named
+
+
+def test_a_row_remembers_the_file_it_is_written_in(module):
+    for row in DATASETS.values():
+        assert pathlib.PurePath(row.written_in).match("data/rows_*.py")
+        table = importlib.import_module(row.written_in.removesuffix(".py").replace("/", "."))
+        assert any(row in rows for rows in vars(table).values() if isinstance(rows, tuple))
+    assert dataset(f"{module}:ROW").written_in == module
+    changed = dataclasses.replace(dataset("Calvin"), rate_hz=1.0)
+    assert changed.written_in == "tests/data/test_named.py"
+
+
+def test_where_a_row_is_written_is_no_part_of_it():
+    row = dataset("Calvin")
+    other = dataclasses.replace(row)
+    assert other.written_in != row.written_in
+    assert (other, hash(other), other.fingerprint) == (row, hash(row), row.fingerprint)
+    assert row.fingerprint == "29d88cf61db0", "a position saved by an older version is continued"
+    assert pickle.loads(pickle.dumps(row)).written_in == row.written_in
+
+
+def test_a_variant_that_a_reader_makes_is_of_the_same_file(tmp_path):
+    row = write_hdf5(tmp_path)
+    reader = open_reader(row, tmp_path)
+    assert reader.spec != row, "the meta file names the views"
+    assert reader.spec.written_in == row.written_in == "tests/data/small_sets.py"
+
+
+OTHER_MODULE = """
+import dataclasses
+from data.datasets import dataset
+ROW = dataclasses.replace(
+    dataset("bridge_dataset"), name="slow", views=("observation.no_view",)
+)
+def wrong():
+    return dataclasses.replace(ROW, rate_hz=0.0)
+"""
+
+
+def test_messages_name_the_module_of_a_row_of_yours(fixtures, tmp_path, monkeypatch):
+    (tmp_path / "slow_robot.py").write_text(OTHER_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = dataset("slow_robot:ROW")
+    with pytest.raises(ValueError, match=r"reads observation.no_view, which .*\(slow_robot\)$"):
+        open_reader(row, fixtures)
+    with pytest.raises(ValueError, match=r"allowed is more than 0 Hz \(slow_robot\)$"):
+        importlib.import_module("slow_robot").wrong()
+    pair = (dataset("bridge_dataset"), dataclasses.replace(row, window_s=9.0))
+    with pytest.raises(
+        ValueError, match=r"domain_id \(data/rows_rlds.py or tests/data/test_named.py\)$"
+    ):
+        contracts_of(pair, num_actions=30)

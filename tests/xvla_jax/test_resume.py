@@ -67,6 +67,17 @@ def test_all_refusals_are_told_at_once() -> None:
         check_resumed(_config(), _config(batch_size=4, seed=1))
 
 
+def test_a_refusal_says_the_way_on() -> None:
+    with pytest.raises(ConfigError, match=r"another --workdir, where --config.init_from") as caught:
+        check_resumed(_config(), _config(batch_size=4))
+    assert "config.accumulate may change" in str(caught.value)
+    check_resumed(_config(), _config(accumulate=2, init_from="old"))  # both may
+    with pytest.raises(ConfigError) as caught:
+        check_resumed(_config(), _config(seed=1))
+    assert "accumulate" not in str(caught.value)
+    assert all(effect_of(field) is Effect.REFUSED for field in ("batch_size", "data.lanes"))
+
+
 def test_equal_configs_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         check_resumed(_config(), _config())

@@ -38,7 +38,7 @@ def side_files(
         for path in sorted(pathlib.Path(folder).iterdir())
         if path.is_file()
         and (path.suffix in _SUFFIXES or path.stem in _NAMES)
-        and not path.name.startswith((".", "model.safetensors", "adapter_"))
+        and not path.name.startswith((".", "model.safetensors", "pytorch_model.bin", "adapter_"))
         and path.name not in own | weights
         and path.stat().st_size <= _LARGEST
     }

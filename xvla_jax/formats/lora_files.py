@@ -26,13 +26,14 @@ ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
 # Metadata of the weights of an adapter that was trained with another action space than its base's.
 _MODE: Final = "xvla_action_mode"
 _REAL: Final = "xvla_real_action_dim"
+ADAPTER_BIN_NAME: Final = "adapter_model.bin"  # of older versions of PEFT
 
 
 def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """Reads a PEFT folder, in the names of X-VLA's release or of either LeRobot layout.
 
     Args:
-        folder: has ``adapter_config.json`` and ``adapter_model.safetensors``.
+        folder: has ``adapter_config.json`` and ``adapter_model.safetensors``, or ``.bin``.
         config: of the base that it is to change.
 
     Raises:
@@ -42,7 +43,8 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """
     folder = pathlib.Path(folder)
     peft = PeftConfig.read(folder)
-    files = TensorFiles.open(folder / ADAPTER_WEIGHTS_NAME)
+    in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
+    files = TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
     _check_action_space(folder, config)
     stored: dict[str, str] = {}
     for name in files.info:

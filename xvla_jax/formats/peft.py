@@ -19,7 +19,7 @@ from xvla_jax.errors import CheckpointError
 ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
 ALL_LINEAR: Final = "all-linear"
 
-_OFF: Final = (None, False, [], {})
+_OFF: Final = (None, False, [], {}, "")
 # Fields that change the numbers: the values with which W + scale * A B is all there is.
 _SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
@@ -36,6 +36,25 @@ _SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "alora_invocation_tokens": _OFF,
     "arrow_config": _OFF,
 }
+# Fields that leave the numbers alone: notes, training only, or sizes of what has to be off.
+_HARMLESS: Final = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",  # of an initialisation, as the next two
+        "eva_config",
+        "loftq_config",
+        "inference_mode",
+        "lora_dropout",  # while training
+        "megatron_config",  # where the base was trained
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",  # of use_qalora
+        "revision",  # of the base
+        "runtime_config",
+        "task_type",
+    }
+)
 
 
 def _positive(value: Any) -> bool:
@@ -52,6 +71,15 @@ def _regex(value: Any) -> bool:
     except (re.error, TypeError):
         return False
     return True
+
+
+def _switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _layers(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    return all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
 
 
 def _names(value: Any) -> bool:
@@ -80,7 +108,14 @@ _FORMS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
         "nothing, or numbers by regular expression",
         lambda v: v is None or _by_regex(v, _positive),
     ),
+    "use_rslora": ("nothing, true or false", _switch),
+    "layers_to_transform": ("nothing, or numbers of layers", _layers),
+    "layers_pattern": (
+        "nothing, or a name or names",
+        lambda v: v is None or _regex(v) or _names(v),
+    ),
 }
+_KNOWN: Final = frozenset({*_SUPPORTED, *_HARMLESS, *_FORMS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +136,11 @@ class PeftConfig:
             f"{name} is {raw.get(name)!r}; {wanted} is expected"
             for name, (wanted, valid) in _FORMS.items()
             if not valid(raw.get(name))
+        ]
+        problems += [
+            f"{name} is {value!r}; this field is not known here, so it has to be empty"
+            for name, value in raw.items()
+            if name not in _KNOWN and value not in _OFF
         ]
         if problems:
             raise CheckpointError(

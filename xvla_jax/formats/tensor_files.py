@@ -1,4 +1,6 @@
-"""safetensors files, one tensor at a time: whole or in shards, bfloat16 too.
+"""Files of tensors, one tensor at a time: whole or in shards, bfloat16 too.
+
+Written are safetensors files; read are also PyTorch's own (formats/torch_bin.py).
 
 The safetensors library checks a file (its header is not to be trusted), but it maps the file into
 memory, where pages once read count as ours, and its numpy side knows no bfloat16. So tensors are
@@ -21,9 +23,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.torch_bin import read_bin
 
 WEIGHTS_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
+BIN_NAME: Final = "pytorch_model.bin"
+BIN_INDEX_NAME: Final = "pytorch_model.bin.index.json"
+# what a folder may hold, the first that is there is read; (file, index of its shards)
+_FORMS: Final = ((WEIGHTS_NAME, INDEX_NAME), (BIN_NAME, BIN_INDEX_NAME))
+STORED_AS: Final = tuple(name for form in _FORMS for name in form)
 
 # In the order of the library's own enumeration: files hold the last kind first.
 DTYPES: Final[Mapping[str, np.dtype]] = {
@@ -78,24 +86,25 @@ class TensorFiles:
         """Reads and checks headers; no tensor is read yet.
 
         Args:
-            path: a safetensors file, or a folder with ``model.safetensors`` or with shards and
-                their ``model.safetensors.index.json``.
+            path: a safetensors or ``.bin`` file, or a folder with ``model.safetensors`` or
+                ``pytorch_model.bin``, or with shards of either and their index.
 
         Raises:
             CheckpointError: nothing is there, or a file is cut short or damaged; it is named.
         """
         path = pathlib.Path(path)
-        if path.is_dir() and (path / INDEX_NAME).is_file() and not (path / WEIGHTS_NAME).is_file():
-            return cls._open_shards(path)
         if path.is_dir():
-            path = path / WEIGHTS_NAME
+            present = (path / name for name in STORED_AS if (path / name).is_file())
+            path = next(present, path / WEIGHTS_NAME)
+        if path.suffix == ".json":
+            return cls._open_shards(path)
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
         return cls(*_read_header(path))
 
     @classmethod
-    def _open_shards(cls, folder: pathlib.Path) -> TensorFiles:
-        index = folder / INDEX_NAME
+    def _open_shards(cls, index: pathlib.Path) -> TensorFiles:
+        folder = index.parent
         try:
             shard_of = json.loads(index.read_text())["weight_map"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -104,7 +113,7 @@ class TensorFiles:
         lost = [name for name in shards if not (folder / name).is_file()]
         if lost:
             raise CheckpointError(
-                f"{folder}: {len(lost)} of the {len(shards)} shards that {INDEX_NAME} lists are "
+                f"{folder}: {len(lost)} of the {len(shards)} shards that {index.name} lists are "
                 f"missing: {', '.join(lost)}; fetch them"
             )
         info, metadata, places = {}, {}, {}
@@ -224,6 +233,10 @@ def _read_header(
     path: pathlib.Path,
 ) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, tuple[pathlib.Path, int]]]:
     """Types and shapes, metadata, and places of a file's tensors."""
+    if path.suffix == ".bin":
+        tensors = read_bin(path)
+        infos = {name: TensorInfo(found.dtype, found.shape) for name, found in tensors.items()}
+        return infos, {}, {name: (path, found.offset) for name, found in tensors.items()}
     try:
         with safe_open(path, framework="numpy"):  # checks offsets, sizes and the file's end
             pass

@@ -21,7 +21,13 @@ from xvla_jax.formats.lerobot_pipelines import AFTER, BEFORE, read_processor
 from xvla_jax.formats.lerobot_state import with_state_of_model
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
 from xvla_jax.formats.stored import Progress
-from xvla_jax.formats.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
+from xvla_jax.formats.tensor_files import (
+    BIN_NAME,
+    STORED_AS,
+    WEIGHTS_NAME,
+    TensorFiles,
+    write_safetensors,
+)
 from xvla_jax.formats.torch_names import Dialect
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
 
@@ -166,14 +172,14 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 def _check_kind(folder: pathlib.Path) -> None:
     """Refuses folders that are something else than a checkpoint, by name."""
     has = {path.name for path in folder.iterdir()}
-    if ADAPTER_CONFIG_NAME in has and WEIGHTS_NAME not in has:
+    if ADAPTER_CONFIG_NAME in has and not has & {*STORED_AS}:
         raise CheckpointError(
             f"{folder} is a PEFT adapter, no checkpoint; give its base and --adapter={folder}"
         )
-    if CONFIG_NAME in has and not has & {WEIGHTS_NAME, INDEX_NAME}:
+    if CONFIG_NAME in has and not has & {*STORED_AS}:
         raise CheckpointError(
-            f"{folder} has {CONFIG_NAME}, but no {WEIGHTS_NAME} and no Orbax steps; "
-            f"it has {sorted(has)}"
+            f"{folder} has {CONFIG_NAME}, but no {WEIGHTS_NAME} and no Orbax steps, nor "
+            f"{BIN_NAME}; it has {sorted(has)}"
         )
 
 

@@ -9,12 +9,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.websockets import WebSocket
-
+from xvla_jax.extras import needs
 from xvla_jax.serving import schema, websocket
 from xvla_jax.serving.access import Access
 from xvla_jax.serving.body import read_body
@@ -24,6 +19,13 @@ from xvla_jax.serving.json_codec import count_parts, decode_array, decode_object
 from xvla_jax.serving.metrics import CONTENT_TYPE
 from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.service import Answer, Sent, Service
+
+with needs("serve"):
+    from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.websockets import WebSocket
 
 _GONE: Final = 499  # the client closed the connection; nobody reads this status
 _CLOSING: Final = (408, 413)  # the rest of the body may still be on its way

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
-
+from xvla_jax.extras import needs
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.refusal import RequestError
+
+with needs("serve"):
+    from starlette.requests import ClientDisconnect, Request
 
 _JSON: Final = "application/json"
 # A client reads its 413 only after it has sent, so what is too much is read on for a while.

@@ -12,13 +12,15 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
+from xvla_jax.extras import needs
 from xvla_jax.serving.access import OPEN_PATHS, Message, Receive, Send
 from xvla_jax.serving.admission import Admission, Stage
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.refusal import RequestError
+
+with needs("serve"):
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD_BYTES: Final = 64 * 2**10
 HEAD_SECONDS: Final = 10.0

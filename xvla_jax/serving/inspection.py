@@ -12,16 +12,19 @@ import json
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
 
+from xvla_jax.extras import needs
 from xvla_jax.serving import schema
 from xvla_jax.serving.body import read_body
 from xvla_jax.serving.clients import Client
 from xvla_jax.serving.json_codec import MARKER, count_parts, decode_array, decode_object
 from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.service import Sent, Service
+
+with needs("serve"):
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 _DOOR = "inspect"
 

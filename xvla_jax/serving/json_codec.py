@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import pybase64
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.arrays import array_from_bytes, array_layout, length_refusal
 from xvla_jax.serving.refusal import RequestError, bad_field
+
+with needs("serve"):
+    import pybase64
 
 MARKER: Final = "__numpy__"
 # Of a body, and of a text in it; an image of 256 x 256 x 3 numbers as lists has 262,144. While so

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-import msgpack
 import numpy as np
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.arrays import DTYPES, array_from_bytes
 from xvla_jax.serving.refusal import RequestError, bad_field
+
+with needs("serve"):
+    import msgpack
 
 _ALLOWED: Final = "a msgpack map with arrays as openpi-client packs them"
 _MOST_ITEMS: Final = 4096  # of a list or map; arrays are binary

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from xvla_jax.extras import needs
+
+with needs("serve"):
+    from pydantic import BaseModel, ConfigDict, Field
 
 
 class Detail(BaseModel):

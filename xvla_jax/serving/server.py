@@ -14,15 +14,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import uvicorn
-
 from xvla_jax.errors import ConfigError, XVLAError
+from xvla_jax.extras import needs
 from xvla_jax.serving.access import LOOPBACK_NAMES
 from xvla_jax.serving.announce import announced
 from xvla_jax.serving.app import create_app
 from xvla_jax.serving.connection import protocols
 from xvla_jax.serving.service import Service
 from xvla_jax.serving.slurm import SlurmTask
+
+with needs("serve"):
+    import uvicorn
 
 _LOG = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)

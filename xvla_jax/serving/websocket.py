@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.clients import CLIENT_ID, Client
 from xvla_jax.serving.msgpack_codec import count_parts, pack, unpack
 from xvla_jax.serving.refusal import RequestError, bad_field
 from xvla_jax.serving.service import Answer, Sent, Service
+
+with needs("serve"):
+    from starlette.responses import JSONResponse
+    from starlette.websockets import WebSocket, WebSocketDisconnect
 
 _DOOR: Final = "websocket"
 _NUMBERS: Final = itertools.count()  # names of connections that give themselves none

@@ -99,11 +99,77 @@ def test_rank_and_scale(fields: dict[str, Any], rank: int, scale: float) -> None
         ("modules_to_save", "transformer"),
         ("rank_pattern", {"qkv": 1.5}),
         ("alpha_pattern", {"(qkv": 4}),
+        ("use_rslora", "yes"),
+        ("layers_to_transform", ["3"]),
+        ("layers_pattern", 3),
     ],
 )
 def test_what_would_change_the_numbers_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=rf"\n  {field} is .*(supported: |is expected)"):
         _config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_bdlora", {"target_modules": ["qkv"]}),
+        ("lora_ga_config", {"iters": 2}),
+        ("ensure_weight_tying", True),
+        ("use_rslora_v2", True),
+        ("rank", 16),  # a slip for r
+        ("offset", 0.5),
+    ],
+)
+def test_fields_that_are_not_known_have_to_be_empty(field: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=rf"\n  {field} is .*not known here"):
+        _config(**{field: value})
+    for empty in (None, False, [], {}, ""):
+        assert _config(**{field: empty}).rank(QKV) == 4
+
+
+# LoraConfig of PEFT 0.18 with its defaults, as it is saved
+DEFAULTS = {
+    "alora_invocation_tokens": None,
+    "alpha_pattern": {},
+    "arrow_config": None,
+    "auto_mapping": None,
+    "base_model_name_or_path": "2toINF/X-VLA-Pt",
+    "bias": "none",
+    "corda_config": None,
+    "ensure_weight_tying": False,
+    "eva_config": None,
+    "exclude_modules": None,
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "layer_replication": None,
+    "layers_pattern": None,
+    "layers_to_transform": None,
+    "loftq_config": {},
+    "lora_alpha": 8,
+    "lora_bias": False,
+    "lora_dropout": 0.1,
+    "megatron_config": None,
+    "megatron_core": "megatron.core",
+    "modules_to_save": None,
+    "peft_type": "LORA",
+    "peft_version": "0.18.0",
+    "qalora_group_size": 16,
+    "r": 4,
+    "rank_pattern": {},
+    "revision": "main",
+    "target_modules": ["qkv", "fc2"],
+    "target_parameters": None,
+    "task_type": "FEATURE_EXTRACTION",
+    "trainable_token_indices": None,
+    "use_dora": False,
+    "use_qalora": False,
+    "use_rslora": False,
+}
+
+
+def test_the_defaults_of_peft_are_taken() -> None:
+    assert PeftConfig(DEFAULTS).scale(QKV) == 2.0
 
 
 def test_all_fields_at_fault_are_in_one_error() -> None:

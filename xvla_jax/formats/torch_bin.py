@@ -1,0 +1,166 @@
+"""PyTorch's ``.bin`` files (``torch.save``), read in place, without PyTorch and without its pickle.
+
+Such a file is a zip archive that is not compressed: an entry for each storage, and a pickle that
+says which tensor lies where. A pickle can name any function to be run; here it may name those that
+describe a tensor and no other, so a stranger's file is data and no program.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import math
+import pathlib
+import pickle
+import zipfile
+from typing import Any, BinaryIO, Final, NamedTuple
+
+from xvla_jax.errors import CheckpointError
+
+_LOCAL_HEADER: Final = 30  # bytes of an entry's own header; its name and an extra field follow
+_LENGTHS: Final = 26  # where in it the lengths of these two are, 2 bytes each
+
+
+class _Type(NamedTuple):
+    name: str  # in safetensors
+    size: int  # bytes
+
+
+_TYPES: Final = {
+    "BoolStorage": _Type("BOOL", 1),
+    "ByteStorage": _Type("U8", 1),
+    "HalfStorage": _Type("F16", 2),
+    "BFloat16Storage": _Type("BF16", 2),
+    "IntStorage": _Type("I32", 4),
+    "FloatStorage": _Type("F32", 4),
+    "DoubleStorage": _Type("F64", 8),
+    "LongStorage": _Type("I64", 8),
+}
+# what damaged or foreign bytes make the unpickler raise
+_NO_STATE_DICT: Final = (pickle.UnpicklingError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclasses.dataclass(frozen=True)
+class BinTensor:
+    """A stored tensor: type (safetensors' name), shape, and byte at which it begins in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """A tensor as the pickle describes it; ``first`` and ``stride`` count values."""
+
+    kind: _Type
+    key: str
+    first: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its values lie one after the other, the last axis fastest."""
+        step = 1
+        for length, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if length > 1 and stride != step:
+                return False
+            step *= length
+        return True
+
+
+def read_bin(path: pathlib.Path) -> dict[str, BinTensor]:
+    """The tensors of a state dict by name, without their values.
+
+    Raises:
+        CheckpointError: it is no complete file of ``torch.save``, or holds something else than a
+            state dict of plain tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
+            if order != b"little":
+                raise CheckpointError(f"{path}: its values are big-endian; save it again on x86")
+            views = _views(path, archive.read(entries["data.pkl"]))
+            return {name: _placed(path, file, entries, name, view) for name, view in views.items()}
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: no complete file of torch.save ({error}); fetch it again, or, if PyTorch "
+            "before 1.6 wrote it, load and save it with a present one"
+        ) from error
+
+
+def _views(path: pathlib.Path, pickled: bytes) -> dict[str, _View]:
+    try:
+        content = _Unpickler(io.BytesIO(pickled)).load()
+    except _NO_STATE_DICT as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    strange = (
+        [name for name, value in content.items() if not isinstance(value, _View)]
+        if isinstance(content, dict)
+        else [type(content).__name__]
+    )
+    if strange:
+        raise CheckpointError(
+            f"{path}: a state dict, tensors by name, is expected; found {strange[:3]}"
+        )
+    return {str(name): view for name, view in content.items()}
+
+
+def _placed(
+    path: pathlib.Path,
+    file: BinaryIO,
+    entries: dict[str, zipfile.ZipInfo],
+    name: str,
+    view: _View,
+) -> BinTensor:
+    entry = entries[f"data/{view.key}"]
+    begin, size = view.first * view.kind.size, math.prod(view.shape) * view.kind.size
+    if not view.in_order or entry.compress_type != zipfile.ZIP_STORED:
+        raise CheckpointError(f"{path}: tensor {name} is not stored in order; save it contiguous")
+    if begin < 0 or min(view.shape, default=0) < 0 or begin + size > entry.file_size:
+        raise CheckpointError(f"{path}: tensor {name} reaches beyond its {entry.file_size} bytes")
+    file.seek(entry.header_offset + _LENGTHS)
+    lengths = file.read(4)
+    header = sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2)) + _LOCAL_HEADER
+    return BinTensor(view.kind.name, view.shape, entry.header_offset + header + begin)
+
+
+def _view(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _View:
+    """Stands for ``torch._utils._rebuild_tensor_v2``."""
+    kind, key = storage
+    return _View(kind, key, first, tuple(shape), tuple(stride))
+
+
+def _parameter(data: _View, *_: Any) -> _View:
+    """Stands for ``torch._utils._rebuild_parameter``."""
+    return data
+
+
+_MAKERS: Final[dict[tuple[str, str], Any]] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _view,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): kind for name, kind in _TYPES.items()},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """One of `_MAKERS`, and nothing else."""
+        if (module_name, global_name) not in _MAKERS:
+            raise pickle.UnpicklingError(
+                f"it asks for {module_name}.{global_name}, which is no part of a state dict of "
+                "plain tensors and is not run"
+            )
+        return _MAKERS[module_name, global_name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Type and key of a storage."""
+        _, kind, key, *_ = pid
+        if not isinstance(kind, _Type):
+            raise pickle.UnpicklingError(f"a storage of type {kind!r}")
+        return kind, str(key)
