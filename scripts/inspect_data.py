@@ -17,8 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.inspection.check import Finding
-from data.inspection.checks import examine, verdict
+from data.inspection.checks import coverage, examine, verdict
+from data.inspection.companion import open_companion
 from data.inspection.scan import scan
+from data.inspection.views import PICTURES
 from data.mixtures import mixture
 from data.pipeline import Source
 from data.readers import open_mixture
@@ -45,9 +47,20 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--max_bad_episodes", type=int, default=0, help="of each source, without an error"
     )
     parser.add_argument("--num_actions", type=int, default=30, help="in a sample of the model")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=PICTURES,
+        help="of each view and episode that are decoded; 0: every one that training would take",
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides what is drawn and shown")
     args = parser.parse_args(argv)
-    for name, least in (("episodes", 0), ("max_bad_episodes", 0), ("num_actions", 1)):
+    for name, least in (
+        ("episodes", 0),
+        ("max_bad_episodes", 0),
+        ("images", 0),
+        ("num_actions", 1),
+    ):
         if getattr(args, name) < least:
             parser.error(f"--{name} is {getattr(args, name)}; it must be {least} or more")
     if not args.out.parent.is_dir():
@@ -67,6 +80,8 @@ def inspect(args: argparse.Namespace, sources: Sequence[Source], console: Consol
                 num_actions=args.num_actions,
                 episodes=args.episodes,
                 seed=args.seed,
+                images=args.images,
+                companion=open_companion(source.reader, args.root),
                 on_progress=show,
             )
         reports.append(report)
@@ -94,14 +109,14 @@ def as_table(findings: Sequence[Finding]) -> Table:
     for column in ("", "check", "found, and what to do"):
         table.add_column(column)
     for finding in sorted(findings, key=lambda finding: finding.severity):
-        if finding.measured is not None:
+        if finding.value is not None:
             table.add_row(
                 f"[{COLOURS[finding.severity]}]{finding.severity}[/]",
                 escape(
                     f"{finding.check.name}\n{finding.source}\n"
-                    f"{as_number(finding.measured.value)} {finding.check.unit}"
+                    f"{as_number(finding.value)} {finding.check.unit}"
                 ),
-                f"{escape(finding.measured.evidence)}\n[cyan]-> {escape(finding.remedy)}[/]",
+                f"{escape(finding.evidence)}\n[cyan]-> {escape(finding.remedy)}[/]",
             )
     return table
 
@@ -120,6 +135,9 @@ def main(argv: Sequence[str]) -> int:
     write_page(args.out, render(inspection))
     bad = [finding for finding in inspection.findings if finding.severity in BAD]
     console.print(as_table(bad) if bad else "data doctor: ok")
+    for report in inspection.sources:
+        mine = [finding for finding in inspection.findings if finding.source == report.name]
+        console.print(f"{report.name}: {coverage(mine)}", markup=False, highlight=False)
     console.print(str(args.out), markup=False)
     return 1 if any(finding.severity == "error" for finding in inspection.findings) else 0
 

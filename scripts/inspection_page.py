@@ -6,14 +6,14 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data.inspection.check import SEVERITIES, Check, Finding
-from data.inspection.checks import verdict
+from data.inspection.check import Check, Finding
+from data.inspection.checks import applied, unjudged, verdict
 from data.inspection.reports import SourceReport
 from eval.page import html_page, plain_table
 from scripts.inspection_source import source_section, totals
 
-NOT_JUDGED = "does not apply, or too little to tell"
 BAD = ("error", "warning")
+ORDER = (*BAD, "ok", "not judged")
 CLASS_OF = {"ok": "ok", "warning": "warning", "error": "error", "not judged": "none"}
 
 
@@ -62,9 +62,30 @@ def _lead(inspection: Inspection) -> str:
     return (
         f'<p><span class="verdict {worst}">{html.escape(verdict(inspection.findings))}</span></p>'
         f'<p class="lead">{meaning} {html.escape(inspection.sampled)}</p>'
+        f"{''.join(map(_coverage, _by_source(inspection)))}"
         f"<p><code>{html.escape(inspection.command)}</code><br>"
         f"<small>{html.escape(inspection.date)}</small></p>"
     )
+
+
+def _by_source(inspection: Inspection) -> list[tuple[str, list[Finding]]]:
+    return [
+        (source.name, [f for f in inspection.findings if f.source == source.name])
+        for source in inspection.sources
+    ]
+
+
+def _coverage(named: tuple[str, list[Finding]]) -> str:
+    """How many checks applied to a source, and which could not, with the reason of each."""
+    name, findings = named
+    told = f"<b>{html.escape(name)}</b>: {applied(findings)}"
+    rows = "".join(
+        f"<li><b>{html.escape(', '.join(names))}</b>: {html.escape(why)}</li>"
+        for why, names in unjudged(findings).items()
+    )
+    if not rows:
+        return f"<p>{told}.</p>"
+    return f'<details class="coverage"><summary>{told}</summary><ul>{rows}</ul></details>'
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -78,20 +99,23 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _card(finding: Finding) -> str:
-    measured, check = finding.measured, finding.check
-    assert measured is not None, "what was not measured is not bad"
+    value, check = finding.value, finding.check
+    assert value is not None, "what was not measured is not bad"
     return (
         f'<div class="finding is-{finding.severity}"><h3>{_badge(finding.severity)} '
         f"{html.escape(check.name)} <small>in {html.escape(finding.source)}: "
-        f"{as_number(measured.value)} {html.escape(check.unit)} ({html.escape(_bounds(check))})"
-        f"</small></h3><p>{html.escape(_sentence(measured.evidence))}</p>"
-        f'<p class="quiet">{html.escape(check.meaning)}</p>'
+        f"{as_number(value)} {html.escape(check.unit)} ({html.escape(_bounds(check))})"
+        f"</small></h3><p>{html.escape(_sentence(finding.evidence))}</p>"
+        f'<p class="quiet">{html.escape(check.meaning)} '
+        f"{html.escape(_sentence(f'Bounds: {check.because}'))}</p>"
         f'<p class="remedy"><b>What to do:</b> {html.escape(_sentence(finding.remedy))}</p></div>'
     )
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    first = text.split(" ")[0]
+    plain = first.isalpha()  # not a key or the name of a file
+    return f"{text[:1].upper() if plain else text[:1]}{text[1:]}." if text else ""
 
 
 def _bounds(check: Check) -> str:
@@ -106,8 +130,10 @@ def _badge(severity: str) -> str:
 def _sources(inspection: Inspection) -> str:
     total = sum(inspection.weights)
     rows = []
-    for source, weight in zip(inspection.sources, inspection.weights, strict=True):
-        mine = [finding for finding in inspection.findings if finding.source == source.name]
+    by_source = _by_source(inspection)
+    for source, weight, (_, mine) in zip(
+        inspection.sources, inspection.weights, by_source, strict=True
+    ):
         numbers = [
             f"{value} min" if name == "minutes" else f"{value} h" if name == "hours" else value
             for name, value in totals(source)
@@ -120,17 +146,15 @@ def _sources(inspection: Inspection) -> str:
 
 def _checks(inspection: Inspection) -> str:
     rows = []
-    for finding in sorted(inspection.findings, key=lambda f: -SEVERITIES.index(f.severity) % 3):
-        measured = finding.measured
-        value = "" if measured is None else f"{as_number(measured.value)} {finding.check.unit}"
-        evidence = (
-            "does not apply, or too little to tell" if measured is None else measured.evidence
-        )
+    for finding in sorted(inspection.findings, key=lambda f: ORDER.index(f.severity)):
+        value = "" if finding.value is None else f"{as_number(finding.value)} {finding.check.unit}"
         rows.append(
             f"<tr><td>{_badge(finding.severity)}</td><td>{html.escape(finding.source)}</td>"
             f"<td><b>{html.escape(finding.check.name)}</b></td>"
             f'<td class="number">{html.escape(value)}</td>'
-            f"<td>{html.escape(_bounds(finding.check))}</td><td>{html.escape(evidence)}</td></tr>"
+            f'<td class="bounds">{html.escape(_bounds(finding.check))}<br>'
+            f"<small>{html.escape(finding.check.because)}</small></td>"
+            f"<td>{html.escape(finding.evidence)}</td></tr>"
         )
     head = "".join(f"<th>{n}</th>" for n in ("", "source", "check", "value", "bounds", "evidence"))
     return (

@@ -20,20 +20,37 @@ class Measured(NamedTuple):
     remedy: str | None = None  # where it can be said better than in the row
 
 
+class Unjudged(NamedTuple):
+    """Why a check cannot judge a source, in a few words."""
+
+    reason: str
+
+
+NO_EPISODES = Unjudged("no episode could be read")
+NO_ARMS = Unjudged("the row has joints, no poses")
+NO_JOINTS = Unjudged("the row has poses, no joints")
+NO_CLOCK = Unjudged("the row names no clock")
+ONE_FRAME = Unjudged("no episode has two frames")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One row of the table of checks.
 
-    `measure` takes a source and all sources of the mixture; None: the check does not apply.
+    Attributes:
+        warn_from, error_from: bounds of the measured value; None: never.
+        because: why the bounds lie there.
+        measure: takes a source and all sources of the mixture.
     """
 
     name: str
     unit: str
     warn_from: float | None
     error_from: float | None
+    because: str
     meaning: str
     remedy: str
-    measure: Callable[[SourceReport, Sequence[SourceReport]], Measured | None]
+    measure: Callable[[SourceReport, Sequence[SourceReport]], Measured | Unjudged]
 
 
 @dataclass(frozen=True)
@@ -43,19 +60,31 @@ class Finding:
     source: str
     check: Check
     severity: str
-    measured: Measured | None
+    measured: Measured | Unjudged
+
+    @property
+    def evidence(self) -> str:
+        """What was seen, or why nothing could be judged."""
+        measured = self.measured
+        return measured.reason if isinstance(measured, Unjudged) else measured.evidence
+
+    @property
+    def value(self) -> float | None:
+        """What was measured; None where nothing could be judged."""
+        return None if isinstance(self.measured, Unjudged) else self.measured.value
 
     @property
     def remedy(self) -> str:
         """What to do about it."""
-        return (self.measured and self.measured.remedy) or self.check.remedy
+        own = None if isinstance(self.measured, Unjudged) else self.measured.remedy
+        return own or self.check.remedy
 
 
 def judge(check: Check, source: SourceReport, sources: Sequence[SourceReport]) -> Finding:
     """Compare what `check` measures with its bounds."""
     measured = check.measure(source, sources)
-    if measured is None:
-        return Finding(source.name, check, "not judged", None)
+    if isinstance(measured, Unjudged):
+        return Finding(source.name, check, "not judged", measured)
     severity = "ok"
     if check.error_from is not None and measured.value >= check.error_from:
         severity = "error"

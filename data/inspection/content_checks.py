@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.faults import FAULTS
-from data.inspection.check import Check, Measured, percent
+from data.inspection.check import NO_EPISODES, ONE_FRAME, Check, Measured, Unjudged, percent
 from data.inspection.duplicates import copies
 from data.inspection.reports import SourceReport
 
@@ -37,7 +37,7 @@ def _bad_episodes(source: SourceReport, _: Sequence[SourceReport]) -> Measured:
     )
 
 
-def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measured:
     if not source.episodes:
         return Measured(100.0, f"none of {source.looked_at} episodes can be used{_apart(source)}")
     empty = [episode for episode in source.episodes if not episode.samples]
@@ -67,18 +67,18 @@ def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measure
     )
 
 
-def _short(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _short(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
-        return None
+        return NO_EPISODES
     least = source.spec.index_margin + 2
     short = [episode for episode in source.episodes if episode.num_frames < least]
     told = f"{len(short)} of {len(source.episodes)} have fewer than {least} frames"
     return Measured(percent(len(short), len(source.episodes)), told)
 
 
-def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
-        return None
+        return NO_EPISODES
     texts = Counter(text for e in source.episodes for text in e.instructions)
     odd = Counter({text: count for text, count in texts.items() if is_placeholder(text)})
     told = f"{odd.total()} of {texts.total()} instructions tell no task"
@@ -105,9 +105,9 @@ def is_placeholder(text: str) -> bool:
     return plain in PLACEHOLDERS or text.lower().strip() in PLACEHOLDERS or not LETTERS.search(text)
 
 
-def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
-        return None
+        return NO_EPISODES
     found = copies(source.episodes)
     told = f"{len(found)} of {len(source.episodes)} episodes repeat an earlier one"
     if found:
@@ -124,18 +124,18 @@ def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | N
     return Measured(percent(len(found), len(source.episodes)), told)
 
 
-def _idle_frames(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _idle_frames(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     steps = sum(episode.num_frames - 1 for episode in source.episodes)
     if steps <= 0:
-        return None
+        return ONE_FRAME
     still = sum(episode.still_steps for episode in source.episodes)
     told = f"{still} of {steps} steps move less than {source.spec.static_epsilon:g} in any channel"
     return Measured(percent(still, steps), told)
 
 
-def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
-        return None
+        return NO_EPISODES
     # the first and the last frame themselves are no wait
     ends = [max(e.idle_head - 1, 0) + max(e.idle_tail - 1, 0) for e in source.episodes]
     idle = np.minimum(ends, [episode.num_frames for episode in source.episodes])
@@ -153,6 +153,7 @@ CONTENT_CHECKS = (
         unit="episodes",
         warn_from=1,
         error_from=1,  # one more than --max_bad_episodes
+        because="training stops at one bad episode unless max_bad_episodes allows more",
         meaning="Episodes that cannot be read or decoded are left out, and training stops when "
         "there are more of them than allowed.",
         remedy="copy or export these files again; or allow that many with max_bad_episodes",
@@ -163,6 +164,7 @@ CONTENT_CHECKS = (
         unit="% of episodes",
         warn_from=20,
         error_from=100,
+        because="a few short episodes are normal; without any sample nothing can be trained",
         meaning="An episode gives a sample for each frame that is not in its last index_margin "
         "frames and that moves. Where no episode gives one, there is nothing to train on.",
         remedy="look at the lengths and at idle frames; lower index_margin in the row, or leave "
@@ -174,6 +176,7 @@ CONTENT_CHECKS = (
         unit="% of episodes",
         warn_from=5,
         error_from=None,
+        because="one cut recording in twenty happens by hand",
         meaning="Shorter than index_margin + 2 frames: cut recordings, or a margin that does not "
         "fit the rate.",
         remedy="leave out cut recordings; if all are that short, lower index_margin in the row",
@@ -184,6 +187,7 @@ CONTENT_CHECKS = (
         unit="% of steps",
         warn_from=40,
         error_from=None,
+        because="people pause for a tenth to a third of a recording",
         meaning="Nothing at all moves, and the static filter drops such samples. Many of them mean "
         "that the recording rate is higher than that of the robot's state, or long waits.",
         remedy="record at the rate of the state, or lower rate_hz by taking every second frame",
@@ -194,6 +198,7 @@ CONTENT_CHECKS = (
         unit="% of frames",
         warn_from=20,
         error_from=None,
+        because="a second before and after ten seconds of work is usual",
         meaning="The hand stays within 2 mm, 1 degree and its grip at the beginning or the end. "
         "Sensor noise passes the static filter, so a policy learns to wait.",
         remedy="cut the ends (first_index, or a span in the meta file), or raise static_epsilon",
@@ -204,6 +209,7 @@ CONTENT_CHECKS = (
         unit="% of instructions",
         warn_from=0.1,
         error_from=50,
+        because="every such episode teaches that the text means nothing",
         meaning="A stand-in such as “none” or a number where the task should be told. Empty ones "
         "are bad episodes, or what empty_text of the row says.",
         remedy="label these episodes, or give the row a fixed_instruction",
@@ -214,6 +220,7 @@ CONTENT_CHECKS = (
         unit="% of episodes",
         warn_from=0.5,
         error_from=50,
+        because="two people do not move alike to a millimetre",
         meaning="The same path again: copied files, or an export that ran twice. Such tasks weigh "
         "double, and a copy in a held-out set spoils it.",
         remedy="delete the copies; keep them where one path is told with several instructions",

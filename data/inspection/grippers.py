@@ -37,13 +37,13 @@ class Polarity(NamedTuple):
     rise: float  # m, median; NaN where nothing closes
 
 
-def gripper_report(readings: Float64, heights: Float64) -> GripperReport:
-    """Readings [T] (1 = closed) and heights of the hand [T] (m) of one episode."""
+def gripper_report(readings: Float64, heights: Float64, *, rises: bool = True) -> GripperReport:
+    """Readings [T] (1 = closed) and heights of the hand [T] (m, if it `rises`) of one episode."""
     closed = readings > HALF
     turns = np.flatnonzero(np.diff(closed.astype(np.int8)))
     closings = [int(t) + 1 for t in turns if closed[t + 1]]
     rise = math.nan
-    if closings:
+    if closings and rises:
         later = turns[turns >= closings[0]]
         end = int(later[0]) + 1 if len(later) else len(readings)
         rise = float(heights[closings[0] : end].max() - heights[closings[0]])
@@ -83,6 +83,22 @@ def polarity(grippers: Sequence[GripperReport]) -> Polarity | None:
         closed_spread=closed_spread,
         rise=float(np.median(rises)) if rises else math.nan,
     )
+
+
+def polarity_evidence(guess: Polarity, side: str) -> str:
+    """What the guess rests on, for the gripper of `side` ("left ", or nothing)."""
+    told = (
+        f"{guess.start_closed} of {guess.switching} episodes with a switch of the {side}gripper "
+        f"start closed ({guess.both_closed} also end so)"
+    )
+    if not math.isnan(guess.rise):
+        told += f"; closed, the hand rises by {100 * guess.rise:.0f} cm in the median"
+    if max(guess.open_spread, guess.closed_spread) >= 0.005:  # not 0.00 in the text
+        told += (
+            f"; readings vary between episodes by {guess.open_spread:.2f} when open and "
+            f"{guess.closed_spread:.2f} when closed (a hand that holds something varies more)"
+        )
+    return told
 
 
 def wilson_low(hits: int, count: int) -> float:

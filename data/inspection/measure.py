@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.faults import DATA_ERRORS, BadEpisodeError
+from data.faults import BadEpisodeError
 from data.inspection import geometry
 from data.inspection.channels import channel_names, channels, even_places
 from data.inspection.geometry import GRIPPER
 from data.inspection.grippers import gripper_report
+from data.inspection.movement import movement
 from data.inspection.reports import (
     Channels,
     ClockReport,
     EpisodeReport,
     HandReport,
     TextReport,
-    UInt8,
-    ViewReport,
 )
-from data.inspection.views import equal_views, look, undecodable
+from data.inspection.views import NOTHING_SEEN, PICTURES, equal_views, look
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
 from data.windows import candidate_frames, episode_samples, interpolate, judged_rows
@@ -40,6 +38,7 @@ HAND_TURN = math.radians(360)  # rad/s
 SMALL_STEP = 0.10  # m: at high rates, single frames may be late
 SMALL_TURN = math.radians(20)
 WIDE_TURN = math.radians(120)  # at low rates; no two rotations are more than 180 degrees apart
+JOINT_STEP = 5.0  # rad between two frames: a turn by 2 pi that was wrapped, whatever the rate
 # what counts as visible movement away from the first or the last frame
 VISIBLE_M = 0.002
 VISIBLE_RAD = math.radians(1)
@@ -47,18 +46,23 @@ VISIBLE_GRIPPER = 0.05
 VISIBLE_JOINT = 0.01
 
 
-def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> EpisodeReport:
-    """The report of one episode; decodes up to `views.PICTURES` pictures of each view."""
-    hands = geometry.hand_rows(trajectory, spec)
+def measure(
+    trajectory: Trajectory, spec: DatasetSpec, num_actions: int, images: int = PICTURES
+) -> EpisodeReport:
+    """The report of one episode; decodes up to `images` images of each view, 0: all of them."""
+    move = movement(trajectory, spec)
+    hands, rotations = move.hands, move.rotations
     columns = geometry.rotation_columns(hands, spec)
-    rotations = geometry.matrices(columns)
     way = np.linalg.norm(np.diff(hands[..., :3], axis=1), axis=-1)
     turn = geometry.angles(rotations[:, 1:], rotations[:, :-1])
-    views, shown, fault = _views(trajectory, spec, way, turn)
     width = len(channel_names(spec))
-    # without views, so that no picture is fetched for samples that are only counted
-    samples = episode_samples(dataclasses.replace(trajectory, images=()), spec, num_actions)
+    samples = episode_samples(trajectory, spec, num_actions)
+    seen = look(trajectory, samples, spec, move, images)
+    fault = seen if isinstance(seen, BadEpisodeError) else None
+    if isinstance(seen, BadEpisodeError):
+        seen = NOTHING_SEEN
     moved = np.abs(np.diff(judged_rows(trajectory), axis=0)).max(axis=1, initial=0.0)
+    joint_steps = np.abs(np.diff(trajectory.poses[:, : width if spec.joints else 0], axis=0))
     away = [_visible(hands, rotations, trajectory.poses, frame) for frame in (0, -1)]
     return EpisodeReport(
         episode=trajectory.episode,
@@ -73,9 +77,11 @@ def measure(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> Epis
             _hand(hands[i], columns[i], rotations[i], way[i], turn[i], spec.rate_hz)
             for i in range(len(hands))
         ),
+        joint_jumps=int((joint_steps > JOINT_STEP).any(axis=1).sum()),
+        longest_joint_step=float(joint_steps.max(initial=0.0)),
         clock=None if trajectory.clocks is None else _clock(trajectory.clocks),
-        views=views,
-        equal_views=equal_views(shown),
+        views=seen.reports,
+        equal_views=equal_views(seen.shown),
         picture_fault=fault,
         poses=channels(trajectory.poses[:, :width], KEPT_ROWS),
         targets=_targets(samples.actions[..., :width]),
@@ -109,30 +115,6 @@ def _hand(
         turned=float(geometry.angles(rotations, rotations[:1]).max()),
         gripper=gripper_report(hand[:, GRIPPER], hand[:, 2]),
     )
-
-
-def _views(
-    trajectory: Trajectory, spec: DatasetSpec, way: Float64, turn: Float64
-) -> tuple[tuple[ViewReport, ...], list[UInt8], BadEpisodeError | None]:
-    """Reports and pictures of the views, or the first fault among them."""
-    travelled = np.zeros((2, len(trajectory.poses)))
-    if len(way):
-        travelled[:, 1:] = np.cumsum([way.max(axis=0), turn.max(axis=0)], axis=1)
-    reports, shown = [], []
-    for number, view in enumerate(trajectory.images):
-        try:
-            report, pictures = look(
-                view,
-                len(trajectory.poses),
-                offset=spec.picture_offset,
-                channel_order=spec.encoded_channel_order,
-                travelled=travelled,
-            )
-        except DATA_ERRORS as error:
-            return (), [], undecodable(trajectory, f"{spec.views[number]}: {error}")
-        reports.append(report)
-        shown.append(pictures)
-    return tuple(reports), shown, None
 
 
 def _visible(hands: Float64, rotations: Float64, poses: Float64, frame: int) -> NDArray[np.bool_]:

@@ -8,13 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.inspection.channels import SIDES, Range, ranges
-from data.inspection.check import Check, Measured, named, percent
+from data.inspection.check import (
+    NO_ARMS,
+    NO_CLOCK,
+    NO_EPISODES,
+    ONE_FRAME,
+    Check,
+    Measured,
+    Unjudged,
+    named,
+    percent,
+)
 from data.inspection.reports import ClockReport, EpisodeReport, HandReport, SourceReport
 
 XYZ = ("x", "y", "z")
 STANDS_M = 0.002
 STANDS_RAD = math.radians(0.5)
 STANDS_JOINT = 0.002
+
+
+def _no_hands(source: SourceReport) -> Unjudged:
+    return NO_ARMS if source.episodes else NO_EPISODES
 
 
 def _steps(source: SourceReport) -> int:
@@ -25,20 +39,20 @@ def _hands(source: SourceReport) -> list[tuple[EpisodeReport, HandReport]]:
     return [(episode, hand) for episode in source.episodes for hand in episode.hands]
 
 
-def _position_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _position_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     hands = _hands(source)
     if not hands or not _steps(source):
-        return None
+        return ONE_FRAME if hands else _no_hands(source)
     count = sum(hand.position_jumps for _, hand in hands)
     longest, where = max(((h.longest_step, e.episode) for e, h in hands), key=lambda x: x[0])
     told = f"{count} of {_steps(source)} steps; the longest is {longest:.3g} m, in {where}"
     return Measured(percent(count, _steps(source)), told)
 
 
-def _rotation_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _rotation_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     hands = _hands(source)
     if not hands or not _steps(source):
-        return None
+        return ONE_FRAME if hands else _no_hands(source)
     count = sum(hand.rotation_jumps for _, hand in hands)
     widest, where = max(((h.widest_turn, e.episode) for e, h in hands), key=lambda x: x[0])
     told = f"{count} of {_steps(source)} steps; the widest turns {math.degrees(widest):.0f} degrees"
@@ -46,17 +60,17 @@ def _rotation_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured
     return Measured(percent(count, _steps(source)), told)
 
 
-def _skew(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _skew(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     hands = _hands(source)
     if not hands:
-        return None
+        return _no_hands(source)
     value, where = max(((h.skew, e.episode) for e, h in hands), key=lambda x: x[0])
     return Measured(value, f"the worst frame is off by {value:.2g}, in {where}")
 
 
-def _reach(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _reach(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes or source.spec.joints:
-        return None
+        return NO_ARMS if source.episodes else NO_EPISODES
     found = [r for r in ranges(source.spec, [e.poses for e in source.episodes]) if r.unit == "m"]
     furthest = max(found, key=_size)
     value = _size(furthest)
@@ -71,9 +85,9 @@ def _size(channel: Range) -> float:
     return max(abs(channel.one_percent), abs(channel.ninety_nine_percent))
 
 
-def _standing(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _standing(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
-        return None
+        return NO_EPISODES
     found = ranges(source.spec, [episode.poses for episode in source.episodes])
     if source.spec.joints:
         stand = [r.name for r in found if r.high - r.low < STANDS_JOINT]
@@ -86,10 +100,10 @@ def _standing(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Non
     return Measured(len(stand), told)
 
 
-def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured | None:
+def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured | Unjudged:
     """How many times as wide a position channel is as in another source of the domain."""
     if not source.episodes:
-        return None
+        return NO_EPISODES
     mine = ranges(source.spec, [episode.poses for episode in source.episodes])
     worst: tuple[float, str] | None = None
     for other in sources:
@@ -103,7 +117,7 @@ def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured |
             told = f"{one.name} spans {one.span:.3g} here and {two.span:.3g} in {other.name}"
             worst = max(worst or (0.0, ""), (high / low, told))
     if worst is None:
-        return None
+        return Unjudged("no other source has this domain id")
     return Measured(worst[0], f"{worst[1]}; both have domain id {source.spec.domain_id}")
 
 
@@ -115,29 +129,29 @@ def _clocks(source: SourceReport) -> list[tuple[EpisodeReport, ClockReport]]:
     ]
 
 
-def _clock_rate(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _clock_rate(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     clocks = _clocks(source)
     if not clocks:
-        return None
+        return NO_CLOCK
     rate = float(np.median([clock.rate_hz for _, clock in clocks]))
     value = percent(abs(rate - source.spec.rate_hz), source.spec.rate_hz)
     return Measured(value, f"clocks run at {rate:.4g} Hz, rate_hz is {source.spec.rate_hz:g}")
 
 
-def _clock_jitter(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _clock_jitter(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     clocks = _clocks(source)
     if not clocks:
-        return None
+        return NO_CLOCK
     jitter = 100 * np.array([clock.jitter for _, clock in clocks])
     worst = clocks[int(np.argmax(jitter))][0].episode
     told = f"99 % of the steps are within this of the usual one; {jitter.max():.0f} % in {worst}"
     return Measured(float(np.median(jitter)), told)
 
 
-def _arms_apart(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _arms_apart(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     clocks = _clocks(source)
     if not clocks or len(source.spec.arms) < 2:
-        return None
+        return Unjudged("one arm") if clocks else NO_CLOCK
     frames = [clock.drift_s * source.spec.rate_hz for _, clock in clocks]
     apart = [e.episode for (e, _), drift in zip(clocks, frames, strict=True) if drift >= 1]
     told = f"{len(apart)} of {len(clocks)} episodes drift by a frame or more"
@@ -150,6 +164,7 @@ MOTION_CHECKS = (
         unit="m",
         warn_from=3,
         error_from=20,
+        because="a table robot reaches 1 to 2 m; 20 m is no arm in metres",
         meaning="Positions are metres. A table robot stays within 3 m of its base, so larger "
         "numbers are millimetres or centimetres, or the columns are not positions.",
         remedy="convert the positions to metres, or correct the columns of the row's pose",
@@ -160,6 +175,7 @@ MOTION_CHECKS = (
         unit="% of steps",
         warn_from=0.01,
         error_from=1,
+        because="no arm of this size moves at 3 m/s; one lost frame in 10,000 steps is a sign",
         meaning="Steps faster than 3 m/s (and longer than 10 cm): lost frames, two recordings in "
         "one file, or wrong columns. The interpolated targets run through the air between.",
         remedy="cut the episodes at the jump, or leave them out",
@@ -170,6 +186,7 @@ MOTION_CHECKS = (
         unit="% of steps",
         warn_from=0.01,
         error_from=1,
+        because="no wrist turns once a second between two frames",
         meaning="Steps that turn by more than 360 degrees/s (20 degrees at least): a quaternion in "
         "another order or with a sign lost in some of its numbers, or wrapped Euler angles that "
         "were filtered. A whole quaternion that changes sign is the same rotation and not counted.",
@@ -181,6 +198,7 @@ MOTION_CHECKS = (
         unit="off 1",
         warn_from=0.02,
         error_from=0.2,
+        because="float32 and JSON round to 1e-6; averaging two near rotations gives 1e-2",
         meaning="Recorded 6-D rotations whose columns are not unit length or not at right angles: "
         "the layout is not that of the row, or rotations were averaged.",
         remedy="check rotation_layout (interleaved or contiguous) and the columns of the pose",
@@ -191,6 +209,7 @@ MOTION_CHECKS = (
         unit="channels",
         warn_from=1,
         error_from=None,
+        because="a joint that is used moves by more than its sensor's noise",
         meaning="A position that stays within 2 mm or a rotation within half a degree in every "
         "episode: an arm that is not used, or a column that is not what the row says.",
         remedy="check the columns of the pose; drop an arm that never moves",
@@ -201,6 +220,7 @@ MOTION_CHECKS = (
         unit="times",
         warn_from=10,
         error_from=100,
+        because="two tasks of one robot differ by a factor of 3, units by 57 or 1000",
         meaning="Sources that share a domain id share the layers that read and write actions, so "
         "their channels must have one unit and one frame.",
         remedy="give one of them a domain id of its own, or convert its units",
@@ -211,6 +231,7 @@ MOTION_CHECKS = (
         unit="% off",
         warn_from=5,
         error_from=50,
+        because="clocks of cheap recorders are off by 1 to 2 %",
         meaning="The recorded clocks do not run at the rate of the row: window_s would be another "
         "time, or the clock is not in seconds.",
         remedy="set rate_hz to the recorded rate; check the unit of the clock (s, ms, ns)",
@@ -221,6 +242,7 @@ MOTION_CHECKS = (
         unit="% of a step",
         warn_from=60,
         error_from=None,
+        because="a late frame of half a step is usual with USB cameras",
         meaning="Frames come unevenly in time. Poses are interpolated by their clocks, pictures "
         "are not, so what the camera shows is early or late by as much.",
         remedy="look for lost frames; record with a steady clock",
@@ -231,6 +253,7 @@ MOTION_CHECKS = (
         unit="frames",
         warn_from=1,
         error_from=10,
+        because="interpolation by clocks is good to a frame",
         meaning="The clocks of two arms run away from each other within an episode.",
         remedy="synchronise the clocks of the two recorders; leave these episodes out",
         measure=_arms_apart,

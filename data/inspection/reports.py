@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError
+from data.inspection.alignment import Lag
+from data.inspection.turns import Turns
 from data.spec import DatasetSpec
 
 Float32 = NDArray[np.float32]
@@ -67,6 +69,7 @@ class ViewReport:
     sizes: tuple[tuple[int, int], ...]  # (height, width) met
     encoded_bytes: float  # mean; NaN where pictures are pixels or frames of a video
     blank: bool  # one colour all over, in every picture; then it is not frozen
+    live: bool  # some of the images differ
     frozen_frames: int  # longest stretch without change while a hand moved
 
 
@@ -92,6 +95,8 @@ class EpisodeReport:
     idle_head: int  # frames before a hand moves visibly
     idle_tail: int  # frames after the last visible movement
     hands: tuple[HandReport, ...]
+    joint_jumps: int  # steps of any joint that none can make; 0 where the row has poses
+    longest_joint_step: float
     clock: ClockReport | None
     views: tuple[ViewReport, ...]
     equal_views: tuple[tuple[int, int], ...]  # views that show the same pictures
@@ -143,6 +148,20 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class BesideReport:
+    """What was found by comparing the row with what else is recorded, and with the images."""
+
+    episodes: int  # that were compared
+    other_key: str  # "" where the storage has no other array
+    lacks: str  # why it has none
+    lead: Lag | None  # from commands to states
+    agreement: tuple[tuple[int, float], ...]  # (gripper channel, correlation of the two arrays)
+    image_lags: tuple[Lag | None, ...]  # per view, after the movement
+    turns: tuple[Turns | None, ...]  # per arm that records quaternions
+    widest_angle: float  # the largest number of a rotation that is recorded in angles; NaN without
+
+
+@dataclass(frozen=True)
 class SourceReport:
     """All that was measured of one source."""
 
@@ -153,6 +172,8 @@ class SourceReport:
     bad: tuple[BadEpisodeError, ...]  # left out of `episodes`
     sheets: tuple[Sheet, ...]
     cameras: tuple[Camera, ...]
+    joint_names: tuple[str, ...]  # of the recording; () where it has none
+    beside: BesideReport
     left_out: tuple[BadEpisodeError, ...] = ()  # by the row; these are not bad
 
     @property

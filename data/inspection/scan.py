@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import bisect
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.faults import DATA_ERRORS, BadEpisodeError
 from data.inspection import geometry
+from data.inspection.beside import Beside, read_chosen
 from data.inspection.camera import Change, changes, fit_cameras
 from data.inspection.channels import channel_names, even_places
+from data.inspection.companion import Companion
 from data.inspection.measure import measure
 from data.inspection.reports import EpisodeReport, Sheet, SourceReport
-from data.inspection.views import SIZE, decode, undecodable
+from data.inspection.views import PICTURES, SIZE, decode, pictured_frames
 from data.sampling import permutation
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
@@ -24,6 +26,7 @@ SHEETS = 4  # episodes to look at
 SHEET_PICTURES = 8
 SHEET_SIZE = 192  # px
 CAMERA_EPISODES = 32
+BESIDE_EPISODES = 32  # compared with their images and with what else is recorded
 CAMERA_PICTURES = 40  # of one episode
 
 Progress = Callable[[int, int, int], None]  # (episodes done, in all, of these good)
@@ -35,6 +38,8 @@ def scan(
     num_actions: int,
     episodes: int = 0,
     seed: int = 0,
+    images: int = PICTURES,
+    companion: Companion | None = None,
     on_progress: Progress | None = None,
 ) -> SourceReport:
     """Read and measure a source.
@@ -44,22 +49,30 @@ def scan(
         num_actions: of a sample; the static filter looks at the first of them.
         episodes: so many are drawn at random; 0 looks at all.
         seed: decides which are drawn, and which are shown.
+        images: of each view and episode that are decoded; 0: of every frame that starts a sample.
+        companion: what is recorded beside the row (data.inspection.companion).
         on_progress: called after every episode.
     """
     spec = reader.spec
     order = permutation(sum(reader.episodes_per_part), seed, spec.name, "inspection").tolist()
     chosen = sorted(order[:episodes] if episodes else order)
-    album = _Album(spec, {number: place for place, number in enumerate(order)})
+    companion = companion or Companion()
+    place_of = {number: place for place, number in enumerate(order)}
+    album = _Album(spec, place_of)
+    compared = [number for number in chosen if place_of[number] < BESIDE_EPISODES]
+    beside = Beside(spec, companion, compared)
     reports: list[EpisodeReport] = []
     bad: list[BadEpisodeError] = []
     left_out: list[BadEpisodeError] = []
-    for done, (number, found) in enumerate(_read(reader, chosen), start=1):
+    for done, (number, found) in enumerate(read_chosen(reader, chosen), start=1):
         if isinstance(found, BadEpisodeError):
             (left_out if found.left_out else bad).append(found)
         else:
-            report = measure(found, spec, num_actions)
-            fault = report.picture_fault or album.add(number, found)
-            reports.append(dataclasses.replace(report, picture_fault=fault))
+            report = measure(found, spec, num_actions, images)
+            reports.append(report)
+            if report.picture_fault is None:
+                album.add(number, found)
+                beside.add(number, found)
         if on_progress is not None:
             on_progress(done, len(chosen), done - len(bad))
     return SourceReport(
@@ -71,24 +84,9 @@ def scan(
         sheets=tuple(album.sheets[place] for place in sorted(album.sheets))[:SHEETS],
         cameras=fit_cameras(album.changes, len(spec.arms)),
         left_out=tuple(left_out),
+        joint_names=companion.joint_names,
+        beside=beside.report(),
     )
-
-
-def _read(
-    reader: Reader, chosen: Sequence[int]
-) -> Iterator[tuple[int, Trajectory | BadEpisodeError]]:
-    """The chosen episodes, numbers in rising order, from the parts that hold them."""
-    wanted = set(chosen)
-    first = 0
-    for part, count in enumerate(reader.episodes_per_part):
-        end = bisect.bisect_left(chosen, first + count)
-        if end and chosen[end - 1] >= first:
-            for number, found in enumerate(reader.read(part), start=first):
-                if number in wanted:
-                    yield number, found
-                if number == chosen[end - 1]:
-                    break
-        first += count
 
 
 @dataclass
@@ -100,25 +98,30 @@ class _Album:
     sheets: dict[int, Sheet] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 
-    def add(self, number: int, trajectory: Trajectory) -> BadEpisodeError | None:
-        """Keeps what is wanted of an episode; what is returned says why that cannot be."""
+    def add(self, number: int, trajectory: Trajectory) -> None:
+        """Keeps what is wanted of an episode.
+
+        Frames that start no sample are shown too: an image that fails there is no fault, and the
+        episode is only not shown.
+        """
         place = self.place_of[number]
-        try:
-            # the next ones stand in where the first are bad
-            if place < 2 * SHEETS:
-                self.sheets[place] = _sheet(trajectory, self.spec)
-            if place < CAMERA_EPISODES and self.spec.arms and trajectory.images:
-                frames = even_places(len(trajectory.poses), CAMERA_PICTURES)
-                shown = _shown(trajectory, self.spec, frames, 1, SIZE)[0]
+        frames = pictured_frames(trajectory, self.spec)
+        if not len(frames):
+            return
+        # the next ones stand in where the first are bad
+        if place < 2 * SHEETS:
+            with contextlib.suppress(*DATA_ERRORS):
+                self.sheets[place] = _sheet(trajectory, self.spec, frames)
+        if place < CAMERA_EPISODES and self.spec.arms:
+            some = frames[even_places(len(frames), CAMERA_PICTURES)]
+            with contextlib.suppress(*DATA_ERRORS):
+                shown = _shown(trajectory, self.spec, some, 1, SIZE)[0]
                 hands = geometry.hand_rows(trajectory, self.spec)
-                self.changes += changes(shown, hands[:, frames, :3], place)
-        except DATA_ERRORS as error:
-            return undecodable(trajectory, str(error))
-        return None
+                self.changes += changes(shown, hands[:, some, :3], place)
 
 
-def _sheet(trajectory: Trajectory, spec: DatasetSpec) -> Sheet:
-    frames = even_places(len(trajectory.poses), SHEET_PICTURES)
+def _sheet(trajectory: Trajectory, spec: DatasetSpec, pictured: NDArray[np.int64]) -> Sheet:
+    frames = pictured[even_places(len(pictured), SHEET_PICTURES)]
     hands = geometry.hand_rows(trajectory, spec)
     rotations = geometry.matrices(geometry.rotation_columns(hands, spec))
     names = tuple(name for name, _ in channel_names(spec))

@@ -2,49 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from data.inspection.channels import SIDES
-from data.inspection.check import Check, Measured, named, percent
-from data.inspection.grippers import MIN_EPISODES, Polarity, polarity
+from data.inspection.check import (
+    NO_ARMS,
+    NO_EPISODES,
+    Check,
+    Measured,
+    Unjudged,
+    named,
+    percent,
+)
+from data.inspection.grippers import MIN_EPISODES, Polarity, polarity, polarity_evidence
+from data.inspection.joint_checks import joint_polarity
 from data.inspection.reports import EpisodeReport, SourceReport
 
+NO_IMAGES = Unjudged("no image was looked at")
 
-def _polarity(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+
+def _polarity(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
+    if source.spec.joints:
+        return joint_polarity(source)
     guesses: list[tuple[str, Polarity]] = []
     for arm, side in enumerate(SIDES[len(source.spec.arms)] if source.spec.arms else ()):
         guess = polarity([episode.hands[arm].gripper for episode in source.episodes])
         if guess is not None:
             guesses.append((side, guess))
     if not guesses:
-        return None
+        return Unjudged(f"fewer than {MIN_EPISODES} episodes with a switch")
     side, worst = max(guesses, key=lambda pair: pair[1].confidence)
-    told = (
-        f"{worst.start_closed} of {worst.switching} episodes with a switch of the {side}gripper "
-        f"start closed ({worst.both_closed} also end so)"
-    )
-    if not math.isnan(worst.rise):
-        told += f"; closed, the hand rises by {100 * worst.rise:.0f} cm in the median"
-    if max(worst.open_spread, worst.closed_spread) > 0:
-        told += (
-            f"; readings vary between episodes by {worst.open_spread:.2f} when open and "
-            f"{worst.closed_spread:.2f} when closed (a hand that holds something varies more)"
-        )
-    return Measured(100 * worst.confidence, told)
+    return Measured(100 * worst.confidence, polarity_evidence(worst, side))
 
 
-def _never_switches(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _never_switches(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes or not source.spec.arms:
-        return None
+        return NO_ARMS if source.episodes else NO_EPISODES
     never = [e for e in source.episodes if not any(hand.gripper.switches for hand in e.hands)]
     told = f"{len(never)} of {len(source.episodes)} episodes have no switch of any gripper"
     return Measured(percent(len(never), len(source.episodes)), told)
 
 
-def _outside(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _outside(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes or not source.spec.arms:
-        return None
+        return NO_ARMS if source.episodes else NO_EPISODES
     grippers = [hand.gripper for episode in source.episodes for hand in episode.hands]
     low = min(gripper.reading_low for gripper in grippers)
     high = max(gripper.reading_high for gripper in grippers)
@@ -60,11 +61,11 @@ def _seen(source: SourceReport) -> list[EpisodeReport]:
     return [episode for episode in source.episodes if episode.views]
 
 
-def _views_that(source: SourceReport, flags: list[list[bool]]) -> Measured | None:
+def _views_that(source: SourceReport, flags: list[list[bool]]) -> Measured | Unjudged:
     """Share of episodes of the worst view, from [episode][view]."""
     seen = _seen(source)
     if not seen:
-        return None
+        return NO_IMAGES
     columns = [list(column) for column in zip(*flags, strict=True)]
     counts = [sum(column) for column in columns]
     told = []
@@ -77,21 +78,36 @@ def _views_that(source: SourceReport, flags: list[list[bool]]) -> Measured | Non
     )
 
 
-def _frozen(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
-    if not source.spec.arms:
-        return None
-    flags = [[view.frozen_frames > 0 for view in e.views] for e in _seen(source)]
+def _frozen(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
+    flags = [[view.frozen_frames > 0 and _any_live(e) for view in e.views] for e in _seen(source)]
     return _views_that(source, flags)
 
 
-def _blank(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _all_frozen(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
+    seen = _seen(source)
+    if not seen:
+        return NO_IMAGES
+    still = [
+        e for e in seen if not _any_live(e) and any(view.frozen_frames > 0 for view in e.views)
+    ]
+    told = f"{len(still)} of {len(seen)} episodes show one image throughout in every view"
+    if still:
+        told += f": {named(e.episode for e in still)}"
+    return Measured(percent(len(still), len(seen)), told)
+
+
+def _any_live(episode: EpisodeReport) -> bool:
+    return any(view.live for view in episode.views)
+
+
+def _blank(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     return _views_that(source, [[view.blank for view in e.views] for e in _seen(source)])
 
 
-def _copied_views(source: SourceReport, _: Sequence[SourceReport]) -> Measured | None:
+def _copied_views(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     seen = _seen(source)
     if not seen or len(seen[0].views) < 2:
-        return None
+        return Unjudged("one view") if seen else NO_IMAGES
     equal = [episode for episode in seen if episode.equal_views]
     told = f"{len(equal)} of {len(seen)} episodes"
     if equal:
@@ -106,6 +122,7 @@ SENSE_CHECKS = (
         unit="% sure it is reversed",
         warn_from=65,
         error_from=None,
+        because="the lower bound is 65 % once 8 of 8 episodes start closed",
         meaning="A hand usually starts open, and closes to lift something. Where most episodes "
         "that switch begin closed, the row may have open and closed exchanged. A guess: the lower "
         f"95 % bound of the share that starts closed, from {MIN_EPISODES} episodes on.",
@@ -118,6 +135,7 @@ SENSE_CHECKS = (
         unit="% of episodes",
         warn_from=60,
         error_from=None,
+        because="some tasks only push; most of them grip",
         meaning="No gripper crosses from open to closed: the threshold is outside the readings, "
         "the column is another, or the tasks need no grip.",
         remedy="check gripper.key, column, scale and threshold of the row",
@@ -128,6 +146,7 @@ SENSE_CHECKS = (
         unit="beyond",
         warn_from=0.05,
         error_from=0.5,
+        because="sensors overshoot by a few percent",
         meaning="The gripper target is a probability of closed. Readings outside 0 to 1 (metres, "
         "degrees, 0..255) make its loss meaningless.",
         remedy="set gripper.scale, or a threshold, in the row",
@@ -138,16 +157,32 @@ SENSE_CHECKS = (
         unit="% of episodes",
         warn_from=0.1,
         error_from=20,
-        meaning="A view stays the same over several of the looked-at pictures, 16 an episode at "
-        "most, while a hand moves by 2 cm or 10 degrees or more.",
+        because="a camera that stops once spoils one episode, one that stops in every fifth is "
+        "broken",
+        meaning="A view stays the same, bit for bit or as nearly as a codec keeps it, over several "
+        "of the looked-at images while the robot moves by 4 cm, 24 degrees or 40 % of a joint's "
+        "range or more. A small hand that moves in a clean view is a change.",
         remedy="leave these episodes out; look for a camera that dropped off while recording",
         measure=_frozen,
+    ),
+    Check(
+        name="all cameras frozen",
+        unit="% of episodes",
+        warn_from=0.1,
+        error_from=None,
+        because="sets without cameras are filled with one image on purpose, so this is no error",
+        meaning="No view ever changes while the robot moves: stand-ins for images, or no camera "
+        "was on. A policy that trains on them is blind.",
+        remedy="look for the recording with its images; leave these episodes out",
+        measure=_all_frozen,
     ),
     Check(
         name="blank view",
         unit="% of episodes",
         warn_from=0.1,
         error_from=20,
+        because="a camera that stops once spoils one episode, one that stops in every fifth is "
+        "broken",
         meaning="A view shows one colour all over, black for example, in every looked-at picture.",
         remedy="drop the view from the row (absent views are masked), or leave the episodes out",
         measure=_blank,
@@ -157,6 +192,7 @@ SENSE_CHECKS = (
         unit="% of episodes",
         warn_from=1,
         error_from=None,
+        because="two cameras never see the same image",
         meaning="Two views show the same pictures: one key names the camera of the other.",
         remedy="check the views of the row, or the meta file",
         measure=_copied_views,

@@ -1,43 +1,76 @@
-"""What the pictures of an episode show: sizes, blank and frozen cameras, views that are copies."""
+"""What the images of an episode show: sizes, blank and frozen cameras, views that are copies.
+
+Looked at are the images that training would take, of the frames that start a sample, through the
+same functions: what training takes is no fault here, and what it refuses is one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import math
+import zlib
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.faults import BadEpisodeError
+from data.faults import DATA_ERRORS, BadEpisodeError
 from data.images import load_picture
 from data.inspection.channels import even_places
+from data.inspection.movement import Movement
 from data.inspection.reports import UInt8, ViewReport
+from data.scattered import FilePictures
+from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory
+from data.videos import VideoPictures
+from data.windows import EpisodeSamples
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 PICTURES = 16  # of a view in an episode that are decoded
 SIZE = 64  # px to which they are brought
-# pictures are alike where so many % of the values differ by no more than a codec makes them differ;
-# the rest is a few pixels, less than the smallest hand
-ALIKE_SHARE = 99.9
-ALIKE = 12.0  # grey levels
-BLANK = 2.0  # grey levels: standard deviation within a picture
+BLANK = 12  # grey levels between the darkest and the brightest; a small hand differs by more
 EQUAL = 1.0  # grey levels: mean difference of two views
-# a camera is frozen where so many neighbours are alike although a hand moved between them ...
+# a stopped camera gives the same file again; re-encoded, it differs by rounding
+SAME = 3  # grey levels, the largest difference of any pixel
+# a codec for videos draws a frozen scene anew at key frames: H.264 and AV1 of crf 23 to 40 were
+# measured to differ by up to 30 in the median; a hand of 1/40 of the image by 60 and more
+SAME_IN_VIDEO = 32  # grey levels, on images of about VIDEO_SIDE px
+VIDEO_SIDE = 128
+# frozen: so many neighbours stay the same although the robot moved visibly between them ...
 FROZEN_PAIRS = 3
-PAIR_M = 0.005
-PAIR_RAD = math.radians(3)
-# ... and by so much in all
-MOVED_M = 0.02
-MOVED_RAD = math.radians(10)
+# ... and so many times as far in all, since a pixel may be as wide as one visible movement
+FROZEN_MOVE = 8.0
+PNG_END = b"IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
+
+
+class Look(NamedTuple):
+    """The images of an episode that were looked at.
+
+    Attributes:
+        reports: per view.
+        shown: per view, uint8[n, SIZE, SIZE, 3].
+    """
+
+    reports: tuple[ViewReport, ...]
+    shown: list[UInt8]
+
+
+NOTHING_SEEN = Look((), [])
+
+
+def pictured_frames(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
+    """The frames [n] that have an image in every view."""
+    count = min((len(view) for view in trajectory.images), default=0) - spec.picture_offset
+    return np.arange(max(0, min(count, len(trajectory.poses))))
 
 
 def decode(view: Pictures, places: Int64, *, size: int, channel_order: str) -> UInt8:
-    """Pictures number `places` as uint8[n, size, size, 3]; a ValueError tells what is wrong."""
+    """Images number `places` as uint8[n, size, size, 3]; a ValueError says what is wrong."""
     taken = view.take(places)
     shown = [
         load_picture(taken[i], size=size, channel_order=channel_order) for i in range(len(places))
@@ -45,73 +78,150 @@ def decode(view: Pictures, places: Int64, *, size: int, channel_order: str) -> U
     return np.stack(shown)
 
 
-def undecodable(trajectory: Trajectory, reason: str) -> BadEpisodeError:
-    """The fault of an episode of which a picture cannot be read."""
-    kind = "undecodable_picture"
-    return BadEpisodeError(trajectory.dataset, trajectory.episode, kind, reason)
-
-
 def look(
-    view: Pictures, num_frames: int, *, offset: int, channel_order: str, travelled: Float64
-) -> tuple[ViewReport, UInt8]:
-    """A report on one view, and its decoded pictures uint8[n, SIZE, SIZE, 3].
+    trajectory: Trajectory,
+    samples: EpisodeSamples,
+    spec: DatasetSpec,
+    move: Movement,
+    count: int = PICTURES,
+) -> Look | BadEpisodeError:
+    """What the views show, or the fault for which training would leave the episode out.
 
     Args:
-        view: all pictures of the episode.
-        num_frames: of the episode.
-        offset: picture i + offset belongs to frame i.
-        channel_order: of the row.
-        travelled: [2, T] way (m) and turn (rad) of the hands up to each frame.
+        trajectory: the episode.
+        samples: its samples with their images, as training takes them.
+        spec: the row.
+        move: the movement of the episode.
+        count: images of a view to decode; 0: all of them.
     """
-    frames = even_places(num_frames, PICTURES)
-    taken = view.take(frames + offset)
-    raw = [taken[i] for i in range(len(frames))]
-    sizes = tuple(sorted({_size(picture) for picture in raw}))
-    lengths = [len(picture) for picture in raw if isinstance(picture, bytes)]
-    shown = np.stack([load_picture(p, size=SIZE, channel_order=channel_order) for p in raw])
-    blank = bool(shown.std(axis=(1, 2)).max() < BLANK)
-    report = ViewReport(
-        sizes=sizes,
-        encoded_bytes=float(np.mean(lengths)) if lengths else math.nan,
-        blank=blank,
-        frozen_frames=0 if blank else _frozen(shown, frames, travelled),
-    )
-    return report, shown
+    frames, rows = np.unique(samples.frames, return_index=True)
+    views = samples.images
+    if not len(frames):  # training takes none, so no image can be at fault
+        frames = pictured_frames(trajectory, spec)
+        rows, views = frames + spec.picture_offset, trajectory.images
+    places = even_places(len(frames), count or len(frames)) if len(frames) else []
+    if not len(places) or not views:
+        return NOTHING_SEEN
+    visible = move.visible(frames[places])
+    reports, shown = [], []
+    for number, view in enumerate(views):
+        try:
+            report, small, still = _look_at(view, rows, rows[places], spec.encoded_channel_order)
+        except _ImageError as error:
+            if not len(samples):
+                return NOTHING_SEEN
+            frame = int(samples.frames[error.row])
+            name = spec.views[number] if number < len(spec.views) else f"view {number}"
+            kind, reason = "undecodable_picture", f"frame {frame}, {name}: {error.__cause__}"
+            return BadEpisodeError(trajectory.dataset, trajectory.episode, kind, reason)
+        frozen = 0 if report.blank else _frozen(still, frames[places], visible[min(number, 1)])
+        reports.append(dataclasses.replace(report, frozen_frames=frozen))
+        shown.append(small)
+    return Look(tuple(reports), shown)
 
 
 def equal_views(shown: list[UInt8]) -> tuple[tuple[int, int], ...]:
-    """Pairs of views whose pictures are the same and not blank."""
+    """Pairs of views whose images are the same and not blank."""
     return tuple(
         (one, other)
         for one, other in itertools.combinations(range(len(shown)), 2)
-        if shown[one].std(axis=(1, 2)).max() >= BLANK
+        if not _is_blank(shown[one])
         and np.abs(shown[one].astype(np.int16) - shown[other]).mean() < EQUAL
     )
 
 
-def _frozen(shown: UInt8, frames: Int64, travelled: Float64) -> int:
-    """Frames of the longest stretch in which pictures stay and hands move."""
-    change = np.abs(np.diff(shown.astype(np.int16), axis=0)).reshape(len(shown) - 1, -1)
-    still = np.percentile(change, ALIKE_SHARE, axis=1) <= ALIKE if len(shown) > 1 else []
-    ways, turns = np.diff(travelled[:, frames], axis=1)
-    moves = (ways >= PAIR_M) | (turns >= PAIR_RAD)
+def _is_blank(shown: UInt8) -> bool:
+    return bool(np.ptp(shown, axis=(1, 2)).max() < BLANK)
+
+
+class _ImageError(Exception):
+    """Row `row` of a view cannot be decoded; its cause says why."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+def _look_at(
+    view: Pictures, rows: Int64, chosen: Int64, order: str
+) -> tuple[ViewReport, UInt8, list[bool]]:
+    """A report on one view, its images uint8[n, SIZE, SIZE, 3], and which are the same [n - 1]."""
+    raw, native = {}, {}
+    for row in chosen.tolist():
+        raw[row], native[row] = _loaded(view, row, order)
+    if isinstance(view, np.ndarray | FilePictures):  # the others cost a seek, or a whole file
+        for row in set(rows.tolist()) - set(raw):
+            _check_whole(view, row, order)
+    images = list(native.values())
+    small = np.stack([load_picture(pixels, size=SIZE, channel_order="rgb") for pixels in images])
+    lengths = [len(image) for image in raw.values() if isinstance(image, bytes)]
+    blank = _is_blank(small)
+    still = _still(images, in_video=isinstance(view, VideoPictures))
+    report = ViewReport(
+        sizes=tuple(sorted({(pixels.shape[0], pixels.shape[1]) for pixels in images})),
+        encoded_bytes=float(np.mean(lengths)) if lengths else math.nan,
+        blank=blank,
+        live=not all(still),
+        frozen_frames=0,
+    )
+    return report, small, still
+
+
+def _loaded(view: Pictures, row: int, order: str) -> tuple[Any, UInt8]:
+    """An image as stored and decoded, by the function that training decodes with."""
+    try:
+        stored = view[row]
+        return stored, load_picture(stored, size=None, channel_order=order)
+    except DATA_ERRORS as error:
+        raise _ImageError(row) from error
+
+
+def _check_whole(view: Pictures, row: int, order: str) -> None:
+    """Decodes an image only where it is not clearly complete, which is much cheaper."""
+    try:
+        stored = view[row]
+        clear = isinstance(stored, bytes) and is_complete(stored)
+    except DATA_ERRORS as error:
+        raise _ImageError(row) from error
+    if not clear:
+        _loaded(view, row, order)
+
+
+def is_complete(stored: bytes) -> bool:
+    """Says whether a JPEG or PNG file has its beginning and its end, without decoding it."""
+    data = stored.rstrip(b"\0")  # HDF5 fills up with zeros
+    if data.startswith(b"\xff\xd8"):
+        return data.endswith(b"\xff\xd9")
+    if not data.startswith(b"\x89PNG") or not data.endswith(PNG_END):
+        return False
+    try:
+        with Image.open(io.BytesIO(stored)) as opened:
+            opened.verify()  # checksums of the chunks
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _still(images: list[UInt8], *, in_video: bool) -> list[bool]:
+    """Which images [n - 1] are the same as the one before, bit for bit or nearly."""
+    if len({pixels.shape for pixels in images}) > 1:
+        return [False] * (len(images) - 1)
+    if in_video:
+        factor = max(1, round(min(images[0].shape[:2]) / VIDEO_SIDE))
+        images = [np.asarray(Image.fromarray(pixels).reduce(factor)) for pixels in images]
+    bound = SAME_IN_VIDEO if in_video else SAME
+    pairs = itertools.pairwise(images)
+    return [int(np.abs(one.astype(np.int16) - two).max()) <= bound for one, two in pairs]
+
+
+def _frozen(still: list[bool], frames: Int64, visible: Float64) -> int:
+    """Frames of the longest stretch in which images stay and the robot moves."""
     longest, first = 0, 0
     for last, same in enumerate([*still, False]):
         if same:
             continue
-        way, turn = ways[first:last].sum(), turns[first:last].sum()
-        moved = way >= MOVED_M or turn >= MOVED_RAD
-        if moved and moves[first:last].sum() >= FROZEN_PAIRS:
+        steps = visible[first:last]
+        if steps.sum() >= FROZEN_MOVE and (steps >= 1).sum() >= FROZEN_PAIRS:
             longest = max(longest, int(frames[last] - frames[first]))
         first = last + 1
     return longest
-
-
-def _size(picture: bytes | UInt8) -> tuple[int, int]:
-    if isinstance(picture, bytes):
-        try:
-            with Image.open(io.BytesIO(picture)) as opened:
-                return opened.height, opened.width
-        except OSError as error:
-            raise ValueError(f"{len(picture)} bytes that are no picture: {error}") from error
-    return picture.shape[0], picture.shape[1]

@@ -3,10 +3,14 @@
 import pathlib
 import re
 
+import h5py
+import numpy as np
 import pytest
 
+from data.inspection.checks import CHECKS
 from scripts.inspect_data import main
-from tests.data.storages import write_hdf5
+from tests.data.small_sets import small
+from tests.data.storages import read_array, write_hdf5
 from tests.eval.test_report import Tags
 
 ROWS = """
@@ -108,7 +112,31 @@ def test_the_healthy_robot_is_well(rows, tmp_path, capsys):
     text, _ = text_of(page)
     assert status == 0
     assert "None: every check is within its bounds." in text
-    assert "data doctor: ok" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "data doctor: ok" in shown
+    assert (
+        f"healthy <arm>: 20 of {len(CHECKS)} checks applied, {len(CHECKS) - 20} could not" in shown
+    )
+    assert "clock rate, clock jitter, arms drift apart: the row names no clock" in shown
+    assert f"healthy <arm> : 20 of {len(CHECKS)} checks applied" in text
+    assert "clock rate, clock jitter, arms drift apart : the row names no clock" in text
+
+
+def test_images_of_as_many_rows_are_taken_as_training_takes_them(tmp_path):
+    """The row libero pairs image i + 1 with row i; recorders often store none after the last."""
+    spec = small("libero")
+    write_hdf5(tmp_path, spec)
+    for path in tmp_path.glob("*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            for view in ("rgb/static", "rgb/wrist"):
+                stored = [bytes(image) for image in read_array(file, view)][:-1]
+                del file[view]
+                file[view] = np.array(stored)
+    status, page = inspected("libero", tmp_path, tmp_path, "--num_actions=6")
+    text, _ = text_of(page)
+    assert "all 2 episodes could be read" in text
+    assert "undecodable" not in text
+    assert status == 1, "two short episodes of one colour: blank, and no samples"
 
 
 def test_what_cannot_be_opened_leaves_no_page(tmp_path, capsys):
@@ -124,6 +152,7 @@ def test_what_cannot_be_opened_leaves_no_page(tmp_path, capsys):
         ("--episodes=-1", "--episodes is -1; it must be 0 or more"),
         ("--max_bad_episodes=-1", "it must be 0 or more"),
         ("--num_actions=0", "it must be 1 or more"),
+        ("--images=-1", "--images is -1; it must be 0 or more"),
         ("--out=nowhere/page.html", "is no folder"),
     ],
 )

@@ -104,6 +104,16 @@ def nearly(episode):
     return rows
 
 
+def late(frames):
+    """Images that show what was `frames` before; negative: after."""
+
+    def edited(episode):
+        places = np.clip(np.arange(len(episode.poses)) - frames, 0, len(episode.poses) - 1)
+        return tuple(view[places] for view in episode.images)
+
+    return edited
+
+
 FAULTS = {
     "one short": (lambda e: change(e, 3, **cut(3)), {"very short episodes": "warning"}),
     "frames told twice": (lambda e: change(e, **repeated(2)), {"idle frames": "warning"}),
@@ -167,10 +177,99 @@ FAULTS = {
         {"frozen camera": "warning"},
     ),
     "frozen cameras": (lambda e: change(e, images=shown(freeze)), {"frozen camera": "error"}),
+    "one image for everything": (
+        lambda e: change(e, images=lambda e: tuple(v[[0] * len(v)] for v in e.images)),
+        {"all cameras frozen": "warning"},
+    ),
     "one black view": (lambda e: change(e, 3, images=shown(black)), {"blank view": "warning"}),
     "black views": (lambda e: change(e, images=shown(black)), {"blank view": "error"}),
+    "images ten frames late, the first repeated": (
+        lambda e: change(e, images=late(10)),
+        {"image delay": "warning", "frozen camera": "error"},
+    ),
+    "images five frames early": (
+        lambda e: change(e, images=late(-5)),
+        {"image delay": "warning"},
+    ),
+    "millimetres": (
+        lambda e: change(e, poses=set_to(slice(3), lambda xyz: 1000 * xyz)),
+        {"position units": "error", "position jumps": "error"},
+    ),
     "one camera twice": (
         lambda e: change(e, images=lambda e: (e.images[0],) * 2),
         {"views that are copies": "warning"},
+    ),
+}
+
+
+def both(edit):
+    """The same change of the state and of the commands."""
+
+    def planted(episodes, commands):
+        moved = change(episodes, poses=poses(edit))
+        changed = [rows.copy() for rows in commands]
+        for rows in changed:
+            edit(rows)
+        return moved, changed
+
+    return planted
+
+
+def scale(factor):
+    def edit(rows):
+        rows[:, :6] *= factor
+
+    return edit
+
+
+def normalise(rows):
+    """LeRobot's -100..100: the range of a joint in its calibration."""
+    rows[:, :6] = np.clip(rows[:, :6] / 1.2, -1, 1) * 100
+
+
+def reverse(rows):
+    rows[:, 6] = 1 - rows[:, 6]
+
+
+def wrap(rows):
+    rows[:, 0] = (rows[:, 0] + 3.0 + np.pi) % (2 * np.pi) - np.pi
+
+
+def shifted(frames):
+    return lambda e, c: (e, [rows[np.maximum(np.arange(len(rows)) - frames, 0)] for rows in c])
+
+
+def seen(*numbers, **edits):
+    return lambda e, c: (change(e, *numbers, **edits), c)
+
+
+# (episodes, commands) -> both with the fault
+JOINT_FAULTS = {
+    "degrees for radians": (both(scale(180 / np.pi)), {"joint units": "error"}),
+    "millimetres": (both(scale(1000)), {"joint units": "error"}),
+    "-100..100": (both(normalise), {"joint units": "error"}),
+    "wrapped angles": (both(wrap), {"joint jumps": "warning"}),
+    "reversed gripper": (both(reverse), {"gripper polarity": "warning"}),
+    "reversed gripper of the action": (
+        lambda e, c: (e, [np.concatenate((r[:, :6], 1 - r[:, 6:]), axis=1) for r in c]),
+        {"gripper of action and state": "warning"},
+    ),
+    "action one frame late": (shifted(1), {"late action": "warning"}),
+    "action three frames late": (shifted(3), {"late action": "warning"}),
+    "one frozen camera": (seen(3, images=shown(freeze)), {"frozen camera": "warning"}),
+    "frozen main camera": (seen(images=shown(freeze)), {"frozen camera": "error"}),
+    "frozen hand camera": (
+        seen(images=shown(lambda views: freeze(views[::-1]))),
+        {"frozen camera": "error"},
+    ),
+    "one camera twice": (
+        seen(images=lambda e: (e.images[0],) * 2),
+        {"views that are copies": "warning"},
+    ),
+    "images ten frames late": (seen(images=late(10)), {"image delay": "warning"}),
+    "images six frames early": (seen(images=late(-6)), {"image delay": "warning"}),
+    "a joint that stands": (
+        both(lambda rows: rows.__setitem__((slice(None), 2), 0.1)),
+        {"channels that stand": "warning"},
     ),
 }

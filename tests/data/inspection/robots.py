@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data.datasets import dataset
+from data.inspection.companion import Companion
 from data.trajectory import Trajectory
 
 EPISODES = 8
@@ -112,3 +113,30 @@ class Robot:
 def healthy(spec=None):
     spec = spec or row()
     return [episode(number, spec) for number in range(EPISODES)]
+
+
+def quaternions(rows):
+    """x, y, z, w [T, 4] of the interleaved rotations in EE6D rows [T, 10], signs continuous."""
+    columns = rows[:, 3:9].reshape(-1, 3, 2)
+    m = np.concatenate((columns, np.cross(columns[..., 0], columns[..., 1])[..., None]), axis=2)
+    # the eigenvector of the largest eigenvalue of this symmetric matrix is the quaternion
+    table = np.empty((len(m), 4, 4))
+    trace = np.trace(m, axis1=1, axis2=2)
+    table[:, :3, :3] = m + m.swapaxes(1, 2) - trace[:, None, None] * np.eye(3)
+    twist = (m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1])
+    table[:, :3, 3] = table[:, 3, :3] = np.stack(twist, axis=1)
+    table[:, 3, 3] = trace
+    found = np.linalg.eigh(table)[1][..., -1]
+    flips = np.sign((found[1:] * found[:-1]).sum(axis=1))
+    return found * np.cumprod(np.concatenate(([1.0], flips)))[:, None]
+
+
+def rotations_recorded(episodes, of_hand):
+    """The companion that reads the rotations as recorded: `of_hand` of rows [T, 10]."""
+    made = []
+    for one in episodes:
+        rows = np.zeros_like(one.poses)
+        recorded = of_hand(one.poses[:, :10])
+        rows[:, : recorded.shape[1]] = recorded
+        made.append(dataclasses.replace(one, poses=rows))
+    return Companion(reader=Robot(row(), made), turns=(slice(0, recorded.shape[1]),))

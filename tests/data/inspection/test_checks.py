@@ -10,7 +10,7 @@ from data.inspection.checks import CHECKS, examine, verdict
 from data.inspection.content_checks import is_placeholder
 from data.inspection.scan import scan
 from data.texts import FrameTexts
-from tests.data.inspection.planted import FAULTS, change, set_to, shown
+from tests.data.inspection.planted import FAULTS, JOINT_FAULTS, change, set_to, shown
 from tests.data.inspection.robots import Robot, healthy, row, two_arms
 
 
@@ -38,7 +38,7 @@ def found(*robots, max_bad_episodes=0):
 def judged(reports, max_bad_episodes=0):
     findings = examine(reports, max_bad_episodes=max_bad_episodes)
     bad = [f for f in findings if f.severity in ("warning", "error")]
-    assert all(f.measured and f.measured.evidence and f.remedy for f in bad)
+    assert all(f.value is not None and f.evidence and f.remedy for f in bad)
     return {f.check.name: f.severity for f in bad}
 
 
@@ -138,10 +138,9 @@ def test_bad_episodes_are_errors_beyond_the_bound(one_arm):
     assert judged([report], max_bad_episodes=2) == {"bad episodes": "warning"}
     assert [fault.kind for fault in report.faults] == ["not_finite", "undecodable_picture"]
     assert (report.looked_at, len(report.episodes)) == (8, 7)
-    told = examine([report], max_bad_episodes=0)[0].measured
-    assert told is not None
-    assert "1 not_finite" in told.evidence
-    assert "1 undecodable_picture" in told.evidence
+    told = examine([report], max_bad_episodes=0)[0].evidence
+    assert "1 not_finite" in told
+    assert "1 undecodable_picture" in told
 
 
 def test_a_source_of_bad_episodes_alone_has_no_samples():
@@ -153,9 +152,20 @@ def test_a_source_of_bad_episodes_alone_has_no_samples():
 
 
 def test_every_check_is_seen_to_fail():
-    planted = [*FAULTS.values(), *ROW_FAULTS.values(), *CLOCK_FAULTS.values()]
+    planted = [
+        *FAULTS.values(),
+        *JOINT_FAULTS.values(),
+        *ROW_FAULTS.values(),
+        *CLOCK_FAULTS.values(),
+    ]
     names = {name for _, expected in planted for name in expected}
-    elsewhere = {"bad episodes", "scale against the domain"}
+    elsewhere = {
+        "bad episodes",
+        "scale against the domain",
+        "quaternion order",
+        "quaternion norm",
+        "rotation units",
+    }
     assert names | elsewhere == {check.name for check in CHECKS}
 
 
@@ -164,8 +174,7 @@ def test_the_remedy_of_a_margin_names_one_that_would_do(one_arm):
         [scan(Robot(row(index_margin=40), one_arm), num_actions=6)], max_bad_episodes=0
     )
     (finding,) = (f for f in findings if f.severity == "error")
-    assert finding.measured is not None
-    assert "the last 40 of every episode start none" in finding.measured.evidence
+    assert "the last 40 of every episode start none" in finding.evidence
     assert "with index_margin 3 each episode of 30 frames would have up to 27" in finding.remedy
     assert verdict(findings) == "1 error, 1 warning"
 

@@ -1,0 +1,205 @@
+"""What a recording holds beside the numbers that the row reads: the other of state and action.
+
+It is read by a second row over the same storage, whose channels are the arrays wanted here, so
+every storage format serves without a line of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
+
+from data.lerobot_index import INFO
+from data.poses import ACTION_WIDTH, ARM_WIDTH
+from data.readers import open_reader
+from data.spec import NO_ROTATION, STORAGES, Columns, DatasetSpec
+from data.trajectory import Reader
+
+
+class Counterpart(NamedTuple):
+    """How keys of measured and of commanded numbers begin in one family of recordings."""
+
+    measured: str
+    commanded: str
+
+
+COUNTERPARTS = (
+    Counterpart("observation.states.", "actions."),  # AgiBot World in LeRobot's folders
+    Counterpart("observation.state", "action"),  # LeRobot, BridgeData in RLDS
+    Counterpart("observations/qpos", "action"),  # ALOHA
+    Counterpart("puppet/", "master/"),  # RoboMIND
+    Counterpart("state/", "action/"),  # AgiBot's on-site challenge
+    Counterpart("full_state", "actions"),  # BridgeData as collected
+    Counterpart("proprio", "action"),  # X-VLA's HDF5 sets
+)
+# columns of a pose from which on it says a rotation
+XYZ_WIDTH = 3
+
+
+@dataclass(frozen=True)
+class Companion:
+    """What there is beside the row.
+
+    Attributes:
+        reader: its trajectories are those of the row, in the same order, with other channels; None
+            where there is nothing to read.
+        other: (channel of the row, channel of `reader`) of numbers that say the same thing, one
+            measured and one commanded.
+        other_key: where the latter lie, for messages.
+        commands: whether those are the commanded ones.
+        turns: per arm, channels of `reader` that hold the rotation as recorded.
+        joint_names: the recording's own names of the row's joints.
+        lacks: why there is no `other`.
+    """
+
+    reader: Reader | None = None
+    other: tuple[tuple[int, int], ...] = ()
+    other_key: str = ""
+    commands: bool = False
+    turns: tuple[slice, ...] = ()
+    joint_names: tuple[str, ...] = ()
+    lacks: str = ""
+
+
+def open_companion(reader: Reader, root: epath.PathLike) -> Companion:
+    """The companion of an opened source under the data folder `root`."""
+    spec = reader.spec
+    bare = Companion(joint_names=recorded_names(spec, root))
+    if spec.storage not in STORAGES:
+        return dataclasses.replace(bare, lacks=f"{spec.storage} reads what the row names alone")
+    turns = [_slices(arm.pose, XYZ_WIDTH) for arm in spec.arms if not spec.joints]
+    candidates = [pairs for family in COUNTERPARTS if (pairs := list(_pairs(spec, family)))]
+    lacks = "" if candidates else "no key of the row has a counterpart of a known name"
+    for pairs in (*candidates, []):
+        made = _companion(turns, pairs)
+        if not made.joints:
+            continue
+        try:
+            opened = open_reader(made.row(spec), root)
+        except (ValueError, LookupError, OSError):
+            lacks = lacks or f"{pairs[0].key} is not there, or not readable as the row is"
+            continue
+        if tuple(opened.episodes_per_part) != tuple(reader.episodes_per_part):
+            lacks = "it has other episodes"
+            continue
+        return dataclasses.replace(
+            bare,
+            reader=opened,
+            other=made.other,
+            other_key=pairs[0].key if pairs else "",
+            commands=bool(pairs) and pairs[0].commands,
+            turns=made.turns,
+            lacks=lacks,
+        )
+    return dataclasses.replace(bare, lacks=lacks)
+
+
+def recorded_names(spec: DatasetSpec, root: epath.PathLike) -> tuple[str, ...]:
+    """Names of the row's joints in LeRobot's info.json; () where it has none."""
+    paths = [Path(root) / spec.storage_name / INFO, Path(root) / INFO]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None or spec.storage != "lerobot":
+        return ()
+    features = json.loads(path.read_text(encoding="utf-8")).get("features")
+    found = []
+    for columns in spec.joints:
+        feature = features.get(columns.key) if isinstance(features, dict) else None
+        names = feature.get("names") if isinstance(feature, dict) else None
+        while isinstance(names, dict):  # LeRobot groups them: {"motors": [...]}
+            names = next(iter(names.values()), None)
+        known = names if isinstance(names, list) and len(names) >= columns.end else None
+        if known is None:
+            return ()
+        found += [str(name) for name in known[columns.first : columns.end]]
+    return tuple(found)
+
+
+class _Pair(NamedTuple):
+    """Columns of the row from channel `first` on, and where their counterparts lie."""
+
+    first: int
+    columns: Columns
+    key: str
+    commands: bool
+
+
+@dataclass(frozen=True)
+class _Row:
+    joints: tuple[Columns, ...]
+    other: tuple[tuple[int, int], ...]
+    turns: tuple[slice, ...]
+
+    def row(self, spec: DatasetSpec) -> DatasetSpec:
+        """The row of the same storage that reads these columns."""
+        return dataclasses.replace(
+            spec,
+            arms=(),
+            joints=self.joints,
+            rotation_layout=NO_ROTATION,
+            proprio="measured",
+            delta_idx=(),
+            mask_proprio_idx=(),
+            switch_frames=0,
+        )
+
+
+def _companion(turns: list[list[Columns]], pairs: list[_Pair]) -> _Row:
+    """Rotations first, then as many counterparts as there is room for."""
+    joints: list[Columns] = []
+    width, slices = 0, []
+    for pieces in turns:
+        count = sum(piece.end - piece.first for piece in pieces)
+        slices.append(slice(width, width + count))
+        joints += pieces
+        width += count
+    other = []
+    for pair in pairs:
+        count = min(pair.columns.end - pair.columns.first, ACTION_WIDTH - width)
+        if count <= 0 or pair.commands != pairs[0].commands:
+            continue
+        first = pair.columns.first
+        joints.append(Columns(pair.key, first, first + count))
+        other += [(pair.first + i, width + i) for i in range(count)]
+        width += count
+    return _Row(tuple(joints), tuple(other), tuple(slices))
+
+
+def _pairs(spec: DatasetSpec, family: Counterpart) -> Iterator[_Pair]:
+    """Joints, or the positions of the hands, that are recorded a second time."""
+    first = 0
+    for columns in spec.joints:
+        for key, commands in _other_key(columns.key, family):
+            yield _Pair(first, columns, key, commands)
+        first += columns.end - columns.first
+    for number, arm in enumerate(() if spec.joints else spec.arms):
+        columns = arm.pose[0]
+        if columns.end - columns.first < XYZ_WIDTH:
+            continue
+        xyz = Columns(columns.key, columns.first, columns.first + XYZ_WIDTH)
+        for key, commands in _other_key(columns.key, family):
+            yield _Pair(number * ARM_WIDTH, xyz, key, commands)
+
+
+def _other_key(key: str, family: Counterpart) -> Iterator[tuple[str, bool]]:
+    """The key of the other array, and whether that is the commanded one."""
+    if key.startswith(family.measured):
+        yield family.commanded + key.removeprefix(family.measured), True
+    elif key.startswith(family.commanded):
+        yield family.measured + key.removeprefix(family.commanded), False
+
+
+def _slices(pose: tuple[Columns, ...], first: int) -> list[Columns]:
+    """The columns of a pose from number `first` on."""
+    pieces, passed = [], 0
+    for columns in pose:
+        skip = max(0, first - passed)
+        if columns.first + skip < columns.end:
+            pieces.append(Columns(columns.key, columns.first + skip, columns.end))
+        passed += columns.end - columns.first
+    return pieces
