@@ -147,10 +147,8 @@ def texts_of_pass(source):
         seen.extend(texts)
         return tokenize(texts)
 
-    count = sum(
-        len(batch["proprio"])
-        for batch in one_pass([source], **(OPTIONS | {"tokenize": remember}), batch_size=4)
-    )
+    options: dict[str, Any] = OPTIONS | {"tokenize": remember}
+    count = sum(len(batch["proprio"]) for batch in one_pass([source], **options, batch_size=4))
     return set(seen), count
 
 

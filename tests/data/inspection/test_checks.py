@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.faults import BadEpisodeError
+from data.inspection.check import Measured
 from data.inspection.checks import CHECKS, examine, verdict
 from data.inspection.content_checks import is_placeholder
 from data.inspection.scan import scan
@@ -118,7 +119,11 @@ def test_what_the_row_leaves_out_is_told_and_is_no_error(one_arm):
     assert (report.looked_at, len(report.episodes), report.faults) == (8, 6, ())
     assert report.episodes[0].instructions == ("lift",)
     assert report.episodes[0].frames_without_text == 5
-    told = [f.measured.evidence for f in examine([report], max_bad_episodes=0) if f.measured]
+    told = [
+        f.measured.evidence
+        for f in examine([report], max_bad_episodes=0)
+        if isinstance(f.measured, Measured)
+    ]
     assert any("2 of 8 episodes, 5 frames of others" in evidence for evidence in told)
 
 
