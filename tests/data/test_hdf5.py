@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,7 +36,7 @@ def stored(kind):
     return array.astype(h5py.vlen_dtype(np.uint8))
 
 
-def write_episode(folder, images, text=b"push", **more):
+def write_episode(folder, images, text: Any = b"push", **more):
     row = small("VLABench")
     with h5py.File(folder / "0.hdf5", "w") as file:
         file["proprio"] = recording(row, 4, 0)["proprio"]

@@ -1,6 +1,7 @@
 """The door for instructions: types, refusals, texts that change, and what a row does with none."""
 
 import dataclasses
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ def texts_of(recorded, row=FAULT, frames=3, paraphrases=None):
     return frame_texts(recorded, row, frames, paraphrases or {})
 
 
-def codes(text, width=16, dtype=np.int32):
+def codes(text, width=16, dtype: Any = np.int32):
     row = np.zeros(width, dtype)
     row[: len(text.encode())] = list(text.encode())
     return row
