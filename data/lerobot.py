@@ -136,7 +136,7 @@ class LeRobotReader:
     def _warn_of_first_tasks(self, episodes: tuple[EpisodeFiles, ...]) -> None:
         several = [e for e in episodes if isinstance(e.tasks, list) and len(e.tasks) > 1]
         reads_tasks = not self.spec.text_keys and self.spec.fixed_instruction is None
-        if several and reads_tasks and TASK_INDEX not in pq.read_schema(several[0].table).names:
+        if several and reads_tasks and TASK_INDEX not in pq.read_schema(episodes[0].table).names:
             _log.warning(
                 "%s: %d episodes list several tasks, and no column %s says which frame is of "
                 "which; the first is taken for all frames, as by X-VLA's own reader",

@@ -7,8 +7,9 @@
 
 A block is max(shuffle_buffer / lanes samples, MIN_EPISODES / lanes episodes); a sample is its
 encoded pictures (0 where they stay in files or videos until drawn) plus 4 * D * (T + 1) bytes and
-what Python needs for them. The block in use and the next one are in memory. Batches: those made
-ahead, the one being made, the one on its way to the device, and the one in use.
+what Python needs for them; not counted are the 12 bytes of its frame and its place among the texts
+of the episode, which are kept once each. The block in use and the next one are in memory. Batches:
+those made ahead, the one being made, the one on its way to the device, and the one in use.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -128,6 +129,39 @@ def test_a_view_of_calvin_that_is_no_colour_image_is_refused(view: Any, tmp_path
     shape = re.escape(str(list(view.shape)))
     with pytest.raises(ValueError, match=rf"{first.name}, rgb_gripper is {view.dtype}{shape}"):
         open_reader(dataset("calvin_published"), tmp_path)
+
+
+def test_texts_of_calvin_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    row = write_calvin(tmp_path)
+    path = tmp_path / "training/lang_annotations/auto_lang_ann.npy"
+    content = np.load(path, allow_pickle=True).item()
+    for stored, expected in ((b"push", "push"), (7, "malformed"), ("", "no_instruction")):
+        content["language"]["ann"][0] = stored
+        np.save(path, np.array(content, object))
+        (found,) = open_reader(row, tmp_path).read(0)
+        told = found.kind if isinstance(found, BadEpisodeError) else found.instruction
+        assert told == expected
+    content["language"]["ann"] = "ab"
+    np.save(path, np.array(content, object))
+    with pytest.raises(ValueError, match="language/ann is one text"):
+        open_reader(row, tmp_path)
+
+
+def test_bridge_episodes_without_a_text_are_read_where_the_row_states_one(tmp_path: Path) -> None:
+    row = write_bridge_raw(tmp_path)
+    assert open_reader(row, tmp_path).episodes_per_part == (1, 1), "one has no text"
+    for change in (
+        {"empty_text": "stated", "stated_text": "do it"},
+        {"fixed_instruction": "do it"},
+    ):
+        reader = open_reader(dataclasses.replace(row, **change), tmp_path)
+        assert len(reader.episodes_per_part) == 3
+        assert good(reader, 0)[0].instruction == "do it"
+    (tmp_path / "raw/toykitchen").rename(tmp_path / "raw/kitchen")
+    for text in (tmp_path / "raw").rglob("lang.txt"):
+        text.write_text("confidence: 0.3\n")
+    found = [next(iter(open_reader(row, tmp_path).read(part))) for part in range(2)]
+    assert all(isinstance(item, BadEpisodeError) and item.left_out for item in found)
 
 
 def test_bridge_arrays_must_be_as_long_as_the_actions(tmp_path: Path) -> None:

@@ -147,8 +147,9 @@ def texts_of_pass(source):
         seen.extend(texts)
         return tokenize(texts)
 
-    options: dict[str, Any] = OPTIONS | {"tokenize": remember}
-    count = sum(len(batch["proprio"]) for batch in one_pass([source], **options, batch_size=4))
+    options: dict[str, Any] = {**OPTIONS, "tokenize": remember}
+    found = one_pass([source], batch_size=4, **options)
+    count = sum(len(batch["proprio"]) for batch in found)
     return set(seen), count
 
 

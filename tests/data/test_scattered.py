@@ -83,5 +83,37 @@ def test_an_entry_without_its_keys_is_named(tmp_path, entry):
     row = write_x2robot(tmp_path)
     meta = json.loads((tmp_path / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps(meta | {"datalist": [entry]}))
-    with pytest.raises(ValueError, match=r"meta\.json: an entry of datalist .* name, instruction"):
+    with pytest.raises(ValueError, match=r"meta\.json: an entry of datalist .* with path, name"):
+        ScatteredReader(row, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        (["push"], None, ""),
+        (None, "no_instruction", "is empty"),
+        (7, "malformed", "the instruction is int; read is text"),
+        ([0], "malformed", "the instruction is int; read is text"),
+        ({"en": "push"}, "malformed", "the instruction is dict"),
+    ],
+)
+def test_an_instruction_of_another_type_is_named(tmp_path, text, kind, reason):
+    row = write_x2robot(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["datalist"][0]["instruction"] = text
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (found,) = ScatteredReader(row, tmp_path).read(0)
+    if kind is None:
+        assert not isinstance(found, BadEpisodeError)
+        assert found.instruction == "push"
+    else:
+        assert isinstance(found, BadEpisodeError)
+        assert (found.kind, reason in found.reason) == (kind, True)
+
+
+def test_paraphrases_that_are_no_list_of_texts_are_refused(tmp_path):
+    row = write_x2robot(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"lang_aug_map": {"push": 3}}))
+    with pytest.raises(ValueError, match=r"meta.json: lang_aug_map\['push'\] is int; read is text"):
         ScatteredReader(row, tmp_path)

@@ -183,6 +183,8 @@ FRAMES = episode(2)
         ({"ee_pose": FRAMES["ee_pose"][:8]}, "unequal or no length"),
         ({"command_pose": FRAMES["command_pose"] * np.float32(np.nan)}, "not finite"),
         ({"action": np.zeros((9, 7), np.float32)}, r"action\[:, 6\] must be -1"),
+        ({"instruction": ""}, r"2\.npz is no recorded episode: instruction is empty"),
+        ({"instruction": 7}, r"2\.npz is no recorded episode: instruction is int; read is text"),
         ({"rate_hz": 10.0}, r"do not belong together: rate_hz is \[5.0, 10.0\]"),
     ],
 )
