@@ -54,6 +54,7 @@ def server(
     *,
     seconds: float = 900.0,
     xla_flags: str = "",
+    checkout: str = "",
 ) -> Iterator[Server]:
     """A server that is ready; it is killed at the end if it still runs.
 
@@ -62,18 +63,23 @@ def server(
         flags: further flags of scripts/serve.py.
         seconds: to wait until it is ready.
         xla_flags: how XLA compiles; those of this process do not reach it.
+        checkout: folder of another version of the project, whose server it is to be.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; with what it wrote.
     """
     environ = dict(os.environ)
     environ["XLA_FLAGS"] = xla_flags
+    if checkout:
+        environ["PYTHONPATH"] = checkout
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         command = [sys.executable, "-m", "scripts.serve", f"--checkpoint={checkpoint}"]
         command += ["--port=0", f"--output_dir={folder}", "--disable_slurm", *flags]
         with (folder / "log.txt").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environ, cwd=checkout or None
+            )
         try:
             yield Server(process, _port(process, folder, seconds), folder)
         finally:
