@@ -30,6 +30,7 @@ ACTION: Final = "action"
 TOKENIZER: Final = "facebook/bart-large"
 _BART: Final = (TOKENIZER, "facebook/bart-base")  # one vocabulary
 EPS: Final = 1e-8
+_EMPTY: Final = "observation.images.empty_camera_"
 RESIZE: Final = "image_crop_resize_processor"
 DOMAIN: Final = "xvla_add_domain_id"
 
@@ -98,7 +99,7 @@ def read_processor(
     return Processor(
         image_size=size,
         num_views=max(
-            config.get("num_image_views") or 0, len(features) + config.get("empty_cameras", 0)
+            config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
         ),
         text_length=text["max_length"],
         resize=mode,
@@ -187,7 +188,11 @@ def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, St
 
 
 def cameras(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras of a policy config, in the order of the view slots."""
+    """Cameras of a policy config, in the order of the view slots; slots kept empty are left out."""
+    return {k: v for k, v in _views(config).items() if not k.startswith(_EMPTY)}
+
+
+def _views(config: Mapping[str, Any]) -> dict[str, Any]:
     features = (config.get("input_features") or {}).items()
     return {key: value for key, value in features if value.get("type") == "VISUAL"}
 
