@@ -18,6 +18,7 @@ from typing import Any
 from data.batches import Batches, BatchMaker, rows_of_host
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
+from data.images import Fit
 from data.jitter import any_drawn
 from data.stream import Sample, StreamShape
 from data.trajectory import Reader
@@ -51,6 +52,7 @@ def batches(
     prefetch: int = 2,
     threads: int | None = None,
     cache_mb: float = 0.0,
+    fit: Fit | None = None,
 ) -> Batches:
     """Endless training batches, from batch number `start_step` on.
 
@@ -72,6 +74,7 @@ def batches(
         prefetch: batches made ahead.
         threads: as many read files, and as many decode pictures; None takes one per core.
         cache_mb: for decoded pictures, so that later epochs of a small dataset decode none.
+        fit: resizes pictures in place of the bicubic filter.
 
     Raises:
         ValueError: an argument out of range, or a position of another stream.
@@ -84,7 +87,7 @@ def batches(
     maker = BatchMaker(
         [(source.reader, source.weight) for source in sources],
         StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters),
+        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters, fit),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
         start_step=start_step,
@@ -105,6 +108,7 @@ def one_pass(
     stride: int = 1,
     max_bad_episodes: int = 0,
     threads: int | None = None,
+    fit: Fit | None = None,
 ) -> Iterator[Batch]:
     """Every sample once, in the order stored, source after source; the last batch may be short.
 
@@ -117,7 +121,7 @@ def one_pass(
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
     collator = Collator(
-        num_views, image_size, tokenize, None, faults, 0.0, threads, _jitters(sources)
+        num_views, image_size, tokenize, None, faults, 0.0, threads, _jitters(sources), fit
     )
     waiting: list[Iterator[Sample]] = []
     try:

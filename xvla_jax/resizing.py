@@ -58,9 +58,12 @@ def _none(image: np.ndarray, side: int, _: int, __: np.ndarray) -> np.ndarray:
 #          in the mean colour, which is 0 once normalised: LeRobot's resize_imgs_with_padding.
 # linear:  to the square, bilinear with antialiasing, in float: LeRobot's image_crop_resize step.
 # none:    refused; only S x S comes through: LeRobot without either.
-RESIZING: Final[
-    Mapping[str, Callable[[np.ndarray, int, int, np.ndarray], np.ndarray]]
-] = {"stretch": _stretch, "pad": _pad, "linear": _linear, "none": _none}
+RESIZING: Final[Mapping[str, Callable[[np.ndarray, int, int, np.ndarray], np.ndarray]]] = {
+    "stretch": _stretch,
+    "pad": _pad,
+    "linear": _linear,
+    "none": _none,
+}
 _IN_FLOAT: Final = ("pad", "linear")  # pixels between the levels of uint8
 
 

@@ -8,7 +8,6 @@ that is not understood here would change actions without a word, so it is refuse
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -143,7 +142,9 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
         )
     order = [step for step in steps if step in _IMAGES]
     if order != [step for step in _IMAGES if step in order]:
-        raise CheckpointError(f"{file}: steps are in the order {order}; {list(_IMAGES)} is expected")
+        raise CheckpointError(
+            f"{file}: steps are in the order {order}; {list(_IMAGES)} is expected"
+        )
     for step, settings in found.items():
         for key, allowed in known[step].items():
             if settings.get(key, allowed[0]) not in allowed:
@@ -249,9 +250,7 @@ def _mean_std(
     return tuple((mean + std * low).tolist()), tuple((std * high).tolist())
 
 
-def _scaling(
-    step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str
-) -> Scaling | None:
+def _scaling(step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str) -> Scaling | None:
     """What a step normalises a feature by; None where it leaves it alone."""
     if step is None or key not in step.get("features", {}):
         return None

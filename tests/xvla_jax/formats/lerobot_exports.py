@@ -120,5 +120,3 @@ def of_folder(
 def quotient(found: np.ndarray, wanted: np.ndarray) -> float:
     """Largest difference over the largest value."""
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
-
-

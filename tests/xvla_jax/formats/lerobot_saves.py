@@ -1,4 +1,4 @@
-"""Saves a policy with LeRobot: PYTHON -m tests.xvla_jax.formats.lerobot_saves CASE SHAPE OUT TOKENIZER.
+"""Saves a policy with LeRobot: PYTHON -m ...lerobot_saves CASE SHAPE OUT TOKENIZER.
 
 For ``capture_lerobot.py``; it runs where lerobot is. SHAPE is a config.json in the released style.
 """
