@@ -29,7 +29,7 @@ def test_by_hand() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="proprio has 1 channels; this checkpoint normalises 2"):
         _MEAN.scale(np.zeros(1, np.float32), what="proprio")
-    with pytest.raises(CheckpointError, match="'ZSCORE'.*MEAN_STD, MIN_MAX"):
+    with pytest.raises(CheckpointError, match=r"'ZSCORE'.*MEAN_STD, MIN_MAX"):
         Scaling("ZSCORE", (0.0,), (1.0,), 0.0)
     with pytest.raises(CheckpointError, match="1 and 2 numbers"):
         Scaling("MIN_MAX", (0.0,), (1.0, 2.0), 0.0)
