@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.faults import BadEpisodeError, Faults
-from data.images import ImageCache, UInt8, Views, load_picture
+from data.images import Fit, ImageCache, UInt8, Views, load_picture
 from data.jitter import UNCHANGED
 from data.stream import Sample
 
@@ -41,7 +41,7 @@ class Collator:
     """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`.
 
     `seed` decides what data/choices.py draws; None leaves every sample as recorded. `jitters`:
-    batches have the jitter fields, also where nothing is drawn.
+    batches have the jitter fields, also where nothing is drawn. `fit`: as `load_picture` has it.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class Collator:
         cache_mb: float,
         threads: int,
         jitters: bool,
+        fit: Fit | None = None,
     ) -> None:
         self._num_views = num_views
         self._image_size = image_size
         self._tokenize = tokenize
         self._seed = seed
         self._jitters = jitters
+        self._fit = fit
         self._faults = faults
         self._token_ids: dict[str, NDArray[np.int32]] = {}
         self._cache = ImageCache(cache_mb)
@@ -129,6 +131,7 @@ class Collator:
                     encoded[sample.row],
                     size=self._image_size,
                     channel_order=sample.spec.encoded_channel_order,
+                    fit=self._fit,
                 )
             except ValueError as error:
                 frame = int(sample.episode.frames[sample.row])

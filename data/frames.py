@@ -9,7 +9,7 @@ import numpy as np
 
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
-from data.images import UInt8, load_picture
+from data.images import Fit, UInt8, load_picture
 from data.pipeline import Source
 from data.stream import Sample
 from data.windows import episode_samples
@@ -42,6 +42,7 @@ def recorded_frames(
     num_views: int,
     image_size: int,
     tokenize: Tokenize,
+    fit: Fit | None = None,
 ) -> Iterator[Frame]:
     """The first `count` of four frames of each episode, spread over it; fewer where there are none.
 
@@ -49,7 +50,7 @@ def recorded_frames(
         BadEpisodeError: an episode or a picture cannot be used.
     """
     collator = Collator(
-        num_views, image_size, tokenize, None, Faults(0), 0.0, threads=1, jitters=False
+        num_views, image_size, tokenize, None, Faults(0), 0.0, threads=1, jitters=False, fit=fit
     )
     try:
         for sample in _spread(source, count, num_actions):

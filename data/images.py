@@ -23,14 +23,22 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # with which files of FORMATS b
 RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 
 
-def load_picture(picture: bytes | UInt8, *, size: int | None, channel_order: str) -> UInt8:
+Fit = Callable[[UInt8], UInt8]  # pixels [H, W, 3] RGB of any size -> those of the network
+
+
+def load_picture(
+    picture: bytes | UInt8, *, size: int | None, channel_order: str, fit: Fit | None = None
+) -> UInt8:
     """An encoded picture, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
 
-    Without a size it stays as large as it is.
+    Without a size it stays as large as it is. With ``fit`` that does what else is resized by the
+    bicubic filter, in place of it.
 
     Raises:
         ValueError: it is neither.
     """
+    if fit is not None:
+        return fit(load_picture(picture, size=None, channel_order=channel_order))
     if isinstance(picture, bytes):
         return decode_image(picture, size=size, channel_order=channel_order)
     return _pixels(_resized(Image.fromarray(check_pixels(picture)), size), "RGB")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BICUBIC = 3  # number of the filter in a checkpoint's processor file, as Pillow has it
+STRETCH = "stretch"  # to a square by that filter, as a checkpoint's processor calls it
 _BITS = 22  # Pillow's fixed point for 8-bit images
 _SUPPORT = 2.0  # of the bicubic kernel, in pixels of the smaller picture
 _KERNEL_A = -0.5

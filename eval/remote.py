@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Sequence, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures import BICUBIC, ENCODINGS, check_image, resize_bicubic
+from .pictures import BICUBIC, ENCODINGS, STRETCH, check_image, resize_bicubic
 from .transports import TRANSPORTS, RemoteError, Transport, TryAgainError
 
 _LOG = logging.getLogger(__name__)
@@ -259,6 +259,11 @@ def _differing_channels(
 
 
 def _resized_side(info: Mapping[str, Any]) -> int:
+    if info.get("resize", STRETCH) != STRETCH:
+        raise ValueError(
+            f"the server resizes images by {info['resize']!r}, this client only by {STRETCH!r}; "
+            "leave resize off"
+        )
     if info.get("resample") != BICUBIC:
         raise ValueError(
             f"the server resizes with filter {info.get('resample')}, this client only with "

@@ -86,6 +86,8 @@ def run(console: Console) -> bool:
         image_size=info["image_size"],
         num_views=max(info["views"], len(source.reader.spec.views)),
         text_length=info["text_length"],
+        resize=info["resize"],
+        resample=info["resample"],
         tokenizer_dir=processor.tokenizer_dir,
     )
     frames = recorded_frames(
@@ -95,6 +97,7 @@ def run(console: Console) -> bool:
         num_views=processor.num_views,
         image_size=processor.image_size,
         tokenize=lambda texts: processor.tokenize(texts),
+        fit=processor.training_fit,
     )
     findings = [[contract_finding(info, source)]]
     for frame in frames:

@@ -94,8 +94,8 @@ def _run(
         return 0
     console.print(
         f"{found['parameters']:,} parameters read back, equal: {found['parameters_equal']}; "
-        f"{found['chunks_compared']} chunks from the same raw observations and noise, largest action difference "
-        f"{found['largest_action_difference']:g} of {found['largest_action']:.3g}"
+        f"{found['chunks_compared']} chunks from the same raw observations and noise, largest "
+        f"action difference {found['largest_action_difference']:g} of {found['largest_action']:.3g}"
     )
     for name, (ours, theirs) in found["preprocessing"].items():
         console.print(f"preprocessing, {name}: {ours!r} in SRC, {theirs!r} in DST", style="yellow")

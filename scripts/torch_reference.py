@@ -6,7 +6,7 @@ with lerobot in one of LeRobot's.
 From the root of this repository:
 
     PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=FOLDER   (it holds models/)
-    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=lerobot  (installed: 0.4.4, 0.6.1)
+    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=lerobot  (0.4.4, 0.6.1)
         [--dtype=float32|bfloat16] [--threads=N] [--device=cpu|cuda]
 
 Once loaded it writes a line that describes it: {"torch", "package", "threads", "dtype", "device",
@@ -163,7 +163,7 @@ def raw(_: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Writes what LeRobot makes of raw observations."""
     start = time.perf_counter()
     with np.load(request["inputs"]) as arrays:
-        outputs = raw_outputs(
+        outputs: dict[str, Any] = raw_outputs(
             request["folder"], request["tokenizer"], dict(arrays), request["tasks"]
         )
     np.savez(request["outputs"], **outputs)

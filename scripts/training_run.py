@@ -112,6 +112,8 @@ class TrainingRun:
         sources, held_out = _split(opened, config.validation)
         recipe = recipe_of(config, model_config)
         loaded = load_initial(config)
+        if loaded:
+            _check_processor(loaded.processor, config.init_from)
         return cls(
             config=config,
             loaded=loaded,
@@ -249,6 +251,7 @@ class TrainingRun:
             "num_views": self.processor.num_views,
             "image_size": self.processor.image_size,
             "tokenize": self.processor.tokenize,
+            "fit": self.processor.training_fit,
             "max_bad_episodes": self.config.data.max_bad_episodes,
         }
 
@@ -266,6 +269,22 @@ class TrainingRun:
             hosts=jax.process_count(),
             cache_mb=config.data.cache_mb,
         )
+
+
+def _check_processor(processor: Processor | None, path: str) -> None:
+    """Refuses weights whose preprocessing is unknown, or is more than training does."""
+    if processor is None:
+        raise ConfigError(
+            f"config.init_from={path} has no preprocessor_config.json, and no LeRobot config.json "
+            "that says as much; image size, resizing and text length belong to the weights"
+        )
+    for name, scaling in (("STATE", processor.state), ("ACTION", processor.action)):
+        if scaling:
+            raise ConfigError(
+                f"config.init_from={path}: LeRobot's normalization_mapping.{name} is "
+                f"{scaling.mode}; training takes the robot's units alone, so these weights can be "
+                "served and converted, not trained on"
+            )
 
 
 def _identity(path: str, loaded: Pretrained) -> dict[str, str]:

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -220,6 +220,12 @@ class Processor:
     def fit_levels(self, image: np.ndarray) -> np.ndarray:
         """As `fit`, rounded to the uint8 of a training `Batch`: half a level from it at most."""
         return np.rint(self.fit(image)).astype(np.uint8)
+
+    @property
+    def training_fit(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """`fit_levels`, or None where it is what ``data/`` does by itself: stretch, bicubic."""
+        usual = (self.resize, self.resample) == (Processor.resize, Processor.resample)
+        return None if usual else self.fit_levels
 
     @property
     def pixel_dtype(self) -> type[np.generic]:

@@ -188,6 +188,8 @@ def test_images_are_resized_and_encoded_here(open_policy: Any) -> None:
     assert wire.asked[0]["image0"].tobytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(ValueError, match="resizes with filter 2, this client only with 3"):
         open_policy(_Wire(info={**INFO, "resample": 2}), resize=True)
+    with pytest.raises(ValueError, match="resizes images by 'pad', this client only by 'stretch'"):
+        open_policy(_Wire(info={**INFO, "resize": "pad"}), resize=True)
 
 
 def test_a_prefix_goes_only_where_it_is_known(open_policy: Any) -> None:

@@ -29,6 +29,7 @@ ACTION: Final = "action"
 TOKENIZER: Final = "facebook/bart-large"
 _BART: Final = (TOKENIZER, "facebook/bart-base")  # one vocabulary
 EPS: Final = 1e-8
+_EMPTY: Final = "observation.images.empty_camera_"
 RESIZE: Final = "image_crop_resize_processor"
 DOMAIN: Final = "xvla_add_domain_id"
 
@@ -97,7 +98,7 @@ def read_processor(
     return Processor(
         image_size=size,
         num_views=max(
-            config.get("num_image_views") or 0, len(features) + config.get("empty_cameras", 0)
+            config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
         ),
         text_length=text["max_length"],
         resize=mode,
@@ -188,7 +189,11 @@ def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, St
 
 
 def cameras(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras of a policy config, in the order of the view slots."""
+    """Cameras of a policy config, in the order of the view slots; slots kept empty are left out."""
+    return {k: v for k, v in _views(config).items() if not k.startswith(_EMPTY)}
+
+
+def _views(config: Mapping[str, Any]) -> dict[str, Any]:
     features = (config.get("input_features") or {}).items()
     return {key: value for key, value in features if value.get("type") == "VISUAL"}
 
@@ -211,14 +216,14 @@ def _resizing(
             "config.json: resize_imgs_with_padding is null, and the cameras of input_features are "
             f"{sorted(sizes)}; one size for all is expected"
         )
-    height, width = chosen or next(iter(sizes))
-    if height != width:
+    side, *others = chosen or next(iter(sizes))
+    if others != [side]:
         raise CheckpointError(
-            f"config.json: images of {height} x {width} px come from "
+            f"config.json: images of {' x '.join(map(str, [side, *others]))} px come from "
             + ("the setting" if chosen else "input_features, as resize_imgs_with_padding is null")
             + "; X-VLA takes squares. Set resize_imgs_with_padding to the [S, S] of its training"
         )
-    return height, "pad" if padded else "linear" if stretched else "none"
+    return side, "pad" if padded else "linear" if stretched else "none"
 
 
 def _mean_std(
@@ -237,12 +242,12 @@ def _mean_std(
     scaling = next(iter(each.values()), None)
     if scaling is None:
         return mean, std
-    low, high = np.float64(scaling.low), np.float64(scaling.high)
+    low, high = np.array(scaling.low), np.array(scaling.high)
     if MODES[scaling.mode][2]:
         low, high = (low + high) / 2, (high - low) / 2
     else:
         high = high + scaling.eps
-    return tuple((mean + std * low).tolist()), tuple((std * high).tolist())
+    return tuple((np.array(mean) + np.array(std) * low).tolist()), tuple((std * high).tolist())
 
 
 def _scaling(step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str) -> Scaling | None:

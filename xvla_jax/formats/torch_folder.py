@@ -28,7 +28,7 @@ from xvla_jax.formats.tensor_files import (
     TensorFiles,
     write_safetensors,
 )
-from xvla_jax.formats.torch_names import Dialect
+from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
 
 _log = logging.getLogger(__name__)
@@ -103,12 +103,13 @@ def load(
 def write(
     folder: pathlib.Path,
     whole: Pretrained,
-    dialect: Dialect,
+    layout: str,
     *,
     progress: Progress | None,
     domain: int | None = None,
 ) -> int:
     """Writes all files of a layout, the weights last; returns how many tensors were rounded."""
+    dialect = DIALECTS[layout]
     released, files = whole.config.to_dict(), dict(whole.files)
     for name in {"dtype", "torch_dtype"} & released.keys():
         released[name] = whole.stored_dtype

@@ -161,6 +161,7 @@ class PolicyEngine:
             },
             "programs": {"views": self._views, "batch": rules.limits.batch},
             "image_size": policy.processor.image_size,
+            "resize": policy.processor.resize,
             "resample": policy.processor.resample,
             "text_length": policy.processor.text_length,
             "device": jax.default_backend(),

@@ -17,7 +17,7 @@ from xvla_jax.pretrained import load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
 
 _FIXTURES = golden.FOLDER.parent / "lerobot"
-_PROCESSOR = Processor(image_size=64, text_length=11)
+_PROCESSOR = Processor(image_size=64, text_length=11, resize="pad")
 
 
 def _theirs(name: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_lerobots_own_folder_loads_without_our_files(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(_theirs("config.json")))
     loaded = load_checkpoint(folder)
     assert loaded.config == golden.load("ee6d").config
-    assert loaded.processor is None
+    assert loaded.processor == _PROCESSOR
     assert {"policy_preprocessor.json", "policy_postprocessor.json"} <= set(loaded.files)
 
 
