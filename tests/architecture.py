@@ -36,7 +36,7 @@ EVAL_ADAPTERS: Mapping[str, frozenset[str]] = {"eval.libero": SIMULATORS}
 
 DLIMP_HOME = "data.rlds"
 JUNK_DRAWERS = frozenset({"utils", "util", "helpers", "common", "misc"})
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 # Each has a letter in brackets, so that this file does not match itself.
