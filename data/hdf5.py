@@ -13,8 +13,10 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, attempt
+from data.hdf5_files import has_key, stored_array, whole_array
 from data.images import RAW_PICTURES
 from data.meta_files import find_meta_file
+from data.places import Places
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 
@@ -30,8 +32,10 @@ class Hdf5Reader:
         ValueError: the first episode has not the keys of the meta file and the row.
     """
 
-    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
-        meta = find_meta_file(root, spec.storage_name)
+    def __init__(
+        self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+    ) -> None:
+        meta = find_meta_file(root, spec.storage_name, places)
         order = meta.content.get("encoded_channel_order", spec.encoded_channel_order)
         self.spec = dataclasses.replace(
             spec,
@@ -40,7 +44,7 @@ class Hdf5Reader:
             encoded_channel_order=order,
         )
         # an entry is a path, or a list that begins with one
-        paths = [entry if isinstance(entry, str) else entry[0] for entry in meta.entries]
+        paths = [entry[0] if isinstance(entry, list) and entry else entry for entry in meta.entries]
         self._paths = [meta.resolve(path) for path in paths]
         self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
@@ -56,9 +60,9 @@ class Hdf5Reader:
         with h5py.File(path) as file:
             check_present(file, self.spec.keys)
             raw = read_arrays(file, self.spec.state_keys)
-            instruction = _text(_array(file, str(self.spec.instruction_key)))
+            instruction = _text(stored_array(file, str(self.spec.instruction_key)))
             views = tuple(
-                Hdf5Pictures(path, key, len(_array(file, key))) for key in self.spec.views
+                Hdf5Pictures(path, key, len(stored_array(file, key))) for key in self.spec.views
             )
         return standard_trajectory(
             raw,
@@ -103,7 +107,7 @@ class Hdf5Pictures:
         if len(indices):
             first, end = int(indices.min()), int(indices.max()) + 1
             with h5py.File(self._path) as file:
-                stored = _array(file, self._key)[first:end]
+                stored = stored_array(file, self._key)[first:end]
             # frames share the bytes where a frame is taken twice
             pictures = [_picture(value) for value in stored]
             taken[:] = [pictures[index - first] for index in indices]
@@ -122,19 +126,19 @@ def read_arrays(
     """
     arrays = {}
     for key in keys:
-        others = () if key in file else (substitutes or {}).get(key, ())
+        others = () if has_key(file, key) else (substitutes or {}).get(key, ())
         check_present(file, others or (key,))
         if others:
-            columns = [_array(file, other)[()] for other in others]
+            columns = [whole_array(file, other) for other in others]
             arrays[key] = np.stack([c.reshape(len(c), -1)[:, 0] for c in columns], axis=1)
         else:
-            arrays[key] = _array(file, key)[()]
+            arrays[key] = whole_array(file, key)
     return arrays
 
 
 def check_present(file: h5py.File, keys: Iterable[str]) -> None:
     """A LookupError names those of `keys` that the file lacks, and what it has."""
-    missing = [key for key in keys if key not in file]
+    missing = [key for key in keys if not has_key(file, key)]
     if missing:
         paths: list[str] = []
         file.visititems(lambda name, item: paths.append(name) if _is_array(item) else None)
@@ -146,13 +150,6 @@ def check_present(file: h5py.File, keys: Iterable[str]) -> None:
 
 def _is_array(item: Any) -> bool:
     return isinstance(item, h5py.Dataset)
-
-
-def _array(file: h5py.File, key: str) -> Any:
-    item = file[key]
-    if not _is_array(item):
-        raise KeyError(f"{key} is no array")
-    return item
 
 
 def _text(array: Any) -> str | bytes:

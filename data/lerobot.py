@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
 from data.lerobot_index import EpisodeFiles, read_index
+from data.places import Places
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.videos import VideoPictures
@@ -35,9 +36,11 @@ class LeRobotReader:
         ValueError: the index or the first episode does not fit the row.
     """
 
-    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
+    def __init__(
+        self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+    ) -> None:
         self.spec = spec
-        index = read_index(spec, root)
+        index = read_index(spec, root, places)
         self.index_files = index.files
         self._paraphrases = index.paraphrases
         self._parts = _parts(index.episodes)

@@ -6,15 +6,40 @@ and a key `encoded_channel_order` replaces that of the dataset row.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from etils import epath
+from typing_extensions import TypedDict
+
+from data.places import Places
+from data.typed_json import STRICT, read_json, typed
 
 STYLE_KEYS = ("dataset_name", "datalist")
+
+
+@pydantic.with_config(STRICT)
+class _Required(TypedDict):
+    dataset_name: str
+    datalist: list[Any]
+
+
+@pydantic.with_config(STRICT)
+class _Content(_Required, total=False):
+    """The fields that are read here; entries are checked where they are used."""
+
+    robot_type: str | None
+    observation_key: list[str]
+    language_instruction_key: str
+    encoded_channel_order: str
+    lang_aug_map: dict[str, list[str]]
+    top_path: str
+
+
+_CONTENT = pydantic.TypeAdapter(_Content)
 
 
 @dataclass(frozen=True)
@@ -23,6 +48,7 @@ class MetaFile:
 
     path: Path
     content: Mapping[str, Any]
+    places: Places
 
     @property
     def entries(self) -> list[Any]:
@@ -40,15 +66,20 @@ class MetaFile:
             raise ValueError(f"{self.path} has no {key!r}; it has {', '.join(self.content)}")
         return self.content[key]
 
-    def resolve(self, path: str) -> Path:
-        """`path` as it is where absolute, else below the folder of the file."""
-        return self.path.parent / path
+    def resolve(self, path: Any, below: Path | None = None) -> Path:
+        """`path` as it is where absolute, else below the folder of the file, or a given one.
+
+        Raises:
+            ValueError: it is no path, or leads out of the data folder (data/places.py).
+        """
+        return self.places.path(below or self.path.parent, path, self.path)
 
 
-def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
+def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None) -> MetaFile:
     """The meta file of dataset `name`: `root` itself, or a JSON in <root>/ or <root>/<name>/.
 
-    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`.
+    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`. What it names
+    lies in `places`; by default below `root`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -57,7 +88,7 @@ def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
     top = Path(root)
     folders = (top, top / name)
     paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
-    found = {path: _read(path) for path in paths}
+    found = {path: read_meta(path) for path in paths}
     styled = {p: c for p, c in found.items() if all(key in c for key in STYLE_KEYS)}
     names = {path: c.get("robot_type") or c["dataset_name"] for path, c in styled.items()}
     matching = [path for path, found_name in names.items() if found_name == name]
@@ -71,15 +102,20 @@ def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
             f"dataset {name!r} has several meta files: {', '.join(map(str, matching))}; give one "
             "of them another dataset_name, and a row of that storage_name"
         )
-    meta = MetaFile(matching[0], styled[matching[0]])
-    if not isinstance(meta.entries, list) or not meta.entries:
+    content = styled[matching[0]]
+    check_meta(content, matching[0])
+    meta = MetaFile(matching[0], content, places or Places.of(root))
+    if not meta.entries:
         raise ValueError(f"{meta.path} lists no episode in 'datalist'")
     return meta
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+def read_meta(path: Path) -> Mapping[str, Any]:
+    """What a JSON file holds; empty where that is no object."""
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
+
+
+def check_meta(content: Mapping[str, Any], path: Path) -> None:
+    """Refuses fields of a meta file that have another type; a ValueError names the first."""
+    typed(_CONTENT, dict(content), path)

@@ -7,28 +7,40 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+import pydantic
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from typing_extensions import TypedDict
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
+from data.tfds_folders import open_builder
 from data.trajectory import Trajectory, standard_trajectory
+from data.typed_json import STRICT, read_json, typed
 
 if importlib.util.find_spec("dlimp"):
     DLataset = importlib.import_module("dlimp").DLataset
 else:
     from data.dlataset import DLataset
 
+
+@pydantic.with_config(STRICT)
+class Recorded(TypedDict):
+    """What a manifest says of a recording."""
+
+    rate_hz: float
+
+
 SPLIT = "train"
 INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
+_MANIFEST = pydantic.TypeAdapter(Recorded)
 INDEX_NAMES = (MANIFEST_NAME, "dataset_info.json", "features.json")
 
 
@@ -49,7 +61,7 @@ class RldsReader:
         self.spec = spec
         self.folder = version_folder(root, spec.storage_name)
         self.index_files = index_files(self.folder)
-        self._builder = tfds.builder_from_directory(self.folder)
+        self._builder = open_builder(self.folder)
         self._check_features()
         self._check_rate()
         split = self._builder.info.splits[SPLIT]
@@ -135,7 +147,7 @@ class RldsReader:
         manifest = self.folder / MANIFEST_NAME
         if not manifest.exists():
             return
-        recorded = json.loads(manifest.read_text())["rate_hz"]
+        recorded = typed(_MANIFEST, read_json(manifest), manifest)["rate_hz"]
         if recorded != self.spec.rate_hz:
             raise ValueError(
                 f"{self.folder} was recorded at {recorded} Hz, but dataset row {self.spec.name!r} "

@@ -37,6 +37,7 @@ _RECORDED = flags.DEFINE_string("recorded", "", "Folder of recorded .npz episode
 _RECORDED_AS = flags.DEFINE_enum(
     "recorded_as", "libero_demos", sorted(RECORDED), "Name of the dataset of recorded episodes."
 )
+_OUTSIDE = flags.DEFINE_bool("outside_root", False, "Files that a dataset names lie anywhere.")
 _OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", required=True)
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
@@ -56,6 +57,7 @@ def _build_sources(console: Console, command: str) -> list[Row]:
         request = Request(
             spec=dataset(name),
             root=_ROOT.value,
+            outside_root=_OUTSIDE.value,
             out=Path(_OUT.value),
             rule=rule,
             shard_mb=_SHARD_MB.value,

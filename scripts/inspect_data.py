@@ -37,6 +37,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", required=True, help="dataset, mixture, or name:weight,...")
     parser.add_argument("--root", type=Path, required=True, help="data folder")
+    parser.add_argument(
+        "--outside_root", action="store_true", help="files that a dataset names may lie anywhere"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the page, an .html file")
     parser.add_argument(
         "--episodes", type=int, default=0, help="of each source, drawn at random; 0: all"
@@ -112,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     args.told = list(argv)
     console = Console()
     try:
-        sources = open_mixture(mixture(args.data), args.root)
+        sources = open_mixture(mixture(args.data), args.root, outside_root=args.outside_root)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1

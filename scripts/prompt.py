@@ -160,7 +160,7 @@ def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> C
             f"the new domain's {', '.join(missing)} must be given (--rate, --rotation, --views, "
             "--proprio): nothing here says what its robot's numbers mean"
         )
-    return Contract.from_dict(fields)
+    return Contract.from_dict(fields, "the flags", error=ConfigError)
 
 
 def _domain() -> int:

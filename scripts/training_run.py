@@ -266,8 +266,10 @@ def _open_sources(data: Any) -> list[Source]:
             f"{data.train_metas_path!r}; one of them must be set, the other empty"
         )
     if data.train_metas_path:
-        return open_metas(data.train_metas_path)
-    return open_mixture(mixture(data.mixture), data.root)
+        return open_metas(
+            data.train_metas_path, data_root=data.root, outside_root=data.outside_root
+        )
+    return open_mixture(mixture(data.mixture), data.root, outside_root=data.outside_root)
 
 
 def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:

@@ -7,10 +7,17 @@ whoever connects the two compares contracts first and refuses a difference by na
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from xvla_jax.errors import ContractError
+import pydantic
+from pydantic import Field
+
+from xvla_jax.errors import CheckpointError, ContractError, XVLAError
+from xvla_jax.typed_json import STRICT, DomainId, typed
+
+_Channel = Annotated[int, Field(ge=0, lt=65_536)]
+_Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,23 +36,69 @@ class Contract:
         relative_channels: channels of the action that are relative to proprio.
     """
 
-    domain_id: int
-    action_space: str
-    rotation_layout: str
-    anchor_hz: float
-    views: tuple[str, ...]
-    proprio: str
-    relative_channels: tuple[int, ...] = ()
+    __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
+
+    domain_id: DomainId
+    action_space: _Text
+    rotation_layout: Literal["interleaved", "contiguous", "none"]
+    anchor_hz: Annotated[float, Field(gt=0, le=100_000)]
+    views: Annotated[tuple[_Text, ...], Field(max_length=64)]
+    proprio: Literal["measured", "commanded", "zero"]
+    relative_channels: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=4096)
+    ] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Contract:
-        """Inverse of `to_dict`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        return cls(**fields)
+    def from_dict(
+        cls,
+        raw: Any,
+        where: object = "an action contract",
+        *,
+        error: type[XVLAError] = CheckpointError,
+    ) -> Contract:
+        """Inverse of `to_dict`; ``where`` is the file for messages.
+
+        Raises:
+            error: a field is missing, unknown, or has a value that no contract has.
+        """
+        return typed(_CONTRACT, raw, where, error=error)
+
+    @classmethod
+    def from_json(cls, raw: Any, where: object) -> list[Contract]:
+        """The contracts of a list of such forms.
+
+        Raises:
+            CheckpointError: as `from_dict`, or it is no list.
+        """
+        return typed(_CONTRACTS, raw, where)
+
+
+_CONTRACT: Final = pydantic.TypeAdapter(Contract)
+_CONTRACTS: Final = pydantic.TypeAdapter(list[Contract])
+
+
+def by_domain(
+    contracts: Iterable[Contract], num_domains: int, where: object
+) -> dict[int, Contract]:
+    """The contracts of a checkpoint by domain id.
+
+    Raises:
+        CheckpointError: one is of a domain that the model does not have, or two are of one domain.
+    """
+    found: dict[int, Contract] = {}
+    for contract in contracts:
+        if contract.domain_id >= num_domains or contract.domain_id in found:
+            problem = "twice" if contract.domain_id in found else "which the model does not have"
+            raise CheckpointError(
+                f"{where}: a contract is of domain {contract.domain_id}, {problem}; allowed are "
+                f"0 .. {num_domains - 1}, each once"
+            )
+        found[contract.domain_id] = contract
+    return found
 
 
 def check_contract(found: Mapping[int, Contract], wanted: Contract, *, who: str) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from xvla_jax import checkpoint
 from xvla_jax.config import XVLAConfig
-from xvla_jax.contract import Contract
-from xvla_jax.errors import CheckpointError
+from xvla_jax.contract import Contract, by_domain
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats import lora_step, orbax_params, torch_folder
 from xvla_jax.formats.accounting import STORED, check_tree
 from xvla_jax.formats.carried import (
@@ -160,27 +160,38 @@ def model_item(
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     item = checkpoint.read_model(step)
-    config = XVLAConfig.from_dict(item["config"])
+    config = XVLAConfig.from_dict(item["config"], f"{step}: model.config")
     if lora_step.ADAPTER in item:
         base = load_checkpoint(lora_step.base_folder(step), stored=stored)
         params = lora_step.merged_params(step, base.params)
     else:
         read = orbax_params.stored_params if stored else orbax_params.load_params
         params = read(step.resolve(), _template(config))
-    contracts = [Contract.from_dict(c) for c in item["contracts"]]
+    contracts = Contract.from_json(item["contracts"], f"{step}: model.contracts")
     source = item.get("source", {})
+    stored_dtype = source.get("stored_dtype", "float32")
+    if stored_dtype not in STORED:
+        raise CheckpointError(
+            f"{step}: model.source.stored_dtype is {stored_dtype!r}; known are {', '.join(STORED)}"
+        )
     return Pretrained(
         config,
         params,
-        Processor.from_dict(item["processor"]) if item["processor"] else None,
-        {c.domain_id: c for c in contracts},
-        buffers_from_json(source.get("buffers", {})),
-        source.get("stored_dtype", "float32"),
-        files_from_json(source.get("files", {})),
+        Processor.from_dict(item["processor"], step) if item["processor"] else None,
+        by_domain(contracts, config.num_domains, step),
+        buffers_from_json(source.get("buffers", {}), step),
+        stored_dtype,
+        files_from_json(source.get("files", {}), step),
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _template(config: XVLAConfig) -> dict[str, Any]:
-    """Tracing the full-size model takes a second or two."""
-    return abstract_params(config)
+    """The shapes of a model's parameters; tracing the full-size one takes a second or two."""
+    try:
+        return abstract_params(config)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"config.json describes a model that cannot be built: {reason}"
+        ) from error

@@ -103,7 +103,7 @@ def _lost(process: BaseProcess) -> WorkerLostError:
 def _work(pipe: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that directs
     try:
-        reader = open_reader(job.spec, job.root)
+        reader = open_reader(job.spec, job.root, job.places)
         while True:
             pipe.send(_READY)
             for event in write_shards(job, reader, pipe.recv()):

@@ -13,15 +13,17 @@ import numpy as np
 from xvla_jax import convert
 from xvla_jax.actions import action_space
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
-from xvla_jax.contract import Contract
+from xvla_jax.contract import Contract, by_domain
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats import lerobot_files
 from xvla_jax.formats.carried import side_files
+from xvla_jax.formats.file_names import plain_name
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
 from xvla_jax.formats.stored import Progress
 from xvla_jax.formats.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
 from xvla_jax.formats.torch_names import Dialect
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
+from xvla_jax.typed_json import read_json
 
 CONTRACT_NAME: Final = "action_contract.json"
 _WRITTEN: Final = frozenset(  # names that an export writes itself
@@ -83,7 +85,7 @@ def load(
         config,
         weights.params,
         Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None,
-        _read_contracts(folder),
+        _read_contracts(folder, config),
         weights.buffers,
         weights.stored_dtype,
         side_files(folder, own=_WRITTEN, weights=names),
@@ -109,6 +111,8 @@ def write(
     for name, content in made.items():
         _write_json(folder / name, content)
     for name, content in whole.files.items():
+        if plain_name(name, "a carried file") in _WRITTEN:
+            raise CheckpointError(f"a carried file is named {name}, which an export writes itself")
         (folder / name).write_bytes(content)
     if whole.contracts:
         _write_json(folder / CONTRACT_NAME, [c.to_dict() for c in whole.contracts.values()])
@@ -171,12 +175,8 @@ def _check_proprio(config: XVLAConfig) -> None:
         )
 
 
-def _read_contracts(folder: pathlib.Path) -> dict[int, Contract]:
+def _read_contracts(folder: pathlib.Path, config: XVLAConfig) -> dict[int, Contract]:
     path = folder / CONTRACT_NAME
     if not path.is_file():
         return {}
-    try:
-        contracts = [Contract.from_dict(raw) for raw in json.loads(path.read_text())]
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a list of action contracts ({error})") from error
-    return {c.domain_id: c for c in contracts}
+    return by_domain(Contract.from_json(read_json(path), path), config.num_domains, path)

@@ -121,8 +121,8 @@ def test_a_folder_that_is_no_adapter_is_named(tmp_path: Path) -> None:
         PeftConfig.read(tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text('{"peft_type": ')
-    with pytest.raises(CheckpointError, match="not a JSON file"):
+    with pytest.raises(CheckpointError, match="not JSON"):
         PeftConfig.read(tmp_path)
     path.write_text(json.dumps([1]))
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match=r"a JSON object is expected, found \[1\]"):
         PeftConfig.read(tmp_path)
