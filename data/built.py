@@ -26,6 +26,7 @@ from data.faults import BadEpisodeError, FaultError, attempt
 from data.poses import ACTION_WIDTH
 from data.rlds import MANIFEST_NAME, SPLIT, index_files
 from data.spec import DatasetSpec
+from data.stalls import read_of
 from data.standard import StandardForm
 from data.tfds_folders import open_builder
 from data.trajectory import Trajectory
@@ -143,9 +144,10 @@ class BuiltReader:
         lost: FaultError | None = None
         for number in range(self.episodes_per_part[part]):
             # a TFRecord file has no way past a damaged record
-            raw = lost or _next_record(records)
-            lost = raw if isinstance(raw, FaultError) else None
             name = f"{self._files[part]}#{number}"
+            with read_of(f"dataset {self.spec.name!r}, episode {name}"):
+                raw = lost or _next_record(records)
+            lost = raw if isinstance(raw, FaultError) else None
             yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
 
     def _trajectory(self, raw: dict[str, Any] | FaultError, place: str) -> Trajectory:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from etils import epath
 from numpy.typing import NDArray
 
-from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
+from data.faults import BadEpisodeError, FaultError, attempt
 from data.lerobot_index import EpisodeFiles, read_index
 from data.places import Places
 from data.spec import DatasetSpec
@@ -50,11 +50,10 @@ class LeRobotReader:
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of one part, in the order of the index."""
         episodes = self._parts[part]
-        try:
-            table = self._read_table(episodes)
-        except (OSError, pa.ArrowException) as error:
+        table = attempt(self.spec.name, episodes[0].name, partial(self._read_table, episodes))
+        if isinstance(table, BadEpisodeError):
             for episode in episodes:
-                yield bad_episode(self.spec.name, episode.name, error)
+                yield BadEpisodeError(self.spec.name, episode.name, table.kind, table.reason)
             return
         for episode in episodes:
             yield attempt(self.spec.name, episode.name, partial(self._trajectory, episode, table))

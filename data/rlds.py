@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
+from data.stalls import read_of
 from data.tfds_folders import open_builder
 from data.trajectory import Trajectory, standard_trajectory
 from data.typed_json import STRICT, read_json, typed
@@ -87,9 +88,10 @@ class RldsReader:
         """Arrays of the episodes from `first` on, by place; what cannot be read is not there."""
         found: dict[int, dict[str, Any]] = {}
         try:
-            for raw in self._iterate(first, count):
-                if len(raw[INDEX]):
-                    found[int(raw[INDEX][0])] = raw
+            with read_of(f"dataset {self.spec.name!r}, {count} episodes from number {first} on"):
+                for raw in self._iterate(first, count):
+                    if len(raw[INDEX]):
+                        found[int(raw[INDEX][0])] = raw
         except tf.errors.OpError:
             # dlimp lets parallel maps deliver out of order: good ones may be missing as well, so
             # the caller asks again for each
@@ -99,7 +101,8 @@ class RldsReader:
     def _load_alone(self, number: int) -> dict[str, Any] | FaultError:
         """The arrays of one episode, or what is wrong with it."""
         try:
-            raw = next(self._iterate(number, 1), None)
+            with read_of(f"dataset {self.spec.name!r}, episode number {number}"):
+                raw = next(self._iterate(number, 1), None)
         except tf.errors.DataLossError as error:
             return FaultError("unreadable", error.message)
         except tf.errors.OpError as error:

@@ -164,6 +164,9 @@ def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...])
 
 def _instruction(recorded: str | bytes, spec: DatasetSpec) -> str:
     text = recorded if spec.fixed_instruction is None else spec.fixed_instruction
+    if not isinstance(text, str | bytes):
+        where = spec.instruction_key or "the instruction"
+        raise FaultError("malformed", f"{where} is a {type(text).__name__}, not a text")
     if isinstance(text, bytes):
         text = text.decode()
     if spec.instruction_end is not None:

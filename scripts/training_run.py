@@ -19,6 +19,7 @@ from data.mixtures import mixture
 from data.origins import origin
 from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
+from data.stalls import end_reads_after
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
@@ -102,6 +103,7 @@ class TrainingRun:
             )
         loaded = load_checkpoint(config.init_from) if config.init_from else None
         model_config = loaded.config if loaded else XVLAConfig.from_dict(config.model.to_dict())
+        end_reads_after(config.data.read_limit_s)
         sources, held_out = _split(_open_sources(config.data), config.validation)
         return cls(
             config=config,

@@ -39,7 +39,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"init_from", Effect.NONE),  # its weights are read at the start only
     (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
-    (r"data\.(max_bad_episodes|cache_mb)", Effect.NONE),
+    (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
     (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: the data's place tells
     (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from data.building.shards import Event, Job, write_shards
 from data.readers import open_reader
+from data.stalls import end_reads_after
 from data.trajectory import Reader
 
 
@@ -103,6 +104,7 @@ def _lost(process: BaseProcess) -> WorkerLostError:
 def _work(pipe: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that directs
     try:
+        end_reads_after(job.read_limit_s)
         reader = open_reader(job.spec, job.root, job.places)
         while True:
             pipe.send(_READY)

@@ -41,6 +41,7 @@ class Job:
     spec: DatasetSpec
     root: str  # of the source
     places: Places  # of the files that it names
+    read_limit_s: float
     folder: Path  # in which the dataset is built
     name: str  # of the dataset
     form: StandardForm
