@@ -28,6 +28,7 @@ from data.mixtures import mixture
 from data.publish import Written, read_json
 from data.writer import RECORDED, write_dataset
 from eval.demonstrations import LEDGER
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
 
@@ -145,4 +146,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

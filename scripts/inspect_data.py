@@ -25,6 +25,7 @@ from data.readers import open_mixture
 from data.stalls import end_reads_after
 from eval.page import write_page
 from scripts.diagnostics.packages import installed_versions
+from scripts.ends import ends_clearly
 from scripts.inspection_page import BAD, Inspection, as_number, render
 from scripts.progress import episode_progress
 
@@ -134,4 +135,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ends_clearly(main)(sys.argv[1:]))

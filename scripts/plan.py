@@ -30,6 +30,7 @@ from data.datasets import dataset
 from data.memory import SourceSize, host_bytes
 from data.mixtures import mixture
 from data.stream import StreamShape
+from scripts.ends import ends_clearly
 from scripts.plan_tables import as_markdown, print_plan
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, XVLAError
@@ -147,4 +148,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(ends_clearly(main))

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from data.datasets import DATASETS
 from scripts.domain_table import domain_table
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
 from xvla_jax import domains
@@ -195,4 +196,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

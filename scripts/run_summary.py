@@ -16,6 +16,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from scripts.ends import ends_clearly
 from xvla_jax.errors import XVLAError
 from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
 from xvla_jax.watch import duration, goodput
@@ -144,4 +145,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(ends_clearly(main))

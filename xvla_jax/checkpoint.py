@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import check_stored_tree
+from xvla_jax.formats.disk_errors import disk_errors
 from xvla_jax.state import TrainState
 from xvla_jax.typed_json import STRICT, check_object, read_json, typed
 
@@ -97,7 +98,8 @@ class Checkpointer:
             cleanup_tmp_directories=True,
         )
         self._wait = save_interval == 1  # nothing may be lost but the step under way
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+        with disk_errors(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def latest_step(self) -> int | None:
         """Newest complete step, None for a new run."""
@@ -150,9 +152,10 @@ class Checkpointer:
         items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
         for field in dataclasses.fields(run):
             items[field.name] = ocp.args.JsonSave(dict(getattr(run, field.name)))
-        saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
-        if self._wait:
-            self._manager.wait_until_finished()
+        with disk_errors(self.folder):
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            if self._wait:
+                self._manager.wait_until_finished()
         return saved
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -192,8 +195,9 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with disk_errors(self.folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def _check_disk(self, state: TrainState) -> None:
         wanted = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+import jax
 import numpy as np
 
 from xvla_jax import checkpoint
@@ -22,8 +23,10 @@ from xvla_jax.formats.carried import (
     files_from_json,
     files_to_json,
 )
+from xvla_jax.formats.disk_errors import check_free, disk_errors
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.stored import Progress
+from xvla_jax.formats.tensor_files import DTYPES
 from xvla_jax.formats.torch_folder import Pretrained
 from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.models.xvla import abstract_params
@@ -121,7 +124,9 @@ def save_pretrained(
         stored_dtype=dtype,
         files=dict(files or {}),
     )
-    with whole_folder(folder, overwrite=overwrite) as scratch:
+    size = np.dtype(np.float32 if layout == ORBAX else DTYPES[STORED[dtype]]).itemsize
+    check_free(pathlib.Path(folder), size * sum(leaf.size for leaf in jax.tree.leaves(params)))
+    with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax_params.write_step(scratch, whole.params, item, progress=progress)
