@@ -13,7 +13,7 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, attempt
-from data.hdf5_files import has_key, stored_array, whole_array
+from data.hdf5_files import count_rows, has_key, stored_array, whole_array
 from data.images import RAW_PICTURES
 from data.meta_files import find_meta_file
 from data.places import Places
@@ -61,9 +61,7 @@ class Hdf5Reader:
             check_present(file, self.spec.keys)
             raw = read_arrays(file, self.spec.state_keys)
             instruction = _text(stored_array(file, str(self.spec.instruction_key)))
-            views = tuple(
-                Hdf5Pictures(path, key, len(stored_array(file, key))) for key in self.spec.views
-            )
+            views = tuple(Hdf5Pictures(path, key, count_rows(file, key)) for key in self.spec.views)
         return standard_trajectory(
             raw,
             self.spec,

@@ -37,6 +37,14 @@ def stored_array(file: h5py.File, key: str) -> h5py.Dataset:
     return found
 
 
+def count_rows(file: h5py.File, key: str) -> int:
+    """How many rows the array under `key` has; a FaultError where it is a single value."""
+    found = stored_array(file, key)
+    if not found.shape:
+        raise FaultError("malformed", f"{key} is a single value, not an array of images")
+    return found.shape[0]
+
+
 def whole_array(file: h5py.File, key: str) -> Any:
     """The values of a numeric array; a FaultError where they take more than `LARGEST_ARRAY`."""
     found = stored_array(file, key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from types import TracebackType
 
 _CHATTY = ("absl", "jax", "orbax")
 
@@ -18,14 +17,14 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in (*logging.getLogger().handlers, *logging.getLogger("absl").handlers):
         handler.addFilter(_is_told_once)
-    sys.excepthook = _report
+    sys.unraisablehook = _report
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
     return "_SignalingThread.run() raised an exception" not in record.getMessage()
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report(unraisable: sys.UnraisableHookArgs) -> None:
     """As Python does; writes of Orbax that end after their event loop are no news."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

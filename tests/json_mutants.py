@@ -6,7 +6,23 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-VALUES: tuple[Any, ...] = (None, 7, -1, 10**9, 1e400, "text", [1, "a"], {"a": [None]})
+# names that lead outside, or ask for a module: nothing may come of them
+OUTSIDE = "../../escaped"
+MODULE = "imported_by_a_file"
+VALUES: tuple[Any, ...] = (
+    None,
+    7,
+    -1,
+    10**9,
+    1e400,
+    "text",
+    [1, "a"],
+    {"a": [None]},
+    OUTSIDE,
+    f"{MODULE}:ROW",
+    f"{MODULE}.Evil",
+    "{x:>9999999999}",
+)
 _DEEPEST = 6
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import xvla_jax
-from tests.json_mutants import mutants
+from tests.json_mutants import MODULE, mutants
 from tests.xvla_jax import golden
 from xvla_jax.contract import Contract
 from xvla_jax.domains import read_notes
@@ -154,6 +155,8 @@ def test_another_type_is_read_or_refused_in_an_error_of_ours(
             wrong.append(f"{name}: takes {time.monotonic() - began:.0f} s")
     assert tried
     assert wrong == []
+    assert list(tmp_path.parent.rglob("escaped*")) == []
+    assert MODULE not in sys.modules
 
 
 @pytest.mark.parametrize(
