@@ -6,6 +6,7 @@ and hold a heap of strings whose walk never ends. All four are refused by name.
 
 from __future__ import annotations
 
+import functools
 import mmap
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data.faults import FaultError
 LARGEST_ARRAY = 1 << 30  # bytes of numbers that an episode reads at once
 _HEAP = b"GCOL\x01\0\0\0"  # begins a collection of the global heap, version 1
 _LONGEST_CHAIN = 16  # soft links, as HDF5's own limit
+_KNOWN_FILES = 1 << 16  # checked and unchanged since
 _HEAP_HEAD, _OBJECT_HEAD = 16, 16  # bytes
 
 
@@ -33,7 +35,9 @@ def stored_array(file: h5py.File, key: str) -> h5py.Dataset:
     if found.is_virtual or found.external:
         raise FaultError("malformed", f"{key} keeps its values in other files, which is refused")
     if _has_references(found.dtype):
-        _check_heap(Path(file.filename))
+        path = Path(file.filename)
+        status = path.stat()
+        _check_heap(path, status.st_size, status.st_mtime_ns)
     return found
 
 
@@ -114,7 +118,8 @@ def _has_references(dtype: Any) -> bool:
     return dtype.hasobject
 
 
-def _check_heap(path: Path) -> None:
+@functools.lru_cache(_KNOWN_FILES)
+def _check_heap(path: Path, size: int, modified_ns: int) -> None:  # noqa: ARG001 - what is known
     """Refuses a file with a heap in which the HDF5 library would walk for ever.
 
     The library takes an object's size on trust: one of 0 bytes in the free space is met again and

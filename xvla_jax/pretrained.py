@@ -124,14 +124,18 @@ def save_pretrained(
         stored_dtype=dtype,
         files=dict(files or {}),
     )
-    size = np.dtype(np.float32 if layout == ORBAX else DTYPES[STORED[dtype]]).itemsize
-    check_free(pathlib.Path(folder), size * sum(leaf.size for leaf in jax.tree.leaves(params)))
+    check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax_params.write_step(scratch, whole.params, item, progress=progress)
             return 0
         return torch_folder.write(scratch, whole, DIALECTS[layout], progress=progress)
+
+
+def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
+    size = 4 if layout == ORBAX else DTYPES[STORED[dtype]].itemsize
+    return size * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def model_item(

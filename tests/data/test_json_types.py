@@ -71,7 +71,11 @@ def test_another_type_is_read_or_refused(case, tmp_path):
         def dump(mutant):
             return "\n".join([json.dumps(mutant), *lines[1:]])
     else:
-        content, dump = json.loads(path.read_text()), json.dumps
+        content = json.loads(path.read_text())
+
+        def dump(mutant):
+            return json.dumps(mutant)
+
     sweep(path, content, dump, lambda: read(row, root), 1)
     path.write_text(dump(content))
     if name != "episodes.jsonl":
