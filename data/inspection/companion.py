@@ -7,7 +7,6 @@ every storage format serves without a line of its own.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.readers import open_reader
 from data.spec import NO_ROTATION, STORAGES, Columns, DatasetSpec
 from data.trajectory import Reader
+from data.typed_json import read_json
 
 
 class Counterpart(NamedTuple):
@@ -106,7 +106,8 @@ def recorded_names(spec: DatasetSpec, root: epath.PathLike) -> tuple[str, ...]:
     path = next((path for path in paths if path.is_file()), None)
     if path is None or spec.storage != "lerobot":
         return ()
-    features = json.loads(path.read_text(encoding="utf-8")).get("features")
+    info = read_json(path)
+    features = info.get("features") if isinstance(info, dict) else None
     found = []
     for columns in spec.joints:
         feature = features.get(columns.key) if isinstance(features, dict) else None
