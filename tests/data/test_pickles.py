@@ -8,9 +8,9 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest

@@ -43,11 +43,12 @@ _MODEL: Final[Mapping[str, str]] = {
 } | {"chunk_size": "num_actions"}
 _CHUNK: Final = 32  # LeRobot's default, not ours
 _IMAGES: Final = "observation.images."
+_Length = Annotated[int, Field(ge=0, le=65_536)]  # 0: of images whose size is not known
 
 
 class _Feature(TypedDict, total=False):
     type: str | None
-    shape: Annotated[list[Width], Field(min_length=1)]
+    shape: Annotated[list[_Length], Field(min_length=1)]
 
 
 @pydantic.with_config(STRICT)
