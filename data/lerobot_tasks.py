@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data.extras import needs
 from data.faults import FaultError
 from data.texts import plain_text, type_name
+
+with needs("data"):
+    import pyarrow.parquet as pq
 
 TASK_INDEX = "task_index"
 LINES, TABLE = "tasks.jsonl", "tasks.parquet"

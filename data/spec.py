@@ -156,7 +156,7 @@ class DatasetSpec:
     folder: EpisodeFolder | None = None  # for storage "scattered"
     # columns of each recorded array, axes after the first flattened; a recording of another width
     # is refused. Needed to count a gripper from the end of an array that holds more than a pose
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
     # file of the checkout, or module elsewhere, that holds the row: where messages send the reader
     written_in: str = dataclasses.field(default="", compare=False, repr=False)
 
