@@ -19,6 +19,7 @@ from data.batches import Batches, BatchMaker, rows_of_host
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
 from data.jitter import any_drawn
+from data.poses import ACTION_WIDTH
 from data.stream import Sample, StreamShape
 from data.trajectory import Reader
 from data.windows import episode_samples
@@ -51,6 +52,7 @@ def batches(
     prefetch: int = 2,
     threads: int | None = None,
     cache_mb: float = 0.0,
+    action_width: int = ACTION_WIDTH,
 ) -> Batches:
     """Endless training batches, from batch number `start_step` on.
 
@@ -72,25 +74,21 @@ def batches(
         prefetch: batches made ahead.
         threads: as many read files, and as many decode pictures; None takes one per core.
         cache_mb: for decoded pictures, so that later epochs of a small dataset decode none.
+        action_width: channels of the model's head (D); rows with fewer are padded with zeros.
 
     Raises:
         ValueError: an argument out of range, or a position of another stream.
     """
-    _check_sources(sources, num_views)
+    _check_sources(sources, num_views, action_width)
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
-    faults, jitters = Faults(max_bad_episodes), _jitters(sources)
-    threads = threads or os.cpu_count() or 1
-    maker = BatchMaker(
-        [(source.reader, source.weight) for source in sources],
-        StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters),
-        faults,
-        rows=rows_of_host(host, hosts, batch_size),
-        start_step=start_step,
-        position=position,
-        threads=threads,
-    )
+    faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
+    pairs = [(source.reader, source.weight) for source in sources]
+    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes)
+    drawing = (seed, faults, cache_mb, threads, _jitters(sources), action_width)
+    parts = (pairs, shape, Collator(num_views, image_size, tokenize, *drawing), faults)
+    rows = rows_of_host(host, hosts, batch_size)
+    maker = BatchMaker(*parts, rows=rows, start_step=start_step, position=position, threads=threads)
     return Batches(maker, prefetch=prefetch)
 
 
@@ -105,6 +103,7 @@ def one_pass(
     stride: int = 1,
     max_bad_episodes: int = 0,
     threads: int | None = None,
+    action_width: int = ACTION_WIDTH,
 ) -> Iterator[Batch]:
     """Every sample once, in the order stored, source after source; the last batch may be short.
 
@@ -112,12 +111,13 @@ def one_pass(
     paraphrase, all views. Bad episodes are left out up to the bound; a sample whose pictures are
     bad has none to take its place, and is an error.
     """
-    _check_sources(sources, num_views)
+    _check_sources(sources, num_views, action_width)
     _check_at_least(1, batch_size=batch_size, stride=stride)
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
+    jitters = _jitters(sources)
     collator = Collator(
-        num_views, image_size, tokenize, None, faults, 0.0, threads, _jitters(sources)
+        num_views, image_size, tokenize, None, faults, 0.0, threads, jitters, action_width
     )
     waiting: list[Iterator[Sample]] = []
     try:
@@ -148,17 +148,17 @@ def _jitters(sources: Sequence[Source]) -> bool:
     return any_drawn(source.reader.spec.augment for source in sources)
 
 
-def _check_sources(sources: Sequence[Source], num_views: int) -> None:
+def _check_sources(sources: Sequence[Source], num_views: int, action_width: int) -> None:
     names = [source.reader.spec.name for source in sources]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"a mixture names each dataset once and at least one, got {names}")
-    widths = {source.reader.spec.name: source.reader.spec.width for source in sources}
-    if len(set(widths.values())) != 1:
-        raise ValueError(
-            f"a batch has actions of one width; the datasets of this mixture have {widths} channels"
-        )
     for source in sources:
-        views = source.reader.spec.views
+        views, width = source.reader.spec.views, source.reader.spec.width
+        if width > action_width:
+            raise ValueError(
+                f"dataset {source.reader.spec.name!r} has {width} channels of actions, the model's "
+                f"head has {action_width} (action_width)"
+            )
         if len(views) > num_views:
             raise ValueError(
                 f"dataset {source.reader.spec.name!r} has {len(views)} views, the model has "
