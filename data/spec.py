@@ -135,8 +135,8 @@ class DatasetSpec:
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
     augment: str  # of training pictures; data.jitter.AUGMENTS
-    # actions of a joint space, as many channels as it has; `arms` then only judge whether a sample
-    # moves
+    # actions of a joint space, as many channels as it has, behind which readers leave zeros; `arms`
+    # then only judge whether a sample moves
     joints: tuple[Columns, ...] = ()
     channels: tuple[Channel, ...] = ()  # of the joints, in order; else as LeRobot's info.json says
     first_index: int = 0
@@ -217,7 +217,7 @@ class DatasetSpec:
 
     @property
     def width(self) -> int:
-        """Channels of a sample's proprio and actions: the joints, or two arms' poses."""
+        """Channels of proprio and actions that mean something: the joints, or two arms' poses."""
         joints = sum(columns.end - columns.first for columns in self.joints)
         return joints or ACTION_WIDTH
 
