@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import pathlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ class Reader:
     def read(self, part):
         yield episode(self.spec, str(part))
 """
-SHAPE = {"batch_size": 4, "num_actions": 30, "num_views": 3, "image_size": 8}
+SHAPE: dict[str, Any] = {"batch_size": 4, "num_actions": 30, "num_views": 3, "image_size": 8}
 
 
 @pytest.fixture
