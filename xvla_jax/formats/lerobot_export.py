@@ -142,7 +142,9 @@ def _stated_by(
     """LeRobot's fields beyond the model's."""
     views = contract.views if contract else tuple(cameras(section))
     if processor is None:
-        return features(views, section, side=0, state=state, action=action) if views else {}
+        # No cameras, whose images would be a guess: LeRobot asks for them.
+        made = features((), {}, side=0, state=state, action=action)
+        return {**made, **{key: section[key] for key in made if key in section}}
     side = processor.image_size
     views = views or [f"image{i + 1 if i else ''}" for i in range(processor.num_views)]
     return {
