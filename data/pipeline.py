@@ -68,26 +68,24 @@ def batches(
         lanes: stretches of rows that read files of their own; divides `batch_size`.
         max_bad_episodes: left out of each source; one more is a `TooManyBadEpisodesError`.
         start_step: the first batch. Nothing before it is decoded.
-        position: a saved one (data/position.py), in place of `start_step`.
+        position: a saved one, in place of `start_step`.
         host: of `hosts`; it gets the rows host * batch_size / hosts and following.
         hosts: how many share a global batch.
         prefetch: batches made ahead.
         threads: as many read files, and as many decode pictures; None takes one per core.
         cache_mb: for decoded pictures, so that later epochs of a small dataset decode none.
-        fit: resizes pictures in place of the bicubic filter.
+        fit: resizes pictures, in place of the bicubic filter.
 
     Raises:
         ValueError: an argument out of range, or a position of another stream.
     """
-    _check_sources(sources, num_views)
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
-    faults, jitters = Faults(max_bad_episodes), _jitters(sources)
-    threads = threads or os.cpu_count() or 1
+    faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
     maker = BatchMaker(
         [(source.reader, source.weight) for source in sources],
         StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters, fit),
+        _collator(sources, num_views, image_size, tokenize, seed, faults, cache_mb, threads, fit),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
         start_step=start_step,
@@ -95,6 +93,22 @@ def batches(
         threads=threads,
     )
     return Batches(maker, prefetch=prefetch)
+
+
+def _collator(
+    sources: Sequence[Source],
+    num_views: int,
+    image_size: int,
+    tokenize: Tokenize,
+    seed: int | None,
+    faults: Faults,
+    cache_mb: float,
+    threads: int,
+    fit: Fit | None,
+) -> Collator:
+    _check_sources(sources, num_views)
+    jitters = _jitters(sources)
+    return Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters, fit)
 
 
 def one_pass(
@@ -116,13 +130,10 @@ def one_pass(
     paraphrase, all views. Bad episodes are left out up to the bound; a sample whose pictures are
     bad has none to take its place, and is an error.
     """
-    _check_sources(sources, num_views)
     _check_at_least(1, batch_size=batch_size, stride=stride)
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
-    collator = Collator(
-        num_views, image_size, tokenize, None, faults, 0.0, threads, _jitters(sources), fit
-    )
+    collator = _collator(sources, num_views, image_size, tokenize, None, faults, 0.0, threads, fit)
     waiting: list[Iterator[Sample]] = []
     try:
         for sample in _samples_in_order(sources, num_actions, stride, faults):

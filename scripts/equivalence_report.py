@@ -122,14 +122,8 @@ def check(plan: Plan) -> dict[str, Any]:
             if dtype != REFERENCE:
                 comparisons.append(_comparison("A", dtype, first.outputs[dtype], wanted, []))
     if by_torch:
-        about, outputs, raw = by_torch
-        report["torch"] = about
-        comparisons.append(_comparison("PyTorch on A", REFERENCE, outputs, wanted, []))
-        if raw and first.raw:
-            who = f"LeRobot on raw observations ({first.raw.note})"
-            comparisons.append(
-                _comparison(who, REFERENCE, raw, first.raw.outputs, [], equivalence.RAW_STAGES)
-            )
+        report["torch"], outputs, raw = by_torch
+        comparisons += _torch_comparisons(first, outputs, raw)
     report["comparisons"] = comparisons
     report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     verdicts = [c["passed"] for c in comparisons]
@@ -200,6 +194,16 @@ def _run_torch(
         outputs = reference.stages(first.inputs, steps=STEPS)
         raw = first.raw.ask(reference) if first.raw else None
         return dict(reference.about), outputs, raw
+
+
+def _torch_comparisons(first: _Side, outputs: Outputs, raw: Outputs | None) -> list[dict[str, Any]]:
+    """PyTorch's network, and LeRobot from raw observations on, against A."""
+    wanted = first.outputs[REFERENCE]
+    made = [_comparison("PyTorch on A", REFERENCE, outputs, wanted, [])]
+    if raw and first.raw:
+        who, ours = f"LeRobot on raw observations ({first.raw.note})", first.raw.outputs
+        made.append(_comparison(who, REFERENCE, raw, ours, [], equivalence.RAW_STAGES))
+    return made
 
 
 def _comparison(

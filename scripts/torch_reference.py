@@ -163,7 +163,7 @@ def raw(_: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Writes what LeRobot makes of raw observations."""
     start = time.perf_counter()
     with np.load(request["inputs"]) as arrays:
-        outputs = raw_outputs(
+        outputs: dict[str, Any] = raw_outputs(
             request["folder"], request["tokenizer"], dict(arrays), request["tasks"]
         )
     np.savez(request["outputs"], **outputs)

@@ -83,8 +83,8 @@ def convert_checkpoint(
         dtype: to store, or ``source``: as the source (or what it was trained from) was stored.
         adapter: PEFT folder that is merged into the parameters.
         overwrite: replace the target.
-        resize: another way for images to become squares than the source's.
-        domain: that LeRobot's pipeline gives every observation.
+        resize: a row of ``resizing.RESIZING`` in place of the source's.
+        domain: as `save_pretrained` has it.
         progress: told of every tensor or leaf that is written.
 
     Returns:
@@ -95,15 +95,7 @@ def convert_checkpoint(
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
-    loaded = load_checkpoint(source, stored=True)
-    if adapter:
-        changes = load_adapter(adapter, loaded.config)  # refused before the base is read
-        loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
-    if resize:
-        if loaded.processor is None:
-            raise CheckpointError(f"{source} says nothing of images that --resize could change")
-        processor = dataclasses.replace(loaded.processor, resize=resize)
-        loaded = dataclasses.replace(loaded, processor=processor)
+    loaded = _changed(load_checkpoint(source, stored=True), source, adapter, resize)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
         target,
@@ -128,6 +120,21 @@ def convert_checkpoint(
         seconds=seconds,
         peak_rss=_peak_rss(),
     )
+
+
+def _changed(
+    loaded: Pretrained, source: pathlib.Path, adapter: pathlib.Path | None, resize: str | None
+) -> Pretrained:
+    """The source with an adapter merged and another way of resizing, where they are given."""
+    if adapter:
+        changes = load_adapter(adapter, loaded.config)  # refused before the base is read
+        loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
+    if not resize:
+        return loaded
+    if loaded.processor is None:
+        raise CheckpointError(f"{source} says nothing of images that --resize could change")
+    processor = dataclasses.replace(loaded.processor, resize=resize)
+    return dataclasses.replace(loaded, processor=processor)
 
 
 def extract_adapter(

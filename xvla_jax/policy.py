@@ -187,10 +187,10 @@ class Policy:
 
     def _scaled_prefix(self, observation: Observation) -> Observation:
         """The observation with its prefix in the network's units; of another width, as it is."""
-        scaling = self.processor.action
-        if scaling is None or observation.get("prefix") is None:
+        scaling, prefix = self.processor.action, observation.get("prefix")
+        if scaling is None or prefix is None:
             return observation
-        rows = np.asarray(observation["prefix"], np.float32)
+        rows = np.asarray(prefix, np.float32)
         if rows.ndim != 2 or rows.shape[1] not in (self.space.real_width, self.space.width):
             return observation
         return {**observation, "prefix": scaling.scale(rows, what="prefix")}

@@ -101,7 +101,7 @@ def save_pretrained(
             and the name.
         files: as `Pretrained` has them.
         progress: told of every tensor or leaf.
-        domain: that LeRobot's pipeline gives every observation, where there are several contracts.
+        domain: of LeRobot's pipeline, where there are several contracts.
 
     Returns:
         How many tensors ``dtype`` does not hold exactly, and so were rounded.
@@ -110,9 +110,7 @@ def save_pretrained(
         CheckpointError: the folder is in use, the layout unknown, or the parameters are not the
             config's.
     """
-    for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
-        if value not in known:
-            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+    _check_names(layout, dtype)
     check_tree(dict(params), _template(config))
     whole = Pretrained(
         config=config,
@@ -128,9 +126,13 @@ def save_pretrained(
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax_params.write_step(scratch, whole.params, item, progress=progress)
             return 0
-        return torch_folder.write(
-            scratch, whole, DIALECTS[layout], progress=progress, domain=domain
-        )
+        return torch_folder.write(scratch, whole, layout, progress=progress, domain=domain)
+
+
+def _check_names(layout: str, dtype: str) -> None:
+    for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
+        if value not in known:
+            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
 
 
 def model_item(

@@ -96,3 +96,14 @@ def test_pixels_are_resized_as_an_encoded_picture_is():
 def test_what_is_neither_bytes_nor_pixels_is_an_error(picture):
     with pytest.raises(ValueError, match="encoded bytes or uint8"):
         load_picture(picture, size=4, channel_order="rgb")
+
+
+def test_another_way_of_resizing_takes_the_place_of_the_filter():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+    def fit(image):
+        return image[:4, :4]
+
+    for picture in (pixels, encoded(pixels)):
+        found = load_picture(picture, size=4, channel_order="rgb", fit=fit)
+        np.testing.assert_array_equal(found, pixels[:4, :4])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,10 @@ import xvla_jax
 from scripts import equivalence_report
 from scripts.equivalence_report import Plan, check
 from scripts.equivalence_table import print_report
+from scripts.torch_process import TorchOptions
 from tests.xvla_jax import golden
-from xvla_jax import lora
+from tests.xvla_jax.formats import lerobot_exports as exports
+from xvla_jax import equivalence, lora
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats import lora_files
 from xvla_jax.processor import Processor
@@ -188,7 +191,26 @@ def test_other_preprocessing_fails(released: str, tmp_path: Path) -> None:
     report = _check(released, _copied(tmp_path / "other", "model.safetensors", other))
     assert report["comparisons"][0]["passed"] is True
     assert report["processor"]["differing"] == {"resample": (3, 2), "text_length": (9, 50)}
+    assert report["processor"]["raw_pixel_difference"] > 1
     assert report["passed"] is False
+    assert "pixels of 480 x 640 images: by" in _printed(report)
+
+
+@pytest.mark.torch
+def test_lerobot_is_compared_from_raw_observations(tmp_path: Path) -> None:
+    python = os.environ.get("XVLA_LEROBOT_PYTHON", "")
+    if not python:
+        pytest.skip("XVLA_LEROBOT_PYTHON is not set")
+    folder = exports.write(tmp_path / "out", "auto", "pad", "lerobot-native")
+    torch = TorchOptions("lerobot", python=python)
+    report = check(Plan(str(folder), dtypes=("float32",), observations=2, torch=torch))
+    network, raw = report["comparisons"]
+    assert _verdicts(network) == [True] * 5
+    assert "480 x 640 px, resize 'pad'" in raw["who"]
+    stages = [stage.name for stage in equivalence.RAW_STAGES]
+    assert [(row["stage"], row["passed"]) for row in raw["stages"]] == [(s, True) for s in stages]
+    assert "actions in the robot's units" in _printed(report)
+    assert report["passed"] is True
 
 
 def test_an_adapter_is_merged_into_its_side(released: str, tmp_path: Path) -> None:

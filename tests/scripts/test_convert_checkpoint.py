@@ -48,7 +48,7 @@ def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None:
     case = golden.load("ee6d")
-    processor = Processor(image_size=64, text_length=11)
+    processor = Processor(image_size=64, text_length=11, resize="pad")
     first, second = tmp_path / "hf", tmp_path / "native"
     xvla_jax.save_pretrained(
         first, case.config, case.params, processor=processor, contracts={1: _CONTRACT}

@@ -12,6 +12,7 @@ import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden
+from tests.xvla_jax.formats import lerobot_exports as exports
 from xvla_jax import conversion
 from xvla_jax.conversion import convert_checkpoint, verify
 from xvla_jax.errors import CheckpointError
@@ -135,3 +136,26 @@ def test_values_that_are_not_finite_are_found_on_the_way(layout: str, tmp_path: 
     with pytest.raises(CheckpointError, match="2 tensors hold NaN or infinity"):
         convert_checkpoint(tmp_path / "source", tmp_path / "out", layout)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_raw_observations_show_another_preprocessing(tmp_path: Path) -> None:
+    """Pixels of 480 x 640 px, not those that both sides would take as they are."""
+    made = exports.checkpoint("ee6d")  # stretches by Pillow's filter, which LeRobot lacks
+    xvla_jax.save_pretrained(tmp_path / "hf", made.config, made.params, processor=made.processor)
+    loaded, _ = convert_checkpoint(tmp_path / "hf", tmp_path / "near", "lerobot-native")
+    found = verify(loaded, tmp_path / "near", dtype="float32")
+    assert found["parameters_equal"] is True
+    assert found["preprocessing"] == {"resize": ("stretch", "linear")}
+    assert found["largest_action_difference"] > 0
+    for resize in ("pad", "linear", "none"):
+        loaded, _ = convert_checkpoint(
+            tmp_path / "hf", tmp_path / resize, "lerobot-native", resize=resize
+        )
+        found = verify(loaded, tmp_path / resize, dtype="float32")
+        assert (found["preprocessing"], found["largest_action_difference"]) == ({}, 0.0)
+
+
+def test_images_of_which_nothing_is_said_cannot_be_changed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="says nothing of images that --resize could"):
+        convert_checkpoint(_SOURCE, tmp_path / "out", "hf", resize="pad")
+    assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ def test_pixels_are_lerobots(version: str, mode: str) -> None:
     for size, theirs in wanted.items():
         image = cases.observations(size, 20, 20)["images"][1, 0]
         found = np.asarray(normalise(processor.fit(image))).transpose(2, 0, 1)
-        np.testing.assert_allclose(found, theirs, atol=2e-6, err_msg=str(size))
+        np.testing.assert_allclose(found, theirs, atol=5e-6, err_msg=str(size))
 
 
 def test_margins_are_above_and_left_and_vanish_when_normalised() -> None:

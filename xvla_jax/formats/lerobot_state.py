@@ -16,7 +16,7 @@ import numpy as np
 
 from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lerobot_files import SECTION
 from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo
 from xvla_jax.formats.torch_names import detect_dialect
@@ -31,13 +31,20 @@ def with_state_of_model(files: TensorFiles, config: XVLAConfig) -> TensorFiles:
 
     Raises:
         CheckpointError: the state itself is wider, so that no row may go.
+        ConfigError: the weights are of another width than LeRobot's config says.
     """
     section = json.loads(config.extra).get(SECTION, {})
-    name = detect_dialect(set(files.info)).rename(_ENCODER)
+    dialect = detect_dialect(set(files.info))
+    name = dialect.rename(_ENCODER)
     if "max_state_dim" not in section or name not in files.info:
         return files
     width, info = action_space(config).width, files.info[name]
     stored = info.shape[-1] // config.hidden_size - width - config.dim_time
+    if dialect.lerobot and stored != section["max_state_dim"]:
+        raise ConfigError(
+            f"LeRobot config.json: max_state_dim is {section['max_state_dim']}; in action space "
+            f"{config.action_mode!r} these weights take a proprio of width {stored}"
+        )
     if stored == width or stored != section["max_state_dim"]:
         return files
     feature = (section.get("input_features") or {}).get("observation.state") or {}

@@ -22,7 +22,7 @@ from xvla_jax.formats.lerobot_state import with_state_of_model
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
 from xvla_jax.formats.stored import Progress
 from xvla_jax.formats.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFiles, write_safetensors
-from xvla_jax.formats.torch_names import Dialect
+from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
 
 _log = logging.getLogger(__name__)
@@ -97,12 +97,13 @@ def load(
 def write(
     folder: pathlib.Path,
     whole: Pretrained,
-    dialect: Dialect,
+    layout: str,
     *,
     progress: Progress | None,
     domain: int | None = None,
 ) -> int:
     """Writes all files of a layout, the weights last; returns how many tensors were rounded."""
+    dialect = DIALECTS[layout]
     released, files = whole.config.to_dict(), dict(whole.files)
     for name in {"dtype", "torch_dtype"} & released.keys():
         released[name] = whole.stored_dtype

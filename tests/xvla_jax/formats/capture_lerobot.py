@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _save(name: str, shape: pathlib.Path, python: str, scratch: pathlib.Path) ->
     np.savez_compressed(target / "outputs.npz", **_kept(outputs))
 
 
-def _kept(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _kept(outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if name != "image_mask"}
 
 
@@ -64,7 +65,8 @@ def main(version: str, python: str) -> None:
         for name, saved in cases.SAVED.items():
             if saved.lerobot == version:
                 _save(name, shape, python, scratch)
-        actions, pixels = {}, {}
+        actions: dict[str, Any] = {}
+        pixels: dict[str, Any] = {}
         for mode, resize in exports.EXPORTS:
             place = exports.write(scratch / f"{mode}-{resize}", mode, resize)
             arrays = exports.observations(mode)

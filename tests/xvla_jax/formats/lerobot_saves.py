@@ -33,7 +33,9 @@ def main(case: str, shape: str, out: str, tokenizer: str) -> None:
     }
     raw = json.loads(pathlib.Path(shape).read_text())
     modeling = importlib.import_module("lerobot.policies.xvla.modeling_xvla")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.fields.items()}
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in saved.fields.items()
+    }
     if "normalization_mapping" in fields:
         modes = fields["normalization_mapping"].items()
         fields["normalization_mapping"] = {k: types.NormalizationMode[v] for k, v in modes}

@@ -101,7 +101,7 @@ def test_lerobots_own_folder_loads_without_our_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"max_state_dim": 32}, r"action_encoder\.fc\.weight: found"),
+        ({"max_state_dim": 32}, "max_state_dim is 32; in action space 'ee6d' .* width 20"),
         ({"use_proprio": False}, "use_proprio is false"),
         ({"action_mode": "ee7d"}, "ee7d"),
         ({"action_mode": "auto", "output_features": {}}, r"output_features\.action\.shape"),
