@@ -29,9 +29,12 @@ setup(
         "orbax-checkpoint>=0.12",
         "packaging>=24",
         "pillow>=11",
+        "pydantic>=2.12",
+        "regex>=2024.11",
         "rich>=13",
         "safetensors>=0.5",
         "transformers>=5",
+        "typing-extensions>=4.12",
     ],
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.

@@ -76,9 +76,11 @@ def _data() -> ConfigDict:
     data.mixture = ""  # name in data/mixtures.py
     # X-VLA's meta file, or a folder of them, in place of root and mixture
     data.train_metas_path = ""
+    data.outside_root = False  # files that meta files name may lie anywhere, not only below root
     data.shuffle_buffer = 10_000  # samples per source, over all lanes
     data.lanes = 1  # stretches of a batch with files of their own: one or more per host
     data.max_bad_episodes = 0  # left out per source; one more ends the run
+    data.read_limit_s = 1800.0  # s after which a read that stands still ends the run; 0 = never
     data.cache_mb = 0.0  # MB for decoded images; worth it for small datasets only
     return data
 

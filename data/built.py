@@ -14,16 +14,23 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 from etils import epath
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.poses import ACTION_WIDTH
 from data.rlds import MANIFEST_NAME, SPLIT, index_files
 from data.spec import DatasetSpec, default_values
+from data.stalls import read_of
 from data.standard import StandardForm
+from data.tfds_folders import open_builder
 from data.trajectory import Trajectory
+from data.typed_json import STRICT, read_json, typed
 
 _log = logging.getLogger(__name__)
 with needs("data"):
@@ -75,6 +82,32 @@ APPLIED_LATER = (
 NAMED_BY_STORAGE = ("views", "instruction_key", "encoded_channel_order")
 
 
+@pydantic.with_config(STRICT)
+class _Origin(TypedDict):
+    row: dict[str, Any]
+
+
+@pydantic.with_config(STRICT)
+class _Form(TypedDict):
+    views: list[str]
+    clocks: Annotated[int, Field(ge=0, le=2)]
+    still_columns: Annotated[int, Field(ge=0, le=ACTION_WIDTH)]
+    more_pictures: bool
+
+
+@pydantic.with_config(STRICT)
+class _Manifest(TypedDict):
+    schema: str
+    made_of: _Origin
+    form: _Form
+    views: dict[str, str]
+    instruction_key: str | None
+    encoded_channel_order: str
+
+
+_MANIFEST = pydantic.TypeAdapter(_Manifest)
+
+
 class BuiltReader:
     """A built dataset, opened for the row that it was made with; a part is a shard file.
 
@@ -86,7 +119,8 @@ class BuiltReader:
     """
 
     def __init__(self, spec: DatasetSpec, folder: epath.Path) -> None:
-        manifest = json.loads((folder / MANIFEST_NAME).read_text())
+        path = folder / MANIFEST_NAME
+        manifest = typed(_MANIFEST, read_json(path), path)
         if manifest["schema"] != SCHEMA:
             raise ValueError(f"{folder} has schema {manifest['schema']}, read is {SCHEMA}")
         _check_row(spec, manifest["made_of"]["row"], folder)
@@ -105,7 +139,7 @@ class BuiltReader:
             instruction_key=manifest["instruction_key"],
             encoded_channel_order=manifest["encoded_channel_order"],
         )
-        split = tfds.builder_from_directory(folder).info.splits[SPLIT]
+        split = open_builder(folder).info.splits[SPLIT]
         self.episodes_per_part = tuple(split.shard_lengths)
         self._files = [epath.Path(path).name for path in split.filenames]
         decoders: dict[str, Any] = {"steps": tfds.decode.SkipDecoding()}
@@ -125,9 +159,10 @@ class BuiltReader:
         lost: FaultError | None = None
         for number in range(self.episodes_per_part[part]):
             # a TFRecord file has no way past a damaged record
-            raw = lost or _next_record(records)
-            lost = raw if isinstance(raw, FaultError) else None
             name = f"{self._files[part]}#{number}"
+            with read_of(f"dataset {self.spec.name!r}, episode {name}"):
+                raw = lost or _next_record(records)
+            lost = raw if isinstance(raw, FaultError) else None
             yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
 
     def _trajectory(self, raw: dict[str, Any] | FaultError, place: str) -> Trajectory:
@@ -193,7 +228,9 @@ def _is_built(folder: epath.Path, spec: DatasetSpec) -> bool:
     path = folder / MANIFEST_NAME
     if not path.exists():
         return False
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path)
+    if not isinstance(manifest, dict):
+        return False
     ours = str(manifest.get("schema")).startswith(SCHEMA_NAME)
     return ours and manifest.get("row") == spec.name
 

@@ -20,17 +20,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.choices import choose_instruction, choose_jitter, choose_num_views
-from data.faults import BadEpisodeError, Faults
+from data.faults import BadEpisodeError, Faults, attempt
 from data.images import Fit, ImageCache, UInt8, Views, load_picture
 from data.jitter import UNCHANGED
 from data.poses import ACTION_WIDTH
 from data.stream import Sample
+from data.trajectory import Pictures
 
 Batch = dict[str, NDArray[Any]]
 Tokenize = Callable[[list[str]], NDArray[np.int32]]
@@ -135,23 +137,27 @@ class Collator:
         views: list[UInt8] = []
         named = zip(sample.spec.views, sample.episode.images, strict=True)
         for name, encoded in itertools.islice(named, count):
-            try:
-                view = load_picture(
-                    encoded[sample.row],
-                    size=self._image_size,
-                    channel_order=sample.spec.encoded_channel_order,
-                    fit=self._fit,
-                )
-            except ValueError as error:
+            view = attempt(
+                sample.spec.name, sample.episode.episode, partial(self._load, sample, encoded)
+            )
+            if isinstance(view, BadEpisodeError):
                 frame = int(sample.episode.frames[sample.row])
                 raise BadEpisodeError(
-                    sample.spec.name,
-                    sample.episode.episode,
+                    view.dataset,
+                    view.episode,
                     "undecodable_picture",
-                    f"frame {frame}, {name}: {error}",
-                ) from error
+                    f"frame {frame}, {name}: {view.reason}",
+                ) from view
             views.append(view)
         return tuple(views)
+
+    def _load(self, sample: Sample, encoded: Pictures) -> UInt8:
+        return load_picture(
+            encoded[sample.row],
+            size=self._image_size,
+            channel_order=sample.spec.encoded_channel_order,
+            fit=self._fit,
+        )
 
     @property
     def kept_instructions(self) -> int:

@@ -6,6 +6,8 @@ stay outside the repository: its name is then module:NAME.
 
 from __future__ import annotations
 
+from typing import Any
+
 from data.named import is_named, load_named
 from data.rows_hdf5 import HDF5_ROWS
 from data.rows_raw import RAW_ROWS
@@ -29,9 +31,18 @@ def dataset(name: str) -> DatasetSpec:
         if not isinstance(row, DatasetSpec):
             raise ValueError(f"{name} is no DatasetSpec (data/spec.py) but a {type(row).__name__}")
         return row
-    if name not in DATASETS:
+    return table_row(name, "; a row of your own is named module:NAME")
+
+
+def table_row(name: Any, otherwise: str = "") -> DatasetSpec:
+    """The row called `name`, a name that stands in data: nothing is imported for it.
+
+    Raises:
+        ValueError: there is no such row; the message lists those there are, and ends `otherwise`.
+    """
+    if not isinstance(name, str) or name not in DATASETS:
         raise ValueError(
-            f"unknown dataset {name!r}; the rows of data/rows_*.py are {', '.join(DATASETS)}; "
-            "a row of your own is named module:NAME"
+            f"unknown dataset {name!r}; the rows of data/rows_*.py are {', '.join(DATASETS)}"
+            f"{otherwise}"
         )
     return DATASETS[name]

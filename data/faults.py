@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from data.stalls import read_of
+
 _log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
@@ -28,6 +30,7 @@ FAULTS: dict[str, str] = {
     "no_instruction": "the instruction is empty, and the row does not say what to do then",
     "undecodable_picture": "a picture is absent, truncated, or of no known format",
     "malformed": "an array or image has another type or shape than the row says, or than is read",
+    "unexpected": "reading it raised an error that no reader expects, named with its class",
 }
 # episodes that a row leaves out: nothing is wrong with them, and they have no bound
 LEFT_OUT: dict[str, str] = {
@@ -88,18 +91,28 @@ def bad_episode(dataset: str, episode: str, error: Exception) -> BadEpisodeError
     if isinstance(error, BadEpisodeError):
         return error
     by_type = (kind for raised, kind in _RAISED if isinstance(error, raised))
-    kind = error.kind if isinstance(error, FaultError) else next(by_type, "malformed")
+    kind = error.kind if isinstance(error, FaultError) else next(by_type, "unexpected")
     reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if kind == "unexpected":
+        reason = f"{type(error).__name__}: {error}"
     return BadEpisodeError(dataset, episode, kind, str(reason))
 
 
 def attempt(dataset: str, episode: str, make: Callable[[], Made]) -> Made | BadEpisodeError:
-    """What `make` gives, or the error of the episode where its data are at fault."""
+    """What `make` gives, or the error of the episode.
+
+    All that reads data of an episode passes here. A damaged file makes libraries raise whatever
+    they happen to, so every exception counts as the episode's; one that no reader expects is of
+    kind "unexpected", and its traceback is in the log.
+    """
     try:
-        return make()
-    except DATA_ERRORS as error:
+        with read_of(f"dataset {dataset!r}, episode {episode}"):
+            return make()
+    except Exception as error:  # noqa: BLE001 - the one place: see above
         found = bad_episode(dataset, episode, error)
         found.__cause__ = error if found is not error else error.__cause__
+        if found.kind == "unexpected":
+            _log.warning("%s", found, exc_info=error)
         return found
 
 

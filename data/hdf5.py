@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.hdf5_files import (
+    check_frame_size,
+    has_key,
+    stored_array,
+    stored_attribute,
+    stored_item,
+    whole_array,
+)
 from data.images import MAGIC, RAW_PICTURES, UInt8
 from data.meta_files import MetaFile, find_meta_file
+from data.places import Places
 from data.spec import DatasetSpec
 from data.stored_images import ENCODED, image_form, stored_images
 from data.texts import recorded_texts
@@ -41,8 +50,10 @@ class Hdf5Reader:
         ValueError: the first episode has not the keys of the meta file and the row.
     """
 
-    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
-        meta = find_meta_file(root, spec.storage_name)
+    def __init__(
+        self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+    ) -> None:
+        meta = find_meta_file(root, spec.storage_name, places)
         order = meta.content.get("encoded_channel_order", spec.encoded_channel_order)
         self.spec = dataclasses.replace(
             spec,
@@ -103,7 +114,7 @@ class Hdf5Reader:
         return found[0]
 
     def _check_keys(self, file: h5py.File) -> None:
-        texts = [key for key in self.spec.text_keys if _attribute(file, key) is None]
+        texts = [key for key in self.spec.text_keys if stored_attribute(file, key) is None]
         check_present(file, (*self.spec.views, *texts, *self.spec.state_keys))
 
     def _check_first(self) -> None:
@@ -143,12 +154,13 @@ class Hdf5Pictures:
     @staticmethod
     def open(file: h5py.File, path: Path, key: str) -> Hdf5Pictures:
         """The images under `key`; a FaultError says what is there instead."""
-        item: Any = file[key]
-        names = () if _is_array(item) else _frame_names(item, key)
-        frame = item[names[0]] if names else item
+        item = stored_item(file, key)
+        names = () if isinstance(item, h5py.Dataset) else _frame_names(file, key, item)
+        frame: Any = stored_array(file, f"{key}/{names[0]}") if names else item
         shape = frame.shape if names else frame.shape[1:]
-        if not names and not item.shape:
-            raise FaultError("malformed", f"{key} is a single {item.dtype}, not one per frame")
+        if not names and not frame.shape:
+            raise FaultError("malformed", f"{key} is a single {frame.dtype}, not one per frame")
+        check_frame_size(frame.dtype, shape, key)
         if frame.dtype != object:
             form = image_form(frame.dtype, shape, key)
         else:  # of variable length: byte strings, or arrays of which the type is known
@@ -156,7 +168,7 @@ class Hdf5Pictures:
             values = h5py.check_vlen_dtype(frame.dtype)
             if h5py.check_string_dtype(frame.dtype) is None and values is not None:
                 image_form(np.dtype(values), (1,), key)
-        places = np.arange(len(names or item))
+        places = np.arange(len(names or frame))
         return Hdf5Pictures(path, key, names, places, pixels=form != ENCODED)
 
     def __len__(self) -> int:
@@ -181,8 +193,11 @@ class Hdf5Pictures:
             return np.empty(0, object)
         first, end = int(places.min()), int(places.max()) + 1
         with h5py.File(self._path) as file:
-            item: Any = file[self._key]
-            rows = [item[name][()] for name in self._names[first:end]] or item[first:end]
+            if self._names:
+                frames = self._names[first:end]
+                rows: Any = [whole_array(file, f"{self._key}/{name}") for name in frames]
+            else:
+                rows = stored_array(file, self._key)[first:end]
         if isinstance(rows, np.ndarray) and rows.dtype.kind == "S":
             rows = _with_zeros(rows)
         stored = stored_images(rows, self._key)
@@ -203,19 +218,19 @@ def read_arrays(
     """
     arrays = {}
     for key in keys:
-        others = () if key in file else (substitutes or {}).get(key, ())
+        others = () if has_key(file, key) else (substitutes or {}).get(key, ())
         check_present(file, others or (key,))
         if others:
-            columns = [_array(file, other)[()] for other in others]
+            columns = [whole_array(file, other) for other in others]
             arrays[key] = np.stack([c.reshape(len(c), -1)[:, 0] for c in columns], axis=1)
         else:
-            arrays[key] = _array(file, key)[()]
+            arrays[key] = whole_array(file, key)
     return arrays
 
 
 def check_present(file: h5py.File, keys: Iterable[str]) -> None:
     """A LookupError names those of `keys` that the file lacks, and what it has."""
-    missing = [key for key in keys if key not in file]
+    missing = [key for key in keys if not has_key(file, key)]
     if missing:
         paths: list[str] = []
         file.visititems(lambda name, item: paths.append(name) if _is_array(item) else None)
@@ -249,13 +264,6 @@ def _is_array(item: Any) -> bool:
     return isinstance(item, h5py.Dataset)
 
 
-def _array(file: h5py.File, key: str) -> Any:
-    item = file[key]
-    if not _is_array(item):
-        raise KeyError(f"{key} is no array")
-    return item
-
-
 def _instruction_key(meta: MetaFile, spec: DatasetSpec) -> str | None:
     """Where the text is: the meta file says it, or else the row; None: the row fixes the text."""
     key = meta.content.get(TEXT_FIELD, spec.instruction_key)
@@ -269,25 +277,19 @@ def _instruction_key(meta: MetaFile, spec: DatasetSpec) -> str | None:
 
 def _recorded(file: h5py.File, key: str) -> Any:
     """What a text's array, or attribute in its place, holds; None for HDF5's Empty."""
-    found = _attribute(file, key)
+    found = stored_attribute(file, key)
     if found is None:
-        found = _array(file, key)[()]
+        found = whole_array(file, key)
     return None if isinstance(found, h5py.Empty) else found
 
 
-def _attribute(file: h5py.File, key: str) -> Any:
-    """The attribute `key` of the file or of a group in it, where no array has that name."""
-    folder, _, name = key.rpartition("/")
-    parent: Any = file if not folder else file.get(folder)
-    return None if key in file or parent is None else parent.attrs.get(name)
-
-
-def _frame_names(item: Any, key: str) -> tuple[str, ...]:
+def _frame_names(file: h5py.File, key: str, item: h5py.Group) -> tuple[str, ...]:
     """The members of a group with one per frame, in their order."""
-    numbers = sorted((int(name), name) for name in item if name.isdigit())
+    numbers = sorted((int(name), name) for name in map(str, item) if name.isdecimal())
     first = numbers[0][0] if numbers else 0
     counted = [number for number, _ in numbers] == list(range(first, first + len(item)))
-    if not counted or not numbers or not all(_is_array(item[name]) for _, name in numbers):
+    members = (stored_item(file, f"{key}/{name}") for _, name in numbers)
+    if not counted or not numbers or not all(map(_is_array, members)):
         raise FaultError(
             "malformed",
             f"{key} is a group of {', '.join(list(item)[:5]) or 'nothing'}; images are an array, "

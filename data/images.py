@@ -8,6 +8,8 @@ it works, so threads scale.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -19,6 +21,27 @@ UInt8 = NDArray[np.uint8]
 Views = tuple[UInt8, ...]  # of one sample
 FORMATS = ("JPEG", "PNG")
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # with which files of FORMATS begin
+LARGEST = 1 << 26  # pixels: 8192 x 8192
+# what Pillow raises for damaged files, and files that claim to be huge
+PICTURE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    SystemError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 # bytes of a camera buffer that was stored as it is -> its shape, RGB
 RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 
@@ -69,14 +92,21 @@ def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UIn
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+            check_pixel_count(picture)
             rgb = _eight_bit_rgb(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except PICTURE_ERRORS as error:
         head = encoded[:8].hex(" ")
         raise ValueError(
             f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
     return _pixels(_resized(rgb, size), "BGR" if channel_order == "bgr_swapped" else "RGB")
+
+
+def check_pixel_count(picture: Image.Image) -> None:
+    """A ValueError for a picture that claims more than `LARGEST` pixels; none is decoded."""
+    if picture.width * picture.height > LARGEST:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels, {LARGEST} are allowed")
 
 
 def _resized(rgb: Image.Image, size: int | None) -> Image.Image:

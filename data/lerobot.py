@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from data.contracts import with_channel_names
 from data.extras import needs
-from data.faults import BadEpisodeError, FaultError, attempt, bad_episode
+from data.faults import BadEpisodeError, FaultError, attempt
 from data.lerobot_index import EpisodeFiles, read_index
 from data.lerobot_tasks import TASK_INDEX, episode_text
+from data.places import Places
 from data.spec import DatasetSpec
 from data.stored_images import FilePictures, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
@@ -51,8 +51,10 @@ class LeRobotReader:
         ValueError: the index or the first episode does not fit the row.
     """
 
-    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
-        index = read_index(spec, root)
+    def __init__(
+        self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+    ) -> None:
+        index = read_index(spec, root, places)
         self.spec = with_channel_names(spec, index.channel_names, "meta/info.json")
         self.index_files = index.files
         self._paraphrases = index.paraphrases
@@ -65,11 +67,10 @@ class LeRobotReader:
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """The trajectories of one part, in the order of the index."""
         episodes = self._parts[part]
-        try:
-            table = self._read_table(episodes)
-        except (OSError, pa.ArrowException) as error:
+        table = attempt(self.spec.name, episodes[0].name, partial(self._read_table, episodes))
+        if isinstance(table, BadEpisodeError):
             for episode in episodes:
-                yield bad_episode(self.spec.name, episode.name, error)
+                yield BadEpisodeError(self.spec.name, episode.name, table.kind, table.reason)
             return
         for episode in episodes:
             yield attempt(self.spec.name, episode.name, partial(self._trajectory, episode, table))
@@ -106,7 +107,7 @@ class LeRobotReader:
 
     def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
         if key in table.column_names:
-            return _stored_pictures(table, key, episode.top)
+            return _stored_pictures(table, key, episode)
         if key not in episode.videos:
             raise FaultError("missing_key", f"{key} is neither a column nor a video")
         video = episode.videos[key]
@@ -166,11 +167,12 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
     return values.reshape(len(table), -1)
 
 
-def _stored_pictures(table: pa.Table, key: str, top: Path) -> Pictures:
+def _stored_pictures(table: pa.Table, key: str, episode: EpisodeFiles) -> Pictures:
     """Images kept in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
 
     Raises:
         FaultError: the column is of another type, or a frame has neither bytes nor a path.
+        ValueError: a path leads out of the data folder.
     """
     column: Any = _storage(table, key)
     if _is_list(column.type):
@@ -192,8 +194,10 @@ def _stored_pictures(table: pa.Table, key: str, top: Path) -> Pictures:
         frame = images.index(None)
         raise FaultError("undecodable_picture", f"{key}: frame {frame} has neither bytes nor path")
     places = np.empty(len(images), object)
-    places[:] = images
-    return FilePictures(top, places)
+    for frame, image in enumerate(images):
+        where = f"{episode.name}: {key}"
+        places[frame] = image if isinstance(image, bytes) else episode.top.stored_path(image, where)
+    return FilePictures(episode.top.path, places)
 
 
 def _storage(table: pa.Table, key: str) -> Any:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,21 @@ from typing import Any
 from etils import epath
 
 from data.extras import needs
+from data.lerobot_forms import (
+    AGIBOT_ENTRY,
+    INFO_2,
+    INFO_3,
+    INFO_FORM,
+    ROW_2,
+    ROW_3,
+    VIDEO_ROW_3,
+)
 from data.lerobot_tasks import Tasks, read_tasks
 from data.meta_files import MetaFile, find_meta_file
+from data.places import Places, fill_template
 from data.spec import DatasetSpec
 from data.texts import read_paraphrases
+from data.typed_json import read_json, read_lines, typed
 
 with needs("data"):
     import pyarrow as pa
@@ -38,12 +48,29 @@ class VideoPlace:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A folder of episodes, the file that names what is in it, and where that may lie."""
+
+    path: Path
+    index: Path
+    places: Places
+
+    def file(self, template: Any, values: Mapping[str, Any]) -> Path:
+        """The file of a path template; a ValueError where it leads elsewhere."""
+        return self.places.path(self.path, fill_template(template, values, self.index), self.index)
+
+    def stored_path(self, name: Any, where: object) -> Path:
+        """The file that a table names; a ValueError where it leads elsewhere."""
+        return self.places.path(self.path, name, where)
+
+
+@dataclass(frozen=True)
 class EpisodeFiles:
     """One episode: its table, its videos by view, and what is said of it."""
 
     name: str
     number: int
-    top: Path  # the folder of the dataset, below which its files are
+    top: Folder
     table: Path
     shared: bool  # other episodes are in the same table
     videos: Mapping[str, VideoPlace]
@@ -78,7 +105,9 @@ class LeRobotIndex:
     tasks: Tasks | None = None  # None: there is no list of tasks
 
 
-def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
+def read_index(
+    spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+) -> LeRobotIndex:
     """The index of the dataset of `spec` at <root>/<storage_name> or at <root> itself.
 
     Raises:
@@ -88,8 +117,8 @@ def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
     for folder in (Path(root) / spec.storage_name, Path(root)):
         path = folder / INFO
         if path.is_file():
-            return _lerobot(spec, path)
-    meta = find_meta_file(root, spec.storage_name)
+            return _lerobot(spec, path, places or Places.of(root))
+    meta = find_meta_file(root, spec.storage_name, places)
     return LeRobotIndex(
         tuple(_agibot_episode(spec, meta, entry) for entry in meta.entries),
         (meta.path,),
@@ -97,8 +126,9 @@ def read_index(spec: DatasetSpec, root: epath.PathLike) -> LeRobotIndex:
     )
 
 
-def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
-    info = json.loads(path.read_text(encoding="utf-8"))
+def _lerobot(spec: DatasetSpec, path: Path, places: Places) -> LeRobotIndex:
+    info: Any = read_json(path)
+    typed(INFO_FORM, info, path)
     version = info.get("codebase_version")
     if version not in VERSIONS:
         raise ValueError(
@@ -110,7 +140,7 @@ def _lerobot(spec: DatasetSpec, path: Path) -> LeRobotIndex:
             f"{spec.rate_hz} ({spec.written_in})"
         )
     _check_views(spec, path, info.get("features") or {})
-    episodes = VERSIONS[version](spec, path, info)
+    episodes = VERSIONS[version](spec, path, info, places)
     if not episodes:
         raise ValueError(f"{path} lists no episode")
     paraphrases = read_paraphrases(info.get("lang_aug_map", {}), str(path))
@@ -158,42 +188,53 @@ def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> 
             )
 
 
-def _version_2(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[EpisodeFiles]:
-    top = Path(info.get("root_path", path.parent.parent))
-    lines = (path.parent / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+def _version_2(
+    spec: DatasetSpec, path: Path, info: Mapping[str, Any], places: Places
+) -> list[EpisodeFiles]:
+    typed(INFO_2, info, path)
+    top = places.path(path.parent.parent, info.get("root_path") or "", path)
     return [
         _own_files(
             spec,
-            top,
+            Folder(top, path, places),
             (info["data_path"], info.get("video_path") or ""),
             number=episode["episode_index"],
             chunk_size=info["chunks_size"],
             tasks=episode.get("tasks"),
         )
-        for episode in map(json.loads, filter(str.strip, lines))
+        for episode in _listed_episodes(path.parent / "episodes.jsonl")
     ]
 
 
-def _version_3(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[EpisodeFiles]:
-    top = path.parent.parent
+def _listed_episodes(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The episodes of a list with a JSON object in each line, as they are there."""
+    for where, episode in read_lines(path):
+        typed(ROW_2, episode, where)
+        yield episode
+
+
+def _version_3(
+    spec: DatasetSpec, path: Path, info: Mapping[str, Any], places: Places
+) -> list[EpisodeFiles]:
+    typed(INFO_3, info, path)
+    top = Folder(path.parent.parent, path, places)
     files = sorted((path.parent / "episodes").glob("*/*.parquet"))
-    rows = [row for file in files for row in _episode_rows(file)]
+    rows = [typed(ROW_3, row, file) and row for file in files for row in _episode_rows(file)]
     found = []
     for row in sorted(rows, key=lambda row: row["episode_index"]):
         videos = {
-            key: _shared_video(top, info["video_path"], key, row)
+            key: _shared_video(top, info.get("video_path"), key, row)
             for key in spec.views
             if row.get(f"videos/{key}/file_index") is not None
         }
-        table = info["data_path"].format(
-            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-        )
+        place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
+        table = top.file(info["data_path"], place)
         found.append(
             EpisodeFiles(
-                name=f"{top / table}#{row['episode_index']}",
+                name=f"{table}#{row['episode_index']}",
                 number=row["episode_index"],
                 top=top,
-                table=top / table,
+                table=table,
                 shared=True,
                 videos=videos,
                 tasks=row.get("tasks"),
@@ -202,13 +243,17 @@ def _version_3(spec: DatasetSpec, path: Path, info: Mapping[str, Any]) -> list[E
     return found
 
 
-def _shared_video(top: Path, template: str, key: str, row: Mapping[str, Any]) -> VideoPlace:
-    path = template.format(
-        video_key=key,
-        chunk_index=row[f"videos/{key}/chunk_index"],
-        file_index=row[f"videos/{key}/file_index"],
-    )
-    return VideoPlace(top / path, float(row[f"videos/{key}/from_timestamp"]))
+def _shared_video(top: Folder, template: Any, key: str, row: Mapping[str, Any]) -> VideoPlace:
+    video = {
+        name.rpartition("/")[2]: row.get(name) for name in row if name.startswith(f"videos/{key}/")
+    }
+    typed(VIDEO_ROW_3, video, top.index.parent / "episodes", f"videos/{key}")
+    place = {
+        "video_key": key,
+        "chunk_index": row[f"videos/{key}/chunk_index"],
+        "file_index": row[f"videos/{key}/file_index"],
+    }
+    return VideoPlace(top.file(template, place), float(row[f"videos/{key}/from_timestamp"]))
 
 
 def _episode_rows(file: Path) -> list[dict[str, Any]]:
@@ -218,11 +263,13 @@ def _episode_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _agibot_episode(spec: DatasetSpec, meta: MetaFile, entry: Mapping[str, Any]) -> EpisodeFiles:
-    keys = ("top_path", "episode_index", "tasks", "action_config")
-    top, number, tasks, actions = meta.values(entry, *keys)
+    top, number, tasks, actions = meta.values(
+        entry, "top_path", "episode_index", "tasks", "action_config"
+    )
+    typed(AGIBOT_ENTRY, entry, meta.path, "datalist")
     return _own_files(
         spec,
-        meta.resolve(top),
+        Folder(meta.resolve(top), meta.path, meta.places),
         (AGIBOT_DATA, AGIBOT_VIDEO),
         number=number,
         chunk_size=AGIBOT_CHUNK_SIZE,
@@ -233,7 +280,7 @@ def _agibot_episode(spec: DatasetSpec, meta: MetaFile, entry: Mapping[str, Any])
 
 def _own_files(
     spec: DatasetSpec,
-    top: Path,
+    top: Folder,
     templates: tuple[str, str],
     *,
     number: int,
@@ -244,9 +291,9 @@ def _own_files(
     """An episode with a table and videos of its own."""
     place = {"episode_chunk": number // chunk_size, "episode_index": number}
     data_path, video_path = templates
-    table = top / data_path.format(**place)
+    table = top.file(data_path, place)
     videos = {
-        key: VideoPlace(top / video_path.format(video_key=key, **place))
+        key: VideoPlace(top.file(video_path, {"video_key": key, **place}))
         for key in spec.views
         if video_path
     }

@@ -6,7 +6,6 @@ as texts or as places in that list; what its frames say must be among them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,10 @@ from numpy.typing import NDArray
 from data.extras import needs
 from data.faults import FaultError
 from data.texts import plain_text, type_name
+from data.typed_json import read_lines
+
+with needs("data"):
+    import pyarrow.parquet as pq
 
 with needs("data"):
     import pyarrow.parquet as pq
@@ -37,7 +40,7 @@ def read_tasks(meta: Path) -> Tasks | None:
     """
     lines, table = meta / LINES, meta / TABLE
     if lines.is_file():
-        return _numbered(_lines(lines), lines)
+        return _numbered([row for _, row in read_lines(lines)], lines)
     if not table.is_file():
         return None
     found = pq.read_table(table)
@@ -123,14 +126,6 @@ def _task(number: int, tasks: Tasks | None, where: str) -> Any:
         known = ", ".join(map(str, sorted(tasks)[:10]))
         raise FaultError("malformed", f"{where} has {number}, the list of tasks has {known}")
     return tasks[number]
-
-
-def _lines(path: Path) -> list[Any]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path} is no list of JSON lines: {error}") from error
 
 
 def _numbered(rows: Sequence[Any], path: Path) -> Tasks:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.extras import needs
+from data.hdf5_files import check_size, has_key, stored_array
 
 with needs("data"):
     import h5py
@@ -65,9 +66,11 @@ def read_libero_demo(
     with h5py.File(file.path) as opened:
         arrays = {}
         for name in ("states", "actions"):
-            found = opened.get(f"data/demo_{number}/{name}")
-            if not isinstance(found, h5py.Dataset):
-                raise ValueError(f"{where} has no array {name!r}")
+            try:
+                found = stored_array(opened, f"data/demo_{number}/{name}")
+            except KeyError as error:
+                raise ValueError(f"{where} has no array {name!r}") from error
+            check_size(found, f"{where}/{name}")
             arrays[name] = np.asarray(found[:1] if name == "states" else found[()], np.float64)
     state, actions = arrays["states"], arrays["actions"]
     if state.ndim != 2 or not len(state) or actions.ndim != 2 or actions.shape[1:] != (7,):
@@ -89,7 +92,7 @@ def _open(path: Path, suites: Sequence[str]) -> LiberoFile:
         )
     try:
         with h5py.File(path) as file:
-            group = file.get("data")
+            group = file["data"] if has_key(file, "data") else None
             names = [str(name) for name in group] if isinstance(group, h5py.Group) else []
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file: {error}") from error

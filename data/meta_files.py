@@ -6,18 +6,41 @@ and a key `encoded_channel_order` replaces that of the dataset row.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from etils import epath
+from typing_extensions import TypedDict
 
+from data.places import Places
 from data.texts import read_paraphrases
+from data.typed_json import STRICT, read_json, shown, typed
 
 STYLE_KEYS = ("dataset_name", "datalist")
-SHOWN = 80  # characters of a value in a message
+
+
+@pydantic.with_config(STRICT)
+class _Required(TypedDict):
+    dataset_name: str
+    datalist: list[Any]
+
+
+@pydantic.with_config(STRICT)
+class _Content(_Required, total=False):
+    """The fields that are read here.
+
+    Entries, keys of arrays (data/hdf5.py) and texts (data/texts.py) are checked where used.
+    """
+
+    robot_type: str | None
+    encoded_channel_order: str
+    top_path: str
+
+
+_CONTENT = pydantic.TypeAdapter(_Content)
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,7 @@ class MetaFile:
 
     path: Path
     content: Mapping[str, Any]
+    places: Places
 
     @property
     def entries(self) -> list[Any]:
@@ -52,21 +76,26 @@ class MetaFile:
             raise ValueError(f"{self.path} has no {key!r}; it has {', '.join(self.content)}")
         return self.content[key]
 
-    def resolve(self, path: str) -> Path:
-        """`path` as it is where absolute, else below the folder of the file."""
-        if "://" in path:
+    def resolve(self, path: Any, below: Path | None = None) -> Path:
+        """`path` as it is where absolute, else below the folder of the file, or a given one.
+
+        Raises:
+            ValueError: it is no path of this machine, or leads out of the data folder
+                (data/places.py).
+        """
+        if isinstance(path, str) and "://" in path:
             raise ValueError(
                 f"{self.path}: {path} is no path of this machine; copy the episodes, and list "
                 f"them by paths that are absolute or below {self.path.parent}"
             )
-        return self.path.parent / path
+        return self.places.path(below or self.path.parent, path, self.path)
 
     def values(self, entry: Any, *keys: str) -> list[Any]:
         """The values of an entry that is a dictionary; a ValueError names those that it lacks."""
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise ValueError(
-                f"{self.path}: an entry of datalist is {_short(entry)}; it must be a dictionary "
+                f"{self.path}: an entry of datalist is {shown(entry)}; it must be a dictionary "
                 f"with {', '.join(keys)}"
             )
         return [entry[key] for key in keys]
@@ -76,16 +105,17 @@ class MetaFile:
         path = listed.get("path") if isinstance(listed, dict) else listed
         if not isinstance(path, str):
             raise ValueError(
-                f"{self.path}: an entry of datalist is {_short(entry)}; it must be the path of an "
+                f"{self.path}: an entry of datalist is {shown(entry)}; it must be the path of an "
                 "episode, a list that begins with it, or a dictionary with it as 'path'"
             )
         return path
 
 
-def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
+def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None) -> MetaFile:
     """The meta file of dataset `name`: `root` itself, or a JSON in <root>/ or <root>/<name>/.
 
-    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`.
+    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`. What it names
+    lies in `places`; by default below `root`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -94,7 +124,7 @@ def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
     top = Path(root)
     folders = (top, top / name)
     paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
-    found = {path: _read(path) for path in paths}
+    found = {path: read_meta(path) for path in paths}
     styled = {p: c for p, c in found.items() if all(key in c for key in STYLE_KEYS)}
     names = {path: c.get("robot_type") or c["dataset_name"] for path, c in styled.items()}
     matching = [path for path, found_name in names.items() if found_name == name]
@@ -108,24 +138,23 @@ def find_meta_file(root: epath.PathLike, name: str) -> MetaFile:
             f"dataset {name!r} has several meta files: {', '.join(map(str, matching))}; give one "
             "of them another dataset_name, and a row of that storage_name"
         )
-    meta = MetaFile(matching[0], styled[matching[0]])
-    if not isinstance(meta.entries, list) or not meta.entries:
-        raise ValueError(
-            f"{meta.path} lists no episode in 'datalist': it is {_short(meta.entries)}, and must "
-            "be a list with an entry per episode"
-        )
-    return meta
+    content = styled[matching[0]]
+    check_meta(content, matching[0])
+    return MetaFile(matching[0], content, places or Places.of(root))
 
 
-def _short(value: Any) -> str:
-    """JSON of a value, cut to a line."""
-    text = json.dumps(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+def read_meta(path: Path) -> Mapping[str, Any]:
+    """What a JSON file holds; empty where that is no object."""
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
+
+
+def check_meta(content: Mapping[str, Any], path: Path) -> None:
+    """Refuses fields of a meta file that have another type; a ValueError names the first."""
+    entries = content["datalist"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(
+            f"{path} lists no episode in 'datalist': it is {shown(entries)}, and must be a list "
+            "with an entry per episode"
+        )
+    typed(_CONTENT, dict(content), path)

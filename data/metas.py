@@ -7,18 +7,17 @@ Each file trains a dataset of its own. Files that are no meta file are left out 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
-from data.datasets import dataset
-from data.meta_files import STYLE_KEYS
+from data.datasets import table_row
+from data.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.mixtures import MIXTURES
 from data.pipeline import Source
+from data.places import Places
 from data.readers import open_reader
 
 _log = logging.getLogger(__name__)
@@ -38,8 +37,15 @@ META_WEIGHTS: Mapping[str, float] = {
 }
 
 
-def open_metas(path: epath.PathLike) -> list[Source]:
+def open_metas(
+    path: epath.PathLike, *, data_root: epath.PathLike = "", outside_root: bool = False
+) -> list[Source]:
     """Opened sources of every meta file at or below `path`.
+
+    Args:
+        path: a meta file, or a folder of them.
+        data_root: below which the files that they name may lie, beside the folder of `path`.
+        outside_root: they may lie anywhere.
 
     Raises:
         FileNotFoundError: there is none.
@@ -49,9 +55,10 @@ def open_metas(path: epath.PathLike) -> list[Source]:
     files = sorted(top.rglob("*.json")) if top.is_dir() else [top]
     if not top.exists():
         raise FileNotFoundError(f"train_metas_path: {top} does not exist")
+    places = Places.of(top, data_root, anywhere=outside_root)
     found: dict[str, tuple[Path, Source]] = {}
     for file in files:
-        named = _open(file)
+        named = _open(file, places)
         if named is None:
             continue
         name, source = named
@@ -69,28 +76,21 @@ def open_metas(path: epath.PathLike) -> list[Source]:
     return [source for _, source in found.values()]
 
 
-def _open(file: Path) -> tuple[str, Source] | None:
-    content = _read(file)
+def _open(file: Path, places: Places) -> tuple[str, Source] | None:
+    content = read_meta(file)
     if all(key in content for key in STYLE_KEYS):
+        check_meta(content, file)
         name, root = content["dataset_name"], file
     elif LEROBOT_KEY in content:
-        root = Path(content.get("root_path") or file.parent.parent)
+        root = places.path(file.parent.parent, content.get("root_path") or "", file)
         name = str(root)
     else:
         _log.warning("%s is no meta file; it is left out", file)
         return None
-    handler = content.get("robot_type") or content["dataset_name"]
+    handler = content.get("robot_type") or content.get("dataset_name")
     try:
-        row = dataset(handler)
+        row = table_row(handler)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     spec = dataclasses.replace(row, name=name)
-    return name, Source(open_reader(spec, root), META_WEIGHTS.get(name, 1.0))
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return name, Source(open_reader(spec, root, places), META_WEIGHTS.get(name, 1.0))

@@ -7,13 +7,13 @@ list its episodes or the hashes of its files; terabytes of recordings are not re
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
 from data.pipeline import Source
+from data.typed_json import read_json
 
 NOT_STATED = "not stated"
 _LICENCE_KEYS = ("licence", "license")
@@ -51,8 +51,11 @@ def _licence(files: Iterable[epath.Path]) -> str:
     for path in files:
         if path.suffix != ".json":
             continue
-        content = json.loads(path.read_text())
-        for place in (content, content.get(_TERMS) or {}):
+        content = read_json(path)
+        if not isinstance(content, dict):
+            continue
+        terms = content.get(_TERMS)
+        for place in (content, terms if isinstance(terms, dict) else {}):
             stated = next((place[key] for key in _LICENCE_KEYS if place.get(key)), None)
             if stated:
                 return str(stated)

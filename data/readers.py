@@ -19,6 +19,7 @@ from data.lerobot import LeRobotReader
 from data.mixtures import Mixture, check_mixture
 from data.named import is_named, load_named
 from data.pipeline import Source
+from data.places import Places
 from data.rlds import RldsReader
 from data.scattered import ScatteredReader
 from data.spec import DatasetSpec
@@ -26,31 +27,32 @@ from data.trajectory import Reader, Trajectory
 
 _log = logging.getLogger(__name__)
 
-OpenReader = Callable[[DatasetSpec, epath.PathLike], Reader]
+OpenReader = Callable[[DatasetSpec, epath.PathLike, Places], Reader]
 
 READERS: dict[str, OpenReader] = {
-    "rlds": RldsReader,
+    "rlds": lambda spec, root, _: RldsReader(spec, root),
     "hdf5": Hdf5Reader,
     "lerobot": LeRobotReader,
     "scattered": ScatteredReader,
-    "calvin": CalvinReader,
-    "bridge_raw": BridgeRawReader,
+    "calvin": lambda spec, root, _: CalvinReader(spec, root),
+    "bridge_raw": lambda spec, root, _: BridgeRawReader(spec, root),
 }
 
 
-def open_reader(spec: DatasetSpec, root: epath.PathLike) -> Reader:
+def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None = None) -> Reader:
     """The reader of `spec`, opened under the data folder `root`.
 
     A dataset built there with this row (data/built.py) is taken before the recording itself. A
     storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
-    function of trajectories; either is called with the row and the data folder.
+    function of trajectories; either is called with the row and the data folder. The files that a
+    dataset names lie in `places`, by default below `root`.
     """
     built = find_built(spec, root)
     if built is not None:
         _log.info("%s: read from what was built, %s", spec.name, built)
         return BuiltReader(spec, built)
     if not is_named(spec.storage):
-        return READERS[spec.storage](spec, root)
+        return READERS[spec.storage](spec, root, places or Places.of(root))
     named: Any = load_named(spec.storage)
     if not callable(named):
         raise ValueError(f"{spec.storage} is no reader: neither a class nor a function")
@@ -60,10 +62,17 @@ def open_reader(spec: DatasetSpec, root: epath.PathLike) -> Reader:
     return reader
 
 
-def open_mixture(pairs: Mixture, root: epath.PathLike) -> list[Source]:
-    """Opened sources of a mixture's (dataset, weight) pairs, all under the data folder `root`."""
+def open_mixture(
+    pairs: Mixture, root: epath.PathLike, *, outside_root: bool = False
+) -> list[Source]:
+    """Opened sources of a mixture's (dataset, weight) pairs, all under the data folder `root`.
+
+    With `outside_root` their files may name others anywhere (data/places.py).
+    """
+    places = Places.of(root, anywhere=outside_root)
     return [
-        Source(open_reader(dataset(name), root), weight) for name, weight in check_mixture(pairs)
+        Source(open_reader(dataset(name), root, places), weight)
+        for name, weight in check_mixture(pairs)
     ]
 
 

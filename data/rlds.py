@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pydantic
 from etils import epath
+from typing_extensions import TypedDict
 
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.spec import DatasetSpec
+from data.stalls import read_of
 from data.stored_images import READABLE, image_form
+from data.tfds_folders import open_builder
 from data.trajectory import Trajectory, standard_trajectory
+from data.typed_json import STRICT, read_json, typed
 
 with needs("data"):
     import tensorflow as tf
@@ -31,9 +35,18 @@ if importlib.util.find_spec("dlimp"):
 else:
     from data.dlataset import DLataset
 
+
+@pydantic.with_config(STRICT)
+class Recorded(TypedDict):
+    """What a manifest says of a recording."""
+
+    rate_hz: float
+
+
 SPLIT = "train"
 INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
+_MANIFEST = pydantic.TypeAdapter(Recorded)
 INFO_NAME = "dataset_info.json"
 INDEX_NAMES = (MANIFEST_NAME, INFO_NAME, "features.json")
 # dlimp sets deterministic = False: its parallel maps, which parse the records before it numbers
@@ -59,7 +72,7 @@ class RldsReader:
         self.spec = spec
         self.folder = version_folder(root, spec.storage_name)
         self.index_files = index_files(self.folder)
-        self._builder = tfds.builder_from_directory(self.folder)
+        self._builder = open_builder(self.folder)
         self._check_features()
         self._check_rate()
         split = self._builder.info.splits[SPLIT]
@@ -86,9 +99,10 @@ class RldsReader:
         """Arrays of the episodes from `first` on, by place; what cannot be read is not there."""
         found: dict[int, dict[str, Any]] = {}
         try:
-            for raw in self._iterate(first, count):
-                if len(raw[INDEX]):
-                    found[int(raw[INDEX][0])] = raw
+            with read_of(f"dataset {self.spec.name!r}, {count} episodes from number {first} on"):
+                for raw in self._iterate(first, count):
+                    if len(raw[INDEX]):
+                        found[int(raw[INDEX][0])] = raw
         except tf.errors.OpError:
             # the pipeline ends here, so the episodes behind are missing as well: the caller asks
             # for each again
@@ -98,7 +112,8 @@ class RldsReader:
     def _load_alone(self, number: int) -> dict[str, Any] | FaultError:
         """The arrays of one episode, or what is wrong with it."""
         try:
-            raw = next(self._iterate(number, 1), None)
+            with read_of(f"dataset {self.spec.name!r}, episode number {number}"):
+                raw = next(self._iterate(number, 1), None)
         except tf.errors.DataLossError as error:
             return FaultError("unreadable", error.message)
         except tf.errors.OpError as error:
@@ -189,7 +204,7 @@ class RldsReader:
         manifest = self.folder / MANIFEST_NAME
         if not manifest.exists():
             return
-        recorded = json.loads(manifest.read_text())["rate_hz"]
+        recorded = typed(_MANIFEST, read_json(manifest), manifest)["rate_hz"]
         if recorded != self.spec.rate_hz:
             raise ValueError(
                 f"{self.folder} was recorded at {recorded} Hz, but dataset row {self.spec.name!r} "

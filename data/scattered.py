@@ -5,26 +5,51 @@ An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from etils import epath
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from data.extras import needs
 from data.faults import BadEpisodeError, attempt
 from data.hdf5 import read_arrays
 from data.meta_files import MetaFile, find_meta_file
+from data.places import Places
 from data.spec import DatasetSpec, EpisodeFolder
 from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.typed_json import STRICT, read_json, typed
 from data.videos import VideoPictures
 
 with needs("data"):
     import h5py
+
+
+@pydantic.with_config(STRICT)
+class _State(TypedDict):
+    """A file of numbers."""
+
+    data: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+_STATE = pydantic.TypeAdapter(_State)
+
+
+@pydantic.with_config(STRICT)
+class _Entry(TypedDict):
+    """An entry of the meta file that is no folder alone; data/texts.py reads its instruction."""
+
+    path: str
+    name: str
+
+
+_ENTRY = pydantic.TypeAdapter(_Entry)
 
 
 class ScatteredReader:
@@ -38,14 +63,16 @@ class ScatteredReader:
         ValueError: the first episode has not the keys of the row.
     """
 
-    def __init__(self, spec: DatasetSpec, root: epath.PathLike) -> None:
+    def __init__(
+        self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
+    ) -> None:
         if spec.folder is None:
             raise ValueError(
                 f"dataset row {spec.name!r} does not say what is in a folder ({spec.written_in})"
             )
         self.spec = spec
         self._layout: EpisodeFolder = spec.folder
-        meta = find_meta_file(root, spec.storage_name)
+        meta = find_meta_file(root, spec.storage_name, places)
         self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
         self._episodes = [_folder(meta, entry) for entry in meta.entries]
@@ -93,7 +120,7 @@ class ScatteredReader:
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
     """Arrays of a file whose "data" is a list of frames; a LookupError tells what is missing."""
-    frames = json.loads(path.read_text(encoding="utf-8"))["data"]
+    frames = typed(_STATE, read_json(path), path)["data"]
     found = frames[0].keys()
     missing = [key for key in keys if key not in found]
     if missing:
@@ -107,6 +134,8 @@ def _folder(meta: MetaFile, entry: Any) -> tuple[Path, Any]:
     """The folder of an episode, and its instruction as recorded where the entry has one."""
     if isinstance(entry, str):
         return meta.resolve(entry), None
-    top = meta.resolve(meta.content.get("top_path", ""))
     path, name = meta.values(entry, "path", "name")
-    return top / path / name, entry.get("instruction")
+    typed(_ENTRY, entry, meta.path, "datalist")
+    top = meta.resolve(meta.content.get("top_path", ""))
+    folder = meta.resolve(path, top)
+    return meta.resolve(name, folder), entry.get("instruction")

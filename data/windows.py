@@ -12,10 +12,12 @@ beyond its ends an arm keeps its first or last row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.faults import BadEpisodeError, attempt
 from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.spec import DatasetSpec
 from data.texts import FrameTexts
@@ -67,7 +69,9 @@ def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int)
         frames=frames,
         proprio=proprio,
         actions=actions,
-        images=tuple(_taken(view, frames + spec.picture_offset) for view in trajectory.images),
+        images=tuple(
+            _taken(view, frames + spec.picture_offset, trajectory) for view in trajectory.images
+        ),
         texts=trajectory.texts and trajectory.texts.at(frames),
     )
 
@@ -159,15 +163,15 @@ def _moving(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> tupl
     return starts[kept], points[kept]
 
 
-def _taken(view: Pictures, indices: Int64) -> Pictures:
+def _taken(view: Pictures, indices: Int64, trajectory: Trajectory) -> Pictures:
     """Pictures at `indices`; where they cannot be read, the error comes when one is drawn.
 
     So the number of samples does not depend on whether pictures were asked for.
     """
-    try:
-        return view.take(indices)
-    except (OSError, LookupError, ValueError) as error:
-        return UnreadablePictures(str(error), len(indices))
+    taken = attempt(trajectory.dataset, trajectory.episode, partial(view.take, indices))
+    if isinstance(taken, BadEpisodeError):
+        return UnreadablePictures(taken.reason, len(indices))
+    return taken
 
 
 def judged_rows(trajectory: Trajectory) -> Float64:

@@ -28,6 +28,7 @@ from data.mixtures import mixture
 from data.publish import Written, read_json
 from data.writer import RECORDED, write_dataset
 from eval.demonstrations import LEDGER
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
 
@@ -37,6 +38,8 @@ _RECORDED = flags.DEFINE_string("recorded", "", "Folder of recorded .npz episode
 _RECORDED_AS = flags.DEFINE_enum(
     "recorded_as", "libero_demos", sorted(RECORDED), "Name of the dataset of recorded episodes."
 )
+_OUTSIDE = flags.DEFINE_bool("outside_root", False, "Files that a dataset names lie anywhere.")
+_READ_LIMIT = flags.DEFINE_float("read_limit_s", 1800, "For one read; then it ends; 0: none.")
 _OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", required=True)
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
@@ -56,6 +59,8 @@ def _build_sources(console: Console, command: str) -> list[Row]:
         request = Request(
             spec=dataset(name),
             root=_ROOT.value,
+            outside_root=_OUTSIDE.value,
+            read_limit_s=_READ_LIMIT.value,
             out=Path(_OUT.value),
             rule=rule,
             shard_mb=_SHARD_MB.value,
@@ -142,4 +147,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -15,6 +15,7 @@ from absl import app, flags
 from rich.console import Console
 
 from eval.atomic import write_json
+from scripts.ends import ends_clearly
 from scripts.equivalence_report import DTYPES, REFERENCE, Plan, check
 from scripts.equivalence_table import print_report
 from scripts.logs import quiet_libraries
@@ -71,4 +72,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main, status=2)))

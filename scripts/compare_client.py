@@ -29,6 +29,7 @@ from data.readers import open_mixture
 from eval.comparison import Finding
 from eval.transports import HttpTransport, RemoteError
 from scripts.client_stages import compare_frame, contract_finding
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
@@ -122,4 +123,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main, status=2)))

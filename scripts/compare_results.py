@@ -26,6 +26,7 @@ from eval.paired import (
     total,
 )
 from eval.receipt import ReceiptError, read_receipt
+from scripts.ends import ends_clearly
 
 
 def _side(text: str) -> tuple[dict[str, Any], str]:
@@ -80,4 +81,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

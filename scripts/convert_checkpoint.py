@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.atomic import write_json
+from scripts.ends import STOPPED, ends_clearly, said
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
 from scripts.termination import Termination
@@ -114,13 +115,13 @@ def main(argv: list[str]) -> int:
     try:
         with Termination() as termination:
             return _run(pathlib.Path(argv[1]), pathlib.Path(argv[2]), console, termination)
-    except XVLAError as error:
-        console.print(f"error: {error}", style="bold red", markup=False)
+    except (XVLAError, OSError) as error:
+        console.print(f"error: {said(error)}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print(f"stopped; {argv[2]} was not written", markup=False)
-        return 130
+        return STOPPED
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -27,6 +27,7 @@ from eval.libero import task_index
 from eval.preflight import SimulatorSetupError
 from eval.statistics import wilson_interval
 from eval.workers import WorkerError, WorkerPool
+from scripts.ends import ends_clearly
 from scripts.libero_recordings import open_conversion, suites
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress, episode_progress
@@ -123,4 +124,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from scripts.diagnostics import machine, packages
 from scripts.diagnostics.finding import Finding, broken
+from scripts.ends import ends_clearly
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -92,4 +93,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ends_clearly(main)(sys.argv[1:]))

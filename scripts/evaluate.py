@@ -39,6 +39,7 @@ from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.transports import RemoteError
 from eval.versions import versions
 from eval.workers import WorkerError
+from scripts.ends import ends_clearly
 from scripts.entrants import (
     EXPERT,
     Entrant,
@@ -164,4 +165,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

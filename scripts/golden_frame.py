@@ -22,6 +22,7 @@ from eval.preflight import SimulatorSetupError
 from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
+from scripts.ends import ends_clearly
 
 _TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)
 _CHECK = flags.DEFINE_bool("check", False, "Compare only; store nothing.")
@@ -48,4 +49,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -24,8 +24,10 @@ from data.inspection.views import PICTURES
 from data.mixtures import mixture
 from data.pipeline import Source
 from data.readers import open_mixture
+from data.stalls import end_reads_after
 from eval.page import write_page
 from scripts.diagnostics.packages import installed_versions
+from scripts.ends import ends_clearly
 from scripts.inspection_page import BAD, Inspection, as_number, render
 from scripts.progress import episode_progress
 
@@ -39,12 +41,18 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", required=True, help="dataset, mixture, or name:weight,...")
     parser.add_argument("--root", type=Path, required=True, help="data folder")
+    parser.add_argument(
+        "--outside_root", action="store_true", help="files that a dataset names may lie anywhere"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the page, an .html file")
     parser.add_argument(
         "--episodes", type=int, default=0, help="of each source, drawn at random; 0: all"
     )
     parser.add_argument(
         "--max_bad_episodes", type=int, default=0, help="of each source, without an error"
+    )
+    parser.add_argument(
+        "--read_limit_s", type=float, default=1800.0, help="for one read, s; then it ends; 0: none"
     )
     parser.add_argument("--num_actions", type=int, default=30, help="in a sample of the model")
     parser.add_argument(
@@ -55,12 +63,14 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="decides what is drawn and shown")
     args = parser.parse_args(argv)
-    for name, least in (
-        ("episodes", 0),
-        ("max_bad_episodes", 0),
-        ("images", 0),
-        ("num_actions", 1),
-    ):
+    least_values = {
+        "episodes": 0,
+        "max_bad_episodes": 0,
+        "images": 0,
+        "num_actions": 1,
+        "read_limit_s": 0,
+    }
+    for name, least in least_values.items():
         if getattr(args, name) < least:
             parser.error(f"--{name} is {getattr(args, name)}; it must be {least} or more")
     if not args.out.parent.is_dir():
@@ -126,8 +136,9 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     args.told = list(argv)
     console = Console()
+    end_reads_after(args.read_limit_s)
     try:
-        sources = open_mixture(mixture(args.data), args.root)
+        sources = open_mixture(mixture(args.data), args.root, outside_root=args.outside_root)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
@@ -143,4 +154,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ends_clearly(main)(sys.argv[1:]))

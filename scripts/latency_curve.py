@@ -27,6 +27,7 @@ from eval.simulated_world import WorkerWorld
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.workers import WorkerError
 from scripts.chunk_streams import stream_maker
+from scripts.ends import ends_clearly
 from scripts.entrants import load, parse_policy
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
@@ -134,4 +135,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -14,6 +14,7 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress
 from scripts.random_weights import STORED, read_config, write_random_checkpoint
@@ -57,4 +58,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

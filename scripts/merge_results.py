@@ -18,6 +18,7 @@ from eval.atomic import write_json
 from eval.evaluation_page import write_evaluation_page
 from eval.receipt import RESULTS, ReceiptError, read_receipt
 from eval.shards import MergeError, merge_receipts
+from scripts.ends import ends_clearly
 from scripts.success_table import PAGE, print_tables
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the receipt and page of all.", required=True)
@@ -42,4 +43,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -31,6 +31,7 @@ from data.memory import SourceSize, host_bytes
 from data.mixtures import mixture
 from data.stream import StreamShape
 from scripts.config_flag import parse_flags
+from scripts.ends import ends_clearly
 from scripts.initial_model import planned_config
 from scripts.plan_tables import as_markdown, print_plan
 from xvla_jax.errors import ConfigError, XVLAError
@@ -148,4 +149,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(ends_clearly(main), flags_parser=parse_flags)

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from data.datasets import DATASETS
 from scripts.domain_table import domain_table
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress
 from xvla_jax import domains
@@ -173,7 +174,7 @@ def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> C
             "another action space is made in training, by config.action_mode and "
             "config.real_action_dim, for which no domain need be added"
         )
-    return Contract.from_dict(fields)
+    return Contract.from_dict(fields, "the flags", error=ConfigError)
 
 
 def _domain() -> int:
@@ -208,4 +209,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

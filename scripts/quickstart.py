@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.receipt import RESULTS, read_receipt
+from scripts.ends import ends_clearly
 from scripts.stages import REPORT, is_complete, read_ledger, run_stage, stages
 from scripts.success_table import print_tables
 
@@ -67,4 +68,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -21,6 +21,7 @@ from eval.preflight import SimulatorSetupError
 from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
+from scripts.ends import ends_clearly
 from scripts.progress import episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
@@ -70,4 +71,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

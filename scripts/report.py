@@ -14,6 +14,7 @@ from eval.evaluation_page import evaluation_sections
 from eval.receipt import RESULTS, ReceiptError, read_receipt
 from eval.report import Curve, Report, write_report
 from scripts.diagnostics.packages import PACKAGES, installed_versions
+from scripts.ends import ends_clearly
 from scripts.stages import REPORT, read_ledger
 from xvla_jax.metrics import read_metrics
 
@@ -111,4 +112,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -16,6 +16,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from scripts.ends import ends_clearly
 from xvla_jax.errors import XVLAError
 from xvla_jax.extras import needs
 from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
@@ -149,4 +150,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(ends_clearly(main))

@@ -19,6 +19,7 @@ import jax
 from absl import app, flags
 from rich.console import Console
 
+from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.policy import Policy
@@ -121,4 +122,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(main))
+    sys.exit(app.run(ends_clearly(main)))

@@ -6,12 +6,14 @@ stop. On several hosts the same command is started on each (docs/multihost.md).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import pathlib
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import app, flags
@@ -22,35 +24,43 @@ import xvla_jax
 from data.position import merge_positions
 from scripts import run_summary
 from scripts.config_flag import asked_fields, parse_flags
+from scripts.ends import STOPPED, ends_clearly, said
 from scripts.group_table import group_table
 from scripts.logs import quiet_libraries
+from scripts.termination import Termination
 from scripts.training_run import TrainingRun
 from scripts.xvla_flags import carried_over
+from xvla_jax import relabel
 from xvla_jax.checkpoint import Checkpointer, RunItems, read_model
 from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
-from xvla_jax.errors import XVLAError
+from xvla_jax.errors import TrainingError, XVLAError
 from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
 from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
-from xvla_jax.relabel import said
 from xvla_jax.resume import check_resumed, check_same_model
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
 from xvla_jax.state import TrainState, abstract_state, init_state, place_base
 from xvla_jax.stop import StopSignal
 from xvla_jax.train import make_train_step
+from xvla_jax.workdir_lock import WorkdirLock
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_TAKE_OVER = flags.DEFINE_bool(
+    "take_over", False, "Take the workdir from a run on another host that is known to be dead."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)
 
 
 def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
-    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C."""
+    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+
+    This process, or the first of several, holds the workdir.
+    """
     began = time.monotonic()
     run = TrainingRun.open(config, asked_fields(_CONFIG))
-    workdir.mkdir(parents=True, exist_ok=True)
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
@@ -91,13 +101,15 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
         checkpointer.close()
     if processes.main:
         run_summary.report([workdir], workdir / run_summary.CURVES, console)
-    if int(state.step) < iters:
-        print(f"stopped at step {int(state.step)}; the same command goes on from there")
-        return 130 if stop.number == 2 else 0
-    print(f"trained {iters} steps; checkpoints are in {checkpointer.folder}")
+    step = int(state.step)
+    if step < iters:
+        print(f"stopped at step {step}; the same command goes on from there")
+        return STOPPED if stop.number == signal.SIGINT else 0
+    beyond = f", {iters} of which were asked for" if step > iters else ""
+    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
     if run.recipe.lora and processes.main:
-        export_adapter(checkpointer.folder / str(iters), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}, for {said(run.model_config)}")
+        export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
+        print(f"the adapter is in {workdir / PEFT}, for {relabel.said(run.model_config)}")
     return 0
 
 
@@ -139,14 +151,46 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     try:
-        processes = start(DistributedConfig(**config.distributed.to_dict()))
-        with processes:
-            status = train(config, workdir, processes)
+        with Termination():  # until the loop waits for signals itself, one ends at once
+            processes = start(DistributedConfig(**config.distributed.to_dict()))
+            with processes, _workdir(workdir, processes):
+                status = train(config, workdir, processes)
+    except KeyboardInterrupt:
+        print("stopped at once; the newest complete checkpoint is kept")
+        status = STOPPED
     except (XVLAError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {said(error)}")
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _workdir(workdir: pathlib.Path, processes: Processes) -> Iterator[None]:
+    """Holds the workdir for the whole run: its first process does.
+
+    A run that ends before it writes anything leaves no workdir that was not there.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        try:
+            if not workdir.exists():
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, workdir)
+            if processes.main:
+                stack.enter_context(WorkdirLock(workdir, take_over=_TAKE_OVER.value))
+        except (XVLAError, OSError) as error:
+            problem = said(error)
+        problems = filter(None, processes.gather_json(problem, f"taking {workdir}"))
+        problem = next(problems, None)
+        if problem is not None:
+            raise TrainingError(problem)
+        yield
+
+
+def _remove_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # there is something in it
+        folder.rmdir()
 
 
 if __name__ == "__main__":
     sys.argv = carried_over(sys.argv)  # where config flags look for what they override
-    app.run(main, flags_parser=parse_flags)
+    app.run(ends_clearly(main), flags_parser=parse_flags)

@@ -19,6 +19,7 @@ from data.mixtures import mixture
 from data.origins import origin
 from data.pipeline import Batches, Source, batches, one_pass
 from data.readers import open_mixture
+from data.stalls import end_reads_after
 from scripts.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
@@ -106,6 +107,7 @@ class TrainingRun:
                 "made one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
             )
         model_config = initial_config(config, asked)
+        end_reads_after(config.data.read_limit_s)
         opened = _open_sources(config.data)
         rows = {s.reader.spec.name: actions_of(s.reader.spec) for s in opened}
         check_rows(rows, model_config, any_width=config.from_scratch)
@@ -300,8 +302,10 @@ def _open_sources(data: Any) -> list[Source]:
             f"{data.train_metas_path!r}; one of them must be set, the other empty"
         )
     if data.train_metas_path:
-        return open_metas(data.train_metas_path)
-    return open_mixture(mixture(data.mixture), data.root)
+        return open_metas(
+            data.train_metas_path, data_root=data.root, outside_root=data.outside_root
+        )
+    return open_mixture(mixture(data.mixture), data.root, outside_root=data.outside_root)
 
 
 def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:

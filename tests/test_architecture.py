@@ -163,6 +163,12 @@ BREAKS = [
         "try: f()\nexcept Exception: pass",
         "try: f()\nexcept OSError: pass",
     ),
+    (
+        architecture.broad_excepts,
+        "data.faults",
+        "def other():\n    try: f()\n    except Exception: pass",
+        "def attempt():\n    try: f()\n    except Exception: pass",
+    ),
     (architecture.broad_excepts, "data.a", "try: f()\nexcept: pass", "try: f()\nfinally: pass"),
     (architecture.broad_excepts, "data.a", "try: f()\nexcept (OSError, Exception): pass", None),
 ]

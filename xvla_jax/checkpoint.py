@@ -8,21 +8,24 @@ contracts), ``config`` (of the run) and ``provenance``.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NotRequired, cast
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import pydantic
+from typing_extensions import TypedDict
 
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import check_stored_tree
+from xvla_jax.formats.disk_errors import disk_errors
 from xvla_jax.state import TrainState
+from xvla_jax.typed_json import STRICT, check_object, read_json, typed
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
@@ -95,7 +98,8 @@ class Checkpointer:
             cleanup_tmp_directories=True,
         )
         self._wait = save_interval == 1  # nothing may be lost but the step under way
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+        with disk_errors(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def latest_step(self) -> int | None:
         """Newest complete step, None for a new run."""
@@ -148,9 +152,10 @@ class Checkpointer:
         items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
         for field in dataclasses.fields(run):
             items[field.name] = ocp.args.JsonSave(dict(getattr(run, field.name)))
-        saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
-        if self._wait:
-            self._manager.wait_until_finished()
+        with disk_errors(self.folder):
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=force)
+            if self._wait:
+                self._manager.wait_until_finished()
         return saved
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -186,12 +191,13 @@ class Checkpointer:
 
     def read_config(self, *, step: int) -> dict[str, Any] | None:
         """The config of the run that saved a step; None in checkpoints from before it was kept."""
-        return _read_json(self.folder / str(step), "config")
+        return _read_item(self.folder / str(step), "config")
 
     def close(self) -> None:
         """Waits for the save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with disk_errors(self.folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def _check_disk(self, state: TrainState) -> None:
         wanted = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))
@@ -226,19 +232,49 @@ def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
+@pydantic.with_config(STRICT)
+class _Source(TypedDict, total=False):
+    buffers: dict[str, Any]
+    files: dict[str, Any]
+    stored_dtype: str
+
+
+@pydantic.with_config(STRICT)
+class _Adapter(TypedDict):
+    peft: dict[str, Any]
+    base: str
+    base_sha256: str
+
+
+@pydantic.with_config(STRICT)
+class _Model(TypedDict):
+    """The ``model`` item; its parts are checked where they are used."""
+
+    config: dict[str, Any]
+    processor: dict[str, Any] | None
+    contracts: list[dict[str, Any]]
+    source: NotRequired[_Source]
+    adapter: NotRequired[_Adapter]
+
+
+_MODEL: Final = pydantic.TypeAdapter(_Model)
+
+
 def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
-    """Config, processor and contracts of a step."""
-    found = _read_json(step_folder, "model")
+    """Config, processor and contracts of a step.
+
+    Raises:
+        CheckpointError: it has none, or they have another form.
+    """
+    found = _read_item(step_folder, "model")
     if found is None:
         raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
+    typed(_MODEL, found, step_folder, field="model")
     return found
 
 
-def _read_json(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
+def _read_item(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
     files = sorted((step_folder / item).rglob("metadata"))
     if not files:
         return None
-    try:
-        return json.loads(files[0].read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{files[0]}: not JSON ({error}); the step is damaged") from error
+    return check_object(read_json(files[0]), files[0], error=CheckpointError)

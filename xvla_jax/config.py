@@ -8,54 +8,74 @@ nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats import lerobot_files
+from xvla_jax.typed_json import (
+    Layers,
+    Positions,
+    Share,
+    Width,
+    check_object,
+    read_json,
+    shown,
+    typed_fields,
+    typed_map,
+)
 
 CONFIG_NAME: Final = "config.json"
+
+_Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
+_Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
+_FLORENCE: Final = "florence_config"
+_STAGES: Final = Field(min_length=1, max_length=16)
+_Vocabulary = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
     """DaViT: four stages, one convolutional embedding and ``depths[i]`` block pairs each."""
 
-    drop_path_rate: float = 0.1
-    patch_size: tuple[int, ...] = (7, 3, 3, 3)
-    patch_stride: tuple[int, ...] = (4, 2, 2, 2)
-    patch_padding: tuple[int, ...] = (3, 1, 1, 1)
-    patch_prenorm: tuple[bool, ...] = (False, True, True, True)
-    dim_embed: tuple[int, ...] = (256, 512, 1024, 2048)
-    num_heads: tuple[int, ...] = (8, 16, 32, 64)
-    num_groups: tuple[int, ...] = (8, 16, 32, 64)
-    depths: tuple[int, ...] = (1, 1, 9, 1)
-    window_size: int = 12
-    projection_dim: int = 1024
+    drop_path_rate: Share = 0.1
+    patch_size: Annotated[tuple[_Patch, ...], _STAGES] = (7, 3, 3, 3)
+    patch_stride: Annotated[tuple[_Patch, ...], _STAGES] = (4, 2, 2, 2)
+    patch_padding: Annotated[tuple[_Padding, ...], _STAGES] = (3, 1, 1, 1)
+    patch_prenorm: Annotated[tuple[bool, ...], _STAGES] = (False, True, True, True)
+    dim_embed: Annotated[tuple[Width, ...], _STAGES] = (256, 512, 1024, 2048)
+    num_heads: Annotated[tuple[Width, ...], _STAGES] = (8, 16, 32, 64)
+    num_groups: Annotated[tuple[Width, ...], _STAGES] = (8, 16, 32, 64)
+    depths: Annotated[tuple[Layers, ...], _STAGES] = (1, 1, 9, 1)
+    window_size: Positions = 12
+    projection_dim: Width = 1024
     image_feature_source: tuple[str, ...] = ("spatial_avg_pool", "temporal_avg_pool")
-    max_pos_embeddings: int = 50  # rows of each of the two position tables
-    max_temporal_embeddings: int = 100  # rows of the fixed sine table; only row 0 is ever used
+    max_pos_embeddings: Positions = 50  # rows of each of the two position tables
+    max_temporal_embeddings: Positions = 100  # rows of the fixed sine table; row 0 is used
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """BART encoder of Florence-2."""
 
-    vocab_size: int = 51289
-    d_model: int = 1024
-    encoder_layers: int = 12
-    encoder_attention_heads: int = 16
-    encoder_ffn_dim: int = 4096
-    max_position_embeddings: int = 1024
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    encoder_layerdrop: float = 0.0
+    vocab_size: _Vocabulary = 51289
+    d_model: Width = 1024
+    encoder_layers: Layers = 12
+    encoder_attention_heads: Width = 16
+    encoder_ffn_dim: Width = 4096
+    max_position_embeddings: Positions = 1024
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.0
+    activation_dropout: Share = 0.0
+    encoder_layerdrop: Share = 0.0
     activation_function: str = "gelu"
-    pad_token_id: int = 1
+    pad_token_id: Annotated[int, Field(ge=0)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +89,18 @@ class XVLAConfig:
     vision: VisionConfig
     text: TextConfig
     action_mode: str
-    hidden_size: int = 1024
-    depth: int = 24
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    num_domains: int = 30
-    len_soft_prompts: int = 32
-    dim_time: int = 32
-    max_len_seq: int = 512
+    hidden_size: Width = 1024
+    depth: Layers = 24
+    num_heads: Width = 16
+    mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
+    num_domains: Width = 30
+    len_soft_prompts: Annotated[int, Field(ge=0, le=16_384)] = 32
+    dim_time: Width = 32
+    max_len_seq: Positions = 512
     use_hetero_proj: bool = False
-    num_actions: int = 30
-    real_action_dim: int = 20
-    max_action_dim: int = 20
+    num_actions: Positions = 30
+    real_action_dim: Width = 20
+    max_action_dim: Width = 20
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,40 +108,57 @@ class XVLAConfig:
         _check(self)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> XVLAConfig:
+    def from_dict(cls, raw: Mapping[str, Any], where: object = CONFIG_NAME) -> XVLAConfig:
         """Builds a config from the parsed ``config.json`` of a release.
 
+        Args:
+            raw: what the file holds.
+            where: the file, for messages.
+
         Raises:
-            ConfigError: a field is missing, of the wrong type, or contradicts another.
+            ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
+                another.
         """
         if lerobot_files.is_lerobot(raw):
             raw = lerobot_files.to_released(raw)
         if raw.get("model_type", "xvla") != "xvla":
-            raise ConfigError(f"config.json: model_type is {raw['model_type']!r}, expected 'xvla'")
-        florence = raw.get("florence_config") or {}
+            raise ConfigError(f"{where}: model_type is {raw['model_type']!r}, expected 'xvla'")
+        if lerobot_files.SECTION in raw:
+            section = raw[lerobot_files.SECTION]
+            lerobot_files.check_section(section, where, field=lerobot_files.SECTION)
+        florence = raw.get("florence_config")
+        florence = _map({} if florence is None else florence, where, "florence_config")
         for name in ("vision_config", "text_config", "projection_dim"):
             if name not in florence:
                 raise ConfigError(
-                    f"config.json: florence_config has no {name!r}; found {sorted(florence)}. "
+                    f"{where}: florence_config has no {name!r}; found {sorted(florence)}. "
                     "An empty florence_config describes no model: "
                     "copy it from the released config.json."
                 )
         if "action_mode" not in raw:
-            raise ConfigError("config.json: action_mode is missing; it names the action space")
-        vision_raw = dict(florence["vision_config"])
-        vision_raw |= _position_rows(vision_raw)
-        vision = VisionConfig(**_known(VisionConfig, vision_raw, "florence_config.vision_config"))
+            raise ConfigError(f"{where}: action_mode is missing; it names the action space")
+        tables = {
+            name: _map(florence[name], where, f"florence_config.{name}")
+            for name in ("vision_config", "text_config")
+        }
+        tables["vision_config"] |= _position_rows(tables["vision_config"], where)
+        vision = VisionConfig(
+            **_fields(VisionConfig, tables["vision_config"], where, f"{_FLORENCE}.vision_config.")
+        )
         text = TextConfig(
-            **_known(TextConfig, florence["text_config"], "florence_config.text_config")
+            **_fields(TextConfig, tables["text_config"], where, f"{_FLORENCE}.text_config.")
         )
         if florence["projection_dim"] != text.d_model:
             raise ConfigError(
-                f"config.json: florence_config.projection_dim is {florence['projection_dim']}, "
+                f"{where}: florence_config.projection_dim is {shown(florence['projection_dim'])}, "
                 f"text_config.d_model is {text.d_model}; they must be equal"
             )
-        known = _known(cls, raw, "config.json", skip=("vision", "text", "extra"))
+        known = _fields(cls, raw, where)
         known["action_mode"] = known["action_mode"].lower()
-        return cls(vision=vision, text=text, extra=json.dumps(raw), **known)
+        try:
+            return cls(vision=vision, text=text, extra=json.dumps(raw), **known)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The released ``config.json``: our values over everything that was read."""
@@ -154,15 +191,10 @@ class XVLAConfig:
         path = pathlib.Path(folder) / CONFIG_NAME
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
-        try:
-            raw = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: not JSON ({error})") from error
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path}: a JSON object is expected, found {type(raw).__name__}")
+        raw = check_object(read_json(path, error=ConfigError), path, error=ConfigError)
         if lerobot_files.is_lerobot(raw):
             raw = lerobot_files.to_released(raw, lerobot_files.read_beside(folder))
-        return cls.from_dict(raw)
+        return cls.from_dict(raw, path)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""
@@ -173,7 +205,7 @@ class XVLAConfig:
 _POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
 
 
-def _position_rows(vision: Mapping[str, Any]) -> dict[str, int]:
+def _position_rows(vision: Mapping[str, Any], where: object) -> dict[str, int]:
     """Rows of the position tables out of the two nested tables of the file."""
     rows = {}
     for key, kind, field in (
@@ -183,36 +215,15 @@ def _position_rows(vision: Mapping[str, Any]) -> dict[str, int]:
         value = vision.get(key)
         if not isinstance(value, Mapping) or value.get("type") != kind or field not in value:
             raise ConfigError(
-                f"config.json: florence_config.vision_config.{key} is {value!r}; "
+                f"{where}: florence_config.vision_config.{key} is {shown(value)}; "
                 f"expected {{'type': {kind!r}, {field!r}: <rows>}}"
             )
         rows[field] = value[field]
     return rows
 
 
-def _known(
-    kind: type, raw: Mapping[str, Any], where: str, skip: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The fields of dataclass ``kind`` present in ``raw``, checked against their declared type."""
-    values = {}
-    for field in dataclasses.fields(kind):
-        if field.name in skip or field.name not in raw:
-            continue
-        value = raw[field.name]
-        if str(field.type).startswith("tuple"):
-            ok, value = (
-                isinstance(value, list | tuple),
-                tuple(value) if isinstance(value, list | tuple) else value,
-            )
-        else:
-            want = {"int": int, "float": int | float, "bool": bool, "str": str}[str(field.type)]
-            ok = isinstance(value, want) and not (isinstance(value, bool) and field.type != "bool")
-        if not ok:
-            raise ConfigError(
-                f"{where}.{field.name} is {value!r}; a value of type {field.type} is expected"
-            )
-        values[field.name] = value
-    return values
+_map = functools.partial(typed_map, error=ConfigError)
+_fields = functools.partial(typed_fields, error=ConfigError)
 
 
 def _check(config: XVLAConfig) -> None:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import pydantic
+from pydantic import Field
 
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError, ContractError
+from xvla_jax.errors import CheckpointError, ContractError, XVLAError
+from xvla_jax.typed_json import STRICT, DomainId, typed
 
 UNKNOWN: Final = "unknown"
+_Index = Annotated[int, Field(ge=0)]
+_Text = Annotated[str, Field(min_length=1, max_length=256)]
+_Note = Annotated[str, Field(max_length=256)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +36,12 @@ class Channel:
         high: meaning of its high values.
     """
 
-    name: str
-    unit: str = UNKNOWN
-    low: str = ""
-    high: str = ""
+    __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
+
+    name: _Note
+    unit: _Note = UNKNOWN
+    low: _Note = ""
+    high: _Note = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -73,14 +82,16 @@ class Contract:
             from the action space, those of joints are unknown where empty.
     """
 
-    domain_id: int
-    action_space: str
-    rotation_layout: str
-    anchor_hz: float
-    views: tuple[str, ...]
-    proprio: str
-    relative_channels: tuple[int, ...] = ()
-    channels: tuple[Channel, ...] = ()
+    __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
+
+    domain_id: DomainId
+    action_space: _Text
+    rotation_layout: Literal["interleaved", "contiguous", "none"]
+    anchor_hz: Annotated[float, Field(gt=0, le=100_000)]
+    views: Annotated[tuple[_Text, ...], Field(max_length=64)]
+    proprio: Literal["measured", "commanded", "zero"]
+    relative_channels: Annotated[tuple[_Index, ...], Field(max_length=4096)] = ()
+    channels: Annotated[tuple[Channel, ...], Field(max_length=4096)] = ()
 
     def __post_init__(self) -> None:
         """Derives the channels of poses; refuses what the action space cannot have."""
@@ -100,10 +111,28 @@ class Contract:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Contract:
-        """Inverse of `to_dict`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        return cls(**fields)
+    def from_dict(
+        cls,
+        raw: Any,
+        where: object = "an action contract",
+        *,
+        error: type[XVLAError] = CheckpointError,
+    ) -> Contract:
+        """Inverse of `to_dict`; ``where`` is the file for messages.
+
+        Raises:
+            error: a field is missing, unknown, or has a value that no contract has, or fields
+                contradict each other.
+        """
+        return typed(_CONTRACT, raw, where, error=error)
+
+
+_CONTRACT: Final = pydantic.TypeAdapter(Contract)
+_CONTRACTS: Final = pydantic.TypeAdapter(list[Contract])
+_REPAIR: Final = (
+    "Correct the entry there, or remove it: a domain without a contract can be trained, but not "
+    "driven by a task"
+)
 
 
 def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Contract]:
@@ -118,15 +147,12 @@ def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Con
         CheckpointError: they cannot be read, or are not those of the checkpoint's model.
     """
     try:
-        contracts = [Contract.from_dict(one) for one in raw]
+        contracts = typed(_CONTRACTS, raw, where)
         check_fits(contracts, config)
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where}: not a list of action contracts ({error})") from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{where}: {error}. Correct the entry there, or remove it: a domain without a "
-            "contract can be trained, but not driven by a task"
-        ) from error
+    except ContractError as error:
+        raise CheckpointError(f"{where}: {error}. {_REPAIR}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_REPAIR}") from error
     return {c.domain_id: c for c in contracts}
 
 
@@ -148,7 +174,7 @@ def check_fits(contracts: Iterable[Contract], config: XVLAConfig) -> None:
         if contract.action_space != space.mode:
             problem = f"action space {contract.action_space!r}, but the model has {space.mode!r}"
         elif not 0 <= contract.domain_id < config.num_domains:
-            problem = f"the model has domains 0 .. {config.num_domains - 1}"
+            problem = f"the model has domains 0 .. {config.num_domains - 1}, no other is allowed"
         elif contract.domain_id in known:
             problem = "there are two"
         if problem:

@@ -179,7 +179,7 @@ class Processes:
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def _look_around(self) -> None:
         """Logs who is gone, after a collective that failed because somebody is."""

@@ -19,6 +19,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.torch_folder import Pretrained
+from xvla_jax.typed_json import parse_json, typed_map
 
 NOTES_NAME: Final = "domain_notes.json"  # travels with the weights: where added domains came from
 _PROMPT: Final = "soft_prompts"
@@ -196,7 +197,13 @@ def backbone_digest(loaded: Pretrained) -> str:
 
 def read_notes(loaded: Pretrained) -> dict[str, Any]:
     """Notes by domain id, as text."""
-    return json.loads(loaded.files.get(NOTES_NAME, b"{}"))
+    try:
+        notes = parse_json(loaded.files.get(NOTES_NAME, b"{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{NOTES_NAME}: not JSON ({error})") from error
+    for domain, note in typed_map(notes, NOTES_NAME, "").items():
+        typed_map(note, NOTES_NAME, domain)
+    return notes
 
 
 def check_domain(config: XVLAConfig, domain_id: int) -> None:

@@ -8,12 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+import jax
 import numpy as np
 
 from xvla_jax import checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits, read_contracts
-from xvla_jax.errors import CheckpointError
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats import lora_step, orbax_params, torch_folder
 from xvla_jax.formats.accounting import STORED, check_tree
 from xvla_jax.formats.carried import (
@@ -22,8 +23,10 @@ from xvla_jax.formats.carried import (
     files_from_json,
     files_to_json,
 )
+from xvla_jax.formats.disk_errors import check_free, disk_errors
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.stored import Progress
+from xvla_jax.formats.tensor_files import DTYPES
 from xvla_jax.formats.torch_folder import Pretrained
 from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.models.xvla import abstract_params
@@ -121,7 +124,8 @@ def save_pretrained(
         stored_dtype=dtype,
         files=dict(files or {}),
     )
-    with whole_folder(folder, overwrite=overwrite) as scratch:
+    check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
+    with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax_params.write_step(scratch, whole.params, item, progress=progress)
@@ -133,6 +137,11 @@ def _check_names(layout: str, dtype: str) -> None:
     for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
         if value not in known:
             raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+
+
+def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
+    size = 4 if layout == ORBAX else DTYPES[STORED[dtype]].itemsize
+    return size * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def model_item(
@@ -166,27 +175,38 @@ def model_item(
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     item = checkpoint.read_model(step)
-    config = XVLAConfig.from_dict(item["config"])
+    config = XVLAConfig.from_dict(item["config"], f"{step}: model.config")
     if lora_step.ADAPTER in item:
         base = load_checkpoint(lora_step.base_folder(step), stored=stored)
         params = lora_step.merged_params(step, base.params)
     else:
         read = orbax_params.stored_params if stored else orbax_params.load_params
         params = read(step.resolve(), _template(config))
-    contracts = read_contracts(item["contracts"], config, where=str(step / "model"))
+    contracts = read_contracts(item["contracts"], config, where=f"{step}: model.contracts")
     source = item.get("source", {})
+    stored_dtype = source.get("stored_dtype", "float32")
+    if stored_dtype not in STORED:
+        raise CheckpointError(
+            f"{step}: model.source.stored_dtype is {stored_dtype!r}; known are {', '.join(STORED)}"
+        )
     return Pretrained(
         config,
         params,
-        Processor.from_dict(item["processor"]) if item["processor"] else None,
+        Processor.from_dict(item["processor"], step) if item["processor"] else None,
         contracts,
-        buffers_from_json(source.get("buffers", {})),
-        source.get("stored_dtype", "float32"),
-        files_from_json(source.get("files", {})),
+        buffers_from_json(source.get("buffers", {}), step),
+        stored_dtype,
+        files_from_json(source.get("files", {}), step),
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _template(config: XVLAConfig) -> dict[str, Any]:
-    """Tracing the full-size model takes a second or two."""
-    return abstract_params(config)
+    """The shapes of a model's parameters; tracing the full-size one takes a second or two."""
+    try:
+        return abstract_params(config)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"config.json describes a model that cannot be built: {reason}"
+        ) from error

@@ -14,18 +14,21 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
+import pydantic
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from xvla_jax import resizing
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.formats.tokenizer_files import BUNDLED_TOKENIZER, TOKENIZER_FILES, other_tokenizer
 from xvla_jax.scaling import Scaling
+from xvla_jax.typed_json import STRICT, Side, check_object, parse_json, read_json, shown, typed
 
 PREPROCESSOR_NAME: Final = "preprocessor_config.json"
-TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
-_BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parent / "assets" / "bart_tokenizer"
 
 # Fields of the released file that we honour by refusing any other value.
 _FIXED: Final[Mapping[str, Any]] = {
@@ -39,6 +42,12 @@ _FIXED: Final[Mapping[str, Any]] = {
 _OURS: Final = "xvla_jax"  # section of the released file: what that file cannot say
 _MADE: Final = {"image_processor_type": "CLIPImageProcessor"}
 _READ: Final = ("size", "resample", "image_mean", "image_std")
+_RGB: Final = Field(min_length=3, max_length=3)
+_Views = Annotated[int, Field(ge=1, le=64)]
+_TextLength = Annotated[int, Field(ge=2, le=16_384)]  # <s> and </s> at least
+_Resample = Annotated[int, Field(ge=0, le=5)]  # PIL's filters
+_Mean = Annotated[tuple[Annotated[float, Field(ge=-1e3, le=1e3)], ...], _RGB]
+_Std = Annotated[tuple[Annotated[float, Field(ge=1e-3, le=1e3)], ...], _RGB]
 _UNUSED: Final = (
     "crop_size",
     "image_processor_type",
@@ -67,13 +76,15 @@ class Processor:
         extra: JSON text of the fields that were read and mean nothing here; they are written back.
     """
 
-    image_size: int = 224
-    num_views: int = 3
-    text_length: int = 50
+    __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
+
+    image_size: Side = 224
+    num_views: _Views = 3
+    text_length: _TextLength = 50
     resize: str = "stretch"
-    resample: int = 3
-    mean: tuple[float, ...] = IMAGE_MEAN
-    std: tuple[float, ...] = IMAGE_STD
+    resample: _Resample = 3
+    mean: _Mean = IMAGE_MEAN
+    std: _Std = IMAGE_STD
     tokenizer_dir: str | None = None
     state: Scaling | None = None
     action: Scaling | None = None
@@ -99,8 +110,10 @@ class Processor:
             raise CheckpointError(
                 f"{path}: no such file; image size and resampling are part of a checkpoint"
             )
-        raw = _read_json(path)
-        ours = _fields(raw.pop(_OURS, {}), where=f"{path}: section {_OURS}")
+        raw = check_object(read_json(path), path, error=CheckpointError)
+        section = typed(_SECTION, raw.pop(_OURS, {}), path, field=_OURS)
+        ours: dict[str, Any] = {k: v for k, v in section.items() if v is not None}
+        typed(_RELEASED, {k: raw[k] for k in _READ if k in raw}, path)
         # A field that is null asks for nothing, known or not.
         other = {k: v for k, v in raw.items() if k not in (*_FIXED, *_READ)}
         extra = {k: v for k, v in other.items() if k in _UNUSED or v is None}
@@ -121,7 +134,7 @@ class Processor:
             resample=raw.get("resample", 3),
             mean=tuple(raw.get("image_mean", IMAGE_MEAN)),
             std=tuple(raw.get("image_std", IMAGE_STD)),
-            tokenizer_dir=_tokenizer_dir(path.parent),
+            tokenizer_dir=other_tokenizer(path.parent),
             extra=json.dumps(extra),
             **ours,
         )
@@ -176,9 +189,24 @@ class Processor:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Processor:
-        """Inverse of `to_dict`, with the bundled tokenizer."""
-        return cls(**_fields(values, where="the processor of a checkpoint"))
+    def from_dict(cls, values: Any, where: object = "a processor") -> Processor:
+        """Inverse of `to_dict`, with the bundled tokenizer; ``where`` is the file for messages.
+
+        Raises:
+            CheckpointError: a value is none that a processor has, or names a tokenizer's folder.
+        """
+        found = typed(_PROCESSOR, values, where, field="processor")
+        if found.tokenizer_dir is not None:
+            raise CheckpointError(
+                f"{where}: processor.tokenizer_dir is {shown(found.tokenizer_dir)}; no item of a "
+                "checkpoint names a folder"
+            )
+        try:
+            extra = parse_json(found.extra)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: processor.extra is not JSON ({error})") from error
+        check_object(extra, where, error=CheckpointError)
+        return found
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Instructions -> ``int32[n, L]``.
@@ -234,56 +262,40 @@ class Processor:
 
     @property
     def _tokenizer_path(self) -> pathlib.Path:
-        return pathlib.Path(self.tokenizer_dir) if self.tokenizer_dir else _BUNDLED_TOKENIZER
+        return pathlib.Path(self.tokenizer_dir) if self.tokenizer_dir else BUNDLED_TOKENIZER
 
 
 _SCALINGS: Final = ("state", "action")
 
 
-def _fields(raw: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Fields of a `Processor` out of JSON values."""
-    unknown = sorted(set(raw) - {field.name for field in dataclasses.fields(Processor)})
-    if unknown:
-        raise CheckpointError(f"{where}: unknown fields {unknown}")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    return fields | {k: Scaling.from_dict(raw[k]) for k in _SCALINGS if raw.get(k)}
+@pydantic.with_config(STRICT | {"extra": "forbid"})
+class _Section(TypedDict, total=False):
+    num_views: _Views
+    text_length: _TextLength
+    resize: str
+    state: Scaling | None
+    action: Scaling | None
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); fetch it again") from error
+@pydantic.with_config(STRICT | {"extra": "forbid"})
+class _Size(TypedDict):
+    height: Side
+    width: Side
 
 
-def _tokenizer_dir(folder: pathlib.Path) -> str | None:
-    """The folder if it holds another tokenizer than the bundled one.
+@pydantic.with_config(STRICT)
+class _Released(TypedDict, total=False):
+    """The fields ``_READ``."""
 
-    More entries make no other: those from 50,265 on are names of places in Florence-2, which no
-    instruction contains.
-    """
-    if (folder / "vocab.json").is_file():
-        vocabulary = _read_json(folder / "vocab.json")
-    elif (folder / "tokenizer.json").is_file():
-        vocabulary = _read_json(folder / "tokenizer.json")["model"]["vocab"]
-    else:
-        return None
-    bundled = _read_json(_BUNDLED_TOKENIZER / "vocab.json")
-    merges = folder / "merges.txt"
-    same_merges = not merges.is_file() or _merges(folder) == _merges(_BUNDLED_TOKENIZER)
-    if same_merges and vocabulary.items() >= bundled.items():
-        return None
-    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{folder}: its vocabulary is another than X-VLA's (BART's), and there are not both of "
-            f"{', '.join(TOKENIZER_FILES)} to read it with"
-        )
-    return str(folder)
+    size: _Size
+    resample: _Resample
+    image_mean: _Mean
+    image_std: _Std
 
 
-def _merges(folder: pathlib.Path) -> list[str]:
-    lines = (folder / "merges.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#version")]
+_SECTION: Final = pydantic.TypeAdapter(_Section)
+_RELEASED: Final = pydantic.TypeAdapter(_Released)
+_PROCESSOR: Final = pydantic.TypeAdapter(Processor)
 
 
 def _same(found: Any, wanted: Any) -> bool:

@@ -42,8 +42,8 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
     # weights are made or read at the start only; which model they are of is compared
     (r"(init_from|from_scratch|model_default)", Effect.NONE),
-    (r"data\.(root|train_metas_path)", Effect.NONE),  # what lies there is compared
-    (r"data\.(max_bad_episodes|cache_mb)", Effect.NONE),
+    (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
+    (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
     (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: the data's place tells
     (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),

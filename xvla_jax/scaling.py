@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, ClassVar, Final
 
 import numpy as np
+from pydantic import Field
 
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.typed_json import STRICT
+
+_Numbers = Annotated[tuple[float, ...], Field(max_length=65_536)]
 
 # Mode -> the two statistics it rests on, and whether they end a range that becomes -1 .. 1.
 MODES: Final[Mapping[str, tuple[str, str, bool]]] = {
@@ -35,10 +39,12 @@ class Scaling:
         eps: against division by zero.
     """
 
+    __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
+
     mode: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    eps: float
+    low: _Numbers
+    high: _Numbers
+    eps: Annotated[float, Field(ge=0)]
 
     def __post_init__(self) -> None:
         """Refuses statistics that no numbers can be scaled by."""
@@ -48,11 +54,6 @@ class Scaling:
                 f"normalisation {self.mode!r} with {len(self.low)} and {len(self.high)} numbers; "
                 f"one of {', '.join(MODES)} is expected, with as many finite numbers of both"
             )
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Scaling:
-        """Inverse of ``dataclasses.asdict``, after JSON."""
-        return cls(raw["mode"], tuple(raw["low"]), tuple(raw["high"]), raw["eps"])
 
     @property
     def width(self) -> int:

@@ -14,6 +14,9 @@ from jax.experimental import multihost_utils
 class StopSignal:
     """Turns SIGINT and SIGTERM into a stop between two steps. Use as a context manager.
 
+    Schedulers send SIGTERM again and again: the others change nothing. A second Ctrl-C stops at
+    once.
+
     Where processes are connected, JAX has taken SIGTERM over: whichever of them gets it, all agree
     on a step that none has passed (within a second or two). SIGINT is handed on as SIGTERM.
 
@@ -51,8 +54,8 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.number is not None:  # a second Ctrl-C does not wait
+        if self.number == number == signal.SIGINT:  # a second Ctrl-C does not wait
             raise KeyboardInterrupt
-        self.number = number
-        if self._connected:
+        first, self.number = self.number is None, number
+        if self._connected and first:
             os.kill(os.getpid(), signal.SIGTERM)

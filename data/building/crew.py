@@ -17,6 +17,7 @@ from typing import NamedTuple
 from data.building.shards import Event, Job, write_shards
 from data.extras import needs
 from data.readers import open_reader
+from data.stalls import end_reads_after
 from data.trajectory import Reader
 
 with needs("data"):
@@ -105,7 +106,8 @@ def _lost(process: BaseProcess) -> WorkerLostError:
 def _work(pipe: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that directs
     try:
-        reader = open_reader(job.spec, job.root)
+        end_reads_after(job.read_limit_s)
+        reader = open_reader(job.spec, job.root, job.places)
         while True:
             pipe.send(_READY)
             for event in write_shards(job, reader, pipe.recv()):

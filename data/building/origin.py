@@ -25,6 +25,8 @@ class Request:
     Attributes:
         spec: the dataset row.
         root: data folder of the source.
+        outside_root: the files that it names may lie anywhere.
+        read_limit_s: a read that takes longer ends its process; 0 for none.
         out: data folder of what is built.
         rule: how pictures are stored.
         shard_mb: about how large a shard file is, in MiB.
@@ -43,6 +45,8 @@ class Request:
     workers: int
     licence: str
     command: str
+    outside_root: bool = False
+    read_limit_s: float = 0
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or self.workers < 1:

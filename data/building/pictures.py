@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.images import FORMATS, UInt8, check_pixels, load_picture
+from data.images import FORMATS, PICTURE_ERRORS, UInt8, check_pixels, load_picture
 from data.spec import DatasetSpec
 
 PNG_LEVEL = 1  # a fifth of the time of Pillow's 6, for files larger by a sixth
@@ -76,7 +76,7 @@ def _encoded_size(encoded: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
             return picture.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except PICTURE_ERRORS as error:
         raise ValueError(
             f"{len(encoded)} bytes are no picture ({' or '.join(FORMATS)}): {error}"
         ) from error

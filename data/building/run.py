@@ -32,8 +32,10 @@ from data.building.shards import (
     read_record,
 )
 from data.faults import BadEpisodeError, Faults
+from data.places import Places
 from data.publish import Written, circumstances, read_manifest, write_json
 from data.readers import open_reader
+from data.stalls import end_reads_after
 from data.standard import StandardForm
 from data.trajectory import Reader
 
@@ -60,7 +62,9 @@ def build(request: Request, show: Show) -> Written:
     made_by = circumstances(request.licence, request.command)
     if "://" not in request.root:
         request = dataclasses.replace(request, root=os.path.abspath(request.root))
-    reader = open_reader(request.spec, request.root)
+    end_reads_after(request.read_limit_s)
+    places = Places.of(request.root, anywhere=request.outside_root)
+    reader = open_reader(request.spec, request.root, places)
     name = built.built_name(request.spec)
     place = request.out / name / built.VERSION
     origin = origin_of(request, reader)
@@ -133,6 +137,8 @@ def _job(
     job = Job(
         spec=request.spec,
         root=request.root,
+        places=Places.of(request.root, anywhere=request.outside_root),
+        read_limit_s=request.read_limit_s,
         folder=folder,
         name=built.built_name(request.spec),
         form=StandardForm.of_json(plan["form"]),

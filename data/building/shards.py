@@ -22,6 +22,7 @@ from data.building.pictures import PictureRule
 from data.building.plan import Piece, Shard
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.places import Places
 from data.publish import sha256_of, write_json
 from data.rlds import SPLIT
 from data.spec import DatasetSpec
@@ -42,6 +43,8 @@ class Job:
 
     spec: DatasetSpec
     root: str  # of the source
+    places: Places  # of the files that it names
+    read_limit_s: float
     folder: Path  # in which the dataset is built
     name: str  # of the dataset
     form: StandardForm
@@ -92,6 +95,8 @@ def read_record(job: Job, shard: int) -> ShardRecord | None:
     if not path.exists():
         return None
     record = ShardRecord(**json.loads(path.read_text(encoding="utf-8")))
+    if record.file != job.file_name(shard):  # of another plan, or not ours
+        return None
     file = job.folder / DATASET / record.file
     return record if file.exists() and file.stat().st_size == record.bytes else None
 

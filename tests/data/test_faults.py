@@ -3,6 +3,9 @@
 import dataclasses
 import pickle
 import shutil
+import struct
+import zlib
+from typing import Any
 
 import h5py
 import numpy as np
@@ -68,6 +71,46 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 
 
+def soft_loop(path):
+    with h5py.File(path, "r+") as file:
+        del file["text"]
+        file["text"], file["again"] = h5py.SoftLink("/again"), h5py.SoftLink("/text")
+
+
+def huge_array(path):
+    with h5py.File(path, "r+") as file:
+        del file[POSE]
+        file.create_dataset(POSE, (2**33, 7), "f4", chunks=(1024, 7))
+
+
+def numeric_text(path):
+    with h5py.File(path, "r+") as file:
+        del file["text"]
+        file["text"] = 3.5
+
+
+def zeroed_heap(path):
+    """64 zeroed bytes in the heap of strings: the HDF5 library then walks it for ever."""
+    content = bytearray(path.read_bytes())
+    place = content.find(b"GCOL")
+    assert place > 0
+    content[place + 16 : place + 80] = bytes(64)
+    path.write_bytes(content)
+
+
+def huge_picture(path):
+    """A PNG whose header claims 30000 x 30000 pixels."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = (
+        struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    data = b"\x89PNG\r\n\x1a\n" + chunk
+    with h5py.File(path, "r+") as file:
+        view: Any = file["rgb/static"]
+        for frame in range(len(view)):
+            view[frame] = np.frombuffer(data, np.uint8)
+
+
 POSE = dataset("Calvin").arms[0].pose[0].key
 DAMAGE = {
     "truncated file": ("unreadable", truncate),
@@ -80,6 +123,11 @@ DAMAGE = {
     "empty instruction": ("no_instruction", damage_array("text", lambda _: b" ")),
     "too few columns": ("malformed", damage_array(POSE, lambda rows: rows[:, :2])),
     "broken pictures": ("undecodable_picture", break_pictures),
+    "links in a circle": ("malformed", soft_loop),
+    "an array of 240 GB": ("malformed", huge_array),
+    "a numeric instruction": ("malformed", numeric_text),
+    "a damaged heap of strings": ("unreadable", zeroed_heap),
+    "a picture of 900 million pixels": ("undecodable_picture", huge_picture),
 }
 
 
@@ -188,14 +236,6 @@ def test_faults_go_from_process_to_process():
         assert (str(again), again.kind, again.reason) == (str(error), "clock", "it stands")
 
 
-def test_what_is_no_fault_of_the_data_is_raised():
-    def fail():
-        raise TypeError("a mistake in the program")
-
-    with pytest.raises(TypeError):
-        attempt("set", "file", fail)
-
-
 def test_episodes_are_counted_once_and_by_kind(caplog):
     faults = Faults(2)
     for episode, kind in (("a", "clock"), ("a", "clock"), ("a", "malformed"), ("b", "clock")):
@@ -222,3 +262,21 @@ def test_what_a_row_leaves_out_is_counted_apart_and_has_no_bound(caplog):
     assert "leaves out frames" in told[1]
     with pytest.raises(TooManyBadEpisodesError):
         faults.add(BadEpisodeError("set", "e", "no_instruction", "it is empty"))
+
+
+def test_every_exception_of_an_episode_is_counted_with_its_class(caplog):
+    for raised in (
+        TypeError,
+        RuntimeError,
+        MemoryError,
+        RecursionError,
+        AttributeError,
+        ZeroDivisionError,
+    ):
+        found = attempt("arm", "7.hdf5", lambda raised=raised: (_ for _ in ()).throw(raised("odd")))
+        assert isinstance(found, BadEpisodeError)
+        assert (found.kind, found.reason) == ("unexpected", f"{raised.__name__}: odd")
+        assert isinstance(found.__cause__, raised)
+    assert "Traceback" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        attempt("arm", "7.hdf5", lambda: (_ for _ in ()).throw(KeyboardInterrupt()))

@@ -12,6 +12,7 @@ import pytest
 from data.faults import BadEpisodeError
 from data.hdf5 import Hdf5Pictures, Hdf5Reader
 from data.images import load_picture
+from data.places import Places
 from tests.data.fakes import good
 from tests.data.random_recordings import recording
 from tests.data.storages import FRAMES, TEXTS, encoded, picture, small, write_hdf5, write_meta
@@ -268,7 +269,9 @@ def test_a_meta_file_of_the_original_works_unchanged(tmp_path):
     (elsewhere / "any_name.json").write_text(json.dumps(meta))
     (elsewhere / "stats.json").write_text("[1, 2]")
     for root in (elsewhere, elsewhere / "any_name.json"):
-        reader = Hdf5Reader(row, root)
+        with pytest.raises(ValueError, match=r"json names .*0\.hdf5', which lies outside"):
+            Hdf5Reader(row, root)
+        reader = Hdf5Reader(row, root, Places.of(root, tmp_path))
         found = [good(reader, part)[0] for part in range(2)]
         assert [len(trajectory.poses) for trajectory in found] == list(FRAMES)
         assert [trajectory.paraphrases for trajectory in found] == [("a", "b"), ()]
@@ -351,5 +354,5 @@ def test_the_row_may_name_the_views_in_place_of_the_meta_file(tmp_path):
 def test_what_is_no_json_is_named(tmp_path):
     row = write_episode(tmp_path, stored("fixed bytes"))
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"broken\.json cannot be read as JSON"):
         Hdf5Reader(row, tmp_path)

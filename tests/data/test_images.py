@@ -1,8 +1,12 @@
+import builtins
 import io
+import struct
+import zlib
 
 import numpy as np
+import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from data.images import ImageCache, decode_image, load_picture
 from tests.data.fakes import png
@@ -107,3 +111,47 @@ def test_another_way_of_resizing_takes_the_place_of_the_filter():
     for picture in (pixels, encoded(pixels)):
         found = load_picture(picture, size=4, channel_order="rgb", fit=fit)
         np.testing.assert_array_equal(found, pixels[:4, :4])
+
+
+class OddError(RuntimeError):
+    """Stands for what a plugin of Pillow may raise of its own."""
+
+
+LEFT_OUT = Warning | UnicodeError | ImportError | ReferenceError | NameError
+PILLOW_RAISES = [
+    *{
+        error
+        for name, error in vars(builtins).items()
+        if isinstance(error, type)
+        and issubclass(error, Exception)
+        and name not in ("Exception", "ExceptionGroup", "StopIteration", "StopAsyncIteration")
+        and not issubclass(error, LEFT_OUT)
+    },
+    *{
+        error
+        for module in (Image, ImageFile, JpegImagePlugin, PngImagePlugin, PIL)
+        for error in vars(module).values()
+        if isinstance(error, type) and issubclass(error, Exception)
+    },
+    struct.error,
+    zlib.error,
+    OddError,
+]
+
+
+@pytest.mark.parametrize("raised", PILLOW_RAISES, ids=lambda error: error.__name__)
+def test_whatever_pillow_raises_is_a_bad_picture(monkeypatch, raised):
+    def fail(*_, **__):
+        raise raised("odd")
+
+    data = encoded(np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(ValueError, match="no complete picture"):
+        decode_image(data, size=None, channel_order="rgb")
+
+
+def test_a_picture_is_measured_before_it_is_decoded(monkeypatch):
+    data = encoded(np.zeros((10, 11, 3), np.uint8))
+    monkeypatch.setattr("data.images.LARGEST", 100)
+    with pytest.raises(ValueError, match=r"it has 11 x 10 pixels, 100 are allowed"):
+        decode_image(data, size=4, channel_order="rgb")

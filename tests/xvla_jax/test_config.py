@@ -58,10 +58,10 @@ def _edited(path: str, value: Any) -> dict[str, Any]:
         ("action_mode", None, "action_mode is missing"),
         ("florence_config", {}, "florence_config has no 'vision_config'"),
         ("florence_config/projection_dim", 33, "projection_dim is 33, text_config.d_model is 32"),
-        ("hidden_size", "48", r"config\.json\.hidden_size is '48'; a value of type int"),
-        ("hidden_size", True, "hidden_size is True; a value of type int"),
+        ("hidden_size", "48", r"config\.json: hidden_size is '48'; allowed is a valid integer"),
+        ("hidden_size", True, "hidden_size is True; allowed is a valid integer"),
         ("num_heads", 5, "hidden_size = 48 is not a positive multiple of num_heads = 5"),
-        ("florence_config/vision_config/dim_embed", 8, "dim_embed is 8; a value of type tuple"),
+        ("florence_config/vision_config/dim_embed", 8, "dim_embed is 8; allowed is a valid array"),
         ("florence_config/vision_config/depths", [1, 1], "patch_size has 4 entries, depths has 2"),
         (
             "florence_config/vision_config/image_pos_embed",

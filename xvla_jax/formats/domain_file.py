@@ -20,10 +20,11 @@ from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.domains import Rows, backbone_digest, read_notes, read_rows
-from xvla_jax.errors import CheckpointError, ContractError
+from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import not_finite, refuse_not_finite
 from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_folder import Pretrained
+from xvla_jax.typed_json import parse_json, typed_map
 
 _FORMAT: Final = "xvla-domain-1"
 
@@ -114,13 +115,13 @@ def read_domain(path: str | os.PathLike[str]) -> DomainFile:
         )
     try:
         contract, model, provenance = (
-            json.loads(files.metadata[key]) for key in ("contract", "model", "provenance")
+            parse_json(files.metadata[key]) for key in ("contract", "model", "provenance")
         )
-        known = Contract.from_dict(contract) if contract else None
-    except ContractError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error!r})") from error
+    known = None if contract is None else Contract.from_dict(contract, path)
+    typed_map(model, path, "model")
+    typed_map(provenance, path, "provenance")
     rows = {name: np.array(files.read(name), np.float32) for name in files.info}
     refuse_not_finite({name: not_finite(row) for name, row in rows.items()})
     return DomainFile(rows, known, model, provenance)

@@ -7,13 +7,17 @@ kept as one section: both survive any number of conversions.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import pydantic
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from xvla_jax.errors import ConfigError
+from xvla_jax.typed_json import STRICT, Side, Width, check_object, read_json, typed
 
 RELEASED_NAME: Final = "released_config.json"
 SECTION: Final = "lerobot"  # of config.json in the released style
@@ -41,9 +45,40 @@ _CHUNK: Final = 32  # LeRobot's default, not ours
 _IMAGES: Final = "observation.images."
 
 
+class _Feature(TypedDict, total=False):
+    type: str | None
+    shape: Annotated[list[Width], Field(min_length=1)]
+
+
+@pydantic.with_config(STRICT)
+class _Policy(TypedDict, total=False):
+    """Fields of a LeRobot policy that are read here; the others are kept as they are."""
+
+    input_features: dict[str, _Feature] | None
+    output_features: dict[str, _Feature] | None
+    use_proprio: bool | None
+    max_state_dim: Width | None
+    tokenizer_name: str | None
+    tokenizer_max_length: int | None
+    tokenizer_padding_side: str | None
+    pad_language_to: str | None
+    num_image_views: int | None
+    empty_cameras: int | None
+    resize_imgs_with_padding: Annotated[list[Side], Field(min_length=2, max_length=2)] | None
+    normalization_mapping: dict[str, str] | None
+
+
+_POLICY: Final = pydantic.TypeAdapter(_Policy)
+
+
 def is_lerobot(raw: Mapping[str, Any]) -> bool:
     """Whether a parsed ``config.json`` is a LeRobot policy's."""
     return raw.get("type") == "xvla" and "model_type" not in raw
+
+
+def check_section(section: Any, where: object, *, field: str = "") -> None:
+    """Refuses LeRobot's fields of a wrong type, in its own file or as our section of it."""
+    typed(_POLICY, section, where, field=field, error=ConfigError)
 
 
 def to_released(raw: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -56,6 +91,7 @@ def to_released(raw: Mapping[str, Any], beside: Mapping[str, Any] | None = None)
     Raises:
         ConfigError: the policy is no X-VLA as released.
     """
+    check_section(raw, "LeRobot config.json")
     if raw.get("use_proprio") is False:
         raise ConfigError(
             "LeRobot config.json: use_proprio is false; such a policy's action encoder has no "
@@ -90,7 +126,7 @@ def to_lerobot(
     model = {key: released[name] for key, name in _MODEL.items() if name in released}
     return (
         made_up
-        | dict(released.get(SECTION, {}))
+        | {k: v for k, v in released.get(SECTION, {}).items() if v is not None or k not in made_up}
         | model
         | dict(stated)
         | {"max_state_dim": width, "dtype": "bfloat16" if dtype == "bfloat16" else "float32"}
@@ -127,4 +163,6 @@ def camera(view: str) -> str:
 def read_beside(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The released config that our own exports put beside LeRobot's; empty elsewhere."""
     path = pathlib.Path(folder) / RELEASED_NAME
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return check_object(read_json(path, error=ConfigError), path, error=ConfigError)

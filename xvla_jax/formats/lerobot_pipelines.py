@@ -8,19 +8,24 @@ that is not understood here would change actions without a word, so it is refuse
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+import pydantic
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
+from typing_extensions import TypedDict
 
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.carried import LARGEST
+from xvla_jax.formats.file_names import check_link, plain_name
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES, Scaling
+from xvla_jax.typed_json import STRICT, DomainId, Side, parse_json, typed
 
 BEFORE: Final = "policy_preprocessor"
 AFTER: Final = "policy_postprocessor"
@@ -64,6 +69,46 @@ _IMAGES: Final = (
 Steps = dict[str, dict[str, Any]]  # settings by name; statistics under "stats"
 
 
+class _Feature(TypedDict, total=False):
+    type: str | None
+
+
+class _Settings(TypedDict, total=False):
+    """Settings that are read here, of whatever step; the others are compared, or ignored."""
+
+    tokenizer_name: str | None
+    max_length: int
+    resize_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None
+    domain_id: DomainId
+    eps: Annotated[float, Field(ge=0)]
+    norm_map: dict[str, str]
+    features: dict[str, _Feature]
+    normalize_observation_keys: list[str] | None
+
+
+# `class` is no name of a field
+_Step = TypedDict(
+    "_Step",
+    {
+        "registry_name": str | None,
+        "class": str,
+        "config": _Settings | None,
+        "state_file": str | None,
+    },
+    total=False,
+)
+
+
+@pydantic.with_config(STRICT)
+class _Pipeline(TypedDict):
+    steps: list[_Step]
+
+
+_PIPELINE: Final = pydantic.TypeAdapter(_Pipeline)
+# what bytes that are no safetensors file, or of types unknown to numpy, make the library raise
+_NO_TENSORS: Final = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
+
+
 def read_processor(
     config: Mapping[str, Any], folder: pathlib.Path | Mapping[str, bytes]
 ) -> Processor | None:
@@ -95,7 +140,7 @@ def read_processor(
             f"and max_length {text.get('max_length')!r}; one of {', '.join(_BART)} and a number "
             "are expected, as X-VLA's text is BART's"
         )
-    return Processor(
+    found = Processor(
         image_size=size,
         num_views=max(
             config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
@@ -107,6 +152,7 @@ def read_processor(
         state=_scaling(before.get("normalizer_processor"), STATE, "STATE", BEFORE),
         action=_scaling(after.get("unnormalizer_processor"), ACTION, "ACTION", AFTER),
     )
+    return Processor.from_dict(found.to_dict(), "LeRobot's files")  # within the bounds of any
 
 
 def read_domain(files: Mapping[str, bytes]) -> int | None:
@@ -118,8 +164,14 @@ def read_domain(files: Mapping[str, bytes]) -> int | None:
 def _contents(folder: pathlib.Path | Mapping[str, bytes]) -> Mapping[str, bytes]:
     if isinstance(folder, Mapping):
         return folder
-    names = [p for p in folder.iterdir() if p.name.startswith((BEFORE, AFTER))]
-    return {path.name: path.read_bytes() for path in names}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.name.startswith((BEFORE, AFTER))
+        and path.is_file()
+        and path.stat().st_size <= LARGEST
+        and check_link(path)
+    }
 
 
 def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
@@ -128,11 +180,15 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
     if file not in files:
         return None
     try:
-        entries = json.loads(files[file])["steps"]
-        steps = {entry.get("registry_name") or entry["class"]: entry for entry in entries}
-        found = {step: dict(entry.get("config", {})) for step, entry in steps.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: not a pipeline of LeRobot ({error!r})") from error
+        raw = parse_json(files[file])
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not a pipeline of LeRobot ({error})") from error
+    typed(_PIPELINE, raw, file)
+    entries = raw["steps"]
+    steps = {entry.get("registry_name") or entry.get("class"): entry for entry in entries}
+    if None in steps:
+        raise CheckpointError(f"{file}: a step has no registry_name, by which it would be known")
+    found = {step: dict(entry.get("config") or {}) for step, entry in steps.items()}
     known = _STEPS[name]
     unknown = sorted(set(steps) - set(known))
     if unknown or len(entries) > len(steps):
@@ -159,14 +215,14 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
 
 
 def _read_stats(files: Mapping[str, bytes], name: str, pipeline: str) -> dict[str, np.ndarray]:
-    if name not in files:
+    if plain_name(name, f"{pipeline}: state_file") not in files:
         raise CheckpointError(
             f"{pipeline} has its statistics in {name}, which is missing; fetch it beside"
         )
     try:
         return load_tensors(files[name])
-    except SafetensorError as error:
-        raise CheckpointError(f"{name}: not a whole safetensors file ({error})") from error
+    except _NO_TENSORS as error:
+        raise CheckpointError(f"{name}: not a whole safetensors file ({error!r})") from error
 
 
 def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, Steps]:
@@ -211,7 +267,7 @@ def _resizing(
         )
     sizes = {tuple((value.get("shape") or ())[-2:]) for value in features.values()}
     chosen = padded or stretched
-    if chosen is None and len(sizes) != 1:
+    if chosen is None and (len(sizes) != 1 or () in sizes):
         raise CheckpointError(
             "config.json: resize_imgs_with_padding is null, and the cameras of input_features are "
             f"{sorted(sizes)}; one size for all is expected"
@@ -243,6 +299,8 @@ def _mean_std(
     if scaling is None:
         return mean, std
     low, high = np.array(scaling.low), np.array(scaling.high)
+    if len(low) not in (1, 3):
+        raise CheckpointError(f"{BEFORE}.json: {len(low)} statistics of images; RGB has 3")
     if MODES[scaling.mode][2]:
         low, high = (low + high) / 2, (high - low) / 2
     else:

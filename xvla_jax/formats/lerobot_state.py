@@ -36,9 +36,11 @@ def with_state_of_model(files: TensorFiles, config: XVLAConfig) -> TensorFiles:
     section = json.loads(config.extra).get(SECTION, {})
     dialect = detect_dialect(set(files.info))
     name = dialect.rename(_ENCODER)
-    if "max_state_dim" not in section or name not in files.info:
+    if section.get("max_state_dim") is None or name not in files.info:
         return files
     width, info = action_space(config).width, files.info[name]
+    if len(info.shape) != 2:
+        return files  # of no model; whoever reads it says so
     stored = info.shape[-1] // config.hidden_size - width - config.dim_time
     if dialect.lerobot and stored != section["max_state_dim"]:
         raise ConfigError(

@@ -7,18 +7,22 @@ the tensors that a config implies are known before the file is opened.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import regex
+
 from xvla_jax.errors import CheckpointError
+from xvla_jax.typed_json import check_object, read_json
 
 ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
 ALL_LINEAR: Final = "all-linear"
 
+_MATCH_S: Final = 1.0  # seconds for a pattern and a name; microseconds are usual
+_LARGEST_RANK: Final = 65_536
 _OFF: Final = (None, False, [], {}, "")
 # Fields that change the numbers: the values with which W + scale * A B is all there is.
 _SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -58,19 +62,32 @@ _HARMLESS: Final = frozenset(
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf
 
 
 def _rank(value: Any) -> bool:
-    return _positive(value) and isinstance(value, int)
+    return _positive(value) and isinstance(value, int) and value <= _LARGEST_RANK
 
 
 def _regex(value: Any) -> bool:
     try:
         re.compile(value)
-    except (re.error, TypeError):
+        regex.compile(value)
+    except (re.error, regex.error, TypeError, RecursionError, OverflowError):
         return False
-    return True
+    return isinstance(value, str)
+
+
+def _match(pattern: str, module: str, *, whole: bool = False) -> regex.Match[str] | None:
+    """As `re.match`, or `re.fullmatch`; a pattern of exponential time is refused."""
+    try:
+        return (regex.fullmatch if whole else regex.match)(pattern, module, timeout=_MATCH_S)
+    except TimeoutError as error:
+        raise CheckpointError(
+            f"{ADAPTER_CONFIG_NAME}: matching {pattern!r} against {module} takes more than "
+            f"{_MATCH_S} s; give a simpler pattern"
+        ) from error
 
 
 def _switch(value: Any) -> bool:
@@ -164,13 +181,7 @@ class PeftConfig:
             raise CheckpointError(
                 f"{folder} is no PEFT adapter: it has no {ADAPTER_CONFIG_NAME}; found {found}"
             )
-        try:
-            raw = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path}: not a JSON file ({error})") from error
-        if not isinstance(raw, dict):
-            raise CheckpointError(f"{path}: holds a {type(raw).__name__}, an object is expected")
-        return cls(raw)
+        return cls(check_object(read_json(path), path, error=CheckpointError))
 
     @property
     def base(self) -> str:
@@ -193,7 +204,7 @@ class PeftConfig:
         excluded = self.raw.get("exclude_modules")
         if excluded and _selects(excluded, module):
             return False
-        if any(re.match(rf"(^|.*\.){entry}($|\..*)", module) for entry in saved):
+        if any(_match(rf"(^|.*\.){entry}($|\..*)", module) for entry in saved):
             return False
         if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
             return linear
@@ -213,7 +224,7 @@ class PeftConfig:
 
     def _pattern(self, field: str, module: str, default: float) -> float:
         patterns = self.raw.get(field) or {}
-        found = (p for p in patterns if re.match(rf"(.*\.)?({p})$", module))
+        found = (p for p in patterns if _match(rf"(.*\.)?({p})$", module))
         return patterns.get(next(found, module), default)
 
     def _layer_selected(self, module: str) -> bool:
@@ -222,7 +233,7 @@ class PeftConfig:
             return True
         patterns = self.raw.get("layers_pattern") or [r"[^.]*"]
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            index = re.match(rf".*\.{pattern}\.(\d+)\.", module)
+            index = _match(rf".*\.{pattern}\.(\d+)\.", module)
             if index:
                 return int(index[1]) in ([wanted] if isinstance(wanted, int) else wanted)
         return False
@@ -231,5 +242,5 @@ class PeftConfig:
 def _selects(patterns: str | list[str], module: str) -> bool:
     """PEFT's rule: a string is a regular expression, a list holds names or their ends."""
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, module) is not None
+        return _match(patterns, module, whole=True) is not None
     return any(module == entry or module.endswith(f".{entry}") for entry in patterns)

@@ -13,6 +13,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,14 @@ from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
+import pydantic
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.file_names import plain_name
 from xvla_jax.formats.torch_bin import read_bin
+from xvla_jax.typed_json import STRICT, read_json, typed
 
 WEIGHTS_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -49,6 +54,14 @@ _PIECE: Final = 1 << 20  # bytes given to the system at a time; larger ones can 
 _ALIGNMENT: Final = 8  # bytes; the header is padded to it with spaces
 
 
+@pydantic.with_config(STRICT)
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
+_INDEX: Final = pydantic.TypeAdapter(_Index)
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
     """Type and shape of a stored tensor; ``dtype`` is safetensors' name, such as ``BF16``."""
@@ -64,7 +77,7 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor's values."""
-        return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +118,8 @@ class TensorFiles:
     @classmethod
     def _open_shards(cls, index: pathlib.Path) -> TensorFiles:
         folder = index.parent
-        try:
-            shard_of = json.loads(index.read_text())["weight_map"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{index}: not an index of shards ({error!r})") from error
-        shards = sorted(set(shard_of.values()))
+        shard_of = typed(_INDEX, read_json(index), index)["weight_map"]
+        shards = sorted({plain_name(name, f"{index}: weight_map") for name in shard_of.values()})
         lost = [name for name in shards if not (folder / name).is_file()]
         if lost:
             raise CheckpointError(

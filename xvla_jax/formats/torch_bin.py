@@ -13,7 +13,10 @@ import io
 import math
 import pathlib
 import pickle
+import pickletools
+import struct
 import zipfile
+from collections.abc import Callable
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from xvla_jax.errors import CheckpointError
@@ -37,8 +40,32 @@ _TYPES: Final = {
     "DoubleStorage": _Type("F64", 8),
     "LongStorage": _Type("I64", 8),
 }
+_LARGEST_PICKLE: Final = 1 << 26  # bytes; names and places of a million tensors
+_MOST_AXES: Final = 32
+# opcodes that name a place in the unpickler's memory, which is made as large as the place
+_PUTS: Final = ("PUT", "BINPUT", "LONG_BINPUT")
 # what damaged or foreign bytes make the unpickler raise
-_NO_STATE_DICT: Final = (pickle.UnpicklingError, AttributeError, LookupError, TypeError, ValueError)
+_NO_STATE_DICT: Final = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+# what a damaged archive makes zipfile raise
+_NO_ARCHIVE: Final = (
+    zipfile.BadZipFile,
+    EOFError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +86,15 @@ class _View:
     first: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    def check(self) -> None:
+        """A ValueError where a part is of another type: a pickle may set anything."""
+        numbers = (self.first, *self.shape, *self.stride)
+        good = len(self.shape) == len(self.stride) <= _MOST_AXES
+        if not good or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+            raise ValueError(f"a tensor of shape {self.shape!r} and stride {self.stride!r}")
+        if self.kind not in _TYPES.values() or not isinstance(self.key, str):
+            raise ValueError(f"a tensor of type {self.kind!r} in storage {self.key!r}")
 
     @property
     def in_order(self) -> bool:
@@ -81,21 +117,37 @@ def read_bin(path: pathlib.Path) -> dict[str, BinTensor]:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
+            order = _small(archive, entries["byteorder"]) if "byteorder" in entries else b"little"
             if order != b"little":
                 raise CheckpointError(f"{path}: its values are big-endian; save it again on x86")
-            views = _views(path, archive.read(entries["data.pkl"]))
+            views = _views(path, _small(archive, entries["data.pkl"]))
             return {name: _placed(path, file, entries, name, view) for name, view in views.items()}
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except CheckpointError:
+        raise
+    except _NO_ARCHIVE as error:
         raise CheckpointError(
             f"{path}: no complete file of torch.save ({error}); fetch it again, or, if PyTorch "
             "before 1.6 wrote it, load and save it with a present one"
         ) from error
 
 
+def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """An entry that is read as it is; a ValueError where it is packed, or too large for one."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LARGEST_PICKLE:
+        raise ValueError(f"{entry.filename} is packed, or larger than {_LARGEST_PICKLE} bytes")
+    return archive.read(entry)
+
+
 def _views(path: pathlib.Path, pickled: bytes) -> dict[str, _View]:
     try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name in _PUTS and int(str(argument)) > len(pickled):
+                raise ValueError(f"place {argument} of {len(pickled)} bytes")
         content = _Unpickler(io.BytesIO(pickled)).load()
+        if isinstance(content, dict):
+            for value in content.values():
+                if isinstance(value, _View):
+                    value.check()
     except _NO_STATE_DICT as error:
         raise CheckpointError(f"{path}: {error}") from error
     strange = (
@@ -140,10 +192,28 @@ def _parameter(data: _View, *_: Any) -> _View:
     return data
 
 
+class _Maker:
+    """What a pickle calls; it has no state that a pickle could change."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        """A view, or an empty dictionary."""
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuses a state."""
+        raise pickle.UnpicklingError("a function with a state")
+
+
 _MAKERS: Final[dict[tuple[str, str], Any]] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _view,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    # filled afterwards; it may have a state, PyTorch's _metadata
+    ("collections", "OrderedDict"): _Maker(lambda: collections.OrderedDict()),
+    ("torch._utils", "_rebuild_tensor_v2"): _Maker(_view),
+    ("torch._utils", "_rebuild_parameter"): _Maker(_parameter),
     **{("torch", name): kind for name, kind in _TYPES.items()},
 }
 

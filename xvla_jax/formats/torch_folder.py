@@ -17,6 +17,7 @@ from xvla_jax.contract import Contract, read_contracts
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats import lerobot_export, lerobot_files
 from xvla_jax.formats.carried import side_files
+from xvla_jax.formats.file_names import plain_name
 from xvla_jax.formats.lerobot_pipelines import AFTER, BEFORE, read_processor
 from xvla_jax.formats.lerobot_state import with_state_of_model
 from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
@@ -30,6 +31,7 @@ from xvla_jax.formats.tensor_files import (
 )
 from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
+from xvla_jax.typed_json import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +134,8 @@ def write(
     for name, content in made.items():
         _write_json(folder / name, content)
     for name, content in files.items():
+        if plain_name(name, "a carried file") in _WRITTEN:
+            raise CheckpointError(f"a carried file is named {name}, which an export writes itself")
         (folder / name).write_bytes(content)
     if whole.contracts:
         _write_json(folder / CONTRACT_NAME, [c.to_dict() for c in whole.contracts.values()])
@@ -188,7 +192,7 @@ def _read_processor(folder: pathlib.Path, config: XVLAConfig) -> Processor | Non
     """In a LeRobot folder LeRobot's files say what LeRobot does; the rest is in ours, if there."""
     ours = Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None
     section = json.loads(config.extra).get(lerobot_files.SECTION)
-    theirs = lerobot_files.is_lerobot(json.loads((folder / CONFIG_NAME).read_text()))
+    theirs = lerobot_files.is_lerobot(read_json(folder / CONFIG_NAME))
     if not section or (ours and not theirs):
         return ours
     try:
@@ -204,8 +208,4 @@ def _read_contracts(folder: pathlib.Path, config: XVLAConfig) -> dict[int, Contr
     path = folder / CONTRACT_NAME
     if not path.is_file():
         return {}
-    try:
-        raw = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not a list of action contracts ({error})") from error
-    return read_contracts(raw, config, where=str(path))
+    return read_contracts(read_json(path), config, where=str(path))

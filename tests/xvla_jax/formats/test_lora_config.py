@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,18 @@ def test_a_folder_that_is_no_adapter_is_named(tmp_path: Path) -> None:
         PeftConfig.read(tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text('{"peft_type": ')
-    with pytest.raises(CheckpointError, match="not a JSON file"):
+    with pytest.raises(CheckpointError, match="not JSON"):
         PeftConfig.read(tmp_path)
     path.write_text(json.dumps([1]))
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match=r"a JSON object is expected, found \[1\]"):
         PeftConfig.read(tmp_path)
+
+
+def test_a_pattern_of_exponential_time_is_refused(tmp_path: Path) -> None:
+    raw = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": r"(\w|\w\w|\.)+(?=!)"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(raw))
+    peft = PeftConfig.read(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"takes more than 1\.0 s; give a simpler pattern"):
+        peft.adapts("transformer.blocks.0.attn.qkv" * 3, linear=True)
+    assert time.monotonic() - began < 10

@@ -1,0 +1,188 @@
+"""HDF5 files from others, opened and read so that they lead nowhere else and cannot stall.
+
+A file may link to objects of other files, keep an array's values in other files, claim any size,
+and hold a heap of strings whose walk never ends. All four are refused by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+from data.extras import needs
+from data.faults import FaultError
+from data.images import LARGEST
+
+with needs("data"):
+    import h5py
+
+LARGEST_ARRAY = 1 << 30  # bytes of numbers that an episode reads at once
+_HEAP = b"GCOL\x01\0\0\0"  # begins a collection of the global heap, version 1
+_LONGEST_CHAIN = 16  # soft links, as HDF5's own limit
+_KNOWN_FILES = 1 << 16  # checked and unchanged since
+_HEAP_HEAD, _OBJECT_HEAD = 16, 16  # bytes
+
+
+def stored_item(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group:
+    """The array or group under `key` of an open file.
+
+    Raises:
+        KeyError: no such key, or it is neither.
+        FaultError: it lies in another file, or its strings cannot be read without end.
+    """
+    found = _item(file, key)
+    if isinstance(found, h5py.Group):
+        return found
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(f"{key} is no array")
+    if found.is_virtual or found.external:
+        raise FaultError("malformed", f"{key} keeps its values in other files, which is refused")
+    _check_strings(file, found.dtype)
+    return found
+
+
+def stored_array(file: h5py.File, key: str) -> h5py.Dataset:
+    """The array under `key`; raises as `stored_item`, and a KeyError where it is a group."""
+    found = stored_item(file, key)
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(f"{key} is no array")
+    return found
+
+
+def stored_attribute(file: h5py.File, key: str) -> Any:
+    """The attribute `key` of the file or of a group in it; None where there is none, or an array.
+
+    Raises:
+        FaultError: a link leads out of the file, or its strings cannot be read without end.
+    """
+    folder, _, name = key.rpartition("/")
+    if has_key(file, key) or not has_key(file, folder):
+        return None
+    attributes = _item(file, folder).attrs
+    if name not in attributes:
+        return None
+    _check_strings(file, attributes.get_id(name).dtype)
+    return attributes[name]
+
+
+def whole_array(file: h5py.File, key: str) -> Any:
+    """The values of a numeric array; a FaultError where they take more than `LARGEST_ARRAY`."""
+    found = stored_array(file, key)
+    check_size(found, key)
+    return found[()]
+
+
+def check_size(found: h5py.Dataset, key: str) -> None:
+    """A FaultError where the values take more than `LARGEST_ARRAY`; none is read."""
+    if found.size and found.size * found.dtype.itemsize > LARGEST_ARRAY:
+        raise FaultError(
+            "malformed",
+            f"{key} is {found.dtype}{list(found.shape)}, {found.size * found.dtype.itemsize} "
+            f"bytes; allowed are {LARGEST_ARRAY}",
+        )
+
+
+def check_frame_size(dtype: Any, shape: tuple[int, ...], key: str) -> None:
+    """A FaultError where one image of an array takes more than the largest picture has."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > 3 * LARGEST:
+        raise FaultError(
+            "malformed",
+            f"an image of {key} is {dtype}{list(shape)}, {size} bytes; allowed are {3 * LARGEST}",
+        )
+
+
+def has_key(file: h5py.File, key: str) -> bool:
+    """Whether a file has something under `key`; a FaultError where a link leads out of it."""
+    try:
+        _item(file, key)
+    except KeyError:
+        return False
+    return True
+
+
+def _item(file: h5py.File, key: str) -> Any:
+    """What lies under `key`, reached by links within the file alone."""
+    node: Any = file
+    for name in filter(None, key.split("/")):
+        if not isinstance(node, h5py.Group):
+            raise KeyError(f"{key}: {node.name} is no group")
+        link = node.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise FaultError("malformed", f"{key} is a link into another file, which is refused")
+        if isinstance(link, h5py.SoftLink):
+            _check_soft(file, node, link.path, key)
+        node = node[name]
+    return node
+
+
+def _check_soft(file: h5py.File, node: h5py.Group, target: str, key: str) -> None:
+    """Walks a chain of soft links as HDF5 would, so that an external one in it is seen."""
+    for _ in range(_LONGEST_CHAIN):
+        parent, _, last = target.rstrip("/").rpartition("/")
+        top: Any = file if target.startswith("/") else node
+        for name in filter(None, parent.split("/")):
+            link = top.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise FaultError("malformed", f"{key}: a link leads through another link")
+            top = top[name]
+        link = top.get(last, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise FaultError("malformed", f"{key} is a link into another file, which is refused")
+        if not isinstance(link, h5py.SoftLink):
+            return
+        node, target = top, link.path
+    raise FaultError("malformed", f"{key}: its links lead in a circle")
+
+
+def _check_strings(file: h5py.File, dtype: Any) -> None:
+    """Refuses a file with a damaged heap, where values of this type would be read from one."""
+    if _has_references(dtype):
+        path = Path(file.filename)
+        status = path.stat()
+        _check_heap(path, status.st_size, status.st_mtime_ns)
+
+
+def _has_references(dtype: Any) -> bool:
+    """Whether values lie in the global heap: strings and arrays of variable length."""
+    if dtype.fields:
+        return any(_has_references(field[0]) for field in dtype.fields.values())
+    if dtype.subdtype:
+        return _has_references(dtype.subdtype[0])
+    return dtype.hasobject
+
+
+@functools.lru_cache(_KNOWN_FILES)
+def _check_heap(path: Path, size: int, modified_ns: int) -> None:  # noqa: ARG001 - what is known
+    """Refuses a file with a heap in which the HDF5 library would walk for ever.
+
+    The library takes an object's size on trust: one of 0 bytes in the free space is met again and
+    again. Heaps are jumped over once checked, so pictures in them are not read.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(_HEAP)
+        while place >= 0:
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            if size < _HEAP_HEAD or place + size > len(content):
+                place = content.find(_HEAP, place + 1)  # bytes of something else
+                continue
+            if not _walk_ends(content, place + _HEAP_HEAD, place + size):
+                raise FaultError(
+                    "unreadable", f"the heap of strings at byte {place} of {path.name} is damaged"
+                )
+            place = content.find(_HEAP, place + size)
+
+
+def _walk_ends(content: mmap.mmap, place: int, end: int) -> bool:
+    """Whether the objects of a collection follow one another up to its end."""
+    while end - place >= _OBJECT_HEAD:
+        head = content[place : place + _OBJECT_HEAD]
+        number, size = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")
+        step = _OBJECT_HEAD + -(-size // 8) * 8 if number else size  # free space counts its head
+        if step <= 0 or place + step > end:
+            return False
+        place += step
+    return True

@@ -1,0 +1,240 @@
+"""Names out of data files: none leads outside the data folder, imports, or fills the memory."""
+
+import json
+import shutil
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from data.datasets import table_row
+from data.metas import open_metas
+from data.places import Places, fill_template
+from data.readers import open_mixture, open_reader
+from data.tfds_folders import open_builder
+from tests.data.fakes import good
+from tests.data.storages import STORAGES, small, write_hdf5
+
+MARK = "imported_by_a_data_file"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module that leaves a mark when it is imported, as a dataset could ask for."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    mark = str(tmp_path / MARK)
+    (folder / f"{MARK}.py").write_text(f"import pathlib\npathlib.Path({mark!r}).touch()\n")
+    monkeypatch.syspath_prepend(folder)
+    yield MARK
+    assert MARK not in sys.modules
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", "sub/../../root2/x"])
+def test_a_name_stays_below_the_folder(root, name):
+    places = Places.of(root)
+    if name == "":
+        assert places.path(root, name, "meta.json") == root
+        return
+    with pytest.raises(ValueError, match=r"^meta\.json names '.*', which lies outside .*root"):
+        places.path(root, name, "meta.json")
+    assert Places.of(root, anywhere=True).path(root, name, "meta.json") == root / name
+
+
+@pytest.mark.parametrize("name", [None, 7, ["a"], {"a": 1}, "a\0b"])
+def test_what_is_no_path_is_named(root, name):
+    with pytest.raises(ValueError, match="a path is allowed there"):
+        Places.of(root, anywhere=True).path(root, name, "meta.json")
+
+
+def test_the_folder_under_another_name_is_the_folder(root, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert Places.of(link).path(root, str(root / "x"), "meta.json") == root / "x"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{x:>9999999999}", "{x.__class__}", "{x[0]}", "{y}", "{x!r}", "{", "{x:{x}}", "{}", 3, None],
+)
+def test_templates_fill_plain_fields_only(template):
+    with pytest.raises(ValueError, match=r"^info\.json has a path template"):
+        fill_template(template, {"x": 3}, "info.json")
+
+
+def test_a_template_is_filled():
+    assert fill_template("a/{x:03d}/{k}.mp4", {"x": 7, "k": "top"}, "i") == "a/007/top.mp4"
+
+
+def _edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("storage", [name for name in STORAGES if name.startswith("lerobot")])
+def test_templates_and_roots_of_lerobot_stay_inside(root, storage):
+    row = STORAGES[storage](root)
+    (info,) = root.rglob("info.json") if list(root.rglob("info.json")) else (None,)
+    if info is None:
+        pytest.skip("has no info.json")
+    before = info.read_text()
+    for change in (
+        {"data_path": "../../{episode_index}.parquet{chunk_index}{file_index}"},
+        {"data_path": "/etc/{episode_index:06d}"},
+        {"data_path": "{episode_index:>99999999999}"},
+    ):
+        _edit(info, **change)
+        with pytest.raises(ValueError, match=r"info\.json (names|has a path template)"):
+            open_reader(row, root)
+        info.write_text(before)
+
+
+def test_root_path_of_lerobot_stays_inside(root, tmp_path):
+    row = STORAGES["lerobot-v2.1"](root)
+    (info,) = root.rglob("info.json")
+    _edit(info, root_path=str(tmp_path))
+    with pytest.raises(ValueError, match="lies outside"):
+        open_reader(row, root)
+    _edit(info, robot_type=row.name)
+    with pytest.raises(ValueError, match="lies outside"):
+        open_metas(root)
+
+
+def test_entries_of_meta_files_stay_inside(root, tmp_path):
+    row = write_hdf5(root)
+    shutil.copy(root / "0.hdf5", tmp_path / "0.hdf5")
+    for entry in ("../0.hdf5", str(tmp_path / "0.hdf5"), ["../0.hdf5", 3]):
+        _edit(root / "meta.json", datalist=[entry])
+        with pytest.raises(ValueError, match=r"meta\.json names .* lies outside"):
+            open_reader(row, root)
+        assert len(good(open_reader(row, root, Places.of(root, anywhere=True)), 0)) == 1
+        assert len(good(open_reader(row, root, Places.of(root, tmp_path)), 0)) == 1
+
+
+def test_a_name_in_a_meta_file_imports_nothing(root, module):
+    write_hdf5(root, small("Calvin"))
+    for change in ({"robot_type": f"{module}:ROW"}, {"dataset_name": f"{module}:ROW"}):
+        _edit(root / "meta.json", **change)
+        with pytest.raises(ValueError, match="unknown dataset"):
+            open_metas(root)
+    with pytest.raises(ValueError, match="unknown dataset"):
+        table_row(f"{module}:ROW")
+
+
+@pytest.mark.rlds
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_features_name_classes_of_tfds_alone(fixtures, root, module, key, depth):
+    folder = root / "bridge_dataset"
+    shutil.copytree(fixtures / "bridge_dataset", folder)
+    path = folder / "1.0.0" / "features.json"
+    content = json.loads(path.read_text())
+    node = content
+    for _ in range(depth):
+        node = next(iter(node["featuresDict"]["features"].values()))
+        if "sequence" in node:
+            node = node["sequence"]["feature"]
+    node.pop("pythonClassName")
+    node[key] = f"{module}.Evil"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"features\.json names the class '{module}\.Evil'"):
+        open_mixture((("bridge_dataset", 1.0),), root)
+
+
+@pytest.mark.rlds
+def test_json_inside_a_feature_is_read_as_well(fixtures, root, module):
+    folder = root / "1.0.0"
+    shutil.copytree(fixtures / "bridge_dataset" / "1.0.0", folder)
+    inner = json.dumps({"a": {"type": f"{module}.Evil", "content": ""}})
+    content = {
+        "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        "jsonFeature": {"json": inner},
+    }
+    (folder / "features.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="names the class"):
+        open_builder(folder)
+
+
+@pytest.mark.rlds
+def test_splits_name_files_of_their_folder(fixtures, root, module):
+    folder = root / "1.0.0"
+    shutil.copytree(fixtures / "bridge_dataset" / "1.0.0", folder)
+    _edit(folder / "dataset_info.json", moduleName=module)
+    open_builder(folder)
+    content = json.loads((folder / "dataset_info.json").read_text())
+    content["splits"][0]["filepathTemplate"] = "../../{DATASET}-{SPLIT}.{FILEFORMAT}"
+    (folder / "dataset_info.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="files of a split lie in its folder"):
+        open_builder(folder)
+
+
+def _episode(root, spoil):
+    row = write_hdf5(root)
+    with h5py.File(root / "0.hdf5", "r+") as file:
+        spoil(file)
+    return open_reader(row, root)
+
+
+def _external_link(file):
+    del file["proprio"]
+    file["proprio"] = h5py.ExternalLink("1.hdf5", "proprio")
+
+
+def _soft_to_external(file):
+    file["there"] = h5py.ExternalLink("1.hdf5", "proprio")
+    del file["proprio"]
+    file["proprio"] = h5py.SoftLink("/there")
+
+
+def _external_storage(file):
+    shape = file["proprio"].shape
+    del file["proprio"]
+    size = int(np.prod(shape)) * 4
+    file.create_dataset("proprio", shape, "f4", external=[("1.hdf5", 0, size)])
+
+
+def _virtual(file):
+    shape = file["proprio"].shape
+    del file["proprio"]
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[:] = h5py.VirtualSource("1.hdf5", "proprio", shape)
+    file.create_virtual_dataset("proprio", layout)
+
+
+def _loop(file):
+    del file["proprio"]
+    file["a"], file["proprio"] = h5py.SoftLink("/proprio"), h5py.SoftLink("/a")
+
+
+def _huge(file):
+    del file["proprio"]
+    file.create_dataset("proprio", (2**33, 7), "f4", chunks=(1024, 7))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_external_link, "a link into another file, which is refused"),
+        (_soft_to_external, "a link into another file, which is refused"),
+        (_external_storage, "keeps its values in other files, which is refused"),
+        (_virtual, "keeps its values in other files, which is refused"),
+        (_loop, "its links lead in a circle"),
+        (_huge, "allowed are 1073741824"),
+    ],
+)
+def test_an_hdf5_file_leads_nowhere_else(root, spoil, reason):
+    with pytest.raises(ValueError, match=reason):  # the first episode is looked at on opening
+        _only(_episode(root, spoil))
+
+
+def _only(reader):
+    (found,) = reader.read(0)
+    raise found

@@ -1,0 +1,150 @@
+"""JSON that others wrote, held against the types that the code needs.
+
+A file that does not fit is refused in one line: file, field, value found, what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
+
+import pydantic
+from pydantic import Field
+
+from xvla_jax.errors import CheckpointError, XVLAError
+
+Kind = TypeVar("Kind")
+
+STRICT: Final = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+_MAP: Final = pydantic.TypeAdapter(dict[str, Any], config=STRICT)
+_SHOWN: Final = 120  # characters of a value that a message repeats
+
+# Bounds far above any model that exists, and far below what would exhaust a machine.
+Layers = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Positions = Annotated[int, Field(ge=1, le=16_384)]
+Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+Share = Annotated[float, Field(ge=0, le=1)]
+DomainId = Annotated[int, Field(ge=0, lt=65_536)]
+
+
+def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -> Any:
+    """Returns what a JSON file holds.
+
+    Raises:
+        error: the file is not JSON, or nested too deeply to be read.
+        OSError: it cannot be read.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as problem:
+        raise error(f"{path}: not JSON ({problem}); fetch it again") from problem
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what JSON text says; a ValueError says why it cannot be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as problem:
+        raise ValueError("nested too deeply") from problem
+
+
+def check_object(found: Any, where: object, *, error: type[XVLAError]) -> dict[str, Any]:
+    """Returns a JSON object as it is, and refuses anything else."""
+    if not isinstance(found, dict):
+        raise error(f"{where}: a JSON object is expected, found {shown(found)}")
+    return found
+
+
+def typed(
+    kind: pydantic.TypeAdapter[Kind],
+    found: Any,
+    where: object,
+    *,
+    field: str = "",
+    error: type[XVLAError] = CheckpointError,
+) -> Kind:
+    """Returns ``found`` as ``kind``.
+
+    Args:
+        kind: of what is expected, strict where its config is `STRICT`.
+        found: plain JSON values.
+        where: the file, for the message.
+        field: of the file, where ``found`` is a part of it.
+        error: class of the error.
+
+    Raises:
+        error: names the first field at fault, its value, and what is allowed there.
+    """
+    try:
+        # From text, because strict types take a list for a tuple there.
+        return kind.validate_json(json.dumps(found))
+    except pydantic.ValidationError as problem:
+        raise error(f"{where}: {_first(problem, field)}") from None
+    except RecursionError as problem:
+        raise error(f"{where}: {field or 'the content'} is nested too deeply") from problem
+
+
+def typed_map(
+    found: Any, where: object, field: str, *, error: type[XVLAError] = CheckpointError
+) -> dict[str, Any]:
+    """Returns a part of a file that must be an object, whatever it holds."""
+    return typed(_MAP, found, where, field=field, error=error)
+
+
+def typed_fields(
+    kind: type,
+    raw: Mapping[str, Any],
+    where: object,
+    prefix: str = "",
+    *,
+    error: type[XVLAError] = CheckpointError,
+) -> dict[str, Any]:
+    """Returns the fields of a dataclass that ``raw`` has, checked against their declared types.
+
+    Fields that are dataclasses themselves, or excluded from comparison, are left out. Arguments
+    are those of `typed`; ``prefix`` stands before the names of fields in messages.
+    """
+    return {
+        name: typed(adapter, raw[name], where, field=f"{prefix}{name}", error=error)
+        for name, adapter in _adapters(kind).items()
+        if name in raw
+    }
+
+
+@functools.cache
+def _adapters(kind: type) -> dict[str, pydantic.TypeAdapter[Any]]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: pydantic.TypeAdapter(hints[field.name], config=STRICT)
+        for field in dataclasses.fields(kind)
+        if field.compare and not dataclasses.is_dataclass(hints[field.name])
+    }
+
+
+def shown(value: Any) -> str:
+    """Returns a value as it stands in a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _first(problem: pydantic.ValidationError, prefix: str) -> str:
+    details = problem.errors(include_url=False)
+    raised = details[0].get("ctx", {}).get("error")
+    if isinstance(raised, XVLAError):  # of a class that checks itself: it says all there is to say
+        return str(raised)
+    place = details[0]["loc"]
+    field = ".".join(filter(None, (prefix, *map(str, place)))) or "the content"
+    allowed = [_allowed(detail) for detail in details if detail["loc"] == place]
+    if details[0]["type"] == "missing":
+        return f"{field} is missing"
+    return f"{field} is {shown(details[0]['input'])}; allowed is {' or '.join(allowed)}"
+
+
+def _allowed(detail: Mapping[str, Any]) -> str:
+    text = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
