@@ -1,12 +1,12 @@
 """Cost of a train step beside PyTorch's, and of a save.
 
 ``python -m benchmarks.training [--only=step|save|full_save] [--shape=RELEASED] [--out=FILE.json]
-[--torch_python=EXE --torch_package=FOLDER]``
+[--torch_python=EXE --torch_package=FOLDER|lerobot]``
 
 Each side of the step runs in a process of its own, one after the other, as two full-size states do
 not fit into one memory; forward, backward, clipping and AdamW on one sample of three views in
-float32. The package is the folder with the original ``models/``, run from a checkpoint with random
-weights. What kills cost is ``benchmarks.kills``.
+float32. The package is the folder with the original ``models/``, or lerobot, run from a checkpoint
+with random weights. What kills cost is ``benchmarks.kills``.
 """
 
 from __future__ import annotations

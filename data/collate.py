@@ -6,7 +6,7 @@ A batch is a dictionary of numpy arrays:
     view_mask   bool[B, V]
     input_ids   int32[B, L]
     domain_id   int32[B]
-    proprio     float32[B, D], D as many channels as the rows of the mixture have
+    proprio     float32[B, D], joints padded with zeros to the width of the model's head
     actions     float32[B, T, D]
 
 and, where some row of the mixture augments (data/jitter.py), for the train step to apply:
@@ -30,6 +30,7 @@ from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.faults import BadEpisodeError, Faults, attempt
 from data.images import Fit, ImageCache, UInt8, Views, load_picture
 from data.jitter import UNCHANGED
+from data.poses import ACTION_WIDTH
 from data.stream import Sample
 from data.trajectory import Pictures
 
@@ -44,6 +45,7 @@ class Collator:
 
     `seed` decides what data/choices.py draws; None leaves every sample as recorded. `jitters`:
     batches have the jitter fields, also where nothing is drawn. `fit`: as `load_picture` has it.
+    `action_width` is D; no row of the mixture has more channels.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Collator:
         threads: int,
         jitters: bool,
         fit: Fit | None = None,
+        action_width: int = ACTION_WIDTH,
     ) -> None:
         self._num_views = num_views
         self._image_size = image_size
@@ -64,6 +67,7 @@ class Collator:
         self._seed = seed
         self._jitters = jitters
         self._fit = fit
+        self._action_width = action_width
         self._faults = faults
         self._token_ids: dict[str, NDArray[np.int32]] = {}
         self._cache = ImageCache(cache_mb)
@@ -99,9 +103,8 @@ class Collator:
             "view_mask": np.arange(self._num_views) < np.array(present)[:, None],
             "input_ids": self.input_ids(texts),
             "domain_id": np.array([sample.spec.domain_id for sample in samples], np.int32),
-            # readers pad joints to the width of poses; a batch has the row's own
-            "proprio": np.stack([s.episode.proprio[s.row, : s.spec.width] for s in samples]),
-            "actions": np.stack([s.episode.actions[s.row, :, : s.spec.width] for s in samples]),
+            "proprio": self._fitted([sample.episode.proprio[sample.row] for sample in samples]),
+            "actions": self._fitted([sample.episode.actions[sample.row] for sample in samples]),
         }
         jitter = {"jitter": factors, "jitter_order": order} if self._jitters else {}
         return batch | jitter, samples
@@ -109,6 +112,12 @@ class Collator:
     def close(self) -> None:
         """End the decoding threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fitted(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Rows [..., n] stacked and D wide: readers pad joints to the width of poses."""
+        stacked = np.stack(rows)[..., : self._action_width]
+        missing = self._action_width - stacked.shape[-1]
+        return np.pad(stacked, [(0, 0)] * (stacked.ndim - 1) + [(0, missing)])
 
     def _first_good(self, draw: Iterator[Sample]) -> tuple[Sample, Views]:
         bad: BadEpisodeError | None = None

@@ -21,6 +21,9 @@ from data.typed_json import read_lines
 with needs("data"):
     import pyarrow.parquet as pq
 
+with needs("data"):
+    import pyarrow.parquet as pq
+
 TASK_INDEX = "task_index"
 LINES, TABLE = "tasks.jsonl", "tasks.parquet"
 # pandas writes the texts as the index of the table, with or without a name

@@ -20,6 +20,7 @@ from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
 from data.images import Fit
 from data.jitter import any_drawn
+from data.poses import ACTION_WIDTH
 from data.stream import Sample, StreamShape, good_trajectories
 from data.trajectory import Reader
 from data.windows import episode_samples
@@ -53,6 +54,7 @@ def batches(
     threads: int | None = None,
     cache_mb: float = 0.0,
     fit: Fit | None = None,
+    action_width: int = ACTION_WIDTH,
 ) -> Batches:
     """Endless training batches, from batch number `start_step` on.
 
@@ -74,7 +76,8 @@ def batches(
         prefetch: batches made ahead.
         threads: as many read files, and as many decode pictures; None takes one per core.
         cache_mb: for decoded pictures, so that later epochs of a small dataset decode none.
-        fit: resizes pictures, in place of the bicubic filter.
+        fit: resizes images, in place of the bicubic filter.
+        action_width: channels of the model's head (D); rows with fewer are padded with zeros.
 
     Raises:
         ValueError: an argument out of range, or a position of another stream.
@@ -82,10 +85,11 @@ def batches(
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
     faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
+    drawing = (seed, faults, cache_mb, threads)
     maker = BatchMaker(
         [(source.reader, source.weight) for source in sources],
         StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        _collator(sources, num_views, image_size, tokenize, seed, faults, cache_mb, threads, fit),
+        _collator(sources, num_views, image_size, tokenize, *drawing, fit, action_width),
         faults,
         rows=rows_of_host(host, hosts, batch_size),
         start_step=start_step,
@@ -105,10 +109,11 @@ def _collator(
     cache_mb: float,
     threads: int,
     fit: Fit | None,
+    action_width: int,
 ) -> Collator:
-    _check_sources(sources, num_views)
-    jitters = _jitters(sources)
-    return Collator(num_views, image_size, tokenize, seed, faults, cache_mb, threads, jitters, fit)
+    _check_sources(sources, num_views, action_width)
+    drawing = (seed, faults, cache_mb, threads, _jitters(sources))
+    return Collator(num_views, image_size, tokenize, *drawing, fit, action_width)
 
 
 def one_pass(
@@ -123,6 +128,7 @@ def one_pass(
     max_bad_episodes: int = 0,
     threads: int | None = None,
     fit: Fit | None = None,
+    action_width: int = ACTION_WIDTH,
 ) -> Iterator[Batch]:
     """Every sample once, in the order stored, source after source; the last batch may be short.
 
@@ -133,7 +139,8 @@ def one_pass(
     _check_at_least(1, batch_size=batch_size, stride=stride)
     faults = Faults(max_bad_episodes)
     threads = threads or os.cpu_count() or 1
-    collator = _collator(sources, num_views, image_size, tokenize, None, faults, 0.0, threads, fit)
+    drawing = (None, faults, 0.0, threads)
+    collator = _collator(sources, num_views, image_size, tokenize, *drawing, fit, action_width)
     waiting: list[Iterator[Sample]] = []
     try:
         for sample in _samples_in_order(sources, num_actions, stride, faults):
@@ -163,17 +170,17 @@ def _jitters(sources: Sequence[Source]) -> bool:
     return any_drawn(source.reader.spec.augment for source in sources)
 
 
-def _check_sources(sources: Sequence[Source], num_views: int) -> None:
+def _check_sources(sources: Sequence[Source], num_views: int, action_width: int) -> None:
     names = [source.reader.spec.name for source in sources]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"a mixture names each dataset once and at least one, got {names}")
-    widths = {source.reader.spec.name: source.reader.spec.width for source in sources}
-    if len(set(widths.values())) != 1:
-        raise ValueError(
-            f"a batch has actions of one width; the datasets of this mixture have {widths} channels"
-        )
     for source in sources:
-        views = source.reader.spec.views
+        views, width = source.reader.spec.views, source.reader.spec.width
+        if width > action_width:
+            raise ValueError(
+                f"dataset {source.reader.spec.name!r} has {width} channels of actions, the model's "
+                f"head has {action_width} (action_width)"
+            )
         if len(views) > num_views:
             raise ValueError(
                 f"dataset {source.reader.spec.name!r} has {len(views)} views, the model has "

@@ -135,8 +135,8 @@ class DatasetSpec:
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
     augment: str  # of training pictures; data.jitter.AUGMENTS
-    # actions of a joint space, as many channels as it has; `arms` then only judge whether a sample
-    # moves
+    # actions of a joint space, as many channels as it has, behind which readers leave zeros; `arms`
+    # then only judge whether a sample moves
     joints: tuple[Columns, ...] = ()
     channels: tuple[Channel, ...] = ()  # of the joints, in order; else as LeRobot's info.json says
     first_index: int = 0
@@ -156,7 +156,7 @@ class DatasetSpec:
     folder: EpisodeFolder | None = None  # for storage "scattered"
     # columns of each recorded array, axes after the first flattened; a recording of another width
     # is refused. Needed to count a gripper from the end of an array that holds more than a pose
-    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
     # file of the checkout, or module elsewhere, that holds the row: where messages send the reader
     written_in: str = dataclasses.field(default="", compare=False, repr=False)
 
@@ -217,7 +217,7 @@ class DatasetSpec:
 
     @property
     def width(self) -> int:
-        """Channels of a sample's proprio and actions: the joints, or two arms' poses."""
+        """Channels of proprio and actions that mean something: the joints, or two arms' poses."""
         joints = sum(columns.end - columns.first for columns in self.joints)
         return joints or ACTION_WIDTH
 

@@ -250,6 +250,7 @@ class TrainingRun:
         return {
             "batch_size": self.batch_size,
             "num_actions": self.model_config.num_actions,
+            "action_width": action_space(self.model_config).width,
             "num_views": self.processor.num_views,
             "image_size": self.processor.image_size,
             "tokenize": self.processor.tokenize,

@@ -149,7 +149,7 @@ BREAKS = [
         "def f(x: int | None): pass",
         "from __future__ import annotations\ndef f(x: list[int] | None): pass",
     ),
-    (architecture.size_problems, "data.a", "x = 1\n" * 301, "x = 1\n" * 300),
+    (architecture.size_problems, "data.a", "x = 1\n" * 451, "x = 1\n" * 450),
     (
         architecture.size_problems,
         "data.a",

@@ -30,7 +30,7 @@ class Batch(TypedDict):
     view_mask: np.ndarray  # bool[B, V]
     input_ids: np.ndarray  # int32[B, L]
     domain_id: np.ndarray  # int32[B]
-    proprio: np.ndarray  # float32[B, d]
+    proprio: np.ndarray  # float32[B, D]
     actions: np.ndarray  # float32[B, T, d], d the real or the padded width
     jitter: NotRequired[np.ndarray]  # float32[B, V, 3]: brightness, contrast, saturation; 1 = as is
     jitter_order: NotRequired[np.ndarray]  # int32[B, V, 3]: which of them comes 1st, 2nd, 3rd
@@ -105,6 +105,7 @@ def abstract_batch(
         "d": action_space(config).real_width,
     }
     shapes = {name: [sizes[letter] for letter in letters] for name, (_, letters) in fields.items()}
+    shapes["proprio"][1] = action_space(config).width
     for name in set(IMAGE_FIELDS) & set(shapes):
         shapes[name][1] = shown
     return {

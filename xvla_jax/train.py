@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from xvla_jax import flow
-from xvla_jax.actions import action_space
 from xvla_jax.augment import jittered
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
@@ -47,9 +46,7 @@ def make_train_step(
         noise_key, time_key, dropout_key = jax.random.split(
             jax.random.fold_in(jax.random.key(seed), state.step), 3
         )
-        # to the head's width before noise is drawn, which then fills it, as in sampling
-        actions = action_space(recipe.model.config).pad(batch["actions"])
-        batch = {**batch, "actions": actions}
+        actions = batch["actions"]
         drawn = {
             "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),
             "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),

@@ -9,17 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from etils import epath
 
-from data.lerobot_index import INFO
 from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.readers import open_reader
 from data.spec import NO_ROTATION, STORAGES, Columns, DatasetSpec
 from data.trajectory import Reader
-from data.typed_json import read_json
 
 
 class Counterpart(NamedTuple):
@@ -54,7 +51,7 @@ class Companion:
         other_key: where the latter lie, for messages.
         commands: whether those are the commanded ones.
         turns: per arm, channels of `reader` that hold the rotation as recorded.
-        joint_names: the recording's own names of the row's joints.
+        joint_names: of the row's channels, as the row or the recording names them.
         lacks: why there is no `other`.
     """
 
@@ -70,7 +67,7 @@ class Companion:
 def open_companion(reader: Reader, root: epath.PathLike) -> Companion:
     """The companion of an opened source under the data folder `root`."""
     spec = reader.spec
-    bare = Companion(joint_names=recorded_names(spec, root))
+    bare = Companion(joint_names=tuple(channel.name for channel in spec.channels))
     if spec.storage not in STORAGES:
         return dataclasses.replace(bare, lacks=f"{spec.storage} reads what the row names alone")
     turns = [_slices(arm.pose, XYZ_WIDTH) for arm in spec.arms if not spec.joints]
@@ -100,27 +97,6 @@ def open_companion(reader: Reader, root: epath.PathLike) -> Companion:
     return dataclasses.replace(bare, lacks=lacks)
 
 
-def recorded_names(spec: DatasetSpec, root: epath.PathLike) -> tuple[str, ...]:
-    """Names of the row's joints in LeRobot's info.json; () where it has none."""
-    paths = [Path(root) / spec.storage_name / INFO, Path(root) / INFO]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None or spec.storage != "lerobot":
-        return ()
-    info = read_json(path)
-    features = info.get("features") if isinstance(info, dict) else None
-    found = []
-    for columns in spec.joints:
-        feature = features.get(columns.key) if isinstance(features, dict) else None
-        names = feature.get("names") if isinstance(feature, dict) else None
-        while isinstance(names, dict):  # LeRobot groups them: {"motors": [...]}
-            names = next(iter(names.values()), None)
-        known = names if isinstance(names, list) and len(names) >= columns.end else None
-        if known is None:
-            return ()
-        found += [str(name) for name in known[columns.first : columns.end]]
-    return tuple(found)
-
-
 class _Pair(NamedTuple):
     """Columns of the row from channel `first` on, and where their counterparts lie."""
 
@@ -142,6 +118,7 @@ class _Row:
             spec,
             arms=(),
             joints=self.joints,
+            channels=(),
             rotation_layout=NO_ROTATION,
             proprio="measured",
             delta_idx=(),

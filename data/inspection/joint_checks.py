@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.contracts import channels_of
 from data.inspection.channels import Range, channel_names, ranges
 from data.inspection.check import (
     NO_EPISODES,
@@ -22,6 +23,7 @@ from data.inspection.check import (
 from data.inspection.grippers import MIN_EPISODES, gripper_report, polarity, polarity_evidence
 from data.inspection.reports import SourceReport
 from data.inspection.timing import named_grippers
+from data.spec import DatasetSpec
 
 Float64 = NDArray[np.float64]
 FULL_TURN = 2 * math.pi
@@ -67,21 +69,30 @@ def joint_polarity(source: SourceReport) -> Measured | Unjudged:
     guesses = []
     for gripper in grippers:
         parts = [e.poses.rows[:, gripper.channel].astype(np.float64) for e in source.episodes]
-        readings = _to_unit(parts)
+        closed_low = _closed_low(source.spec, gripper.channel)
+        readings = [1 - part if closed_low else part for part in _to_unit(parts)]
         reports = [gripper_report(part, np.zeros(len(part)), rises=False) for part in readings]
         guess = polarity(reports)
         if guess is not None:
-            guesses.append((guess.confidence, gripper, guess))
+            guesses.append((guess.confidence, gripper, guess, closed_low))
     if not guesses:
         return Unjudged(f"fewer than {MIN_EPISODES} episodes with a switch")
-    confidence, gripper, guess = max(guesses, key=lambda item: item[0])
+    confidence, gripper, guess, closed_low = max(guesses, key=lambda item: item[0])
     how = "is named a gripper" if gripper.named else "behaves like a gripper"
+    closed, opened = ("low", "high") if closed_low else ("high", "low")
     return Measured(
         100 * confidence,
-        f"{gripper.name} {how}, high taken for closed: {polarity_evidence(guess, '')}",
-        "look at the images below; if the hand is open where the plot is high, reverse the channel "
-        "when you record or convert, or tell the robot's client that high means open",
+        f"{gripper.name} {how}, {closed} taken for closed: {polarity_evidence(guess, '')}",
+        f"look at the images below; if the hand is open where the plot is {closed}, reverse the "
+        "channel when you record or convert, or state in `channels` of the row, and to the robot's "
+        f"client, that {opened} means closed",
     )
+
+
+def _closed_low(spec: DatasetSpec, channel: int) -> bool:
+    """Whether the row states that low readings of a gripper mean closed; unstated is high."""
+    stated = channels_of(spec)
+    return bool(stated) and (stated[channel]["low"], stated[channel]["high"]) == ("closed", "open")
 
 
 def _names(source: SourceReport) -> list[str]:

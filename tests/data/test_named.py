@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import pathlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ class Reader:
     def read(self, part):
         yield episode(self.spec, str(part))
 """
-SHAPE = {"batch_size": 4, "num_actions": 30, "num_views": 3, "image_size": 8}
+SHAPE: dict[str, Any] = {"batch_size": 4, "num_actions": 30, "num_views": 3, "image_size": 8}
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def module(tmp_path, monkeypatch, request):
 
 def test_a_row_and_a_generator_of_ones_own(module):
     sources = open_mixture(mixture(f"{module}:ROW"), "anywhere")
-    (batch,) = one_pass(sources, **SHAPE | {"batch_size": 6}, tokenize=tokenize)
+    (batch,) = one_pass(sources, **{**SHAPE, "batch_size": 6}, tokenize=tokenize)
     assert batch["domain_id"].tolist() == [20] * 6
     assert batch["proprio"][:, 0].tolist() == [0, 1, 2] * 2
     assert batch["images"][:, 0, 0, 0, 0].tolist() == [0, 1, 2] * 2
@@ -87,7 +88,7 @@ def test_the_example_of_contributing(tmp_path, monkeypatch):
     ((name, weight), (other, _)) = mixture(told)
     assert (weight, other) == (0.3, "Calvin")
     (batch,) = one_pass(
-        open_mixture(((name, weight),), tmp_path), **SHAPE | {"batch_size": 9}, tokenize=tokenize
+        open_mixture(((name, weight),), tmp_path), **{**SHAPE, "batch_size": 9}, tokenize=tokenize
     )
     assert (
         batch["proprio"][:, 0].tolist()

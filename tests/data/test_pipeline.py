@@ -32,19 +32,20 @@ def test_fields_shapes_and_types():
     }
 
 
-def test_joints_come_in_their_own_width_and_not_beside_poses():
+@pytest.mark.parametrize("width", [14, 20, 32])
+def test_joints_are_as_wide_as_the_head_and_refused_by_a_narrower_one(width):
     poses, joints = two_sources()
-    joints.reader.spec = dataclasses.replace(
-        joints.reader.spec,
-        arms=(),
-        joints=(Columns("q", 0, 14),),
-        rotation_layout="none",
-    )
-    (batch,), _ = run(1, sources=[joints])
-    assert batch["actions"].shape == (6, 30, 14)
-    assert batch["proprio"].shape == (6, 14)
-    with pytest.raises(ValueError, match=r"one width; .*'libero_demos': 20, .*: 14"):
-        run(1, sources=[poses, joints])
+    changes = {"arms": (), "joints": (Columns("q", 0, 14),), "rotation_layout": "none"}
+    joints.reader.spec = dataclasses.replace(joints.reader.spec, **changes)
+    (batch,), _ = run(1, sources=[joints], action_width=width)
+    assert batch["actions"].shape == (6, 30, width)
+    assert batch["proprio"].shape == (6, width)
+    assert batch["proprio"][:, 0].any()
+    assert not batch["actions"][..., 14:].any()
+    for source, narrow in ((joints, 13), (poses, 14)):
+        name, channels = source.reader.spec.name, source.reader.spec.width
+        with pytest.raises(ValueError, match=f"'{name}' has {channels} channels .* has {narrow}"):
+            run(1, sources=[source], action_width=narrow)
 
 
 def test_the_parts_of_a_sample_belong_together():

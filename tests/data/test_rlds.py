@@ -25,7 +25,7 @@ from tests.data.fakes import tokenize
 
 pytestmark = pytest.mark.rlds
 
-SHAPE = {"batch_size": 16, "num_actions": 30, "num_views": 3, "image_size": 64}
+SHAPE: dict[str, Any] = {"batch_size": 16, "num_actions": 30, "num_views": 3, "image_size": 64}
 # the sample's episodes are too short for the margin of 10 frames
 BRIDGE = dataclasses.replace(dataset("bridge_dataset"), index_margin=2)
 

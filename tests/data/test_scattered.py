@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import h5py
 import numpy as np
@@ -42,7 +43,7 @@ def test_the_same_samples_in_joints(tmp_path):
         with h5py.File(tmp_path / f"episode{episode}" / "aligned_joints.h5", "a") as file:
             file["state/joint/position"] = state[:frames]
             grippers = read_array(file, "action/effector/position")
-    options = {"batch_size": 99, "num_actions": 30, "num_views": 3, "image_size": 8}
+    options: dict[str, Any] = {"batch_size": 99, "num_actions": 30, "num_views": 3, "image_size": 8}
     first, second = (
         next(one_pass([Source(ScatteredReader(row, tmp_path), 1.0)], **options, tokenize=tokenize))
         for row in (poses, joints)
@@ -56,7 +57,7 @@ def test_the_same_samples_in_joints(tmp_path):
 def test_a_short_episode_starts_a_sample_at_its_first_frame(tmp_path):
     row = write_agiworld(tmp_path)
     row = dataclasses.replace(row, index_margin=61, window_s=6.1)
-    options = {"batch_size": 9, "num_actions": 30, "num_views": 3, "image_size": 8}
+    options: dict[str, Any] = {"batch_size": 9, "num_actions": 30, "num_views": 3, "image_size": 8}
 
     def samples(first_always):
         changed = dataclasses.replace(row, first_always=first_always, static_epsilon=0.0)

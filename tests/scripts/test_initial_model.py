@@ -100,11 +100,11 @@ def test_data_of_another_action_space_are_refused(
     [
         ("ee6d", 20, "POSES", 20),
         ("agibot_ee6d", 20, "POSES", 20),
-        ("auto", 6, "JOINTS6", 6),
+        ("auto", 6, "JOINTS6", 20),
         ("joint", 20, "JOINTS14", 14),
     ],
 )
-def test_data_that_fit_come_in_their_own_width(
+def test_data_that_fit_come_as_wide_as_the_head(
     base: Base, mode: str, real: int, row: str, width: int
 ) -> None:
     run = TrainingRun.open(_config(row, init_from=base(mode, real)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax import flow, sharding
-from xvla_jax.models.xvla import XVLA
 from xvla_jax.train import make_train_step
 
 
@@ -39,34 +37,6 @@ def test_one_batch_is_learned() -> None:
         losses.append(float(metrics["loss"]))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3]), losses
-
-
-def test_noise_fills_the_head_whatever_width_the_batch_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As in sampling; six joints and the same six padded to 20 are one batch."""
-
-    def show(
-        model: Any, params: Any, batch: Mapping[str, Any], *, noise: Any, t: Any, rng: Any
-    ) -> dict[str, jax.Array]:
-        assert noise.shape == batch["actions"].shape == (8, 6, 20)
-        told = {"noise": params["w"] * noise.sum(), "real": noise[..., :6].sum()}
-        return {name: jnp.broadcast_to(value, t.shape) for name, value in told.items()}
-
-    monkeypatch.setattr(flow, "sample_losses", show)
-    config = dataclasses.replace(tiny.CONFIG, action_mode="auto", real_action_dim=6)
-    recipe = tiny.OneWeight(XVLA(config), tiny.ONE_WEIGHT.config)
-    full = tiny.batch()
-    full["actions"][..., 6:] = 0
-    found = []
-    for width in (6, 20):
-        batch = full | {"actions": full["actions"][..., :width].copy()}
-        run = make_train_step(recipe, tiny.PROCESSOR, seed=0)
-        state = recipe.fresh({"w": jnp.ones(())}).replace(step=jnp.int32(3))
-        _, metrics = run(state, sharding.global_batch(batch, tiny.mesh(1, 1)))
-        found.append((float(metrics["noise"]), float(metrics["real"])))
-    assert found[0] == found[1]
-    assert found[0][0] != found[0][1]
 
 
 def _chances(monkeypatch: pytest.MonkeyPatch, *, seed: int, step: int) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def cameras(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _views(config: Mapping[str, Any]) -> dict[str, Any]:
     features = (config.get("input_features") or {}).items()
-    return {key: value for key, value in features if value.get("type") == "VISUAL"}
+    return {k: v for k, v in features if isinstance(v, Mapping) and v.get("type") == "VISUAL"}
 
 
 def _resizing(
@@ -272,14 +272,14 @@ def _resizing(
             "config.json: resize_imgs_with_padding is null, and the cameras of input_features are "
             f"{sorted(sizes)}; one size for all is expected"
         )
-    side, *others = list(chosen or next(iter(sizes)))
-    if others != [side]:
+    sides = list(chosen or next(iter(sizes)))
+    if len(sides) != 2 or sides[0] != sides[1]:
         raise CheckpointError(
-            f"config.json: images of {' x '.join(map(str, [side, *others]))} px come from "
+            f"config.json: images of {' x '.join(map(str, sides))} px come from "
             + ("the setting" if chosen else "input_features, as resize_imgs_with_padding is null")
             + "; X-VLA takes squares. Set resize_imgs_with_padding to the [S, S] of its training"
         )
-    return side, "pad" if padded else "linear" if stretched else "none"
+    return sides[0], "pad" if padded else "linear" if stretched else "none"
 
 
 def _mean_std(

@@ -9,11 +9,14 @@ import zlib
 from typing import Any, Final
 
 import numpy as np
-import pybase64
 from PIL import Image
 
+from xvla_jax.extras import needs
 from xvla_jax.serving.arrays import array_from_list
 from xvla_jax.serving.refusal import bad_field
+
+with needs("serve"):
+    import pybase64
 
 _FORMATS: Final = ("JPEG", "PNG")
 _MODES: Final = ("RGB", "RGBA", "L", "P")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.datasets import dataset
-from data.inspection.companion import open_companion, recorded_names
+from data.inspection.companion import open_companion
 from data.inspection.scan import scan
 from data.readers import open_reader
 from data.spec import Columns
@@ -103,8 +103,10 @@ def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp
     ],
 )
 def test_names_of_joints_come_from_the_recording(names, found, recorded, tmp_path):
-    spec = write_lerobot(tmp_path, recorded[:1], names)
-    assert recorded_names(spec, tmp_path) == found
+    reader = open_reader(write_lerobot(tmp_path, recorded[:1], names), tmp_path)
+    companion = open_companion(reader, tmp_path)
+    assert companion.joint_names == found
+    assert companion.reader is not None, "the names of the row's channels are not those beside it"
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,12 @@ EDITS = {
 
 def trained(reader):
     """Whether training takes every sample."""
-    sizes = {"batch_size": 4, "num_actions": NUM_ACTIONS, "num_views": 3, "image_size": 8}
+    sizes: dict[str, Any] = {
+        "batch_size": 4,
+        "num_actions": NUM_ACTIONS,
+        "num_views": 3,
+        "image_size": 8,
+    }
     try:
         return sum(
             len(batch["actions"])

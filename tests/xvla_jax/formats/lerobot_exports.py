@@ -40,7 +40,7 @@ def config(mode: str) -> XVLAConfig:
 
 def contract(mode: str, domain_id: int = DOMAIN) -> Contract:
     """Two cameras whose alphabetical order is another than that of the slots."""
-    layout = _ROTATIONS.get(mode, "none")
+    layout: Any = _ROTATIONS.get(mode, "none")
     return Contract(domain_id, mode, layout, 30.0, VIEWS, "measured")
 
 
