@@ -156,7 +156,7 @@ def _has_references(dtype: Any) -> bool:
 
 
 @functools.lru_cache(_KNOWN_FILES)
-def _check_heap(path: Path, size: int, modified_ns: int) -> None:  # noqa: ARG001 - what is known
+def _check_heap(path: Path, _size: int, _modified_ns: int) -> None:
     """Refuses a file with a heap in which the HDF5 library would walk for ever.
 
     The library takes an object's size on trust: one of 0 bytes in the free space is met again and

@@ -111,19 +111,13 @@ def save_pretrained(
     Raises:
         CheckpointError, ContractError: the folder is in use, the layout unknown, or parameters or
             contracts are not the config's.
+        OSError: the disk is full, read-only or failing.
     """
     _check_names(layout, dtype)
     check_tree(dict(params), _template(config))
     check_fits((contracts or {}).values(), config)
-    whole = Pretrained(
-        config=config,
-        params=dict(params),
-        processor=processor,
-        contracts=dict(contracts or {}),
-        buffers=dict(buffers or {}),
-        stored_dtype=dtype,
-        files=dict(files or {}),
-    )
+    agreed, saved = dict(contracts or {}), dict(buffers or {})
+    whole = Pretrained(config, dict(params), processor, agreed, saved, dtype, dict(files or {}))
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
@@ -181,7 +175,10 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
         params = lora_step.merged_params(step, base.params)
     else:
         read = orbax_params.stored_params if stored else orbax_params.load_params
-        params = read(step.resolve(), _template(config))
+        try:
+            params = read(step.resolve(), _template(config))
+        except ConfigError as error:
+            raise ConfigError(f"{step}: {error}") from error
     contracts = read_contracts(item["contracts"], config, where=f"{step}: model.contracts")
     source = item.get("source", {})
     stored_dtype = source.get("stored_dtype", "float32")

@@ -28,7 +28,8 @@ from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.state import TrainState, abstract_state
 
 _CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
-_BUFFERS = {"buffer": np.array([[1.5, -2.0]], ml_dtypes.bfloat16)}
+_BUFFER = "vlm.language_model.final_logits_bias"
+_BUFFERS = {_BUFFER: np.array([[1.5, -2.0]], ml_dtypes.bfloat16)}
 _FILES = {"LICENSE": b"free\n", "tokenizer.json": bytes(range(256))}
 _BASE = Pretrained(tiny.CONFIG, {}, None, {}, _BUFFERS, "bfloat16", _FILES)
 _MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT}, source=_BASE)
@@ -194,8 +195,8 @@ def test_a_workdir_loads_like_any_checkpoint(run: _Run, place: str) -> None:
     assert loaded.config == tiny.CONFIG
     assert loaded.processor == tiny.PROCESSOR
     assert loaded.contracts == {3: _CONTRACT}
-    np.testing.assert_array_equal(loaded.buffers["buffer"], _BUFFERS["buffer"])
-    assert loaded.buffers["buffer"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(loaded.buffers[_BUFFER], _BUFFERS[_BUFFER])
+    assert loaded.buffers[_BUFFER].dtype == ml_dtypes.bfloat16
     assert (loaded.stored_dtype, loaded.files) == ("bfloat16", _FILES)
     assert tiny.equal(loaded.params, run.at_two.params)
 
