@@ -21,7 +21,7 @@ IMPORTED_AS = {
     "prometheus-client": ("prometheus_client",),
     "tensorflow-cpu": ("tensorflow",),
     "tensorflow-datasets": ("tensorflow_datasets",),
-    "fastapi": ("fastapi", "starlette", "pydantic"),
+    "fastapi": ("fastapi", "starlette"),  # and pydantic, which the core needs too
     "pillow": ("PIL",),
 }
 USERS_EXTRAS = ("data", "sim", "serve", "client")
