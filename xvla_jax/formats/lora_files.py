@@ -43,8 +43,7 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """
     folder = pathlib.Path(folder)
     peft = PeftConfig.read(folder)
-    in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
-    files = TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
+    files = _weights(folder)
     _check_action_space(folder, config)
     stored: dict[str, str] = {}
     for name in files.info:
@@ -120,8 +119,14 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
     Returns:
         Its name and the channels of a robot's action; ``("", 0)`` where it is that of the base.
     """
-    noted = TensorFiles.open(pathlib.Path(folder) / ADAPTER_WEIGHTS_NAME).metadata
+    noted = _weights(pathlib.Path(folder)).metadata
     return (noted[_MODE], int(noted[_REAL])) if {_MODE, _REAL} <= set(noted) else ("", 0)
+
+
+def _weights(folder: pathlib.Path) -> TensorFiles:
+    """The tensors of an adapter; those of older versions of PEFT are in a .bin file."""
+    in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
+    return TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
 
 
 def _check_action_space(folder: pathlib.Path, config: XVLAConfig) -> None:
