@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import pydantic
 from etils import epath
@@ -93,6 +93,7 @@ class _Form(TypedDict):
     clocks: Annotated[int, Field(ge=0, le=2)]
     still_columns: Annotated[int, Field(ge=0, le=ACTION_WIDTH)]
     more_pictures: bool
+    step_texts: NotRequired[bool]  # absent in what was built before texts were by step
 
 
 @pydantic.with_config(STRICT)

@@ -157,7 +157,7 @@ def test_tasks_that_do_not_agree_are_named(tmp_path, changes, reason, kind):
 def test_a_list_of_tasks_of_another_form_is_refused_by_name(tmp_path, lines):
     write(tmp_path, "v2.1")
     (tmp_path / "meta/tasks.jsonl").write_text(json.dumps(TASKS[0]) + f"\n{lines}\n")
-    with pytest.raises(ValueError, match=r"tasks\.jsonl(, entry 2: | is no list of JSON lines)"):
+    with pytest.raises(ValueError, match=r"tasks\.jsonl, (entry 2: |line 2 is no JSON)"):
         LeRobotReader(ROW, tmp_path)
 
 

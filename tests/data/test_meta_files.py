@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from data.meta_files import find_meta_file
+from data.places import Places
 
 
 def write(folder, datalist):
     (folder / "meta.json").write_text(json.dumps({"dataset_name": "set", "datalist": datalist}))
-    return find_meta_file(folder, "set")
+    return find_meta_file(folder, "set", Places.of(folder, anywhere=True))
 
 
 @pytest.mark.parametrize("entry", ["a/0.h5", ["a/0.h5", 4], {"path": "a/0.h5", "length": 4}])
@@ -24,10 +25,10 @@ def test_an_entry_is_a_path_or_has_one(tmp_path, entry):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"file": "0.h5"}, r'is \{"file": "0.h5"\}; it must be the path .* dictionary .* \'path\''),
-        ({"path": 3}, r'is \{"path": 3\}; it must be'),
+        ({"file": "0.h5"}, r"is \{'file': '0.h5'\}; it must be the path .* dictionary .* 'path'"),
+        ({"path": 3}, r"is \{'path': 3\}; it must be"),
         (3, "is 3; it must be the path"),
-        (None, "is null; it must be the path"),
+        (None, "is None; it must be the path"),
         ([], r"is \[\]; it must be the path"),
         (["x" * 200, []][1:], r"is \[\[\]\]; it must be the path"),
         ("s3://bucket/0.h5", "s3://bucket/0.h5 is no path of this machine"),

@@ -21,6 +21,7 @@ from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
+from xvla_jax.typed_json import shown
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
 # Metadata of the weights of an adapter that was trained with another action space than its base's.
@@ -43,7 +44,7 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
     """
     folder = pathlib.Path(folder)
     peft = PeftConfig.read(folder)
-    files = _weights(folder)
+    files = _tensors(folder)
     _check_action_space(folder, config)
     stored: dict[str, str] = {}
     for name in files.info:
@@ -118,12 +119,19 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
 
     Returns:
         Its name and the channels of a robot's action; ``("", 0)`` where it is that of the base.
+
+    Raises:
+        CheckpointError: no tensors, or channels that are no number.
     """
-    noted = _weights(pathlib.Path(folder)).metadata
-    return (noted[_MODE], int(noted[_REAL])) if {_MODE, _REAL} <= set(noted) else ("", 0)
+    noted = _tensors(pathlib.Path(folder)).metadata
+    if not {_MODE, _REAL} <= set(noted):
+        return "", 0
+    if not (noted[_REAL].isascii() and noted[_REAL].isdecimal() and len(noted[_REAL]) < 6):
+        raise CheckpointError(f"{folder}: {_REAL} in the metadata is {shown(noted[_REAL])}")
+    return noted[_MODE], int(noted[_REAL])
 
 
-def _weights(folder: pathlib.Path) -> TensorFiles:
+def _tensors(folder: pathlib.Path) -> TensorFiles:
     """The tensors of an adapter; those of older versions of PEFT are in a .bin file."""
     in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
     return TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))

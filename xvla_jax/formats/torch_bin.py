@@ -91,7 +91,7 @@ class _View:
         """A ValueError where a part is of another type: a pickle may set anything."""
         numbers = (self.first, *self.shape, *self.stride)
         good = len(self.shape) == len(self.stride) <= _MOST_AXES
-        if not good or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+        if not good or not all(type(n) is int and abs(n) < 1 << 48 for n in numbers):
             raise ValueError(f"a tensor of shape {self.shape!r} and stride {self.stride!r}")
         if self.kind not in _TYPES.values() or not isinstance(self.key, str):
             raise ValueError(f"a tensor of type {self.kind!r} in storage {self.key!r}")

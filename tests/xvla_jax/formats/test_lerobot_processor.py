@@ -188,7 +188,7 @@ _STATS = "policy_preprocessor_step_7_normalizer_processor.safetensors"
             lambda r: r["steps"].append({"registry_name": "xvla_rotation_6d_to_axis_angle"}),
             "xvla_rotation_6d_to_axis_angle",
         ),
-        (_AFTER, lambda r: r.pop("steps"), "not a pipeline of LeRobot"),
+        (_AFTER, lambda r: r.pop("steps"), r"policy_postprocessor\.json: steps is missing"),
     ],
 )
 def test_what_is_not_done_here_is_refused_by_field(
