@@ -86,16 +86,12 @@ def batches(
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
     faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
     drawing = (seed, faults, cache_mb, threads)
-    maker = BatchMaker(
-        [(source.reader, source.weight) for source in sources],
-        StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        _collator(sources, num_views, image_size, tokenize, *drawing, fit, action_width),
-        faults,
-        rows=rows_of_host(host, hosts, batch_size),
-        start_step=start_step,
-        position=position,
-        threads=threads,
-    )
+    pairs = [(source.reader, source.weight) for source in sources]
+    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes)
+    collate = _collator(sources, num_views, image_size, tokenize, *drawing, fit, action_width)
+    rows = rows_of_host(host, hosts, batch_size)
+    place: dict[str, Any] = {"start_step": start_step, "position": position}
+    maker = BatchMaker(pairs, shape, collate, faults, rows=rows, threads=threads, **place)
     return Batches(maker, prefetch=prefetch)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from typing import Any
 
+# a slow test takes one mutant of so many; XVLA_SWEEP=1 takes all, which is an hour on two cores
+SLOW_STEP = int(os.environ.get("XVLA_SWEEP", "13"))
 # names that lead outside, or ask for a module: nothing may come of them
 OUTSIDE = "../../escaped"
 MODULE = "imported_by_a_file"

@@ -14,7 +14,7 @@ from data.readers import open_reader
 from tests.data.builds import built
 from tests.data.small_sets import small
 from tests.data.storages import STORAGES
-from tests.json_mutants import MODULE, mutants
+from tests.json_mutants import MODULE, SLOW_STEP, mutants
 
 LIMIT_S = 20.0
 
@@ -83,7 +83,7 @@ def test_another_type_is_read_or_refused(case, tmp_path):
 
 
 @pytest.mark.rlds
-@pytest.mark.parametrize("every", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [61, pytest.param(SLOW_STEP, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 def test_another_type_in_a_folder_of_tfds(name, every, fixtures, tmp_path):
     shutil.copytree(fixtures / "bridge_dataset", tmp_path / "bridge_dataset")
@@ -93,7 +93,7 @@ def test_another_type_in_a_folder_of_tfds(name, every, fixtures, tmp_path):
 
 
 @pytest.mark.rlds
-@pytest.mark.parametrize("every", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [61, pytest.param(SLOW_STEP, marks=pytest.mark.slow)])
 def test_another_type_in_the_manifest_of_a_built_set(every, tmp_path):
     row = STORAGES["hdf5"](tmp_path)
     built(row, tmp_path, tmp_path / "out")

@@ -52,8 +52,10 @@ def test_batches_are_resized_as_the_checkpoint_says(demos: Path, tmp_path: Path)
 
 def test_other_units_are_refused_by_field(demos: Path, tmp_path: Path) -> None:
     folder = exports.write_saved(tmp_path / "saved", "auto_mean_std")
+    config = _config(demos, folder)
+    config.action_mode = "ee6d"  # of the demonstrations; the weights were saved for joints
     with pytest.raises(ConfigError, match=r"normalization_mapping\.STATE is MEAN_STD; training"):
-        TrainingRun.open(_config(demos, folder))
+        TrainingRun.open(config)
 
 
 def test_unknown_preprocessing_is_asked_for(demos: Path, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
 
 
 def _tensors(folder: pathlib.Path) -> TensorFiles:
+    """The tensors of an adapter; those of older versions of PEFT are in a .bin file."""
     in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
     return TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import xvla_jax
-from tests.json_mutants import MODULE, mutants
+from tests.json_mutants import MODULE, SLOW_STEP, mutants
 from tests.xvla_jax import golden
 from xvla_jax.contract import Contract
 from xvla_jax.domains import read_notes
@@ -26,7 +26,7 @@ from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 FIXTURES = golden.FOLDER.parent
-SAMPLE = 97  # one mutant of so many by default; with -m slow all
+SAMPLE = 97  # one mutant of so many by default
 LIMIT_S = 20.0
 CONTRACT = Contract(3, "ee6d", "interleaved", 10.0, ("front", "wrist"), "measured", (0, 1))
 
@@ -132,7 +132,7 @@ def _chosen(content: Any, every: int) -> Iterator[tuple[str, Any]]:
             yield mutant
 
 
-@pytest.mark.parametrize("every", [SAMPLE, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [SAMPLE, pytest.param(SLOW_STEP, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_another_type_is_read_or_refused_in_an_error_of_ours(
     case: str, every: int, tmp_path: Path
