@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data.contracts import actions_of
+from data.spec import DatasetSpec
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
 from xvla_jax.config import XVLAConfig
 from xvla_jax.differences import MISSING, differences
@@ -65,13 +67,11 @@ def load_initial(config: Any) -> Pretrained | None:
     return relabelled(loaded, config.action_mode, config.real_action_dim)
 
 
-def check_rows(
-    rows: Mapping[str, Mapping[str, Any]], model: XVLAConfig, *, any_width: bool
-) -> None:
+def check_rows(specs: Sequence[DatasetSpec], model: XVLAConfig, *, any_width: bool) -> None:
     """Compares what datasets teach with the action space of the model.
 
     Args:
-        rows: ``data.contracts.actions_of``, by name of the dataset.
+        specs: rows of the opened readers.
         model: that is to be trained.
         any_width: the head may become wider or narrower, because it has no weights yet.
 
@@ -79,6 +79,7 @@ def check_rows(
         ContractError: names the datasets that do not fit, those that do, and what to change.
     """
     space = action_space(model)
+    rows = {spec.name: actions_of(spec) for spec in specs}
     problems = {name: misfit(space.mode, space.real_width, **row) for name, row in rows.items()}
     unfit = {name: problem for name, problem in problems.items() if problem}
     if not unfit:
@@ -88,9 +89,10 @@ def check_rows(
     if fitting:
         message += f". {', '.join(fitting)} fits: a run has one action space, so train them apart"
     name = next(iter(unfit))
+    place = next(spec.written_in for spec in specs if spec.name == name)
     remedy = _remedy(rows[name], model, any_width=any_width)
     raise ContractError(
-        f"{message}. To train {name!r}, {remedy}correct the actions of its row (data/spec.py)"
+        f"{message}. To train {name!r}, {remedy}correct the actions of its row ({place})"
     )
 
 

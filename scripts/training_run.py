@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from data.contracts import actions_of, contracts_of
+from data.contracts import contracts_of
 from data.held_out import hold_out
 from data.metas import open_metas
 from data.mixtures import mixture
@@ -109,8 +109,8 @@ class TrainingRun:
         model_config = initial_config(config, asked)
         end_reads_after(config.data.read_limit_s)
         opened = _open_sources(config.data)
-        rows = {s.reader.spec.name: actions_of(s.reader.spec) for s in opened}
-        check_rows(rows, model_config, any_width=config.from_scratch)
+        specs = [source.reader.spec for source in opened]
+        check_rows(specs, model_config, any_width=config.from_scratch)
         sources, held_out = _split(opened, config.validation)
         recipe = recipe_of(config, model_config)
         loaded = load_initial(config)
