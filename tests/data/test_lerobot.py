@@ -13,6 +13,7 @@ from data.faults import BadEpisodeError
 from data.images import load_picture
 from data.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
 from data.lerobot_index import channel_names
+from data.places import Places
 from data.spec import Columns
 from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small
@@ -193,6 +194,23 @@ def test_images_by_path(tmp_path, where):
     (tmp_path / "images/2.png").unlink()
     with pytest.raises(ValueError, match=r"images/2\.png"):
         camera(tmp_path).take(np.array([2]))[0]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "images/../../secret.png", "/etc/passwd"])
+def test_a_path_of_an_image_stays_below_the_data_folder(tmp_path, path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder)
+    (tmp_path / "secret.png").write_bytes(FILES[0])
+    set_images(folder, pa.array([{"bytes": None, "path": path}] * FRAMES, STRUCT))
+    (found,) = LeRobotReader(ROW, folder).read(0)
+    assert isinstance(found, BadEpisodeError)
+    assert found.kind == "malformed"
+    assert "camera names" in found.reason
+    assert "lies outside" in found.reason
+    places = Places.of(folder, anywhere=True)
+    (trajectory,) = good(LeRobotReader(ROW, folder, places), 0)
+    assert len(trajectory.images[0]) == FRAMES
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,20 @@ def _external_storage(file):
     file.create_dataset("proprio", shape, "f4", external=[("1.hdf5", 0, size)])
 
 
+def _frame_elsewhere(file):
+    frames = file["rgb/wrist"][()]
+    del file["rgb/wrist"]
+    for number, frame in enumerate(frames):
+        file[f"rgb/wrist/{number}"] = frame
+    del file["rgb/wrist/1"]
+    file["rgb/wrist/1"] = h5py.ExternalLink("1.hdf5", "rgb/wrist")
+
+
+def _text_elsewhere(file):
+    del file["text"]
+    file["text"] = h5py.ExternalLink("1.hdf5", "text")
+
+
 def _virtual(file):
     shape = file["proprio"].shape
     del file["proprio"]
@@ -223,6 +237,8 @@ def _huge(file):
     ("spoil", "reason"),
     [
         (_external_link, "a link into another file, which is refused"),
+        (_frame_elsewhere, "a link into another file, which is refused"),
+        (_text_elsewhere, "a link into another file, which is refused"),
         (_soft_to_external, "a link into another file, which is refused"),
         (_external_storage, "keeps its values in other files, which is refused"),
         (_virtual, "keeps its values in other files, which is refused"),

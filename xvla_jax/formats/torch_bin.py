@@ -135,6 +135,8 @@ def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     """An entry that is read as it is; a ValueError where it is packed, or too large for one."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LARGEST_PICKLE:
         raise ValueError(f"{entry.filename} is packed, or larger than {_LARGEST_PICKLE} bytes")
+    if entry.header_offset < 0:
+        raise ValueError(f"{entry.filename} begins before the file")
     return archive.read(entry)
 
 

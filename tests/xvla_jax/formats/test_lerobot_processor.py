@@ -188,6 +188,14 @@ _STATS = "policy_preprocessor_step_7_normalizer_processor.safetensors"
             lambda r: r["steps"].append({"registry_name": "xvla_rotation_6d_to_axis_angle"}),
             "xvla_rotation_6d_to_axis_angle",
         ),
+        (
+            _BEFORE,
+            lambda r: r["steps"][2]["config"].update(max_length=10**9),
+            r"processor\.text_length is 1000000000; allowed is",
+        ),
+        (_BEFORE, lambda r: r["steps"][7].update(state_file="../x"), "names a file '../x'"),
+        (_BEFORE, lambda r: r["steps"][7]["config"].update(eps="small"), r"config\.eps is 'small'"),
+        (_AFTER, lambda r: r["steps"].append(3), r"steps\.\d+ is 3; allowed is"),
         (_AFTER, lambda r: r.pop("steps"), r"policy_postprocessor\.json: steps is missing"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -109,6 +110,57 @@ def test_what_a_pickle_asks_to_be_run_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"it asks for posix.mkdir, .* is not run"):
         TensorFiles.open(tmp_path)
     assert not (tmp_path / "made").exists()
+
+
+def _written(folder: Path, pickled: bytes, kind: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(folder / BIN, "w", kind) as archive:
+        archive.writestr("x/data.pkl", pickled)
+    return folder
+
+
+_MAKER = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "said"),
+    [
+        (b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".", "place 2147483647 of"),
+        (b"\x80\x02" + _MAKER + b"}X\x08\0\0\0__code__Nsb.", "with a state"),
+        (b"\x80\x02" + _MAKER + b"N}X\x08\0\0\0__code__Ns\x86b.", "with a state"),
+        (b"\x80\x02]" * 10_000 + b".", BIN),
+        (b"", BIN),
+    ],
+)
+def test_a_crafted_pickle_changes_and_takes_nothing(
+    pickled: bytes, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        TensorFiles.open(_written(tmp_path, pickled))
+
+
+def test_a_packed_pickle_is_not_unpacked(tmp_path: Path) -> None:
+    _written(tmp_path, b"\0" * 2_000_000, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"data\.pkl is packed"):
+        TensorFiles.open(tmp_path)
+
+
+def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
+    torch_save.save(tmp_path / BIN, {"w": W, "view": W[1:]})
+    content, draw = (tmp_path / BIN).read_bytes(), random.Random(0)
+    said: list[str] = []
+    for _ in range(600):
+        mutant = bytearray(content)
+        for _ in range(draw.choice((1, 3, 20))):
+            mutant[draw.randrange(len(mutant))] = draw.randrange(256)
+        (tmp_path / BIN).write_bytes(mutant)
+        try:  # no other error is let through
+            files = TensorFiles.open(tmp_path)
+            for name in files.info:
+                files.read(name)
+        except CheckpointError as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert [text for text in said if BIN not in text] == []
 
 
 @pytest.mark.parametrize(
