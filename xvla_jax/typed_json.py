@@ -140,6 +140,8 @@ def _first(problem: pydantic.ValidationError, prefix: str) -> str:
     place = details[0]["loc"]
     field = ".".join(filter(None, (prefix, *map(str, place)))) or "the content"
     allowed = [_allowed(detail) for detail in details if detail["loc"] == place]
+    if details[0]["type"] == "extra_forbidden":
+        return f"{field} is no field that is known; remove it, or correct its name"
     if details[0]["type"] == "missing":
         return f"{field} is missing"
     return f"{field} is {shown(details[0]['input'])}; allowed is {' or '.join(allowed)}"

@@ -26,7 +26,7 @@ from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 FIXTURES = golden.FOLDER.parent
-SAMPLE = 97  # one mutant of so many by default
+SAMPLE = 197  # one mutant of so many by default
 LIMIT_S = 20.0
 CONTRACT = Contract(3, "ee6d", "interleaved", 10.0, ("front", "wrist"), "measured", (0, 1))
 
