@@ -112,4 +112,4 @@ def test_a_file_of_the_workdir_that_cannot_be_written(
     (tmp_path / "w").write_text(json.dumps(0))
     status, output = end(start(demos, tmp_path / "w", compiled=compiled))
     assert status == 1
-    assert _last(output) == f"error: {tmp_path / 'w'}: File exists"
+    assert _last(output) == f"error: {tmp_path / 'w' / 'run.lock'}: Not a directory"
