@@ -118,28 +118,35 @@ class OddError(RuntimeError):
 
 
 LEFT_OUT = Warning | UnicodeError | ImportError | ReferenceError | NameError
-PILLOW_RAISES = [
-    *{
+PILLOW_RAISES = {
+    *(
         error
         for name, error in vars(builtins).items()
         if isinstance(error, type)
         and issubclass(error, Exception)
         and name not in ("Exception", "ExceptionGroup", "StopIteration", "StopAsyncIteration")
         and not issubclass(error, LEFT_OUT)
-    },
-    *{
+    ),
+    *(
         error
         for module in (Image, ImageFile, JpegImagePlugin, PngImagePlugin, PIL)
         for error in vars(module).values()
         if isinstance(error, type) and issubclass(error, Exception)
-    },
+    ),
     struct.error,
     zlib.error,
     OddError,
-]
+}
 
 
-@pytest.mark.parametrize("raised", PILLOW_RAISES, ids=lambda error: error.__name__)
+def _place(error: type[Exception]) -> tuple[str, str]:
+    """Orders classes of exceptions: every worker has to see the tests in the same order."""
+    return error.__module__, error.__qualname__
+
+
+@pytest.mark.parametrize(
+    "raised", sorted(PILLOW_RAISES, key=_place), ids=lambda error: error.__name__
+)
 def test_whatever_pillow_raises_is_a_bad_picture(monkeypatch, raised):
     def fail(*_, **__):
         raise raised("odd")
