@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from data.inspection.reports import SourceReport
 
-SEVERITIES = ("ok", "warning", "error", "not judged")
 NAMED = 3  # episodes that a message names
 
 
