@@ -1,4 +1,4 @@
-"""What a terminal should not see: libraries that report at length on what goes right."""
+"""Keeps a terminal free of what libraries report at length though it goes right or is raised."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ def quiet_libraries() -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in (*logging.getLogger().handlers, *logging.getLogger("absl").handlers):
-        handler.addFilter(_is_told_once)
+        handler.addFilter(_is_news)
     sys.unraisablehook = _report
 
 
-def _is_told_once(record: logging.LogRecord) -> bool:
-    return "_SignalingThread.run() raised an exception" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns False for what Orbax's threads and writes log of an exception that they also raise.
+
+    A write of several fails, the others are left behind with theirs, and asyncio logs each of them
+    when it is collected, which is sooner or later.
+    """
+    message = record.getMessage()
+    if record.name == "asyncio":
+        return "/orbax/" not in message
+    return "_SignalingThread.run() raised an exception" not in message
 
 
 def _report(unraisable: sys.UnraisableHookArgs) -> None:
-    """As Python does; writes of Orbax that end after their event loop are no news."""
+    """Prints it as Python does, but not writes of Orbax that end after their event loop."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
