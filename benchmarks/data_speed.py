@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
 from data.faults import BadEpisodeError
 from data.pipeline import Batches, Source, batches
-from data.readers import open_reader
+from data.sources import open_reader
 from data.spec import DatasetSpec
 
 BATCH_SIZE: Final = 16  # X-VLA's

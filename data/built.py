@@ -30,7 +30,7 @@ from data.stalls import read_of
 from data.standard import StandardForm
 from data.tfds_folders import open_builder
 from data.trajectory import Trajectory
-from data.typed_json import STRICT, read_json, typed
+from data.untrusted import STRICT, read_json, typed
 
 _log = logging.getLogger(__name__)
 with needs("data"):

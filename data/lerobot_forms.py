@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from data.typed_json import STRICT
+from data.untrusted import STRICT
 
 _Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 

@@ -24,7 +24,7 @@ from data.meta_files import MetaFile, find_meta_file
 from data.places import Places, fill_template
 from data.spec import DatasetSpec
 from data.texts import read_paraphrases
-from data.typed_json import read_json, read_lines, typed
+from data.untrusted import read_json, read_lines, typed
 
 with needs("data"):
     import pyarrow as pa

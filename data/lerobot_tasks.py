@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.extras import needs
 from data.faults import FaultError
 from data.texts import plain_text, type_name
-from data.typed_json import read_lines
+from data.untrusted import read_lines
 
 with needs("data"):
     import pyarrow.parquet as pq

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from data.places import Places
 from data.texts import read_paraphrases
-from data.typed_json import STRICT, read_json, shown, typed
+from data.untrusted import STRICT, read_json, shown, typed
 
 STYLE_KEYS = ("dataset_name", "datalist")
 

@@ -18,7 +18,7 @@ from data.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.mixtures import MIXTURES
 from data.pipeline import Source
 from data.places import Places
-from data.readers import open_reader
+from data.sources import open_reader
 
 _log = logging.getLogger(__name__)
 

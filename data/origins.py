@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from data.pipeline import Source
-from data.typed_json import read_json
+from data.untrusted import read_json
 
 NOT_STATED = "not stated"
 _LICENCE_KEYS = ("licence", "license")

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from data.typed_json import shown
+from data.untrusted import shown
 
 _SPEC = re.compile(r"(0?\d{1,2}d?)?")  # of a template's field: 06d
 

@@ -24,7 +24,7 @@ from data.stalls import read_of
 from data.stored_images import READABLE, image_form
 from data.tfds_folders import open_builder
 from data.trajectory import Trajectory, standard_trajectory
-from data.typed_json import STRICT, read_json, typed
+from data.untrusted import STRICT, read_json, typed
 
 with needs("data"):
     import tensorflow as tf

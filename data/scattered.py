@@ -24,7 +24,7 @@ from data.places import Places
 from data.spec import DatasetSpec, EpisodeFolder
 from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
-from data.typed_json import STRICT, read_json, typed
+from data.untrusted import STRICT, read_json, typed
 from data.videos import VideoPictures
 
 with needs("data"):

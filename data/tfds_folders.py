@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from data.extras import needs
-from data.typed_json import read_json, shown
+from data.untrusted import read_json, shown
 
 with needs("data"):
     import tensorflow_datasets as tfds

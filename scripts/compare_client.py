@@ -25,7 +25,7 @@ from data.faults import BadEpisodeError
 from data.frames import recorded_frames
 from data.mixtures import mixture
 from data.named import load_named
-from data.readers import open_mixture
+from data.sources import open_mixture
 from eval.comparison import Finding
 from eval.transports import HttpTransport, RemoteError
 from scripts.client_stages import compare_frame, contract_finding

@@ -23,7 +23,7 @@ from data.inspection.scan import scan
 from data.inspection.views import PICTURES
 from data.mixtures import mixture
 from data.pipeline import Source
-from data.readers import open_mixture
+from data.sources import open_mixture
 from data.stalls import end_reads_after
 from eval.page import write_page
 from scripts.diagnostics.packages import installed_versions

@@ -18,7 +18,7 @@ from data.metas import open_metas
 from data.mixtures import mixture
 from data.origins import origin
 from data.pipeline import Batches, Source, batches, one_pass
-from data.readers import open_mixture
+from data.sources import open_mixture
 from data.stalls import end_reads_after
 from scripts.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space

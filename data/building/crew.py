@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from data.building.shards import Event, Job, write_shards
 from data.extras import needs
-from data.readers import open_reader
+from data.sources import open_reader
 from data.stalls import end_reads_after
 from data.trajectory import Reader
 

@@ -34,7 +34,7 @@ from data.building.shards import (
 from data.faults import BadEpisodeError, Faults
 from data.places import Places
 from data.publish import Written, circumstances, read_manifest, write_json
-from data.readers import open_reader
+from data.sources import open_reader
 from data.stalls import end_reads_after
 from data.standard import StandardForm
 from data.trajectory import Reader

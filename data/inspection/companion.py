@@ -14,7 +14,7 @@ from typing import NamedTuple
 from etils import epath
 
 from data.poses import ACTION_WIDTH, ARM_WIDTH
-from data.readers import open_reader
+from data.sources import open_reader
 from data.spec import NO_ROTATION, STORAGES, Columns, DatasetSpec
 from data.trajectory import Reader
 

@@ -19,7 +19,7 @@ from data.building.plan import Piece, cut, tasks
 from data.built import find_built
 from data.datasets import dataset
 from data.faults import TooManyBadEpisodesError
-from data.readers import open_reader
+from data.sources import open_reader
 from data.standard import StandardForm, feature_names
 from data.trajectory import Trajectory
 from tests.data.builds import built, trajectories

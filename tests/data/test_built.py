@@ -15,7 +15,7 @@ from data.building.pictures import PictureRule
 from data.built import APPLIED_LATER, STORED, BuiltReader, built_name, find_built
 from data.datasets import DATASETS, dataset
 from data.faults import BadEpisodeError
-from data.readers import open_reader
+from data.sources import open_reader
 from data.spec import Columns, DatasetSpec
 from data.trajectory import Trajectory
 from tests.data.builds import (

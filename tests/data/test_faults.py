@@ -23,7 +23,7 @@ from data.faults import (
     bad_episode,
 )
 from data.pipeline import Source, batches, one_pass
-from data.readers import open_reader
+from data.sources import open_reader
 from tests.data.fakes import tokenize
 from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5
 

@@ -9,7 +9,7 @@ import pytest
 from data.collate import Collator
 from data.datasets import dataset
 from data.faults import Faults
-from data.readers import open_reader
+from data.sources import open_reader
 from data.stream import Sample
 from data.windows import episode_samples
 from tests.data.conftest import FIXTURES

@@ -14,7 +14,7 @@ from data.datasets import DATASETS, dataset
 from data.mixtures import mixture
 from data.named import is_named
 from data.pipeline import one_pass
-from data.readers import open_mixture, open_reader
+from data.sources import open_mixture, open_reader
 from tests.data.fakes import png, tokenize
 from tests.data.storages import write_hdf5
 

@@ -18,7 +18,7 @@ from PIL import Image
 from data import pickles
 from data.datasets import dataset
 from data.faults import BadEpisodeError
-from data.readers import open_reader
+from data.sources import open_reader
 from data.windows import EpisodeSamples, episode_samples
 from tests.data.conftest import FIXTURES
 from tests.data.fakes import good

@@ -15,8 +15,8 @@ from data.images import load_picture
 from data.mixtures import mixture
 from data.pipeline import Source, batches, one_pass
 from data.publish import dataset_info
-from data.readers import READERS, open_mixture, open_reader
 from data.rlds import RldsReader, version_folder
+from data.sources import READERS, open_mixture, open_reader
 from data.spec import STORAGES
 from data.stream import EmptyDatasetError
 from data.trajectory import Trajectory

@@ -13,8 +13,8 @@ from data.datasets import dataset
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
 from data.publish import dataset_info
-from data.readers import open_reader
 from data.rlds import RldsReader
+from data.sources import open_reader
 from data.spec import NO_ROTATION, Columns
 from data.windows import episode_samples
 from tests.data.builds import assert_same_batches, assert_same_numbers, built, trajectories

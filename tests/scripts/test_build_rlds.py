@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data.named import load_named
-from data.readers import open_reader
+from data.sources import open_reader
 from data.spec import DatasetSpec
 from tests.data.builds import assert_same_batches, built
 from tests.data.test_writer import save

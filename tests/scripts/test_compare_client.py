@@ -22,7 +22,7 @@ from data.contracts import contracts_of
 from data.datasets import dataset
 from data.frames import Frame, recorded_frames
 from data.mixtures import mixture
-from data.readers import open_mixture
+from data.sources import open_mixture
 from eval.controller import RobotController
 from eval.guard import ActionGuard, GuardLimits
 from eval.hold import HoldPose

@@ -11,7 +11,7 @@ import pytest
 from data.datasets import dataset
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
-from data.readers import open_reader
+from data.sources import open_reader
 from data.spec import Columns
 from tests.data.inspection.joint_robots import NAMES, joint_episodes, joint_row
 from tests.data.inspection.robots import healthy, quaternions, row

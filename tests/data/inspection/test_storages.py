@@ -6,7 +6,7 @@ import pytest
 
 from data.inspection.checks import examine
 from data.inspection.scan import scan
-from data.readers import open_reader
+from data.sources import open_reader
 from data.trajectory import Trajectory
 from data.windows import num_samples
 from tests.data.storages import FRAMES, STORAGES

@@ -10,7 +10,7 @@ from data.collate import Collator
 from data.datasets import dataset
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
-from data.readers import READERS, open_reader
+from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns
 from data.stream import Sample
