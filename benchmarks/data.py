@@ -23,7 +23,7 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import data_endurance, data_speed, data_table
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.logs import quiet_libraries
 
 _PARTS: Final = ("hdf5", "rlds", "python", "resume", "memory")

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks.evaluation_policies import ReplayPolicy, SleepingEnv, WanderingPolicy
 from benchmarks.libero_original import OriginalLoop
-from eval.atomic import write_json
 from eval.calls import CallLog, MeteredPolicy, Policy
+from eval.files import write_json
 from eval.host import SimulatorHost
 from eval.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
 from eval.tasks import TASKS, Episode, TaskSpec, episodes

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from benchmarks import inference_table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.logs import quiet_libraries
 from scripts.progress import count_progress
 from scripts.random_weights import read_config, write_random_checkpoint

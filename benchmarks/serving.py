@@ -24,7 +24,7 @@ from benchmarks.server_process import Server, server
 from benchmarks.serving_attacks import ATTACKS, beside
 from benchmarks.serving_memory import peaks
 from configs import models
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.train_step import run_parts, small_run, timed_steps
 from configs import models
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.checkpoint import Checkpointer, RunItems

@@ -10,8 +10,8 @@ from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 import numpy as np
 
-from .atomic import write_bytes
 from .calls import CallLog, MeteredPolicy, Policy
+from .files import write_bytes
 from .journal import Journal
 from .protocol import Episode, TaskSpec
 from .receipt import TaskRun, episode_key, episode_record, plan_key

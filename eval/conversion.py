@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from .absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
-from .atomic import write_json
 from .demonstrations import OnProgress
+from .files import write_json
 from .tasks import TaskSpec
 from .versions import SIMULATORS, versions
 from .workers import WorkerCrashError, WorkerPool, run_jobs

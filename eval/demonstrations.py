@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
-from .atomic import write_json
+from .files import write_json
 from .plans import planned_tasks
 from .recorder import frame_stride
 from .tasks import TRAINING_STATES, Episode, TaskSpec

@@ -17,7 +17,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import write_bytes, write_json
+from .files import write_bytes, write_json
 from .host import Description
 from .pictures import needed
 from .tasks import TaskSpec, episodes

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import write_bytes
+from .files import write_bytes
 from .protocol import Episode
 
 

@@ -14,7 +14,7 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.ends import ends_clearly
 from scripts.equivalence_report import DTYPES, REFERENCE, Plan, check
 from scripts.equivalence_table import print_report

@@ -17,7 +17,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from eval.atomic import write_json
+from eval.files import write_json
 from scripts.ends import STOPPED, ends_clearly, said
 from scripts.logs import quiet_libraries
 from scripts.progress import bytes_progress

@@ -26,10 +26,10 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from eval.atomic import write_json
 from eval.contest import Task
 from eval.evaluation import Evaluation, Options
 from eval.evaluation_page import write_evaluation_page
+from eval.files import write_json
 from eval.golden_frame import GoldenFrameError
 from eval.journal import JournalError
 from eval.receipt import RESULTS

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from eval.atomic import write_json
+from eval.files import write_json
 from eval.latency import curve, draw_curve
 from eval.realtime import STRATEGIES
 from eval.rollout import query_seed

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.atomic import write_json
+from eval.files import write_json
 
 STAGES_FILE = "stages.json"
 REPORT = "report.html"

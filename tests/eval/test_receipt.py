@@ -12,8 +12,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from eval.atomic import write_json
 from eval.calls import CallLog
+from eval.files import write_json
 from eval.golden_frame import Verdict
 from eval.protocol import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.receipt import (

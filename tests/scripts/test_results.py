@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.atomic import write_json
+from eval.files import write_json
 from eval.receipt import RESULTS, read_receipt
 from tests.eval.test_paired import A, B, changed
 
