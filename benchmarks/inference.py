@@ -32,8 +32,8 @@ from benchmarks import inference_table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
 from eval.files import write_json
 from scripts.logs import quiet_libraries
-from scripts.progress import count_progress
 from scripts.random_weights import read_config, write_random_checkpoint
+from scripts.terminal import count_progress
 from scripts.torch_process import TorchOptions, TorchReference
 from xvla_jax import cost
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME

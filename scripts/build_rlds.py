@@ -30,7 +30,7 @@ from data.writer import RECORDED, write_dataset
 from eval.demonstrations import LEDGER
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
-from scripts.progress import count_progress, episode_progress
+from scripts.terminal import count_progress, episode_progress
 
 _DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
 _ROOT = flags.DEFINE_string("root", "", "Data folder of the source.")

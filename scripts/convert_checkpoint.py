@@ -20,7 +20,7 @@ from rich.table import Table
 from eval.files import write_json
 from scripts.ends import STOPPED, ends_clearly, said
 from scripts.logs import quiet_libraries
-from scripts.progress import bytes_progress
+from scripts.terminal import bytes_progress
 from scripts.termination import Termination
 from xvla_jax.conversion import (
     SOURCE_DTYPE,

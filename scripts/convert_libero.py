@@ -30,7 +30,7 @@ from eval.workers import WorkerError, WorkerPool
 from scripts.ends import ends_clearly
 from scripts.libero_recordings import open_conversion, suites
 from scripts.logs import quiet_libraries
-from scripts.progress import count_progress, episode_progress
+from scripts.terminal import count_progress, episode_progress
 
 FOLDER = "libero_conversion"
 DATASET = "libero"  # storage of the row libero_rlds

@@ -50,8 +50,8 @@ from scripts.entrants import (
     parse_task_ids,
 )
 from scripts.logs import quiet_libraries
-from scripts.progress import episode_progress
 from scripts.success_table import PAGE, print_tables
+from scripts.terminal import episode_progress
 from xvla_jax.errors import XVLAError
 from xvla_jax.revision import git_state
 

@@ -29,7 +29,7 @@ from eval.page import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.ends import ends_clearly
 from scripts.inspection_page import BAD, Inspection, as_number, render
-from scripts.progress import episode_progress
+from scripts.terminal import episode_progress
 
 STYLE = Path(__file__).with_name("inspection.css")
 VERSIONS = ("numpy", "pillow", "tensorflow-cpu", "tensorflow-datasets", "h5py", "pyarrow", "av")

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
-from scripts.progress import count_progress
 from scripts.random_weights import STORED, read_config, write_random_checkpoint
+from scripts.terminal import count_progress
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
 

@@ -27,7 +27,7 @@ from data.datasets import DATASETS
 from scripts.domain_table import domain_table
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
-from scripts.progress import bytes_progress
+from scripts.terminal import bytes_progress
 from xvla_jax import domains
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.contract import Contract

@@ -22,7 +22,7 @@ from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
 from scripts.ends import ends_clearly
-from scripts.progress import episode_progress
+from scripts.terminal import episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
 _TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/suites/.")
