@@ -25,7 +25,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import check_stored_tree
 from xvla_jax.formats.disk_errors import disk_errors
 from xvla_jax.state import TrainState
-from xvla_jax.typed_json import STRICT, check_object, read_json, typed
+from xvla_jax.untrusted import STRICT, check_object, read_json, typed
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size

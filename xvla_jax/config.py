@@ -19,7 +19,7 @@ from pydantic import Field
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats import lerobot_files
-from xvla_jax.typed_json import (
+from xvla_jax.untrusted import (
     Layers,
     Positions,
     Share,

@@ -16,7 +16,7 @@ from pydantic import Field
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ContractError, XVLAError
-from xvla_jax.typed_json import STRICT, DomainId, typed
+from xvla_jax.untrusted import STRICT, DomainId, typed
 
 UNKNOWN: Final = "unknown"
 _Index = Annotated[int, Field(ge=0)]

@@ -19,7 +19,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.torch_folder import Pretrained
-from xvla_jax.typed_json import parse_json, typed_map
+from xvla_jax.untrusted import parse_json, typed_map
 
 NOTES_NAME: Final = "domain_notes.json"  # travels with the weights: where added domains came from
 _PROMPT: Final = "soft_prompts"

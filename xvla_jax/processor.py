@@ -26,7 +26,7 @@ from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.formats.tokenizer_files import BUNDLED_TOKENIZER, TOKENIZER_FILES, other_tokenizer
 from xvla_jax.scaling import Scaling
-from xvla_jax.typed_json import STRICT, Side, check_object, parse_json, read_json, shown, typed
+from xvla_jax.untrusted import STRICT, Side, check_object, parse_json, read_json, shown, typed
 
 PREPROCESSOR_NAME: Final = "preprocessor_config.json"
 

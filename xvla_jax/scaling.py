@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.typed_json import STRICT
+from xvla_jax.untrusted import STRICT
 
 _Numbers = Annotated[tuple[float, ...], Field(max_length=65_536)]
 

@@ -20,7 +20,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import check_link, plain_name
 from xvla_jax.formats.tensor_files import DTYPES, TensorInfo
 from xvla_jax.formats.torch_names import BUFFERS
-from xvla_jax.typed_json import STRICT, Width, shown, typed
+from xvla_jax.untrusted import STRICT, Width, shown, typed
 
 # Tokenizer, remote code, LeRobot's pipelines with their statistics, licences: what loaders of
 # other packages look for. A model card speaks of the weights that it came with and stays there.

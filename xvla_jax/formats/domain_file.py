@@ -24,7 +24,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import not_finite, refuse_not_finite
 from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_folder import Pretrained
-from xvla_jax.typed_json import parse_json, typed_map
+from xvla_jax.untrusted import parse_json, typed_map
 
 _FORMAT: Final = "xvla-domain-1"
 

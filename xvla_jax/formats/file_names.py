@@ -6,7 +6,7 @@ import pathlib
 from typing import Any, Final
 
 from xvla_jax.errors import CheckpointError
-from xvla_jax.typed_json import shown
+from xvla_jax.untrusted import shown
 
 _LONGEST: Final = 255  # bytes of a name on the usual file systems
 

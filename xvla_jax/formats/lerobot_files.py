@@ -17,7 +17,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.typed_json import STRICT, Side, Width, check_object, read_json, typed
+from xvla_jax.untrusted import STRICT, Side, Width, check_object, read_json, typed
 
 RELEASED_NAME: Final = "released_config.json"
 SECTION: Final = "lerobot"  # of config.json in the released style

@@ -25,7 +25,7 @@ from xvla_jax.formats.carried import LARGEST
 from xvla_jax.formats.file_names import check_link, plain_name
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES, Scaling
-from xvla_jax.typed_json import STRICT, DomainId, Side, parse_json, typed
+from xvla_jax.untrusted import STRICT, DomainId, Side, parse_json, typed
 
 BEFORE: Final = "policy_preprocessor"
 AFTER: Final = "policy_postprocessor"

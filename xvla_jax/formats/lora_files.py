@@ -21,7 +21,7 @@ from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
 from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
-from xvla_jax.typed_json import shown
+from xvla_jax.untrusted import shown
 
 ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
 # Metadata of the weights of an adapter that was trained with another action space than its base's.

@@ -16,7 +16,7 @@ from typing import Any, Final
 import regex
 
 from xvla_jax.errors import CheckpointError
-from xvla_jax.typed_json import check_object, read_json
+from xvla_jax.untrusted import check_object, read_json
 
 ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
 ALL_LINEAR: Final = "all-linear"

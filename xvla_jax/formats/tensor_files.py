@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import plain_name
 from xvla_jax.formats.torch_bin import read_bin
-from xvla_jax.typed_json import STRICT, read_json, typed
+from xvla_jax.untrusted import STRICT, read_json, typed
 
 WEIGHTS_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"

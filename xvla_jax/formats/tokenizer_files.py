@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import plain_name
-from xvla_jax.typed_json import STRICT, check_object, read_json, typed
+from xvla_jax.untrusted import STRICT, check_object, read_json, typed
 
 TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
 BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parents[1] / "assets" / "bart_tokenizer"

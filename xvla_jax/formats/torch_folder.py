@@ -31,7 +31,7 @@ from xvla_jax.formats.tensor_files import (
 )
 from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
-from xvla_jax.typed_json import read_json
+from xvla_jax.untrusted import read_json
 
 _log = logging.getLogger(__name__)
 
