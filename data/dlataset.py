@@ -1,7 +1,7 @@
-"""The few methods of dlimp's `DLataset` that data/rlds.py needs, with the same meaning.
+"""The few methods of dlimp's `DLataset` that data/readers/rlds.py needs, with the same meaning.
 
 dlimp has no licence and is on no package index, so it is optional; this class stands in for it.
-The contract tests (tests/data/test_dlataset.py) run against both.
+The contract tests (tests/data/readers/test_dlataset.py) run against both.
 
 A `tf.data` pipeline traces its functions anew wherever one is made: 0.2 s of Python for each shard
 that is read. Here records are plain, and what makes a trajectory of one is traced once for each

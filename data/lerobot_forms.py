@@ -1,6 +1,6 @@
 """Types of the fields that are read of a LeRobot dataset's index, by version.
 
-Tasks are not among them: data/lerobot_tasks.py reads them, and counts others as a bad episode.
+Tasks are not among them: data/readers/lerobot_tasks.py reads them, and counts others as a bad episode.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 @pydantic.with_config(STRICT)
 class _Feature(TypedDict, total=False):
-    """What is read of a feature, beside its names (`channel_names` of data/lerobot_index.py)."""
+    """What is read of a feature, beside its names (`channel_names` of data/readers/lerobot_index.py)."""
 
     dtype: str | None
     info: dict[str, Any] | None

@@ -14,10 +14,10 @@ from pathlib import Path
 from etils import epath
 
 from data.datasets import table_row
-from data.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.mixtures import MIXTURES
 from data.pipeline import Source
 from data.places import Places
+from data.readers.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.sources import open_reader
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data.extras import needs
-from data.rlds import MANIFEST_NAME
+from data.readers.rlds import MANIFEST_NAME
 
 with needs("data"):
     import tensorflow as tf

@@ -9,19 +9,19 @@ from typing import Any
 
 from etils import epath
 
-from data.bridge_raw import BridgeRawReader
-from data.built import BuiltReader, find_built
-from data.calvin import CalvinReader
 from data.datasets import dataset
 from data.faults import BadEpisodeError
-from data.hdf5 import Hdf5Reader
-from data.lerobot import LeRobotReader
 from data.mixtures import Mixture, check_mixture
 from data.named import is_named, load_named
 from data.pipeline import Source
 from data.places import Places
-from data.rlds import RldsReader
-from data.scattered import ScatteredReader
+from data.readers.bridge_raw import BridgeRawReader
+from data.readers.built import BuiltReader, find_built
+from data.readers.calvin import CalvinReader
+from data.readers.hdf5 import Hdf5Reader
+from data.readers.lerobot import LeRobotReader
+from data.readers.rlds import RldsReader
+from data.readers.scattered import ScatteredReader
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
 
@@ -42,7 +42,7 @@ READERS: dict[str, OpenReader] = {
 def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None = None) -> Reader:
     """The reader of `spec`, opened under the data folder `root`.
 
-    A dataset built there with this row (data/built.py) is taken before the recording itself. A
+    A dataset built there with this row (data/readers/built.py) is taken before the recording itself. A
     storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
     function of trajectories; either is called with the row and the data folder. The files that a
     dataset names lie in `places`, by default below `root`.

@@ -25,7 +25,7 @@ from data.publish import (
     read_manifest,
     sha256_of,
 )
-from data.rlds import SPLIT
+from data.readers.rlds import SPLIT
 
 with needs("data"):
     import tensorflow_datasets as tfds

@@ -34,7 +34,7 @@ FORBIDDEN: Mapping[str, frozenset[str]] = {
 # Importing any other module of eval/ must need numpy and nothing else.
 EVAL_ADAPTERS: Mapping[str, frozenset[str]] = {"eval.libero": SIMULATORS}
 
-DLIMP_HOME = "data.rlds"
+DLIMP_HOME = "data.readers.rlds"
 # the function that counts whatever is raised while an episode is read
 BROAD_DOOR = ("data.faults", "attempt")
 JUNK_DRAWERS = frozenset({"utils", "util", "helpers", "common", "misc"})

@@ -113,7 +113,7 @@ BREAKS = [
     (
         architecture.forbidden_imports,
         "xvla_jax.a",
-        "def f():\n    from data.rlds import x",
+        "def f():\n    from data.readers.rlds import x",
         "import database",
     ),
     (architecture.forbidden_imports, "data.a", "import jax.numpy as jnp", "import tensorflow"),

@@ -10,13 +10,13 @@ from typing import Any
 
 from etils import epath
 
-from data import built
 from data.building.origin import Request
 from data.building.shards import DATASET, Job, ShardRecord
 from data.extras import needs
 from data.faults import LEFT_OUT
 from data.publish import dataset_info, publish
-from data.rlds import SPLIT
+from data.readers import built
+from data.readers.rlds import SPLIT
 
 with needs("data"):
     from tensorflow_datasets.core import naming, splits

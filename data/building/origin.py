@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data import built
 from data.building.pictures import PictureRule
+from data.readers import built
 from data.spec import DatasetSpec
 from data.trajectory import Reader
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from data.building.pictures import PictureRule
 from data.faults import BadEpisodeError
+from data.readers.standard import StandardForm, form_of
 from data.spec import DatasetSpec
-from data.standard import StandardForm, form_of
 from data.trajectory import Reader, Trajectory
 
 LOOKED_AT_PARTS = 3

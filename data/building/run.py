@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data import built
 from data.building.crew import events
 from data.building.finish import finish
 from data.building.origin import Request, check_origin, origin_of
@@ -34,9 +33,10 @@ from data.building.shards import (
 from data.faults import BadEpisodeError, Faults
 from data.places import Places
 from data.publish import Written, circumstances, read_manifest, write_json
+from data.readers import built
+from data.readers.standard import StandardForm
 from data.sources import open_reader
 from data.stalls import end_reads_after
-from data.standard import StandardForm
 from data.trajectory import Reader
 
 PLAN_NAME = "plan.json"

@@ -24,9 +24,9 @@ from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.places import Places
 from data.publish import sha256_of, write_json
-from data.rlds import SPLIT
+from data.readers.rlds import SPLIT
+from data.readers.standard import StandardForm
 from data.spec import DatasetSpec
-from data.standard import StandardForm
 from data.trajectory import Pictures, Reader, Trajectory
 
 with needs("data"):

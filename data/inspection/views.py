@@ -22,10 +22,10 @@ from data.images import load_picture
 from data.inspection.channels import even_places
 from data.inspection.movement import Movement
 from data.inspection.reports import UInt8, ViewReport
-from data.scattered import FilePictures
+from data.readers.scattered import FilePictures
+from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Trajectory
-from data.videos import VideoPictures
 from data.windows import EpisodeSamples
 
 Int64 = NDArray[np.int64]

@@ -16,11 +16,11 @@ import tensorflow_datasets as tfds
 from data.building import crew, run
 from data.building.pictures import PictureRule
 from data.building.plan import Piece, cut, tasks
-from data.built import find_built
 from data.datasets import dataset
 from data.faults import TooManyBadEpisodesError
+from data.readers.built import find_built
+from data.readers.standard import StandardForm, feature_names
 from data.sources import open_reader
-from data.standard import StandardForm, feature_names
 from data.trajectory import Trajectory
 from tests.data.builds import built, trajectories
 from tests.data.fakes import png

@@ -11,8 +11,8 @@ import pytest
 from data.datasets import table_row
 from data.metas import open_metas
 from data.places import Places, fill_template
+from data.readers.tfds_folders import open_builder
 from data.sources import open_mixture, open_reader
-from data.tfds_folders import open_builder
 from tests.data.fakes import good
 from tests.data.storages import STORAGES, small, write_hdf5
 

@@ -14,11 +14,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import data.rlds
+import data.readers.rlds
 from data.datasets import dataset
 from data.dlataset import DLataset
 from data.pipeline import Source, batches
-from data.rlds import RldsReader
+from data.readers.rlds import RldsReader
 from tests.data.fakes import assert_equal, good, png, tokenize
 from tests.data.unordered import UnorderedDLataset
 
@@ -36,7 +36,7 @@ def dlataset(request, monkeypatch):
         used = pytest.importorskip("dlimp", reason="dlimp is optional").DLataset
     else:
         used = {"own": DLataset, "stand-in": UnorderedDLataset}[request.param]
-    monkeypatch.setattr(data.rlds, "DLataset", used)
+    monkeypatch.setattr(data.readers.rlds, "DLataset", used)
     return used
 
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from data.datasets import dataset
 from data.episodes import read_episode
 from data.pipeline import Source, one_pass
-from data.rlds import RldsReader
+from data.readers.rlds import RldsReader
 from data.writer import write_dataset
 from tests.data.fakes import tokenize
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data.datasets import dataset
-from data.libero_hdf5 import find_libero_files
-from data.rlds import RldsReader
+from data.readers.libero_hdf5 import find_libero_files
+from data.readers.rlds import RldsReader
 from data.trajectory import Trajectory
 from eval.absolute import moving
 from eval.libero import task_index

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data.videos
+import data.readers.videos
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.inspection.scan import scan
 from data.inspection.views import is_complete
@@ -127,9 +127,9 @@ def test_images_of_a_video_are_looked_at_as_asked(images, tmp_path, monkeypatch)
     monkeypatch.setattr("data.inspection.scan.SHEETS", 0)
     monkeypatch.setattr("data.inspection.scan.BESIDE_EPISODES", 0)
     seen = []
-    genuine = data.videos.VideoPictures.__getitem__
+    genuine = data.readers.videos.VideoPictures.__getitem__
     monkeypatch.setattr(
-        "data.videos.VideoPictures.__getitem__",
+        "data.readers.videos.VideoPictures.__getitem__",
         lambda view, index: (seen.append(index), genuine(view, index))[1],
     )
     report = scan(reader, num_actions=NUM_ACTIONS, images=images)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.libero_hdf5 import find_libero_files, read_libero_demo
+from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
 from tests.eval.recordings import write_libero_file
 
 SUITES = ("libero_goal", "libero_10")

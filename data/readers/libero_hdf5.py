@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.extras import needs
-from data.hdf5_files import check_size, has_key, stored_array
+from data.readers.hdf5_files import check_size, has_key, stored_array
 
 with needs("data"):
     import h5py

@@ -19,10 +19,10 @@ from typing_extensions import TypedDict
 
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.readers.tfds_folders import open_builder
 from data.spec import DatasetSpec
 from data.stalls import read_of
 from data.stored_images import READABLE, image_form
-from data.tfds_folders import open_builder
 from data.trajectory import Trajectory, standard_trajectory
 from data.untrusted import STRICT, read_json, typed
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.faults import BadEpisodeError
-from data.lerobot import LeRobotReader
+from data.readers.lerobot import LeRobotReader
 from data.windows import episode_samples
 from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.pickles import Inert, load_pickle
+from data.readers.pickles import Inert, load_pickle
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = 2000
@@ -188,7 +188,7 @@ def _child(folder, first):
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
         "from pathlib import Path\n"
-        "from data.pickles import load_pickle\n"
+        "from data.readers.pickles import load_pickle\n"
         "paths = sorted(Path(sys.argv[1]).iterdir())\n"
         "for path in paths[int(sys.argv[2]):]:\n"
         "    print(path.name, flush=True)\n"

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import data.rlds
+import data.readers.rlds
 from data.dlataset import DLataset
 
 pytestmark = pytest.mark.rlds
@@ -74,13 +74,15 @@ def test_iterator_works_without_prefetch(dlataset, builder):
 
 def test_options_bind_the_order_to_that_of_the_file(dlataset, builder):
     dataset = dlataset.from_rlds(builder, split="train", shuffle=False)
-    ordered = dataset.with_options(data.rlds.IN_FILE_ORDER).iterator()
+    ordered = dataset.with_options(data.readers.rlds.IN_FILE_ORDER).iterator()
     assert [traj["_traj_index"][0] for traj in ordered] == list(range(25))
 
 
 def test_the_reader_takes_dlimp_where_it_is_installed():
     installed = importlib.util.find_spec("dlimp") is not None
-    assert data.rlds.DLataset.__module__ == ("dlimp.dataset" if installed else "data.dlataset")
+    assert data.readers.rlds.DLataset.__module__ == (
+        "dlimp.dataset" if installed else "data.dlataset"
+    )
 
 
 def test_functions_are_traced_once_for_all_parts(builder):

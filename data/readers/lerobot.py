@@ -1,6 +1,6 @@
 """Reader for LeRobot datasets (parquet and MP4): formats v2.0, v2.1 and v3, and AgiBot World.
 
-Where the episodes lie is told by data/lerobot_index.py. A part is one episode, or with v3 a few
+Where the episodes lie is told by data/readers/lerobot_index.py. A part is one episode, or with v3 a few
 neighbours in the same parquet file. Only the columns of the row are read; videos are opened when a
 sample is drawn.
 """
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from data.contracts import with_channel_names
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
-from data.lerobot_index import EpisodeFiles, read_index
-from data.lerobot_tasks import TASK_INDEX, episode_text
 from data.places import Places
+from data.readers.lerobot_index import EpisodeFiles, read_index
+from data.readers.lerobot_tasks import TASK_INDEX, episode_text
+from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec
 from data.stored_images import FilePictures, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
-from data.videos import VideoPictures
 
 _log = logging.getLogger(__name__)
 with needs("data"):

@@ -32,7 +32,7 @@ class _Required(TypedDict):
 class _Content(_Required, total=False):
     """The fields that are read here.
 
-    Entries, keys of arrays (data/hdf5.py) and texts (data/texts.py) are checked where used.
+    Entries, keys of arrays (data/readers/hdf5.py) and texts (data/texts.py) are checked where used.
     """
 
     robot_type: str | None

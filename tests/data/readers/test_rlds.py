@@ -15,7 +15,7 @@ from data.images import load_picture
 from data.mixtures import mixture
 from data.pipeline import Source, batches, one_pass
 from data.publish import dataset_info
-from data.rlds import RldsReader, version_folder
+from data.readers.rlds import RldsReader, version_folder
 from data.sources import READERS, open_mixture, open_reader
 from data.spec import STORAGES
 from data.stream import EmptyDatasetError

@@ -18,14 +18,14 @@ from typing_extensions import TypedDict
 
 from data.extras import needs
 from data.faults import BadEpisodeError, attempt
-from data.hdf5 import read_arrays
-from data.meta_files import MetaFile, find_meta_file
 from data.places import Places
+from data.readers.hdf5 import read_arrays
+from data.readers.meta_files import MetaFile, find_meta_file
+from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec, EpisodeFolder
 from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
 from data.untrusted import STRICT, read_json, typed
-from data.videos import VideoPictures
 
 with needs("data"):
     import h5py

@@ -10,7 +10,7 @@ import pytest
 
 from data.datasets import dataset
 from data.pipeline import Source, one_pass
-from data.scattered import ScatteredReader
+from data.readers.scattered import ScatteredReader
 from data.trajectory import BadEpisodeError
 from tests.data.fakes import good, tokenize
 from tests.data.storages import FRAMES, read_array, write_agiworld, write_x2robot

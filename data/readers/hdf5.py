@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
-from data.hdf5_files import (
+from data.images import MAGIC, RAW_PICTURES, UInt8
+from data.places import Places
+from data.readers.hdf5_files import (
     check_frame_size,
     has_key,
     stored_array,
@@ -22,9 +24,7 @@ from data.hdf5_files import (
     stored_item,
     whole_array,
 )
-from data.images import MAGIC, RAW_PICTURES, UInt8
-from data.meta_files import MetaFile, find_meta_file
-from data.places import Places
+from data.readers.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.stored_images import ENCODED, image_form, stored_images
 from data.texts import recorded_texts

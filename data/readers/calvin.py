@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.images import UInt8
-from data.pickles import load_pickle
+from data.readers.pickles import load_pickle
 from data.spec import DatasetSpec
 from data.stored_images import image_form, stored_image
 from data.trajectory import Trajectory, standard_trajectory

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import data.videos
-from data.videos import VideoPictures
+import data.readers.videos
+from data.readers.videos import VideoPictures
 from tests.data.storages import RATE_HZ, picture, write_video
 
 pytest.importorskip("av", reason="videos need av (PyAV)")
@@ -58,20 +58,20 @@ def test_threads_do_not_disturb_each_other(video):
 
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.videos, "OPEN_FILES_PER_THREAD", 2)
-    monkeypatch.setattr(data.videos, "_local", threading.local())
+    monkeypatch.setattr(data.readers.videos, "OPEN_FILES_PER_THREAD", 2)
+    monkeypatch.setattr(data.readers.videos, "_local", threading.local())
     views = []
     for number in range(4):
         write_video(tmp_path / f"{number}.mp4", [picture(0, 0, number)] * 3)
         views.append(VideoPictures(tmp_path / f"{number}.mp4"))
     for number in (0, 1, 2, 3, 0, 2):
         assert frame_shown(views[number][1]) == number
-        assert len(data.videos._local.videos) <= 2
+        assert len(data.readers.videos._local.videos) <= 2
 
 
 def test_a_decoder_reads_no_further_than_the_picture(video, monkeypatch):
-    monkeypatch.setattr(data.videos, "_local", threading.local())
-    opened = data.videos._open(video)
+    monkeypatch.setattr(data.readers.videos, "_local", threading.local())
+    opened = data.readers.videos._open(video)
     decoded = []
     original = opened._container.decode
 

@@ -19,9 +19,9 @@ from data.lerobot_forms import (
     ROW_3,
     VIDEO_ROW_3,
 )
-from data.lerobot_tasks import Tasks, read_tasks
-from data.meta_files import MetaFile, find_meta_file
 from data.places import Places, fill_template
+from data.readers.lerobot_tasks import Tasks, read_tasks
+from data.readers.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.texts import read_paraphrases
 from data.untrusted import read_json, read_lines, typed
@@ -74,7 +74,7 @@ class EpisodeFiles:
     table: Path
     shared: bool  # other episodes are in the same table
     videos: Mapping[str, VideoPlace]
-    tasks: Any  # as it lists them; data/lerobot_tasks.py
+    tasks: Any  # as it lists them; data/readers/lerobot_tasks.py
     span: tuple[int, int] | None = None
 
     def shared_with(self, episodes: Sequence[EpisodeFiles]) -> pc.Expression | None:
