@@ -22,8 +22,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
-from data.datasets import dataset
 from data.images import UInt8
+from data.rows.table import dataset
 from data.spec import DatasetSpec
 
 QUALITY: Final = 95

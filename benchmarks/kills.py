@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.data_files import Scene
 from benchmarks.run_state import different, newest_step
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.writer import write_dataset
 from scripts.logs import quiet_libraries
 from xvla_jax.checkpoint import CHECKPOINTS

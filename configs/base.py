@@ -73,7 +73,7 @@ def _data() -> ConfigDict:
     """What is trained on."""
     data: Any = ConfigDict()
     data.root = ""  # folder that holds the datasets
-    data.mixture = ""  # name in data/mixtures.py
+    data.mixture = ""  # name in data/rows/mixtures.py
     # X-VLA's meta file, or a folder of them, in place of root and mixture
     data.train_metas_path = ""
     data.outside_root = False  # files that meta files name may lie anywhere, not only below root

@@ -9,9 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from data.datasets import dataset
 from data.faults import BadEpisodeError
-from data.mixtures import Mixture, check_mixture
 from data.named import is_named, load_named
 from data.pipeline import Source
 from data.places import Places
@@ -22,6 +20,8 @@ from data.readers.hdf5 import Hdf5Reader
 from data.readers.lerobot import LeRobotReader
 from data.readers.rlds import RldsReader
 from data.readers.scattered import ScatteredReader
+from data.rows.mixtures import Mixture, check_mixture
+from data.rows.table import dataset
 from data.spec import DatasetSpec
 from data.trajectory import Reader, Trajectory
 

@@ -30,7 +30,7 @@ from data.readers.rlds import SPLIT
 with needs("data"):
     import tensorflow_datasets as tfds
 
-# folder under the data folder -> what is in it; each is the storage of a row in data/rows_rlds.py
+# folder under the data folder -> what is in it; each is the storage of a row in data/rows/rlds.py
 RECORDED = {
     "libero_demos": "Scripted LIBERO demonstrations under absolute end-effector control.",
     "libero": "LIBERO's demonstrations, replayed under absolute end-effector control.",

@@ -23,9 +23,9 @@ from data.building.crew import WorkerLostError
 from data.building.origin import Request
 from data.building.pictures import PictureRule
 from data.building.run import build
-from data.datasets import dataset
-from data.mixtures import mixture
 from data.publish import Written, read_json
+from data.rows.mixtures import mixture
+from data.rows.table import dataset
 from data.writer import RECORDED, write_dataset
 from eval.demonstrations import LEDGER
 from scripts.ends import ends_clearly

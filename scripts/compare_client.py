@@ -23,8 +23,8 @@ from rich.table import Table
 
 from data.faults import BadEpisodeError
 from data.frames import recorded_frames
-from data.mixtures import mixture
 from data.named import load_named
+from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from eval.comparison import Finding
 from eval.transports import HttpTransport, RemoteError

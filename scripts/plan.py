@@ -26,9 +26,9 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from data.datasets import dataset
 from data.memory import SourceSize, host_bytes
-from data.mixtures import mixture
+from data.rows.mixtures import mixture
+from data.rows.table import dataset
 from data.stream import StreamShape
 from scripts.config_flag import parse_flags
 from scripts.ends import ends_clearly

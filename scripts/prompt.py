@@ -23,7 +23,7 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from data.datasets import DATASETS
+from data.rows.table import DATASETS
 from scripts.domain_table import domain_table
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries

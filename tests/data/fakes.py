@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.datasets import dataset
 from data.faults import Faults
 from data.pipeline import Source, batches
+from data.rows.table import dataset
 from data.trajectory import Trajectory
 
 SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}

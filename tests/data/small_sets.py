@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from data.datasets import dataset
+from data.rows.table import dataset
 
 FRAMES = (11, 9)
 RATE_HZ = 10.0

@@ -16,10 +16,10 @@ import tensorflow_datasets as tfds
 from data.building import crew, run
 from data.building.pictures import PictureRule
 from data.building.plan import Piece, cut, tasks
-from data.datasets import dataset
 from data.faults import TooManyBadEpisodesError
 from data.readers.built import find_built
 from data.readers.standard import StandardForm, feature_names
+from data.rows.table import dataset
 from data.sources import open_reader
 from data.trajectory import Trajectory
 from tests.data.builds import built, trajectories

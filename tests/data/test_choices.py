@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.choices import choose_instruction, choose_jitter, choose_num_views
-from data.datasets import dataset
 from data.jitter import UNCHANGED
 from data.pipeline import Source, batches, one_pass
+from data.rows.table import dataset
 from data.stream import Sample
 from data.texts import FrameTexts
 from data.windows import EpisodeSamples

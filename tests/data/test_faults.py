@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 import pytest
 
-from data.datasets import dataset
 from data.faults import (
     FAULTS,
     FRAMES_LEFT_OUT,
@@ -23,6 +22,7 @@ from data.faults import (
     bad_episode,
 )
 from data.pipeline import Source, batches, one_pass
+from data.rows.table import dataset
 from data.sources import open_reader
 from tests.data.fakes import tokenize
 from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data.collate import Collator
-from data.datasets import dataset
 from data.faults import Faults
+from data.rows.table import dataset
 from data.sources import open_reader
 from data.stream import Sample
 from data.windows import episode_samples

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.contracts import contracts_of
-from data.datasets import DATASETS, dataset
-from data.mixtures import mixture
 from data.named import is_named
 from data.pipeline import one_pass
+from data.rows.contracts import contracts_of
+from data.rows.mixtures import mixture
+from data.rows.table import DATASETS, dataset
 from data.sources import open_mixture, open_reader
 from tests.data.fakes import png, tokenize
 from tests.data.storages import write_hdf5
@@ -21,7 +21,7 @@ from tests.data.storages import write_hdf5
 MODULE = """
 import dataclasses
 import numpy as np
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.trajectory import standard_trajectory
 from tests.data.fakes import png
 
@@ -163,7 +163,7 @@ def test_a_variant_that_a_reader_makes_is_of_the_same_file(tmp_path):
 
 OTHER_MODULE = """
 import dataclasses
-from data.datasets import dataset
+from data.rows.table import dataset
 ROW = dataclasses.replace(
     dataset("bridge_dataset"), name="slow", views=("observation.no_view",)
 )
@@ -182,6 +182,6 @@ def test_messages_name_the_module_of_a_row_of_yours(fixtures, tmp_path, monkeypa
         importlib.import_module("slow_robot").wrong()
     pair = (dataset("bridge_dataset"), dataclasses.replace(row, window_s=9.0))
     with pytest.raises(
-        ValueError, match=r"domain_id \(data/rows_rlds.py or tests/data/test_named.py\)$"
+        ValueError, match=r"domain_id \(data/rows/rlds.py or tests/data/test_named.py\)$"
     ):
         contracts_of(pair, num_actions=30)

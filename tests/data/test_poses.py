@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.datasets import dataset
 from data.faults import BadEpisodeError
 from data.poses import xyz_rot6d
+from data.rows.table import dataset
 from data.spec import Arm, Columns, Gripper
 from data.trajectory import standard_trajectory
 

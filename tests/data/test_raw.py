@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets import dataset
 from data.faults import BadEpisodeError
 from data.readers import pickles
+from data.rows.table import dataset
 from data.sources import open_reader
 from data.windows import EpisodeSamples, episode_samples
 from tests.data.conftest import FIXTURES

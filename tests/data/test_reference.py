@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.datasets import DATASETS, dataset
+from data.rows.table import DATASETS, dataset
 from data.spec import Arm, Columns
 from data.trajectory import standard_trajectory
 from data.windows import episode_samples, num_samples

@@ -15,10 +15,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import data.readers.rlds
-from data.datasets import dataset
 from data.dlataset import DLataset
 from data.pipeline import Source, batches
 from data.readers.rlds import RldsReader
+from data.rows.table import dataset
 from tests.data.fakes import assert_equal, good, png, tokenize
 from tests.data.unordered import UnorderedDLataset
 

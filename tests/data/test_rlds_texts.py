@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.datasets import dataset
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
 from data.publish import dataset_info
 from data.readers.built import BuiltReader
 from data.readers.rlds import RldsReader
+from data.rows.table import dataset
 from data.sources import open_reader
 from data.spec import NO_ROTATION, Columns
 from data.windows import episode_samples

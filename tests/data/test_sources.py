@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data.collate import Collator
-from data.datasets import dataset
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
 from data.pipeline import Source, batches, one_pass
+from data.rows.table import dataset
 from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns

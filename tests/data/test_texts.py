@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.datasets import DATASETS, dataset
 from data.faults import FaultError
+from data.rows.table import DATASETS, dataset
 from data.texts import MAX_CHARACTERS, frame_texts, plain_text, read_paraphrases
 from tests.data.storages import small
 

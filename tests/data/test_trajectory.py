@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.datasets import dataset
 from data.poses import gripper_closed, xyz_rot6d
+from data.rows.table import dataset
 from data.spec import Arm, Columns, Gripper
 from data.trajectory import BadEpisodeError, standard_trajectory
 

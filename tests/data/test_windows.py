@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.trajectory import Trajectory, standard_trajectory
 from data.windows import (
     candidate_frames,

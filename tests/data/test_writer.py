@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.datasets import dataset
 from data.episodes import read_episode
 from data.pipeline import Source, one_pass
 from data.readers.rlds import RldsReader
+from data.rows.table import dataset
 from data.writer import write_dataset
 from tests.data.fakes import tokenize
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.contracts import contracts_of
-from data.datasets import dataset
+from data.rows.contracts import contracts_of
+from data.rows.table import dataset
 from eval.client import EpisodeClient
 from eval.profiles import GripperRule, ProfileError
 from eval.states import ObservationError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.writer import write_dataset
 from tests.data.test_writer import OPTIONS, episode
 

@@ -26,7 +26,7 @@ _MODULE = "recordings_of_my_own"
 _CODE = """
 import dataclasses, pathlib, time
 import numpy as np
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.trajectory import standard_trajectory
 
 ROW = dataclasses.replace(

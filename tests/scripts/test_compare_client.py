@@ -18,10 +18,10 @@ from PIL import Image
 
 from benchmarks.server_process import Server, server
 from configs import models
-from data.contracts import contracts_of
-from data.datasets import dataset
 from data.frames import Frame, recorded_frames
-from data.mixtures import mixture
+from data.rows.contracts import contracts_of
+from data.rows.mixtures import mixture
+from data.rows.table import dataset
 from data.sources import open_mixture
 from eval.controller import RobotController
 from eval.guard import ActionGuard, GuardLimits

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from configs import base
-from data.mixtures import mixture
+from data.rows.mixtures import mixture
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.remat import REMAT
 from xvla_jax.models.xvla import XVLA

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.datasets import dataset
 from data.readers.libero_hdf5 import find_libero_files
 from data.readers.rlds import RldsReader
+from data.rows.table import dataset
 from data.trajectory import Trajectory
 from eval.absolute import moving
 from eval.libero import task_index

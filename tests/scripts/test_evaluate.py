@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.contracts import contracts_of
-from data.datasets import dataset
+from data.rows.contracts import contracts_of
+from data.rows.table import dataset
 from eval.tasks import TASKS, TaskSpec, task_contract, task_spec
 from scripts.entrants import (
     BlindPolicy,

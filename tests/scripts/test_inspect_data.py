@@ -15,7 +15,7 @@ from tests.eval.test_report import Tags
 
 ROWS = """
 import dataclasses
-from data.datasets import dataset
+from data.rows.table import dataset
 from tests.data.inspection.robots import Robot, healthy, row
 
 SHORT = dataclasses.replace(dataset("bridge_dataset"), index_margin=1)

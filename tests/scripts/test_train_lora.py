@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.datasets import dataset
+from data.rows.table import dataset
 from data.writer import write_dataset
 from tests.data.test_writer import OPTIONS, episode
 from tests.quick_compile import QUICK_COMPILE

@@ -13,8 +13,8 @@ from PIL import Image
 
 from data.choices import choose_jitter
 from data.collate import Collator
-from data.datasets import dataset
 from data.faults import Faults
+from data.rows.table import dataset
 from data.stream import Sample
 from data.windows import EpisodeSamples
 from tests.data.fakes import tokenize

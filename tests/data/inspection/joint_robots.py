@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from data.datasets import dataset
 from data.inspection.companion import Companion
+from data.rows.table import dataset
 from data.spec import Columns
 from data.trajectory import Trajectory
 from tests.data.inspection.robots import SIZE, Robot, png

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from data.datasets import dataset
 from data.inspection.companion import Companion
+from data.rows.table import dataset
 from data.trajectory import Trajectory
 
 EPISODES = 8

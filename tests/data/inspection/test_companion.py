@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.datasets import dataset
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
+from data.rows.table import dataset
 from data.sources import open_reader
 from data.spec import Columns
 from tests.data.inspection.joint_robots import NAMES, joint_episodes, joint_row

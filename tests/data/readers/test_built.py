@@ -12,9 +12,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from tensorflow_datasets.core import naming
 
 from data.building.pictures import PictureRule
-from data.datasets import DATASETS, dataset
 from data.faults import BadEpisodeError
 from data.readers.built import APPLIED_LATER, STORED, BuiltReader, built_name, find_built
+from data.rows.table import DATASETS, dataset
 from data.sources import open_reader
 from data.spec import Columns, DatasetSpec
 from data.trajectory import Trajectory

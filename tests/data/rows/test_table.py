@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from data.datasets import DATASETS, dataset
-from data.mixtures import MIXTURES, check_mixture, mixture
+from data.rows.mixtures import MIXTURES, check_mixture, mixture
+from data.rows.table import DATASETS, dataset
 from data.spec import STORAGES, Columns
 
 # X-VLA's numbers: domain, rate (Hz), window (s), margin (frames)

@@ -1,6 +1,6 @@
 """The dataset table: one row per source. To add a dataset, add a row (and a mixture, if wanted).
 
-The rows are in data/rows_rlds.py, rows_hdf5.py, rows_video.py and rows_raw.py. One of your own can
+The rows are in data/rows/rlds.py, rows_hdf5.py, rows_video.py and rows_raw.py. One of your own can
 stay outside the repository: its name is then module:NAME.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from data.named import is_named, load_named
-from data.rows_hdf5 import HDF5_ROWS
-from data.rows_raw import RAW_ROWS
-from data.rows_rlds import RLDS_ROWS
-from data.rows_video import VIDEO_ROWS
+from data.rows.hdf5 import HDF5_ROWS
+from data.rows.raw import RAW_ROWS
+from data.rows.rlds import RLDS_ROWS
+from data.rows.video import VIDEO_ROWS
 from data.spec import DatasetSpec
 
 DATASETS: dict[str, DatasetSpec] = {

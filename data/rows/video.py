@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from data.rows_rlds import STATIC_EPSILON
+from data.rows.rlds import STATIC_EPSILON
 from data.spec import (
     NO_ROTATION,
     Arm,

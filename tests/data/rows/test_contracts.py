@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from data.contracts import OWN, actions_of, contracts_of, view_names, with_channel_names
-from data.datasets import DATASETS, dataset
+from data.rows.contracts import OWN, actions_of, contracts_of, view_names, with_channel_names
+from data.rows.table import DATASETS, dataset
 from data.spec import Arm, Channel, Columns, Gripper
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from data.rows_rlds import RLDS_ROWS
+from data.rows.rlds import RLDS_ROWS
 from data.spec import Arm, Columns, Gripper
 
 _RLDS = {row.name: row for row in RLDS_ROWS}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from data.rows_rlds import EVERY_CHANNEL, STATIC_EPSILON, XYZ
+from data.rows.rlds import EVERY_CHANNEL, STATIC_EPSILON, XYZ
 from data.spec import Arm, Columns, DatasetSpec, Gripper
 
 Widths = Mapping[str, int]  # array -> its columns

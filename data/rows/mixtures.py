@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from data.datasets import DATASETS, dataset
 from data.named import is_named
+from data.rows.table import DATASETS, dataset
 
 Mixture = tuple[tuple[str, float], ...]
 
@@ -51,7 +51,7 @@ def mixture(text: str) -> Mixture:
         return check_mixture(((text, 1.0),))
     if ":" not in text:
         raise ValueError(
-            f"unknown mixture {text!r}; data/mixtures.py has {', '.join(MIXTURES)}; one of your "
+            f"unknown mixture {text!r}; data/rows/mixtures.py has {', '.join(MIXTURES)}; one of your "
             "own is written name:weight,name:weight"
         )
     return check_mixture(tuple(_weighted(item.strip()) for item in text.split(",")))
