@@ -12,10 +12,10 @@ import numpy as np
 
 from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
 from benchmarks.data_speed import NUM_ACTIONS, SLOTS, TEXT_LENGTH, tokenize
-from data.memory import SourceSize, host_bytes
-from data.pipeline import Batches, Source, batches
 from data.sources import open_reader
-from data.stream import StreamShape
+from data.stream.memory import SourceSize, host_bytes
+from data.stream.pipeline import Batches, Source, batches
+from data.stream.stream import StreamShape
 
 # small pictures, so that as many steps as a training run takes minutes
 _SIZES: Final = {

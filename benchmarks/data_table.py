@@ -89,7 +89,7 @@ def _memory(table: Table, notes: list[str], found: dict[str, Any]) -> None:
     terms = {name: value / _MB for name, value in found["formula"].items()}
     above = max(curve) - found["before"] / _MB
     table.add_row("at most, above what there was before the pipeline, MB", f"{above:.0f}")
-    table.add_row("formula of data/memory.py, MB", f"{sum(terms.values()):.0f}")
+    table.add_row("formula of data/stream/memory.py, MB", f"{sum(terms.values()):.0f}")
     notes.append("Formula, MB: " + ", ".join(f"{k} {v:.1f}" for k, v in terms.items()) + ".")
     notes.append("Resident, MB: " + " ".join(f"{value:.0f}" for value in curve))
 

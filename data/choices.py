@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from data.jitter import AUGMENTS, UNCHANGED, Jitter
 from data.sampling import uniforms
-from data.stream import Sample
+from data.stream.stream import Sample
 
 
 def choose_instruction(sample: Sample, seed: int | None) -> str:

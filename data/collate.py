@@ -31,7 +31,7 @@ from data.faults import BadEpisodeError, Faults, attempt
 from data.images import Fit, ImageCache, UInt8, Views, load_picture
 from data.jitter import UNCHANGED
 from data.poses import ACTION_WIDTH
-from data.stream import Sample
+from data.stream.stream import Sample
 from data.trajectory import Pictures
 
 Batch = dict[str, NDArray[Any]]

@@ -10,9 +10,9 @@ import numpy as np
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
 from data.images import Fit, UInt8, load_picture
-from data.pipeline import Source
-from data.stream import Sample
-from data.windows import episode_samples
+from data.stream.pipeline import Source
+from data.stream.stream import Sample
+from data.stream.windows import episode_samples
 
 _PER_EPISODE = 4
 

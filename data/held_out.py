@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data.faults import BadEpisodeError
-from data.pipeline import Source
 from data.spec import DatasetSpec
+from data.stream.pipeline import Source
 from data.trajectory import Reader, Trajectory
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from etils import epath
 
-from data.pipeline import Source
 from data.places import Places
 from data.readers.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.rows.mixtures import MIXTURES
 from data.rows.table import table_row
 from data.sources import open_reader
+from data.stream.pipeline import Source
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from data.pipeline import Source
+from data.stream.pipeline import Source
 from data.untrusted import read_json
 
 NOT_STATED = "not stated"

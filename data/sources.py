@@ -11,7 +11,6 @@ from etils import epath
 
 from data.faults import BadEpisodeError
 from data.named import is_named, load_named
-from data.pipeline import Source
 from data.places import Places
 from data.readers.bridge_raw import BridgeRawReader
 from data.readers.built import BuiltReader, find_built
@@ -23,6 +22,7 @@ from data.readers.scattered import ScatteredReader
 from data.rows.mixtures import Mixture, check_mixture
 from data.rows.table import dataset
 from data.spec import DatasetSpec
+from data.stream.pipeline import Source
 from data.trajectory import Reader, Trajectory
 
 _log = logging.getLogger(__name__)

@@ -115,7 +115,7 @@ class DatasetSpec:
     """One source of demonstrations.
 
     A sample starts at frame first_index, + index_step, ..., but never in the last `index_margin`
-    frames; where less than `window_s` remains, the window shrinks to it (data.windows).
+    frames; where less than `window_s` remains, the window shrinks to it (data.stream.windows).
     """
 
     name: str

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.frames import Frame
-from data.pipeline import Source
 from data.rows.contracts import contracts_of
+from data.stream.pipeline import Source
 from eval.comparison import Expected, Finding, compare_actions, compare_inputs
 from eval.pictures import ENCODINGS
 from eval.remote import ContractMismatchError, agreed_contract, request_fields

@@ -21,10 +21,10 @@ from data.inspection.checks import coverage, examine, verdict
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
 from data.inspection.views import PICTURES
-from data.pipeline import Source
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
+from data.stream.pipeline import Source
 from eval.page import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.ends import ends_clearly

@@ -26,10 +26,10 @@ from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from data.memory import SourceSize, host_bytes
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
-from data.stream import StreamShape
+from data.stream.memory import SourceSize, host_bytes
+from data.stream.stream import StreamShape
 from scripts.config_flag import parse_flags
 from scripts.ends import ends_clearly
 from scripts.initial_model import planned_config

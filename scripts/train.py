@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 import xvla_jax
-from data.position import merge_positions
+from data.stream.position import merge_positions
 from scripts import run_summary
 from scripts.config_flag import asked_fields, parse_flags
 from scripts.ends import STOPPED, ends_clearly, said

@@ -15,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 from data.held_out import hold_out
 from data.metas import open_metas
 from data.origins import origin
-from data.pipeline import Batches, Source, batches, one_pass
 from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
+from data.stream.pipeline import Batches, Source, batches, one_pass
 from scripts.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch

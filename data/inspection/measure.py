@@ -23,8 +23,8 @@ from data.inspection.reports import (
 )
 from data.inspection.views import NOTHING_SEEN, PICTURES, equal_views, look
 from data.spec import DatasetSpec
+from data.stream.windows import candidate_frames, episode_samples, interpolate, judged_rows
 from data.trajectory import Trajectory
-from data.windows import candidate_frames, episode_samples, interpolate, judged_rows
 
 Float64 = NDArray[np.float64]
 

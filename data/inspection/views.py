@@ -25,8 +25,8 @@ from data.inspection.reports import UInt8, ViewReport
 from data.readers.scattered import FilePictures
 from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec
+from data.stream.windows import EpisodeSamples
 from data.trajectory import Pictures, Trajectory
-from data.windows import EpisodeSamples
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy as np
 from data.building.origin import Request
 from data.building.pictures import PictureRule
 from data.building.run import build
-from data.pipeline import Source, one_pass
+from data.stream.pipeline import Source, one_pass
 from data.trajectory import Trajectory
 from tests.data.fakes import tokenize
 

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from data.faults import Faults
-from data.pipeline import Source, batches
 from data.rows.table import dataset
+from data.stream.pipeline import Source, batches
 from data.trajectory import Trajectory
 
 SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}

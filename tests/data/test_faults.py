@@ -21,9 +21,9 @@ from data.faults import (
     attempt,
     bad_episode,
 )
-from data.pipeline import Source, batches, one_pass
 from data.rows.table import dataset
 from data.sources import open_reader
+from data.stream.pipeline import Source, batches, one_pass
 from tests.data.fakes import tokenize
 from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5
 

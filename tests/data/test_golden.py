@@ -10,8 +10,8 @@ from data.collate import Collator
 from data.faults import Faults
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.stream import Sample
-from data.windows import episode_samples
+from data.stream.stream import Sample
+from data.stream.windows import episode_samples
 from tests.data.conftest import FIXTURES
 from tests.data.fakes import good, tokenize
 

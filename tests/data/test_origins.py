@@ -7,8 +7,8 @@ import pytest
 
 from data.held_out import hold_out
 from data.origins import origin
-from data.pipeline import Source
 from data.readers.rlds import index_files
+from data.stream.pipeline import Source
 from tests.data.fakes import FakeReader
 
 

@@ -19,7 +19,7 @@ from data.faults import BadEpisodeError
 from data.readers import pickles
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.windows import EpisodeSamples, episode_samples
+from data.stream.windows import EpisodeSamples, episode_samples
 from tests.data.conftest import FIXTURES
 from tests.data.fakes import good
 from tests.data.raw_storages import (

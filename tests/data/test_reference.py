@@ -7,8 +7,8 @@ import pytest
 
 from data.rows.table import DATASETS, dataset
 from data.spec import Arm, Columns
+from data.stream.windows import episode_samples, num_samples
 from data.trajectory import standard_trajectory
-from data.windows import episode_samples, num_samples
 from tests.data import reference
 from tests.data.random_recordings import recording
 

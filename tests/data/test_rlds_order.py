@@ -16,9 +16,9 @@ import tensorflow_datasets as tfds
 
 import data.readers.rlds
 from data.dlataset import DLataset
-from data.pipeline import Source, batches
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
+from data.stream.pipeline import Source, batches
 from tests.data.fakes import assert_equal, good, png, tokenize
 from tests.data.unordered import UnorderedDLataset
 

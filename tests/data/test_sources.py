@@ -8,13 +8,13 @@ import pytest
 
 from data.collate import Collator
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
-from data.pipeline import Source, batches, one_pass
 from data.rows.table import dataset
 from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns
-from data.stream import Sample
-from data.windows import episode_samples
+from data.stream.pipeline import Source, batches, one_pass
+from data.stream.stream import Sample
+from data.stream.windows import episode_samples
 from tests.data import reference
 from tests.data.builds import built
 from tests.data.fakes import tokenize

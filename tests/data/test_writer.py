@@ -8,9 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.episodes import read_episode
-from data.pipeline import Source, one_pass
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
+from data.stream.pipeline import Source, one_pass
 from data.writer import write_dataset
 from tests.data.fakes import tokenize
 

@@ -15,8 +15,8 @@ from data.choices import choose_jitter
 from data.collate import Collator
 from data.faults import Faults
 from data.rows.table import dataset
-from data.stream import Sample
-from data.windows import EpisodeSamples
+from data.stream.stream import Sample
+from data.stream.windows import EpisodeSamples
 from tests.data.fakes import tokenize
 from tests.xvla_jax import tiny
 from tests.xvla_jax.pillow_jitter import pillow_jittered

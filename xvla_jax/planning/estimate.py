@@ -91,6 +91,6 @@ def host_ram(*, state_bytes: int, target: Slice, pipeline: Mapping[str, int]) ->
     Args:
         state_bytes: of the whole train state; a host copies its part out to save it.
         target: its hosts share the state.
-        pipeline: terms of the data pipeline on a host, see ``data.memory``.
+        pipeline: terms of the data pipeline on a host, see ``data.stream.memory``.
     """
     return {"checkpoint copy": state_bytes // target.hosts, **pipeline}

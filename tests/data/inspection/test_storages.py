@@ -7,8 +7,8 @@ import pytest
 from data.inspection.checks import examine
 from data.inspection.scan import scan
 from data.sources import open_reader
+from data.stream.windows import num_samples
 from data.trajectory import Trajectory
-from data.windows import num_samples
 from tests.data.storages import FRAMES, STORAGES
 
 

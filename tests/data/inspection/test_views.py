@@ -12,8 +12,8 @@ import data.readers.videos
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.inspection.scan import scan
 from data.inspection.views import is_complete
-from data.pipeline import Source, one_pass
 from data.sources import open_reader
+from data.stream.pipeline import Source, one_pass
 from data.trajectory import Trajectory
 from tests.data.fakes import tokenize
 from tests.data.inspection.planted import change

@@ -9,7 +9,7 @@ import pytest
 
 from data.faults import BadEpisodeError
 from data.readers.lerobot import LeRobotReader
-from data.windows import episode_samples
+from data.stream.windows import episode_samples
 from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small
 

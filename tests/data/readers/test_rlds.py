@@ -11,14 +11,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data.images import load_picture
-from data.pipeline import Source, batches, one_pass
 from data.publish import dataset_info
 from data.readers.rlds import RldsReader, version_folder
 from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
 from data.sources import READERS, open_mixture, open_reader
 from data.spec import STORAGES
-from data.stream import EmptyDatasetError
+from data.stream.pipeline import Source, batches, one_pass
+from data.stream.stream import EmptyDatasetError
 from data.trajectory import Trajectory
 from tests.data import reference
 from tests.data.fakes import tokenize

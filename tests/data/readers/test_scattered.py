@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data.pipeline import Source, one_pass
 from data.readers.scattered import ScatteredReader
 from data.rows.table import dataset
+from data.stream.pipeline import Source, one_pass
 from data.trajectory import BadEpisodeError
 from tests.data.fakes import good, tokenize
 from tests.data.storages import FRAMES, read_array, write_agiworld, write_x2robot

@@ -3,7 +3,7 @@
     step      batches taken
     stream    what has to be equal for two streams to be the same
     cursors   dataset -> for each lane [epoch, place, block, start, end] of the block in use
-              (data/stream.py), or null where another host reads the lane
+              (data/stream/stream.py), or null where another host reads the lane
 
 The step alone decides the batches that follow. Cursors only spare reading what came before: a lane
 without one counts its samples from the start.
@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data.stream import BEGINNING, Cursor, StreamShape
+from data.stream.stream import BEGINNING, Cursor, StreamShape
 from data.trajectory import Reader
 
 POSITION_VERSION = 2

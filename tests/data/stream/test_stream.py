@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import data.stream
+import data.stream.stream
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
-from data.stream import BEGINNING, Counts, EmptyDatasetError, SourceStream, StreamShape
+from data.stream.stream import BEGINNING, Counts, EmptyDatasetError, SourceStream, StreamShape
 from tests.data.fakes import FakeReader
 
 # 3 + 1 + 2 episodes of 6 frames, of which the last starts no sample: 15 + 5 + 10 samples
@@ -17,7 +17,7 @@ EPOCH = 30
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """A block of 20 episodes would always be the whole of these datasets."""
-    monkeypatch.setattr(data.stream, "MIN_EPISODES", 1)
+    monkeypatch.setattr(data.stream.stream, "MIN_EPISODES", 1)
 
 
 def open_stream(
@@ -112,7 +112,7 @@ def test_more_lanes_than_parts_take_turns():
 
 
 def test_a_block_has_samples_of_at_least_twenty_episodes(monkeypatch):
-    monkeypatch.setattr(data.stream, "MIN_EPISODES", 20)
+    monkeypatch.setattr(data.stream.stream, "MIN_EPISODES", 20)
     source = FakeReader((1,) * 50)
     with ThreadPoolExecutor(1) as pool:
         stream = open_stream(source, pool, shuffle_buffer=1)

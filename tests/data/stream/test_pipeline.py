@@ -8,8 +8,8 @@ import pytest
 
 import data.collate
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
-from data.pipeline import Source, batches, one_pass
 from data.spec import Columns
+from data.stream.pipeline import Source, batches, one_pass
 from tests.data.fakes import (
     SHAPE,
     BrokenReader,
@@ -221,5 +221,5 @@ def test_waiting_time_is_told():
 
 
 def test_the_stream_itself_needs_no_tensorflow():
-    code = "import sys, data.pipeline; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, data.stream.pipeline; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,11 +7,11 @@ import pytest
 
 from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.jitter import UNCHANGED
-from data.pipeline import Source, batches, one_pass
 from data.rows.table import dataset
-from data.stream import Sample
+from data.stream.pipeline import Source, batches, one_pass
+from data.stream.stream import Sample
+from data.stream.windows import EpisodeSamples
 from data.texts import FrameTexts
-from data.windows import EpisodeSamples
 from tests.data.fakes import SHAPE, FakeReader, png, tokenize
 
 POUR = dataset("agiworld-on-site-pour")

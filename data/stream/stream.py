@@ -21,8 +21,8 @@ import numpy as np
 from data.faults import FRAMES_LEFT_OUT, Faults
 from data.sampling import Int64, permutation, random_words
 from data.spec import DatasetSpec
+from data.stream.windows import EpisodeSamples, episode_samples, num_samples
 from data.trajectory import Reader, Trajectory
-from data.windows import EpisodeSamples, episode_samples, num_samples
 
 MIN_EPISODES = 20
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from data.collate import Batch, Collator
 from data.faults import Faults
-from data.position import check_position, cursors_of, position_of, stream_identity
 from data.sampling import Mixer
-from data.stream import Counts, Cursor, SourceStream, StreamShape
+from data.stream.position import check_position, cursors_of, position_of, stream_identity
+from data.stream.stream import Counts, Cursor, SourceStream, StreamShape
 from data.trajectory import Reader
 
 Cursors = list[tuple[str, int, Cursor]]  # dataset, lane, cursor
@@ -48,7 +48,7 @@ class BatchMaker:
         position: Mapping[str, Any] | None,
         threads: int,
     ) -> None:
-        """Begins to read at `start_step`, or at a position (data/position.py) in its place.
+        """Begins to read at `start_step`, or at a position (data/stream/position.py) in its place.
 
         Raises:
             ValueError: the position is of another stream, or lanes do not divide the batch.
@@ -139,7 +139,7 @@ class Batches(Iterator[Batch]):
     def position(self) -> dict[str, Any]:
         """Where the stream stands, as plain JSON values; hand it to `batches` to go on there.
 
-        It has the cursors of this host's lanes only; `data.position.merge_positions` joins hosts.
+        It has the cursors of this host's lanes only; `data.stream.position.merge_positions` joins hosts.
         """
         return position_of(self._maker.identity, self.step, self._cursors)
 

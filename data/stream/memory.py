@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from data.collate import KEPT_INSTRUCTIONS
 from data.poses import ACTION_WIDTH
-from data.stream import MIN_EPISODES, StreamShape
+from data.stream.stream import MIN_EPISODES, StreamShape
 
 OBJECT_BYTES = 48  # of a Python bytes object and the reference to it, for each encoded picture
 TEXT_BYTES = 120  # of an instruction and its places in dictionaries

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from data.rows.table import dataset
-from data.trajectory import Trajectory, standard_trajectory
-from data.windows import (
+from data.stream.windows import (
     candidate_frames,
     episode_samples,
     interpolate,
@@ -13,6 +12,7 @@ from data.windows import (
     split_points,
     window_positions,
 )
+from data.trajectory import Trajectory, standard_trajectory
 
 # frames, rate (Hz), window (s), start -> positions of points 1, 2, 3, 15, 30 of 31
 POSITIONS = [

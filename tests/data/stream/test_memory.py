@@ -8,8 +8,8 @@ import pytest
 
 from data.collate import KEPT_INSTRUCTIONS, Collator
 from data.faults import Faults
-from data.memory import SourceSize, host_bytes
-from data.stream import StreamShape
+from data.stream.memory import SourceSize, host_bytes
+from data.stream.stream import StreamShape
 from tests.data.fakes import tokenize
 
 SIZE = SourceSize(part_samples=50, episode_samples=50, picture_bytes=20_000.0, num_views=2)
@@ -54,7 +54,7 @@ def test_instructions_are_not_kept_for_ever():
 
 SOAK = """
 import json, os, re, sys
-from data.pipeline import Source, batches
+from data.stream.pipeline import Source, batches
 from tests.data.fakes import FakeReader, tokenize
 
 def rss():

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.batches import Batches, BatchMaker, rows_of_host
 from data.collate import Batch, Collator, Tokenize
 from data.faults import Faults
 from data.images import Fit
 from data.jitter import any_drawn
 from data.poses import ACTION_WIDTH
-from data.stream import Sample, StreamShape, good_trajectories
+from data.stream.batches import Batches, BatchMaker, rows_of_host
+from data.stream.stream import Sample, StreamShape, good_trajectories
+from data.stream.windows import episode_samples
 from data.trajectory import Reader
-from data.windows import episode_samples
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def batches(
         image_size: side of the pictures (S).
         tokenize: list of n instructions -> int32[n, L].
         seed: decides the stream.
-        shuffle_buffer: samples over which each source is shuffled at least (data/stream.py).
+        shuffle_buffer: samples over which each source is shuffled at least (data/stream/stream.py).
         lanes: stretches of rows that read files of their own; divides `batch_size`.
         max_bad_episodes: left out of each source; one more is a `TooManyBadEpisodesError`.
         start_step: the first batch. Nothing before it is decoded.
