@@ -32,7 +32,7 @@ from rich.table import Table
 from benchmarks.data_files import Scene
 from benchmarks.run_state import different, newest_step
 from data.rows.table import dataset
-from data.writer import write_dataset
+from data.writing.recorded import write_dataset
 from scripts.logs import quiet_libraries
 from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.metrics import all_lines

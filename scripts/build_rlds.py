@@ -22,11 +22,11 @@ from rich.table import Table
 from data.building.crew import WorkerLostError
 from data.building.origin import Request
 from data.building.pictures import PictureRule
-from data.building.run import build
-from data.publish import Written, read_json
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
-from data.writer import RECORDED, write_dataset
+from data.writing.build import build
+from data.writing.publish import Written, read_json
+from data.writing.recorded import RECORDED, write_dataset
 from eval.demonstrations import LEDGER
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries

@@ -19,8 +19,8 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data.publish import Written
-from data.writer import write_dataset
+from data.writing.publish import Written
+from data.writing.recorded import write_dataset
 from eval.absolute import CONVERTED, ConversionHost
 from eval.conversion import REPORT
 from eval.libero import task_index

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
-from data.publish import sha256_of
 from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
+from data.writing.publish import sha256_of
 from eval.absolute import Demonstration
 from eval.conversion import Conversion, conversion_settings
 from eval.tasks import TASKS, TaskSpec

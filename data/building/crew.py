@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from data.building.shards import Event, Job, write_shards
 from data.extras import needs
 from data.sources import open_reader
 from data.stalls import end_reads_after
 from data.trajectory import Reader
+from data.writing.shards import Event, Job, write_shards
 
 with needs("data"):
     import tensorflow as tf

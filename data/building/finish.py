@@ -11,12 +11,12 @@ from typing import Any
 from etils import epath
 
 from data.building.origin import Request
-from data.building.shards import DATASET, Job, ShardRecord
 from data.extras import needs
 from data.faults import LEFT_OUT
-from data.publish import dataset_info, publish
 from data.readers import built
 from data.readers.rlds import SPLIT
+from data.writing.publish import dataset_info, publish
+from data.writing.shards import DATASET, Job, ShardRecord
 
 with needs("data"):
     from tensorflow_datasets.core import naming, splits

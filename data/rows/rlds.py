@@ -53,7 +53,7 @@ def _droid(side: str, domain_id: int, exterior_camera: str) -> DatasetSpec:
 def _commanded_libero(
     name: str, storage_name: str, *, rate_hz: float, index_margin: int
 ) -> DatasetSpec:
-    """LIBERO under absolute control, in the form that data/writer.py gives it."""
+    """LIBERO under absolute control, in the form that data/writing/recorded.py gives it."""
     return DatasetSpec(
         name=name,
         storage="rlds",

@@ -7,9 +7,9 @@ import numpy as np
 
 from data.building.origin import Request
 from data.building.pictures import PictureRule
-from data.building.run import build
 from data.stream.pipeline import Source, one_pass
 from data.trajectory import Trajectory
+from data.writing.build import build
 from tests.data.fakes import tokenize
 
 EXACT = PictureRule(image_size=0, quality=0)

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.building import crew, run
+from data.building import crew
 from data.building.pictures import PictureRule
-from data.building.plan import Piece, cut, tasks
 from data.faults import TooManyBadEpisodesError
 from data.readers.built import find_built
 from data.readers.standard import StandardForm, feature_names
 from data.rows.table import dataset
 from data.sources import open_reader
 from data.trajectory import Trajectory
+from data.writing import build
+from data.writing.plan import Piece, cut, tasks
 from tests.data.builds import built, trajectories
 from tests.data.fakes import png
 from tests.data.storages import FRAMES, TEXTS, write_hdf5
@@ -243,7 +244,7 @@ def test_a_licence_and_room_on_the_disk_are_asked_for_first(source, tmp_path, mo
     with pytest.raises(ValueError, match="the licence is empty"):
         built(row, root, tmp_path, licence=" ")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(ValueError, match=r"0\.0 GiB free, about 0\.0 GiB are needed"):
         built(row, root, tmp_path)
     assert not list(tmp_path.rglob("*.tfrecord*"))

@@ -9,7 +9,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
-from data.publish import dataset_info
 from data.readers.built import BuiltReader
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
@@ -17,6 +16,7 @@ from data.sources import open_reader
 from data.spec import NO_ROTATION, Columns
 from data.stream.pipeline import Source, batches, one_pass
 from data.stream.windows import episode_samples
+from data.writing.publish import dataset_info
 from tests.data.builds import assert_same_batches, assert_same_numbers, built, trajectories
 from tests.data.fakes import png, tokenize
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data.rows.table import dataset
-from data.writer import write_dataset
-from tests.data.test_writer import OPTIONS, episode
+from data.writing.recorded import write_dataset
+from tests.data.writing.test_recorded import OPTIONS, episode
 
 
 @pytest.fixture(scope="session")

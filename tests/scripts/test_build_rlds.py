@@ -16,7 +16,7 @@ from data.named import load_named
 from data.sources import open_reader
 from data.spec import DatasetSpec
 from tests.data.builds import assert_same_batches, built
-from tests.data.test_writer import save
+from tests.data.writing.test_recorded import save
 
 pytestmark = pytest.mark.rlds
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from data.rows.table import dataset
-from data.writer import write_dataset
-from tests.data.test_writer import OPTIONS, episode
+from data.writing.recorded import write_dataset
+from tests.data.writing.test_recorded import OPTIONS, episode
 from tests.quick_compile import QUICK_COMPILE
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained

@@ -11,7 +11,6 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data.images import load_picture
-from data.publish import dataset_info
 from data.readers.rlds import RldsReader, version_folder
 from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
@@ -20,6 +19,7 @@ from data.spec import STORAGES
 from data.stream.pipeline import Source, batches, one_pass
 from data.stream.stream import EmptyDatasetError
 from data.trajectory import Trajectory
+from data.writing.publish import dataset_info
 from tests.data import reference
 from tests.data.fakes import tokenize
 

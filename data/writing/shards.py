@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.building.pictures import PictureRule
-from data.building.plan import Piece, Shard
 from data.extras import needs
 from data.faults import BadEpisodeError, FaultError, attempt
 from data.places import Places
-from data.publish import sha256_of, write_json
 from data.readers.rlds import SPLIT
 from data.readers.standard import StandardForm
 from data.spec import DatasetSpec
 from data.trajectory import Pictures, Reader, Trajectory
+from data.writing.plan import Piece, Shard
+from data.writing.publish import sha256_of, write_json
 
 with needs("data"):
     import tensorflow as tf

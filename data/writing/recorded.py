@@ -17,7 +17,8 @@ import numpy as np
 
 from data.episodes import FRAME_ARRAYS, Episode, read_episode, read_scalars
 from data.extras import needs
-from data.publish import (
+from data.readers.rlds import SPLIT
+from data.writing.publish import (
     Written,
     circumstances,
     dataset_info,
@@ -25,7 +26,6 @@ from data.publish import (
     read_manifest,
     sha256_of,
 )
-from data.readers.rlds import SPLIT
 
 with needs("data"):
     import tensorflow_datasets as tfds

@@ -20,8 +20,16 @@ from typing import Any
 from data.building.crew import events
 from data.building.finish import finish
 from data.building.origin import Request, check_origin, origin_of
-from data.building.plan import Piece, cut, look, tasks
-from data.building.shards import (
+from data.faults import BadEpisodeError, Faults
+from data.places import Places
+from data.readers import built
+from data.readers.standard import StandardForm
+from data.sources import open_reader
+from data.stalls import end_reads_after
+from data.trajectory import Reader
+from data.writing.plan import Piece, cut, look, tasks
+from data.writing.publish import Written, circumstances, read_manifest, write_json
+from data.writing.shards import (
     DATASET,
     SHARDS,
     UNFINISHED,
@@ -30,14 +38,6 @@ from data.building.shards import (
     ShardRecord,
     read_record,
 )
-from data.faults import BadEpisodeError, Faults
-from data.places import Places
-from data.publish import Written, circumstances, read_manifest, write_json
-from data.readers import built
-from data.readers.standard import StandardForm
-from data.sources import open_reader
-from data.stalls import end_reads_after
-from data.trajectory import Reader
 
 PLAN_NAME = "plan.json"
 DISK_RESERVE = 1.1  # of the estimate
