@@ -68,7 +68,7 @@ setup(
             "uvloop>=0.22; sys_platform != 'win32'",
             "websockets>=17",
         ],
-        # What a robot needs to ask a server (eval/remote.py); pillow only to send JPEG.
+        # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
         # Only the parity tests need PyTorch; checkpoints, .bin files too, are read without.

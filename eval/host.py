@@ -11,7 +11,7 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .client import EpisodeClient
+from .client.episode import EpisodeClient
 from .commands import row_to_action
 from .expert import ScriptedExpert
 from .plans import plan_for

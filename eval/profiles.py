@@ -1,6 +1,6 @@
 """What a policy's client does at its two ends, as columns: `ClientProfile` and what it is made of.
 
-The twelve clients that the authors released differ in nothing but these columns. `eval.client`
+The twelve clients that the authors released differ in nothing but these columns. `eval.client.episode`
 carries them out and asks no further questions.
 """
 

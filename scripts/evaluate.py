@@ -26,6 +26,7 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
+from eval.client.transports import RemoteError
 from eval.contest import Task
 from eval.evaluation import Evaluation, Options
 from eval.evaluation_page import write_evaluation_page
@@ -36,7 +37,6 @@ from eval.receipt import RESULTS
 from eval.sequential import ALPHA
 from eval.shards import parse_shard
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
-from eval.transports import RemoteError
 from eval.versions import versions
 from eval.workers import WorkerError
 from scripts.ends import ends_clearly

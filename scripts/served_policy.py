@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.client.remote import RemotePolicy
 from eval.protocol import TaskSpec, task_contract
-from eval.remote import RemotePolicy
 
 
 class ServedPolicy:

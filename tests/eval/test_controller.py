@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.client.remote import PolicyUnavailableError
+from eval.client.transports import RequestRefusedError
 from eval.controller import RobotController
 from eval.guard import ActionGuard, GuardLimits
 from eval.hold import HoldExpiredError, HoldPose
 from eval.realtime import STRATEGIES, ChunkStream, Timing
-from eval.remote import PolicyUnavailableError
-from eval.transports import RequestRefusedError
 
 LIMITS = GuardLimits(
     rotation_layout="contiguous",

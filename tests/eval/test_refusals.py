@@ -10,7 +10,7 @@ import pytest
 
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
-from eval.client import EpisodeClient
+from eval.client.episode import EpisodeClient
 from eval.profiles import GripperRule, ProfileError
 from eval.states import ObservationError
 from eval.tasks import TASKS, task_contract, task_spec

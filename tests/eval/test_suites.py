@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from eval import states
-from eval.client import EpisodeClient
+from eval.client.episode import EpisodeClient
 from eval.commands import gripper_command, row_to_action
 from eval.suites.google_scenarios import robot_pose
 from eval.tasks import TASKS, Scenario, TaskSpec, episodes, task_spec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.client import EpisodeClient
+from eval.client.episode import EpisodeClient
 from eval.tasks import TASKS, Episode
 from eval.traces import Trace, load_trace, save_trace
 

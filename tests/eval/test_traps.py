@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.client import EpisodeClient
+from eval.client.episode import EpisodeClient
 from eval.commands import gripper_command, row_to_action
 from eval.profiles import ClientProfile, ProfileError
 from eval.rotations import ROT6D_LAYOUTS, euler_xyz_to_matrix

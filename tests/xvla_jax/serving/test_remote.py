@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import uvicorn
 
+from eval.client.remote import PolicyUnavailableError, RemotePolicy
+from eval.client.transports import RequestRefusedError
 from eval.pictures import resize_bicubic
-from eval.remote import PolicyUnavailableError, RemotePolicy
-from eval.transports import RequestRefusedError
 from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine
 from xvla_jax.serving.app import create_app
 from xvla_jax.serving.service import Service

@@ -11,7 +11,8 @@ from typing import Any, Callable, Mapping, Sequence, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures import BICUBIC, ENCODINGS, STRETCH, check_image, resize_bicubic
+from eval.pictures import BICUBIC, ENCODINGS, STRETCH, check_image, resize_bicubic
+
 from .transports import TRANSPORTS, RemoteError, Transport, TryAgainError
 
 _LOG = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.conformance import TranscriptClient, client, row_of
+from eval.client.transcripts import TranscriptClient, client, row_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "golden_eval"
 NAMES = ("libero", "calvin", "widowx_spoon", "google_vm_coke")

@@ -7,9 +7,10 @@ from typing import Any, Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .client import EpisodeClient
-from .released_request import request_body
-from .tasks import TASKS, TaskSpec, task_spec
+from eval.released_request import request_body
+from eval.tasks import TASKS, TaskSpec, task_spec
+
+from .episode import EpisodeClient
 
 # What a transcript's client name holds (its family, then its script) -> row of the task table.
 # The first line that fits decides.
@@ -58,7 +59,7 @@ def row_of(client_name: str, info: Mapping[str, Any]) -> TaskSpec:
             suite = str(info.get("suite", row))
             return task_spec(suite if suite in TASKS else row)
     raise ValueError(
-        f"no row for client {client_name!r}; eval/conformance.py knows "
+        f"no row for client {client_name!r}; eval/client/transcripts.py knows "
         + ", ".join(f"{known}/{part}" if part else known for known, part, _ in _CLIENTS)
     )
 
@@ -87,5 +88,5 @@ class TranscriptClient:
 
 
 def client(name: str, info: Mapping[str, Any], post: Post) -> TranscriptClient:
-    """Factory for `compare.py --adapter eval.conformance:client`."""
+    """Factory for `compare.py --adapter eval.client.transcripts:client`."""
     return TranscriptClient(row_of(name, info), post)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import states
-from .commands import commanded_poses, row_to_action
-from .profiles import ARM_WIDTH, ClientProfile
+from eval import states
+from eval.commands import commanded_poses, row_to_action
+from eval.profiles import ARM_WIDTH, ClientProfile
 
 
 class EpisodeClient:

@@ -10,8 +10,8 @@ import contextlib
 import json
 from typing import Any, Callable, Mapping, Protocol
 
-from . import wire
-from .pictures import needed
+from eval import wire
+from eval.pictures import needed
 
 _MOST_REPLY = 2**24  # bytes of one message
 _CLOSE_S = 1.0

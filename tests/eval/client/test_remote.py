@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.client.remote import ContractMismatchError, PolicyUnavailableError, RemotePolicy
+from eval.client.transports import TRANSPORTS, RemoteError, RequestRefusedError, TryAgainError
 from eval.hold import HoldExpiredError, HoldPose
 from eval.pictures import BICUBIC
-from eval.remote import ContractMismatchError, PolicyUnavailableError, RemotePolicy
 from eval.tasks import task_contract, task_spec
-from eval.transports import TRANSPORTS, RemoteError, RequestRefusedError, TryAgainError
 
 EXPECTED = task_contract(task_spec("quickstart"))
 INFO = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.client import EpisodeClient
+from eval.client.episode import EpisodeClient
 from eval.profiles import ClientProfile, ProfileError, Slot
 from eval.states import ObservationError
 from eval.tasks import TASKS
