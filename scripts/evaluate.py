@@ -29,10 +29,10 @@ from rich.console import Console
 from eval.client.transports import RemoteError
 from eval.contest import Task
 from eval.evaluation import Evaluation, Options
-from eval.evaluation_page import write_evaluation_page
 from eval.files import write_json
 from eval.golden_frame import GoldenFrameError
 from eval.journal import JournalError
+from eval.pages.evaluation import write_evaluation_page
 from eval.receipt import RESULTS
 from eval.sequential import ALPHA
 from eval.shards import parse_shard

@@ -25,7 +25,7 @@ from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
 from data.stream.pipeline import Source
-from eval.page import write_page
+from eval.pages.html import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.ends import ends_clearly
 from scripts.inspection_page import BAD, Inspection, as_number, render

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from data.inspection.check import Check, Finding
 from data.inspection.checks import applied, unjudged, verdict
 from data.inspection.reports import SourceReport
-from eval.page import html_page, plain_table
+from eval.pages.html import html_page, plain_table
 from scripts.inspection_source import source_section, totals
 
 BAD = ("error", "warning")

@@ -14,7 +14,7 @@ from data.inspection.check import percent
 from data.inspection.geometry import GRIPPER
 from data.inspection.reports import Sheet, SourceReport
 from eval.charts import Points, bar_chart, line_chart
-from eval.page import data_uri, plain_table
+from eval.pages.html import data_uri, plain_table
 from scripts.inspection_sheet import contact_sheet, usable
 
 TOP_INSTRUCTIONS = 12

@@ -14,8 +14,8 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
-from eval.evaluation_page import write_evaluation_page
 from eval.files import write_json
+from eval.pages.evaluation import write_evaluation_page
 from eval.receipt import RESULTS, ReceiptError, read_receipt
 from eval.shards import MergeError, merge_receipts
 from scripts.ends import ends_clearly

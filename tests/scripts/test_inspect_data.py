@@ -11,7 +11,7 @@ from data.inspection.checks import CHECKS
 from scripts.inspect_data import main
 from tests.data.small_sets import small
 from tests.data.storages import read_array, write_hdf5
-from tests.eval.test_report import Tags
+from tests.eval.pages.test_quickstart import Tags
 
 ROWS = """
 import dataclasses

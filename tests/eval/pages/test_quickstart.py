@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from eval.charts import bar_chart, line_chart, path_chart
-from eval.page import figure_grid, video
+from eval.pages.html import figure_grid, video
+from eval.pages.quickstart import Curve, Report, render_report, write_report
 from eval.receipt import summary
-from eval.report import Curve, Report, render_report, write_report
 from eval.video import encode_mp4
 from tests.eval.test_receipt import records
 

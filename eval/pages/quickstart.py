@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .charts import Points, line_chart
-from .page import bullet_list, figure_grid, html_page, plain_table, write_page
+from eval.charts import Points, line_chart
+
+from .html import bullet_list, figure_grid, html_page, plain_table, write_page
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import html
 from pathlib import Path
 from typing import Sequence
 
-from .files import write_bytes
+from eval.files import write_bytes
 
 _STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 

@@ -10,14 +10,15 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .charts import Points, bar_chart, path_chart
-from .differences import differences
-from .page import bullet_list, figure_grid, plain_table, video
-from .paired import compare_runs
-from .report import Report, write_report
-from .scores import score_text
-from .tasks import TASKS
-from .traces import Trace, load_trace
+from eval.charts import Points, bar_chart, path_chart
+from eval.differences import differences
+from eval.paired import compare_runs
+from eval.scores import score_text
+from eval.tasks import TASKS
+from eval.traces import Trace, load_trace
+
+from .html import bullet_list, figure_grid, plain_table, video
+from .quickstart import Report, write_report
 
 _BINS = 24
 # Columns of an action row: hand -> its position.
