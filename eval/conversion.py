@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from .absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
-from .demonstrations import OnProgress
 from .files import write_json
+from .recording.demonstrations import OnProgress
+from .recording.libero_absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
 from .tasks import TaskSpec
 from .versions import SIMULATORS, versions
 from .workers import WorkerCrashError, WorkerPool, run_jobs

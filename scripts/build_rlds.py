@@ -27,7 +27,7 @@ from data.rows.table import dataset
 from data.writing.build import build
 from data.writing.publish import Written, read_json
 from data.writing.recorded import RECORDED, write_dataset
-from eval.demonstrations import LEDGER
+from eval.recording.demonstrations import LEDGER
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.terminal import count_progress, episode_progress

@@ -21,10 +21,10 @@ from rich.table import Table
 
 from data.writing.publish import Written
 from data.writing.recorded import write_dataset
-from eval.absolute import CONVERTED, ConversionHost
 from eval.conversion import REPORT
 from eval.libero import task_index
 from eval.preflight import SimulatorSetupError
+from eval.recording.libero_absolute import CONVERTED, ConversionHost
 from eval.statistics import wilson_interval
 from eval.workers import WorkerError, WorkerPool
 from scripts.ends import ends_clearly

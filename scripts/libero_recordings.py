@@ -6,8 +6,8 @@ import pathlib
 
 from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
 from data.writing.publish import sha256_of
-from eval.absolute import Demonstration
 from eval.conversion import Conversion, conversion_settings
+from eval.recording.libero_absolute import Demonstration
 from eval.tasks import TASKS, TaskSpec
 
 

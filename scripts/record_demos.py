@@ -16,8 +16,8 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from eval.demonstrations import Recording
 from eval.preflight import SimulatorSetupError
+from eval.recording.demonstrations import Recording
 from eval.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError

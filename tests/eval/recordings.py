@@ -9,9 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from eval.absolute import REPLAY_SEED, ConversionHost
 from eval.expert import ScriptedExpert
 from eval.plans import plan_for
+from eval.recording.libero_absolute import REPLAY_SEED, ConversionHost
 from eval.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from eval.tasks import TASKS, TaskSpec, View
 from tests.eval.fakes import POINTING_DOWN

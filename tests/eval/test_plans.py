@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.demonstrations import Recording, plan
 from eval.expert import Scene, ScriptedExpert
 from eval.host import SimulatorHost
 from eval.plans import PLANS, PickAndPlace, plan_for, planned_tasks
+from eval.recording.demonstrations import Recording, plan
 from eval.tasks import TASKS, Episode
 from eval.workers import WorkerPool, run_jobs
 from tests.eval import fakes

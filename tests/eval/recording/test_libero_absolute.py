@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.absolute import CONVERTED, ConversionHost, Demonstration, moving, record_absolute
 from eval.conversion import REPORT, Conversion, conversion_settings
+from eval.recording.libero_absolute import (
+    CONVERTED,
+    ConversionHost,
+    Demonstration,
+    moving,
+    record_absolute,
+)
 from eval.workers import WorkerPool
 from tests.eval.recordings import SPECS, SUITE, DeltaEnv, OffEnv, index_of
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import demonstrations
 from eval.host import SimulatorHost
 from eval.recorder import TAIL_STEPS, frame_stride, record_episode
+from eval.recording import demonstrations
 from eval.tasks import HELD_OUT_STATES, Episode
 from eval.workers import WorkerPool
 from tests.eval import fakes

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
-from .files import write_json
-from .plans import planned_tasks
-from .recorder import frame_stride
-from .tasks import TRAINING_STATES, Episode, TaskSpec
-from .versions import SIMULATORS, versions
-from .workers import WorkerCrashError, WorkerPool, run_jobs
+from eval.files import write_json
+from eval.plans import planned_tasks
+from eval.recorder import frame_stride
+from eval.tasks import TRAINING_STATES, Episode, TaskSpec
+from eval.versions import SIMULATORS, versions
+from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 # (episodes done, episodes in all, successes so far)
 OnProgress = Callable[[int, int, int], None]

@@ -14,10 +14,10 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .host import open_environment
-from .recorder import save_episode
-from .rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
-from .tasks import TaskSpec
+from eval.host import open_environment
+from eval.recorder import save_episode
+from eval.rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
+from eval.tasks import TaskSpec
 
 # An action shorter than this, in the controller's units of -1 to 1, does not move the hand.
 NO_MOTION = 1e-4
