@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .pictures import needed
-from .realtime import ChunkStream
+from .robot.realtime import ChunkStream
 from .statistics import wilson_interval
 
 _POINTS = ((0, 3), (10, 13))  # columns of the arms' positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from eval.realtime import STRATEGIES, ChunkStream, Timing
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 from eval.tasks import TaskSpec, task_contract
 
 _ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody

@@ -10,8 +10,8 @@ from data.rows.contracts import contracts_of
 from data.stream.pipeline import Source
 from eval.client.remote import ContractMismatchError, agreed_contract, request_fields
 from eval.client.transports import RequestRefusedError
-from eval.comparison import Expected, Finding, compare_actions, compare_inputs
 from eval.pictures import ENCODINGS
+from eval.robot.compare_client import Expected, Finding, compare_actions, compare_inputs
 
 Client = Callable[[dict[str, Any]], Mapping[str, Any]]
 

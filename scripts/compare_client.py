@@ -27,7 +27,7 @@ from data.named import load_named
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from eval.client.transports import HttpTransport, RemoteError
-from eval.comparison import Finding
+from eval.robot.compare_client import Finding
 from scripts.client_stages import compare_frame, contract_finding
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from eval.files import write_json
 from eval.latency import curve, draw_curve
-from eval.realtime import STRATEGIES
+from eval.robot.realtime import STRATEGIES
 from eval.rollout import query_seed
 from eval.simulated_world import WorkerWorld
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec

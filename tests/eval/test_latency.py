@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.latency import Drive, curve, draw_curve, drive, summary
-from eval.realtime import STRATEGIES, ChunkStream, Timing
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 from tests.eval.point_world import PointWorld, TwoWays
 
 TIMING = Timing(

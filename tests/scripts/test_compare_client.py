@@ -25,10 +25,10 @@ from data.rows.table import dataset
 from data.sources import open_mixture
 from eval.client.remote import RemotePolicy
 from eval.client.transports import HttpTransport
-from eval.controller import RobotController
-from eval.guard import ActionGuard, GuardLimits
 from eval.hold import HoldPose
-from eval.realtime import STRATEGIES, ChunkStream, Timing
+from eval.robot.controller import RobotController
+from eval.robot.guard import ActionGuard, GuardLimits
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 from scripts.client_stages import compare_frame, recorded_observation
 from scripts.random_weights import write_random_checkpoint
 from tests.quick_compile import QUICK_COMPILE

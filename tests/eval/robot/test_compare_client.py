@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.comparison import Expected, compare_actions, compare_inputs
 from eval.pictures import jpeg, resize_bicubic
+from eval.robot.compare_client import Expected, compare_actions, compare_inputs
 from eval.rotations import ROT6D_LAYOUTS, axis_angle_to_matrix
 
 SIDE = 32

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.realtime import STRATEGIES, ChunkStream, Timing, ensembled
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing, ensembled
 from eval.rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_angle
 
 TIMING = Timing(

@@ -12,9 +12,10 @@ from typing import Any, Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .client.remote import PolicyUnavailableError
+from eval.client.remote import PolicyUnavailableError
+from eval.hold import HoldPose
+
 from .guard import ActionGuard, StaleObservationError
-from .hold import HoldPose
 from .realtime import ChunkStream
 
 _LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .rotations import ROT6D_LAYOUTS
+from eval.rotations import ROT6D_LAYOUTS
 
 Rows = NDArray[np.float32]
 

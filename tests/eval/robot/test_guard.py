@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.guard import ActionGuard, GuardLimits, StaleObservationError, slowed
+from eval.robot.guard import ActionGuard, GuardLimits, StaleObservationError, slowed
 from eval.rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_angle
 
 LAYOUTS = sorted(ROT6D_LAYOUTS)

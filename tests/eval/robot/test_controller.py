@@ -13,10 +13,10 @@ import pytest
 
 from eval.client.remote import PolicyUnavailableError
 from eval.client.transports import RequestRefusedError
-from eval.controller import RobotController
-from eval.guard import ActionGuard, GuardLimits
 from eval.hold import HoldExpiredError, HoldPose
-from eval.realtime import STRATEGIES, ChunkStream, Timing
+from eval.robot.controller import RobotController
+from eval.robot.guard import ActionGuard, GuardLimits
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 
 LIMITS = GuardLimits(
     rotation_layout="contiguous",

@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_angle
+from eval.rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_angle
 
 _LOG = logging.getLogger(__name__)
 _ARM = 10  # numbers of an arm
