@@ -25,7 +25,7 @@ from benchmarks.libero_original import OriginalLoop
 from eval.calls import CallLog, MeteredPolicy, Policy
 from eval.files import write_json
 from eval.host import SimulatorHost
-from eval.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
+from eval.runs.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
 from eval.tasks import TASKS, Episode, TaskSpec, episodes
 from eval.workers import WorkerPool, run_jobs
 

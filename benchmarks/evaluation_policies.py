@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.rollout import query_seed
+from eval.runs.rollout import query_seed
 from eval.tasks import Episode, TaskSpec
 
 _CHUNK = 30

@@ -12,12 +12,12 @@ import numpy as np
 
 from .calls import CallLog, MeteredPolicy, Policy
 from .files import write_bytes
-from .journal import Journal
 from .protocol import Episode, TaskSpec
-from .receipt import TaskRun, episode_key, episode_record, plan_key
-from .rollout import EpisodeResult, expert_rollout, film, rollout
+from .runs.journal import Journal
+from .runs.receipt import TaskRun, episode_key, episode_record, plan_key
+from .runs.rollout import EpisodeResult, expert_rollout, film, rollout
+from .runs.shards import Shard
 from .sequential import PairedStopping
-from .shards import Shard
 from .traces import load_trace, save_trace
 from .video import encode_mp4
 from .workers import WorkerPool

@@ -17,7 +17,7 @@ from absl import app
 from rich.console import Console
 from rich.table import Table
 
-from eval.paired import (
+from eval.runs.compare import (
     Comparison,
     PairingError,
     compare_runs,
@@ -25,7 +25,7 @@ from eval.paired import (
     protocol_differences,
     total,
 )
-from eval.receipt import ReceiptError, read_receipt
+from eval.runs.receipt import ReceiptError, read_receipt
 from scripts.ends import ends_clearly
 
 

@@ -25,7 +25,7 @@ from eval.conversion import REPORT
 from eval.libero import task_index
 from eval.preflight import SimulatorSetupError
 from eval.recording.libero_absolute import CONVERTED, ConversionHost
-from eval.statistics import wilson_interval
+from eval.runs.statistics import wilson_interval
 from eval.workers import WorkerError, WorkerPool
 from scripts.ends import ends_clearly
 from scripts.libero_recordings import open_conversion, suites

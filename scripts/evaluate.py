@@ -28,14 +28,14 @@ from rich.console import Console
 
 from eval.client.transports import RemoteError
 from eval.contest import Task
-from eval.evaluation import Evaluation, Options
 from eval.files import write_json
-from eval.golden_frame import GoldenFrameError
-from eval.journal import JournalError
 from eval.pages.evaluation import write_evaluation_page
-from eval.receipt import RESULTS
+from eval.runs.evaluation import Evaluation, Options
+from eval.runs.golden_frame import GoldenFrameError
+from eval.runs.journal import JournalError
+from eval.runs.receipt import RESULTS
+from eval.runs.shards import parse_shard
 from eval.sequential import ALPHA
-from eval.shards import parse_shard
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.versions import versions
 from eval.workers import WorkerError

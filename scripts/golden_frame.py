@@ -10,7 +10,8 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
-from eval.golden_frame import (
+from eval.preflight import SimulatorSetupError
+from eval.runs.golden_frame import (
     FOLDER,
     GoldenFrameError,
     check_simulator,
@@ -18,8 +19,7 @@ from eval.golden_frame import (
     frame_name,
     save_frame,
 )
-from eval.preflight import SimulatorSetupError
-from eval.rollout import simulator_pool
+from eval.runs.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
 from scripts.ends import ends_clearly

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.files import write_json
-from eval.latency import curve, draw_curve
 from eval.robot.realtime import STRATEGIES
-from eval.rollout import query_seed
+from eval.runs.latency import curve, draw_curve
+from eval.runs.rollout import query_seed
 from eval.simulated_world import WorkerWorld
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.workers import WorkerError

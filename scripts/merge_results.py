@@ -16,8 +16,8 @@ from rich.console import Console
 
 from eval.files import write_json
 from eval.pages.evaluation import write_evaluation_page
-from eval.receipt import RESULTS, ReceiptError, read_receipt
-from eval.shards import MergeError, merge_receipts
+from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.shards import MergeError, merge_receipts
 from scripts.ends import ends_clearly
 from scripts.success_table import PAGE, print_tables
 

@@ -15,7 +15,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from eval.receipt import RESULTS, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
 from scripts.ends import ends_clearly
 from scripts.stages import REPORT, is_complete, read_ledger, run_stage, stages
 from scripts.success_table import print_tables

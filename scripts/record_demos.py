@@ -18,7 +18,7 @@ from rich.console import Console
 
 from eval.preflight import SimulatorSetupError
 from eval.recording.demonstrations import Recording
-from eval.rollout import simulator_pool
+from eval.runs.rollout import simulator_pool
 from eval.tasks import TASKS, task_spec
 from eval.workers import WorkerError
 from scripts.ends import ends_clearly

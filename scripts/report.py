@@ -12,7 +12,7 @@ from absl import app, flags
 
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
-from eval.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.ends import ends_clearly
 from scripts.stages import REPORT, read_ledger

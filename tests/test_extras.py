@@ -78,7 +78,11 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
             "client",
         ),
         ("from eval.video import encode_mp4; encode_mp4(None, fps=1)", "imageio_ffmpeg", "sim"),
-        ("from eval.latency import draw_curve; draw_curve({}, 'x', title='')", "matplotlib", "sim"),
+        (
+            "from eval.runs.latency import draw_curve; draw_curve({}, 'x', title='')",
+            "matplotlib",
+            "sim",
+        ),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eval.charts import Points, bar_chart, path_chart
 from eval.differences import differences
-from eval.paired import compare_runs
+from eval.runs.compare import compare_runs
 from eval.scores import score_text
 from eval.tasks import TASKS
 from eval.traces import Trace, load_trace
@@ -33,7 +33,7 @@ def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) 
 
     Args:
         path: HTML file.
-        receipt: as `eval.receipt.receipt` makes it.
+        receipt: as `eval.runs.receipt.receipt` makes it.
         folder: where its films and traces are; those that are not there are left out.
     """
     tasks = receipt["tasks"]

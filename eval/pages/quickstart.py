@@ -29,7 +29,7 @@ class Report:
     Attributes:
         title: heading.
         lead: one paragraph on what was done.
-        policies: (name, what it is, summary as `eval.receipt.summary` gives it), in order.
+        policies: (name, what it is, summary as `eval.runs.receipt.summary` gives it), in order.
         facts: short statements worth a line, such as that conversion keeps the actions.
         sections: further (heading, HTML), after the facts.
         curves: charts.

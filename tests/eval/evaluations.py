@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from eval.contest import Contestant, Task
-from eval.evaluation import Evaluation, Options
 from eval.protocol import SUCCESS
-from eval.shards import Shard
+from eval.runs.evaluation import Evaluation, Options
+from eval.runs.shards import Shard
 from eval.tasks import Episode, Reference
 from tests.eval import fakes
 

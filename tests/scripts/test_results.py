@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from eval.files import write_json
-from eval.receipt import RESULTS, read_receipt
-from tests.eval.test_paired import A, B, changed
+from eval.runs.receipt import RESULTS, read_receipt
+from tests.eval.runs.test_compare import A, B, changed
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ from typing import Any, Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import Policy
-from .host import Replay, SimulatorHost
-from .protocol import Episode, TaskSpec
-from .traces import Trace
-from .workers import WorkerCrashError, WorkerPool, run_jobs
+from eval.calls import Policy
+from eval.host import Replay, SimulatorHost
+from eval.protocol import Episode, TaskSpec
+from eval.traces import Trace
+from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
 

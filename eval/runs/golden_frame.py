@@ -17,12 +17,12 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import write_bytes, write_json
-from .host import Description
-from .pictures import needed
-from .tasks import TaskSpec, episodes
-from .versions import SIMULATORS
-from .workers import WorkerCrashError, WorkerPool, run_jobs
+from eval.files import write_bytes, write_json
+from eval.host import Description
+from eval.pictures import needed
+from eval.tasks import TaskSpec, episodes
+from eval.versions import SIMULATORS
+from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from eval.contest import Task
-from eval.golden_frame import GoldenFrameError, frame_name, frame_of, save_frame
 from eval.host import SimulatorHost
-from eval.journal import JOURNAL, JournalError
 from eval.pages.evaluation import protocol_notes, write_evaluation_page
-from eval.shards import Shard
+from eval.runs.golden_frame import GoldenFrameError, frame_name, frame_of, save_frame
+from eval.runs.journal import JOURNAL, JournalError
+from eval.runs.shards import Shard
 from eval.tasks import TASKS, Episode
 from tests.eval import fakes
 from tests.eval.evaluations import EXPERT, NOISE, PLAN, contestant, episodes, evaluate, options
 from tests.eval.pages.test_quickstart import Tags
-from tests.eval.test_receipt import SCHEMA_FILE
+from tests.eval.runs.test_receipt import SCHEMA_FILE
 
 
 @pytest.fixture(scope="module")

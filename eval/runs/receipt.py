@@ -9,8 +9,9 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from .calls import CallLog
-from .protocol import Episode, TaskSpec
+from eval.calls import CallLog
+from eval.protocol import Episode, TaskSpec
+
 from .rollout import EpisodeResult
 from .statistics import episodes_to_separate, mean_interval, wilson_interval
 
@@ -29,11 +30,11 @@ class TaskRun:
     Attributes:
         spec: the row.
         plan: all episodes of the evaluation, those of other shards too.
-        golden_frame: as `eval.golden_frame.Verdict.to_dict` gives it.
+        golden_frame: as `eval.runs.golden_frame.Verdict.to_dict` gives it.
         episodes: policy -> records, see `episode_record`.
         calls: policy -> calls; the scripted expert has none.
         stopping: how an early stop was decided, None where all of the plan was run.
-        films: filmed episodes, as `eval.evaluation` notes them.
+        films: filmed episodes, as `eval.runs.evaluation` notes them.
     """
 
     spec: TaskSpec

@@ -15,8 +15,9 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures import needed
-from .robot.realtime import ChunkStream
+from eval.pictures import needed
+from eval.robot.realtime import ChunkStream
+
 from .statistics import wilson_interval
 
 _POINTS = ((0, 3), (10, 13))  # columns of the arms' positions

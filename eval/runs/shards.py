@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Sequence, TypeVar
 
-from .calls import CallLog
-from .differences import differences
+from eval.calls import CallLog
+from eval.differences import differences
+
 from .receipt import episode_key, task_summaries
 
 Item = TypeVar("Item")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.paired import (
+from eval.runs.compare import (
     Comparison,
     PairingError,
     compare_runs,
@@ -16,7 +16,7 @@ from eval.paired import (
     protocol_differences,
     total,
 )
-from tests.eval.test_receipt import made
+from tests.eval.runs.test_receipt import made
 
 A = made(a=[True] * 9 + [False] * 3)
 B = made(b=[True] * 4 + [False] * 6 + [True, False])

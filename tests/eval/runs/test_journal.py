@@ -10,7 +10,7 @@ import pytest
 from eval.calls import CallLog, MeteredPolicy
 from eval.differences import differences
 from eval.host import SimulatorHost
-from eval.journal import Journal, JournalError
+from eval.runs.journal import Journal, JournalError
 from tests.eval import fakes
 
 IDENTITY = {"policies": {"a": "hash 1"}, "seed": 0, "views": ("agentview", "wrist")}

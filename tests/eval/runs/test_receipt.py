@@ -14,9 +14,9 @@ import pytest
 
 from eval.calls import CallLog
 from eval.files import write_json
-from eval.golden_frame import Verdict
 from eval.protocol import CHAIN_LENGTH, PROGRESS, SUCCESS
-from eval.receipt import (
+from eval.runs.golden_frame import Verdict
+from eval.runs.receipt import (
     SCHEMA,
     ReceiptError,
     TaskRun,
@@ -28,9 +28,9 @@ from eval.receipt import (
     summary,
     task_summaries,
 )
-from eval.rollout import EpisodeResult
+from eval.runs.rollout import EpisodeResult
+from eval.runs.statistics import mean_interval
 from eval.scores import score_text
-from eval.statistics import mean_interval
 from eval.tasks import TASKS, Episode, Reference
 from eval.versions import versions
 

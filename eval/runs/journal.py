@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Mapping
 
-from .calls import CallLog
-from .differences import differences
+from eval.calls import CallLog
+from eval.differences import differences
 
 JOURNAL = "episodes.jsonl"
 

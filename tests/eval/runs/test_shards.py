@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from eval.shards import MergeError, Shard, merge_receipts, parse_shard
+from eval.runs.shards import MergeError, Shard, merge_receipts, parse_shard
 from tests.eval.evaluations import EXPERT, NOISE, contestant, episodes, evaluate
-from tests.eval.test_receipt import SCHEMA_FILE
+from tests.eval.runs.test_receipt import SCHEMA_FILE
 
 KEPT = ("summary", "by_task", "episodes_to_separate")
 POLICIES = ("a", "b", "script")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-from .differences import differences
+from eval.differences import differences
+
 from .receipt import episode_key
 from .statistics import mcnemar_exact, paired_difference
 

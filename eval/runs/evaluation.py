@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from .contest import FILMS, TRACES, Contest, Contestant, Progress, Task
+from eval.contest import FILMS, TRACES, Contest, Contestant, Progress, Task
+from eval.host import Description
+from eval.protocol import TaskSpec
+from eval.workers import WorkerPool
+
 from .golden_frame import FOLDER, Verdict, check_simulator
-from .host import Description
 from .journal import JOURNAL, Journal
-from .protocol import TaskSpec
 from .receipt import SCHEMA, TaskRun, plan_key, receipt
 from .rollout import simulator_pool
 from .shards import Shard
-from .workers import WorkerPool
 
 OpenPool = Callable[[TaskSpec, int], WorkerPool]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.latency import Drive, curve, draw_curve, drive, summary
 from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
+from eval.runs.latency import Drive, curve, draw_curve, drive, summary
 from tests.eval.point_world import PointWorld, TwoWays
 
 TIMING = Timing(

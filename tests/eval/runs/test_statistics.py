@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.statistics import (
+from eval.runs.statistics import (
     episodes_to_separate,
     mcnemar_exact,
     mean_interval,

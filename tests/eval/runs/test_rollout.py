@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eval.host import SimulatorHost, open_environment
-from eval.rollout import EpisodeResult, expert_rollout, film, query_seed, rollout
+from eval.runs.rollout import EpisodeResult, expert_rollout, film, query_seed, rollout
 from eval.tasks import Episode
 from eval.workers import WorkerError, WorkerPool
 from tests.eval import fakes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.golden_frame import (
+from eval.runs.golden_frame import (
     FOLDER,
     Frame,
     GoldenFrameError,
