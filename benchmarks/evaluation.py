@@ -24,10 +24,10 @@ from benchmarks.evaluation_policies import ReplayPolicy, SleepingEnv, WanderingP
 from benchmarks.libero_original import OriginalLoop
 from eval.calls import CallLog, MeteredPolicy, Policy
 from eval.files import write_json
-from eval.host import SimulatorHost
 from eval.runs.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
+from eval.simulators.host import SimulatorHost
+from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks import TASKS, Episode, TaskSpec, episodes
-from eval.workers import WorkerPool, run_jobs
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "Few and short episodes.")

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from eval.preflight import require_headless_gl
+from eval.simulators.preflight import require_headless_gl
 from eval.tasks import Episode, TaskSpec
 
 

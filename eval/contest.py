@@ -18,9 +18,9 @@ from .runs.receipt import TaskRun, episode_key, episode_record, plan_key
 from .runs.rollout import EpisodeResult, expert_rollout, film, rollout
 from .runs.shards import Shard
 from .sequential import PairedStopping
+from .simulators.workers import WorkerPool
 from .traces import load_trace, save_trace
 from .video import encode_mp4
-from .workers import WorkerPool
 
 _FILM_EVERY = 2  # control steps between two frames
 _SMALL = 256  # pixels; smaller images are enlarged in films

@@ -12,9 +12,9 @@ from typing import Any, Callable, Mapping, Sequence
 from .files import write_json
 from .recording.demonstrations import OnProgress
 from .recording.libero_absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
+from .simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from .tasks import TaskSpec
 from .versions import SIMULATORS, versions
-from .workers import WorkerCrashError, WorkerPool, run_jobs
 
 REPORT = "conversion.json"
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from . import states
 from .commands import row_to_action
-from .host import open_environment
 from .protocol import Episode, TaskSpec
-from .workers import WorkerCrashError, WorkerPool
+from .simulators.host import open_environment
+from .simulators.workers import WorkerCrashError, WorkerPool
 
 
 class SteppedSimulator:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
-from .preflight import SimulatorError, SimulatorSetupError, refuse_modules
+from .simulators.preflight import SimulatorError, SimulatorSetupError, refuse_modules
 
 # Exit statuses of a worker in which a call raised, of one on a machine that cannot run the
 # simulator, and of one whose simulator raised. A crash has a signal's, or another.

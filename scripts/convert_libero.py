@@ -22,11 +22,11 @@ from rich.table import Table
 from data.writing.publish import Written
 from data.writing.recorded import write_dataset
 from eval.conversion import REPORT
-from eval.libero import task_index
-from eval.preflight import SimulatorSetupError
 from eval.recording.libero_absolute import CONVERTED, ConversionHost
 from eval.runs.statistics import wilson_interval
-from eval.workers import WorkerError, WorkerPool
+from eval.simulators.libero import task_index
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerError, WorkerPool
 from scripts.ends import ends_clearly
 from scripts.libero_recordings import open_conversion, suites
 from scripts.logs import quiet_libraries

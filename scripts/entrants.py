@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from eval.contest import Contestant
-from eval.plans import planned_tasks
+from eval.simulators.plans import planned_tasks
 from eval.tasks import TaskSpec, task_contract
 from scripts.served_policy import ServedPolicy
 from xvla_jax.actions import misfit

@@ -8,7 +8,7 @@ python -m scripts.evaluate --task=quickstart --init_states=30:50 --out=FOLDER \
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
 `server` (its URL: server:http://HOST:PORT or ws://).
-Beside the expert, all are evaluated on the tasks that it has a plan for (eval/plans.py).
+Beside the expert, all are evaluated on the tasks that it has a plan for (eval/simulators/plans.py).
 
 An interrupted evaluation goes on with the same command. Shards are put together by
 scripts.merge_results; docs/receipts.md says how to read and compare what comes out.
@@ -36,9 +36,9 @@ from eval.runs.journal import JournalError
 from eval.runs.receipt import RESULTS
 from eval.runs.shards import parse_shard
 from eval.sequential import ALPHA
+from eval.simulators.workers import WorkerError
 from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.versions import versions
-from eval.workers import WorkerError
 from scripts.ends import ends_clearly
 from scripts.entrants import (
     EXPERT,

@@ -10,7 +10,6 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
-from eval.preflight import SimulatorSetupError
 from eval.runs.golden_frame import (
     FOLDER,
     GoldenFrameError,
@@ -20,8 +19,9 @@ from eval.runs.golden_frame import (
     save_frame,
 )
 from eval.runs.rollout import simulator_pool
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerError
 from eval.tasks import TASKS, task_spec
-from eval.workers import WorkerError
 from scripts.ends import ends_clearly
 
 _TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)

@@ -16,11 +16,11 @@ from typing import Any
 from absl import app, flags
 from rich.console import Console
 
-from eval.preflight import SimulatorSetupError
 from eval.recording.demonstrations import Recording
 from eval.runs.rollout import simulator_pool
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerError
 from eval.tasks import TASKS, task_spec
-from eval.workers import WorkerError
 from scripts.ends import ends_clearly
 from scripts.terminal import episode_progress
 

@@ -32,7 +32,7 @@ FORBIDDEN: Mapping[str, frozenset[str]] = {
 }
 
 # Importing any other module of eval/ must need numpy and nothing else.
-EVAL_ADAPTERS: Mapping[str, frozenset[str]] = {"eval.libero": SIMULATORS}
+EVAL_ADAPTERS: Mapping[str, frozenset[str]] = {"eval.simulators.libero": SIMULATORS}
 
 DLIMP_HOME = "data.readers.rlds"
 # the function that counts whatever is raised while an episode is read

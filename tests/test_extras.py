@@ -26,7 +26,7 @@ IMPORTED_AS = {
 }
 USERS_EXTRAS = ("data", "sim", "serve", "client")
 # simulators' own modules say what is missing with more than the extra
-OWN_WORDS = {"eval/libero.py", "eval/preflight.py"}
+OWN_WORDS = {"eval/simulators/libero.py", "eval/simulators/preflight.py"}
 
 
 @pytest.fixture(scope="module")

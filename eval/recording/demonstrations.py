@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 from eval.files import write_json
-from eval.plans import planned_tasks
-from eval.recorder import frame_stride
+from eval.simulators.plans import planned_tasks
+from eval.simulators.recorder import frame_stride
+from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks import TRAINING_STATES, Episode, TaskSpec
 from eval.versions import SIMULATORS, versions
-from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 # (episodes done, episodes in all, successes so far)
 OnProgress = Callable[[int, int, int], None]
@@ -50,7 +50,7 @@ class Recording:
         folder: made if missing. Its `recording.json` is the ledger: settings, failures, versions.
         spec: task to record.
         num_episodes: how many to try in all; a larger number extends a recording.
-        wander: see `eval.expert.ScriptedExpert`, in metres.
+        wander: see `eval.simulators.expert.ScriptedExpert`, in metres.
         rate_hz: frames in a second of simulation.
         seed: of the whole recording.
 

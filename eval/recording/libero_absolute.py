@@ -14,9 +14,9 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.host import open_environment
-from eval.recorder import save_episode
 from eval.rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
+from eval.simulators.host import open_environment
+from eval.simulators.recorder import save_episode
 from eval.tasks import TaskSpec
 
 # An action shorter than this, in the controller's units of -1 to 1, does not move the hand.

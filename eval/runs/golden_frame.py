@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import write_bytes, write_json
-from eval.host import Description
 from eval.pictures import needed
+from eval.simulators.host import Description
+from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks import TaskSpec, episodes
 from eval.versions import SIMULATORS
-from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.calls import Policy
-from eval.host import Replay, SimulatorHost
 from eval.protocol import Episode, TaskSpec
+from eval.simulators.host import Replay, SimulatorHost
+from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.traces import Trace
-from eval.workers import WorkerCrashError, WorkerPool, run_jobs
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from eval.expert import ScriptedExpert
-from eval.plans import plan_for
 from eval.recording.libero_absolute import REPLAY_SEED, ConversionHost
 from eval.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from eval.simulators.expert import ScriptedExpert
+from eval.simulators.plans import plan_for
 from eval.tasks import TASKS, TaskSpec, View
 from tests.eval.fakes import POINTING_DOWN
 

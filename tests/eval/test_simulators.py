@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.calvin import CalvinEnv
-from eval.host import SimulatorHost
-from eval.preflight import SimulatorSetupError
 from eval.profiles import View
 from eval.protocol import Episode, Scenario, TaskSpec
-from eval.robotwin import RobotwinEnv
-from eval.simpler import SimplerEnv
+from eval.simulators.calvin import CalvinEnv
+from eval.simulators.host import SimulatorHost
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.robotwin import RobotwinEnv
+from eval.simulators.simpler import SimplerEnv
+from eval.simulators.vlabench import VlabenchEnv
 from eval.tasks import TASKS
-from eval.vlabench import VlabenchEnv
 from tests.eval.standins import calvin, robotwin, simpler, vlabench
 
 Log = list[tuple[str, Any]]

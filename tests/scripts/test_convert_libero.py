@@ -17,11 +17,11 @@ from data.readers.libero_hdf5 import find_libero_files
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
 from data.trajectory import Trajectory
-from eval.libero import task_index
 from eval.recording.libero_absolute import moving
 from eval.rotations import axis_angle_to_matrix, rot6d_contiguous_to_matrix
+from eval.simulators.libero import task_index
+from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks import TASKS
-from eval.workers import WorkerPool, run_jobs
 from scripts import libero_recordings
 from tests.eval.recordings import MOVES, TURNS, DrivingHost, write_libero_file
 

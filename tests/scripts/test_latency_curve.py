@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from configs import models
-from eval.preflight import SimulatorSetupError
 from eval.simulated_world import WorkerWorld
+from eval.simulators.preflight import SimulatorSetupError
 from eval.tasks import task_contract, task_spec
 from scripts.chunk_streams import stream_maker
 from scripts.random_weights import write_random_checkpoint

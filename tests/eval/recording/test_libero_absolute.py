@@ -19,7 +19,7 @@ from eval.recording.libero_absolute import (
     moving,
     record_absolute,
 )
-from eval.workers import WorkerPool
+from eval.simulators.workers import WorkerPool
 from tests.eval.recordings import SPECS, SUITE, DeltaEnv, OffEnv, index_of
 
 START = np.array([0.0, 0.0, 0.2])

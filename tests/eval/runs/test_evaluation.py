@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from eval.contest import Task
-from eval.host import SimulatorHost
 from eval.pages.evaluation import protocol_notes, write_evaluation_page
 from eval.runs.golden_frame import GoldenFrameError, frame_name, frame_of, save_frame
 from eval.runs.journal import JOURNAL, JournalError
 from eval.runs.shards import Shard
+from eval.simulators.host import SimulatorHost
 from eval.tasks import TASKS, Episode
 from tests.eval import fakes
 from tests.eval.evaluations import EXPERT, NOISE, PLAN, contestant, episodes, evaluate, options

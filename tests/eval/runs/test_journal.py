@@ -9,8 +9,8 @@ import pytest
 
 from eval.calls import CallLog, MeteredPolicy
 from eval.differences import differences
-from eval.host import SimulatorHost
 from eval.runs.journal import Journal, JournalError
+from eval.simulators.host import SimulatorHost
 from tests.eval import fakes
 
 IDENTITY = {"policies": {"a": "hash 1"}, "seed": 0, "views": ("agentview", "wrist")}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.host import SimulatorHost, open_environment
 from eval.runs.rollout import EpisodeResult, expert_rollout, film, query_seed, rollout
+from eval.simulators.host import SimulatorHost, open_environment
+from eval.simulators.workers import WorkerError, WorkerPool
 from eval.tasks import Episode
-from eval.workers import WorkerError, WorkerPool
 from tests.eval import fakes
 
 EPISODES = fakes.EPISODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eval import preflight
+from eval.simulators import preflight
 
 
 @pytest.mark.parametrize("version", ["3.4.0", "3.8.1", "3.9.9", "4.0.0", "5.1"])

@@ -179,6 +179,6 @@ def plan_for(suite: str, task_id: int) -> PickAndPlace:
     if (suite, task_id) not in PLANS:
         known = ", ".join(f"{name} {index}" for name, index in sorted(PLANS))
         raise ValueError(
-            f"no scripted expert for {suite} task {task_id}; eval/plans.py has plans for {known}"
+            f"no scripted expert for {suite} task {task_id}; eval/simulators/plans.py has plans for {known}"
         )
     return PLANS[suite, task_id]

@@ -11,8 +11,9 @@ from typing import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.rotations import ROT6D_LAYOUTS
+
 from .plans import PickAndPlace
-from .rotations import ROT6D_LAYOUTS
 
 Vector = NDArray[np.float64]
 

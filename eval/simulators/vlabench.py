@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.profiles import View
+from eval.protocol import TaskSpec
+
 from . import preflight
-from .profiles import View
-from .protocol import TaskSpec
 
 # Of the benchmark's evaluator: simulator steps for one action, and how near the joints (rad) must
 # come to their targets to stop earlier.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.preflight import SimulatorSetupError
-from eval.workers import WorkerCrashError, WorkerError, WorkerPool, run_jobs
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerCrashError, WorkerError, WorkerPool, run_jobs
 from tests.eval import fakes
 
 
@@ -112,8 +112,8 @@ def test_a_pool_needs_a_worker() -> None:
 PARENT = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from eval.preflight import SimulatorSetupError
-from eval.workers import WorkerPool, run_jobs
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerPool, run_jobs
 from tests.eval import fakes
 with WorkerPool(fakes.Host, 2) as pool:
     print(*(pid for _, pid in run_jobs(pool, [("pid", ()), ("pid", ())])), flush=True)

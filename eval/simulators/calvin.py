@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.profiles import View
+from eval.protocol import TaskSpec
+
 from . import preflight
-from .profiles import View
-from .protocol import TaskSpec
 
 NUM_SEQUENCES = 1000
 _TASKS = "callbacks/rollout/tasks/new_playtable_tasks.yaml"

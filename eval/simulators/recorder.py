@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .commands import row_to_action
+from eval.commands import row_to_action
+from eval.protocol import Episode, TaskSpec
+from eval.rotations import matrix_to_rot6d_contiguous
+
 from .expert import ScriptedExpert
 from .plans import plan_for
-from .protocol import Episode, TaskSpec
-from .rotations import matrix_to_rot6d_contiguous
 
 # Control steps recorded after success, so that action windows that end there do not shrink.
 TAIL_STEPS = 10
@@ -44,7 +45,7 @@ def record_episode(
     """Lets the scripted expert act in `env`; returns the arrays and scalars of one `.npz`.
 
     Args:
-        env: simulator adapter, as `eval.libero.LiberoEnv`.
+        env: simulator adapter, as `eval.simulators.libero.LiberoEnv`.
         spec: row of the task; its rotation layout must be the recording's, "contiguous".
         episode: initial state and seed; the seed also draws the expert's excursions.
         wander: see `ScriptedExpert`.

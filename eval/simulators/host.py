@@ -11,16 +11,17 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .client.episode import EpisodeClient
-from .commands import row_to_action
+from eval.client.episode import EpisodeClient
+from eval.commands import row_to_action
+from eval.protocol import Episode, TaskSpec
+from eval.states import pictures, proprio
+from eval.versions import SIMULATORS, versions
+from eval.video import side_by_side
+
 from .expert import ScriptedExpert
 from .plans import plan_for
 from .preflight import SimulatorError, SimulatorSetupError
-from .protocol import Episode, TaskSpec
 from .recorder import record_episode, save_episode
-from .states import pictures, proprio
-from .versions import SIMULATORS, versions
-from .video import side_by_side
 
 # benchmark -> module and class of its adapter, imported when first needed
 ADAPTERS: dict[str, tuple[str, str]] = {
@@ -40,7 +41,7 @@ def open_environment(spec: TaskSpec, task_id: int) -> Any:
     """
     if spec.benchmark not in ADAPTERS:
         raise ValueError(
-            f"no adapter for benchmark {spec.benchmark!r}; eval/host.py has {sorted(ADAPTERS)}"
+            f"no adapter for benchmark {spec.benchmark!r}; eval/simulators/host.py has {sorted(ADAPTERS)}"
         )
     module, name = ADAPTERS[spec.benchmark]
     return getattr(importlib.import_module("." + module, __package__), name)(spec, task_id)

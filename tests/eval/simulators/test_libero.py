@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import libero, preflight
 from eval.commands import row_to_action
-from eval.host import SimulatorHost
-from eval.libero import LiberoEnv
-from eval.preflight import SimulatorSetupError
 from eval.rotations import ROT6D_LAYOUTS
+from eval.simulators import libero, preflight
+from eval.simulators.host import SimulatorHost
+from eval.simulators.libero import LiberoEnv
+from eval.simulators.preflight import SimulatorSetupError
+from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks import TASKS, Episode
-from eval.workers import WorkerPool, run_jobs
 from tests.eval import fakes
 
 CONTIGUOUS = ROT6D_LAYOUTS["contiguous"]

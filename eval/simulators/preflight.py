@@ -41,7 +41,7 @@ def refuse_modules(names: Iterable[str]) -> None:
     if found:
         raise SimulatorSetupError(
             f"{', '.join(found)} is imported in the simulator's process, which must stay free of it"
-            "; run environments through eval.workers.WorkerPool"
+            "; run environments through eval.simulators.workers.WorkerPool"
         )
 
 

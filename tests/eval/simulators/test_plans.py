@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.expert import Scene, ScriptedExpert
-from eval.host import SimulatorHost
-from eval.plans import PLANS, PickAndPlace, plan_for, planned_tasks
 from eval.recording.demonstrations import Recording, plan
+from eval.simulators.expert import Scene, ScriptedExpert
+from eval.simulators.host import SimulatorHost
+from eval.simulators.plans import PLANS, PickAndPlace, plan_for, planned_tasks
+from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks import TASKS, Episode
-from eval.workers import WorkerPool, run_jobs
 from tests.eval import fakes
 
 DOWN = fakes.POINTING_DOWN

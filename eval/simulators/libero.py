@@ -17,11 +17,12 @@ from typing import Any, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.profiles import View
+from eval.protocol import TaskSpec
+from eval.rendering import CameraRenderer
+
 from . import preflight
 from .expert import Scene
-from .profiles import View
-from .protocol import TaskSpec
-from .rendering import CameraRenderer
 
 # Open gripper and no motion, in the delta mode of the settling steps.
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.profiles import View
+from eval.protocol import TaskSpec
+
 from . import preflight
-from .profiles import View
-from .protocol import TaskSpec
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Iterator, Sequence
 
+from eval.worker import RAISED, UNSUITABLE
+
 from .preflight import SimulatorSetupError
-from .worker import RAISED, UNSUITABLE
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LOG_TAIL = 2000  # characters of a dead worker's output that go into the error

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.profiles import View
+from eval.protocol import TaskSpec
+
 from . import preflight
-from .profiles import View
-from .protocol import TaskSpec
 
 # In paths of a scenario, stands for the folder of the SimplerEnv checkout.
 PLACEHOLDER = "{SIMPLER_DIR}"
