@@ -27,7 +27,7 @@ from eval.files import write_json
 from eval.runs.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
 from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerPool, run_jobs
-from eval.tasks import TASKS, Episode, TaskSpec, episodes
+from eval.tasks.table import TASKS, Episode, TaskSpec, episodes
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "Few and short episodes.")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.runs.rollout import query_seed
-from eval.tasks import Episode, TaskSpec
+from eval.tasks.table import Episode, TaskSpec
 
 _CHUNK = 30
 

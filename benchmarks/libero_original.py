@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from eval.simulators.preflight import require_headless_gl
-from eval.tasks import Episode, TaskSpec
+from eval.tasks.table import Episode, TaskSpec
 
 
 @dataclasses.dataclass(frozen=True)

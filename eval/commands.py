@@ -7,7 +7,6 @@ from typing import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .profiles import ARM_WIDTH, ClientProfile, GripperRule
 from .rotations import (
     ROT6D_LAYOUTS,
     matrix_to_axis_angle,
@@ -15,6 +14,7 @@ from .rotations import (
     matrix_to_quat_xyzw,
     quat_xyzw_to_wxyz,
 )
+from .tasks.profiles import ARM_WIDTH, ClientProfile, GripperRule
 
 
 def _axis_angle_float32(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

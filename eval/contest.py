@@ -12,13 +12,13 @@ import numpy as np
 
 from .calls import CallLog, MeteredPolicy, Policy
 from .files import write_bytes
-from .protocol import Episode, TaskSpec
 from .runs.journal import Journal
 from .runs.receipt import TaskRun, episode_key, episode_record, plan_key
 from .runs.rollout import EpisodeResult, expert_rollout, film, rollout
 from .runs.shards import Shard
 from .sequential import PairedStopping
 from .simulators.workers import WorkerPool
+from .tasks.spec import Episode, TaskSpec
 from .traces import load_trace, save_trace
 from .video import encode_mp4
 

@@ -13,7 +13,7 @@ from .files import write_json
 from .recording.demonstrations import OnProgress
 from .recording.libero_absolute import CONVERTED, NO_MOTION, REPLAY_SEED, Demonstration
 from .simulators.workers import WorkerCrashError, WorkerPool, run_jobs
-from .tasks import TaskSpec
+from .tasks.table import TaskSpec
 from .versions import SIMULATORS, versions
 
 REPORT = "conversion.json"

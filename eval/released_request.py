@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from .profiles import ClientProfile
+from .tasks.profiles import ClientProfile
 from .wire import array_text
 
 

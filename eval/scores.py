@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from .protocol import CHAIN_LENGTH
+from .tasks.spec import CHAIN_LENGTH
 
 _LONGEST_CHAIN = 5
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from . import states
 from .commands import row_to_action
-from .protocol import Episode, TaskSpec
 from .simulators.host import open_environment
 from .simulators.workers import WorkerCrashError, WorkerPool
+from .tasks.spec import Episode, TaskSpec
 
 
 class SteppedSimulator:

@@ -7,8 +7,8 @@ from typing import Any, Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .profiles import ARM_WIDTH, ArmState, ClientProfile, Slot
 from .rotations import ROT6D_LAYOUTS, euler_xyz_to_matrix, quat_wxyz_to_xyzw, quat_xyzw_to_matrix
+from .tasks.profiles import ARM_WIDTH, ArmState, ClientProfile, Slot
 
 Raw = Mapping[str, Any]
 

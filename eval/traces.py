@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import write_bytes
-from .protocol import Episode
+from .tasks.spec import Episode
 
 
 @dataclass(frozen=True)

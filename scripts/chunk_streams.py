@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
-from eval.tasks import TaskSpec, task_contract
+from eval.tasks.table import TaskSpec, task_contract
 
 _ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from eval.contest import Contestant
 from eval.simulators.plans import planned_tasks
-from eval.tasks import TaskSpec, task_contract
+from eval.tasks.table import TaskSpec, task_contract
 from scripts.served_policy import ServedPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation

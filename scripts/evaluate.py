@@ -37,7 +37,7 @@ from eval.runs.receipt import RESULTS
 from eval.runs.shards import parse_shard
 from eval.sequential import ALPHA
 from eval.simulators.workers import WorkerError
-from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
+from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.versions import versions
 from scripts.ends import ends_clearly
 from scripts.entrants import (

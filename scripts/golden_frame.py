@@ -21,7 +21,7 @@ from eval.runs.golden_frame import (
 from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
-from eval.tasks import TASKS, task_spec
+from eval.tasks.table import TASKS, task_spec
 from scripts.ends import ends_clearly
 
 _TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)

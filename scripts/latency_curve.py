@@ -25,7 +25,7 @@ from eval.runs.latency import curve, draw_curve
 from eval.runs.rollout import query_seed
 from eval.simulated_world import WorkerWorld
 from eval.simulators.workers import WorkerError
-from eval.tasks import HELD_OUT_STATES, TASKS, episodes, task_spec
+from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
 from scripts.chunk_streams import stream_maker
 from scripts.ends import ends_clearly
 from scripts.entrants import load, parse_policy

@@ -8,7 +8,7 @@ from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
 from data.writing.publish import sha256_of
 from eval.conversion import Conversion, conversion_settings
 from eval.recording.libero_absolute import Demonstration
-from eval.tasks import TASKS, TaskSpec
+from eval.tasks.table import TASKS, TaskSpec
 
 
 def suites() -> dict[str, TaskSpec]:

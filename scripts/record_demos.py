@@ -20,7 +20,7 @@ from eval.recording.demonstrations import Recording
 from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
-from eval.tasks import TASKS, task_spec
+from eval.tasks.table import TASKS, task_spec
 from scripts.ends import ends_clearly
 from scripts.terminal import episode_progress
 

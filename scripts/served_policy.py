@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.client.remote import RemotePolicy
-from eval.protocol import TaskSpec, task_contract
+from eval.tasks.spec import TaskSpec, task_contract
 
 
 class ServedPolicy:

@@ -83,7 +83,7 @@ def test_cited_paths_exist() -> None:
 
 
 # a table that only gathers rows; who is to change a row is sent to where it is written
-INDEXES = {"data/rows/table.py", "eval/tasks.py"}
+INDEXES = {"data/rows/table.py", "eval/tasks/table.py"}
 
 
 def test_no_message_sends_the_reader_to_an_index() -> None:
@@ -170,7 +170,7 @@ SOURCE = '''
 """See data/spec.py and xvla_jax/no_such_file.py, ``python -m scripts.train
 --config=configs/debug.py --config.no.field=1 --no_such_flag=2``."""
 def fail(value):
-    # data.spec.DatasetSpec.fingerprint, data.spec.DatasetSpec.gone, eval.tasks.TASKS, data.gone
+    # data.spec.DatasetSpec.fingerprint, data.spec.DatasetSpec.gone, eval.tasks.table.TASKS, data.gone
     raise ValueError(f"config.batch_size or config.batch is {value} (--gone, data/{value}.py, "
                      f"data/rows_*.py, data/nothing_*.py)")
 '''

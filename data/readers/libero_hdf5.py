@@ -88,7 +88,7 @@ def _open(path: Path, suites: Sequence[str]) -> LiberoFile:
     if suite not in suites or task == path.stem:
         raise ValueError(
             f"{path}: LIBERO's files are SUITE/TASK{_SUFFIX}.hdf5, with SUITE one of "
-            f"{', '.join(suites)} (eval/suites/libero.py)"
+            f"{', '.join(suites)} (eval/tasks/libero.py)"
         )
     try:
         with h5py.File(path) as file:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from eval import states
 from eval.commands import commanded_poses, row_to_action
-from eval.profiles import ARM_WIDTH, ClientProfile
+from eval.tasks.profiles import ARM_WIDTH, ClientProfile
 
 
 class EpisodeClient:

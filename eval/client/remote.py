@@ -38,7 +38,7 @@ class RemotePolicy:
     Args:
         url: ``http://``, ``https://``, ``ws://`` or ``wss://`` host:port.
         expected: fields of the action contract by name, ``domain_id`` among them; for a row of the
-            task table, `eval.tasks.task_contract`. Each is compared with the server's; of
+            task table, `eval.tasks.table.task_contract`. Each is compared with the server's; of
             ``channels``, a list of names or of what is known of name, unit, low and high.
         token: of the server, if it wants one.
         timeout_s: longest wait for one answer; the server is told not to work beyond it.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.released_request import request_body
-from eval.tasks import TASKS, TaskSpec, task_spec
+from eval.tasks.table import TASKS, TaskSpec, task_spec
 
 from .episode import EpisodeClient
 

@@ -14,7 +14,7 @@ from eval.charts import Points, bar_chart, path_chart
 from eval.differences import differences
 from eval.runs.compare import compare_runs
 from eval.scores import score_text
-from eval.tasks import TASKS
+from eval.tasks.table import TASKS
 from eval.traces import Trace, load_trace
 
 from .html import bullet_list, figure_grid, plain_table, video

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from eval.rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
 from eval.simulators.host import open_environment
 from eval.simulators.recorder import save_episode
-from eval.tasks import TaskSpec
+from eval.tasks.table import TaskSpec
 
 # An action shorter than this, in the controller's units of -1 to 1, does not move the hand.
 NO_MOTION = 1e-4
@@ -33,7 +33,7 @@ class Demonstration:
     """One recording of a public LIBERO file.
 
     Attributes:
-        suite: name of a row of eval/suites/libero.py.
+        suite: name of a row of eval/tasks/libero.py.
         task: LIBERO's name of the task.
         number: i of `data/demo_i`.
         state: [S], the state of the simulator that it began in.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from eval.contest import FILMS, TRACES, Contest, Contestant, Progress, Task
-from eval.protocol import TaskSpec
 from eval.simulators.host import Description
 from eval.simulators.workers import WorkerPool
+from eval.tasks.spec import TaskSpec
 
 from .golden_frame import FOLDER, Verdict, check_simulator
 from .journal import JOURNAL, Journal

@@ -21,7 +21,7 @@ from eval.files import write_bytes, write_json
 from eval.pictures import needed
 from eval.simulators.host import Description
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
-from eval.tasks import TaskSpec, episodes
+from eval.tasks.table import TaskSpec, episodes
 from eval.versions import SIMULATORS
 
 _LOG = logging.getLogger(__name__)

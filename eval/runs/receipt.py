@@ -10,7 +10,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from eval.calls import CallLog
-from eval.protocol import Episode, TaskSpec
+from eval.tasks.spec import Episode, TaskSpec
 
 from .rollout import EpisodeResult
 from .statistics import episodes_to_separate, mean_interval, wilson_interval

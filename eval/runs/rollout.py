@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.calls import Policy
-from eval.protocol import Episode, TaskSpec
 from eval.simulators.host import Replay, SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
+from eval.tasks.spec import Episode, TaskSpec
 from eval.traces import Trace
 
 _LOG = logging.getLogger(__name__)

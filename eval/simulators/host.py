@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from eval.client.episode import EpisodeClient
 from eval.commands import row_to_action
-from eval.protocol import Episode, TaskSpec
 from eval.states import pictures, proprio
+from eval.tasks.spec import Episode, TaskSpec
 from eval.versions import SIMULATORS, versions
 from eval.video import side_by_side
 

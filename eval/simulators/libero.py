@@ -17,9 +17,9 @@ from typing import Any, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.profiles import View
-from eval.protocol import TaskSpec
 from eval.rendering import CameraRenderer
+from eval.tasks.profiles import View
+from eval.tasks.spec import TaskSpec
 
 from . import preflight
 from .expert import Scene

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from eval.commands import row_to_action
-from eval.protocol import Episode, TaskSpec
 from eval.rotations import matrix_to_rot6d_contiguous
+from eval.tasks.spec import Episode, TaskSpec
 
 from .expert import ScriptedExpert
 from .plans import plan_for

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.profiles import View
-from eval.protocol import TaskSpec
+from eval.tasks.profiles import View
+from eval.tasks.spec import TaskSpec
 
 from . import preflight
 
@@ -60,7 +60,7 @@ class RobotwinEnv:
 
         Args:
             init_state: how many usable seeds come before this episode's.
-            seed: of `eval.tasks.episodes`: the evaluation's seed plus the row's offset and
+            seed: of `eval.tasks.table.episodes`: the evaluation's seed plus the row's offset and
                 `init_state`.
         """
         first = SEEDS_EACH * (1 + seed - self._spec.seed_offset - init_state)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.profiles import View
-from eval.protocol import TaskSpec
+from eval.tasks.profiles import View
+from eval.tasks.spec import TaskSpec
 
 from . import preflight
 

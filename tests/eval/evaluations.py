@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from eval.contest import Contestant, Task
-from eval.protocol import SUCCESS
 from eval.runs.evaluation import Evaluation, Options
 from eval.runs.shards import Shard
-from eval.tasks import Episode, Reference
+from eval.tasks.spec import SUCCESS
+from eval.tasks.table import Episode, Reference
 from tests.eval import fakes
 
 PLAN = [Episode(3, index, 42 + index) for index in range(30, 42)]

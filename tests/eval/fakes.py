@@ -13,7 +13,7 @@ from eval.rendering import in_view
 from eval.simulators import preflight
 from eval.simulators.expert import Scene
 from eval.simulators.host import SimulatorHost
-from eval.tasks import TASKS, Episode, TaskSpec, View
+from eval.tasks.table import TASKS, Episode, TaskSpec, View
 
 SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150)
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])

@@ -13,7 +13,7 @@ from eval.recording.libero_absolute import REPLAY_SEED, ConversionHost
 from eval.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from eval.simulators.expert import ScriptedExpert
 from eval.simulators.plans import plan_for
-from eval.tasks import TASKS, TaskSpec, View
+from eval.tasks.table import TASKS, TaskSpec, View
 from tests.eval.fakes import POINTING_DOWN
 
 # robosuite's OSC_POSE: what an action of 1 moves (m) and turns (rad) in a control step

@@ -11,9 +11,9 @@ import pytest
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
 from eval.client.episode import EpisodeClient
-from eval.profiles import GripperRule, ProfileError
 from eval.states import ObservationError
-from eval.tasks import TASKS, task_contract, task_spec
+from eval.tasks.profiles import GripperRule, ProfileError
+from eval.tasks.table import TASKS, task_contract, task_spec
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.profiles import View
-from eval.protocol import Episode, Scenario, TaskSpec
 from eval.simulators.calvin import CalvinEnv
 from eval.simulators.host import SimulatorHost
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.robotwin import RobotwinEnv
 from eval.simulators.simpler import SimplerEnv
 from eval.simulators.vlabench import VlabenchEnv
-from eval.tasks import TASKS
+from eval.tasks.profiles import View
+from eval.tasks.spec import Episode, Scenario, TaskSpec
+from eval.tasks.table import TASKS
 from tests.eval.standins import calvin, robotwin, simpler, vlabench
 
 Log = list[tuple[str, Any]]

@@ -15,8 +15,8 @@ import pytest
 from eval import states
 from eval.client.episode import EpisodeClient
 from eval.commands import gripper_command, row_to_action
-from eval.suites.google_scenarios import robot_pose
-from eval.tasks import TASKS, Scenario, TaskSpec, episodes, task_spec
+from eval.tasks.google_scenarios import robot_pose
+from eval.tasks.table import TASKS, Scenario, TaskSpec, episodes, task_spec
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "golden_eval"
 STRICT = [spec for spec in TASKS.values() if spec.name.endswith(":strict")]

@@ -10,10 +10,10 @@ import pytest
 
 from eval.client.episode import EpisodeClient
 from eval.commands import gripper_command, row_to_action
-from eval.profiles import ClientProfile, ProfileError
 from eval.rotations import ROT6D_LAYOUTS, euler_xyz_to_matrix
 from eval.states import ObservationError
-from eval.tasks import TASKS, task_contract, task_spec
+from eval.tasks.profiles import ClientProfile, ProfileError
+from eval.tasks.table import TASKS, task_contract, task_spec
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 

@@ -21,7 +21,7 @@ from eval.recording.libero_absolute import moving
 from eval.rotations import axis_angle_to_matrix, rot6d_contiguous_to_matrix
 from eval.simulators.libero import task_index
 from eval.simulators.workers import WorkerPool, run_jobs
-from eval.tasks import TASKS
+from eval.tasks.table import TASKS
 from scripts import libero_recordings
 from tests.eval.recordings import MOVES, TURNS, DrivingHost, write_libero_file
 

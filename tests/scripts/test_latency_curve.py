@@ -13,7 +13,7 @@ import pytest
 from configs import models
 from eval.simulated_world import WorkerWorld
 from eval.simulators.preflight import SimulatorSetupError
-from eval.tasks import task_contract, task_spec
+from eval.tasks.table import task_contract, task_spec
 from scripts.chunk_streams import stream_maker
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from eval.client.episode import EpisodeClient
-from eval.profiles import ClientProfile, ProfileError, Slot
 from eval.states import ObservationError
-from eval.tasks import TASKS
+from eval.tasks.profiles import ClientProfile, ProfileError, Slot
+from eval.tasks.table import TASKS
 
 PROFILE = TASKS["libero_spatial"].client
 CHUNK = np.array([[10 * row + column for column in range(20)] for row in range(5)], np.float32)

@@ -12,7 +12,7 @@ from eval.client.remote import ContractMismatchError, PolicyUnavailableError, Re
 from eval.client.transports import TRANSPORTS, RemoteError, RequestRefusedError, TryAgainError
 from eval.hold import HoldExpiredError, HoldPose
 from eval.pictures import BICUBIC
-from eval.tasks import task_contract, task_spec
+from eval.tasks.table import task_contract, task_spec
 
 EXPECTED = task_contract(task_spec("quickstart"))
 INFO = {

@@ -16,7 +16,7 @@ from eval.recording import demonstrations
 from eval.simulators.host import SimulatorHost
 from eval.simulators.recorder import TAIL_STEPS, frame_stride, record_episode
 from eval.simulators.workers import WorkerPool
-from eval.tasks import HELD_OUT_STATES, Episode
+from eval.tasks.table import HELD_OUT_STATES, Episode
 from tests.eval import fakes
 
 SETTINGS = {"wander": 0.03, "rate_hz": 10.0, "seed": 1}

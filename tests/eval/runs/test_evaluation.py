@@ -17,7 +17,7 @@ from eval.runs.golden_frame import GoldenFrameError, frame_name, frame_of, save_
 from eval.runs.journal import JOURNAL, JournalError
 from eval.runs.shards import Shard
 from eval.simulators.host import SimulatorHost
-from eval.tasks import TASKS, Episode
+from eval.tasks.table import TASKS, Episode
 from tests.eval import fakes
 from tests.eval.evaluations import EXPERT, NOISE, PLAN, contestant, episodes, evaluate, options
 from tests.eval.pages.test_quickstart import Tags

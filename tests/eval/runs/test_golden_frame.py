@@ -20,7 +20,7 @@ from eval.runs.golden_frame import (
     refuse_changed,
     save_frame,
 )
-from eval.tasks import TASKS
+from eval.tasks.table import TASKS
 
 VERSIONS = {"mujoco": "3.17.0", "robosuite": "1.4.0"}
 

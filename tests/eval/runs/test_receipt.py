@@ -14,7 +14,6 @@ import pytest
 
 from eval.calls import CallLog
 from eval.files import write_json
-from eval.protocol import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
     SCHEMA,
@@ -31,7 +30,8 @@ from eval.runs.receipt import (
 from eval.runs.rollout import EpisodeResult
 from eval.runs.statistics import mean_interval
 from eval.scores import score_text
-from eval.tasks import TASKS, Episode, Reference
+from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
+from eval.tasks.table import TASKS, Episode, Reference
 from eval.versions import versions
 
 SCHEMA_FILE = Path(__file__).parents[2] / "eval" / "receipt.schema.json"

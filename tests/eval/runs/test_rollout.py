@@ -14,7 +14,7 @@ import pytest
 from eval.runs.rollout import EpisodeResult, expert_rollout, film, query_seed, rollout
 from eval.simulators.host import SimulatorHost, open_environment
 from eval.simulators.workers import WorkerError, WorkerPool
-from eval.tasks import Episode
+from eval.tasks.table import Episode
 from tests.eval import fakes
 
 EPISODES = fakes.EPISODES

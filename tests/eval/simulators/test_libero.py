@@ -21,7 +21,7 @@ from eval.simulators.host import SimulatorHost
 from eval.simulators.libero import LiberoEnv
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerPool, run_jobs
-from eval.tasks import TASKS, Episode
+from eval.tasks.table import TASKS, Episode
 from tests.eval import fakes
 
 CONTIGUOUS = ROT6D_LAYOUTS["contiguous"]

@@ -14,7 +14,7 @@ from eval.simulators.expert import Scene, ScriptedExpert
 from eval.simulators.host import SimulatorHost
 from eval.simulators.plans import PLANS, PickAndPlace, plan_for, planned_tasks
 from eval.simulators.workers import WorkerPool, run_jobs
-from eval.tasks import TASKS, Episode
+from eval.tasks.table import TASKS, Episode
 from tests.eval import fakes
 
 DOWN = fakes.POINTING_DOWN

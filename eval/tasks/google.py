@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from eval.profiles import ActionForm, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import SUCCESS, Reference, Scenario, TaskSpec
+from eval.tasks.profiles import ActionForm, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import SUCCESS, Reference, Scenario, TaskSpec
 
 from . import google_scenarios as scenes
 

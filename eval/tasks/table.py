@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Sequence
 
+from . import calvin, google, libero, two_arms, vlabench, widowx
 from .profiles import View
-from .protocol import Episode, Reference, Scenario, TaskSpec, task_contract
-from .suites import calvin, google, libero, two_arms, vlabench, widowx
+from .spec import Episode, Reference, Scenario, TaskSpec, task_contract
 
 __all__ = [
     "HELD_OUT_STATES",

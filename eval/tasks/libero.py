@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import SUCCESS, Reference, TaskSpec
+from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import SUCCESS, Reference, TaskSpec
 
 # The simulator's agentview arrives bottom row first; the client turns it by 180 degrees, which
 # makes it upright and mirrored. The wrist image is passed on as it comes.

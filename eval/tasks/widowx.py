@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import SUCCESS, Reference, Scenario, TaskSpec
+from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import SUCCESS, Reference, Scenario, TaskSpec
 
 _NUM_EPISODES = 24
 

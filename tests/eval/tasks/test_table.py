@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval.profiles import GripperRule
-from eval.tasks import HELD_OUT_STATES, TASKS, TRAINING_STATES, TaskSpec, episodes, task_spec
+from eval.tasks.profiles import GripperRule
+from eval.tasks.table import HELD_OUT_STATES, TASKS, TRAINING_STATES, TaskSpec, episodes, task_spec
 
 ROWS = list(TASKS.values())
 LIBERO = ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import SUCCESS, Reference, TaskSpec
+from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import SUCCESS, Reference, TaskSpec
 
 _TASKS = (
     "adjust_bottle",

@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import Any, Sequence
 
-from eval.protocol import Scenario
+from eval.tasks.spec import Scenario
 
 _BASE: dict[str, Any] = {
     "robot": "google_robot_static",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import PROGRESS, Reference, TaskSpec
+from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import PROGRESS, Reference, TaskSpec
 
 # Where the robot stands in the world, metres.
 _ROBOT = (0.0, -0.4, 0.78)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from eval.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.protocol import CHAIN_LENGTH, Reference, TaskSpec
+from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
+from eval.tasks.spec import CHAIN_LENGTH, Reference, TaskSpec
 
 _STATE = ArmState(
     position=Slot("robot_obs", 0, 3),
