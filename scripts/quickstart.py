@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.runs.receipt import RESULTS, read_receipt
+from scripts.demo.stages import REPORT, is_complete, read_ledger, run_stage, stages
 from scripts.ends import ends_clearly
-from scripts.stages import REPORT, is_complete, read_ledger, run_stage, stages
 from scripts.success_table import print_tables
 
 _WORKDIR = flags.DEFINE_string("workdir", "outputs/quickstart", "Folder of everything.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.stages import STAGES_FILE, Stage, is_complete, read_ledger, run_stage, stages
+from scripts.demo.stages import STAGES_FILE, Stage, is_complete, read_ledger, run_stage, stages
 
 _TABLE = stages("w", demonstrations=3, iters=4, workers=1, seed=7)
 
