@@ -31,10 +31,10 @@ from rich.console import Console
 from benchmarks import inference_table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
 from eval.files import write_json
+from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from scripts.logs import quiet_libraries
 from scripts.random_weights import read_config, write_random_checkpoint
 from scripts.terminal import count_progress
-from scripts.torch_process import TorchOptions, TorchReference
 from xvla_jax import cost
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
@@ -50,7 +50,9 @@ _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed calls of a cell.", lower_boun
 _BUDGET = flags.DEFINE_float("budget", 120.0, "Most seconds for the calls of a cell.")
 _COLD = flags.DEFINE_bool("cold_start", True, "Measure the way to the first action too.")
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
-_TORCH_PACKAGE = flags.DEFINE_string("torch_package", "", "As scripts/torch_reference.py has it.")
+_TORCH_PACKAGE = flags.DEFINE_string(
+    "torch_package", "", "As scripts/equivalence/torch_reference.py has it."
+)
 
 _DTYPES: Final = ("float32", "bfloat16")
 

@@ -13,7 +13,7 @@ import statistics
 import time
 from typing import Any
 
-from scripts.torch_packages import chunk_shape, import_torch, load_model
+from scripts.equivalence.torch_packages import chunk_shape, import_torch, load_model
 
 _LEARNING_RATE, _BETAS, _MAX_NORM = 1e-4, (0.9, 0.95), 1.0
 

@@ -19,10 +19,10 @@ import pytest
 from rich.console import Console
 
 import xvla_jax
-from scripts import equivalence_report
-from scripts.equivalence_report import Plan, check
+from scripts.equivalence import report
+from scripts.equivalence.report import Plan, check
+from scripts.equivalence.torch_process import TorchOptions
 from scripts.equivalence_table import print_report
-from scripts.torch_process import TorchOptions
 from tests.xvla_jax import golden
 from tests.xvla_jax.formats import lerobot_exports as exports
 from xvla_jax import equivalence, lora

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.torch_process import TorchOptions, TorchReference
+from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from tests.xvla_jax.formats import lerobot_cases as cases
 from tests.xvla_jax.formats import lerobot_exports as exports
 from xvla_jax.formats.tensor_files import TensorFiles

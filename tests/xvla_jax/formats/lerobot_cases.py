@@ -130,7 +130,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def observations(size: tuple[int, int], state: int, width: int) -> dict[str, np.ndarray]:
     """Two observations of two cameras, the second with the first camera alone.
 
-    As ``scripts/torch_lerobot.py`` takes them.
+    As ``scripts/equivalence/torch_lerobot.py`` takes them.
     """
     rng, (height, rows) = np.random.default_rng(7), size
     cell = 4 if min(size) < 50 else 20

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.torch_process import TorchOptions, TorchReference
+from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from tests.xvla_jax.formats import lerobot_cases as cases
 from tests.xvla_jax.formats import lerobot_exports as exports
 from xvla_jax.errors import CheckpointError

@@ -1,6 +1,6 @@
 """The two PyTorch packages that hold X-VLA, each turned into a model with a checkpoint's weights.
 
-Part of ``scripts/torch_reference.py``: it runs where torch is, and imports nothing of this
+Part of ``scripts/equivalence/torch_reference.py``: it runs where torch is, and imports nothing of this
 repository but that program's other parts.
 """
 
@@ -18,7 +18,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from scripts import torch_lerobot
+from scripts.equivalence import torch_lerobot
 
 LEROBOT = "lerobot"  # any other package is a folder with models/ of the original code
 NEEDED = ("torch", "transformers", "einops", "safetensors")

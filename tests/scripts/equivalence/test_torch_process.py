@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts import torch_packages
-from scripts.torch_process import TorchOptions, TorchReference, TorchReferenceError, require_torch
-from scripts.torch_reference import STAGES
+from scripts.equivalence import torch_packages
+from scripts.equivalence.torch_process import (
+    TorchOptions,
+    TorchReference,
+    TorchReferenceError,
+    require_torch,
+)
+from scripts.equivalence.torch_reference import STAGES
 from tests.xvla_jax import golden
 from xvla_jax import equivalence
 
@@ -53,7 +58,7 @@ def test_requests_are_answered_in_turn(tmp_path: Path) -> None:
         for value in (1.0, 5.0):
             outputs = reference.stages({"proprio": np.full(3, value)}, steps=2)
             assert outputs["proprio"].tolist() == [2 * value] * 3
-    assert arguments[:2] == ["-m", "scripts.torch_reference"]
+    assert arguments[:2] == ["-m", "scripts.equivalence.torch_reference"]
     assert f"--checkpoint={tmp_path}" in arguments
     assert {"--package=lerobot", "--dtype=float32", "--threads=3"} <= set(arguments)
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scripts.torch_packages import LEROBOT
-from scripts.torch_process import TorchOptions, TorchReference
+from scripts.equivalence.torch_packages import LEROBOT
+from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from xvla_jax import equivalence, probe
 from xvla_jax.errors import InputError
 from xvla_jax.formats.lerobot_export import as_lerobot_can

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from scripts import equivalence_raw
-from scripts.equivalence_raw import Export, RawSide
-from scripts.torch_packages import LEROBOT
-from scripts.torch_process import TorchOptions, TorchReference, require_torch
+from scripts.equivalence import raw
+from scripts.equivalence.raw import Export, RawSide
+from scripts.equivalence.torch_packages import LEROBOT
+from scripts.equivalence.torch_process import TorchOptions, TorchReference, require_torch
 from xvla_jax import equivalence, fingerprints, inventory, lora, probe
 from xvla_jax.equivalence import Stage, StageResult
 from xvla_jax.fingerprints import Fingerprint
@@ -88,7 +88,7 @@ def check(plan: Plan) -> dict[str, Any]:
     stored = sorted({*a.dtypes, *(b.dtypes if b else ())})
     rounded, _ = equivalence.gate_of(stored)
     with tempfile.TemporaryDirectory() as scratch:
-        layout = equivalence_raw.layout_of(plan.torch)
+        layout = raw.layout_of(plan.torch)
         readable = a.layout == layout and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
         export = None
         if plan.torch and (plan.adapter_a or not readable):
@@ -252,7 +252,7 @@ def _processors(a: Processor | None, b: Processor | None) -> dict[str, Any]:
         return {"files_in": holders, "differing": {}, "passed": None}
     told, other = _what_it_does(a), _what_it_does(b)
     differing = {k: (told[k], other[k]) for k in told if told[k] != other[k]}
-    pixels = equivalence_raw.pixel_difference(a, b)
+    pixels = raw.pixel_difference(a, b)
     return {
         "files_in": ["A", "B"],
         "differing": differing,

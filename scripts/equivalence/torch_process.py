@@ -1,4 +1,4 @@
-"""The near end of ``scripts/torch_reference.py``: PyTorch in a process of its own."""
+"""The near end of ``scripts/equivalence/torch_reference.py``: PyTorch in a process of its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def require_torch(options: TorchOptions) -> None:
     Raises:
         TorchReferenceError: it could not; the message says what is missing.
     """
-    code = f"from scripts.torch_packages import require; require({_place(options.package)!r})"
+    code = f"from scripts.equivalence.torch_packages import require; require({_place(options.package)!r})"
     try:
         done = subprocess.run(
             [options.python, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
@@ -78,7 +78,7 @@ class TorchReference:
         self._command = [
             options.python,
             "-m",
-            "scripts.torch_reference",
+            "scripts.equivalence.torch_reference",
             f"--checkpoint={pathlib.Path(checkpoint).resolve()}",
             f"--package={_place(options.package)}",
             f"--dtype={options.dtype}",
@@ -127,7 +127,7 @@ class TorchReference:
     def raw(
         self, arrays: Mapping[str, np.ndarray], tasks: list[str], *, tokenizer: pathlib.Path
     ) -> dict[str, np.ndarray]:
-        """What LeRobot makes of raw observations; see ``scripts/torch_lerobot.py``."""
+        """What LeRobot makes of raw observations; see ``scripts/equivalence/torch_lerobot.py``."""
         request = {"command": "raw", "tasks": tasks, "tokenizer": str(tokenizer.resolve())}
         return self._arrays(arrays, request)
 

@@ -1,4 +1,4 @@
-"""A folder inside LeRobot, from raw observations on; part of ``scripts/torch_reference.py``.
+"""A folder inside LeRobot, from raw observations on; part of ``scripts/equivalence/torch_reference.py``.
 
 Weights, both pipelines and every setting come from the folder, by LeRobot's own loaders. It runs
 where lerobot is (0.4.4 and 0.6.1 are known to work), and imports nothing of this repository.

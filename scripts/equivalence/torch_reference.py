@@ -5,13 +5,13 @@ code of whichever package ``--package`` names, on a checkpoint in the released (
 with lerobot in one of LeRobot's.
 From the root of this repository:
 
-    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=FOLDER   (it holds models/)
-    PYTHON -m scripts.torch_reference --checkpoint=FOLDER --package=lerobot  (0.4.4, 0.6.1)
+    PYTHON -m scripts.equivalence.torch_reference --checkpoint=FOLDER --package=FOLDER   (it holds models/)
+    PYTHON -m scripts.equivalence.torch_reference --checkpoint=FOLDER --package=lerobot  (0.4.4, 0.6.1)
         [--dtype=float32|bfloat16] [--threads=N] [--device=cpu|cuda]
 
 Once loaded it writes a line that describes it: {"torch", "package", "threads", "dtype", "device",
 "import_seconds", "load_seconds"}. Then it answers every line on stdin by one on stdout until stdin
-ends, all of them JSON. ``scripts/torch_process.py`` is the other end.
+ends, all of them JSON. ``scripts/equivalence/torch_process.py`` is the other end.
 
     {"command": "stages", "inputs": NPZ, "outputs": NPZ, "steps": 10}
         inputs: pixel_values f32[B,V,3,S,S], image_mask bool[B,V], input_ids int[B,L],
@@ -23,7 +23,7 @@ ends, all of them JSON. ``scripts/torch_process.py`` is the other end.
         Answer: {"seconds": {part: [s of each call]}, "peak_rss_bytes": n}
     {"command": "raw", "inputs": NPZ, "outputs": NPZ, "tasks": [...], "tokenizer": FOLDER}
         raw observations through LeRobot's own preprocessing, policy and postprocessing; the
-        checkpoint is in a layout of LeRobot's. Arrays as ``scripts/torch_lerobot.py`` says.
+        checkpoint is in a layout of LeRobot's. Arrays as ``scripts/equivalence/torch_lerobot.py`` says.
 
 What cannot be done ends the program with a message on stderr.
 """
@@ -44,8 +44,14 @@ from unittest import mock
 
 import numpy as np
 
-from scripts.torch_lerobot import raw_outputs
-from scripts.torch_packages import chunk_shape, image_features, import_torch, load_model, require
+from scripts.equivalence.torch_lerobot import raw_outputs
+from scripts.equivalence.torch_packages import (
+    chunk_shape,
+    image_features,
+    import_torch,
+    load_model,
+    require,
+)
 
 STAGES = ("image_features_valid", "vlm_features", "aux_visual_inputs", "head_output", "actions")
 
