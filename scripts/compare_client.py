@@ -28,8 +28,8 @@ from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from eval.client.transports import HttpTransport, RemoteError
 from eval.robot.compare_client import Finding
-from scripts.client_stages import compare_frame, contract_finding
 from scripts.ends import ends_clearly
+from scripts.evaluation.client_stages import compare_frame, contract_finding
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor

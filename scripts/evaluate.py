@@ -40,7 +40,7 @@ from eval.simulators.workers import WorkerError
 from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
 from eval.versions import versions
 from scripts.ends import ends_clearly
-from scripts.entrants import (
+from scripts.evaluation.entrants import (
     EXPERT,
     Entrant,
     check_names,
@@ -49,8 +49,8 @@ from scripts.entrants import (
     parse_policy,
     parse_task_ids,
 )
+from scripts.evaluation.success_table import PAGE, print_tables
 from scripts.logs import quiet_libraries
-from scripts.success_table import PAGE, print_tables
 from scripts.terminal import episode_progress
 from xvla_jax.errors import XVLAError
 from xvla_jax.revision import git_state

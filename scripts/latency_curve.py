@@ -28,7 +28,7 @@ from eval.simulators.workers import WorkerError
 from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
 from scripts.chunk_streams import stream_maker
 from scripts.ends import ends_clearly
-from scripts.entrants import load, parse_policy
+from scripts.evaluation.entrants import load, parse_policy
 from scripts.logs import quiet_libraries
 from xvla_jax.errors import XVLAError
 

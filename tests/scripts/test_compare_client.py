@@ -29,7 +29,7 @@ from eval.hold import HoldPose
 from eval.robot.controller import RobotController
 from eval.robot.guard import ActionGuard, GuardLimits
 from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
-from scripts.client_stages import compare_frame, recorded_observation
+from scripts.evaluation.client_stages import compare_frame, recorded_observation
 from scripts.random_weights import write_random_checkpoint
 from tests.quick_compile import QUICK_COMPILE
 from xvla_jax.config import XVLAConfig

@@ -12,7 +12,7 @@ import pytest
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
 from eval.tasks.table import TASKS, TaskSpec, task_contract, task_spec
-from scripts.entrants import (
+from scripts.evaluation.entrants import (
     BlindPolicy,
     Entrant,
     check_names,
