@@ -28,7 +28,7 @@ from data.stream.pipeline import Source
 from eval.pages.html import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.ends import ends_clearly
-from scripts.inspection_page import BAD, Inspection, as_number, render
+from scripts.inspection.page import BAD, Inspection, as_number, render
 from scripts.terminal import episode_progress
 
 STYLE = Path(__file__).with_name("inspection.css")

@@ -10,7 +10,7 @@ from data.inspection.check import Check, Finding
 from data.inspection.checks import applied, unjudged, verdict
 from data.inspection.reports import SourceReport
 from eval.pages.html import html_page, plain_table
-from scripts.inspection_source import source_section, totals
+from scripts.inspection.source import source_section, totals
 
 BAD = ("error", "warning")
 ORDER = (*BAD, "ok", "not judged")
