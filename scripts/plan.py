@@ -32,8 +32,8 @@ from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
 from scripts.config_flag import parse_flags
 from scripts.ends import ends_clearly
-from scripts.initial_model import planned_config
 from scripts.plan_tables import as_markdown, print_plan
+from scripts.training.initial_model import planned_config
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.optimizer import OptimizerConfig

@@ -28,8 +28,8 @@ from scripts.ends import STOPPED, ends_clearly, said
 from scripts.group_table import group_table
 from scripts.logs import quiet_libraries
 from scripts.termination import Termination
-from scripts.training_run import TrainingRun
-from scripts.xvla_flags import carried_over
+from scripts.training.run import TrainingRun
+from scripts.training.xvla_flags import carried_over
 from xvla_jax import relabel
 from xvla_jax.checkpoint import Checkpointer, RunItems, read_model
 from xvla_jax.cluster import DistributedConfig

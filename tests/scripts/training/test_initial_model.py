@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from configs import debug, finetune_libero
-from scripts.initial_model import initial_config, planned_config
-from scripts.training_run import TrainingRun
+from scripts.training.initial_model import initial_config, planned_config
+from scripts.training.run import TrainingRun
 from tests.data.storages import small, write_hdf5
 from tests.scripts import robots
 from tests.xvla_jax import tiny

@@ -20,7 +20,7 @@ from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
 from data.stream.pipeline import Batches, Source, batches, one_pass
-from scripts.initial_model import check_rows, initial_config, load_initial
+from scripts.training.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig

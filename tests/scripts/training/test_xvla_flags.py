@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import xvla_released
-from scripts.xvla_flags import carried_over
+from scripts.training.xvla_flags import carried_over
 
 _FILE = str(Path(xvla_released.__file__))
 _README = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import debug
-from scripts.training_run import TrainingRun
+from scripts.training.run import TrainingRun
 from tests.xvla_jax.formats import lerobot_exports as exports
 from xvla_jax.errors import ConfigError
 from xvla_jax.pretrained import save_pretrained
