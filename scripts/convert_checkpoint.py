@@ -22,7 +22,7 @@ from scripts.ends import STOPPED, ends_clearly, said
 from scripts.logs import quiet_libraries
 from scripts.terminal import bytes_progress
 from scripts.termination import Termination
-from xvla_jax.conversion import (
+from xvla_jax.checkpoint_tools.convert_layout import (
     SOURCE_DTYPE,
     Conversion,
     convert_checkpoint,

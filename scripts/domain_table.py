@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from data.spec import DatasetSpec
-from xvla_jax.domains import Domain
+from xvla_jax.checkpoint_tools.domains import Domain
 
 _UNKNOWN = "?"
 

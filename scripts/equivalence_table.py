@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xvla_jax.equivalence import RAW_STAGES, STAGES
+from xvla_jax.checkpoint_tools.compare import RAW_STAGES, STAGES
 
 _SHOWN = 5  # differing fields and parameters that are listed; the JSON has more
 _VERDICTS = {

@@ -28,10 +28,10 @@ from scripts.domain_table import domain_table
 from scripts.ends import ends_clearly
 from scripts.logs import quiet_libraries
 from scripts.terminal import bytes_progress
-from xvla_jax import domains
 from xvla_jax.actions import action_space, misfit
+from xvla_jax.checkpoint_tools import domains
+from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE, describe
 from xvla_jax.contract import Contract
-from xvla_jax.conversion import SOURCE_DTYPE, describe
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.formats import domain_file
 from xvla_jax.formats.accounting import STORED

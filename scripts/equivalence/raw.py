@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.equivalence.torch_packages import LEROBOT
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
-from xvla_jax import equivalence, probe
+from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.errors import InputError
 from xvla_jax.formats.lerobot_export import as_lerobot_can
 from xvla_jax.formats.lerobot_pipelines import BEFORE, read_domain
@@ -55,9 +55,9 @@ class RawSide:
     """Raw observations, and what ours makes of them.
 
     Attributes:
-        arrays: the observations, as `xvla_jax.probe.raw_observations` gives them.
+        arrays: the observations, as `xvla_jax.checkpoint_tools.probe.raw_observations` gives them.
         tasks: their instructions.
-        outputs: ours by the names of ``equivalence.RAW_STAGES``.
+        outputs: ours by the names of ``compare.RAW_STAGES``.
         processor: LeRobot gets its tokenizer.
         note: what is special.
     """
@@ -80,7 +80,7 @@ class RawSide:
             config, processor, arrays, tasks, domain_id=read_domain(files) or 0
         )
         params = inference_params(loaded.params, "float32")
-        made = equivalence.stage_outputs(config, params, inputs, dtype="float32", steps=STEPS)
+        made = compare.stage_outputs(config, params, inputs, dtype="float32", steps=STEPS)
         actions = made["actions"]
         if processor.action:
             actions = processor.action.unscale(actions)

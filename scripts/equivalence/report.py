@@ -17,8 +17,9 @@ from scripts.equivalence import raw
 from scripts.equivalence.raw import Export, RawSide
 from scripts.equivalence.torch_packages import LEROBOT
 from scripts.equivalence.torch_process import TorchOptions, TorchReference, require_torch
-from xvla_jax import equivalence, fingerprints, inventory, lora, probe
-from xvla_jax.equivalence import Stage, StageResult
+from xvla_jax import fingerprints, inventory, lora
+from xvla_jax.checkpoint_tools import compare, probe
+from xvla_jax.checkpoint_tools.compare import Stage, StageResult
 from xvla_jax.fingerprints import Fingerprint
 from xvla_jax.formats import lora_files
 from xvla_jax.formats.tensor_files import WEIGHTS_NAME
@@ -86,7 +87,7 @@ def check(plan: Plan) -> dict[str, Any]:
     b = inventory.take_inventory(plan.b) if plan.b else None
     differing_fields = inventory.config_differences(a.config, b.config) if b else {}
     stored = sorted({*a.dtypes, *(b.dtypes if b else ())})
-    rounded, _ = equivalence.gate_of(stored)
+    rounded, _ = compare.gate_of(stored)
     with tempfile.TemporaryDirectory() as scratch:
         layout = raw.layout_of(plan.torch)
         readable = a.layout == layout and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
@@ -169,7 +170,7 @@ def _run(
         params = inference_params(loaded.params, dtype)
         if dtype == max(dtypes):
             loaded.params.clear()
-        outputs[dtype] = equivalence.stage_outputs(
+        outputs[dtype] = compare.stage_outputs(
             config, _move_to_device(params), inputs, dtype=dtype, steps=STEPS
         )
         seconds[dtype] = time.perf_counter() - start
@@ -202,7 +203,7 @@ def _torch_comparisons(first: _Side, outputs: Outputs, raw: Outputs | None) -> l
     made = [_comparison("PyTorch on A", REFERENCE, outputs, wanted, [])]
     if raw and first.raw:
         who, ours = f"LeRobot on raw observations ({first.raw.note})", first.raw.outputs
-        made.append(_comparison(who, REFERENCE, raw, ours, [], equivalence.RAW_STAGES))
+        made.append(_comparison(who, REFERENCE, raw, ours, [], compare.RAW_STAGES))
     return made
 
 
@@ -212,11 +213,11 @@ def _comparison(
     found: Outputs,
     wanted: Outputs,
     stored: Sequence[str],
-    stages: Sequence[Stage] = equivalence.STAGES,
+    stages: Sequence[Stage] = compare.STAGES,
 ) -> dict[str, Any]:
     """One side in one type against A in float32; the widest gate of the types involved applies."""
-    gated_by, gate = equivalence.gate_of([dtype, *stored])
-    results: list[StageResult] = equivalence.compare(found, wanted, gate=gate, stages=stages)
+    gated_by, gate = compare.gate_of([dtype, *stored])
+    results: list[StageResult] = compare.compare(found, wanted, gate=gate, stages=stages)
     return {
         "who": who,
         "dtype": dtype,

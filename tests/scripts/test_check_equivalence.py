@@ -25,7 +25,8 @@ from scripts.equivalence.torch_process import TorchOptions
 from scripts.equivalence_table import print_report
 from tests.xvla_jax import golden
 from tests.xvla_jax.formats import lerobot_exports as exports
-from xvla_jax import equivalence, lora
+from xvla_jax import lora
+from xvla_jax.checkpoint_tools import compare
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats import lora_files
 from xvla_jax.processor import Processor
@@ -35,7 +36,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 _CASE = golden.FOLDER / "joint_hetero"
 _ADAPTER = golden.FOLDER.parent / "lora" / "joint_hetero"
 # With these, and three observations, shapes are those of the golden inputs: programs are shared
-# with tests/xvla_jax/test_equivalence.py.
+# with tests/xvla_jax/checkpoint_tools/test_compare.py.
 _PROCESSOR = Processor(image_size=72, text_length=9)
 _STAGES = ["image_features_valid", "vlm_features", "aux_visual_inputs", "head_output", "actions"]
 
@@ -207,7 +208,7 @@ def test_lerobot_is_compared_from_raw_observations(tmp_path: Path) -> None:
     network, raw = report["comparisons"]
     assert _verdicts(network) == [True] * 5
     assert "480 x 640 px, resize 'pad'" in raw["who"]
-    stages = [stage.name for stage in equivalence.RAW_STAGES]
+    stages = [stage.name for stage in compare.RAW_STAGES]
     assert [(row["stage"], row["passed"]) for row in raw["stages"]] == [(s, True) for s in stages]
     assert "actions in the robot's units" in _printed(report)
     assert report["passed"] is True

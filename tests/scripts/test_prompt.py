@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden, tiny
-from xvla_jax import domains, pretrained
+from xvla_jax import pretrained
+from xvla_jax.checkpoint_tools import domains
 from xvla_jax.contract import Contract
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden, tiny
-from xvla_jax import conversion, pretrained
+from xvla_jax import pretrained
 from xvla_jax.checkpoint import Checkpointer, RunItems
+from xvla_jax.checkpoint_tools import convert_layout
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.fingerprints import params_digest
@@ -103,21 +104,21 @@ def test_a_step_holds_the_adapter_alone_and_loads_merged(made: _Run) -> None:
 
 
 def test_the_adapter_is_written_as_peft_reads_it(made: _Run, tmp_path: Path) -> None:
-    done = conversion.extract_adapter(made.workdir, tmp_path / "out")
+    done = convert_layout.extract_adapter(made.workdir, tmp_path / "out")
     assert done.target.layout == "peft"
     assert done.target.tensors == 129  # a layer each, where a step stacks them
     again = load_adapter(tmp_path / "out", made.config)
     assert tiny.equal(again.tensors, made.adapter.tensors)
     assert again.peft.base == "BASE"
     assert (again.peft.raw["r"], again.peft.raw["lora_alpha"]) == (2, 4)
-    merged, _ = conversion.convert_checkpoint(
+    merged, _ = convert_layout.convert_checkpoint(
         made.base, tmp_path / "merged", "hf", adapter=tmp_path / "out"
     )
     assert tiny.equal(merged.params, merge_adapter(made.params, made.adapter))
     with pytest.raises(CheckpointError, match="exists and is not empty"):
-        conversion.extract_adapter(made.workdir, tmp_path / "out")
+        convert_layout.extract_adapter(made.workdir, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no workdir of a LoRA run"):
-        conversion.extract_adapter(made.base, tmp_path / "other")
+        convert_layout.extract_adapter(made.base, tmp_path / "other")
 
 
 def test_a_base_that_is_gone_or_changed_is_told_with_the_way_out(copied: _Run) -> None:
@@ -129,13 +130,13 @@ def test_a_base_that_is_gone_or_changed_is_told_with_the_way_out(copied: _Run) -
     shutil.rmtree(copied.base)
     with pytest.raises(CheckpointError, match=r"base .*base is not here.*--adapter=ADAPTER"):
         pretrained.load_checkpoint(copied.workdir)
-    assert conversion.extract_adapter(copied.workdir, copied.base).target.tensors
+    assert convert_layout.extract_adapter(copied.workdir, copied.base).target.tensors
 
 
 def test_the_digest_is_that_of_the_values_whatever_the_layout(made: _Run, tmp_path: Path) -> None:
     digest = params_digest(made.params, made.config)
     for layout in ("lerobot-native", "orbax"):
-        conversion.convert_checkpoint(made.base, tmp_path / layout, layout)
+        convert_layout.convert_checkpoint(made.base, tmp_path / layout, layout)
         stored = pretrained.load_checkpoint(tmp_path / layout, stored=True)
         assert params_digest(stored.params, stored.config) == digest
     loaded = pretrained.load_checkpoint(_pointed(made.workdir, tmp_path / "orbax"))

@@ -13,8 +13,8 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.contract import Contract
-from xvla_jax.conversion import convert_checkpoint
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_files import adapter_space, load_adapter, save_adapter
 from xvla_jax.formats.torch_folder import Pretrained

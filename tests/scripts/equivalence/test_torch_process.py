@@ -19,7 +19,7 @@ from scripts.equivalence.torch_process import (
 )
 from scripts.equivalence.torch_reference import STAGES
 from tests.xvla_jax import golden
-from xvla_jax import equivalence
+from xvla_jax.checkpoint_tools import compare
 
 _PYTHON = os.environ.get("XVLA_TORCH_PYTHON", "")
 _PACKAGE = os.environ.get("XVLA_TORCH_PACKAGE", "")
@@ -97,7 +97,7 @@ def test_a_python_without_torch_is_found_out_first(tmp_path: Path) -> None:
 
 
 def test_stages_have_the_same_names_on_both_sides() -> None:
-    assert tuple(stage.name for stage in equivalence.STAGES) == STAGES
+    assert tuple(stage.name for stage in compare.STAGES) == STAGES
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_original_code_gives_the_golden_outputs(real: TorchReference) -> None:
     case = golden.load("ee6d")
     outputs = real.stages(case.inputs, steps=10)
     wanted = {**case.outputs, "actions": case.outputs["actions_steps10"]}
-    results = equivalence.compare(outputs, wanted, gate=2e-6)
+    results = compare.compare(outputs, wanted, gate=2e-6)
     assert [(r.stage.name, r.quotient) for r in results if not r.passed] == []
 
 

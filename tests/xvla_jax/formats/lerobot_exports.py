@@ -12,8 +12,8 @@ import numpy as np
 
 from configs import models
 from tests.xvla_jax.formats import lerobot_cases as cases
-from xvla_jax import equivalence, probe
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.models.xvla import abstract_params, inference_params
@@ -97,13 +97,13 @@ def observations(mode: str) -> dict[str, np.ndarray]:
 def outputs(
     loaded: Pretrained, arrays: dict[str, np.ndarray], *, domain_id: int = DOMAIN
 ) -> dict[str, np.ndarray]:
-    """What ours makes of raw observations, by the names of ``equivalence.RAW_STAGES``."""
+    """What ours makes of raw observations, by the names of ``compare.RAW_STAGES``."""
     assert loaded.processor
     inputs = probe.prepare_raw(
         loaded.config, loaded.processor, arrays, cases.TASKS, domain_id=domain_id
     )
     params = inference_params(loaded.params, "float32")
-    made = equivalence.stage_outputs(loaded.config, params, inputs, dtype="float32", steps=10)
+    made = compare.stage_outputs(loaded.config, params, inputs, dtype="float32", steps=10)
     actions = made["actions"]
     if loaded.processor.action:
         actions = loaded.processor.action.unscale(actions)

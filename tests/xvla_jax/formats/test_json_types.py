@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 import xvla_jax
 from tests.json_mutants import MODULE, SLOW_STEP, mutants
 from tests.xvla_jax import golden
+from xvla_jax.checkpoint_tools.domains import read_notes
 from xvla_jax.contract import Contract
-from xvla_jax.domains import read_notes
 from xvla_jax.errors import XVLAError
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.pretrained import load_checkpoint

@@ -1,7 +1,7 @@
 """Whether two models compute the same: equal inputs, outputs stage by stage, stated gates.
 
 A stage's figure is the largest difference over the largest value that is expected. The stages
-follow one another, so the first that fails says where to look. Inputs come from ``xvla_jax.probe``.
+follow one another, so the first that fails says where to look. Inputs come from ``xvla_jax.checkpoint_tools.probe``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def stage_outputs(
     Args:
         config: the model.
         params: its parameters, as `xvla_jax.models.xvla.inference_params` makes them for ``dtype``.
-        inputs: as `xvla_jax.probe.make_inputs` gives them.
+        inputs: as `xvla_jax.checkpoint_tools.probe.make_inputs` gives them.
         dtype: computing type; products of float32 are exact on every device.
         steps: of the sampler.
     """

@@ -13,8 +13,8 @@ import pytest
 import xvla_jax
 from tests.xvla_jax import golden
 from tests.xvla_jax.formats import lerobot_exports as exports
-from xvla_jax import conversion
-from xvla_jax.conversion import convert_checkpoint, verify
+from xvla_jax.checkpoint_tools import convert_layout
+from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint, verify
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.formats.stored import StoredLeaf

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint, probe
+from xvla_jax import checkpoint
 from xvla_jax.batch import Observation
+from xvla_jax.checkpoint_tools import probe
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.folders import check_target

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden, tiny
-from xvla_jax import domains, pretrained
+from xvla_jax import pretrained
+from xvla_jax.checkpoint_tools import domains
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError, ContractError
 from xvla_jax.formats import domain_file

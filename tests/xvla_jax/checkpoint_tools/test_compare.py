@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import golden, tiny
-from xvla_jax import equivalence, probe
+from xvla_jax.checkpoint_tools import compare, probe
+from xvla_jax.checkpoint_tools.compare import STAGES
 from xvla_jax.config import XVLAConfig
-from xvla_jax.equivalence import STAGES
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.xvla import inference_params
 
@@ -26,15 +26,13 @@ def test_difference_is_measured_against_the_largest_value() -> None:
     wanted[0, 0, 0] = -8.0
     found = wanted.copy()
     found[1, 2, 3] = 0.25
-    *others, actions = equivalence.compare(
-        _with_actions(found), _with_actions(wanted), gate=0.25 / 8
-    )
+    *others, actions = compare.compare(_with_actions(found), _with_actions(wanted), gate=0.25 / 8)
     assert [r.quotient for r in others] == [0.0] * 4
     assert all(r.passed for r in others)
     assert (actions.largest_difference, actions.largest_value) == (0.25, 8.0)
     assert actions.where == (1, 2, 3)
     assert actions.passed  # the gate itself passes
-    tighter = equivalence.compare(_with_actions(found), _with_actions(wanted), gate=0.03)[-1]
+    tighter = compare.compare(_with_actions(found), _with_actions(wanted), gate=0.03)[-1]
     assert not tighter.passed
 
 
@@ -44,7 +42,7 @@ def test_what_is_not_finite_fails_and_is_null_in_json(bad: float, bad_side: str)
     sides = {"found": np.ones((2, 3, 4)), "wanted": np.ones((2, 3, 4))}
     sides[bad_side][0, 1, 2] = bad
     found, wanted = (_with_actions(sides[side]) for side in ("found", "wanted"))
-    result = equivalence.compare(found, wanted, gate=3e-2)[-1]
+    result = compare.compare(found, wanted, gate=3e-2)[-1]
     assert not result.passed
     assert result.where == (0, 1, 2)
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
@@ -55,19 +53,19 @@ def test_what_is_not_finite_fails_and_is_null_in_json(bad: float, bad_side: str)
 
 def test_a_difference_from_zeros_fails() -> None:
     found = _with_actions(np.full((2, 3, 4), 1e-9, np.float32))
-    assert not equivalence.compare(found, _ZEROS, gate=3e-2)[-1].passed
+    assert not compare.compare(found, _ZEROS, gate=3e-2)[-1].passed
 
 
 def test_no_other_views_pass_and_other_shapes_are_refused() -> None:
     empty = {**_ZEROS, "aux_visual_inputs": np.zeros((2, 0, 4), np.float32)}
-    assert all(r.passed for r in equivalence.compare(empty, empty, gate=1e-5))
+    assert all(r.passed for r in compare.compare(empty, empty, gate=1e-5))
     with pytest.raises(ConfigError, match=r"aux_visual_inputs is \[2, 0, 4\].*\[2, 3, 4\]"):
-        equivalence.compare(empty, _ZEROS, gate=1e-5)
+        compare.compare(empty, _ZEROS, gate=1e-5)
 
 
 def test_the_widest_gate_applies() -> None:
-    assert equivalence.gate_of(["float32"]) == ("float32", 1e-5)
-    assert equivalence.gate_of(["float32", "bfloat16", "float16"]) == ("bfloat16", 3e-2)
+    assert compare.gate_of(["float32"]) == ("float32", 1e-5)
+    assert compare.gate_of(["float32", "bfloat16", "float16"]) == ("bfloat16", 3e-2)
 
 
 def test_stages_are_those_of_the_golden_case() -> None:
@@ -75,11 +73,11 @@ def test_stages_are_those_of_the_golden_case() -> None:
     case = golden.load("joint_hetero")
     made = probe.make_inputs(case.config, tiny.PROCESSOR, count=1, seed=0)
     inputs = {name: case.inputs[name] for name in made}
-    found = equivalence.stage_outputs(
+    found = compare.stage_outputs(
         case.config, inference_params(case.params), inputs, dtype="float32", steps=10
     )
     wanted = {**case.outputs, "actions": case.outputs["actions_steps10"]}
-    results = equivalence.compare(found, wanted, gate=1e-5)
+    results = compare.compare(found, wanted, gate=1e-5)
     assert [r.quotient for r in results if not r.passed] == []
     assert min(r.largest_value for r in results) > 0.1
 
