@@ -20,7 +20,7 @@ from absl import app, flags
 
 from scripts.logs import quiet_libraries
 from xvla_jax.batch import Observation
-from xvla_jax.formats.tensor_files import WEIGHTS_NAME
+from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
 
 _CACHE = flags.DEFINE_string("cache", "", "Folder of JAX's persistent compilation cache.")

@@ -36,7 +36,7 @@ from scripts.logs import quiet_libraries
 from scripts.random_weights import read_config, write_random_checkpoint
 from scripts.terminal import count_progress
 from xvla_jax import cost
-from xvla_jax.formats.tensor_files import WEIGHTS_NAME
+from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
 

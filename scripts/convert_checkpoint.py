@@ -29,8 +29,8 @@ from xvla_jax.checkpoint_tools.convert_layout import (
     extract_adapter,
     verify,
 )
+from xvla_jax.checkpoints.accounting import STORED
 from xvla_jax.errors import XVLAError
-from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.lora_step import PEFT
 from xvla_jax.pretrained import LAYOUTS
 from xvla_jax.resizing import RESIZING

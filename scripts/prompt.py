@@ -31,10 +31,10 @@ from scripts.terminal import bytes_progress
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.checkpoint_tools import domains
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE, describe
+from xvla_jax.checkpoints.accounting import STORED
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.formats import domain_file
-from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.folders import check_target
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
 

@@ -19,11 +19,16 @@ from typing import Final
 import numpy as np
 
 from configs import models
-from xvla_jax import convert
+from xvla_jax.checkpoints import torch_tensors
+from xvla_jax.checkpoints.safetensors_files import (
+    DTYPES,
+    WEIGHTS_NAME,
+    TensorInfo,
+    write_safetensors,
+)
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 from xvla_jax.formats.folders import whole_folder
-from xvla_jax.formats.tensor_files import DTYPES, WEIGHTS_NAME, TensorInfo, write_safetensors
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -119,8 +124,8 @@ def write_random_checkpoint(
     Raises:
         CheckpointError: the folder is in use.
     """
-    buffers = convert.made_up_buffers(config)
-    shapes = convert.torch_shapes(config, abstract_params(config))
+    buffers = torch_tensors.made_up_buffers(config)
+    shapes = torch_tensors.torch_shapes(config, abstract_params(config))
     shapes |= {name: value.shape for name, value in buffers.items()}
     stored = STORED[dtype]
     read: list[str] = []

@@ -30,8 +30,8 @@ from scripts.logs import quiet_libraries
 from scripts.termination import Termination
 from scripts.training.run import TrainingRun
 from scripts.training.xvla_flags import carried_over
-from xvla_jax import relabel
 from xvla_jax.checkpoint import Checkpointer, RunItems, read_model
+from xvla_jax.checkpoints import relabel
 from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import TrainingError, XVLAError

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from xvla_jax.checkpoints import lerobot
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats import lerobot_files
 from xvla_jax.untrusted import (
     Layers,
     Positions,
@@ -119,13 +119,13 @@ class XVLAConfig:
             ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
                 another.
         """
-        if lerobot_files.is_lerobot(raw):
-            raw = lerobot_files.to_released(raw)
+        if lerobot.is_lerobot(raw):
+            raw = lerobot.to_released(raw)
         if raw.get("model_type", "xvla") != "xvla":
             raise ConfigError(f"{where}: model_type is {raw['model_type']!r}, expected 'xvla'")
-        if lerobot_files.SECTION in raw:
-            section = raw[lerobot_files.SECTION]
-            lerobot_files.check_section(section, where, field=lerobot_files.SECTION)
+        if lerobot.SECTION in raw:
+            section = raw[lerobot.SECTION]
+            lerobot.check_section(section, where, field=lerobot.SECTION)
         florence = raw.get("florence_config")
         florence = _map({} if florence is None else florence, where, "florence_config")
         for name in ("vision_config", "text_config", "projection_dim"):
@@ -192,8 +192,8 @@ class XVLAConfig:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
         raw = check_object(read_json(path, error=ConfigError), path, error=ConfigError)
-        if lerobot_files.is_lerobot(raw):
-            raw = lerobot_files.to_released(raw, lerobot_files.read_beside(folder))
+        if lerobot.is_lerobot(raw):
+            raw = lerobot.to_released(raw, lerobot.read_beside(folder))
         return cls.from_dict(raw, path)
 
     def write(self, folder: str | os.PathLike[str]) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 
 from xvla_jax import checkpoint
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoints.names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
+from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_step import ADAPTER
-from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
-from xvla_jax.formats.torch_names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.pretrained import ORBAX
 

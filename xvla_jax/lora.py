@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from xvla_jax.checkpoints.names import DIALECTS, LAYOUTS, Path
+from xvla_jax.checkpoints.peft import ALL_LINEAR, PeftConfig
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_slots import Slot, slots
-from xvla_jax.formats.peft import ALL_LINEAR, PeftConfig
 from xvla_jax.formats.stored import StoredLeaf
-from xvla_jax.formats.torch_names import DIALECTS, LAYOUTS, Path
 
 # What X-VLA's LoRA recipe trains as a whole, by PyTorch name.
 RELEASED_MODULES_TO_SAVE: Final = (

@@ -16,6 +16,7 @@ import numpy as np
 from xvla_jax import chunk_program, inpainting
 from xvla_jax.actions import ActionSpace, action_space
 from xvla_jax.batch import Observation, check_domains
+from xvla_jax.checkpoints.relabel import relabelled
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
@@ -24,7 +25,6 @@ from xvla_jax.lora import merge_adapter
 from xvla_jax.models.xvla import XVLA, inference_params
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
-from xvla_jax.relabel import relabelled
 
 STEPS: Final = 10  # denoising steps, everywhere in X-VLA
 _TOKENIZING: Final = threading.Lock()

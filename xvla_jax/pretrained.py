@@ -12,23 +12,24 @@ import jax
 import numpy as np
 
 from xvla_jax import checkpoint
+from xvla_jax.checkpoints import hf_folder, orbax
+from xvla_jax.checkpoints.accounting import STORED, check_tree
+from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
+from xvla_jax.checkpoints.hf_folder import Pretrained
+from xvla_jax.checkpoints.names import DIALECTS
+from xvla_jax.checkpoints.safetensors_files import DTYPES
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits, read_contracts
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats import lora_step, orbax_params, torch_folder
-from xvla_jax.formats.accounting import STORED, check_tree
+from xvla_jax.formats import lora_step
 from xvla_jax.formats.carried import (
     buffers_from_json,
     buffers_to_json,
     files_from_json,
     files_to_json,
 )
-from xvla_jax.formats.disk_errors import check_free, disk_errors
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.stored import Progress
-from xvla_jax.formats.tensor_files import DTYPES
-from xvla_jax.formats.torch_folder import Pretrained
-from xvla_jax.formats.torch_names import DIALECTS
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -67,7 +68,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> 
     step = checkpoint.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)
-    return torch_folder.load(folder, _template, stored=stored)
+    return hf_folder.load(folder, _template, stored=stored)
 
 
 def save_pretrained(
@@ -122,9 +123,9 @@ def save_pretrained(
     with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
             item = model_item(config, processor, whole.contracts, source=whole)
-            orbax_params.write_step(scratch, whole.params, item, progress=progress)
+            orbax.write_step(scratch, whole.params, item, progress=progress)
             return 0
-        return torch_folder.write(scratch, whole, layout, progress=progress, domain=domain)
+        return hf_folder.write(scratch, whole, layout, progress=progress, domain=domain)
 
 
 def _check_names(layout: str, dtype: str) -> None:
@@ -174,7 +175,7 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
         base = load_checkpoint(lora_step.base_folder(step), stored=stored)
         params = lora_step.merged_params(step, base.params)
     else:
-        read = orbax_params.stored_params if stored else orbax_params.load_params
+        read = orbax.stored_params if stored else orbax.load_params
         try:
             params = read(step.resolve(), _template(config))
         except ConfigError as error:

@@ -16,9 +16,9 @@ import numpy as np
 from scripts.equivalence.torch_packages import LEROBOT
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from xvla_jax.checkpoint_tools import compare, probe
+from xvla_jax.checkpoints.lerobot_export import as_lerobot_can
+from xvla_jax.checkpoints.lerobot_pipelines import BEFORE, read_domain
 from xvla_jax.errors import InputError
-from xvla_jax.formats.lerobot_export import as_lerobot_can
-from xvla_jax.formats.lerobot_pipelines import BEFORE, read_domain
 from xvla_jax.models.xvla import inference_params
 from xvla_jax.policy import STEPS
 from xvla_jax.pretrained import Pretrained, save_pretrained

@@ -17,12 +17,13 @@ from scripts.equivalence import raw
 from scripts.equivalence.raw import Export, RawSide
 from scripts.equivalence.torch_packages import LEROBOT
 from scripts.equivalence.torch_process import TorchOptions, TorchReference, require_torch
-from xvla_jax import fingerprints, inventory, lora
+from xvla_jax import inventory, lora
 from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.checkpoint_tools.compare import Stage, StageResult
-from xvla_jax.fingerprints import Fingerprint
+from xvla_jax.checkpoints import fingerprints
+from xvla_jax.checkpoints.fingerprints import Fingerprint
+from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.formats import lora_files
-from xvla_jax.formats.tensor_files import WEIGHTS_NAME
 from xvla_jax.inventory import Inventory
 from xvla_jax.models.xvla import inference_params
 from xvla_jax.policy import STEPS

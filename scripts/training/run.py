@@ -23,10 +23,10 @@ from data.stream.pipeline import Batches, Source, batches, one_pass
 from scripts.training.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
+from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
-from xvla_jax.fingerprints import params_digest
 from xvla_jax.flops import peak_flops, step_flops
 from xvla_jax.formats.lora_step import ADAPTER, adapter_section, is_lora_run
 from xvla_jax.lora import LoraConfig

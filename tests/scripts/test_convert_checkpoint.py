@@ -85,7 +85,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "out"
     slowly = (  # so that the signal comes while it writes
         "import time; from absl import app; from scripts import convert_checkpoint;"
-        "from xvla_jax.formats.tensor_files import TensorFiles; read = TensorFiles.read;"
+        "from xvla_jax.checkpoints.safetensors_files import TensorFiles; read = TensorFiles.read;"
         "TensorFiles.read = lambda self, name: (time.sleep(0.2), read(self, name))[1];"
         "app.run(convert_checkpoint.main)"
     )

@@ -14,8 +14,8 @@ import xvla_jax
 from scripts.random_weights import Written, draw, read_config, write_random_checkpoint
 from tests.xvla_jax import golden
 from xvla_jax.batch import Observation
+from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats.tensor_files import TensorFiles
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor

@@ -11,9 +11,9 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
+from xvla_jax.checkpoints.hf_folder import CONTRACT_NAME
 from xvla_jax.contract import UNKNOWN, Channel, Contract, check_contract, read_contracts
 from xvla_jax.errors import CheckpointError, ConfigError, ContractError
-from xvla_jax.formats.torch_folder import CONTRACT_NAME
 
 _LIBERO = Contract(
     domain_id=3,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from configs import models
 from tests.xvla_jax import golden
-from xvla_jax import convert
+from xvla_jax.checkpoints import torch_tensors
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA, abstract_params
 
@@ -35,7 +35,7 @@ def test_tensors_of_the_released_file() -> None:
     assert len(wanted) == 903
     ours = {
         name: list(shape)
-        for name, shape in convert.torch_shapes(config, abstract_params(config)).items()
+        for name, shape in torch_tensors.torch_shapes(config, abstract_params(config)).items()
     }
     assert ours == {name: shape for name, shape in wanted.items() if name not in _BUFFERS}
 

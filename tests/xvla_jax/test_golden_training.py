@@ -13,7 +13,8 @@ import pytest
 
 from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
-from xvla_jax import convert, flow
+from xvla_jax import flow
+from xvla_jax.checkpoints import torch_tensors
 from xvla_jax.groups import label_tree, xvla_groups
 from xvla_jax.optimizer import OptimizerConfig, make_optimizer
 
@@ -28,7 +29,7 @@ _global_norm = jax.jit(optax.tree.norm)
 def _norms(tree: Any, case: golden.Case) -> dict[str, float]:
     return {
         name: float(np.linalg.norm(value.astype(np.float64)))
-        for name, value in convert.iter_released(tree, case.config)
+        for name, value in torch_tensors.iter_released(tree, case.config)
     }
 
 
@@ -58,7 +59,7 @@ def test_gradients(name: str) -> None:
             assert found[parameter] < 1e-6 * total
         else:
             assert_close("grad/norms", found[parameter], wanted, rtol=1e-4)
-    full = dict(convert.iter_released(grads, case.config))
+    full = dict(torch_tensors.iter_released(grads, case.config))
     compared = 0
     for key, wanted in out.items():
         if key.startswith("grad_full/"):
@@ -138,7 +139,7 @@ def test_every_parameter_is_in_the_reference_group(name: str) -> None:
         tuple(k.key for k in path): label.groups[0].name
         for path, label in jax.tree_util.tree_leaves_with_path(labels)
     }
-    ours = {row.torch: by_path[row.path] for row in convert.rows(case.config)}
+    ours = {row.torch: by_path[row.path] for row in torch_tensors.rows(case.config)}
     assert ours == dict(
         zip(case.outputs["grad/names"], case.outputs["adamw/group_of"], strict=True)
     )

@@ -15,10 +15,10 @@ import pytest
 
 from tests.xvla_jax import golden
 from tests.xvla_jax.tiny import equal
+from xvla_jax.checkpoints.names import DIALECTS, rows
+from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import load_adapter, save_adapter
-from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
-from xvla_jax.formats.torch_names import DIALECTS, rows
 from xvla_jax.lora import LoraConfig, init_adapter
 
 ADAPTERS = golden.FOLDER.parent / "lora"

@@ -17,9 +17,9 @@ from tests.xvla_jax import golden, tiny
 from xvla_jax import pretrained
 from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.checkpoint_tools import convert_layout
+from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.fingerprints import params_digest
 from xvla_jax.formats import lora_step
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.inventory import take_inventory

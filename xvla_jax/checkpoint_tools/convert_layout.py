@@ -15,19 +15,19 @@ import numpy as np
 from xvla_jax import checkpoint
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
+from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.names import detect_dialect
+from xvla_jax.checkpoints.relabel import relabelled
+from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import STORED
 from xvla_jax.formats.folders import check_target
 from xvla_jax.formats.lora_files import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter
 from xvla_jax.formats.lora_step import PEFT, export_adapter
 from xvla_jax.formats.stored import Progress
-from xvla_jax.formats.tensor_files import DTYPES, TensorFiles
-from xvla_jax.formats.torch_names import detect_dialect
 from xvla_jax.lora import merge_adapter
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
-from xvla_jax.relabel import relabelled
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats.torch_folder import Pretrained
 from xvla_jax.untrusted import parse_json, typed_map
 
 NOTES_NAME: Final = "domain_notes.json"  # travels with the weights: where added domains came from

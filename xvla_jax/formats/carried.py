@@ -16,10 +16,10 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
+from xvla_jax.checkpoints.names import BUFFERS
+from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorInfo
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import check_link, plain_name
-from xvla_jax.formats.tensor_files import DTYPES, TensorInfo
-from xvla_jax.formats.torch_names import BUFFERS
 from xvla_jax.untrusted import STRICT, Width, shown, typed
 
 # Tokenizer, remote code, LeRobot's pipelines with their statistics, licences: what loaders of

@@ -18,12 +18,12 @@ import numpy as np
 
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools.domains import Rows, backbone_digest, read_notes, read_rows
+from xvla_jax.checkpoints.accounting import not_finite, refuse_not_finite
+from xvla_jax.checkpoints.hf_folder import Pretrained
+from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import not_finite, refuse_not_finite
-from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
-from xvla_jax.formats.torch_folder import Pretrained
 from xvla_jax.untrusted import parse_json, typed_map
 
 _FORMAT: Final = "xvla-domain-1"

@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoints.lerobot import SECTION
+from xvla_jax.checkpoints.names import detect_dialect
+from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats.lerobot_files import SECTION
-from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo
-from xvla_jax.formats.torch_names import detect_dialect
 
 _ENCODER: Final = "transformer.action_encoder.fc.weight"  # [domains, (actions + state + time) * M]
 

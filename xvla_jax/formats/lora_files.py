@@ -12,14 +12,19 @@ from typing import Final
 import numpy as np
 
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoints.accounting import not_finite, refuse_not_finite, tensor_problems
+from xvla_jax.checkpoints.names import DIALECTS, Dialect
+from xvla_jax.checkpoints.peft import ADAPTER_CONFIG_NAME, PeftConfig
+from xvla_jax.checkpoints.safetensors_files import (
+    DTYPES,
+    TensorFiles,
+    TensorInfo,
+    write_safetensors,
+)
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import not_finite, refuse_not_finite, tensor_problems
 from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.lora_slots import PREFIX, Slot, modules, slots
-from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME, PeftConfig
-from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo, write_safetensors
-from xvla_jax.formats.torch_names import DIALECTS, Dialect
 from xvla_jax.lora import Adapter, fill_slots, read_slot, slot_scales
 from xvla_jax.untrusted import shown
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from xvla_jax.checkpoints.names import LAYOUTS, Dialect, Path, rows
+from xvla_jax.checkpoints.peft import PeftConfig
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.peft import PeftConfig
-from xvla_jax.formats.torch_names import LAYOUTS, Dialect, Path, rows
 from xvla_jax.models.xvla import abstract_params
 
 PREFIX: Final = "base_model.model."  # of every tensor in the file

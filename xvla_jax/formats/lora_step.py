@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from xvla_jax import checkpoint
+from xvla_jax.checkpoints.fingerprints import params_digest
+from xvla_jax.checkpoints.orbax import load_params
+from xvla_jax.checkpoints.peft import PeftConfig
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.fingerprints import params_digest
 from xvla_jax.formats.lora_files import save_adapter
-from xvla_jax.formats.orbax_params import load_params
-from xvla_jax.formats.peft import PeftConfig
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter
 
 ADAPTER: Final = "adapter"  # section of the model item

@@ -15,10 +15,10 @@ import pytest
 from tests.xvla_jax import golden, tiny
 from xvla_jax import pretrained
 from xvla_jax.checkpoint_tools import domains
+from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError, ContractError
 from xvla_jax.formats import domain_file
-from xvla_jax.formats.torch_folder import Pretrained
 
 _CONTRACT = Contract(0, "ee6d", "interleaved", 10.0, ("front", "wrist"), "measured")
 

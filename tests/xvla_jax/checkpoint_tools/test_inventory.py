@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.xvla_jax import golden
-from xvla_jax import fingerprints, inventory
+from xvla_jax import inventory
+from xvla_jax.checkpoints import fingerprints
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 

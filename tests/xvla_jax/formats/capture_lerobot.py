@@ -21,7 +21,7 @@ import numpy as np
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from tests.xvla_jax.formats import lerobot_cases as cases
 from tests.xvla_jax.formats import lerobot_exports as exports
-from xvla_jax.formats.tensor_files import TensorFiles
+from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.processor import Processor
 
 

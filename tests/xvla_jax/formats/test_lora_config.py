@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from xvla_jax.checkpoints.peft import PeftConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.peft import PeftConfig
 
 QKV, FC2 = "transformer.blocks.3.attn.qkv", "vlm.language_model.model.encoder.layers.11.fc2"
 NORM = "transformer.norm"

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 import xvla_jax
 from tests.xvla_jax import golden
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
+from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import plain_name
-from xvla_jax.formats.tensor_files import TensorFiles
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 from xvla_jax.processor import Processor
 

@@ -11,25 +11,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax import convert
-from xvla_jax.config import CONFIG_NAME, XVLAConfig
-from xvla_jax.contract import Contract, read_contracts
-from xvla_jax.errors import CheckpointError
-from xvla_jax.formats import lerobot_export, lerobot_files
-from xvla_jax.formats.carried import side_files
-from xvla_jax.formats.file_names import plain_name
-from xvla_jax.formats.lerobot_pipelines import AFTER, BEFORE, read_processor
-from xvla_jax.formats.lerobot_state import with_state_of_model
-from xvla_jax.formats.peft import ADAPTER_CONFIG_NAME
-from xvla_jax.formats.stored import Progress
-from xvla_jax.formats.tensor_files import (
+from xvla_jax.checkpoints import lerobot, lerobot_export, torch_tensors
+from xvla_jax.checkpoints.lerobot_pipelines import AFTER, BEFORE, read_processor
+from xvla_jax.checkpoints.names import DIALECTS
+from xvla_jax.checkpoints.peft import ADAPTER_CONFIG_NAME
+from xvla_jax.checkpoints.safetensors_files import (
     BIN_NAME,
     STORED_AS,
     WEIGHTS_NAME,
     TensorFiles,
     write_safetensors,
 )
-from xvla_jax.formats.torch_names import DIALECTS
+from xvla_jax.config import CONFIG_NAME, XVLAConfig
+from xvla_jax.contract import Contract, read_contracts
+from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.carried import side_files
+from xvla_jax.formats.file_names import plain_name
+from xvla_jax.formats.lerobot_state import with_state_of_model
+from xvla_jax.formats.stored import Progress
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
 from xvla_jax.untrusted import read_json
 
@@ -37,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 CONTRACT_NAME: Final = "action_contract.json"
 _WRITTEN: Final = frozenset(  # names that an export writes itself
-    {CONFIG_NAME, PREPROCESSOR_NAME, CONTRACT_NAME, lerobot_files.RELEASED_NAME}
+    {CONFIG_NAME, PREPROCESSOR_NAME, CONTRACT_NAME, lerobot.RELEASED_NAME}
 )
 
 
@@ -86,7 +85,7 @@ def load(
     files = TensorFiles.open(folder)
     try:
         files = with_state_of_model(files, config)
-        read = convert.open_torch if stored else convert.from_torch
+        read = torch_tensors.open_torch if stored else torch_tensors.from_torch
         weights = read(files, config, template)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -128,7 +127,7 @@ def write(
             domain=domain,
         )
         files = {k: v for k, v in files.items() if not k.startswith((BEFORE, AFTER))} | pipelines
-        made = {CONFIG_NAME: config, lerobot_files.RELEASED_NAME: released}
+        made = {CONFIG_NAME: config, lerobot.RELEASED_NAME: released}
     if processor:
         processor.write(folder)
     for name, content in made.items():
@@ -139,7 +138,7 @@ def write(
         (folder / name).write_bytes(content)
     if whole.contracts:
         _write_json(folder / CONTRACT_NAME, [c.to_dict() for c in whole.contracts.values()])
-    state = convert.to_torch(
+    state = torch_tensors.to_torch(
         whole.params, whole.config, dialect.name, buffers=whole.buffers, dtype=whole.stored_dtype
     )
     total, done = sum(info.nbytes for info in state.info.values()), 0
@@ -191,8 +190,8 @@ def _check_kind(folder: pathlib.Path) -> None:
 def _read_processor(folder: pathlib.Path, config: XVLAConfig) -> Processor | None:
     """In a LeRobot folder LeRobot's files say what LeRobot does; the rest is in ours, if there."""
     ours = Processor.read(folder) if (folder / PREPROCESSOR_NAME).is_file() else None
-    section = json.loads(config.extra).get(lerobot_files.SECTION)
-    theirs = lerobot_files.is_lerobot(read_json(folder / CONFIG_NAME))
+    section = json.loads(config.extra).get(lerobot.SECTION)
+    theirs = lerobot.is_lerobot(read_json(folder / CONFIG_NAME))
     if not section or (ours and not theirs):
         return ours
     try:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax.formats import lerobot_exports as exports
+from xvla_jax.checkpoints.lerobot_pipelines import read_domain
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lerobot_pipelines import read_domain
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.scaling import Scaling
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax import convert
+from xvla_jax.checkpoints import torch_tensors
+from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.safetensors_files import DTYPES
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats.accounting import STORED
-from xvla_jax.formats.tensor_files import DTYPES
 
 _SAMPLE: Final = 4096  # values of a tensor that are kept to tell by how much it differs
 _LISTED: Final = 10  # differing parameters that a report names
@@ -39,7 +39,7 @@ def fingerprints(
     """
     kind = DTYPES[STORED[dtype]]
     found = {}
-    for name, value in convert.iter_released(params, config):
+    for name, value in torch_tensors.iter_released(params, config):
         flat = np.ascontiguousarray(value, dtype=kind).reshape(-1)
         digest = hashlib.sha256(flat.view(np.uint8).data).digest()
         sample = flat[:: -(-flat.size // _SAMPLE)].astype(np.float32)

@@ -15,9 +15,7 @@ from typing import Any, Final
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.accounting import (
+from xvla_jax.checkpoints.accounting import (
     STORED,
     account,
     buffer_shapes,
@@ -26,9 +24,7 @@ from xvla_jax.formats.accounting import (
     refuse_not_finite,
     stored_names,
 )
-from xvla_jax.formats.stored import StoredLeaf
-from xvla_jax.formats.tensor_files import DTYPES, TensorFiles, TensorInfo
-from xvla_jax.formats.torch_names import (
+from xvla_jax.checkpoints.names import (
     BUFFERS,
     DIALECTS,
     LAYOUTS,
@@ -40,6 +36,10 @@ from xvla_jax.formats.torch_names import (
     detect_dialect,
     rows,
 )
+from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles, TensorInfo
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError
+from xvla_jax.formats.stored import StoredLeaf
 
 _STRIP: Final = 16  # floats in a cache line
 _READERS: Final = 2  # threads: half of the time goes into memory that is touched for the first time

@@ -12,10 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from xvla_jax.config import XVLAConfig
-from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo
-from xvla_jax.formats.torch_names import (
+from xvla_jax.checkpoints.names import (
     BUFFERS,
     EMBED_TOKENS,
     LOGITS_BIAS,
@@ -24,6 +21,9 @@ from xvla_jax.formats.torch_names import (
     Dialect,
     rows,
 )
+from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo
+from xvla_jax.config import XVLAConfig
+from xvla_jax.errors import CheckpointError
 
 # Types in which parameters are stored, the widest first, and safetensors' names for them.
 STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -25,9 +25,9 @@ import pydantic
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
+from xvla_jax.checkpoints.torch_bin import read_bin
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.file_names import plain_name
-from xvla_jax.formats.torch_bin import read_bin
 from xvla_jax.untrusted import STRICT, read_json, typed
 
 WEIGHTS_NAME: Final = "model.safetensors"

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.xvla_jax import golden
+from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.tensor_files import TensorFiles, TensorInfo, write_safetensors
 
 _FILES = sorted(golden.FOLDER.glob("*/*.safetensors"))
 _TENSORS = {

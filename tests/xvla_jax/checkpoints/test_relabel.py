@@ -14,13 +14,13 @@ from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
+from xvla_jax.checkpoints.hf_folder import Pretrained
+from xvla_jax.checkpoints.relabel import relabelled, relabelled_config
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_files import adapter_space, load_adapter, save_adapter
-from xvla_jax.formats.torch_folder import Pretrained
 from xvla_jax.lora import LoraConfig, init_adapter
 from xvla_jax.policy import Policy
-from xvla_jax.relabel import relabelled, relabelled_config
 
 _POSES = Contract(3, "ee6d", "contiguous", 20.0, ("front", "wrist"), "commanded")
 _JOINTS = Contract(5, "auto", "none", 30.0, ("front",), "measured", (0, 1))

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import xvla_jax
 from tests.xvla_jax import golden
-from xvla_jax.formats.torch_names import DIALECTS
+from xvla_jax.checkpoints.names import DIALECTS
 from xvla_jax.pretrained import LAYOUTS, Pretrained, load_checkpoint
 
 

@@ -18,11 +18,8 @@ from safetensors.numpy import save as save_tensors
 
 from xvla_jax.actions import action_space
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
-from xvla_jax.config import XVLAConfig
-from xvla_jax.contract import Contract
-from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lerobot_files import SECTION, features, to_lerobot
-from xvla_jax.formats.lerobot_pipelines import (
+from xvla_jax.checkpoints.lerobot import SECTION, features, to_lerobot
+from xvla_jax.checkpoints.lerobot_pipelines import (
     ACTION,
     AFTER,
     BEFORE,
@@ -35,6 +32,9 @@ from xvla_jax.formats.lerobot_pipelines import (
     read_domain,
     read_processor,
 )
+from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract
+from xvla_jax.errors import CheckpointError
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES
 

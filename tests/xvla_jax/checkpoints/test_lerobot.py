@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.xvla_jax import golden
+from xvla_jax.checkpoints import lerobot
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats import lerobot_files
 from xvla_jax.pretrained import load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
 
@@ -119,4 +119,4 @@ def test_policies_that_are_no_released_x_vla_are_refused(
 def test_the_chunk_is_lerobots_where_its_config_is_silent() -> None:
     raw = _theirs("config.json")
     del raw["chunk_size"]
-    assert lerobot_files.to_released(raw)["num_actions"] == 32
+    assert lerobot.to_released(raw)["num_actions"] == 32

@@ -12,10 +12,10 @@ import logging
 from typing import Any, Final
 
 from xvla_jax.actions import AUTO, action_kind, action_space
+from xvla_jax.checkpoints import lerobot
+from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats import lerobot_files
-from xvla_jax.formats.torch_folder import Pretrained
 
 _log = logging.getLogger(__name__)
 
@@ -104,8 +104,8 @@ def said(config: XVLAConfig) -> str:
 def _without_robot(extra: str) -> str:
     """The file that was read, without what LeRobot's section says of the old robot."""
     raw = json.loads(extra)
-    section = raw.get(lerobot_files.SECTION)
+    section = raw.get(lerobot.SECTION)
     if section is None:
         return extra
     kept = {key: value for key, value in section.items() if key not in _OF_THE_ROBOT}
-    return json.dumps(raw | {lerobot_files.SECTION: kept})
+    return json.dumps(raw | {lerobot.SECTION: kept})
