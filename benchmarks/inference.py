@@ -35,8 +35,8 @@ from scripts.equivalence.torch_process import TorchOptions, TorchReference
 from scripts.logs import quiet_libraries
 from scripts.random_weights import read_config, write_random_checkpoint
 from scripts.terminal import count_progress
-from xvla_jax import cost
 from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
+from xvla_jax.planning import flops
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
 
@@ -99,7 +99,7 @@ def measure(
     record: dict[str, Any] = {
         **dataclasses.asdict(cell),
         "compile_seconds": time.perf_counter() - start,
-        "flops": cost.flops_by_stage(program.as_text(), STAGES),
+        "flops": flops.flops_by_stage(program.as_text(), STAGES),
     }
     work = sum(record["flops"].values())
     calls = _REPEAT.value + 1

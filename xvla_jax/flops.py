@@ -1,7 +1,7 @@
 """FLOPs of a step from its jaxpr, and the peak rate of a device: what MFU is made of.
 
 Counted before compilation, so the same on every backend, and without what a remat policy computes
-twice: these are the model's FLOPs. `xvla_jax/cost.py` counts a compiled program.
+twice: these are the model's FLOPs. `xvla_jax/planning/flops.py` counts a compiled program.
 """
 
 from __future__ import annotations

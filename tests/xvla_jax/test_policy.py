@@ -13,11 +13,12 @@ import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden, tiny
-from xvla_jax import chunk_program, cost
+from xvla_jax import chunk_program
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.lora import merge_adapter
+from xvla_jax.planning import flops
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
 
@@ -115,7 +116,7 @@ def test_absent_views_have_a_program_of_their_own(policy: Policy) -> None:
     np.testing.assert_allclose(policy.act(two, steps=_STEPS, seed=_SEEDS[:2]), full[:2], atol=1e-5)
     assert _programs() == count + 1
     work = [
-        sum(cost.flops_by_stage(text, {}).values())
+        sum(flops.flops_by_stage(text, {}).values())
         for views in (1, 2, 3)
         for text in [policy.lower(views=views, batch=1, steps=_STEPS).compile().as_text()]
     ]

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from xvla_jax import hlo
 from xvla_jax.errors import ProgramError
+from xvla_jax.planning import hlo
 
 # Bytes that one chip sends, of a group of n, when it puts in `size` bytes. Rings, as TPUs run them.
 SENT: Final[Mapping[str, Callable[[int, int], float]]] = {

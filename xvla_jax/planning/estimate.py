@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from xvla_jax import hlo
+from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.collectives import bytes_by_kind
 from xvla_jax.planning.traffic import pieces

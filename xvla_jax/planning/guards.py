@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from xvla_jax import cost, hlo
 from xvla_jax.lora import MERGE_SCOPE
+from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.collectives import collective_kind
 
 _HOST_OPS: Final = {"infeed", "outfeed", "send", "recv"}
@@ -37,7 +37,7 @@ def wide_products(module: hlo.Module) -> list[str]:
     return [
         visit.op_name
         for visit in module.visits()
-        if cost.product_flops(visit) is not None
+        if flops.product_flops(visit) is not None
         and MERGE_SCOPE not in visit.op_name
         and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
     ]

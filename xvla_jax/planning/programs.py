@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xvla_jax import hlo
 from xvla_jax.batch import abstract_batch
 from xvla_jax.chunk_program import lower_sampler
 from xvla_jax.config import XVLAConfig
@@ -22,6 +21,7 @@ from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.optimizer import OptimizerConfig
+from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.policy import STEPS
 from xvla_jax.processor import Processor

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from xvla_jax import hlo
-from xvla_jax.cost import product_flops
+from xvla_jax.planning import hlo
 from xvla_jax.planning.collectives import Part, part_of_collective
+from xvla_jax.planning.flops import product_flops
 
 # Instructions that move nothing: they name, pack or wait for what others made.
 _FREE: Final = {

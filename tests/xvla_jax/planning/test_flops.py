@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from xvla_jax import cost
 from xvla_jax.errors import ProgramError
+from xvla_jax.planning import flops
 
 _X, _W = jnp.ones((4, 8)), jnp.ones((8, 8))
 _ONCE = 2 * 4 * 8 * 8
@@ -37,7 +37,7 @@ def _batched(x: jax.Array, w: jax.Array) -> jax.Array:
     ids=["once", "scan", "loops in loops", "batch"],
 )
 def test_products(program: Callable[..., jax.Array], runs: int) -> None:
-    assert sum(cost.flops_by_stage(_text(program, _X, _W), {}).values()) == runs * _ONCE
+    assert sum(flops.flops_by_stage(_text(program, _X, _W), {}).values()) == runs * _ONCE
 
 
 def test_convolution() -> None:
@@ -46,7 +46,7 @@ def test_convolution() -> None:
         return jax.lax.conv_general_dilated(x, k, (2, 2), "VALID", dimension_numbers=numbers)
 
     text = _text(convolve, jnp.ones((1, 9, 9, 3)), jnp.ones((3, 3, 3, 5)))
-    assert sum(cost.flops_by_stage(text, {}).values()) == 2 * (4 * 4 * 5) * (3 * 3 * 3)
+    assert sum(flops.flops_by_stage(text, {}).values()) == 2 * (4 * 4 * 5) * (3 * 3 * 3)
 
 
 def test_stages_are_found_by_name() -> None:
@@ -56,7 +56,7 @@ def test_stages_are_found_by_name() -> None:
         with jax.named_scope("far"):
             return jnp.sin(_scan(x, w)) @ w
 
-    found = cost.flops_by_stage(_text(program, _X, _W), {"near": "/near/", "none": "/none/"})
+    found = flops.flops_by_stage(_text(program, _X, _W), {"near": "/near/", "none": "/none/"})
     assert found == {"near": _ONCE, "none": 0, "other": 8 * _ONCE}
 
 
@@ -65,6 +65,6 @@ def test_a_loop_of_unknown_length_is_refused() -> None:
         return jax.lax.while_loop(lambda y: y.sum() < 1e6, lambda y: y @ w, x)
 
     with pytest.raises(ProgramError, match="no known trip count"):
-        cost.products(_text(program, _X, _W))
+        flops.products(_text(program, _X, _W))
     with pytest.raises(ProgramError, match="no ENTRY computation"):
-        cost.products("module @jit_f {}")
+        flops.products("module @jit_f {}")

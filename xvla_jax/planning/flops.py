@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from xvla_jax import hlo
+from xvla_jax.planning import hlo
 
 
 @dataclasses.dataclass(frozen=True)
