@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from xvla_jax.extras import needs
-from xvla_jax.serving.arrays import array_from_bytes, array_layout, length_refusal
+from xvla_jax.serving.codecs import array_from_bytes, array_layout, length_refusal
 from xvla_jax.serving.refusal import RequestError, bad_field
 
 with needs("serve"):

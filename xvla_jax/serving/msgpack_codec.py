@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import numpy as np
 
 from xvla_jax.extras import needs
-from xvla_jax.serving.arrays import DTYPES, array_from_bytes
+from xvla_jax.serving.codecs import DTYPES, array_from_bytes
 from xvla_jax.serving.refusal import RequestError, bad_field
 
 with needs("serve"):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xvla_jax.extras import needs
-from xvla_jax.serving.arrays import array_from_list
+from xvla_jax.serving.codecs import array_from_list
 from xvla_jax.serving.refusal import bad_field
 
 with needs("serve"):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax.serving.arrays import array_from_list
+from xvla_jax.serving.codecs import array_from_list
 from xvla_jax.serving.fields import NAMES, Taken, take, view_warnings
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.pictures import file_of_text, picture

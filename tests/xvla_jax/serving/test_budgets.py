@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from tests.xvla_jax.serving.fakes import WIDTH, FakeEngine, request
 from xvla_jax.serving import json_codec, msgpack_codec
-from xvla_jax.serving.arrays import array_from_list
 from xvla_jax.serving.clients import Client
+from xvla_jax.serving.codecs import array_from_list
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.request import parse_request

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.xvla_jax.serving.fakes import LIMITS, WIDTH, FakeEngine, dumps, request
 from xvla_jax.serving import msgpack_codec
-from xvla_jax.serving.arrays import DTYPES
+from xvla_jax.serving.codecs import DTYPES
 from xvla_jax.serving.json_codec import decode_array, decode_object
 from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.request import ActRequest, parse_request
