@@ -34,8 +34,8 @@ from benchmarks.run_state import different, newest_step
 from data.rows.table import dataset
 from data.writing.recorded import write_dataset
 from scripts.logs import quiet_libraries
-from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.metrics import all_lines
+from xvla_jax.training.checkpointer import CHECKPOINTS
 
 SAVE_EVERY: Final = 20  # config.save_every: steps that may be lost; a save starts every 10
 _STEPS_A_KILL: Final = 20  # trained at most from one kill to the next, on average

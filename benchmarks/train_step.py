@@ -19,11 +19,11 @@ from configs import models
 from xvla_jax.config import XVLAConfig
 from xvla_jax.heap import keep_between_steps, trim_after_compiling
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch, make_mesh
-from xvla_jax.state import Recipe, TrainState, init_state
-from xvla_jax.train import make_train_step
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.state import Recipe, TrainState, init_state
+from xvla_jax.training.step import make_train_step
 
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 

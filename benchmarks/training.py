@@ -31,9 +31,9 @@ from configs import models
 from eval.files import write_json
 from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
-from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.config import XVLAConfig
 from xvla_jax.processor import Processor
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
 
 _OUT = flags.DEFINE_string("out", "outputs/training.json", "Where the figures go.")
 _ONLY = flags.DEFINE_multi_enum(

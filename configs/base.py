@@ -88,9 +88,9 @@ def _data() -> ConfigDict:
 def _optimizer() -> ConfigDict:
     """What learns, how fast, from when."""
     optimizer: Any = ConfigDict()
-    optimizer.mode = "xvla"  # what learns: a name in xvla_jax.groups.MODES
+    optimizer.mode = "xvla"  # what learns: a name in xvla_jax.training.groups.MODES
     optimizer.last_layers = 4  # blocks that learn in mode last_layers
-    optimizer.schedule = "xvla_release"  # a name in xvla_jax.optimizer.SCHEDULES
+    optimizer.schedule = "xvla_release"  # a name in xvla_jax.training.optimizer.SCHEDULES
     optimizer.iters = 50_000  # steps of the run
     optimizer.learning_rate = 1e-4
     optimizer.learning_coef = 0.1  # factor for vlm and soft prompts

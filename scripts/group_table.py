@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from xvla_jax.optimizer import GroupRow
+from xvla_jax.training.optimizer import GroupRow
 
 
 def group_table(rows: Sequence[GroupRow]) -> Table:

@@ -36,12 +36,12 @@ from scripts.plan_tables import as_markdown, print_plan
 from scripts.training.initial_model import planned_config
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.lora import LoraConfig
-from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.planning.chips import Slice, describe
 from xvla_jax.planning.programs import Run
 from xvla_jax.planning.report import make_plan
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch_size
+from xvla_jax.training.optimizer import OptimizerConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_list("topology", None, "Slices, such as v5e:4x4.", required=True)

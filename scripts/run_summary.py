@@ -20,7 +20,7 @@ from scripts.ends import ends_clearly
 from xvla_jax.errors import XVLAError
 from xvla_jax.extras import needs
 from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
-from xvla_jax.watch import duration, goodput
+from xvla_jax.training.telemetry import duration, goodput
 
 _OUT = flags.DEFINE_string("out", None, "PNG file; by default curves.png in the first workdir.")
 

@@ -30,22 +30,22 @@ from scripts.logs import quiet_libraries
 from scripts.termination import Termination
 from scripts.training.run import TrainingRun
 from scripts.training.xvla_flags import carried_over
-from xvla_jax.checkpoint import Checkpointer, RunItems, read_model
 from xvla_jax.checkpoints import relabel
-from xvla_jax.cluster import DistributedConfig
 from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import TrainingError, XVLAError
 from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
 from xvla_jax.heap import keep_between_steps, trim_after_compiling
-from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import MetricsWriter, open_sinks
-from xvla_jax.resume import check_resumed, check_same_model
 from xvla_jax.revision import code_version
 from xvla_jax.skips import SkipWatch
-from xvla_jax.state import TrainState, abstract_state, init_state, place_base
-from xvla_jax.stop import StopSignal
-from xvla_jax.train import make_train_step
-from xvla_jax.workdir_lock import WorkdirLock
+from xvla_jax.training.checkpointer import Checkpointer, RunItems, read_model
+from xvla_jax.training.loop import LoopConfig, run_loop
+from xvla_jax.training.multihost import DistributedConfig
+from xvla_jax.training.resume import check_resumed, check_same_model
+from xvla_jax.training.signals import StopSignal
+from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
+from xvla_jax.training.step import make_train_step
+from xvla_jax.training.workdir_lock import WorkdirLock
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TAKE_OVER = flags.DEFINE_bool(

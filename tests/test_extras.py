@@ -62,7 +62,7 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
 @pytest.mark.parametrize(
     ("statement", "package", "extra"),
     [
-        ("import xvla_jax.loop", "tensorboard", "data"),
+        ("import xvla_jax.training.loop", "tensorboard", "data"),
         ("import data.readers.rlds", "tensorflow", "data"),
         ("import data.readers.standard", "tensorflow_datasets", "data"),
         ("import data.readers.hdf5", "h5py", "data"),

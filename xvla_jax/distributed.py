@@ -26,9 +26,9 @@ from typing import Any, Final
 import jax
 from jax._src import distributed as jax_distributed  # its client has no public name; Orbax uses it
 
-from xvla_jax.cluster import DistributedConfig, connect
 from xvla_jax.differences import differences
 from xvla_jax.errors import ConfigError, DistributedError, XVLAError
+from xvla_jax.training.multihost import DistributedConfig, connect
 
 # What each host may have of its own.
 OWN_FIELDS: Final = (

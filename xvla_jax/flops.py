@@ -15,8 +15,8 @@ import jax
 
 from xvla_jax.planning.chips import CHIPS
 from xvla_jax.processor import Processor
-from xvla_jax.state import Recipe
-from xvla_jax.train import make_train_step
+from xvla_jax.training.state import Recipe
+from xvla_jax.training.step import make_train_step
 
 # Beginning of `device_kind` -> bfloat16 FLOP/s, dense; the first that fits counts. GPUs: NVIDIA's
 # data sheets of A100, H100 SXM and H200 SXM.

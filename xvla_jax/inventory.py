@@ -15,7 +15,6 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoints.names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
@@ -24,6 +23,7 @@ from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.formats.lora_step import ADAPTER
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.pretrained import ORBAX
+from xvla_jax.training import checkpointer
 
 # Fields that say nothing about what a trained model computes.
 _TRAINING_ONLY: Final = frozenset(
@@ -83,9 +83,9 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpoint.find_step(folder)
+    step = checkpointer.find_step(folder)
     if step is not None:
-        item = checkpoint.read_model(step)
+        item = checkpointer.read_model(step)
         if ADAPTER in item:
             raise CheckpointError(
                 f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "

@@ -11,7 +11,6 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint
 from xvla_jax.checkpoints import hf_folder, orbax
 from xvla_jax.checkpoints.accounting import STORED, check_tree
 from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
@@ -32,6 +31,7 @@ from xvla_jax.formats.folders import whole_folder
 from xvla_jax.formats.stored import Progress
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
+from xvla_jax.training import checkpointer
 
 __all__ = ["Pretrained", "load_checkpoint", "load_pretrained", "model_item", "save_pretrained"]
 
@@ -65,7 +65,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> 
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpoint.find_step(folder)
+    step = checkpointer.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)
     return hf_folder.load(folder, _template, stored=stored)
@@ -169,7 +169,7 @@ def model_item(
 
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
-    item = checkpoint.read_model(step)
+    item = checkpointer.read_model(step)
     config = XVLAConfig.from_dict(item["config"], f"{step}: model.config")
     if lora_step.ADAPTER in item:
         base = load_checkpoint(lora_step.base_folder(step), stored=stored)

@@ -31,14 +31,14 @@ from xvla_jax.flops import peak_flops, step_flops
 from xvla_jax.formats.lora_step import ADAPTER, adapter_section, is_lora_run
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.pretrained import Pretrained, model_item
 from xvla_jax.processor import Processor
-from xvla_jax.provenance import provenance
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
-from xvla_jax.state import Recipe, abstract_state
-from xvla_jax.validation import Validation, make_eval_step
-from xvla_jax.watch import Watch
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.provenance import provenance
+from xvla_jax.training.state import Recipe, abstract_state
+from xvla_jax.training.telemetry import Watch
+from xvla_jax.training.validation import Validation, make_eval_step
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

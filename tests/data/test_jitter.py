@@ -1,4 +1,4 @@
-"""How colour jitter is drawn; tests/xvla_jax/test_augment.py shows what it does to a picture."""
+"""How colour jitter is drawn; tests/xvla_jax/training/test_augment.py shows what it does to a picture."""
 
 import itertools
 

@@ -13,9 +13,9 @@ from data.rows.mixtures import mixture
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.remat import REMAT
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig, learning_rates
 from xvla_jax.sharding import global_batch_size
-from xvla_jax.state import Recipe
+from xvla_jax.training.optimizer import OptimizerConfig, learning_rates
+from xvla_jax.training.state import Recipe
 
 _FOLDER = pathlib.Path(base.__file__).parent
 _SHARED = {"__init__", "base", "models", "paper_finetune"}

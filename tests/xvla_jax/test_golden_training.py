@@ -15,8 +15,8 @@ from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
 from xvla_jax import flow
 from xvla_jax.checkpoints import torch_tensors
-from xvla_jax.groups import label_tree, xvla_groups
-from xvla_jax.optimizer import OptimizerConfig, make_optimizer
+from xvla_jax.training.groups import label_tree, xvla_groups
+from xvla_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 pytestmark = pytest.mark.parametrize("name", golden.CASES)
 

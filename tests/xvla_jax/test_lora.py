@@ -18,9 +18,9 @@ from xvla_jax import flow
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import load_adapter
-from xvla_jax.groups import label_tree, xvla_groups
 from xvla_jax.lora import Adapter, LoraConfig, apply_adapter, init_adapter, merge_adapter
 from xvla_jax.models.xvla import abstract_params
+from xvla_jax.training.groups import label_tree, xvla_groups
 
 ADAPTERS = golden.FOLDER.parent / "lora"
 

@@ -15,7 +15,6 @@ import pytest
 
 from tests.xvla_jax import golden, tiny
 from xvla_jax import pretrained
-from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.checkpoint_tools import convert_layout
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
@@ -25,7 +24,8 @@ from xvla_jax.formats.lora_files import load_adapter
 from xvla_jax.inventory import take_inventory
 from xvla_jax.lora import Adapter, LoraConfig, init_adapter, merge_adapter
 from xvla_jax.processor import Processor
-from xvla_jax.state import TrainState
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.state import TrainState
 
 _LORA = LoraConfig(rank=2, alpha=4)
 

@@ -17,9 +17,9 @@ from xvla_jax import flow, sharding
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig, apply_adapter
 from xvla_jax.models.xvla import abstract_params
-from xvla_jax.optimizer import OptimizerConfig
-from xvla_jax.state import Recipe, TrainState, init_state
-from xvla_jax.train import make_train_step
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.state import Recipe, TrainState, init_state
+from xvla_jax.training.step import make_train_step
 
 # Two leaves alone, which compile in no time.
 _LORA = LoraConfig(

@@ -18,8 +18,8 @@ from xvla_jax.errors import ConfigError
 from xvla_jax.models import soft_transformer
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.sharding import global_batch, make_mesh, path_of, tree_shardings
-from xvla_jax.state import init_state
-from xvla_jax.train import make_train_step
+from xvla_jax.training.state import init_state
+from xvla_jax.training.step import make_train_step
 
 # Of the largest value of a leaf. Sums over shards come in another order: float32 keeps 7 digits.
 _TOLERANCE = 2e-5

@@ -14,10 +14,10 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax import flow, sharding
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import split
-from xvla_jax.optimizer import OptimizerConfig
-from xvla_jax.state import Recipe
-from xvla_jax.train import make_train_step
+from xvla_jax.training.groups import split
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.state import Recipe
+from xvla_jax.training.step import make_train_step
 
 _CONSTANT = OptimizerConfig(schedule="constant", iters=9, learning_rate=0.1, max_grad_norm=0.0)
 

@@ -18,8 +18,8 @@ from xvla_jax import flow, sharding
 from xvla_jax.errors import InputError
 from xvla_jax.models.florence import TextEncoder
 from xvla_jax.models.xvla import XVLA, Context
-from xvla_jax.state import TrainState
-from xvla_jax.train import make_train_step
+from xvla_jax.training.state import TrainState
+from xvla_jax.training.step import make_train_step
 
 _BATCH = 16  # over eight devices: two samples each
 

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 from configs import models
 from xvla_jax import sharding
 from xvla_jax.config import XVLAConfig
-from xvla_jax.groups import NEVER, Group, Groups
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.processor import Processor
-from xvla_jax.state import Recipe, TrainState, abstract_state, init_state
-from xvla_jax.train import make_train_step
+from xvla_jax.training.groups import NEVER, Group, Groups
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.state import Recipe, TrainState, abstract_state, init_state
+from xvla_jax.training.step import make_train_step
 
 CONFIG = XVLAConfig.from_dict(models.model_dict(models.TINY, action_mode="ee6d"))
 MODEL = XVLA(CONFIG)

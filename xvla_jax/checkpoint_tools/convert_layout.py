@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from xvla_jax import checkpoint
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
 from xvla_jax.checkpoints.accounting import STORED
@@ -28,6 +27,7 @@ from xvla_jax.lora import merge_adapter
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
+from xvla_jax.training import checkpointer
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
@@ -150,7 +150,7 @@ def extract_adapter(
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
-    step = checkpoint.find_step(source)
+    step = checkpointer.find_step(source)
     if step is None:
         raise CheckpointError(f"{source} is no workdir of a LoRA run, from which {PEFT} is written")
     export_adapter(step, target, overwrite=overwrite)
@@ -167,7 +167,7 @@ def extract_adapter(
 
 def describe(folder: pathlib.Path) -> Side:
     """Layout, number of stored tensors and bytes; no tensor is read."""
-    step = checkpoint.find_step(folder)
+    step = checkpointer.find_step(folder)
     if step is None:
         files = TensorFiles.open(folder)
         layout = detect_dialect(set(files.info)).name
@@ -192,7 +192,7 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
     """
     source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
     written = load_checkpoint(folder)
-    kind = np.float32 if checkpoint.find_step(folder) else DTYPES[STORED[dtype]]
+    kind = np.float32 if checkpointer.find_step(folder) else DTYPES[STORED[dtype]]
     equal = jax.tree.map(
         lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
     )

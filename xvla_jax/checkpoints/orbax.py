@@ -14,10 +14,10 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
-from xvla_jax.checkpoint import CHECKPOINTS
 from xvla_jax.checkpoints.accounting import check_stored_tree, not_finite, refuse_not_finite
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.stored import Progress, StoredLeaf
+from xvla_jax.training.checkpointer import CHECKPOINTS
 
 _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time
 _CHUNK: Final = 16 << 20  # bytes of a leaf that are stored together

@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from xvla_jax import checkpoint
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.checkpoints.orbax import load_params
 from xvla_jax.checkpoints.peft import PeftConfig
@@ -21,6 +20,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.formats.lora_files import save_adapter
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter
+from xvla_jax.training import checkpointer
 
 ADAPTER: Final = "adapter"  # section of the model item
 _RELABELLED: Final = "relabelled"  # in it, where the base has another action space
@@ -49,8 +49,8 @@ def adapter_section(
 
 def is_lora_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is the workdir of a LoRA run, or one of its steps."""
-    step = checkpoint.find_step(folder)
-    return step is not None and ADAPTER in checkpoint.read_model(step)
+    step = checkpointer.find_step(folder)
+    return step is not None and ADAPTER in checkpointer.read_model(step)
 
 
 def read_adapter(step: pathlib.Path) -> Adapter:
@@ -59,7 +59,7 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     Raises:
         CheckpointError: it cannot be read, or is that of another model.
     """
-    item = checkpoint.read_model(step)
+    item = checkpointer.read_model(step)
     adapter = abstract_adapter(
         XVLAConfig.from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
     )
@@ -72,7 +72,7 @@ def base_folder(step: pathlib.Path) -> pathlib.Path:
     Raises:
         CheckpointError: it is not there; the message says how to go on without it.
     """
-    folder = pathlib.Path(checkpoint.read_model(step)[ADAPTER]["base"])
+    folder = pathlib.Path(checkpointer.read_model(step)[ADAPTER]["base"])
     if not folder.is_dir():
         raise CheckpointError(
             f"{step} is of a LoRA run, and its base {folder} is not here. Put it back, or merge "
@@ -87,7 +87,7 @@ def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         CheckpointError: the adapter was trained on other parameters.
     """
-    item = checkpoint.read_model(step)
+    item = checkpointer.read_model(step)
     section, config = item[ADAPTER], XVLAConfig.from_dict(item["config"])
     found = params_digest(base, config)
     if found != section["base_sha256"]:
@@ -107,7 +107,7 @@ def export_adapter(
     Raises:
         CheckpointError: the step is not of a LoRA run, or the folder is in use.
     """
-    item = checkpoint.read_model(step)
+    item = checkpointer.read_model(step)
     if ADAPTER not in item:
         raise CheckpointError(
             f"{step} is not of a LoRA run, so it has no adapter; layouts of whole checkpoints are "
@@ -133,7 +133,7 @@ def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names what differs.
     """
-    saved: Any = checkpoint.read_model(step).get(ADAPTER)
+    saved: Any = checkpointer.read_model(step).get(ADAPTER)
     wanted: Any = ours.get(ADAPTER)
     if saved is None and wanted is None:
         return

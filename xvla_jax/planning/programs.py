@@ -20,14 +20,14 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.optimizer import OptimizerConfig
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.policy import STEPS
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
-from xvla_jax.state import Recipe, TrainState, abstract_state
-from xvla_jax.train import make_train_step
+from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.state import Recipe, TrainState, abstract_state
+from xvla_jax.training.step import make_train_step
 
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

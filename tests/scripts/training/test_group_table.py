@@ -16,10 +16,10 @@ from scripts.group_table import group_table
 from scripts.training.run import recipe_of
 from tests.xvla_jax import tiny
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import MODES
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import abstract_params
-from xvla_jax.optimizer import GroupRow, OptimizerConfig, group_rows
+from xvla_jax.training.groups import MODES
+from xvla_jax.training.optimizer import GroupRow, OptimizerConfig, group_rows
 
 _PARAMS = abstract_params(tiny.CONFIG)
 _SIZE = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_PARAMS))

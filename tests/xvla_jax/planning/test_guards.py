@@ -16,7 +16,7 @@ from xvla_jax.lora import apply_adapter
 from xvla_jax.planning import hlo
 from xvla_jax.planning.guards import gathers_of_optimizer_state, host_calls, wide_products
 from xvla_jax.sharding import global_batch
-from xvla_jax.state import TrainState
+from xvla_jax.training.state import TrainState
 
 
 def _module(function: Any, *arguments: Any, **options: Any) -> hlo.Module:

@@ -14,7 +14,8 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import (
+from xvla_jax.models.xvla import abstract_params
+from xvla_jax.training.groups import (
     MODES,
     group_sizes,
     join,
@@ -23,8 +24,7 @@ from xvla_jax.groups import (
     split,
     xvla_groups,
 )
-from xvla_jax.models.xvla import abstract_params
-from xvla_jax.optimizer import OptimizerConfig, make_optimizer
+from xvla_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 _PARAMS: dict[str, Any] = {
     "vlm": {"layers": {"w": np.zeros((2, 3), np.float32)}},

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from xvla_jax.checkpoints.accounting import check_stored_tree
 from xvla_jax.checkpoints.disk_errors import disk_errors
 from xvla_jax.errors import CheckpointError
-from xvla_jax.state import TrainState
+from xvla_jax.training.state import TrainState
 from xvla_jax.untrusted import STRICT, check_object, read_json, typed
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir

@@ -14,11 +14,11 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import Groups, join, split
 from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
-from xvla_jax.optimizer import GroupRow, OptimizerConfig, group_rows, make_optimizer
 from xvla_jax.sharding import tree_shardings
+from xvla_jax.training.groups import Groups, join, split
+from xvla_jax.training.optimizer import GroupRow, OptimizerConfig, group_rows, make_optimizer
 
 Array = jax.Array
 

@@ -22,7 +22,7 @@ from xvla_jax.errors import ConfigError
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch
-from xvla_jax.state import TrainState
+from xvla_jax.training.state import TrainState
 
 Array = jax.Array
 HostBatch = Mapping[str, np.ndarray]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # each starts two or three processes
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = """
 import logging, pathlib, sys, time
-from xvla_jax.cluster import DistributedConfig
+from xvla_jax.training.multihost import DistributedConfig
 from xvla_jax.distributed import start
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 index, count, port, timeout = map(int, sys.argv[1:5])

@@ -25,7 +25,7 @@ from xvla_jax.augment import blend, jittered
 from xvla_jax.batch import check_batch
 from xvla_jax.errors import InputError
 from xvla_jax.feed import DeviceFeed
-from xvla_jax.train import make_train_step
+from xvla_jax.training.step import make_train_step
 
 ORDERS = np.array(list(itertools.permutations(range(3))), np.int32)
 # With these, product and sum rounded at once give other pixels than rounded one after the other.

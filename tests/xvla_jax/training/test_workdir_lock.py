@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from xvla_jax.errors import TrainingError
-from xvla_jax.workdir_lock import LOCK_NAME, Holder, WorkdirLock
+from xvla_jax.training.workdir_lock import LOCK_NAME, Holder, WorkdirLock
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
-from xvla_jax.workdir_lock import WorkdirLock
+from xvla_jax.training.workdir_lock import WorkdirLock
 with WorkdirLock(sys.argv[1], beat_s=0.1, stale_s=1.0):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax import flow, sharding
-from xvla_jax.train import make_train_step
+from xvla_jax.training.step import make_train_step
 
 
 def test_a_step_is_a_function_of_state_and_batch() -> None:

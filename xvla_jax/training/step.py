@@ -16,10 +16,10 @@ from xvla_jax import flow
 from xvla_jax.augment import jittered
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import join, label_tree, split
-from xvla_jax.optimizer import learning_rates
 from xvla_jax.processor import Processor
-from xvla_jax.state import Recipe, TrainState
+from xvla_jax.training.groups import join, label_tree, split
+from xvla_jax.training.optimizer import learning_rates
+from xvla_jax.training.state import Recipe, TrainState
 
 Array = jax.Array
 Metrics = dict[str, Array]

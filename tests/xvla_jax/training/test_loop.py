@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
-from xvla_jax.checkpoint import CHECKPOINTS, Checkpointer, RunItems
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.loop import LoopConfig, run_loop
 from xvla_jax.metrics import JsonLines, MetricsWriter, TensorBoard, read_metrics
 from xvla_jax.skips import SKIPPED_NAME, SkipWatch
-from xvla_jax.state import TrainState
-from xvla_jax.stop import StopSignal
-from xvla_jax.validation import Validation
-from xvla_jax.watch import Watch
+from xvla_jax.training.checkpointer import CHECKPOINTS, Checkpointer, RunItems
+from xvla_jax.training.loop import LoopConfig, run_loop
+from xvla_jax.training.signals import StopSignal
+from xvla_jax.training.state import TrainState
+from xvla_jax.training.telemetry import Watch
+from xvla_jax.training.validation import Validation
 
 
 class _Source:

@@ -14,7 +14,7 @@ import optax
 from xvla_jax.adam import clip_by_global_norm, scale_by_adam
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.groups import (
+from xvla_jax.training.groups import (
     ALWAYS,
     AT_FIRST,
     Group,

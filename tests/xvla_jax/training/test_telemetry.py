@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xvla_jax.watch import Watch, duration, goodput
+from xvla_jax.training.telemetry import Watch, duration, goodput
 
 
 class _Clock:

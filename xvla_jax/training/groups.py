@@ -163,7 +163,7 @@ def label_tree(params: Any, groups: Groups) -> Any:
     if uncovered:
         raise ConfigError(
             f"no optimizer group covers {len(uncovered)} parameters: {', '.join(uncovered[:5])}; "
-            f"the groups are {[(g.name, g.pattern) for g in groups]} (xvla_jax/groups.py)"
+            f"the groups are {[(g.name, g.pattern) for g in groups]} (xvla_jax/training/groups.py)"
         )
     return labels
 

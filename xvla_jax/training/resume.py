@@ -86,7 +86,11 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             refused.append(f"config.{field}: {before!r} saved, {after!r} now")
             ways += [way for pattern, way in WAYS_ON if re.fullmatch(pattern, field)][:1]
             continue
-        meaning = effect.value if effect else "no row of xvla_jax.resume.EFFECTS says what it does"
+        meaning = (
+            effect.value
+            if effect
+            else "no row of xvla_jax.training.resume.EFFECTS says what it does"
+        )
         level = logging.INFO if effect is Effect.NONE else logging.WARNING
         _log.log(level, "config.%s was %r, is now %r: %s", field, before, after, meaning)
     if refused:

@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from xvla_jax.checkpoint import Checkpointer, RunItems
 from xvla_jax.config import XVLAConfig
 from xvla_jax.feed import BatchSource, DeviceFeed
 from xvla_jax.metrics import MetricsWriter
 from xvla_jax.skips import SkipWatch
-from xvla_jax.state import TrainState
-from xvla_jax.stop import StopSignal
-from xvla_jax.validation import Validation
-from xvla_jax.watch import Watch
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.signals import StopSignal
+from xvla_jax.training.state import TrainState
+from xvla_jax.training.telemetry import Watch
+from xvla_jax.training.validation import Validation
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax import flow
 from xvla_jax.errors import ConfigError
-from xvla_jax.state import TrainState
-from xvla_jax.validation import Validation, make_eval_step
+from xvla_jax.training.state import TrainState
+from xvla_jax.training.validation import Validation, make_eval_step
 
 
 def _numbers(*values: float) -> dict[str, np.ndarray]:
