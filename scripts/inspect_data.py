@@ -31,7 +31,7 @@ from scripts.ends import ends_clearly
 from scripts.inspection.page import BAD, Inspection, as_number, render
 from scripts.terminal import episode_progress
 
-STYLE = Path(__file__).with_name("inspection.css")
+STYLE = Path(__file__).parent / "inspection" / "page.css"
 VERSIONS = ("numpy", "pillow", "tensorflow-cpu", "tensorflow-datasets", "h5py", "pyarrow", "av")
 COLOURS = {"warning": "yellow", "error": "bold red"}
 

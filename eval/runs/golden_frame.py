@@ -26,7 +26,7 @@ from eval.versions import SIMULATORS
 
 _LOG = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).resolve().parents[1] / "golden"
 
 _BLOCKS = 32  # of each view, across and down
 # Grey levels of 255. Software renderers of other versions differ by rounding; 3 % less light is 3.6

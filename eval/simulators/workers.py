@@ -17,7 +17,7 @@ from eval.worker import RAISED, UNSUITABLE
 
 from .preflight import SimulatorSetupError
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _LOG_TAIL = 2000  # characters of a dead worker's output that go into the error
 _PATIENCE_S = 5.0  # for a worker to leave by itself
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scripts.equivalence import raw
+from scripts.equivalence import raw as raw_side
 from scripts.equivalence.raw import Export, RawSide
 from scripts.equivalence.torch_packages import LEROBOT
 from scripts.equivalence.torch_process import TorchOptions, TorchReference, require_torch
@@ -90,7 +90,7 @@ def check(plan: Plan) -> dict[str, Any]:
     stored = sorted({*a.dtypes, *(b.dtypes if b else ())})
     rounded, _ = compare.gate_of(stored)
     with tempfile.TemporaryDirectory() as scratch:
-        layout = raw.layout_of(plan.torch)
+        layout = raw_side.layout_of(plan.torch)
         readable = a.layout == layout and pathlib.Path(plan.a, WEIGHTS_NAME).is_file()
         export = None
         if plan.torch and (plan.adapter_a or not readable):
@@ -254,7 +254,7 @@ def _processors(a: Processor | None, b: Processor | None) -> dict[str, Any]:
         return {"files_in": holders, "differing": {}, "passed": None}
     told, other = _what_it_does(a), _what_it_does(b)
     differing = {k: (told[k], other[k]) for k in told if told[k] != other[k]}
-    pixels = raw.pixel_difference(a, b)
+    pixels = raw_side.pixel_difference(a, b)
     return {
         "files_in": ["A", "B"],
         "differing": differing,

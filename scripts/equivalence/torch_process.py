@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 _TAIL = 2000  # characters of stderr that an error shows
 

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 import xvla_jax
-from scripts.equivalence import report
+from scripts.equivalence import report as equivalence_report
 from scripts.equivalence.report import Plan, check
 from scripts.equivalence.torch_process import TorchOptions
 from scripts.equivalence_table import print_report

@@ -17,7 +17,7 @@ import pytest
 
 from data.readers.pickles import Inert, load_pickle
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MUTANTS = 2000
 LIMIT_S = 120
 

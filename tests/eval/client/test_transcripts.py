@@ -14,7 +14,7 @@ import pytest
 
 from eval.client.transcripts import TranscriptClient, client, row_of
 
-FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "golden_eval"
+FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "golden_eval"
 NAMES = ("libero", "calvin", "widowx_spoon", "google_vm_coke")
 
 # The README of the transcripts: metres, radians (modulo a turn), and quaternions up to their sign.

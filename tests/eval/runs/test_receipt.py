@@ -34,7 +34,7 @@ from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.tasks.table import TASKS, Episode, Reference
 from eval.versions import versions
 
-SCHEMA_FILE = Path(__file__).parents[2] / "eval" / "receipt.schema.json"
+SCHEMA_FILE = Path(__file__).parents[3] / "eval" / "runs" / "receipt.schema.json"
 SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, SUCCESS, "somebody"),))
 
 

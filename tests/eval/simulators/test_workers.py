@@ -131,7 +131,7 @@ with WorkerPool(fakes.Host, 2) as pool:
 def test_workers_end_with_their_parent(signum: int, then: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT.format(then=then)],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -84,7 +84,7 @@ def _equal(a: Any, b: Any) -> bool:
 def test_verification_rounds_as_the_file_does_and_sees_a_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "_act", _no_actions)
+    monkeypatch.setattr(convert_layout, "_act", _no_actions)
     loaded, done = convert_checkpoint(_SOURCE, tmp_path / "out", "hf", dtype="bfloat16")
     assert done.rounded > 200
     assert verify(loaded, tmp_path / "out", dtype="bfloat16")["parameters_equal"] is True

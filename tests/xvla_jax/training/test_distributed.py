@@ -13,7 +13,7 @@ from tests.scripts.runs import free_port
 
 pytestmark = pytest.mark.slow  # each starts two or three processes
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _PROGRAM = """
 import logging, pathlib, sys, time
 from xvla_jax.training.multihost import DistributedConfig

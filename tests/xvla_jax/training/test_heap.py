@@ -63,7 +63,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began)
 def test_a_block_is_faulted_in_once_where_the_cpu_computes(platforms: str, kept: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FAULTS],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         env=os.environ | {"JAX_PLATFORMS": platforms},
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ import pytest
 from xvla_jax.errors import TrainingError
 from xvla_jax.training.workdir_lock import LOCK_NAME, Holder, WorkdirLock
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
 import sys, time
 from xvla_jax.training.workdir_lock import WorkdirLock
