@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from scripts.logs import quiet_libraries
+from scripts.terminal import quiet_libraries
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.policy import Policy

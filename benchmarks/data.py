@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks import data_endurance, data_speed, data_table
 from eval.files import write_json
-from scripts.logs import quiet_libraries
+from scripts.terminal import quiet_libraries
 
 _PARTS: Final = ("hdf5", "rlds", "python", "resume", "memory")
 

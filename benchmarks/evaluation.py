@@ -22,9 +22,16 @@ from rich.table import Table
 
 from benchmarks.evaluation_policies import ReplayPolicy, SleepingEnv, WanderingPolicy
 from benchmarks.libero_original import OriginalLoop
-from eval.calls import CallLog, MeteredPolicy, Policy
 from eval.files import write_json
-from eval.runs.rollout import EpisodeResult, expert_rollout, rollout, simulator_pool
+from eval.runs.rollout import (
+    CallLog,
+    EpisodeResult,
+    MeteredPolicy,
+    Policy,
+    expert_rollout,
+    rollout,
+    simulator_pool,
+)
 from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks.table import TASKS, Episode, TaskSpec, episodes

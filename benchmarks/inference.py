@@ -32,9 +32,8 @@ from benchmarks import inference_table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
 from eval.files import write_json
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
-from scripts.logs import quiet_libraries
 from scripts.random_weights import read_config, write_random_checkpoint
-from scripts.terminal import count_progress
+from scripts.terminal import count_progress, quiet_libraries
 from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.planning import flops
 from xvla_jax.policy import Policy

@@ -33,9 +33,9 @@ from benchmarks.data_files import Scene
 from benchmarks.run_state import different, newest_step
 from data.rows.table import dataset
 from data.writing.recorded import write_dataset
-from scripts.logs import quiet_libraries
-from xvla_jax.metrics import all_lines
+from scripts.terminal import quiet_libraries
 from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.training.telemetry import all_lines
 
 SAVE_EVERY: Final = 20  # config.save_every: steps that may be lost; a save starts every 10
 _STEPS_A_KILL: Final = 20  # trained at most from one kill to the next, on average

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from xvla_jax.metrics import read_metrics
 from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.training.telemetry import read_metrics
 
 
 def newest_step(workdir: pathlib.Path) -> int:

@@ -25,8 +25,8 @@ from benchmarks.serving_attacks import ATTACKS, beside
 from benchmarks.serving_memory import peaks
 from configs import models
 from eval.files import write_json
-from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
+from scripts.terminal import quiet_libraries
 from xvla_jax.config import XVLAConfig
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor

@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 
 from benchmarks import hostile
 from benchmarks.server_process import Server
-from xvla_jax.serving.msgpack_codec import pack
+from xvla_jax.serving.codecs import pack
 
 _TIMEOUT: Final = 30.0  # seconds
 _PAUSE: Final = 0.05  # of the robot, behind an answer

@@ -20,7 +20,7 @@ from benchmarks import hostile
 from benchmarks.server_process import Server
 from benchmarks.timing import Timing, seconds_of
 from xvla_jax.policy import Policy
-from xvla_jax.serving.msgpack_codec import pack, unpack
+from xvla_jax.serving.codecs import pack, unpack
 
 _TIMEOUT: Final = 60.0  # seconds
 _HOSTILE_THREADS: Final = 4

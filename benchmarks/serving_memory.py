@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import hostile
 from benchmarks.server_process import Server
 from benchmarks.serving_attacks import NESTED, Attack
-from xvla_jax.serving.msgpack_codec import pack
+from xvla_jax.serving.codecs import pack
 
 _BODY: Final = 16 * 2**20  # bytes, the server's default limit
 _SIDE: Final = 2048  # px, of the largest image

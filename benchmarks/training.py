@@ -29,8 +29,8 @@ from rich.table import Table
 from benchmarks.train_step import run_parts, small_run, timed_steps
 from configs import models
 from eval.files import write_json
-from scripts.logs import quiet_libraries
 from scripts.random_weights import write_random_checkpoint
+from scripts.terminal import quiet_libraries
 from xvla_jax.config import XVLAConfig
 from xvla_jax.processor import Processor
 from xvla_jax.training.checkpointer import Checkpointer, RunItems

@@ -26,7 +26,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.action_mode = ""  # a name in xvla_jax/actions.py; "" = that of the model
     config.real_action_dim = 0  # channels of action_mode auto; 0 = those of the model
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
-    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
+    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
     config.processor = _processor()
     config.data = _data()

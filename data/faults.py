@@ -7,6 +7,7 @@ its place. Both depend on the data alone, so a stream with faults repeats like a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import defaultdict
@@ -14,6 +15,30 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from data.stalls import read_of
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package that belongs to an extra of setup.py and is not installed."""
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around imports of packages of an extra.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; it is in the extra {extra!r}: pip install -c "
+            f"requirements/constraints.txt -e '.[{extra}]' in the checkout",
+            name=error.name,
+        ) from error
+
 
 _log = logging.getLogger(__name__)
 

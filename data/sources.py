@@ -2,28 +2,131 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from data.faults import BadEpisodeError
-from data.named import is_named, load_named
-from data.places import Places
 from data.readers.bridge_raw import BridgeRawReader
 from data.readers.built import BuiltReader, find_built
 from data.readers.calvin import CalvinReader
 from data.readers.hdf5 import Hdf5Reader
 from data.readers.lerobot import LeRobotReader
+from data.readers.meta_files import STYLE_KEYS, check_meta, read_meta
 from data.readers.rlds import RldsReader
 from data.readers.scattered import ScatteredReader
-from data.rows.mixtures import Mixture, check_mixture
-from data.rows.table import dataset
-from data.spec import DatasetSpec
+from data.rows.mixtures import MIXTURES, Mixture, check_mixture
+from data.rows.table import dataset, table_row
+from data.spec import DatasetSpec, is_named, load_named
 from data.stream.pipeline import Source
 from data.trajectory import Reader, Trajectory
+from data.untrusted import Places, read_json
+
+NOT_STATED = "not stated"
+_LICENCE_KEYS = ("licence", "license")
+_TERMS = "redistributionInfo"  # where dataset_info.json of tfds has them
+
+
+def origin(source: Source, *, held_out: int = 0) -> dict[str, Any]:
+    """What there is to say of an opened source, as plain JSON values.
+
+    Args:
+        source: as it is trained on.
+        held_out: how many of its episodes are kept out of training.
+    """
+    reader = source.reader
+    files = [epath.Path(path) for path in getattr(reader, "index_files", ())]
+    return {
+        "name": reader.spec.name,
+        "domain_id": reader.spec.domain_id,
+        "storage": reader.spec.storage,
+        "row": reader.spec.fingerprint,
+        "weight": source.weight,
+        "episodes": sum(reader.episodes_per_part),
+        "held_out_episodes": held_out,
+        "index_files": {str(path): _sha256(path) for path in files},
+        "licence": _licence(files),
+    }
+
+
+def _sha256(path: epath.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _licence(files: Iterable[epath.Path]) -> str:
+    """The first that a JSON among the files states."""
+    for path in files:
+        if path.suffix != ".json":
+            continue
+        content = read_json(path)
+        if not isinstance(content, dict):
+            continue
+        terms = content.get(_TERMS)
+        for place in (content, terms if isinstance(terms, dict) else {}):
+            stated = next((place[key] for key in _LICENCE_KEYS if place.get(key)), None)
+            if stated:
+                return str(stated)
+    return NOT_STATED
+
+
+class SomeEpisodes:
+    """A reader of some of another's episodes; parts that hold none of them are passed over."""
+
+    def __init__(self, reader: Reader, numbers: frozenset[int]) -> None:
+        """`numbers` count the reader's episodes from 0, part after part."""
+        self.spec: DatasetSpec = reader.spec
+        self.index_files = getattr(reader, "index_files", ())  # readers of users may have none
+        self._reader = reader
+        self._kept: list[tuple[int, frozenset[int]]] = []  # part, episodes counted within it
+        first = 0
+        for part, size in enumerate(reader.episodes_per_part):
+            within = frozenset(n - first for n in numbers if first <= n < first + size)
+            if within:
+                self._kept.append((part, within))
+            first += size
+        self.episodes_per_part = tuple(len(within) for _, within in self._kept)
+
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        """The kept episodes of a part, bad ones in their place."""
+        of_reader, within = self._kept[part]
+        last = max(within)
+        for number, episode in enumerate(self._reader.read(of_reader)):
+            if number in within:
+                yield episode
+            if number == last:
+                return
+
+
+def evenly_spread(count: int, total: int) -> frozenset[int]:
+    """`count` of the numbers 0 .. total - 1, in the middle of stretches of equal length."""
+    return frozenset((2 * i + 1) * total // (2 * count) for i in range(count))
+
+
+def hold_out(source: Source, count: int) -> tuple[Source, Source]:
+    """A source without `count` of its episodes, and these.
+
+    Raises:
+        ValueError: nothing would be left to train on, or `count` is not positive.
+    """
+    total = sum(source.reader.episodes_per_part)
+    if not 0 < count < total:
+        raise ValueError(
+            f"config.validation.episodes is {count}; dataset {source.reader.spec.name!r} has "
+            f"{total} episodes, so 1 to {total - 1} of them can be held out"
+        )
+    held = evenly_spread(count, total)
+    rest = frozenset(range(total)) - held
+    return (
+        Source(SomeEpisodes(source.reader, rest), source.weight),
+        Source(SomeEpisodes(source.reader, held), source.weight),
+    )
+
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +170,7 @@ def open_mixture(
 ) -> list[Source]:
     """Opened sources of a mixture's (dataset, weight) pairs, all under the data folder `root`.
 
-    With `outside_root` their files may name others anywhere (data/places.py).
+    With `outside_root` their files may name others anywhere (data/untrusted.py).
     """
     places = Places.of(root, anywhere=outside_root)
     return [
@@ -99,3 +202,77 @@ class GeneratedReader:
         if part != 0:
             raise IndexError(f"{self.spec.storage} has one part, not part {part}")
         return self._generate(self.spec, self._root)
+
+
+LEROBOT_KEY = "codebase_version"
+
+# X-VLA's table of weights; what is not in it weighs 1
+META_WEIGHTS: Mapping[str, float] = {
+    **dict(MIXTURES["xvla_pretrain"]),
+    "agiworld-on-site-pack": 0.8,
+    "agiworld-on-site-pack-extra": 0.2,
+    "agiworld-on-site-conveyor": 0.8,
+    "agiworld-on-site-conveyor-extra": 0.2,
+    "agiworld-on-site-microwave": 1.2,
+    "agiworld-on-site-cloth": 1.2,
+    "agiworld-on-site-cloth-2": 0.1,
+}
+
+
+def open_metas(
+    path: epath.PathLike, *, data_root: epath.PathLike = "", outside_root: bool = False
+) -> list[Source]:
+    """Opened sources of every meta file at or below `path`.
+
+    Args:
+        path: a meta file, or a folder of them.
+        data_root: below which the files that they name may lie, beside the folder of `path`.
+        outside_root: they may lie anywhere.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: two files of one name, an unknown dataset, or a file that is not JSON.
+    """
+    top = Path(path)
+    files = sorted(top.rglob("*.json")) if top.is_dir() else [top]
+    if not top.exists():
+        raise FileNotFoundError(f"train_metas_path: {top} does not exist")
+    places = Places.of(top, data_root, anywhere=outside_root)
+    found: dict[str, tuple[Path, Source]] = {}
+    for file in files:
+        named = _open(file, places)
+        if named is None:
+            continue
+        name, source = named
+        if name in found:
+            raise ValueError(
+                f"{found[name][0]} and {file} are both of dataset {name!r}; give one of them "
+                "another dataset_name"
+            )
+        found[name] = (file, source)
+    if not found:
+        raise FileNotFoundError(
+            f"train_metas_path: {top} holds no meta file; one has the keys "
+            f"{' and '.join(STYLE_KEYS)}, or is LeRobot's meta/info.json"
+        )
+    return [source for _, source in found.values()]
+
+
+def _open(file: Path, places: Places) -> tuple[str, Source] | None:
+    content = read_meta(file)
+    if all(key in content for key in STYLE_KEYS):
+        check_meta(content, file)
+        name, root = content["dataset_name"], file
+    elif LEROBOT_KEY in content:
+        root = places.path(file.parent.parent, content.get("root_path") or "", file)
+        name = str(root)
+    else:
+        _log.warning("%s is no meta file; it is left out", file)
+        return None
+    handler = content.get("robot_type") or content.get("dataset_name")
+    try:
+        row = table_row(handler)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    spec = dataclasses.replace(row, name=name)
+    return name, Source(open_reader(spec, root, places), META_WEIGHTS.get(name, 1.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import inspect
 import json
 from collections.abc import Collection, Mapping
@@ -15,8 +16,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.jitter import AUGMENTS
-from data.poses import ACTION_WIDTH, POSE_ENCODINGS
-from data.rotations import ROT6D_LAYOUTS
+from data.poses import ACTION_WIDTH, POSE_ENCODINGS, ROT6D_LAYOUTS
+
+SEPARATOR = ":"
+
+
+def is_named(text: str) -> bool:
+    """Whether `text` has the form module:NAME."""
+    module, separator, name = text.partition(SEPARATOR)
+    return bool(separator) and name.isidentifier() and all(map(str.isidentifier, module.split(".")))
+
+
+def load_named(text: str) -> object:
+    """What `module:NAME` names; the module is imported.
+
+    Raises:
+        ValueError: no such module, or no such name in it.
+    """
+    module_name, _, name = text.partition(SEPARATOR)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{text}: {error}; the folder of your module must be on PYTHONPATH"
+        ) from error
+    if not hasattr(module, name):
+        names = ", ".join(found for found in vars(module) if not found.startswith("_"))
+        raise ValueError(f"{text}: {module_name} has no {name}; it has {names}")
+    return getattr(module, name)
+
 
 STORAGES = ("rlds", "hdf5", "lerobot", "scattered", "calvin", "bridge_raw")
 NAMES_OWN_VIEWS = ("hdf5",)  # the meta file of the recording lists the views

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, bad_episode
+from data.images import stored_images
 from data.poses import ACTION_WIDTH, ARM_WIDTH, gripper_closed, xyz_rot6d
 from data.spec import Arm, Columns, DatasetSpec
-from data.stored_images import stored_images
 from data.texts import FrameTexts, frame_texts
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -116,7 +116,7 @@ def standard_trajectory(
         episode: file and number, for messages.
         instruction: as recorded, one or one for each frame (data/texts.py); the row may cut it.
         images: the pictures of each view, at least T and at most T + picture_offset; an array is
-            of encoded files or pixels, in a form of data/stored_images.py.
+            of encoded files or pixels, in a form of data/images.py.
         span: first frame and one past the last that may start a sample.
         paraphrases: of any instruction.
 
@@ -157,7 +157,7 @@ def standard_trajectory(
 
 
 def _readable(view: Pictures, name: str) -> Pictures:
-    """The images of a view; an array of them in the forms of data/stored_images.py."""
+    """The images of a view; an array of them in the forms of data/images.py."""
     return stored_images(view, name) if isinstance(view, np.ndarray) else view
 
 

@@ -6,7 +6,11 @@ A file that does not fit is refused in one line: file, field, value found, what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import re
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -80,3 +84,83 @@ def shown(value: Any) -> str:
     """Returns a value as it stands in a message."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_SPEC = re.compile(r"(0?\d{1,2}d?)?")  # of a template's field: 06d
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders below which files named by a dataset may lie.
+
+    Attributes:
+        tops: data folder, and folder of the meta file.
+        anywhere: allow every path (config.data.outside_root, --outside_root).
+    """
+
+    tops: tuple[Path, ...]
+    anywhere: bool = False
+
+    @classmethod
+    def of(cls, *roots: epath.PathLike, anywhere: bool = False) -> Places:
+        """Below folders, or beside files; empty paths count for nothing."""
+        paths = [Path(os.path.abspath(root)) for root in roots if str(root)]
+        return cls(tuple(path.parent if path.is_file() else path for path in paths), anywhere)
+
+    def path(self, folder: Path, name: Any, where: object) -> Path:
+        """Returns the file or folder that a dataset names.
+
+        Args:
+            folder: to which a relative name belongs.
+            name: as stored.
+            where: the file that has it, for the message.
+
+        Raises:
+            ValueError: the name is no path, or leads out of `tops`.
+        """
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError(f"{where} names {shown(name)}; a path is allowed there")
+        path = folder / name
+        if not self.anywhere and not self._holds(path):
+            raise ValueError(
+                f"{where} names {shown(name)}, which lies outside {', '.join(map(str, self.tops))};"
+                " move it there, give the folder that holds both as data root, or allow it with "
+                "config.data.outside_root=True (or --outside_root)"
+            )
+        return path
+
+    def _holds(self, path: Path) -> bool:
+        plain = Path(os.path.abspath(path))  # `..` is taken away as text
+        if any(plain.is_relative_to(top) for top in self.tops):
+            return True
+        # the same folder under another name
+        return any(plain.resolve().is_relative_to(top.resolve()) for top in self.tops)
+
+
+def fill_template(template: Any, values: Mapping[str, Any], where: object) -> str:
+    """Returns a path template of a dataset with its fields filled in.
+
+    Only `{name}` and `{name:06d}` are filled: `str.format` would take widths of gigabytes, and
+    reach into what it is given.
+
+    Raises:
+        ValueError: it is no template, or has another field.
+    """
+    if not isinstance(template, str):
+        raise ValueError(f"{where} has a path template {shown(template)}; a text is allowed")
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{where} has a path template {shown(template)}: {error}") from error
+    for _, name, spec, conversion in parts:
+        if name is not None and (
+            name not in values or conversion or not _SPEC.fullmatch(spec or "")
+        ):
+            raise ValueError(
+                f"{where} has a path template {shown(template)}; its fields may be "
+                f"{', '.join(values)}, each as {{name}} or {{name:06d}}"
+            )
+    try:
+        return template.format(**values)
+    except ValueError as error:  # a number's form for a text
+        raise ValueError(f"{where} has a path template {shown(template)}: {error}") from error

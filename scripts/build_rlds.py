@@ -19,18 +19,15 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data.building.crew import WorkerLostError
-from data.building.origin import Request
-from data.building.pictures import PictureRule
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
-from data.writing.build import build
+from data.writing.build import WorkerLostError, build
+from data.writing.plan import PictureRule
 from data.writing.publish import Written, read_json
 from data.writing.recorded import RECORDED, write_dataset
+from data.writing.shards import Request
 from eval.recording.demonstrations import LEDGER
-from scripts.ends import ends_clearly
-from scripts.logs import quiet_libraries
-from scripts.terminal import count_progress, episode_progress
+from scripts.terminal import count_progress, ends_clearly, episode_progress, quiet_libraries
 
 _DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
 _ROOT = flags.DEFINE_string("root", "", "Data folder of the source.")

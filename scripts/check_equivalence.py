@@ -15,11 +15,9 @@ from absl import app, flags
 from rich.console import Console
 
 from eval.files import write_json
-from scripts.ends import ends_clearly
-from scripts.equivalence.report import DTYPES, REFERENCE, Plan, check
+from scripts.equivalence.report import DTYPES, REFERENCE, Plan, check, print_report
 from scripts.equivalence.torch_process import TorchOptions, TorchReferenceError
-from scripts.equivalence_table import print_report
-from scripts.logs import quiet_libraries
+from scripts.terminal import ends_clearly, quiet_libraries
 from xvla_jax.errors import XVLAError
 
 _OUT = flags.DEFINE_string("out", None, "JSON file for the report.")

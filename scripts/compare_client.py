@@ -22,15 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data.faults import BadEpisodeError
-from data.frames import recorded_frames
-from data.named import load_named
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
+from data.spec import load_named
+from data.stream.pipeline import recorded_frames
 from eval.client.transports import HttpTransport, RemoteError
 from eval.robot.compare_client import Finding
-from scripts.ends import ends_clearly
 from scripts.evaluation.client_stages import compare_frame, contract_finding
-from scripts.logs import quiet_libraries
+from scripts.terminal import ends_clearly, quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
 

@@ -26,7 +26,7 @@ from eval.runs.compare import (
     total,
 )
 from eval.runs.receipt import ReceiptError, read_receipt
-from scripts.ends import ends_clearly
+from scripts.terminal import ends_clearly
 
 
 def _side(text: str) -> tuple[dict[str, Any], str]:

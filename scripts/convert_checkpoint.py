@@ -18,10 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.files import write_json
-from scripts.ends import STOPPED, ends_clearly, said
-from scripts.logs import quiet_libraries
-from scripts.terminal import bytes_progress
-from scripts.termination import Termination
+from scripts.terminal import (
+    STOPPED,
+    Termination,
+    bytes_progress,
+    ends_clearly,
+    quiet_libraries,
+    said,
+)
 from xvla_jax.checkpoint_tools.convert_layout import (
     SOURCE_DTYPE,
     Conversion,
@@ -31,8 +35,7 @@ from xvla_jax.checkpoint_tools.convert_layout import (
 )
 from xvla_jax.checkpoints.accounting import STORED
 from xvla_jax.errors import XVLAError
-from xvla_jax.formats.lora_step import PEFT
-from xvla_jax.pretrained import LAYOUTS
+from xvla_jax.pretrained import LAYOUTS, PEFT
 from xvla_jax.resizing import RESIZING
 
 _LAYOUT = flags.DEFINE_enum("layout", None, (*LAYOUTS, PEFT), "Layout of DST.", required=True)

@@ -19,18 +19,43 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data.writing.publish import Written
+from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
+from data.writing.publish import Written, sha256_of
 from data.writing.recorded import write_dataset
-from eval.conversion import REPORT
-from eval.recording.libero_absolute import CONVERTED, ConversionHost
+from eval.recording.libero_absolute import (
+    CONVERTED,
+    REPORT,
+    Conversion,
+    ConversionHost,
+    Demonstration,
+    conversion_settings,
+)
 from eval.runs.statistics import wilson_interval
 from eval.simulators.libero import task_index
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError, WorkerPool
-from scripts.ends import ends_clearly
-from scripts.libero_recordings import open_conversion, suites
-from scripts.logs import quiet_libraries
-from scripts.terminal import count_progress, episode_progress
+from eval.tasks.table import TASKS, TaskSpec
+from scripts.terminal import count_progress, ends_clearly, episode_progress, quiet_libraries
+
+
+def suites() -> dict[str, TaskSpec]:
+    """The rows of the task table that are a suite of LIBERO under its own name."""
+    return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
+
+
+def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
+    """The conversion of all recordings below `folder`, or of the first `demos` of each task."""
+    specs = suites()
+    files = find_libero_files(folder, tuple(specs))
+    recordings = [
+        Demonstration(file.suite, file.task, number, *read_libero_demo(file, number))
+        for file in files
+        for number in (file.demos[:demos] if demos else file.demos)
+    ]
+    sources = {f"{file.suite}/{file.path.name}": sha256_of(file.path) for file in files}
+    used = {file.suite: specs[file.suite] for file in files}
+    return Conversion(out, recordings, conversion_settings(sources, used))
+
 
 FOLDER = "libero_conversion"
 DATASET = "libero"  # storage of the row libero_rlds

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from scripts.diagnostics import machine, packages
 from scripts.diagnostics.finding import Finding, broken
-from scripts.ends import ends_clearly
+from scripts.terminal import ends_clearly
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30

@@ -27,19 +27,17 @@ from absl import app, flags
 from rich.console import Console
 
 from eval.client.transports import RemoteError
-from eval.contest import Task
 from eval.files import write_json
 from eval.pages.evaluation import write_evaluation_page
-from eval.runs.evaluation import Evaluation, Options
+from eval.runs.evaluation import Evaluation, Options, Task
 from eval.runs.golden_frame import GoldenFrameError
 from eval.runs.journal import JournalError
 from eval.runs.receipt import RESULTS
 from eval.runs.shards import parse_shard
-from eval.sequential import ALPHA
+from eval.runs.statistics import ALPHA
+from eval.simulators.preflight import versions
 from eval.simulators.workers import WorkerError
 from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
-from eval.versions import versions
-from scripts.ends import ends_clearly
 from scripts.evaluation.entrants import (
     EXPERT,
     Entrant,
@@ -50,15 +48,14 @@ from scripts.evaluation.entrants import (
     parse_task_ids,
 )
 from scripts.evaluation.success_table import PAGE, print_tables
-from scripts.logs import quiet_libraries
-from scripts.terminal import episode_progress
+from scripts.terminal import ends_clearly, episode_progress, quiet_libraries
 from xvla_jax.errors import XVLAError
-from xvla_jax.revision import git_state
+from xvla_jax.training.provenance import git_state
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/suites/.")
-_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/suites/.")
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/tasks/.")
+_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/tasks/.")
 _EPISODES = flags.DEFINE_integer(
     "episodes", None, "Of each task: its first initial states; all if not given.", lower_bound=1
 )

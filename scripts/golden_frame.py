@@ -22,9 +22,9 @@ from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
 from eval.tasks.table import TASKS, task_spec
-from scripts.ends import ends_clearly
+from scripts.terminal import ends_clearly
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks/.", required=True)
 _CHECK = flags.DEFINE_bool("check", False, "Compare only; store nothing.")
 
 

@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.inspection.check import Finding
-from data.inspection.checks import coverage, examine, verdict
+from data.inspection.check import Finding, coverage, examine, verdict
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
 from data.inspection.views import PICTURES
@@ -27,9 +26,8 @@ from data.stalls import end_reads_after
 from data.stream.pipeline import Source
 from eval.pages.html import write_page
 from scripts.diagnostics.packages import installed_versions
-from scripts.ends import ends_clearly
 from scripts.inspection.page import BAD, Inspection, as_number, render
-from scripts.terminal import episode_progress
+from scripts.terminal import ends_clearly, episode_progress
 
 STYLE = Path(__file__).parent / "inspection" / "page.css"
 VERSIONS = ("numpy", "pillow", "tensorflow-cpu", "tensorflow-datasets", "h5py", "pyarrow", "av")

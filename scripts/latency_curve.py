@@ -9,9 +9,10 @@ A strategy is NAME:HORIZON, actions of a chunk that are carried out before the n
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import app, flags
@@ -20,19 +21,47 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.files import write_json
-from eval.robot.realtime import STRATEGIES
-from eval.runs.latency import curve, draw_curve
+from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
+from eval.runs.latency import WorkerWorld, curve, draw_curve
 from eval.runs.rollout import query_seed
-from eval.simulated_world import WorkerWorld
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
-from scripts.chunk_streams import stream_maker
-from scripts.ends import ends_clearly
+from eval.tasks.table import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_contract, task_spec
 from scripts.evaluation.entrants import load, parse_policy
-from scripts.logs import quiet_libraries
+from scripts.terminal import ends_clearly, quiet_libraries
 from xvla_jax.errors import XVLAError
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/suites/.", required=True)
+_ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody
+
+
+def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
+    """Streams of NAME:HORIZON on a row of the task table.
+
+    Raises:
+        ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
+    """
+    name, _, horizon = text.partition(":")
+    executed = spec.client.executed
+    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= executed:
+        raise ValueError(
+            f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
+            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
+        )
+    timing = Timing(
+        horizon=int(horizon),
+        stride=spec.client.stride,
+        feedback_channels=spec.client.feedback_channels,
+        rotation_layout=spec.client.rotation,
+        arms=_ARMS,
+    )
+    relative = task_contract(spec)["relative_channels"]
+    make = functools.partial(
+        ChunkStream, STRATEGIES[name], timing, relative_channels=tuple(relative)
+    )
+    make()  # refuses here what no episode could use
+    return make
+
+
+_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks/.", required=True)
 _POLICY = flags.DEFINE_string("policy", None, "NAME=[KIND:]FOLDER.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of latency.json and latency.png.", required=True)
 _LATENCIES = flags.DEFINE_list("latencies", ["0", "2", "4", "8", "12"], "Control steps.")

@@ -14,10 +14,8 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
-from scripts.ends import ends_clearly
-from scripts.logs import quiet_libraries
 from scripts.random_weights import STORED, read_config, write_random_checkpoint
-from scripts.terminal import count_progress
+from scripts.terminal import count_progress, ends_clearly, quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
 

@@ -18,8 +18,8 @@ from eval.files import write_json
 from eval.pages.evaluation import write_evaluation_page
 from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
 from eval.runs.shards import MergeError, merge_receipts
-from scripts.ends import ends_clearly
 from scripts.evaluation.success_table import PAGE, print_tables
+from scripts.terminal import ends_clearly
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the receipt and page of all.", required=True)
 

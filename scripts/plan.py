@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # The slice is described by the compiler; this process itself needs no accelerator.
@@ -25,20 +26,20 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
+from rich.table import Table
 
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
-from scripts.config_flag import parse_flags
-from scripts.ends import ends_clearly
-from scripts.plan_tables import as_markdown, print_plan
+from scripts.terminal import ends_clearly, parse_flags
 from scripts.training.initial_model import planned_config
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.lora import LoraConfig
-from xvla_jax.planning.chips import Slice, describe
+from xvla_jax.planning.chips import GIB, Slice, describe
 from xvla_jax.planning.programs import Run
 from xvla_jax.planning.report import make_plan
+from xvla_jax.planning.traffic import ASSUMPTIONS
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch_size
 from xvla_jax.training.optimizer import OptimizerConfig
@@ -146,6 +147,131 @@ def main(argv: list[str]) -> None:
     if _MARKDOWN.value:
         print(as_markdown(plans))
     sys.exit(0 if all(plan["fits"] for plan in plans) else 1)
+
+
+def print_plan(console: Console, plan: dict[str, Any]) -> None:
+    """A plan, with what it assumes below."""
+    table = Table(title=f"{plan['topology']}: {plan['devices']} devices, {plan['hosts']} hosts")
+    table.add_column("what")
+    table.add_column("value")
+    for what, value in plan_rows(plan):
+        table.add_row(what, value)
+    console.print(table)
+    for line in ASSUMPTIONS:
+        console.print(f"  assumed: {line}", highlight=False)
+
+
+def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of everything that a plan knows."""
+    limit = plan["hbm_limit"]
+    rows = [
+        ("state", f"{_gib(plan['state_per_chip'])} a chip"),
+        ("mesh", ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())),
+        ("batch", f"{plan['batch_size']} ({plan['views']} views, {plan['dtype']})"),
+        ("remat", plan["remat"]),
+    ]
+    if "memory" in plan:
+        rows += _program_rows(plan, limit)
+    else:
+        rows.append(("peak HBM", f"does not fit: {_gib(plan['needed'])} of {_gib(limit)}"))
+    if nearest := plan.get("nearest"):
+        rows.append(("nearest that fits", f"{nearest['change']} ({_gib(nearest['peak'])})"))
+        if nearest["accumulation"] > 1:
+            steps = nearest["accumulation"]
+            rows.append(("", f"the same global batch takes {steps} accumulated steps"))
+    elif "nearest" in plan:
+        rows.append(("nearest that fits", "none found; take a larger slice"))
+    if best := plan.get("largest"):
+        rows.append(
+            (
+                "largest batch",
+                f"{best['batch_size']} ({_gib(best['peak'])}, {best['per_sample'] / 2**20:.0f} "
+                f"MiB a sample; {best['compilations']} more compilations)",
+            )
+        )
+    stored = {name: size for name, size in plan["checkpoint"].items() if size > 2**10}
+    rows += [
+        ("checkpoint", _terms(stored)),
+        ("host RAM", f"{_terms(plan['host_ram'])}; a host has {_gib(plan['host_ram_limit'])}"),
+    ]
+    if sampler := plan.get("sampler"):
+        rows += [(f"sampler: {what}", value) for what, value in _program_rows(sampler, limit)]
+    return rows
+
+
+def _program_rows(program: dict[str, Any], limit: float) -> list[tuple[str, str]]:
+    memory = program["memory"]
+    parts = {name: size for name, size in memory.items() if name != "peak"}
+    sent = {kind: size for kind, size in program["ici_bytes"].items() if size}
+    peak = f"{_gib(memory['peak'])} of {_gib(limit)} a chip"
+    broken = {name: found for name, found in program["guards"].items() if found}
+    return [
+        ("peak HBM", peak if program["fits"] else f"does not fit: {peak}"),
+        ("", ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())),
+        (
+            "FLOPs a chip",
+            f"{program['flops'] / 1e12:.2f} T, {program['model_flops'] / 1e12:.2f} T of them "
+            "not recomputed",
+        ),
+        ("HBM traffic a chip", _gib(program["hbm_bytes"])),
+        ("sent a chip", _terms(sent) if sent else "nothing"),
+        (
+            "step",
+            f"{1e3 * program['fastest_seconds']:.1f} to {1e3 * program['slowest_seconds']:.1f} ms "
+            f"(limited by {program['limited_by']})",
+        ),
+        ("MFU bound", f"{program['mfu_bound']:.0%}"),
+        ("guards", "; ".join(f"{n} {name}" for name, n in _counts(broken)) or "all hold"),
+        ("compiled in", f"{program['compile_seconds']:.0f} s"),
+    ]
+
+
+def _counts(broken: dict[str, list[str]]) -> list[tuple[str, int]]:
+    return [(name, len(found)) for name, found in broken.items()]
+
+
+_HEAD = (
+    *("slice", "mesh data x fsdp", "batch", "remat", "peak HBM / limit, GiB", "TFLOPs a chip"),
+    *("HBM, GiB", "sent, GiB", "step, ms", "MFU bound", "largest batch"),
+)
+
+
+def as_markdown(plans: Sequence[dict[str, Any]]) -> str:
+    """A row for each plan."""
+    lines = [_HEAD, ("---",) * len(_HEAD), *(_markdown_row(plan) for plan in plans)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_row(plan: dict[str, Any]) -> tuple[str, ...]:
+    start = (
+        plan["topology"],
+        f"{plan['mesh']['data']} x {plan['mesh']['fsdp']}",
+        str(plan["batch_size"]),
+        plan["remat"],
+    )
+    limit = plan["hbm_limit"] / GIB
+    if "memory" not in plan:
+        return (*start, f"{plan['needed'] / GIB:.1f} / {limit:.2f}: does not fit", *["-"] * 6)
+    best = plan.get("largest")
+    return (
+        *start,
+        f"{plan['memory']['peak'] / GIB:.2f} / {limit:.2f}",
+        f"{plan['flops'] / 1e12:.2f}",
+        f"{plan['hbm_bytes'] / GIB:.1f}",
+        f"{sum(plan['ici_bytes'].values()) / GIB:.2f}",
+        f"{1e3 * plan['fastest_seconds']:.0f} to {1e3 * plan['slowest_seconds']:.0f}",
+        f"{plan['mfu_bound']:.0%}",
+        str(best["batch_size"]) if best else "not searched",
+    )
+
+
+def _terms(sizes: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
+    return f"{_gib(sum(sizes.values()))}: {parts}" if len(sizes) > 1 else parts
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
 
 
 if __name__ == "__main__":

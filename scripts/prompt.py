@@ -17,26 +17,62 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
 from rich.console import Console
+from rich.table import Table
 
 from data.rows.table import DATASETS
-from scripts.domain_table import domain_table
-from scripts.ends import ends_clearly
-from scripts.logs import quiet_libraries
-from scripts.terminal import bytes_progress
+from data.spec import DatasetSpec
+from scripts.terminal import bytes_progress, ends_clearly, quiet_libraries
 from xvla_jax.actions import action_space, misfit
 from xvla_jax.checkpoint_tools import domains
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE, describe
+from xvla_jax.checkpoint_tools.domains import Domain
 from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.safetensors_files import check_target
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError, XVLAError
-from xvla_jax.formats import domain_file
-from xvla_jax.formats.folders import check_target
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
+
+_UNKNOWN = "?"
+
+
+def domain_table(domains: Sequence[Domain], datasets: Iterable[DatasetSpec]) -> Table:
+    """One line for each domain.
+
+    Names are the domain's own, or in brackets those of the dataset rows that use its id: X-VLA's
+    checkpoints count domains so, others need not.
+    """
+    rows: dict[int, list[str]] = {}
+    for row in datasets:
+        rows.setdefault(row.domain_id, []).append(row.name)
+    table = Table("domain", "name", "rate, Hz", "rotation", "views", "proprio")
+    table.add_column("prompt norm", justify="right")
+    table.add_column("state")
+    for domain in domains:
+        contract = domain.contract
+        own = domain.note.get("name") or ""
+        said = [_UNKNOWN] * 4
+        if contract is not None:
+            said = [
+                f"{contract.anchor_hz:g}",
+                contract.rotation_layout,
+                ", ".join(contract.views),
+                contract.proprio,
+            ]
+        names = ", ".join(rows.get(domain.domain_id, []))
+        table.add_row(
+            str(domain.domain_id),
+            own or (f"({names})" if names else ""),
+            *said,
+            f"{domain.prompt_norm:.3f}",
+            "trained" if domain.trained else "initial",
+        )
+    return table
+
 
 _DOMAIN = flags.DEFINE_integer("domain", None, "Domain id: row of the tables.")
 _FROM = flags.DEFINE_string("from", "", "What to copy: a domain id, nearest, or fresh.")
@@ -92,8 +128,8 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
 
 def _export(console: Console, checkpoint: str, file: str) -> None:
     loaded = load_checkpoint(checkpoint, stored=True)
-    domain = domain_file.export_domain(loaded, _domain(), source=checkpoint)
-    domain_file.write_domain(file, domain)
+    domain = domains.export_domain(loaded, _domain(), source=checkpoint)
+    domains.write_domain(file, domain)
     size = pathlib.Path(file).stat().st_size
     said = "with its contract" if domain.contract else "without a contract: the source has none"
     console.print(f"{file}: domain {_domain()}, {size / 1e3:,.0f} kB, {said}", markup=False)
@@ -101,8 +137,8 @@ def _export(console: Console, checkpoint: str, file: str) -> None:
 
 def _import(console: Console, checkpoint: str, file: str, target: str) -> None:
     check_target(target, source=checkpoint)
-    domain, loaded = domain_file.read_domain(file), load_checkpoint(checkpoint, stored=True)
-    domain_file.check_fits(domain, loaded.config)
+    domain, loaded = domains.read_domain(file), load_checkpoint(checkpoint, stored=True)
+    domains.check_same_shape(domain, loaded.config)
     if domain.provenance.get("backbone_sha256") != domains.backbone_digest(loaded):
         console.print(
             "the domain was trained with other weights around it: train it further before use",

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, is_complete, read_ledger, run_stage, stages
-from scripts.ends import ends_clearly
 from scripts.evaluation.success_table import print_tables
+from scripts.terminal import ends_clearly
 
 _WORKDIR = flags.DEFINE_string("workdir", "outputs/quickstart", "Folder of everything.")
 _DEMONSTRATIONS = flags.DEFINE_integer("demonstrations", 64, "To record.", lower_bound=1)

@@ -24,11 +24,11 @@ from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
     WEIGHTS_NAME,
     TensorInfo,
+    whole_folder,
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats.folders import whole_folder
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 

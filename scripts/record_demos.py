@@ -21,11 +21,10 @@ from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
 from eval.tasks.table import TASKS, task_spec
-from scripts.ends import ends_clearly
-from scripts.terminal import episode_progress
+from scripts.terminal import ends_clearly, episode_progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
-_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/suites/.")
+_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/tasks/.")
 _EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes to try.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _RATE_HZ = flags.DEFINE_float("rate_hz", 10.0, "Frames in a second of simulation.")

@@ -15,8 +15,8 @@ from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
-from scripts.ends import ends_clearly
-from xvla_jax.metrics import read_metrics
+from scripts.terminal import ends_clearly
+from xvla_jax.training.telemetry import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
 

@@ -16,11 +16,9 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from scripts.ends import ends_clearly
-from xvla_jax.errors import XVLAError
-from xvla_jax.extras import needs
-from xvla_jax.metrics import METRICS_NAME, all_lines, read_metrics
-from xvla_jax.training.telemetry import duration, goodput
+from scripts.terminal import ends_clearly
+from xvla_jax.errors import XVLAError, needs
+from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
 
 _OUT = flags.DEFINE_string("out", None, "PNG file; by default curves.png in the first workdir.")
 

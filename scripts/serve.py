@@ -19,15 +19,13 @@ import jax
 from absl import app, flags
 from rich.console import Console
 
-from scripts.ends import ends_clearly
-from scripts.logs import quiet_libraries
+from scripts.terminal import ends_clearly, quiet_libraries
 from xvla_jax.errors import XVLAError
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import PolicyEngine
 from xvla_jax.serving.limits import Limits
-from xvla_jax.serving.server import Door, is_loopback, serve
+from xvla_jax.serving.server import Door, SlurmTask, is_loopback, serve, slurm_task
 from xvla_jax.serving.service import Service
-from xvla_jax.serving.slurm import SlurmTask, slurm_task
 
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 _DOOR, _LIMITS = Door(), Limits()

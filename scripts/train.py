@@ -23,28 +23,29 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
-from scripts.config_flag import asked_fields, parse_flags
-from scripts.ends import STOPPED, ends_clearly, said
-from scripts.group_table import group_table
-from scripts.logs import quiet_libraries
-from scripts.termination import Termination
-from scripts.training.run import TrainingRun
+from scripts.terminal import (
+    STOPPED,
+    Termination,
+    asked_fields,
+    ends_clearly,
+    parse_flags,
+    quiet_libraries,
+    said,
+)
+from scripts.training.run import TrainingRun, group_table
 from scripts.training.xvla_flags import carried_over
 from xvla_jax.checkpoints import relabel
-from xvla_jax.distributed import Processes, start
 from xvla_jax.errors import TrainingError, XVLAError
-from xvla_jax.formats.lora_step import PEFT, check_same_base, export_adapter
-from xvla_jax.heap import keep_between_steps, trim_after_compiling
-from xvla_jax.metrics import MetricsWriter, open_sinks
-from xvla_jax.revision import code_version
-from xvla_jax.skips import SkipWatch
+from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
 from xvla_jax.training.checkpointer import Checkpointer, RunItems, read_model
-from xvla_jax.training.loop import LoopConfig, run_loop
-from xvla_jax.training.multihost import DistributedConfig
+from xvla_jax.training.loop import LoopConfig, SkipWatch, run_loop
+from xvla_jax.training.multihost import DistributedConfig, Processes, start
+from xvla_jax.training.provenance import code_version
 from xvla_jax.training.resume import check_resumed, check_same_model
-from xvla_jax.training.signals import StopSignal
+from xvla_jax.training.signals import StopSignal, keep_between_steps, trim_after_compiling
 from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
 from xvla_jax.training.step import make_train_step
+from xvla_jax.training.telemetry import MetricsWriter, open_sinks
 from xvla_jax.training.workdir_lock import WorkdirLock
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)

@@ -64,12 +64,12 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
     [
         ("import xvla_jax.training.loop", "tensorboard", "data"),
         ("import data.readers.rlds", "tensorflow", "data"),
-        ("import data.readers.standard", "tensorflow_datasets", "data"),
+        ("import data.standard", "tensorflow_datasets", "data"),
         ("import data.readers.hdf5", "h5py", "data"),
         ("import data.readers.lerobot", "pyarrow", "data"),
         ("from data.readers.videos import OpenVideo; OpenVideo('x.mp4')", "av", "data"),
         ("import xvla_jax.serving.app", "fastapi", "serve"),
-        ("from eval.wire import pack; pack({})", "msgpack", "client"),
+        ("from eval.client.transports import pack; pack({})", "msgpack", "client"),
         ("import xvla_jax.serving.metrics", "prometheus_client", "serve"),
         ("import xvla_jax.serving.server", "uvicorn", "serve"),
         (
@@ -77,7 +77,7 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
             "requests",
             "client",
         ),
-        ("from eval.video import encode_mp4; encode_mp4(None, fps=1)", "imageio_ffmpeg", "sim"),
+        ("from eval.pictures import encode_mp4; encode_mp4(None, fps=1)", "imageio_ffmpeg", "sim"),
         (
             "from eval.runs.latency import draw_curve; draw_curve({}, 'x', title='')",
             "matplotlib",

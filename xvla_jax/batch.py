@@ -23,7 +23,7 @@ class Batch(TypedDict):
 
     S is the model's image side in pixels. Absent views are zero images. An action row is the pose
     after ``(k + 1) / T`` of the window. The jitter fields come together, in every batch of a
-    mixture or in none; xvla_jax/augment.py says what they mean.
+    mixture or in none; xvla_jax/training/step.py says what they mean.
     """
 
     images: np.ndarray  # uint8[B, V, S, S, 3] RGB

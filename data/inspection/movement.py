@@ -3,19 +3,78 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.inspection import geometry
+from data.inspection import grippers
 from data.inspection.channels import channel_names
-from data.inspection.geometry import GRIPPER
+from data.inspection.grippers import GRIPPER, matrices
+from data.poses import columns_from_quat_xyzw
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
 
-Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+
+ORDERS = {"xyzw": (0, 1, 2, 3), "wxyz": (1, 2, 3, 0)}
+TURN_S = 0.3  # turns are taken over this time, so that the noise of single frames shows less
+
+
+class Turns(NamedTuple):
+    """What the rotations of one arm show, read in the order of each name.
+
+    Attributes:
+        vertical: share of the turning that is about the base's z axis.
+        turned: rad, how far a hand turns within an episode, in the median.
+        norm: the largest distance of a norm from 1.
+        dominant: column that is largest in the mean, 0 to 3.
+    """
+
+    vertical: dict[str, float]
+    turned: float
+    norm: float
+    dominant: int
+
+
+def quaternion_turns(episodes: Sequence[Float64], rate_hz: float) -> Turns | None:
+    """Quaternions [T, 4] of each episode as recorded; None without any."""
+    good = [rows for rows in episodes if len(rows) > 1 and np.linalg.norm(rows, axis=1).min() > 0]
+    if not good:
+        return None
+    stride = max(1, round(TURN_S * rate_hz))
+    sums = {name: np.zeros(3) for name in ORDERS}
+    turned = []
+    for rows in good:
+        for name, order in ORDERS.items():
+            rotations = matrices(columns_from_quat_xyzw(rows[:, order]))
+            axes = _axes(rotations[stride:] @ rotations[:-stride].swapaxes(-1, -2))
+            sums[name] += (axes**2).sum(axis=0)
+            if name == "xyzw":  # the angle is the same in either order
+                turned.append(float(np.linalg.norm(axes, axis=1).max(initial=0.0)))
+    every = np.concatenate(good)
+    return Turns(
+        vertical={name: float(s[2] / max(s.sum(), 1e-12)) for name, s in sums.items()},
+        turned=float(np.median(turned)),
+        norm=float(np.abs(np.linalg.norm(every, axis=1) - 1).max()),
+        dominant=int(np.argmax(np.abs(every).mean(axis=0))),
+    )
+
+
+def _axes(turn: Float64) -> Float64:
+    """Axis times sine of the angle of rotations [n, 3, 3]: [n, 3]."""
+    return 0.5 * np.stack(
+        (
+            turn[:, 2, 1] - turn[:, 1, 2],
+            turn[:, 0, 2] - turn[:, 2, 0],
+            turn[:, 1, 0] - turn[:, 0, 1],
+        ),
+        axis=1,
+    )
+
+
+Int64 = NDArray[np.int64]
 
 # one visible step
 STEP_M = 0.005
@@ -51,7 +110,7 @@ class Movement(NamedTuple):
         one, other = frames[:-1], frames[1:]
         if len(self.hands):
             way = np.linalg.norm(self.hands[:, other, :3] - self.hands[:, one, :3], axis=-1)
-            turn = geometry.angles(self.rotations[:, other], self.rotations[:, one])
+            turn = grippers.angles(self.rotations[:, other], self.rotations[:, one])
             steps = np.maximum(way / STEP_M, turn / STEP_RAD)  # [arms, n - 1]
             return np.stack((steps.max(axis=0), steps.min(axis=0)))
         assert self.joints is not None, "a row has arms or joints"
@@ -74,7 +133,7 @@ class Movement(NamedTuple):
 
 def movement(trajectory: Trajectory, spec: DatasetSpec) -> Movement:
     """The movement of an episode of the row."""
-    hands = geometry.hand_rows(trajectory, spec)
-    rotations = geometry.matrices(geometry.rotation_columns(hands, spec))
+    hands = grippers.hand_rows(trajectory, spec)
+    rotations = grippers.matrices(grippers.rotation_columns(hands, spec))
     width = len(channel_names(spec))
     return Movement(hands, rotations, trajectory.poses[:, :width] if spec.joints else None)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError
-from data.inspection.alignment import Lag
-from data.inspection.turns import Turns
+from data.inspection.movement import Turns
+from data.inspection.timing import Lag
 from data.spec import DatasetSpec
 
 Float32 = NDArray[np.float32]

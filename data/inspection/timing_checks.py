@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from data.inspection.alignment import Lag
 from data.inspection.channels import SIDES
 from data.inspection.check import NO_ARMS, NO_EPISODES, Check, Measured, Unjudged
 from data.inspection.reports import SourceReport
+from data.inspection.timing import Lag
 
 ALIKE = 0.3  # correlation from which on two signals are said to go together
 SURE = 0.8  # share of the resamples that find the same delay

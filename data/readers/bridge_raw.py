@@ -19,9 +19,9 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
+from data.images import FilePictures
 from data.readers.pickles import load_pickle
 from data.spec import DatasetSpec
-from data.stored_images import FilePictures
 from data.trajectory import Trajectory, standard_trajectory
 
 _log = logging.getLogger(__name__)

@@ -21,14 +21,13 @@ from etils import epath
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from data.extras import needs
-from data.faults import BadEpisodeError, FaultError, attempt
+from data.faults import BadEpisodeError, FaultError, attempt, needs
 from data.poses import ACTION_WIDTH
 from data.readers.rlds import MANIFEST_NAME, SPLIT, index_files
-from data.readers.standard import StandardForm
 from data.readers.tfds_folders import open_builder
 from data.spec import DatasetSpec, default_values
 from data.stalls import read_of
+from data.standard import StandardForm
 from data.trajectory import Trajectory
 from data.untrusted import STRICT, read_json, typed
 

@@ -19,10 +19,9 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
-from data.images import UInt8
+from data.images import UInt8, image_form, stored_image
 from data.readers.pickles import load_pickle
 from data.spec import DatasetSpec
-from data.stored_images import image_form, stored_image
 from data.trajectory import Trajectory, standard_trajectory
 
 ANNOTATIONS = "lang_annotations/auto_lang_ann.npy"

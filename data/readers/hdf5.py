@@ -12,10 +12,8 @@ import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
-from data.extras import needs
-from data.faults import BadEpisodeError, FaultError, attempt
-from data.images import MAGIC, RAW_PICTURES, UInt8
-from data.places import Places
+from data.faults import BadEpisodeError, FaultError, attempt, needs
+from data.images import ENCODED, MAGIC, RAW_PICTURES, UInt8, image_form, stored_images
 from data.readers.hdf5_files import (
     check_frame_size,
     has_key,
@@ -26,9 +24,9 @@ from data.readers.hdf5_files import (
 )
 from data.readers.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
-from data.stored_images import ENCODED, image_form, stored_images
 from data.texts import recorded_texts
 from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.untrusted import Places
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from data.extras import needs
-from data.faults import FaultError
+from data.faults import FaultError, needs
 from data.images import LARGEST
 
 with needs("data"):

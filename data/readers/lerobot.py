@@ -16,16 +16,15 @@ import numpy as np
 from etils import epath
 from numpy.typing import NDArray
 
-from data.extras import needs
-from data.faults import BadEpisodeError, FaultError, attempt
-from data.places import Places
+from data.faults import BadEpisodeError, FaultError, attempt, needs
+from data.images import FilePictures, stored_images
 from data.readers.lerobot_index import EpisodeFiles, read_index
 from data.readers.lerobot_tasks import TASK_INDEX, episode_text
 from data.readers.videos import VideoPictures
 from data.rows.contracts import with_channel_names
 from data.spec import DatasetSpec
-from data.stored_images import FilePictures, stored_images
 from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.untrusted import Places
 
 _log = logging.getLogger(__name__)
 with needs("data"):

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.extras import needs
-from data.faults import FaultError
+from data.faults import FaultError, needs
 from data.texts import plain_text, type_name
 from data.untrusted import read_lines
 

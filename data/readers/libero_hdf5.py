@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.extras import needs
+from data.faults import needs
 from data.readers.hdf5_files import check_size, has_key, stored_array
 
 with needs("data"):

@@ -15,9 +15,8 @@ import pydantic
 from etils import epath
 from typing_extensions import TypedDict
 
-from data.places import Places
 from data.texts import read_paraphrases
-from data.untrusted import STRICT, read_json, shown, typed
+from data.untrusted import STRICT, Places, read_json, shown, typed
 
 STYLE_KEYS = ("dataset_name", "datalist")
 
@@ -81,7 +80,7 @@ class MetaFile:
 
         Raises:
             ValueError: it is no path of this machine, or leads out of the data folder
-                (data/places.py).
+                (data/untrusted.py).
         """
         if isinstance(path, str) and "://" in path:
             raise ValueError(

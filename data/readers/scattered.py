@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from data.extras import needs
-from data.faults import BadEpisodeError, attempt
-from data.places import Places
+from data.faults import BadEpisodeError, attempt, needs
+from data.images import FilePictures
 from data.readers.hdf5 import read_arrays
 from data.readers.meta_files import MetaFile, find_meta_file
 from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec, EpisodeFolder
-from data.stored_images import FilePictures
 from data.trajectory import Pictures, Trajectory, standard_trajectory
-from data.untrusted import STRICT, read_json, typed
+from data.untrusted import STRICT, Places, read_json, typed
 
 with needs("data"):
     import h5py

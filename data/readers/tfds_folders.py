@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from data.extras import needs
+from data.faults import needs
 from data.untrusted import read_json, shown
 
 with needs("data"):

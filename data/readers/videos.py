@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.extras import needs
+from data.faults import needs
 
 UInt8 = NDArray[np.uint8]
 OPEN_FILES_PER_THREAD = 8

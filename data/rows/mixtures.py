@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from data.named import is_named
 from data.rows.table import DATASETS, dataset
+from data.spec import is_named
 
 Mixture = tuple[tuple[str, float], ...]
 

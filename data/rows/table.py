@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.named import is_named, load_named
 from data.rows.hdf5 import HDF5_ROWS
 from data.rows.raw import RAW_ROWS
 from data.rows.rlds import RLDS_ROWS
 from data.rows.video import VIDEO_ROWS
-from data.spec import DatasetSpec
+from data.spec import DatasetSpec, is_named, load_named
 
 DATASETS: dict[str, DatasetSpec] = {
     row.name: row for row in (*RLDS_ROWS, *HDF5_ROWS, *VIDEO_ROWS, *RAW_ROWS)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.collate import KEPT_INSTRUCTIONS
 from data.poses import ACTION_WIDTH
+from data.stream.batches import KEPT_INSTRUCTIONS
 from data.stream.stream import MIN_EPISODES, StreamShape
 
 OBJECT_BYTES = 48  # of a Python bytes object and the reference to it, for each encoded picture

@@ -11,33 +11,234 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data.building.crew import events
-from data.building.finish import finish
-from data.building.origin import Request, check_origin, origin_of
-from data.faults import BadEpisodeError, Faults
-from data.places import Places
+from etils import epath
+
+from data.faults import LEFT_OUT, BadEpisodeError, Faults, needs
 from data.readers import built
-from data.readers.standard import StandardForm
+from data.readers.rlds import SPLIT
 from data.sources import open_reader
 from data.stalls import end_reads_after
+from data.standard import StandardForm
 from data.trajectory import Reader
+from data.untrusted import Places
 from data.writing.plan import Piece, cut, look, tasks
-from data.writing.publish import Written, circumstances, read_manifest, write_json
+from data.writing.publish import (
+    Written,
+    circumstances,
+    dataset_info,
+    publish,
+    read_manifest,
+    write_json,
+)
 from data.writing.shards import (
     DATASET,
     SHARDS,
     UNFINISHED,
+    Event,
     Job,
+    Request,
     ShardDone,
     ShardRecord,
+    check_origin,
+    origin_of,
     read_record,
+    write_shards,
 )
+
+with needs("data"):
+    from tensorflow_datasets.core import naming, splits
+with needs("data"):
+    import tensorflow as tf
+
+
+class WorkerLostError(RuntimeError):
+    """A worker process ended without a word."""
+
+
+class _Failed(NamedTuple):
+    """What went wrong in a worker."""
+
+    reason: str
+
+
+_READY = "ready for a task"
+
+
+def events(
+    job: Job, tasks: Sequence[Sequence[int]], *, reader: Reader, workers: int
+) -> Generator[Event]:
+    """Do the tasks, each a list of shards; with one worker in this process, with `reader`.
+
+    Raises:
+        ValueError: a source or a disk failed; not for bad episodes, which are events.
+        WorkerLostError: a worker was killed, for want of memory for instance.
+    """
+    if min(workers, len(tasks)) <= 1:
+        for task in tasks:
+            yield from write_shards(job, reader, task)
+        return
+    crew = _start(job, min(workers, len(tasks)))
+    try:
+        yield from _direct(crew, deque(tasks))
+    finally:
+        for pipe, process in crew.items():
+            pipe.close()
+            process.terminate()
+        for process in crew.values():
+            process.join()
+
+
+def _start(job: Job, count: int) -> dict[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    crew: dict[Connection, BaseProcess] = {}
+    for number in range(count):
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_work, args=(theirs, job), name=f"build-{number}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        crew[ours] = process
+    return crew
+
+
+def _direct(crew: dict[Connection, BaseProcess], waiting: deque[Sequence[int]]) -> Iterator[Event]:
+    busy = list(crew)
+    while busy:
+        for pipe in wait(busy):
+            assert isinstance(pipe, Connection)
+            try:
+                said = pipe.recv()
+                if said == _READY and waiting:
+                    pipe.send(waiting.popleft())
+                    continue
+            except (EOFError, ConnectionError):
+                raise _lost(crew[pipe]) from None
+            if isinstance(said, _Failed):
+                raise ValueError(said.reason)
+            if said == _READY:
+                busy.remove(pipe)
+            else:
+                yield said
+
+
+def _lost(process: BaseProcess) -> WorkerLostError:
+    process.join()
+    return WorkerLostError(
+        f"worker {process.name} ended with status {process.exitcode}; was it killed, for want of "
+        "memory? what is finished is kept: run the same command again"
+    )
+
+
+def _work(pipe: Connection, job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that directs
+    try:
+        end_reads_after(job.read_limit_s)
+        reader = open_reader(job.spec, job.root, job.places)
+        while True:
+            pipe.send(_READY)
+            for event in write_shards(job, reader, pipe.recv()):
+                pipe.send(event)
+    except (EOFError, ConnectionError):
+        return  # the process that directs is gone
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        pipe.send(_Failed(str(error)))
+
+
+DESCRIPTION = "Standard trajectories of xvla_jax; manifest.json tells of what and how."
+CHANNEL_RULE = (
+    "All pictures are in encoded_channel_order, whoever encoded them: rgb where image_size is not "
+    "0, else the order of the recording. bgr_swapped: exchange red and blue after decoding."
+)
+
+
+def finish(
+    request: Request,
+    job: Job,
+    records: Sequence[ShardRecord],
+    origin: dict[str, Any],
+    made_by: dict[str, Any],
+    place: Path,
+) -> dict[str, Any]:
+    """Turn the building folder's shards into the dataset at `place`; gives its manifest.
+
+    Raises:
+        ValueError: no good episode.
+    """
+    episodes = sum(record.episodes for record in records)
+    if not episodes:
+        raise ValueError(f"dataset {job.spec.name!r} has no good episode; nothing is written")
+    made = job.folder / DATASET
+    _write_metadata(job, records)
+    manifest = _manifest(request, job, records, origin) | made_by
+    return publish(made, place, manifest, {record.file: record.sha256 for record in records})
+
+
+def _write_metadata(job: Job, records: Sequence[ShardRecord]) -> None:
+    folder = job.folder / DATASET
+    info = dataset_info(job.name, built.VERSION, folder, DESCRIPTION, job.form.features())
+    split = splits.SplitInfo(
+        name=SPLIT,
+        shard_lengths=[record.episodes for record in records],
+        num_bytes=sum(record.bytes for record in records),
+        filename_template=naming.ShardedFileTemplate(
+            data_dir=epath.Path(folder),
+            dataset_name=job.name,
+            split=SPLIT,
+            filetype_suffix="tfrecord",
+        ),
+    )
+    info.set_splits(splits.SplitDict([split]))
+    info.write_to_directory(folder)
+
+
+def _manifest(
+    request: Request, job: Job, records: Sequence[ShardRecord], origin: dict[str, Any]
+) -> dict[str, Any]:
+    frames = sum(record.frames for record in records)
+    named = origin["named_by_storage"]
+    not_written = _not_written(records)
+    return {
+        "schema": built.SCHEMA,
+        "name": job.name,
+        "version": built.VERSION,
+        "row": job.spec.name,
+        "fingerprint": built.fingerprint(origin["row"]),
+        "episodes": sum(record.episodes for record in records),
+        "frames": frames,
+        "hours": frames / job.spec.rate_hz / 3600,
+        "rate_hz": job.spec.rate_hz,
+        "views": dict(zip(job.form.views, named["views"], strict=True)),
+        "instruction_key": named["instruction_key"],
+        "encoded_channel_order": job.channel_order,
+        "channel_rule": CHANNEL_RULE,
+        "form": dataclasses.asdict(job.form),
+        "bad_episodes": {k: v for k, v in not_written.items() if k not in LEFT_OUT},
+        "left_out": {k: v for k, v in not_written.items() if k in LEFT_OUT},
+        "max_bad_episodes": request.max_bad_episodes,
+        "made_of": origin,
+    }
+
+
+def _not_written(records: Sequence[ShardRecord]) -> dict[str, list[str]]:
+    """Kind of fault, or reason of the row -> the episodes that are not in the dataset."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for kind, episodes in record.bad_episodes.items():
+            found[kind] += episodes
+    return dict(sorted(found.items()))
+
 
 PLAN_NAME = "plan.json"
 DISK_RESERVE = 1.1  # of the estimate

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data.extras import needs
+from data.faults import needs
 from data.readers.rlds import MANIFEST_NAME
 
 with needs("data"):

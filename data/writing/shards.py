@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,20 +18,96 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.building.pictures import PictureRule
-from data.extras import needs
-from data.faults import BadEpisodeError, FaultError, attempt
-from data.places import Places
+from data.faults import BadEpisodeError, FaultError, attempt, needs
+from data.readers import built
 from data.readers.rlds import SPLIT
-from data.readers.standard import StandardForm
 from data.spec import DatasetSpec
+from data.standard import StandardForm
 from data.trajectory import Pictures, Reader, Trajectory
-from data.writing.plan import Piece, Shard
+from data.untrusted import Places
+from data.writing.plan import PictureRule, Piece, Shard
 from data.writing.publish import sha256_of, write_json
 
 with needs("data"):
     import tensorflow as tf
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to build, and how.
+
+    Attributes:
+        spec: the dataset row.
+        root: data folder of the source.
+        outside_root: the files that it names may lie anywhere.
+        read_limit_s: a read that takes longer ends its process; 0 for none.
+        out: data folder of what is built.
+        rule: how pictures are stored.
+        shard_mb: about how large a shard file is, in MiB.
+        max_bad_episodes: so many are left out; one more is an error.
+        workers: processes that read and write.
+        licence: terms of use, for the manifest.
+        command: the command line, for the manifest.
+    """
+
+    spec: DatasetSpec
+    root: str
+    out: Path
+    rule: PictureRule
+    shard_mb: float
+    max_bad_episodes: int
+    workers: int
+    licence: str
+    command: str
+    outside_root: bool = False
+    read_limit_s: float = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_mb <= 0 or self.workers < 1:
+            raise ValueError(
+                f"shard_mb is {self.shard_mb}, allowed is more than 0; workers is "
+                f"{self.workers}, allowed is 1 or more"
+            )
+
+
+def origin_of(request: Request, reader: Reader) -> dict[str, Any]:
+    """What decides the bytes of the shards, as plain JSON values.
+
+    Raises:
+        ValueError: the reader has changed its row beyond what a storage may name.
+    """
+    names = [field.name for field in dataclasses.fields(request.spec)]
+    changed = [n for n in names if getattr(request.spec, n) != getattr(reader.spec, n)]
+    others = [name for name in changed if name not in built.NAMED_BY_STORAGE]
+    if others:
+        raise ValueError(
+            f"the reader of {request.spec.name!r} changes {', '.join(others)} of its row; a reader "
+            f"may change {', '.join(built.NAMED_BY_STORAGE)}"
+        )
+    origin = {
+        "root": request.root,
+        "parts": len(reader.episodes_per_part),
+        "episodes": sum(reader.episodes_per_part),
+        "named_by_storage": {name: getattr(reader.spec, name) for name in built.NAMED_BY_STORAGE},
+        "image_size": request.rule.image_size,
+        "quality": request.rule.quality,
+        "shard_mb": request.shard_mb,
+        "row": built.stored_row(request.spec),
+    }
+    return json.loads(json.dumps(origin))
+
+
+def check_origin(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """A ValueError that begins with `what` and names all in which the two differ."""
+    keys = [key for key in built.differing(found, wanted) if key != "row"]
+    fields = built.differing(found.get("row", {}), wanted["row"])
+    differences = [*keys, *(f"{field} of the dataset row" for field in fields)]
+    if differences:
+        raise ValueError(
+            f"{what}, made with another {', '.join(differences)}; remove it, or build elsewhere"
+        )
+
 
 DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
 READ_TOGETHER = 64  # pictures of a view

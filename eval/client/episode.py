@@ -3,14 +3,191 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval import states
-from eval.commands import commanded_poses, row_to_action
-from eval.tasks.profiles import ARM_WIDTH, ClientProfile
+from eval.rotations import (
+    ROT6D_LAYOUTS,
+    euler_xyz_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_euler_xyz,
+    matrix_to_quat_xyzw,
+    quat_wxyz_to_xyzw,
+    quat_xyzw_to_matrix,
+    quat_xyzw_to_wxyz,
+)
+from eval.tasks.profiles import ARM_WIDTH, ArmState, ClientProfile, GripperRule, Slot
+
+
+def _axis_angle_float32(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As robosuite computes it: a quaternion in float32, so that tiny turns vanish.
+
+    Below about 4.5e-4 rad the float32 w is 1 and the result is exactly zero.
+    """
+    quat = matrix_to_quat_xyzw(np.asarray(matrix, np.float32)).astype(np.float32)
+    w = min(float(quat[3]), 1.0)
+    sine = np.sqrt(1.0 - w * w)
+    if sine == 0.0:
+        return np.zeros(3)
+    return quat[:3].astype(np.float64) * (2.0 * np.arccos(w)) / sine
+
+
+def _quat_wxyz(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return quat_xyzw_to_wxyz(matrix_to_quat_xyzw(matrix))
+
+
+_FROM_MATRIX: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "axis_angle": matrix_to_axis_angle,
+    "axis_angle_float32": _axis_angle_float32,
+    "euler_xyz": matrix_to_euler_xyz,
+    "quat_xyzw": matrix_to_quat_xyzw,
+    "quat_wxyz": _quat_wxyz,
+    # Undoes the reading of w, x, y, z as x, y, z, w: the simulator gets its own order again.
+    "quat_wxyz_as_xyzw": matrix_to_quat_xyzw,
+}
+
+
+def gripper_command(rule: GripperRule, probability: float) -> tuple[float, ...]:
+    """The numbers that `rule` has for a probability of closed."""
+    real = np.float32 if rule.float32 else np.float64
+    p, threshold = real(probability), real(rule.threshold)
+    closed = p >= threshold if rule.closed_at_threshold else p > threshold
+    return rule.closed if closed else rule.open
+
+
+def row_to_action(profile: ClientProfile, row: ArrayLike) -> NDArray[np.floating]:
+    """Action row [10 * arms or more] -> the environment's action, see `ActionForm`."""
+    form, values = profile.action, np.asarray(row, np.float64)
+    parts: list[ArrayLike] = []
+    for arm in range(form.arms):
+        one = values[arm * ARM_WIDTH : (arm + 1) * ARM_WIDTH]
+        turn = _FROM_MATRIX[form.rotation_form](ROT6D_LAYOUTS[profile.rotation].to_matrix(one[3:9]))
+        if any(form.euler_offset):
+            turn = turn + np.asarray(form.euler_offset)
+        parts += [one[:3] + np.asarray(form.shift), turn, gripper_command(form.gripper, one[9])]
+    return np.concatenate(parts).astype(form.dtype)
+
+
+def commanded_poses(profile: ClientProfile, row: ArrayLike) -> list[NDArray[np.float64]]:
+    """Xyz and orthonormal 6-D rotation [9] of each arm, as the environment was told them."""
+    layout, values = ROT6D_LAYOUTS[profile.rotation], np.asarray(row, np.float64)
+    poses = []
+    for arm in range(profile.action.arms):
+        one = values[arm * ARM_WIDTH : arm * ARM_WIDTH + 9]
+        poses.append(np.concatenate((one[:3], layout.from_matrix(layout.to_matrix(one[3:])))))
+    return poses
+
+
+Raw = Mapping[str, Any]
+
+
+class ObservationError(ValueError):
+    """An environment's observation lacks something that the profile asks for."""
+
+
+def _identity(_: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.eye(3)
+
+
+def _wxyz_to_matrix(quat: NDArray[np.float64]) -> NDArray[np.float64]:
+    return quat_xyzw_to_matrix(quat_wxyz_to_xyzw(quat))
+
+
+_TO_MATRIX: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "matrix": lambda numbers: numbers.reshape(3, 3),
+    "euler_xyz": euler_xyz_to_matrix,
+    "quat_xyzw": quat_xyzw_to_matrix,
+    "quat_wxyz": _wxyz_to_matrix,
+    # The simulator says w, x, y, z and the training data were read as x, y, z, w.
+    "quat_wxyz_as_xyzw": quat_xyzw_to_matrix,
+    "identity": _identity,
+}
+
+_GRIPPERS: dict[str, Callable[[float], float]] = {
+    "zero": lambda _: 0.0,
+    "raw": lambda value: value,
+    "above_zero": lambda value: float(value > 0),
+    "below_zero": lambda value: float(value < 0),
+    "one_minus_twice": lambda value: 1.0 - 2.0 * value,
+}
+
+
+def pictures(profile: ClientProfile, raw: Raw) -> list[NDArray[np.uint8]]:
+    """The views uint8[H, W, 3] in the order of the model's slots.
+
+    Raises:
+        ObservationError: one is missing, or is no picture of that form.
+    """
+    made = []
+    for view in profile.views:
+        image = _array(raw, view.source)
+        if view.index is not None:
+            image = image[view.index]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ObservationError(
+                f"view {view.name!r} from {view.source!r} is {image.dtype}{list(image.shape)}; "
+                "uint8[H, W, 3] is needed"
+            )
+        made.append(view.turned(image))
+    return made
+
+
+def proprio(profile: ClientProfile, raw: Raw) -> NDArray[np.float64]:
+    """What `profile.state` says of the robot now, [D]; zeros for absent arms.
+
+    Raises:
+        ObservationError: a key is missing, or a number is not finite.
+    """
+    made = np.zeros(profile.action_width)
+    for arm, state in enumerate(profile.state):
+        made[arm * ARM_WIDTH : (arm + 1) * ARM_WIDTH] = _arm(profile, state, raw)
+    return made
+
+
+def shift_in_place(profile: ClientProfile, raw: Raw) -> None:
+    """Subtracts the robot's place from the caller's own arrays, as one original client does."""
+    for state in profile.state:
+        slot = state.position
+        _array(raw, slot.source)[slot.first : slot.end] -= state.shift
+
+
+def position(slot: Slot, frame: str, raw: Raw) -> NDArray[np.float64]:
+    """Xyz (m), told in the frame of the pose `frame` (xyz, quaternion wxyz) where one is named."""
+    xyz = _numbers(raw, slot)
+    if not frame:
+        return xyz
+    pose = _numbers(raw, Slot(frame, 0, 7))
+    return _wxyz_to_matrix(pose[3:]).T @ (xyz - pose[:3])
+
+
+def _arm(profile: ClientProfile, state: ArmState, raw: Raw) -> NDArray[np.float64]:
+    xyz = position(state.position, state.relative_to, raw) - np.asarray(state.shift)
+    turn = np.zeros(0) if state.rotation is None else _numbers(raw, state.rotation)
+    grip = 0.0 if state.gripper is None else float(_numbers(raw, state.gripper)[0])
+    matrix = _TO_MATRIX[state.rotation_form](turn)
+    rot6d = ROT6D_LAYOUTS[profile.rotation].from_matrix(matrix)
+    return np.concatenate((xyz, rot6d, [_GRIPPERS[state.gripper_form](grip)]))
+
+
+def _numbers(raw: Raw, slot: Slot) -> NDArray[np.float64]:
+    values = np.asarray(_array(raw, slot.source), np.float64).reshape(-1)
+    if len(values) < slot.end:
+        raise ObservationError(
+            f"{slot.source!r} has {len(values)} numbers; {slot.first}..{slot.end - 1} are needed"
+        )
+    if not np.isfinite(values[slot.first : slot.end]).all():
+        raise ObservationError(f"{slot.source!r} has a number that is not finite")
+    return values[slot.first : slot.end]
+
+
+def _array(raw: Raw, name: str) -> Any:
+    if name not in raw:
+        raise ObservationError(
+            f"the observation has no {name!r}; it has {', '.join(sorted(raw)) or 'nothing'}"
+        )
+    return np.asarray(raw[name])
 
 
 class EpisodeClient:
@@ -67,7 +244,7 @@ class EpisodeClient:
         """Position (m) that the next chunk's positions are offsets from, where they are."""
         return None if self._base is None else self._base.copy()
 
-    def request(self, raw: states.Raw) -> dict[str, Any]:
+    def request(self, raw: Raw) -> dict[str, Any]:
         """The observation of door 2 that asks for the next chunk.
 
         Args:
@@ -79,10 +256,10 @@ class EpisodeClient:
         """
         if self._queue:
             raise ValueError(f"{len(self._queue)} rows of the last chunk are still to be done")
-        images = states.pictures(self._profile, raw)
+        images = pictures(self._profile, raw)
         told = self._told(raw)
         if self._profile.xyz_base is not None and self._base is None:
-            place = states.position(self._profile.xyz_base, self._profile.xyz_base_frame, raw)
+            place = position(self._profile.xyz_base, self._profile.xyz_base_frame, raw)
             self._base = place.astype(np.float32)
         self._proprio = told
         return {
@@ -138,13 +315,13 @@ class EpisodeClient:
         """The next action in the environment's form and dtype."""
         return row_to_action(self._profile, self.take())
 
-    def _told(self, raw: states.Raw) -> NDArray[np.float64]:
+    def _told(self, raw: Raw) -> NDArray[np.float64]:
         again = self._profile.feedback in ("measured", "commanded_pose")
         if self._proprio is not None and not again:
             return self._proprio
-        told = states.proprio(self._profile, raw)
+        told = proprio(self._profile, raw)
         if self._profile.shift_in_place:
-            states.shift_in_place(self._profile, raw)
+            shift_in_place(self._profile, raw)
         if self._profile.feedback == "commanded_pose" and self._last is not None:
             for arm, pose in enumerate(commanded_poses(self._profile, self._last)):
                 told[arm * ARM_WIDTH : arm * ARM_WIDTH + 9] = pose

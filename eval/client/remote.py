@@ -25,7 +25,7 @@ _MOST_SEED = 2**32 - 1
 
 
 class PolicyUnavailableError(RemoteError):
-    """No answer after all attempts. Hold the last commanded pose; see eval/hold.py."""
+    """No answer after all attempts. Hold the last commanded pose; see eval/robot/controller.py."""
 
 
 class ContractMismatchError(RemoteError):

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.released_request import request_body
+from eval.client.transports import array_text
+from eval.tasks.profiles import ClientProfile
 from eval.tasks.table import TASKS, TaskSpec, task_spec
 
 from .episode import EpisodeClient
+
+
+def request_body(profile: ClientProfile, observation: Mapping[str, Any]) -> dict[str, Any]:
+    """Body of `POST /act` for an observation of door 2; see `profiles.Wire`."""
+    wire = profile.wire
+    told = np.asarray(observation["proprio"], wire.proprio_dtype)
+    encode = {"json_numpy": array_text, "json_list": lambda values: json.dumps(values.tolist())}
+    body = {
+        "proprio": encode[wire.proprio_form](told),
+        "language_instruction": observation["instruction"],
+        "domain_id": observation["domain_id"],
+    }
+    for slot, image in enumerate(observation["images"]):
+        body[f"image{slot}"] = array_text(image)
+    if wire.denoising_steps is not None:
+        body["steps"] = wire.denoising_steps
+    return body
+
 
 # What a transcript's client name holds (its family, then its script) -> row of the task table.
 # The first line that fits decides.

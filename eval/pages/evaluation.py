@@ -10,15 +10,40 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.charts import Points, bar_chart, path_chart
-from eval.differences import differences
+from eval.files import differences
+from eval.pages.html import Points, bar_chart, path_chart
 from eval.runs.compare import compare_runs
-from eval.scores import score_text
+from eval.runs.rollout import Trace, load_trace
+from eval.tasks.spec import CHAIN_LENGTH
 from eval.tasks.table import TASKS
-from eval.traces import Trace, load_trace
 
 from .html import bullet_list, figure_grid, plain_table, video
 from .quickstart import Report, write_report
+
+_LONGEST_CHAIN = 5
+
+
+def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Mean and interval of a policy's scores, and the shares of chains; "" where there are none.
+
+    Args:
+        row: of the task table, as a receipt has it.
+        entry: a policy's part of a receipt.
+    """
+    found = entry["summary"]["score"]
+    if found is None:
+        return ""
+    low, high = found["bootstrap95"]
+    text = f"mean {found['mean']:.2f} {row['score']} (95 % {low:.2f} to {high:.2f})"
+    if row["score"] != CHAIN_LENGTH:
+        return text
+    scores = [episode["score"] for episode in entry["episodes"]]
+    shares = [
+        f"{100 * sum(score >= n for score in scores) / len(scores):.1f}"
+        for n in range(1, _LONGEST_CHAIN + 1)
+    ]
+    return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
+
 
 _BINS = 24
 # Columns of an action row: hand -> its position.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from eval.charts import Points, line_chart
+from eval.pages.html import Points, line_chart
 
 from .html import bullet_list, figure_grid, html_page, plain_table, write_page
 

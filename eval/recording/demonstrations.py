@@ -8,10 +8,10 @@ from typing import Any, Callable
 
 from eval.files import write_json
 from eval.simulators.plans import planned_tasks
+from eval.simulators.preflight import SIMULATORS, versions
 from eval.simulators.recorder import frame_stride
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.table import TRAINING_STATES, Episode, TaskSpec
-from eval.versions import SIMULATORS, versions
 
 # (episodes done, episodes in all, successes so far)
 OnProgress = Callable[[int, int, int], None]

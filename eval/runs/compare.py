@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-from eval.differences import differences
+from eval.files import differences
 
 from .receipt import episode_key
 from .statistics import mcnemar_exact, paired_difference

@@ -4,24 +4,246 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, ContextManager, Mapping, Sequence
 
-from eval.contest import FILMS, TRACES, Contest, Contestant, Progress, Task
+import numpy as np
+
+from eval.files import write_bytes
+from eval.pictures import encode_mp4
+from eval.runs.rollout import (
+    CallLog,
+    EpisodeResult,
+    MeteredPolicy,
+    Policy,
+    expert_rollout,
+    film,
+    load_trace,
+    rollout,
+    save_trace,
+)
+from eval.runs.statistics import PairedStopping
 from eval.simulators.host import Description
 from eval.simulators.workers import WorkerPool
-from eval.tasks.spec import TaskSpec
+from eval.tasks.spec import Episode, TaskSpec
 
 from .golden_frame import FOLDER, Verdict, check_simulator
 from .journal import JOURNAL, Journal
-from .receipt import SCHEMA, TaskRun, plan_key, receipt
+from .receipt import SCHEMA, TaskRun, episode_key, episode_record, plan_key, receipt
 from .rollout import simulator_pool
 from .shards import Shard
+
+_FILM_EVERY = 2  # control steps between two frames
+_SMALL = 256  # pixels; smaller images are enlarged in films
+_PAIRS_PER_WORKER = 2  # between two looks at whether to stop
+
+# Takes (episodes done, episodes in all, successes so far).
+Show = Callable[[int, int, int], None]
+# (what is going on, episodes in all) -> a bar.
+Progress = Callable[[str, int], ContextManager[Show]]
+
+# Folders in that of the evaluation.
+FILMS = "films"
+TRACES = "traces"
+OUTCOMES = {True: "success", False: "failure"}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A policy with what identifies it.
+
+    Attributes:
+        name: in tables.
+        policy: None for the scripted expert, which runs inside the simulators' processes.
+        identity: kind, source, hash of the parameters and contract, as plain values.
+    """
+
+    name: str
+    policy: Policy | None
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row to evaluate, and its episodes on all shards together."""
+
+    spec: TaskSpec
+    plan: Sequence[Episode]
+
+
+class Contest:
+    """Episodes of one row; finished ones come from the journal and are not run again.
+
+    Args:
+        task: the row.
+        contestants: who takes part.
+        journal: where finished episodes are noted.
+        pool: simulators of the row.
+        out: folder of traces and films.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        contestants: Sequence[Contestant],
+        *,
+        journal: Journal,
+        pool: WorkerPool,
+        out: Path,
+    ) -> None:
+        self._task = task
+        self._contestants = contestants
+        self._journal = journal
+        self._pool = pool
+        self._out = out
+
+    def run_all(self, shard: Shard, progress: Progress) -> None:
+        """Runs the shard's episodes, one policy after the other."""
+        share = shard.share(self._task.plan)
+        for contestant in self._contestants:
+            with progress(f"{contestant.name}, {self._task.spec.name}", len(share)) as show:
+                self._run(contestant, share, len(share), [contestant], show)
+
+    def run_until_decided(self, alpha: float, progress: Progress) -> dict[str, Any]:
+        """Runs pairs until the two policies are told apart, or cannot be any more.
+
+        The order of the pairs is shuffled, so that a stop leaves no task out by its number.
+
+        Returns:
+            How it was decided, for the receipt.
+        """
+        plan = self._task.plan
+        order = [plan[k] for k in np.random.default_rng(len(plan)).permutation(len(plan))]
+        rule = PairedStopping(alpha)
+        block = _PAIRS_PER_WORKER * len(self._pool)
+        names = [contestant.name for contestant in self._contestants]
+        with progress(f"{' against '.join(names)}, {self._task.spec.name}", 2 * len(order)) as show:
+            for start in range(0, len(order), block):
+                part = order[start : start + block]
+                for contestant in self._contestants:
+                    self._run(contestant, part, 2 * len(order), self._contestants, show)
+                first, second = (self._outcomes(name) for name in names)
+                for episode in part:
+                    rule.add(first[plan_key(episode)], second[plan_key(episode)])
+                if rule.decided or rule.hopeless(len(order) - start - len(part)):
+                    break
+        pairs = rule.both + rule.only_first + rule.only_second + rule.neither
+        return {
+            "rule": "mixture SPRT on differing pairs, Beta(1, 1)",
+            "alpha": alpha,
+            "decided": rule.decided,
+            "p_value": rule.p_value,
+            "pairs": pairs,
+            "planned": len(order),
+        }
+
+    def record(
+        self,
+        golden_frame: Mapping[str, Any],
+        stopping: Mapping[str, Any] | None,
+        films: Sequence[Mapping[str, Any]],
+    ) -> TaskRun:
+        """All that was done, episodes in the order of the plan."""
+        name = self._task.spec.name
+        place = {plan_key(episode): k for k, episode in enumerate(self._task.plan)}
+        return TaskRun(
+            spec=self._task.spec,
+            plan=self._task.plan,
+            golden_frame=golden_frame,
+            episodes={
+                c.name: sorted(self._records(c.name), key=lambda r: place[episode_key(r)])
+                for c in self._contestants
+            },
+            calls={
+                c.name: self._journal.calls.get((c.name, name), CallLog())
+                for c in self._contestants
+            },
+            stopping=stopping,
+            films=films,
+        )
+
+    def films(self, name: str) -> list[dict[str, Any]]:
+        """Films a success and a failure of a policy, each where there is one."""
+        made = []
+        for outcome in OUTCOMES.values():
+            trace_file = self._trace_file(name, outcome)
+            if not trace_file.is_file():
+                continue
+            trace = load_trace(trace_file)
+            path = self._out / FILMS / f"{trace_file.stem}.mp4"
+            if not path.is_file():
+                replayed = film(trace, pool=self._pool, every=_FILM_EVERY)
+                if replayed is None:
+                    continue
+                save_trace(trace_file, dataclasses.replace(trace, path=replayed.path))
+                path.parent.mkdir(exist_ok=True)
+                fps = max(1, int(self._task.spec.control_hz // _FILM_EVERY))
+                scale = 1 if replayed.frames.shape[1] >= _SMALL else 2
+                write_bytes(path, encode_mp4(replayed.frames, fps=fps, scale=scale))
+            made.append(
+                {
+                    "policy": name,
+                    "episode": plan_key(trace.episode),
+                    "success": trace.success,
+                    "film": str(path.relative_to(self._out)),
+                    "trace": str(trace_file.relative_to(self._out)),
+                }
+            )
+        return made
+
+    def _run(
+        self,
+        contestant: Contestant,
+        episodes: Sequence[Episode],
+        total: int,
+        shown: Sequence[Contestant],
+        show: Show,
+    ) -> None:
+        """Runs those of the episodes that are not finished; the bar counts all of `shown`."""
+        name, task = contestant.name, self._task.spec.name
+
+        def tell() -> None:
+            records = [record for c in shown for record in self._records(c.name)]
+            show(len(records), total, sum(record["success"] for record in records))
+
+        def on_result(result: EpisodeResult) -> None:
+            self._journal.add_episode(name, task, episode_record(result, self._task.spec.suite))
+            self._keep_trace(name, result)
+            tell()
+
+        tell()
+        done = self._outcomes(name)
+        todo = [episode for episode in episodes if plan_key(episode) not in done]
+        if contestant.policy is None:
+            expert_rollout(self._task.spec, todo, pool=self._pool, on_result=on_result)
+            return
+        on_call = functools.partial(self._journal.add_call, name, task)
+        metered = MeteredPolicy(contestant.policy, on_call)
+        rollout(metered, self._task.spec, todo, pool=self._pool, on_result=on_result)
+
+    def _records(self, name: str) -> list[dict[str, Any]]:
+        return self._journal.episodes.get((name, self._task.spec.name), [])
+
+    def _outcomes(self, name: str) -> dict[str, bool]:
+        return {episode_key(record): record["success"] for record in self._records(name)}
+
+    def _keep_trace(self, name: str, result: EpisodeResult) -> None:
+        """Keeps the first success and the first failure."""
+        path = self._trace_file(name, OUTCOMES[result.success])
+        if result.error is None and len(result.rows) and not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            save_trace(path, result.trace())
+
+    def _trace_file(self, name: str, outcome: str) -> Path:
+        task = self._task.spec.name.replace(":", "-")
+        return self._out / TRACES / f"{name}.{task}.{outcome}.npz"
+
 
 OpenPool = Callable[[TaskSpec, int], WorkerPool]
 

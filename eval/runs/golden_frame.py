@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from eval.files import write_bytes, write_json
 from eval.pictures import needed
 from eval.simulators.host import Description
+from eval.simulators.preflight import SIMULATORS
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.table import TaskSpec, episodes
-from eval.versions import SIMULATORS
 
 _LOG = logging.getLogger(__name__)
 

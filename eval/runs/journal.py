@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Mapping
 
-from eval.calls import CallLog
-from eval.differences import differences
+from eval.files import differences
+from eval.runs.rollout import CallLog
 
 JOURNAL = "episodes.jsonl"
 

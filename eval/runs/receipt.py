@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from eval.calls import CallLog
+from eval.runs.rollout import CallLog
 from eval.tasks.spec import Episode, TaskSpec
 
 from .rollout import EpisodeResult

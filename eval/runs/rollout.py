@@ -3,19 +3,164 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import time
-from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.calls import Policy
+from eval.files import write_bytes
 from eval.simulators.host import Replay, SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.spec import Episode, TaskSpec
-from eval.traces import Trace
+
+_PERCENTILES = (50, 90, 99)
+
+
+class Policy(Protocol):
+    """Door 2: observations to action chunks; `seed[i]` alone decides the noise of observation i."""
+
+    def act(
+        self, observations: Sequence[dict[str, Any]], *, seed: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Actions float32[B, T, D], postprocessed."""
+        ...
+
+
+@dataclass
+class CallLog:
+    """Calls in order.
+
+    Attributes:
+        batches: observations in each.
+        milliseconds: wall time of each.
+        first: whether a call was the first with its batch size in its process, which may compile.
+    """
+
+    batches: list[int] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    first: list[bool] = field(default_factory=list)
+
+    def add(self, batch: int, milliseconds: float, first: bool) -> None:
+        """Notes one call."""
+        self.batches.append(batch)
+        self.milliseconds.append(round(milliseconds, 1))
+        self.first.append(first)
+
+    def extend(self, batches: list[int], milliseconds: list[float], first: list[bool]) -> None:
+        """Notes the calls of another log."""
+        self.batches += batches
+        self.milliseconds += milliseconds
+        self.first += first
+
+    def summary(self, num_workers: int) -> dict[str, Any]:
+        """Plain values; percentiles and fill are None where nothing was called.
+
+        Batch fill is the share of the simulators whose observation was in the batch, in the mean.
+        Percentiles leave out the first calls.
+        """
+        warm = [m for m, first in zip(self.milliseconds, self.first) if not first]
+        p50, p90, p99 = np.percentile(warm, _PERCENTILES).tolist() if warm else (None, None, None)
+        calls = len(self.batches)
+        return {
+            "calls": calls,
+            "observations": sum(self.batches),
+            "batch_fill": sum(self.batches) / (calls * num_workers) if calls else None,
+            "latency_ms": {"p50": p50, "p90": p90, "p99": p99},
+            "batches": self.batches,
+            "milliseconds": self.milliseconds,
+            "first": self.first,
+        }
+
+
+class MeteredPolicy:
+    """A policy whose calls are noted.
+
+    Args:
+        policy: the policy itself.
+        on_call: takes the arguments of `CallLog.add`, after each call.
+    """
+
+    def __init__(self, policy: Policy, on_call: Callable[[int, float, bool], None]) -> None:
+        self._policy = policy
+        self._on_call = on_call
+        self._seen: set[int] = set()
+
+    def act(
+        self, observations: Sequence[dict[str, Any]], *, seed: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """As the policy's own."""
+        began = time.perf_counter()
+        chunks = np.asarray(self._policy.act(observations, seed=seed))  # waits for the device
+        milliseconds = 1000 * (time.perf_counter() - began)
+        batch = len(observations)
+        self._on_call(batch, milliseconds, batch not in self._seen)
+        self._seen.add(batch)
+        return chunks
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Actions of one episode.
+
+    Attributes:
+        episode: which one.
+        success: how it ended.
+        rows: actions carried out, float32[n, D].
+        chunks: what the policy answered, float32[Q, T, D]; Q is 0 for the scripted expert.
+        asked_at: steps at which it was asked, int64[Q].
+        path: measured proprio, float32[f, D]; f is 0 until the episode has been filmed.
+    """
+
+    episode: Episode
+    success: bool
+    rows: NDArray[np.float32]
+    chunks: NDArray[np.float32]
+    asked_at: NDArray[np.int64]
+    path: NDArray[np.float32]
+
+    def placed(self) -> Trace:
+        """For a row with relative positions: each answer where its first row went.
+
+        The path is that of the commands, as the proprio of such a row is no place.
+        """
+        asked = self.asked_at[self.asked_at < len(self.rows)]
+        chunks = self.chunks[: len(asked)].copy()
+        chunks[..., :3] += (self.rows[asked, :3] - chunks[:, 0, :3])[:, None]
+        return replace(self, chunks=chunks, path=self.rows)
+
+
+def save_trace(path: Path, trace: Trace) -> None:
+    """Writes an npz file that appears under `path` only when it is complete."""
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        episode=np.array([trace.episode.task_id, trace.episode.init_state, trace.episode.seed]),
+        success=np.array(trace.success),
+        rows=trace.rows,
+        chunks=trace.chunks,
+        asked_at=trace.asked_at,
+        path=trace.path,
+    )
+    write_bytes(path, file.getvalue())
+
+
+def load_trace(path: Path) -> Trace:
+    """Inverse of `save_trace`."""
+    with np.load(str(path)) as file:
+        return Trace(
+            episode=Episode(*(int(number) for number in file["episode"])),
+            success=bool(file["success"]),
+            rows=file["rows"],
+            chunks=file["chunks"],
+            asked_at=file["asked_at"],
+            path=file["path"],
+        )
+
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Sequence, TypeVar
 
-from eval.calls import CallLog
-from eval.differences import differences
+from eval.files import differences
+from eval.runs.rollout import CallLog
 
 from .receipt import episode_key, task_summaries
 

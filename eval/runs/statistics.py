@@ -3,10 +3,72 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Sequence
 
 import numpy as np
+
+ALPHA = 0.05
+
+
+def log_ratio(only_first: int, only_second: int) -> float:
+    """Natural logarithm of L_n above, for n = only_first + only_second."""
+    differing = only_first + only_second
+    return (
+        differing * math.log(2.0)
+        + math.lgamma(only_first + 1)
+        + math.lgamma(only_second + 1)
+        - math.lgamma(differing + 2)
+    )
+
+
+@dataclass
+class PairedStopping:
+    """Decides after each pair whether to go on.
+
+    Attributes:
+        alpha: probability of calling equal policies different, over all looks together.
+        both, only_first, only_second, neither: pairs so far.
+        largest: largest logarithm of the ratio so far.
+    """
+
+    alpha: float = ALPHA
+    both: int = 0
+    only_first: int = 0
+    only_second: int = 0
+    neither: int = 0
+    largest: float = 0.0
+
+    def add(self, first: bool, second: bool) -> None:
+        """Takes in the outcomes of one more pair."""
+        self.both += first and second
+        self.only_first += first and not second
+        self.only_second += second and not first
+        self.neither += not (first or second)
+        self.largest = max(self.largest, log_ratio(self.only_first, self.only_second))
+
+    @property
+    def p_value(self) -> float:
+        """Valid at whatever time one stops."""
+        return min(1.0, math.exp(-self.largest))
+
+    @property
+    def decided(self) -> bool:
+        """Whether the policies differ at level alpha."""
+        return self.largest >= -math.log(self.alpha)
+
+    def hopeless(self, remaining: int) -> bool:
+        """Whether no outcome of the `remaining` pairs could decide any more.
+
+        Stopping then costs nothing: it can only leave equal policies undecided.
+        """
+        best = max(
+            log_ratio(self.only_first + remaining, self.only_second),
+            log_ratio(self.only_first, self.only_second + remaining),
+        )
+        return not self.decided and best < -math.log(self.alpha)
+
 
 # Half width of a central 95 % interval of the normal distribution, in standard deviations.
 Z95 = 1.959963984540054

@@ -11,12 +11,10 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.client.episode import EpisodeClient
-from eval.commands import row_to_action
-from eval.states import pictures, proprio
+from eval.client.episode import EpisodeClient, pictures, proprio, row_to_action
+from eval.pictures import side_by_side
+from eval.simulators.preflight import SIMULATORS, versions
 from eval.tasks.spec import Episode, TaskSpec
-from eval.versions import SIMULATORS, versions
-from eval.video import side_by_side
 
 from .expert import ScriptedExpert
 from .plans import plan_for

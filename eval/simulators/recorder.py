@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.commands import row_to_action
+from eval.client.episode import row_to_action
 from eval.rotations import matrix_to_rot6d_contiguous
 from eval.tasks.spec import Episode, TaskSpec
 

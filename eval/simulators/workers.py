@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Iterator, Sequence
 
-from eval.worker import RAISED, UNSUITABLE
+from eval.simulators.worker import RAISED, UNSUITABLE
 
 from .preflight import SimulatorSetupError
 
@@ -142,7 +142,7 @@ class WorkerPool:
         environment = {"LP_NUM_THREADS": "1", **os.environ}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [self._python, "-m", "eval.worker", str(theirs.fileno())],
+                [self._python, "-m", "eval.simulators.worker", str(theirs.fileno())],
                 cwd=str(_ROOT),
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -3,7 +3,7 @@
 A row is a protocol: two rows may share scenes and differ in step limit. Rows without a colon in
 their name are `faithful`: they repeat what the authors' clients do, so that published numbers can
 be compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug. A new
-benchmark is new rows in `eval/suites` (and an adapter for its simulator); code elsewhere asks
+benchmark is new rows in `eval/tasks` (and an adapter for its simulator); code elsewhere asks
 columns, never names.
 """
 
@@ -46,7 +46,7 @@ def task_spec(name: str) -> TaskSpec:
     """
     if name not in TASKS:
         raise ValueError(
-            f"no task {name!r}; the rows of eval/suites/ are {', '.join(sorted(TASKS))}"
+            f"no task {name!r}; the rows of eval/tasks/ are {', '.join(sorted(TASKS))}"
         )
     return TASKS[name]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data.frames import Frame
 from data.rows.contracts import contracts_of
-from data.stream.pipeline import Source
+from data.stream.pipeline import Frame, Source
 from eval.client.remote import ContractMismatchError, agreed_contract, request_fields
 from eval.client.transports import RequestRefusedError
 from eval.pictures import ENCODINGS

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eval.scores import score_text
+from eval.pages.evaluation import score_text
 
 PAGE = "report.html"
 

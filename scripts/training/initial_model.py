@@ -12,9 +12,9 @@ from data.spec import DatasetSpec
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
 from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, said
 from xvla_jax.config import XVLAConfig
-from xvla_jax.differences import MISSING, differences
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.pretrained import Pretrained, load_checkpoint
+from xvla_jax.training.resume import MISSING, differences
 
 _POSES_MODE = "ee6d"  # the action space of poses that a message recommends
 # Fields of config.model that say what the head's channels mean, which a run may change.

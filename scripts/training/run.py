@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from rich.table import Table
 
-from data.held_out import hold_out
-from data.metas import open_metas
-from data.origins import origin
 from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture
-from data.sources import open_mixture
+from data.sources import hold_out, open_metas, open_mixture, origin
 from data.stalls import end_reads_after
 from data.stream.pipeline import Batches, Source, batches, one_pass
 from scripts.training.initial_model import check_rows, initial_config, load_initial
@@ -27,18 +25,32 @@ from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
-from xvla_jax.flops import peak_flops, step_flops
-from xvla_jax.formats.lora_step import ADAPTER, adapter_section, is_lora_run
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.pretrained import Pretrained, model_item
+from xvla_jax.planning.flops import peak_flops, step_flops
+from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
-from xvla_jax.training.optimizer import OptimizerConfig
+from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
 from xvla_jax.training.provenance import provenance
 from xvla_jax.training.state import Recipe, abstract_state
 from xvla_jax.training.telemetry import Watch
 from xvla_jax.training.validation import Validation, make_eval_step
+
+
+def group_table(rows: Sequence[GroupRow]) -> Table:
+    """Group, parameters, highest learning rate of the run, and until when it is frozen."""
+    table = Table("group")
+    for heading in ("parameters", "learning rate", "frozen until step"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        until = "always" if row.frozen_until is None else str(row.frozen_until or "-")
+        table.add_row(row.name, f"{row.parameters:,}", f"{row.learning_rate:g}", until)
+    learning = [row.parameters for row in rows if row.frozen_until is not None]
+    table.add_section()
+    table.add_row("learning", f"{sum(learning):,}")
+    return table
+
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

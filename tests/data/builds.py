@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from data.building.origin import Request
-from data.building.pictures import PictureRule
 from data.stream.pipeline import Source, one_pass
 from data.trajectory import Trajectory
 from data.writing.build import build
+from data.writing.plan import PictureRule
+from data.writing.shards import Request
 from tests.data.fakes import tokenize
 
 EXACT = PictureRule(image_size=0, quality=0)

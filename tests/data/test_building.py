@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.building import crew
-from data.building.pictures import PictureRule
 from data.faults import TooManyBadEpisodesError
 from data.readers.built import find_built
-from data.readers.standard import StandardForm, feature_names
 from data.rows.table import dataset
 from data.sources import open_reader
+from data.standard import StandardForm, feature_names
 from data.trajectory import Trajectory
 from data.writing import build
-from data.writing.plan import Piece, cut, tasks
+from data.writing.plan import PictureRule, Piece, cut, tasks
 from tests.data.builds import built, trajectories
 from tests.data.fakes import png
 from tests.data.storages import FRAMES, TEXTS, write_hdf5
@@ -215,8 +213,8 @@ class _Process:
 
 def test_a_worker_that_fails_or_is_lost_is_told(tmp_path):
     for said, error, message in (
-        (crew._Failed("the disk is full"), ValueError, "the disk is full"),
-        (None, crew.WorkerLostError, "build-0 ended with status -9"),
+        (build._Failed("the disk is full"), ValueError, "the disk is full"),
+        (None, build.WorkerLostError, "build-0 ended with status -9"),
     ):
         ours, theirs = multiprocessing.Pipe()
         if said:
@@ -225,7 +223,7 @@ def test_a_worker_that_fails_or_is_lost_is_told(tmp_path):
             theirs.close()
         workers: Any = {ours: _Process()}
         with pytest.raises(error, match=message):
-            list(crew._direct(workers, deque([[0]])))
+            list(build._direct(workers, deque([[0]])))
 
 
 def test_two_runs_do_not_build_in_one_folder(source, tmp_path):

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from data.collate import Collator
 from data.faults import Faults
 from data.rows.table import dataset
 from data.sources import open_reader
+from data.stream.batches import Collator
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples
 from tests.data.conftest import FIXTURES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.held_out import SomeEpisodes, evenly_spread, hold_out
+from data.sources import SomeEpisodes, evenly_spread, hold_out
 from data.stream.pipeline import Source, one_pass
 from tests.data.fakes import SHAPE, FakeReader, good, tokenize
 

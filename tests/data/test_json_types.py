@@ -9,8 +9,7 @@ import time
 import pytest
 
 from data.faults import BadEpisodeError
-from data.metas import open_metas
-from data.sources import open_reader
+from data.sources import open_metas, open_reader
 from tests.data.builds import built
 from tests.data.small_sets import small
 from tests.data.storages import STORAGES

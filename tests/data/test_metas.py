@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from data.faults import Faults
-from data.metas import open_metas
+from data.sources import open_metas
 from tests.data.storages import FRAMES, small, write_hdf5
 
 

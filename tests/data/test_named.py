@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.named import is_named
 from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
 from data.sources import open_mixture, open_reader
+from data.spec import is_named
 from data.stream.pipeline import one_pass
 from tests.data.fakes import png, tokenize
 from tests.data.storages import write_hdf5

@@ -5,9 +5,8 @@ import json
 
 import pytest
 
-from data.held_out import hold_out
-from data.origins import origin
 from data.readers.rlds import index_files
+from data.sources import hold_out, origin
 from data.stream.pipeline import Source
 from tests.data.fakes import FakeReader
 

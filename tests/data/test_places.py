@@ -8,11 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data.metas import open_metas
-from data.places import Places, fill_template
 from data.readers.tfds_folders import open_builder
 from data.rows.table import table_row
-from data.sources import open_mixture, open_reader
+from data.sources import open_metas, open_mixture, open_reader
+from data.untrusted import Places, fill_template
 from tests.data.fakes import good
 from tests.data.storages import STORAGES, small, write_hdf5
 

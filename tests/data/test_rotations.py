@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.faults import FaultError
-from data.rotations import (
+from data.poses import (
     ROT6D_LAYOUTS,
     check_rotations,
     columns_from_axis_angle,

@@ -6,12 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from data.collate import Collator
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
 from data.rows.table import dataset
 from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns
+from data.stream.batches import Collator
 from data.stream.pipeline import Source, batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.faults import FaultError
-from data.stored_images import (
+from data.images import (
     CHANNELS_FIRST,
     ENCODED,
     PIXELS,

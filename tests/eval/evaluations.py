@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from eval.contest import Contestant, Task
-from eval.runs.evaluation import Evaluation, Options
+from eval.runs.evaluation import Contestant, Evaluation, Options, Task
 from eval.runs.shards import Shard
 from eval.tasks.spec import SUCCESS
 from eval.tasks.table import Episode, Reference

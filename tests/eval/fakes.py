@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.rendering import in_view
 from eval.simulators import preflight
 from eval.simulators.expert import Scene
 from eval.simulators.host import SimulatorHost
+from eval.simulators.libero import in_view
 from eval.tasks.table import TASKS, Episode, TaskSpec, View
 
 SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150)

@@ -10,8 +10,7 @@ import pytest
 
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
-from eval.client.episode import EpisodeClient
-from eval.states import ObservationError
+from eval.client.episode import EpisodeClient, ObservationError
 from eval.tasks.profiles import GripperRule, ProfileError
 from eval.tasks.table import TASKS, task_contract, task_spec
 from xvla_jax.contract import Contract, check_contract

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import states
-from eval.client.episode import EpisodeClient
-from eval.commands import gripper_command, row_to_action
+from eval.client import episode
+from eval.client.episode import EpisodeClient, gripper_command, row_to_action
 from eval.tasks.google_scenarios import robot_pose
 from eval.tasks.table import TASKS, Scenario, TaskSpec, episodes, task_spec
 
@@ -192,7 +191,7 @@ def test_robotwin_keeps_the_quaternions_that_it_mislabels() -> None:
     # A quarter turn about z, wxyz, is read as a quarter turn about x.
     pose = np.array([0.1, 0.2, 0.3, half, 0, 0, half])
     raw = {"left_endpose": pose, "right_endpose": pose, "grippers": np.array([1.0, 0.25])}
-    told = states.proprio(client, raw)
+    told = episode.proprio(client, raw)
     np.testing.assert_allclose(told[:10], [0.1, 0.2, 0.3, 1, 0, 0, 0, 0, 1, -1], atol=1e-12)
     assert told[19] == 0.5
     action = row_to_action(client, told)

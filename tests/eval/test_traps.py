@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.client.episode import EpisodeClient
-from eval.commands import gripper_command, row_to_action
+from eval.client.episode import EpisodeClient, ObservationError, gripper_command, row_to_action
 from eval.rotations import ROT6D_LAYOUTS, euler_xyz_to_matrix
-from eval.states import ObservationError
 from eval.tasks.profiles import ClientProfile, ProfileError
 from eval.tasks.table import TASKS, task_contract, task_spec
 from xvla_jax.contract import Contract, check_contract

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.quick_compile import QUICK_COMPILE
-from xvla_jax.metrics import METRICS_NAME, read_metrics
+from xvla_jax.training.telemetry import METRICS_NAME, read_metrics
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIMIT_S = 600

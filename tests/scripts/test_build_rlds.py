@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data.named import load_named
 from data.sources import open_reader
-from data.spec import DatasetSpec
+from data.spec import DatasetSpec, load_named
 from tests.data.builds import assert_same_batches, built
 from tests.data.writing.test_recorded import save
 

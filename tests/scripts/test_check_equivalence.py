@@ -20,15 +20,13 @@ from rich.console import Console
 
 import xvla_jax
 from scripts.equivalence import report as equivalence_report
-from scripts.equivalence.report import Plan, check
+from scripts.equivalence.report import Plan, check, print_report
 from scripts.equivalence.torch_process import TorchOptions
-from scripts.equivalence_table import print_report
 from tests.xvla_jax import golden
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax import lora
 from xvla_jax.checkpoint_tools import compare
 from xvla_jax.errors import ConfigError
-from xvla_jax.formats import lora_files
 from xvla_jax.processor import Processor
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -216,7 +214,7 @@ def test_lerobot_is_compared_from_raw_observations(tmp_path: Path) -> None:
 
 def test_an_adapter_is_merged_into_its_side(released: str, tmp_path: Path) -> None:
     config, params = xvla_jax.load_pretrained(_CASE)
-    adapter = lora_files.load_adapter(_ADAPTER, config)
+    adapter = lora.load_adapter(_ADAPTER, config)
     merged = lora.merge_adapter(params, adapter)
     xvla_jax.save_pretrained(tmp_path / "merged", config, merged, processor=_PROCESSOR)
     plan = Plan(released, str(tmp_path / "merged"), dtypes=("float32",), observations=3)

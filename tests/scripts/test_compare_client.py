@@ -18,15 +18,14 @@ from PIL import Image
 
 from benchmarks.server_process import Server, server
 from configs import models
-from data.frames import Frame, recorded_frames
 from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.sources import open_mixture
+from data.stream.pipeline import Frame, recorded_frames
 from eval.client.remote import RemotePolicy
 from eval.client.transports import HttpTransport
-from eval.hold import HoldPose
-from eval.robot.controller import RobotController
+from eval.robot.controller import HoldPose, RobotController
 from eval.robot.guard import ActionGuard, GuardLimits
 from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 from scripts.evaluation.client_stages import compare_frame, recorded_observation

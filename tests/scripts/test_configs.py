@@ -11,7 +11,7 @@ import pytest
 from configs import base
 from data.rows.mixtures import mixture
 from xvla_jax.config import XVLAConfig
-from xvla_jax.models.remat import REMAT
+from xvla_jax.models.layers import REMAT
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.sharding import global_batch_size
 from xvla_jax.training.optimizer import OptimizerConfig, learning_rates

@@ -22,7 +22,7 @@ from eval.rotations import axis_angle_to_matrix, rot6d_contiguous_to_matrix
 from eval.simulators.libero import task_index
 from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks.table import TASKS
-from scripts import libero_recordings
+from scripts import convert_libero
 from tests.eval.recordings import MOVES, TURNS, DrivingHost, write_libero_file
 
 TASK = "put_the_bowl_on_the_plate"
@@ -34,19 +34,17 @@ def test_the_conversion_names_what_it_read(tmp_path: Path) -> None:
     folder = tmp_path / "public"
     write_libero_file(folder / "libero_10/both_demo.hdf5", [(states, actions)] * 3)
     write_libero_file(folder / "libero_goal/push_demo.hdf5", [(states, actions)])
-    names = libero_recordings.open_conversion(folder, tmp_path / "a", 0).missing()
+    names = convert_libero.open_conversion(folder, tmp_path / "a", 0).missing()
     assert names == [
         *(f"libero_10/both/demo_{number}" for number in range(3)),
         "libero_goal/push/demo_0",
     ]
-    short = libero_recordings.open_conversion(folder, tmp_path / "b", 1)
+    short = convert_libero.open_conversion(folder, tmp_path / "b", 1)
     assert short.missing() == ["libero_10/both/demo_0", "libero_goal/push/demo_0"]
     settings = short.report()["settings"]
     assert list(settings["sources"]) == ["libero_10/both_demo.hdf5", "libero_goal/push_demo.hdf5"]
     assert settings["suites"]["libero_10"]["step_limit"] == 900
-    assert {
-        file.suite for file in find_libero_files(folder, tuple(libero_recordings.suites()))
-    } == {
+    assert {file.suite for file in find_libero_files(folder, tuple(convert_libero.suites()))} == {
         "libero_10",
         "libero_goal",
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.ends import STOPPED, ends_clearly, said
+from scripts.terminal import STOPPED, ends_clearly, said
 from tests.small_disk import make_read_only, small_disk
 from tests.xvla_jax import golden
 from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
@@ -81,7 +81,7 @@ def _convert(target: Path, layout: str, before: str = "") -> tuple[int, list[str
         f"import sys; {before}\n"
         "from absl import app\n"
         "from scripts.convert_checkpoint import main\n"
-        "from scripts.ends import ends_clearly\n"
+        "from scripts.terminal import ends_clearly\n"
         "app.run(ends_clearly(main))\n"
     )
     source = golden.FOLDER / "ee6d"

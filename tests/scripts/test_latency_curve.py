@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from configs import models
-from eval.simulated_world import WorkerWorld
+from eval.runs.latency import WorkerWorld
 from eval.simulators.preflight import SimulatorSetupError
 from eval.tasks.table import task_contract, task_spec
-from scripts.chunk_streams import stream_maker
+from scripts.latency_curve import stream_maker
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from scripts.logs import quiet_libraries
+from scripts.terminal import quiet_libraries
 
 _TASK = "Task exception was never retrieved\nfuture: <Task coro=<_open_and_write() at {}/x.py:121>>"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from scripts.run_summary import CURVES, report, summary
-from xvla_jax.metrics import JsonLines
+from xvla_jax.training.telemetry import JsonLines
 
 
 def _log(workdir: Path, first: int, last: int, session: float) -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from scripts.termination import Termination
+from scripts.terminal import Termination
 
 
 def test_raised_where_it_comes() -> None:

@@ -14,8 +14,8 @@ from tests.scripts.runs import end, start, wait_for_step
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.contract import Contract
-from xvla_jax.metrics import read_metrics
 from xvla_jax.pretrained import load_checkpoint
+from xvla_jax.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 

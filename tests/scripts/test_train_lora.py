@@ -18,8 +18,7 @@ from tests.quick_compile import QUICK_COMPILE
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
-from xvla_jax.formats.lora_files import adapter_space, load_adapter
-from xvla_jax.lora import merge_adapter
+from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
 from xvla_jax.training.groups import split
 from xvla_jax.training.optimizer import OptimizerConfig
 

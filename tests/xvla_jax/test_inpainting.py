@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
-from xvla_jax import chunk_program, flow, inpainting
+from xvla_jax import flow, inpainting
 from xvla_jax.actions import ActionSpace, action_space
 from xvla_jax.contract import Contract
 from xvla_jax.errors import InputError
@@ -130,7 +130,7 @@ def test_one_program_for_every_prefix() -> None:
     """No prefix, an empty one, and all lengths; none and empty give the same bits."""
     policy = Policy(tiny.CONFIG, tiny.params(), tiny.PROCESSOR, {})
     plain = policy.act([_observation()], steps=3, seed=4)[0]
-    count = chunk_program.chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
+    count = policy.chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
     empty = policy.act([_observation(prefix=np.zeros((0, _D)))], steps=3, seed=4)[0]
     np.testing.assert_array_equal(empty, plain)
     rows = policy.act([_observation()], steps=3, seed=5)[0]
@@ -144,7 +144,7 @@ def test_one_program_for_every_prefix() -> None:
         np.testing.assert_array_equal(found[:committed], rows[:committed])
         nearer = np.abs(found - rows)[committed:].mean(1) < np.abs(plain - rows)[committed:].mean(1)
         assert nearer.all()
-    assert chunk_program.chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
+    assert policy.chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.slow

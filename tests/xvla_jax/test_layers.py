@@ -12,11 +12,9 @@ import pytest
 from flax import linen as nn
 
 from tests.xvla_jax import tiny
-from xvla_jax.models.davit import DropPath
-from xvla_jax.models.davit_attention import WindowAttention
-from xvla_jax.models.dropout import Dropout
+from xvla_jax.models.davit import DropPath, WindowAttention
 from xvla_jax.models.florence import BartAttention
-from xvla_jax.models.layers import DomainLinear, SelfAttention, time_embedding
+from xvla_jax.models.layers import DomainLinear, Dropout, SelfAttention, time_embedding
 from xvla_jax.models.soft_transformer import PolicyBlock
 
 _DRAWS = 40_000

@@ -17,8 +17,14 @@ from tests.xvla_jax.golden import assert_close
 from xvla_jax import flow
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lora_files import load_adapter
-from xvla_jax.lora import Adapter, LoraConfig, apply_adapter, init_adapter, merge_adapter
+from xvla_jax.lora import (
+    Adapter,
+    LoraConfig,
+    apply_adapter,
+    init_adapter,
+    load_adapter,
+    merge_adapter,
+)
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.training.groups import label_tree, xvla_groups
 

@@ -18,8 +18,7 @@ from tests.xvla_jax.tiny import equal
 from xvla_jax.checkpoints.names import DIALECTS, rows
 from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo, write_safetensors
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lora_files import load_adapter, save_adapter
-from xvla_jax.lora import LoraConfig, init_adapter
+from xvla_jax.lora import LoraConfig, init_adapter, load_adapter, save_adapter
 
 ADAPTERS = golden.FOLDER.parent / "lora"
 FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -16,13 +16,11 @@ import pytest
 from tests.xvla_jax import golden, tiny
 from xvla_jax import pretrained
 from xvla_jax.checkpoint_tools import convert_layout
+from xvla_jax.checkpoint_tools.compare import take_inventory
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats import lora_step
-from xvla_jax.formats.lora_files import load_adapter
-from xvla_jax.inventory import take_inventory
-from xvla_jax.lora import Adapter, LoraConfig, init_adapter, merge_adapter
+from xvla_jax.lora import Adapter, LoraConfig, init_adapter, load_adapter, merge_adapter
 from xvla_jax.processor import Processor
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.state import TrainState
@@ -56,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> _Run:
     state = TrainState(zero, tensors, {"moments": np.zeros(2)}, {}, zero, base=case.params)
     item = pretrained.model_item(case.config, processor, {}, source=loaded)
     digest = params_digest(loaded.params, loaded.config)
-    item["adapter"] = lora_step.adapter_section(_LORA.peft("BASE"), base, digest)
+    item["adapter"] = pretrained.adapter_section(_LORA.peft("BASE"), base, digest)
     checkpointer = Checkpointer(folder / "run", keep=1, save_interval=1)
     checkpointer.save(3, state, position=dict, items=RunItems(item, {}, {}), force=True)
     checkpointer.close()
@@ -89,7 +87,7 @@ def test_a_step_holds_the_adapter_alone_and_loads_merged(made: _Run) -> None:
     step = made.workdir / "checkpoints" / "3"
     stored = json.loads((step / "params" / "_METADATA").read_text())["tree_metadata"]
     assert len(stored) == len(jax.tree.leaves(made.adapter.tensors))
-    assert tiny.equal(lora_step.read_adapter(step).tensors, made.adapter.tensors)
+    assert tiny.equal(pretrained.read_adapter(step).tensors, made.adapter.tensors)
     wanted = merge_adapter(made.params, made.adapter)
     for on_disk in (False, True):
         loaded = pretrained.load_checkpoint(made.workdir, stored=on_disk)
@@ -164,7 +162,7 @@ def test_another_adapter_or_base_is_not_gone_on_with(
     else:
         ours["adapter"] |= section
     if message is None:
-        lora_step.check_same_base(step, ours)
+        pretrained.check_same_base(step, ours)
         return
     with pytest.raises(CheckpointError, match=message):
-        lora_step.check_same_base(step, ours)
+        pretrained.check_same_base(step, ours)

@@ -13,13 +13,11 @@ import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden, tiny
-from xvla_jax import chunk_program
 from xvla_jax.batch import Observation
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.formats.lora_files import load_adapter
-from xvla_jax.lora import merge_adapter
+from xvla_jax.lora import load_adapter, merge_adapter
 from xvla_jax.planning import flops
-from xvla_jax.policy import Policy
+from xvla_jax.policy import Policy, chunk
 from xvla_jax.processor import Processor
 
 _STEPS = 2
@@ -124,7 +122,7 @@ def test_absent_views_have_a_program_of_their_own(policy: Policy) -> None:
 
 
 def _programs() -> int:
-    return chunk_program.chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
+    return chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 from flax import linen as nn
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.models.layers import stacked
-from xvla_jax.models.remat import REMAT, rematerialised
+from xvla_jax.models.layers import REMAT, rematerialised, stacked
 
 
 class _Block(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.xvla_jax.formats import lerobot_cases as cases
+from tests.xvla_jax.checkpoints import lerobot_cases as cases
 from xvla_jax.batch import normalise
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.processor import Processor

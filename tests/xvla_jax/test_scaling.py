@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor

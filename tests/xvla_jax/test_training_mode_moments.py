@@ -25,8 +25,8 @@ from tests.xvla_jax.random_sites import HEAD_RATE, RATES, with_rates
 from xvla_jax import flow
 from xvla_jax.actions import action_space
 from xvla_jax.models.davit import DropPath
-from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.florence import ImageProjector, TextEncoder
+from xvla_jax.models.layers import Dropout
 
 pytestmark = pytest.mark.slow
 

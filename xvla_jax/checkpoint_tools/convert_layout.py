@@ -17,15 +17,18 @@ from xvla_jax.checkpoint_tools import probe
 from xvla_jax.checkpoints.accounting import STORED
 from xvla_jax.checkpoints.names import detect_dialect
 from xvla_jax.checkpoints.relabel import relabelled
-from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
+from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles, check_target
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.folders import check_target
-from xvla_jax.formats.lora_files import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter
-from xvla_jax.formats.lora_step import PEFT, export_adapter
-from xvla_jax.formats.stored import Progress
-from xvla_jax.lora import merge_adapter
+from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
 from xvla_jax.policy import Policy
-from xvla_jax.pretrained import ORBAX, Pretrained, load_checkpoint, save_pretrained
+from xvla_jax.pretrained import (
+    ORBAX,
+    PEFT,
+    Pretrained,
+    export_adapter,
+    load_checkpoint,
+    save_pretrained,
+)
 from xvla_jax.processor import Processor
 from xvla_jax.training import checkpointer
 

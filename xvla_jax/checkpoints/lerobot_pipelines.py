@@ -20,12 +20,11 @@ from safetensors.numpy import load as load_tensors
 from typing_extensions import TypedDict
 
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
+from xvla_jax.checkpoints.hf_folder import LARGEST
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.carried import LARGEST
-from xvla_jax.formats.file_names import check_link, plain_name
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES, Scaling
-from xvla_jax.untrusted import STRICT, DomainId, Side, parse_json, typed
+from xvla_jax.untrusted import STRICT, DomainId, Side, check_link, parse_json, plain_name, typed
 
 BEFORE: Final = "policy_preprocessor"
 AFTER: Final = "policy_postprocessor"

@@ -15,8 +15,8 @@ from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
 from xvla_jax.checkpoints.accounting import check_stored_tree, not_finite, refuse_not_finite
+from xvla_jax.checkpoints.safetensors_files import Progress, StoredLeaf
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.stored import Progress, StoredLeaf
 from xvla_jax.training.checkpointer import CHECKPOINTS
 
 _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time

@@ -10,12 +10,15 @@ read at their offsets, each into memory of its own, and written as they are made
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -27,8 +30,131 @@ from typing_extensions import TypedDict
 
 from xvla_jax.checkpoints.torch_bin import read_bin
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.file_names import plain_name
-from xvla_jax.untrusted import STRICT, read_json, typed
+from xvla_jax.untrusted import STRICT, plain_name, read_json, typed
+
+
+@contextlib.contextmanager
+def whole_folder(
+    folder: str | os.PathLike[str], *, overwrite: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yields a hidden folder beside ``folder`` that takes its name when the block ends well.
+
+    A killed process leaves only that hidden folder; the next one with the same target removes it.
+
+    Args:
+        folder: must not exist, or be empty, unless ``overwrite``.
+        overwrite: replace the folder, once the new one is whole.
+
+    Raises:
+        CheckpointError: the folder is in use, or another process is writing it.
+    """
+    folder = pathlib.Path(folder)
+    check_target(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "old"))
+    with _lock(scratch):
+        try:
+            if old.exists() and not folder.exists():  # killed between the two renames below
+                old.rename(folder)
+                check_target(folder, overwrite=overwrite)
+            shutil.rmtree(old, ignore_errors=True)
+            yield scratch
+            if folder.exists():
+                folder.rename(old)
+            scratch.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_target(
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    source: str | os.PathLike[str] | None = None,
+) -> None:
+    """Refuses a target that is in use, or that lies in its source or around it.
+
+    Raises:
+        CheckpointError: says which, and what to do.
+    """
+    folder = pathlib.Path(folder)
+    if source is not None:
+        ours, theirs = folder.resolve(), pathlib.Path(source).resolve()
+        if ours == theirs or theirs in ours.parents or ours in theirs.parents:
+            raise CheckpointError(
+                f"{folder} and {source} lie in one another; give a target outside the source"
+            )
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give a folder")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise CheckpointError(
+            f"{folder} exists and is not empty; choose another folder or remove it"
+        )
+
+
+@contextlib.contextmanager
+def _lock(scratch: pathlib.Path) -> Iterator[None]:
+    """Makes the empty folder ``scratch`` and holds it; the system frees it if we are killed."""
+    scratch.mkdir(exist_ok=True)
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError(f"{scratch} is being written by another process") from error
+        for left in scratch.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+Progress = Callable[[int, int], None]  # takes (bytes done, bytes in all)
+
+_FLOAT32: Final = np.dtype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredLeaf:
+    """A float32 parameter that is read anew each time it is used.
+
+    It stands where numpy arrays stand: it has a shape, can be indexed by layer, and turns into an
+    array.
+
+    Attributes:
+        shape: of the whole leaf.
+        read: gives one layer (an index into the leading axis), or the whole leaf for None; the
+            array may be a view, and is not to be written to.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[int | None], np.ndarray]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Always float32."""
+        return _FLOAT32
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, once read."""
+        return self.size * _FLOAT32.itemsize
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        return self.read(layer)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.read(None), dtype=dtype, copy=copy)
+
 
 WEIGHTS_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"

@@ -36,10 +36,9 @@ from xvla_jax.checkpoints.names import (
     detect_dialect,
     rows,
 )
-from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles, TensorInfo
+from xvla_jax.checkpoints.safetensors_files import DTYPES, StoredLeaf, TensorFiles, TensorInfo
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.stored import StoredLeaf
 
 _STRIP: Final = 16  # floats in a cache line
 _READERS: Final = 2  # threads: half of the time goes into memory that is touched for the first time

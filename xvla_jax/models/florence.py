@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
-from xvla_jax.models.dropout import Dropout
 from xvla_jax.models.layers import (
     Array,
     Dense,
+    Dropout,
     KeyProjection,
     LayerNorm,
     Mlp,

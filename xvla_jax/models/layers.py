@@ -7,16 +7,95 @@ K heads, E head width.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from xvla_jax.models.dropout import Dropout
-from xvla_jax.models.remat import rematerialised
+from xvla_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class RematPolicy:
+    """A row of `REMAT`.
+
+    Attributes:
+        recompute: whether blocks are wrapped at all.
+        saveable: what is kept inside a wrapped block, as ``jax.checkpoint`` takes it; None keeps
+            nothing but the block's input.
+    """
+
+    recompute: bool
+    saveable: Callable[..., Any] | None = None
+
+
+# From most memory and least time to least memory and most time.
+REMAT: Final[Mapping[str, RematPolicy]] = {
+    "none": RematPolicy(recompute=False),
+    # Products with weights are kept; attention, norms and activations are computed again.
+    "dots": RematPolicy(True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "full": RematPolicy(True),
+}
+
+
+def remat_policy(name: str) -> RematPolicy:
+    """The row of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in REMAT:
+        raise ConfigError(f"config.remat is {name!r}; allowed are {', '.join(REMAT)}")
+    return REMAT[name]
+
+
+def rematerialised(block: type[nn.Module], name: str, *, scanned: bool) -> type[nn.Module]:
+    """The block under a policy; its call takes ``(x, train)``, ``train`` by position.
+
+    A scan already keeps the compiler from merging both computations, so only blocks outside of
+    one pay for the barriers that do.
+    """
+    policy = remat_policy(name)
+    if not policy.recompute:
+        return block
+    return nn.remat(block, static_argnums=(2,), policy=policy.saveable, prevent_cse=not scanned)
+
+
+def rematerialised_function(block: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function of arrays alone, called in a scan, under a policy."""
+    policy = remat_policy(name)
+    if not policy.recompute:
+        return block
+    return jax.checkpoint(block, policy=policy.saveable, prevent_cse=False)
+
+
+class Dropout(nn.Module):
+    """Drops each element with probability ``rate`` and scales the others by 1 / keep.
+
+    The masks are those of ``nn.Dropout``, but the compiler may not fuse the making of one with the
+    product that it masks: TPU's does, and then takes four times as long for an MLP.
+    """
+
+    rate: float
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool | None = None) -> jax.Array:
+        """An array of any shape to one of the same; ``deterministic`` drops nothing."""
+        deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
+        if deterministic or self.rate == 0.0:
+            return x
+        if self.rate == 1.0:  # the gradient of what is dropped would be 0 / 0
+            return jnp.zeros_like(x)
+        keep = 1.0 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        kept = jax.lax.optimization_barrier(kept)
+        return jax.lax.select(kept, x / keep, jnp.zeros_like(x))
+
 
 Array = jax.Array
 Initializer = Callable[..., Array]

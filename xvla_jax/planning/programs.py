@@ -7,6 +7,7 @@ import functools
 import math
 import re
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
@@ -15,19 +16,82 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from xvla_jax.batch import abstract_batch
-from xvla_jax.chunk_program import lower_sampler
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
-from xvla_jax.lora import LoraConfig
+from xvla_jax.lora import MERGE_SCOPE, LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning import hlo
+from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
-from xvla_jax.policy import STEPS
+from xvla_jax.planning.hlo import collective_kind
+from xvla_jax.policy import STEPS, lower_sampler
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
 from xvla_jax.training.optimizer import OptimizerConfig
 from xvla_jax.training.state import Recipe, TrainState, abstract_state
 from xvla_jax.training.step import make_train_step
+
+_HOST_OPS: Final = {"infeed", "outfeed", "send", "recv"}
+_GATHERS: Final = {"all-gather", "all-to-all", "collective-permute"}
+_OPTIMIZER_STATE: Final = re.compile(r"^state\.opt_state\b")
+_LARGE: Final = 2**14  # elements; smaller leaves are not sharded
+
+
+def host_calls(module: hlo.Module) -> list[str]:
+    """Instructions that stop for the host: callbacks, feeds, transfers."""
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if visit.instruction.op in _HOST_OPS
+        or "callback" in visit.instruction.attribute("custom_call_target")
+        or "is_host_transfer=true" in visit.instruction.rest
+    ]
+
+
+def wide_products(module: hlo.Module) -> list[str]:
+    """``op_name`` of every product of two float32 operands.
+
+    Those of one float32 and one bfloat16 operand are none: the gradient of attention scores, which
+    are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16. Those
+    that merge an adapter are left out: exact on purpose, and little work.
+    """
+    return [
+        visit.op_name
+        for visit in module.visits()
+        if flops.product_flops(visit) is not None
+        and MERGE_SCOPE not in visit.op_name
+        and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
+    ]
+
+
+def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
+    """Collectives that collect what is computed from the optimizer's state.
+
+    The state is read and written where it lives, and so are the parameters, so there is no need
+    for any; sums of scalars, such as a norm of the update, are allowed.
+    """
+    body = module.computations[module.entry]
+    derived: set[str] = set()
+    found = []
+    for visit in module.visits():
+        line = visit.instruction
+        if body.get(line.name) is not line:
+            continue
+        if line.op == "parameter":
+            if _OPTIMIZER_STATE.match(line.op_name):
+                derived.add(line.name)
+        elif derived.intersection(line.operands):
+            derived.add(line.name)
+            elements = sum(array.elements for array in line.arrays)
+            if collective_kind(visit) in _GATHERS and elements >= _LARGE:
+                found.append(line.name)
+    return found
+
+
+GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
+    "host calls": host_calls,
+    "products of two float32 operands": wide_products,
+    "gathers of optimizer state": gathers_of_optimizer_state,
+}
 
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -41,7 +105,7 @@ class Run:
         processor: size of images and text.
         optimizer: of the train step.
         dtype: computing type.
-        remat: a row of ``xvla_jax.models.remat.REMAT``.
+        remat: a row of ``xvla_jax.models.layers.REMAT``.
         batch_size: samples of a step, over all chips.
         views: view slots that the data fills.
         data: devices by axis of the mesh; -1 for all the rest.

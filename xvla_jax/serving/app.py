@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hmac
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
 
-from xvla_jax.extras import needs
+import numpy as np
+
+from xvla_jax.errors import needs
 from xvla_jax.serving import schema, websocket
-from xvla_jax.serving.access import Access
 from xvla_jax.serving.body import read_body
-from xvla_jax.serving.clients import CLIENT_ID
-from xvla_jax.serving.inspection import add_inspect
-from xvla_jax.serving.json_codec import count_parts, decode_array, decode_object
+from xvla_jax.serving.codecs import MARKER, count_json_parts, decode_array, decode_object
+from xvla_jax.serving.limits import CLIENT_ID, Client, RequestError
 from xvla_jax.serving.metrics import CONTENT_TYPE
-from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.service import Answer, Sent, Service
 
 with needs("serve"):
@@ -26,6 +27,148 @@ with needs("serve"):
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.websockets import WebSocket
+with needs("serve"):
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_INSPECTION = "inspect"
+
+
+def add_inspect(app: FastAPI, service: Service) -> None:
+    """Adds the route to an application."""
+
+    async def inspect(request: Request) -> Response:
+        """The model's inputs for the body of an /act request; nothing runs on the device."""
+        status = 500
+        try:
+            with service.serving():
+                body = await read_body(request, service.limits)
+                sent = Sent(
+                    lambda _: count_json_parts(body), lambda: decode_object(body), decode_array
+                )
+                client = Client(request.client.host if request.client else "")
+                seen = await service.inspect(sent, client=client)
+            status = 200
+        except RequestError as refusal:
+            status = refusal.status
+            raise
+        finally:
+            service.metrics.requests.labels(_INSPECTION, str(status)).inc()
+        content = await asyncio.to_thread(json.dumps, seen, default=_plain)
+        return Response(content, media_type="application/json")
+
+    app.add_api_route(
+        "/inspect",
+        inspect,
+        methods=["POST"],
+        response_model=schema.InspectReply,
+        responses=schema.errors(400, 401, 403, 408, 413, 415, 500, 503),
+        openapi_extra=schema.ACT_BODY,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as json_numpy writes them."""
+    array = np.asarray(value)
+    return {
+        MARKER: base64.b64encode(array.tobytes()).decode(),
+        "dtype": array.dtype.str,
+        "shape": list(array.shape),
+    }
+
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/healthz"})  # probes carry no token
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_SCHEMES: Final = (b"bearer ", b"api-key ")  # the second is openpi's
+
+
+class Access:
+    """Lets requests through that may be served.
+
+    Args:
+        app: the application.
+        token: None lets everybody in.
+        hosts: whom the Host header may name, without a port; None for any.
+    """
+
+    def __init__(self, app: App, token: str | None, hosts: frozenset[str] | None = None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token.encode() if token else None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(scope, receive, send, refusal)
+
+    def _refusal(self, scope: Message) -> RequestError | None:
+        headers = [(name, value) for name, value in scope["headers"]]
+        if any(name == b"origin" for name, _ in headers):
+            # A page in somebody's browser could reach a robot through the user's own loopback.
+            return RequestError(
+                403, "browsers are not served", field="Origin", allowed="no such header"
+            )
+        foreign = self._hosts is not None and [
+            value.decode("latin-1")
+            for name, value in headers
+            if name == b"host" and _name_of(value.decode("latin-1")) not in self._hosts
+        ]
+        if foreign:
+            return RequestError(
+                403,
+                "the server is not called so",
+                field="Host",
+                value=foreign[0],
+                allowed=f"{', '.join(sorted(self._hosts or ()))}, or another of --allowed_hosts",
+            )
+        if self._token is None or scope.get("path") in OPEN_PATHS:
+            return None
+        given = [value for name, value in headers if name == b"authorization"]
+        allowed = "Authorization: Bearer TOKEN"
+        if not given:
+            return RequestError(401, "a token is needed", field="Authorization", allowed=allowed)
+        known = next((s for s in _SCHEMES if given[0].lower().startswith(s)), None)
+        token = given[0][len(known) :].strip() if known and len(given) == 1 else b""
+        if not hmac.compare_digest(token, self._token):
+            return RequestError(403, "the token is wrong", field="Authorization", allowed=allowed)
+        return None
+
+
+def _name_of(host: str) -> str:
+    """The name or address of a Host header, without port and brackets."""
+    name, colon, port = host.strip().lower().rpartition(":")
+    if not colon or not port.isdigit():
+        name = host.strip().lower()
+    return name.removeprefix("[").removesuffix("]").removesuffix(".")
+
+
+async def _refuse(scope: Message, receive: Receive, send: Send, refusal: RequestError) -> None:
+    prefix = ""
+    if scope["type"] == "websocket":
+        await receive()  # the handshake, which is answered by plain HTTP
+        prefix = "websocket."
+    body = json.dumps(refusal.body()).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send(
+        {"type": f"{prefix}http.response.start", "status": refusal.status, "headers": headers}
+    )
+    await send({"type": f"{prefix}http.response.body", "body": body})
+
 
 _GONE: Final = 499  # the client closed the connection; nobody reads this status
 _CLOSING: Final = (408, 413)  # the rest of the body may still be on its way
@@ -110,7 +253,7 @@ async def _answer(request: Request, service: Service, began: float) -> Answer:
         fields = decode_object(body)
         return fields if header is None else {"deadline_ms": header} | fields
 
-    sent = Sent(lambda _: count_parts(body), decode, decode_array)
+    sent = Sent(lambda _: count_json_parts(body), decode, decode_array)
     work = service.act(sent, client=client, began=began)
     return await _unless_gone(request, work)
 

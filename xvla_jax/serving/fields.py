@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from xvla_jax.serving.refusal import RequestError, bad_field, printable
+from xvla_jax.serving.limits import RequestError, bad_field, printable
 
 # field -> its names: the released one, then those of openpi, LeRobot, OpenVLA and DROID.
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from xvla_jax.extras import needs
+from xvla_jax.errors import needs
 
 with needs("serve"):
     from pydantic import BaseModel, ConfigDict, Field

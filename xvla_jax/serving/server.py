@@ -7,26 +7,155 @@ import contextlib
 import dataclasses
 import gc
 import ipaddress
+import itertools
+import json
 import logging
+import os
+import pathlib
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from xvla_jax.errors import ConfigError, XVLAError
-from xvla_jax.extras import needs
-from xvla_jax.serving.access import LOOPBACK_NAMES
-from xvla_jax.serving.announce import announced
-from xvla_jax.serving.app import create_app
-from xvla_jax.serving.connection import protocols
+from xvla_jax.errors import ConfigError, XVLAError, needs
+from xvla_jax.serving.app import LOOPBACK_NAMES, create_app
+from xvla_jax.serving.body import protocols
 from xvla_jax.serving.service import Service
-from xvla_jax.serving.slurm import SlurmTask
 
 with needs("serve"):
     import uvicorn
 
+_PIECES = re.compile(r"[^,\[\]]+|\[[^\]]*\]|,")
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_ADDRESS = re.compile(r"[^-]+-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})")
+_MOST_NODES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmTask:
+    """One task of a job.
+
+    Attributes:
+        job_id: of the job.
+        node_list: as SLURM writes it.
+        host: of this task; an address if the node's name holds one, as X-VLA's cluster has it.
+        index: of this task in the job, from 0.
+    """
+
+    job_id: str
+    node_list: str
+    host: str
+    index: int
+
+
+def slurm_task(environ: Mapping[str, str]) -> SlurmTask | None:
+    """The task that this process is; None outside of SLURM.
+
+    Raises:
+        ConfigError: a node list or number that cannot be read.
+    """
+    text = environ.get("SLURM_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+    if not text:
+        return None
+    nodes = expand_nodes(text)
+    node = _number(environ, "SLURM_NODEID", 0)
+    if node >= len(nodes):
+        raise ConfigError(f"SLURM_NODEID is {node}; SLURM_NODELIST={text} has {len(nodes)} nodes")
+    name = environ.get("SLURMD_NODENAME") or nodes[node]
+    address = _ADDRESS.fullmatch(name)
+    return SlurmTask(
+        job_id=environ.get("SLURM_JOB_ID", "none"),
+        node_list=text,
+        host=".".join(address.groups()) if address else name,
+        index=_number(environ, "SLURM_PROCID", 0),
+    )
+
+
+def expand_nodes(text: str) -> list[str]:
+    """``gpu-[01-03,7],login`` -> ``gpu-01 gpu-02 gpu-03 gpu-7 login``.
+
+    Raises:
+        ConfigError: not a node list.
+    """
+    pieces = _PIECES.findall(text)
+    if "".join(pieces) != text:
+        raise ConfigError(f"SLURM_NODELIST={text}: brackets do not match")
+    nodes: list[str] = []
+    for is_comma, group in itertools.groupby(pieces, lambda piece: piece == ","):
+        if not is_comma:
+            parts = [_numbers(p, text) if p.startswith("[") else [p] for p in group]
+            nodes += ["".join(combination) for combination in itertools.product(*parts)]
+    if not nodes:
+        raise ConfigError(f"SLURM_NODELIST={text}: no node is named")
+    return nodes
+
+
+def _numbers(piece: str, text: str) -> list[str]:
+    def expand(item: str) -> Iterator[str]:
+        found = _RANGE.fullmatch(item)
+        if not found:
+            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no number and no range")
+        first, last = found[1], found[2] or found[1]
+        if not 0 <= int(last) - int(first) < _MOST_NODES:
+            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no range")
+        return (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+
+    return [name for item in piece[1:-1].split(",") for name in expand(item)]
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"{name} is {text!r}; a number is expected")
+    return int(text)
+
+
 _LOG = logging.getLogger(__name__)
+
+
+def info_files(task: SlurmTask | None) -> list[str]:
+    """Names of the files that a task writes: ``info.json`` is the first task's."""
+    if task is None:
+        return ["info.json"]
+    return [*(["info.json"] if task.index == 0 else []), f"info.{task.index}.json"]
+
+
+@contextlib.contextmanager
+def announced(
+    folder: str | os.PathLike[str], host: str, port: int, task: SlurmTask | None
+) -> Iterator[None]:
+    """The files are there inside, whole, and gone behind; enter when the socket answers.
+
+    A file that somebody left is replaced. One that another server wrote meanwhile stays.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(
+        {
+            "host": host,
+            "port": port,
+            "job_id": task.job_id if task else "none",
+            "node_list": task.node_list if task else "none",
+        }
+    )
+    paths = [folder / name for name in info_files(task)]
+    for path in paths:
+        if path.exists():
+            _LOG.warning("%s was left by another server; it is replaced", path)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text(text)
+        scratch.replace(path)
+    try:
+        yield
+    finally:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                if path.read_text() == text:
+                    path.unlink()
+
+
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_TOKEN: Final = 16  # characters
 _PING_SECONDS: Final = 20.0

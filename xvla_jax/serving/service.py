@@ -16,13 +16,10 @@ import numpy as np
 
 from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import InputError
-from xvla_jax.serving.batcher import Batcher, Ticket
-from xvla_jax.serving.clients import Client, Clients
+from xvla_jax.serving.batcher import Batcher, Ticket, Turns
 from xvla_jax.serving.engine import Engine
-from xvla_jax.serving.fair_queue import Turns
-from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.limits import Client, Clients, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
-from xvla_jax.serving.refusal import RequestError
 from xvla_jax.serving.request import ActRequest, parse_request
 
 _LOG = logging.getLogger(__name__)

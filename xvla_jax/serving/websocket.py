@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from xvla_jax.extras import needs
-from xvla_jax.serving.clients import CLIENT_ID, Client
-from xvla_jax.serving.msgpack_codec import count_parts, pack, unpack
-from xvla_jax.serving.refusal import RequestError, bad_field
+from xvla_jax.errors import needs
+from xvla_jax.serving.codecs import count_msgpack_parts, pack, unpack
+from xvla_jax.serving.limits import CLIENT_ID, Client, RequestError, bad_field
 from xvla_jax.serving.service import Answer, Sent, Service
 
 with needs("serve"):
@@ -92,7 +91,9 @@ async def _answer(
         raise bad_field("message", "a text", "a binary message in msgpack")
     service.check(client)
     sent = Sent(
-        lambda most: count_parts(data, most), lambda: {**defaults, **unpack(data)}, array_of_message
+        lambda most: count_msgpack_parts(data, most),
+        lambda: {**defaults, **unpack(data)},
+        array_of_message,
     )
     return await service.act(sent, client=client, began=began)
 

@@ -4,25 +4,188 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from xvla_jax.batch import IMAGE_FIELDS, check_batch
 from xvla_jax.config import XVLAConfig
-from xvla_jax.feed import BatchSource, DeviceFeed
-from xvla_jax.metrics import MetricsWriter
-from xvla_jax.skips import SkipWatch
+from xvla_jax.errors import ConfigError, TrainingError
+from xvla_jax.sharding import global_batch
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
-from xvla_jax.training.telemetry import Watch
+from xvla_jax.training.telemetry import MetricsWriter, Watch
 from xvla_jax.training.validation import Validation
 
+SKIPPED_NAME: Final = "skipped.jsonl"
+_LAG: Final = 4  # steps: a flag is read this late, so that reading does not hold up the device
+
 _log = logging.getLogger(__name__)
+
+
+class SkipWatch:
+    """Reads the flag ``finite`` of each step a little later; a skipped step goes into a file."""
+
+    def __init__(self, workdir: pathlib.Path, *, limit: int, process: int = 0) -> None:
+        """So many steps of a run may be skipped; one more is an error.
+
+        Each process has a file of its own, for the samples of its part of the batch.
+        """
+        if limit < 0:
+            raise ConfigError(f"config.max_skipped_steps is {limit}; it must be 0 or more")
+        name = pathlib.Path(SKIPPED_NAME)
+        self.path = workdir / (f"{name.stem}_{process}{name.suffix}" if process else name)
+        self.count = 0
+        self._limit = limit
+        self._waiting: deque[tuple[int, Mapping[str, Any], Sequence[str]]] = deque()
+
+    def add(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
+        """Takes a step with what it was made of, and looks at one of a few steps before."""
+        self._waiting.append((step, metrics, samples))
+        while len(self._waiting) > _LAG:
+            self._look(*self._waiting.popleft())
+
+    def flush(self) -> None:
+        """Looks at all that wait.
+
+        Raises:
+            TrainingError: more steps than allowed were skipped.
+        """
+        while self._waiting:
+            self._look(*self._waiting.popleft())
+
+    def _look(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
+        if bool(metrics["finite"]):
+            return
+        self.count += 1
+        told = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+        # JSON has no NaN
+        record = {k: v if math.isfinite(v) else str(v) for k, v in told.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **record, "samples": list(samples)}) + "\n")
+        _log.warning(
+            "step %d is skipped: loss %g, gradient norm %g", step, told["loss"], told["grad_norm"]
+        )
+        if self.count > self._limit:
+            raise TrainingError(
+                f"{self.count} steps of this run were skipped because loss or gradient was not "
+                f"finite, {self._limit} are allowed (config.max_skipped_steps); the last is step "
+                f"{step}, with loss {told['loss']} and gradient norm {told['grad_norm']}. Their "
+                f"samples are in {self.path}; look at them, or lower "
+                "config.optimizer.learning_rate"
+            )
+
+
+class BatchSource(Protocol):
+    """An endless iterator of host batches that knows where it stands."""
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        """This process's part of the next global batch."""
+        ...
+
+    @property
+    def position(self) -> Mapping[str, Any]:
+        """Place in the stream after the last batch, as plain JSON values."""
+        ...
+
+    @property
+    def samples(self) -> Sequence[str]:
+        """What each row of the last batch is: dataset, episode, frame."""
+        ...
+
+    @property
+    def bad_episodes(self) -> Mapping[str, Mapping[str, int]]:
+        """Dataset -> kind of fault -> episodes left out so far."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[str, Mapping[str, int]]:
+        """Dataset -> kind -> episodes or frames that its row leaves out; these are not bad."""
+        ...
+
+
+class Fed(NamedTuple):
+    """A batch on the device."""
+
+    batch: dict[str, jax.Array]
+    position: Mapping[str, Any]  # of the source, behind this batch
+    samples: Sequence[str]  # what each row of this process is: dataset, episode, frame
+
+    @property
+    def rows(self) -> int:
+        """Samples in the part of this process."""
+        return len(self.samples)
+
+
+class DeviceFeed(Iterator[Fed]):
+    """Batches of a source on the mesh, one ahead of the training loop.
+
+    Use as a context manager. The first batch is checked against the model.
+
+    Attributes:
+        waited_s: seconds that the last ``next`` had to wait.
+    """
+
+    def __init__(
+        self, source: BatchSource, mesh: Mesh, config: XVLAConfig, *, present_views: int
+    ) -> None:
+        """Begins to place the first batch; view slots from ``present_views`` on are left out."""
+        self.waited_s = 0.0
+        self._source = source
+        self._mesh = mesh
+        self._config = config
+        self._present_views = present_views
+        self._checked = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._ahead: Future[Fed] = self._pool.submit(self._place)
+
+    def __next__(self) -> Fed:
+        """The next batch.
+
+        Raises:
+            InputError: the first batch does not fit the model.
+        """
+        began = time.monotonic()
+        fed = self._ahead.result()
+        self._ahead = self._pool.submit(self._place)
+        self.waited_s = time.monotonic() - began
+        return fed
+
+    def _place(self) -> Fed:
+        batch = next(self._source)
+        position = self._source.position
+        if not self._checked:
+            check_batch(batch, self._config)
+            self._checked = True
+        shown = {k: batch[k][:, : self._present_views] for k in IMAGE_FIELDS if k in batch}
+        present = global_batch(dict(batch) | shown, self._mesh)
+        return Fed(present, position, self._source.samples)
+
+    def __enter__(self) -> DeviceFeed:
+        """For ``with``."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the thread; a batch placed ahead is lost."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
 
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 Position = Mapping[str, Any]

@@ -5,15 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
+import json
 import logging
 import os
+import pathlib
+import re
+import sys
+import time
+import traceback
+import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, Final
 
 import jax
+from jax._src import distributed as jax_distributed  # its client has no public name; Orbax uses it
 from jaxlib import _jax as jax_library  # pyright: ignore[reportAttributeAccessIssue] # compiled
 
-from xvla_jax.errors import ConfigError
+from xvla_jax.errors import ConfigError, DistributedError, XVLAError
+from xvla_jax.training.resume import differences
 
 _log = logging.getLogger(__name__)
 
@@ -175,3 +187,209 @@ def _names_the_late(timeout_s: int) -> Iterator[None]:
         yield
     finally:
         jax_library.get_distributed_runtime_service = make_service
+
+
+# What each host may have of its own.
+OWN_FIELDS: Final = (
+    "config.distributed.process_id",
+    "config.distributed.address",
+    "config.data.root",
+)
+_POST_MORTEM_S: Final = 5  # for which the living look for each other after a failure
+_FAILED: Final = "xvla/failed"  # folder of the key-value store: why a process ends
+# JAX ends all others with the coordinator: how long it waits at most until all have told why they
+# end, and then stays, so that they can read what the others told.
+_TELLING_S: Final = 5.0
+_READING_S: Final = 1.0
+_TOLD: Final = 5  # differences listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of a run, as one of them sees them.
+
+    As a context manager it ends this process at once when it fails, without waiting for the others.
+
+    Attributes:
+        index: of this process.
+        count: of all.
+        timeout_s: for which one waits for the others.
+    """
+
+    index: int
+    count: int
+    timeout_s: int
+    _numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count, repr=False)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes what is written once."""
+        return self.index == 0
+
+    def barrier(self, purpose: str) -> None:
+        """Waits until all processes are here.
+
+        Raises:
+            DistributedError: some did not come in time; they are named.
+        """
+        if self.count > 1:
+            self._wait(f"xvla/{next(self._numbers)}", purpose)
+
+    def gather_json(self, value: Any, purpose: str) -> list[Any]:
+        """The value of each process, by process; lists and dicts of plain values.
+
+        Raises:
+            DistributedError: some did not come in time; they are named.
+        """
+        if self.count == 1:
+            return [json.loads(json.dumps(value))]
+        folder = f"xvla/{next(self._numbers)}"
+        packed = zlib.compress(json.dumps(value).encode())
+        client = _client()
+        client.key_value_set_bytes(f"{folder}/{self.index}", packed)
+        self._wait(f"{folder}/set", purpose)
+        found = {int(k.rsplit("/", 1)[1]): v for k, v in client.key_value_dir_get_bytes(folder)}
+        self._wait(f"{folder}/read", purpose)
+        client.key_value_delete(f"{folder}/{self.index}")
+        return [json.loads(zlib.decompress(found[index])) for index in range(self.count)]
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Compares what has to be equal on all processes.
+
+        Raises:
+            DistributedError: on every process, naming process and field.
+        """
+        everywhere = self.gather_json(facts, "comparing config, code and data")
+        lines = [
+            f"process {index} has {found.field} = {found.theirs!r}, process 0 {found.ours!r}"
+            for index, theirs in enumerate(everywhere)
+            for found in differences(everywhere[0], theirs)
+            if found.field not in OWN_FIELDS
+        ]
+        if lines:
+            more = f" (and {len(lines) - _TOLD} more)" if len(lines) > _TOLD else ""
+            raise DistributedError(
+                f"the processes are not of one run: {'; '.join(lines[:_TOLD])}{more}. Start all "
+                "with the same command, code and data"
+            )
+
+    def check_shared(self, folder: pathlib.Path) -> None:
+        """Makes sure that all processes see the same folder; it has to exist on process 0.
+
+        Raises:
+            DistributedError: on every process, naming those that do not.
+        """
+        if self.count == 1:
+            return
+        token = folder / f".process_0_{uuid.uuid4().hex}"
+        if self.main:
+            token.touch()
+        name = self.gather_json(token.name, f"writing to {folder}")[0]
+        seen = self.gather_json((folder / name).is_file(), f"looking into {folder}")
+        if self.main:
+            token.unlink()
+        blind = [index for index, there in enumerate(seen) if not there]
+        if blind:
+            raise DistributedError(
+                f"{folder} is not the same folder on {_listed(blind)} as on process 0; --workdir "
+                "must be on a file system that all hosts share, for the checkpoints"
+            )
+
+    def _wait(self, key: str, purpose: str) -> None:
+        try:
+            _client().wait_at_barrier(key, self.timeout_s * 1000)
+        except jax.errors.JaxRuntimeError as error:
+            late = late_processes(str(error))
+            if not late:
+                raise DistributedError(f"{purpose}: {error}") from error
+            raise DistributedError(
+                f"{purpose}: {_listed(late)} of {self.count} did not come within "
+                f"{self.timeout_s} s; look at the log there, or raise config.distributed.timeout_s"
+            ) from error
+
+    def __enter__(self) -> Processes:
+        """For ``with``."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """On a failure: tells the others why, looks who is left, and ends the process.
+
+        A plain exit would wait for the others, which wait for this one.
+        """
+        if self.count == 1 or error is None or isinstance(error, SystemExit):
+            return
+        said = f"{type(error).__name__}: {error}"
+        if not isinstance(error, XVLAError):  # those say it all
+            traceback.print_exception(kind, error, trace)
+        _log.error("process %d of %d ends: %s", self.index, self.count, said)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone
+            _client().key_value_set(f"{_FAILED}/{self.index}", said)
+            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in said:
+                self._look_around()
+            if self.main:
+                self._stay_for_last_words()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+    def _look_around(self) -> None:
+        """Logs who is gone, after a collective that failed because somebody is."""
+        silent: list[int] = []
+        try:
+            _client().wait_at_barrier("xvla/post_mortem", _POST_MORTEM_S * 1000)
+        except jax.errors.JaxRuntimeError as error:
+            silent = late_processes(str(error))
+        for key, reason in _client().key_value_dir_get(_FAILED):
+            index = int(key.rsplit("/", 1)[1])
+            if index in silent:
+                _log.error("process %d ended: %s", index, reason)
+                silent.remove(index)
+        if silent:
+            _log.error("no answer: %s; killed, out of memory, or cut off", _listed(silent))
+
+    def _stay_for_last_words(self) -> None:
+        """Waits until all have said why they end; a failure that all find, all have to tell."""
+        until = time.monotonic() + _TELLING_S
+        while time.monotonic() < until:
+            if len(_client().key_value_dir_get(_FAILED)) == self.count:
+                break
+            time.sleep(0.05)
+        time.sleep(_READING_S)
+
+
+def start(config: DistributedConfig) -> Processes:
+    """Connects this process to the others of the run; before anything else of JAX is used.
+
+    Raises:
+        ConfigError: the setting does not fit the environment.
+    """
+    connect(config)
+    processes = Processes(jax.process_index(), jax.process_count(), config.timeout_s)
+    if processes.count > 1:
+        if not jax.distributed.is_initialized():
+            raise ConfigError(
+                f"JAX sees {processes.count} processes, but config.distributed.kind is "
+                f"{config.kind!r}; set --config.distributed.kind=auto"
+            )
+        _log.info("process %d of %d", processes.index, processes.count)
+    return processes
+
+
+def _client() -> Any:
+    return jax_distributed.global_state.client
+
+
+def late_processes(message: str) -> list[int]:
+    """The processes that did not come, out of the message of a barrier that failed."""
+    found = re.search(r"task names:\s*((?:\d+\s*)+)", message)
+    return sorted(int(number) for number in found.group(1).split()) if found else []
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"process{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

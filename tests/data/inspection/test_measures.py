@@ -6,31 +6,30 @@ import math
 import numpy as np
 import pytest
 
-from data.inspection import geometry
+from data.inspection import grippers
 from data.inspection.camera import ENOUGH_R2, Change, fit_cameras
 from data.inspection.channels import channel_names, channels, even_places, ranges
-from data.inspection.duplicates import copies
+from data.inspection.content_checks import copies
 from data.inspection.grippers import gripper_report, polarity, wilson_low
-from data.inspection.measure import measure
-from data.inspection.scan import scan
+from data.inspection.scan import measure, scan
 from tests.data.inspection.robots import CAMERA, EPISODES, FRAMES, Robot, episode, healthy, row
 
 
 def test_angles_between_rotations():
     # columns of 1, of a quarter turn about z, and of half a turn about x
     columns = np.array([[[1, 0], [0, 1], [0, 0]], [[0, -1], [1, 0], [0, 0]]], float)
-    turned = geometry.matrices(columns)
-    assert geometry.angles(turned[0], turned[1]) == pytest.approx(math.pi / 2)
-    half = geometry.matrices(np.array([[1, 0], [0, -1], [0, 0]], float))
-    assert geometry.angles(turned[0], half) == pytest.approx(math.pi)
-    assert geometry.angles(turned[0], geometry.matrices(3 * columns[0])) == 0
+    turned = grippers.matrices(columns)
+    assert grippers.angles(turned[0], turned[1]) == pytest.approx(math.pi / 2)
+    half = grippers.matrices(np.array([[1, 0], [0, -1], [0, 0]], float))
+    assert grippers.angles(turned[0], half) == pytest.approx(math.pi)
+    assert grippers.angles(turned[0], grippers.matrices(3 * columns[0])) == 0
 
 
 def test_skew_of_columns():
     columns = np.array([[1, 0], [0, 1], [0, 0]], float)
-    assert geometry.skew(columns) == 0
-    assert geometry.skew(2 * columns) == 3
-    assert geometry.skew(columns + np.array([[0, 0.1], [0, 0], [0, 0]])) == pytest.approx(0.1)
+    assert grippers.skew(columns) == 0
+    assert grippers.skew(2 * columns) == 3
+    assert grippers.skew(columns + np.array([[0, 0.1], [0, 0], [0, 0]])) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "contiguous"])
@@ -39,7 +38,7 @@ def test_columns_are_read_in_the_layout_of_the_row(layout):
     six = [1, 4, 2, 5, 3, 6] if layout == "interleaved" else [1, 2, 3, 4, 5, 6]
     hands = np.array([[[0, 0, 0, *six, 0]]], float)
     np.testing.assert_array_equal(
-        geometry.rotation_columns(hands, spec)[0, 0], [[1, 4], [2, 5], [3, 6]]
+        grippers.rotation_columns(hands, spec)[0, 0], [[1, 4], [2, 5], [3, 6]]
     )
 
 

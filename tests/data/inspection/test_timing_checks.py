@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.inspection.checks import examine
+from data.inspection.check import examine
+from data.inspection.movement import quaternion_turns
 from data.inspection.scan import scan
-from data.inspection.turns import quaternion_turns
-from data.rotations import (
+from data.poses import (
     columns_from_quat_xyzw,
     columns_to_rot6d_contiguous,
     columns_to_rot6d_interleaved,

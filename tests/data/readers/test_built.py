@@ -11,13 +11,13 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from tensorflow_datasets.core import naming
 
-from data.building.pictures import PictureRule
 from data.faults import BadEpisodeError
 from data.readers.built import APPLIED_LATER, STORED, BuiltReader, built_name, find_built
 from data.rows.table import DATASETS, dataset
 from data.sources import open_reader
 from data.spec import Columns, DatasetSpec
 from data.trajectory import Trajectory
+from data.writing.plan import PictureRule
 from tests.data.builds import (
     SIZE,
     assert_same_batches,

@@ -11,8 +11,8 @@ import pytest
 
 from data.faults import BadEpisodeError
 from data.images import load_picture
-from data.places import Places
 from data.readers.hdf5 import Hdf5Pictures, Hdf5Reader
+from data.untrusted import Places
 from tests.data.fakes import good
 from tests.data.random_recordings import recording
 from tests.data.storages import FRAMES, TEXTS, encoded, picture, small, write_hdf5, write_meta

@@ -11,10 +11,10 @@ import pytest
 
 from data.faults import BadEpisodeError
 from data.images import load_picture
-from data.places import Places
 from data.readers.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
 from data.readers.lerobot_index import channel_names
 from data.spec import Columns
+from data.untrusted import Places
 from tests.data.fakes import good
 from tests.data.storages import encoded, picture, small
 

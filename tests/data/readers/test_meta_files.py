@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.places import Places
 from data.readers.meta_files import find_meta_file
+from data.untrusted import Places
 
 
 def write(folder, datalist):

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.choices import choose_instruction, choose_jitter, choose_num_views
 from data.jitter import UNCHANGED
 from data.rows.table import dataset
+from data.stream.batches import choose_instruction, choose_jitter, choose_num_views
 from data.stream.pipeline import Source, batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from data.frames import recorded_frames
-from data.stream.pipeline import Source
+from data.stream.pipeline import Source, recorded_frames
 from tests.data.fakes import SHAPE, FakeReader, tokenize
 
 SIZES = {name: value for name, value in SHAPE.items() if name != "batch_size"}

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from data.collate import KEPT_INSTRUCTIONS, Collator
 from data.faults import Faults
+from data.stream.batches import KEPT_INSTRUCTIONS, Collator
 from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
 from tests.data.fakes import tokenize

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-import data.collate
+import data.stream.batches
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.spec import Columns
 from data.stream.pipeline import Source, batches, one_pass
@@ -96,13 +96,13 @@ def test_a_position_survives_json_and_continues_the_stream():
 
 def test_skipping_decodes_no_picture(monkeypatch):
     decoded = []
-    original = data.collate.load_picture
+    original = data.stream.batches.load_picture
 
     def counted(*args, **kwargs):
         decoded.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(data.collate, "load_picture", counted)
+    monkeypatch.setattr(data.stream.batches, "load_picture", counted)
     run(1, start_step=500, prefetch=1)
     assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.episodes import read_episode
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
 from data.stream.pipeline import Source, one_pass
-from data.writing.recorded import write_dataset
+from data.writing.recorded import read_episode, write_dataset
 from tests.data.fakes import tokenize
 
 pytestmark = pytest.mark.rlds

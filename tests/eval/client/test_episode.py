@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.client.episode import EpisodeClient
-from eval.states import ObservationError
+from eval.client.episode import EpisodeClient, ObservationError
 from eval.tasks.profiles import ClientProfile, ProfileError, Slot
 from eval.tasks.table import TASKS
 

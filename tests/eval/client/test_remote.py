@@ -10,8 +10,8 @@ import pytest
 
 from eval.client.remote import ContractMismatchError, PolicyUnavailableError, RemotePolicy
 from eval.client.transports import TRANSPORTS, RemoteError, RequestRefusedError, TryAgainError
-from eval.hold import HoldExpiredError, HoldPose
 from eval.pictures import BICUBIC
+from eval.robot.controller import HoldExpiredError, HoldPose
 from eval.tasks.table import task_contract, task_spec
 
 EXPECTED = task_contract(task_spec("quickstart"))

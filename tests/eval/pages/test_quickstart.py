@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.charts import bar_chart, line_chart, path_chart
-from eval.pages.html import figure_grid, video
+from eval.pages.html import bar_chart, figure_grid, line_chart, path_chart, video
 from eval.pages.quickstart import Curve, Report, render_report, write_report
+from eval.pictures import encode_mp4
 from eval.runs.receipt import summary
-from eval.video import encode_mp4
 from tests.eval.runs.test_receipt import records
 
 VOID = {"meta", "br", "line", "polyline", "rect", "circle", "img", "link"}

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.conversion import REPORT, Conversion, conversion_settings
 from eval.recording.libero_absolute import (
     CONVERTED,
+    REPORT,
+    Conversion,
     ConversionHost,
     Demonstration,
+    conversion_settings,
     moving,
     record_absolute,
 )

@@ -13,8 +13,7 @@ import pytest
 
 from eval.client.remote import PolicyUnavailableError
 from eval.client.transports import RequestRefusedError
-from eval.hold import HoldExpiredError, HoldPose
-from eval.robot.controller import RobotController
+from eval.robot.controller import HoldExpiredError, HoldPose, RobotController
 from eval.robot.guard import ActionGuard, GuardLimits
 from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 

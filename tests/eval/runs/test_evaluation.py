@@ -11,8 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from eval.contest import Task
 from eval.pages.evaluation import protocol_notes, write_evaluation_page
+from eval.runs.evaluation import Task
 from eval.runs.golden_frame import GoldenFrameError, frame_name, frame_of, save_frame
 from eval.runs.journal import JOURNAL, JournalError
 from eval.runs.shards import Shard

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.calls import CallLog, MeteredPolicy
-from eval.differences import differences
+from eval.files import differences
 from eval.runs.journal import Journal, JournalError
+from eval.runs.rollout import CallLog, MeteredPolicy
 from eval.simulators.host import SimulatorHost
 from tests.eval import fakes
 

@@ -12,8 +12,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from eval.calls import CallLog
 from eval.files import write_json
+from eval.pages.evaluation import score_text
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
     SCHEMA,
@@ -27,12 +27,11 @@ from eval.runs.receipt import (
     summary,
     task_summaries,
 )
-from eval.runs.rollout import EpisodeResult
+from eval.runs.rollout import CallLog, EpisodeResult
 from eval.runs.statistics import mean_interval
-from eval.scores import score_text
+from eval.simulators.preflight import versions
 from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.tasks.table import TASKS, Episode, Reference
-from eval.versions import versions
 
 SCHEMA_FILE = Path(__file__).parents[3] / "eval" / "runs" / "receipt.schema.json"
 SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, SUCCESS, "somebody"),))

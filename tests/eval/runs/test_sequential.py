@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.runs.statistics import mcnemar_exact
-from eval.sequential import ALPHA, PairedStopping, log_ratio
+from eval.runs.statistics import ALPHA, PairedStopping, log_ratio, mcnemar_exact
 
 COMPARISONS, PAIRS = 400, 200
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from eval.client.episode import EpisodeClient
+from eval.runs.rollout import Trace, load_trace, save_trace
 from eval.tasks.table import TASKS, Episode
-from eval.traces import Trace, load_trace, save_trace
 
 GOOGLE = next(spec for spec in TASKS.values() if spec.client.xyz_base is not None)
 

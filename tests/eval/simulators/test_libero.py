@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.commands import row_to_action
+from eval.client.episode import row_to_action
 from eval.rotations import ROT6D_LAYOUTS
 from eval.simulators import libero, preflight
 from eval.simulators.host import SimulatorHost

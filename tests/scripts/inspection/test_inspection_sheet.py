@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.inspection.reports import Camera, Sheet
-from scripts.inspection_sheet import GAP, contact_sheet, usable
+from scripts.inspection.source import GAP, contact_sheet, usable
 
 SIZE = 96
 # across is y, down is z; the middle of the picture is the origin

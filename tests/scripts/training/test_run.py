@@ -11,7 +11,7 @@ import pytest
 
 from configs import debug
 from scripts.training.run import TrainingRun
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.errors import ConfigError
 from xvla_jax.pretrained import save_pretrained
 

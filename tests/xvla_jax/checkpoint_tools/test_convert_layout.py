@@ -12,13 +12,12 @@ import pytest
 
 import xvla_jax
 from tests.xvla_jax import golden
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoint_tools import convert_layout
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint, verify
+from xvla_jax.checkpoints.safetensors_files import StoredLeaf
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lora_files import load_adapter
-from xvla_jax.formats.stored import StoredLeaf
-from xvla_jax.lora import merge_adapter
+from xvla_jax.lora import load_adapter, merge_adapter
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 from xvla_jax.processor import Processor
 

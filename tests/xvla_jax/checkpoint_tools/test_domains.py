@@ -18,7 +18,6 @@ from xvla_jax.checkpoint_tools import domains
 from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError, ContractError
-from xvla_jax.formats import domain_file
 
 _CONTRACT = Contract(0, "ee6d", "interleaved", 10.0, ("front", "wrist"), "measured")
 
@@ -143,9 +142,9 @@ def test_export_and_import_are_exact_through_every_layout(layout: str, tmp_path:
         tmp_path / "a", loaded.config, loaded.params, layout, contracts=loaded.contracts
     )
     source = pretrained.load_checkpoint(tmp_path / "a", stored=True)
-    exported = domain_file.export_domain(source, 1, source="a")
-    domain_file.write_domain(tmp_path / "one.safetensors", exported)
-    read = domain_file.read_domain(tmp_path / "one.safetensors")
+    exported = domains.export_domain(source, 1, source="a")
+    domains.write_domain(tmp_path / "one.safetensors", exported)
+    read = domains.read_domain(tmp_path / "one.safetensors")
     assert tiny.equal(read.rows, domains.read_rows(loaded, 1))
     assert read.contract == contract
     assert read.provenance["backbone_sha256"] == domains.backbone_digest(loaded)
@@ -164,28 +163,28 @@ def test_export_and_import_are_exact_through_every_layout(layout: str, tmp_path:
     assert again.contracts == {1: contract, 2: dataclasses.replace(contract, domain_id=2)}
     assert domains.survey(again)[2].note == {"imported": "one"}
     with pytest.raises(CheckpointError, match="exists; give another name"):
-        domain_file.write_domain(tmp_path / "one.safetensors", read)
+        domains.write_domain(tmp_path / "one.safetensors", read)
 
 
 def test_a_domain_of_another_model_is_refused(tmp_path: Path) -> None:
-    exported = domain_file.export_domain(_case(), 0, source="a")
+    exported = domains.export_domain(_case(), 0, source="a")
     message = r"action_space is 'ee6d' in the file and 'joint' here; .*hidden_size is 48"
     with pytest.raises(CheckpointError, match=message):
-        domain_file.check_fits(exported, golden.load("joint_hetero").config)
+        domains.check_same_shape(exported, golden.load("joint_hetero").config)
     other = {**exported.model, "real_action_width": 12}
     with pytest.raises(CheckpointError, match="real_action_width is 12 in the file and 20 here"):
-        domain_file.check_fits(dataclasses.replace(exported, model=other), _case().config)
+        domains.check_same_shape(dataclasses.replace(exported, model=other), _case().config)
     del other["real_action_width"]  # a file from before it was noted
-    domain_file.check_fits(dataclasses.replace(exported, model=other), _case().config)
+    domains.check_same_shape(dataclasses.replace(exported, model=other), _case().config)
     rows = exported.rows | {"action_encoder/bias": np.zeros(47, np.float32)}
     with pytest.raises(CheckpointError, match=r"action_encoder/bias .* is \[47\], .* \[48\]"):
         domains.with_domain(_case(), 2, rows, None, note={})
     weights = golden.FOLDER / "ee6d" / "model.safetensors"
     with pytest.raises(CheckpointError, match="format 'pt', a domain's file says 'xvla-domain-1'"):
-        domain_file.read_domain(weights)
+        domains.read_domain(weights)
     with pytest.raises(CheckpointError, match="no such file"):
-        domain_file.read_domain(tmp_path / "none.safetensors")
+        domains.read_domain(tmp_path / "none.safetensors")
     bad = dict(exported.rows, soft_prompts=np.full_like(exported.rows["soft_prompts"], np.nan))
-    domain_file.write_domain(tmp_path / "bad", dataclasses.replace(exported, rows=bad))
+    domains.write_domain(tmp_path / "bad", dataclasses.replace(exported, rows=bad))
     with pytest.raises(CheckpointError, match="soft_prompts: 240 values"):
-        domain_file.read_domain(tmp_path / "bad")
+        domains.read_domain(tmp_path / "bad")

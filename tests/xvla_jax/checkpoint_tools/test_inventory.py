@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.xvla_jax import golden
-from xvla_jax import inventory
+from xvla_jax.checkpoint_tools import compare
 from xvla_jax.checkpoints import fingerprints
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
@@ -31,8 +31,8 @@ def _native(folder: Path) -> Path:
 
 
 def test_released_and_native_files_hold_the_same_parameters(tmp_path: Path) -> None:
-    released = inventory.take_inventory(_CASE)
-    native = inventory.take_inventory(_native(tmp_path))
+    released = compare.take_inventory(_CASE)
+    native = compare.take_inventory(_native(tmp_path))
     assert (released.layout, native.layout) == ("hf", "lerobot-native")
     assert released.values == native.values == 145_286
     assert released.parameters == native.parameters
@@ -46,7 +46,7 @@ def test_second_names_and_strangers_are_told_apart(tmp_path: Path) -> None:
     tensors = load_file(_CASE / "model.safetensors")
     tensors |= {_ALIAS: tensors[_SHARED], "vlm.stranger": np.zeros(3, np.float32)}
     save_file(tensors, tmp_path / "model.safetensors")
-    found = inventory.take_inventory(tmp_path)
+    found = compare.take_inventory(tmp_path)
     assert found.aliases == (_ALIAS,)
     assert found.unused == ("vlm.stranger",)
     assert found.values == 145_286
@@ -55,7 +55,7 @@ def test_second_names_and_strangers_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        inventory.take_inventory(tmp_path / "nowhere")
+        compare.take_inventory(tmp_path / "nowhere")
 
 
 def _prints(change: Any = None, dtype: str = "float32") -> dict[str, fingerprints.Fingerprint]:
@@ -99,7 +99,7 @@ def test_fields_that_training_alone_reads_may_differ() -> None:
     text = dataclasses.replace(config.text, dropout=0.7)
     raw = config.to_dict() | {"soft_prompt_length": 99}
     other = dataclasses.replace(XVLAConfig.from_dict(raw), text=text)
-    found = inventory.config_differences(config, other)
+    found = compare.config_differences(config, other)
     assert found["florence_config.text_config.dropout"] == (config.text.dropout, 0.7)
     assert found["soft_prompt_length"][1] == 99
     assert len(found) == 2
@@ -110,6 +110,6 @@ def test_other_models_are_refused_with_every_field() -> None:
     vision = dataclasses.replace(config.vision, window_size=4)
     other = dataclasses.replace(config, vision=vision, action_mode="agibot_ee6d")
     with pytest.raises(ConfigError, match="different models") as error:
-        inventory.config_differences(config, other)
+        compare.config_differences(config, other)
     assert "vision.window_size: 3 and 4" in str(error.value)
     assert "action_mode: 'ee6d' and 'agibot_ee6d'" in str(error.value)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from xvla_jax.checkpoints.safetensors_files import check_target, whole_folder
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.folders import check_target, whole_folder
 
 
 def _names(folder: Path) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from xvla_jax.formats.folders import whole_folder\n"
+        "import os, sys; from xvla_jax.checkpoints.safetensors_files import whole_folder\n"
         "with whole_folder(sys.argv[1]) as scratch:\n"
         "    (scratch / 'sub').mkdir(); (scratch / 'sub' / 'half').touch()\n"
         f"    os.kill(os.getpid(), {int(signal.SIGKILL)})"

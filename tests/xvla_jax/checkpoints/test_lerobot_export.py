@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoints.lerobot_pipelines import read_domain
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError

@@ -18,8 +18,7 @@ from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.checkpoints.relabel import relabelled, relabelled_config
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.formats.lora_files import adapter_space, load_adapter, save_adapter
-from xvla_jax.lora import LoraConfig, init_adapter
+from xvla_jax.lora import LoraConfig, adapter_space, init_adapter, load_adapter, save_adapter
 from xvla_jax.policy import Policy
 
 _POSES = Contract(3, "ee6d", "contiguous", 20.0, ("front", "wrist"), "commanded")

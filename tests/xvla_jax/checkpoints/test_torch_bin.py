@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 
 import xvla_jax
 from tests.xvla_jax import golden
-from tests.xvla_jax.formats import torch_save
+from tests.xvla_jax.checkpoints import torch_save
 from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.lora import load_adapter
 from xvla_jax.pretrained import load_checkpoint
 
 BIN = "pytorch_model.bin"

@@ -13,7 +13,7 @@ from tests.xvla_jax import tiny
 from tests.xvla_jax.planning import overlapped
 from xvla_jax.errors import ProgramError
 from xvla_jax.planning import hlo
-from xvla_jax.planning.collectives import SENT, bytes_by_kind, group_size
+from xvla_jax.planning.hlo import SENT, bytes_by_kind, group_size
 
 # A shard is float32[4, 8] = 128 bytes on each of 2 x 4 devices.
 _SHARD = 128

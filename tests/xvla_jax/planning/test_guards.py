@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from tests.xvla_jax import tiny
 from xvla_jax.lora import apply_adapter
 from xvla_jax.planning import hlo
-from xvla_jax.planning.guards import gathers_of_optimizer_state, host_calls, wide_products
+from xvla_jax.planning.programs import gathers_of_optimizer_state, host_calls, wide_products
 from xvla_jax.sharding import global_batch
 from xvla_jax.training.state import TrainState
 

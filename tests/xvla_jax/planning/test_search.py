@@ -10,7 +10,7 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.planning.programs import DoesNotFitError, Memory, Run
-from xvla_jax.planning.search import largest_batch, nearest_fit, neighbours
+from xvla_jax.planning.report import largest_batch, nearest_fit, neighbours
 from xvla_jax.training.optimizer import OptimizerConfig
 
 _RUN = Run(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from xvla_jax.flops import peak_flops, traced_flops
+from xvla_jax.planning.flops import peak_flops, traced_flops
 
 _SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 

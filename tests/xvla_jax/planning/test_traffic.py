@@ -8,9 +8,8 @@ from tests.xvla_jax.planning import overlapped
 from xvla_jax.errors import ProgramError
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS, Slice
-from xvla_jax.planning.estimate import estimate, host_ram
 from xvla_jax.planning.flops import products
-from xvla_jax.planning.traffic import pieces
+from xvla_jax.planning.traffic import estimate, host_ram, pieces
 
 # As TPU text has it: a loop without a trip count, a stacked weight of which a run reads one layer,
 # a buffer on the chip, a matrix product as a convolution, a result written in place.

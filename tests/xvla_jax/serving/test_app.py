@@ -16,8 +16,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine, dumps, request
 from xvla_jax.serving.app import create_app
-from xvla_jax.serving.msgpack_codec import pack, unpack
-from xvla_jax.serving.refusal import RequestError
+from xvla_jax.serving.codecs import pack, unpack
+from xvla_jax.serving.limits import RequestError
 from xvla_jax.serving.service import Service
 
 TOKEN = "correct horse battery"

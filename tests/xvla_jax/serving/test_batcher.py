@@ -14,10 +14,8 @@ import pytest
 
 from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine
 from xvla_jax.serving.batcher import Batcher, Ticket
-from xvla_jax.serving.clients import Client
-from xvla_jax.serving.limits import Limits
+from xvla_jax.serving.limits import Client, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
-from xvla_jax.serving.refusal import RequestError
 
 ITEM = {"domain_id": 3, "images": [np.zeros((1, 1, 3), np.uint8)]}
 

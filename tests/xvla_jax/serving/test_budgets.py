@@ -17,11 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.xvla_jax.serving.fakes import WIDTH, FakeEngine, request
-from xvla_jax.serving import json_codec, msgpack_codec
-from xvla_jax.serving.clients import Client
+from xvla_jax.serving import codecs
 from xvla_jax.serving.codecs import array_from_list
-from xvla_jax.serving.limits import Limits
-from xvla_jax.serving.refusal import RequestError
+from xvla_jax.serving.limits import Client, Limits, RequestError
 from xvla_jax.serving.request import parse_request
 from xvla_jax.serving.service import Sent, Service
 from xvla_jax.serving.websocket import array_of_message
@@ -68,7 +66,7 @@ def test_a_list_is_refused_before_an_array_is_made_of_it(
     body = json.dumps(request(**change)).encode()
     arrays = {"proprio": np.zeros(WIDTH), "image0": np.zeros((2, 2, 3), np.uint8)}
     for fields, array in (
-        (json_codec.decode_object(body), json_codec.decode_array),
+        (codecs.decode_object(body), codecs.decode_array),
         (request() | arrays | change, array_of_message),
     ):
         refusal, most = peak(lambda f=fields, a=array: parse_request(f, RULES, a))
@@ -89,7 +87,7 @@ def test_one_counter_for_a_whole_message() -> None:
     """4000 lists of 4000 empty ones: each list is short, together they were a gigabyte."""
     rows = (b"\xdc\x0f\xa0" + b"\x90" * 4000) * 4000
     message = b"\x81\xa1a\xdc\x0f\xa0" + rows
-    refusal, most = peak(lambda: msgpack_codec.unpack(message))
+    refusal, most = peak(lambda: codecs.unpack(message))
     assert (refusal.status, refusal.field) == (400, "message")
     assert refusal.value == "more than 300000 values"
     assert most < MB
@@ -106,7 +104,7 @@ def test_one_counter_for_a_whole_message() -> None:
     ],
 )
 def test_deep_and_wide_messages_cost_little(data: bytes) -> None:
-    refusal, most = peak(lambda: msgpack_codec.unpack(data))
+    refusal, most = peak(lambda: codecs.unpack(data))
     assert refusal.status == 400
     assert most < 3 * len(data) + MB
 
@@ -131,8 +129,8 @@ def _values(message: Any) -> int:
 @given(MESSAGES)
 def test_values_are_counted_by_their_heads(message: Any) -> None:
     data = msgpack.packb(message) or b""
-    assert msgpack_codec.count_parts(data) == _values(message)
-    assert msgpack_codec.count_parts(data, 3) <= 4
+    assert codecs.count_msgpack_parts(data) == _values(message)
+    assert codecs.count_msgpack_parts(data, 3) <= 4
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536])
@@ -140,20 +138,20 @@ def test_every_length_is_read(size: int) -> None:
     for message in (b"x" * size, "x" * size, [None] * size, {str(i): 0 for i in range(size)}):
         data = msgpack.packb([message, 7]) or b""
         wanted = 2 + _values(message)
-        assert msgpack_codec.count_parts(data) == wanted
+        assert codecs.count_msgpack_parts(data) == wanted
 
 
 def test_parts_of_json_are_counted_without_objects() -> None:
     for body in (b"", b"{}", b'{"a": [1, 2, [3]], "b": {}}', b"," * (3 * MB)):
-        assert json_codec.count_parts(body) == sum(map(body.count, (b",", b"[", b"{")))
+        assert codecs.count_json_parts(body) == sum(map(body.count, (b",", b"[", b"{")))
 
 
 def test_brackets_that_are_escaped_are_counted_where_they_are_read() -> None:
     text = "[" + "[]," * 200_000 + "[]]"
     escaped = "".join(f"\\u{ord(c):04x}" for c in text)
-    fields = json_codec.decode_object(('{"proprio": "' + escaped + '"}').encode())
+    fields = codecs.decode_object(('{"proprio": "' + escaped + '"}').encode())
     with pytest.raises(RequestError) as refusal:
-        json_codec.decode_array("proprio", fields["proprio"])
+        codecs.decode_array("proprio", fields["proprio"])
     assert refusal.value.status == 413
 
 
@@ -162,7 +160,7 @@ def test_too_little_memory_is_a_413(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         async with Service(lambda: engine, engine.rules.limits).running() as service:
-            sent = Sent(lambda _: 9, request, json_codec.decode_array)
+            sent = Sent(lambda _: 9, request, codecs.decode_array)
             answer = await service.act(sent, client=Client("x"), began=time.monotonic())
             assert len(answer.actions)
 
@@ -191,8 +189,8 @@ def test_bodies_of_many_parts_wait_for_each_other_and_for_nobody_else() -> None:
             def act(sent: Sent, address: str) -> Any:
                 return service.act(sent, client=Client(address), began=time.monotonic())
 
-            many = Sent(lambda most: most + 1, slow, json_codec.decode_array)
-            few = Sent(lambda _: 9, request, json_codec.decode_array)
+            many = Sent(lambda most: most + 1, slow, codecs.decode_array)
+            few = Sent(lambda _: 9, request, codecs.decode_array)
             waiting = [asyncio.create_task(act(many, "flood")) for _ in range(6)]
             for _ in range(3):
                 await asyncio.wait_for(act(few, "robot"), 5)

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.xvla_jax.serving.fakes import LIMITS, WIDTH, FakeEngine, dumps, request
-from xvla_jax.serving import msgpack_codec
-from xvla_jax.serving.codecs import DTYPES
-from xvla_jax.serving.json_codec import decode_array, decode_object
-from xvla_jax.serving.refusal import RequestError
+from xvla_jax.serving import codecs
+from xvla_jax.serving.codecs import DTYPES, decode_array, decode_object
+from xvla_jax.serving.limits import RequestError
 from xvla_jax.serving.request import ActRequest, parse_request
 
 RULES = FakeEngine().rules
@@ -44,7 +43,7 @@ def test_arrays_survive_both_codecs(dtype: str) -> None:
     found = decode_array("x", json_numpy.dumps(array))
     np.testing.assert_array_equal(found, array)
     assert found.dtype == array.dtype
-    unpacked = msgpack_codec.unpack(msgpack_codec.pack({"x": array, "y": array[0, 0, 1]}))
+    unpacked = codecs.unpack(codecs.pack({"x": array, "y": array[0, 0, 1]}))
     np.testing.assert_array_equal(unpacked["x"], array)
     assert unpacked["y"] == array[0, 0, 1]
     assert dumps(array) == json_numpy.dumps(array)
@@ -259,7 +258,7 @@ def test_a_message_that_is_no_map_is_refused(data: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(RequestError) as refusal:
-            msgpack_codec.unpack(data)
+            codecs.unpack(data)
         assert tracemalloc.get_traced_memory()[1] < 40e6
     finally:
         tracemalloc.stop()
@@ -269,7 +268,7 @@ def test_a_message_that_is_no_map_is_refused(data: bytes) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_read(data: bytes) -> None:
-    for decode in (decode_object, msgpack_codec.unpack):
+    for decode in (decode_object, codecs.unpack):
         found = outcome(lambda decode=decode: decode(data))
         assert isinstance(found, dict) or found.status == 400
 

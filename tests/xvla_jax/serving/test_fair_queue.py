@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xvla_jax.serving.clients import CROWD, Client, Clients
-from xvla_jax.serving.fair_queue import FairQueue, Turns
+from xvla_jax.serving.batcher import FairQueue, Turns
+from xvla_jax.serving.limits import CROWD, Client, Clients
 
 
 def queue_of(*items: str) -> FairQueue[str]:

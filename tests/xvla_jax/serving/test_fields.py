@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.xvla_jax.serving.fakes import WIDTH, FakeEngine, dumps
-from xvla_jax.serving import msgpack_codec
-from xvla_jax.serving.json_codec import decode_array, decode_object
-from xvla_jax.serving.refusal import RequestError
+from xvla_jax.serving import codecs
+from xvla_jax.serving.codecs import decode_array, decode_object
+from xvla_jax.serving.limits import RequestError
 from xvla_jax.serving.request import ActRequest, parse_request
 from xvla_jax.serving.websocket import array_of_message
 
@@ -46,7 +46,7 @@ def _json(value: Any) -> Any:
 
 
 def over_websocket(fields: dict[str, Any], rules: Any = RULES) -> ActRequest:
-    found = msgpack_codec.unpack(msgpack_codec.pack(fields))
+    found = codecs.unpack(codecs.pack(fields))
     return parse_request(found, rules, array_of_message)
 
 

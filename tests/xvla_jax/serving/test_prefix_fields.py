@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax.serving.fakes import ROWS, WIDTH, FakeEngine, dumps, request
-from xvla_jax.serving.json_codec import decode_array, decode_object
-from xvla_jax.serving.refusal import RequestError
+from xvla_jax.serving.codecs import decode_array, decode_object
+from xvla_jax.serving.limits import RequestError
 from xvla_jax.serving.request import parse_request
 
 

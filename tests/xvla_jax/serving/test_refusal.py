@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xvla_jax.serving.refusal import bad_field
+from xvla_jax.serving.limits import bad_field
 from xvla_jax.serving.schema import ErrorReply
 
 

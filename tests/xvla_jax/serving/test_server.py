@@ -16,12 +16,10 @@ from xvla_jax.contract import Channel, Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
-from xvla_jax.serving.announce import announced, info_files
 from xvla_jax.serving.engine import PolicyEngine
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.schema import InfoReply
-from xvla_jax.serving.server import Door
-from xvla_jax.serving.slurm import SlurmTask, expand_nodes, slurm_task
+from xvla_jax.serving.server import Door, SlurmTask, announced, expand_nodes, info_files, slurm_task
 
 TASK = SlurmTask("7", "gpu-[1-2]", "gpu-2", 1)
 

@@ -28,7 +28,7 @@ from tests.quick_compile import QUICK_COMPILE
 from xvla_jax.config import XVLAConfig
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
-from xvla_jax.serving.msgpack_codec import pack, unpack
+from xvla_jax.serving.codecs import pack, unpack
 
 pytestmark = pytest.mark.slow
 

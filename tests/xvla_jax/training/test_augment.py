@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.choices import choose_jitter
-from data.collate import Collator
 from data.faults import Faults
 from data.rows.table import dataset
+from data.stream.batches import Collator, choose_jitter
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples
 from tests.data.fakes import tokenize
 from tests.xvla_jax import tiny
 from tests.xvla_jax.pillow_jitter import pillow_jittered
 from xvla_jax import flow, sharding
-from xvla_jax.augment import blend, jittered
 from xvla_jax.batch import check_batch
 from xvla_jax.errors import InputError
-from xvla_jax.feed import DeviceFeed
-from xvla_jax.training.step import make_train_step
+from xvla_jax.training.loop import DeviceFeed
+from xvla_jax.training.step import blend, jittered, make_train_step
 
 ORDERS = np.array(list(itertools.permutations(range(3))), np.int32)
 # With these, product and sum rounded at once give other pixels than rounded one after the other.

@@ -17,7 +17,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 _PROGRAM = """
 import logging, pathlib, sys, time
 from xvla_jax.training.multihost import DistributedConfig
-from xvla_jax.distributed import start
+from xvla_jax.training.multihost import start
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 index, count, port, timeout = map(int, sys.argv[1:5])
 folder = pathlib.Path(sys.argv[5])

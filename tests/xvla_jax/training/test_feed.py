@@ -12,7 +12,7 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.errors import InputError
-from xvla_jax.feed import DeviceFeed
+from xvla_jax.training.loop import DeviceFeed
 
 
 class _Source:

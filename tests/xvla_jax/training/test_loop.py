@@ -16,13 +16,11 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.metrics import JsonLines, MetricsWriter, TensorBoard, read_metrics
-from xvla_jax.skips import SKIPPED_NAME, SkipWatch
 from xvla_jax.training.checkpointer import CHECKPOINTS, Checkpointer, RunItems
-from xvla_jax.training.loop import LoopConfig, run_loop
+from xvla_jax.training.loop import SKIPPED_NAME, LoopConfig, SkipWatch, run_loop
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
-from xvla_jax.training.telemetry import Watch
+from xvla_jax.training.telemetry import JsonLines, MetricsWriter, TensorBoard, Watch, read_metrics
 from xvla_jax.training.validation import Validation
 
 

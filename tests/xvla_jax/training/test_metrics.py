@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.metrics import (
+from xvla_jax.training.telemetry import (
     METRICS_NAME,
     JsonLines,
     MetricsWriter,

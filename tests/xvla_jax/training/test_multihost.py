@@ -9,9 +9,16 @@ import jax
 import pytest
 
 from configs import debug
-from xvla_jax.distributed import Processes, late_processes, start
 from xvla_jax.errors import ConfigError
-from xvla_jax.training.multihost import KINDS, DistributedConfig, check_alone, connect
+from xvla_jax.training.multihost import (
+    KINDS,
+    DistributedConfig,
+    Processes,
+    check_alone,
+    connect,
+    late_processes,
+    start,
+)
 
 _BASE: Any = debug.get_config()
 _NONE = DistributedConfig(**_BASE.distributed.to_dict())

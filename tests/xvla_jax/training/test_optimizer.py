@@ -11,10 +11,15 @@ import numpy as np
 import optax
 import pytest
 
-from xvla_jax.adam import clip_by_global_norm, scale_by_adam
 from xvla_jax.errors import ConfigError
 from xvla_jax.training.groups import xvla_groups
-from xvla_jax.training.optimizer import OptimizerConfig, learning_rates, make_optimizer
+from xvla_jax.training.optimizer import (
+    OptimizerConfig,
+    clip_by_global_norm,
+    learning_rates,
+    make_optimizer,
+    scale_by_adam,
+)
 
 _RUN = OptimizerConfig(
     schedule="xvla_cosine",

@@ -10,9 +10,16 @@ import pytest
 
 from configs import debug
 from tests.xvla_jax import tiny
-from xvla_jax.differences import MISSING, Difference, differences
 from xvla_jax.errors import ConfigError
-from xvla_jax.training.resume import Effect, check_resumed, check_same_model, effect_of
+from xvla_jax.training.resume import (
+    MISSING,
+    Difference,
+    Effect,
+    check_resumed,
+    check_same_model,
+    differences,
+    effect_of,
+)
 
 
 def _config(**changes: Any) -> dict[str, Any]:

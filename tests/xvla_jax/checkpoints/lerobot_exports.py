@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from configs import models
-from tests.xvla_jax.formats import lerobot_cases as cases
+from tests.xvla_jax.checkpoints import lerobot_cases as cases
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.config import XVLAConfig

@@ -21,7 +21,7 @@ from tests.xvla_jax import golden
 from xvla_jax.checkpoint_tools.domains import read_notes
 from xvla_jax.contract import Contract
 from xvla_jax.errors import XVLAError
-from xvla_jax.formats.lora_files import load_adapter
+from xvla_jax.lora import load_adapter
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 

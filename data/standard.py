@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.extras import needs
-from data.faults import FaultError
+from data.faults import FaultError, needs
 from data.poses import ACTION_WIDTH
 from data.texts import FrameTexts
 from data.trajectory import Float64, Pictures, Trajectory

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
-from tests.xvla_jax.formats import lerobot_cases as cases
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_cases as cases
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.errors import CheckpointError
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained

@@ -1,4 +1,4 @@
-"""`python -m eval.worker FD`: serves one simulator over an inherited pipe.
+"""`python -m eval.simulators.worker FD`: serves one simulator over an inherited pipe.
 
 A program of its own rather than a multiprocessing child: those import the parent's main module
 again, and with it TensorFlow and JAX, which must not share a process with MuJoCo's rendering.
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
-from .simulators.preflight import SimulatorError, SimulatorSetupError, refuse_modules
+from .preflight import SimulatorError, SimulatorSetupError, refuse_modules
 
 # Exit statuses of a worker in which a call raised, of one on a machine that cannot run the
 # simulator, and of one whose simulator raised. A crash has a signal's, or another.

@@ -11,7 +11,7 @@ import pathlib
 import sys
 from typing import Any
 
-from tests.xvla_jax.formats import lerobot_cases as cases
+from tests.xvla_jax.checkpoints import lerobot_cases as cases
 
 _SHAPE = (
     "florence_config", "hidden_size", "depth", "num_heads", "mlp_ratio", "num_domains",

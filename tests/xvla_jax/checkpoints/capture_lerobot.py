@@ -1,6 +1,6 @@
 """Makes the outputs in tests/fixtures/lerobot/VERSION with LeRobot itself.
 
-    python -m tests.xvla_jax.formats.capture_lerobot VERSION PYTHON
+    python -m tests.xvla_jax.checkpoints.capture_lerobot VERSION PYTHON
 
 PYTHON has lerobot of that VERSION. Two kinds: folders that LeRobot saves (``lerobot_cases.SAVED``)
 and our exports, each from raw observations through LeRobot's own preprocessing.
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
-from tests.xvla_jax.formats import lerobot_cases as cases
-from tests.xvla_jax.formats import lerobot_exports as exports
+from tests.xvla_jax.checkpoints import lerobot_cases as cases
+from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.processor import Processor
 
@@ -34,7 +34,7 @@ def _raw(
 
 def _save(name: str, shape: pathlib.Path, python: str, scratch: pathlib.Path) -> None:
     saved, out = cases.SAVED[name], scratch / name
-    module = "tests.xvla_jax.formats.lerobot_saves"
+    module = "tests.xvla_jax.checkpoints.lerobot_saves"
     subprocess.run([python, "-m", module, name, shape, out, scratch], check=True)
     width = json.loads(shape.read_text())["max_action_dim"]
     arrays = cases.observations(saved.size, saved.state, width)

@@ -17,9 +17,9 @@ from tests.xvla_jax import golden
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.checkpoints.safetensors_files import TensorFiles
 from xvla_jax.errors import CheckpointError
-from xvla_jax.formats.file_names import plain_name
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 from xvla_jax.processor import Processor
+from xvla_jax.untrusted import plain_name
 
 NAMES = ("../x", "/x", "a/b.txt", "..", ".", "", "a\\b.txt", "a\0.txt", "x\n.txt", "n" * 300)
 

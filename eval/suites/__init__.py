@@ -1,1 +1,0 @@
-"""Rows of the task table, one module for each family of benchmarks."""

@@ -1,1 +1,0 @@
-"""Tests of ``xvla_jax.formats``."""
