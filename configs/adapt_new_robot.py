@@ -1,7 +1,7 @@
 """A robot that the checkpoint has never seen, in two steps: prompt and projections, then all.
 
 A domain for it comes first, copied from the nearest one that is trained; then the data, which are
-rows of your own (``data/rows_*.py``) with that domain's id::
+rows of your own (``data/rows/*.py``) with that domain's id::
 
     python -m scripts.prompt list CHECKPOINT
     python -m scripts.prompt add CHECKPOINT READY --domain=19 --from=nearest --rate=30

@@ -13,12 +13,11 @@ from typing import Any
 from etils import epath
 
 from data.faults import BadEpisodeError
-from data.readers.bridge_raw import BridgeRawReader
 from data.readers.built import BuiltReader, find_built
-from data.readers.calvin import CalvinReader
 from data.readers.hdf5 import Hdf5Reader
 from data.readers.lerobot import LeRobotReader
 from data.readers.meta_files import STYLE_KEYS, check_meta, read_meta
+from data.readers.raw import BridgeRawReader, CalvinReader
 from data.readers.rlds import RldsReader
 from data.readers.scattered import ScatteredReader
 from data.rows.mixtures import MIXTURES, Mixture, check_mixture

@@ -34,7 +34,7 @@ from xvla_jax.errors import XVLAError
 from xvla_jax.processor import Processor
 
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "Row of data/rows_*.py, or module:NAME.", required=True
+    "dataset", None, "Row of data/rows/*.py, or module:NAME.", required=True
 )
 _ROOT = flags.DEFINE_string("root", None, "Data folder.", required=True)
 _SERVER = flags.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.inspection.check import Finding, coverage, examine, verdict
+from data.inspection.check import Finding
+from data.inspection.checks import coverage, examine, verdict
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
 from data.inspection.views import PICTURES

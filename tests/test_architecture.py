@@ -220,4 +220,4 @@ def test_load_modules_names_packages_and_files(tmp_path: Path) -> None:
     (tmp_path / "data" / "readers" / "rlds.py").write_text("from ..spec import y")
     modules = load_modules(tmp_path, ("data",))
     targets = {name: module.imports()[0].target for name, module in modules.items()}
-    assert targets == {"data.sources": "data.sources.rlds.x", "data.sources.rlds": "data.spec.y"}
+    assert targets == {"data.readers": "data.readers.rlds.x", "data.readers.rlds": "data.spec.y"}

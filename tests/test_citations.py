@@ -172,7 +172,7 @@ SOURCE = '''
 def fail(value):
     # data.spec.DatasetSpec.fingerprint, data.spec.DatasetSpec.gone, eval.tasks.table.TASKS, data.gone
     raise ValueError(f"config.batch_size or config.batch is {value} (--gone, data/{value}.py, "
-                     f"data/rows_*.py, data/nothing_*.py)")
+                     f"data/rows/*.py, data/nothing_*.py)")
 '''
 
 

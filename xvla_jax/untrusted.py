@@ -21,6 +21,7 @@ Kind = TypeVar("Kind")
 
 STRICT: Final = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 _MAP: Final = pydantic.TypeAdapter(dict[str, Any], config=STRICT)
+LARGEST: Final = 16 << 20  # bytes of a file that is not weights
 _SHOWN: Final = 120  # characters of a value that a message repeats
 
 # Bounds far above any model that exists, and far below what would exhaust a machine.

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.inspection.channels import Range, channel_names, ranges
 from data.inspection.check import (
     NO_EPISODES,
     NO_JOINTS,
@@ -20,7 +19,7 @@ from data.inspection.check import (
     percent,
 )
 from data.inspection.grippers import MIN_EPISODES, gripper_report, polarity, polarity_evidence
-from data.inspection.reports import SourceReport
+from data.inspection.reports import Range, SourceReport, channel_names, ranges
 from data.inspection.timing import named_grippers
 from data.rows.contracts import channels_of
 from data.spec import DatasetSpec

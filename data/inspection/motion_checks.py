@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.inspection.channels import SIDES, Range, ranges
 from data.inspection.check import (
     NO_ARMS,
     NO_CLOCK,
@@ -19,7 +18,15 @@ from data.inspection.check import (
     named,
     percent,
 )
-from data.inspection.reports import ClockReport, EpisodeReport, HandReport, SourceReport
+from data.inspection.reports import (
+    SIDES,
+    ClockReport,
+    EpisodeReport,
+    HandReport,
+    Range,
+    SourceReport,
+    ranges,
+)
 
 XYZ = ("x", "y", "z")
 STANDS_M = 0.002

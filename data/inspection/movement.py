@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.inspection import grippers
-from data.inspection.channels import channel_names
 from data.inspection.grippers import GRIPPER, matrices
+from data.inspection.reports import Turns, channel_names
 from data.poses import columns_from_quat_xyzw
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
@@ -20,22 +20,6 @@ Float64 = NDArray[np.float64]
 
 ORDERS = {"xyzw": (0, 1, 2, 3), "wxyz": (1, 2, 3, 0)}
 TURN_S = 0.3  # turns are taken over this time, so that the noise of single frames shows less
-
-
-class Turns(NamedTuple):
-    """What the rotations of one arm show, read in the order of each name.
-
-    Attributes:
-        vertical: share of the turning that is about the base's z axis.
-        turned: rad, how far a hand turns within an episode, in the median.
-        norm: the largest distance of a norm from 1.
-        dominant: column that is largest in the mean, 0 to 3.
-    """
-
-    vertical: dict[str, float]
-    turned: float
-    norm: float
-    dominant: int
 
 
 def quaternion_turns(episodes: Sequence[Float64], rate_hz: float) -> Turns | None:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError
-from data.inspection.movement import Turns
-from data.inspection.timing import Lag
 from data.spec import DatasetSpec
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
+
+
+class Lag(NamedTuple):
+    """The shift at which two signals agree best.
+
+    Attributes:
+        frames: what leads[t] shows is in follows[t + frames]; in parts of a frame.
+        peak: correlation at this shift.
+        at_zero: correlation without a shift.
+        sure: share of the resamples of the data whose best shift is the same within a frame.
+    """
+
+    frames: float
+    peak: float
+    at_zero: float
+    sure: float
+
+
+class Turns(NamedTuple):
+    """What the rotations of one arm show, read in the order of each name.
+
+    Attributes:
+        vertical: share of the turning that is about the base's z axis.
+        turned: rad, how far a hand turns within an episode, in the median.
+        norm: the largest distance of a norm from 1.
+        dominant: column that is largest in the mean, 0 to 3.
+    """
+
+    vertical: dict[str, float]
+    turned: float
+    norm: float
+    dominant: int
 
 
 @dataclass(frozen=True)
@@ -201,3 +233,65 @@ class SourceReport:
     def num_samples(self) -> int:
         """Samples after the static filter."""
         return sum(episode.samples for episode in self.episodes)
+
+
+ARM_CHANNELS = ("x", "y", "z", *(f"rot{i}" for i in range(6)), "gripper")
+SIDES = {1: ("",), 2: ("left ", "right ")}
+QUANTILES = (0.01, 0.5, 0.99)
+
+
+class Range(NamedTuple):
+    """How the values of one channel are spread."""
+
+    name: str
+    unit: str
+    low: float
+    one_percent: float
+    median: float
+    ninety_nine_percent: float
+    high: float
+
+    @property
+    def span(self) -> float:
+        """Between the 1 % and the 99 % quantile."""
+        return self.ninety_nine_percent - self.one_percent
+
+
+def channel_names(spec: DatasetSpec) -> tuple[tuple[str, str], ...]:
+    """(name, unit) of the channels that the row fills, in order."""
+    if spec.joints:
+        places = [(c.key, i) for c in spec.joints for i in range(c.first, c.end)]
+        return tuple((f"{key}[{i}]", "") for key, i in places)
+    return tuple(
+        (f"{side}{name}", "m" if name in ("x", "y", "z") else "")
+        for side in SIDES[len(spec.arms)]
+        for name in ARM_CHANNELS
+    )
+
+
+def channels(rows: NDArray[np.floating], keep: int) -> Channels:
+    """Extremes of rows [n, D], and at most `keep` of them, evenly chosen."""
+    chosen = rows[even_places(len(rows), keep)]
+    return Channels(
+        rows.min(axis=0).astype(np.float32),
+        rows.max(axis=0).astype(np.float32),
+        chosen.astype(np.float32),
+    )
+
+
+def even_places(count: int, keep: int) -> NDArray[np.int64]:
+    """At most `keep` of 0 .. count - 1 in rising order, the first and the last among them."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, keep)).round().astype(np.int64))
+
+
+def ranges(spec: DatasetSpec, parts: Sequence[Channels]) -> list[Range]:
+    """The ranges of the channels over all episodes."""
+    if not parts:
+        return []
+    low = np.min([part.low for part in parts], axis=0)
+    high = np.max([part.high for part in parts], axis=0)
+    inner = np.quantile(np.concatenate([part.rows for part in parts]), QUANTILES, axis=0)
+    return [
+        Range(name, unit, *(float(values[i]) for values in (low, *inner, high)))
+        for i, (name, unit) in enumerate(channel_names(spec))
+    ]

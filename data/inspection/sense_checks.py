@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.inspection.channels import SIDES
 from data.inspection.check import (
     NO_ARMS,
     NO_EPISODES,
@@ -16,7 +15,7 @@ from data.inspection.check import (
 )
 from data.inspection.grippers import MIN_EPISODES, Polarity, polarity, polarity_evidence
 from data.inspection.joint_checks import joint_polarity
-from data.inspection.reports import EpisodeReport, SourceReport
+from data.inspection.reports import SIDES, EpisodeReport, SourceReport
 
 NO_IMAGES = Unjudged("no image was looked at")
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.inspection.channels import channel_names
 from data.inspection.companion import Companion
 from data.inspection.movement import Movement
-from data.inspection.reports import UInt8
+from data.inspection.reports import Lag, UInt8, channel_names
 from data.inspection.views import SIZE, decode, pictured_frames
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
@@ -24,22 +22,6 @@ RESAMPLES = 200
 MIN_BLOCKS = 4
 NEAR = 1  # frames between estimates that are called the same
 _NO_SPREAD = 1e-12
-
-
-class Lag(NamedTuple):
-    """The shift at which two signals agree best.
-
-    Attributes:
-        frames: what leads[t] shows is in follows[t + frames]; in parts of a frame.
-        peak: correlation at this shift.
-        at_zero: correlation without a shift.
-        sure: share of the resamples of the data whose best shift is the same within a frame.
-    """
-
-    frames: float
-    peak: float
-    at_zero: float
-    sure: float
 
 
 def find_lag(pairs: Sequence[tuple[Float64, Float64]], max_lag: int, seed: int = 0) -> Lag | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from data.inspection.channels import SIDES
 from data.inspection.check import NO_ARMS, NO_EPISODES, Check, Measured, Unjudged
-from data.inspection.reports import SourceReport
+from data.inspection.reports import SIDES, SourceReport
 from data.inspection.timing import Lag
 
 ALIKE = 0.3  # correlation from which on two signals are said to go together

@@ -19,9 +19,8 @@ from PIL import Image
 
 from data.faults import DATA_ERRORS, BadEpisodeError
 from data.images import load_picture
-from data.inspection.channels import even_places
 from data.inspection.movement import Movement
-from data.inspection.reports import UInt8, ViewReport
+from data.inspection.reports import UInt8, ViewReport, even_places
 from data.readers.scattered import FilePictures
 from data.readers.videos import VideoPictures
 from data.spec import DatasetSpec

@@ -1,15 +1,13 @@
 """Reader for RLDS datasets (tfds folders of TFRecord files), through dlimp's trajectory API.
 
-The only import site of dlimp. Where it is not installed, data/readers/rlds.py serves.
+The only import site of dlimp. Where it is not installed, data/readers/dlataset.py serves.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,103 +28,11 @@ from data.untrusted import STRICT, read_json, typed
 with needs("data"):
     import tensorflow as tf
     import tensorflow_datasets as tfds
-with needs("data"):
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import file_adapters
-
-Traj = dict[str, Any]
-TrajFn = Callable[[Traj], Traj]
-_KEPT_FUNCTIONS = 64  # traced; as many datasets of a mixture can be read in turn
-
-
-class DLataset:
-    """A dataset of trajectories: nested dictionaries of tensors that share their first axis.
-
-    Images stay encoded strings. Every trajectory carries `_len`, `_traj_index`, `_frame_index`
-    and the episode's metadata as `traj_metadata`, all repeated along the first axis.
-    """
-
-    def __init__(
-        self,
-        records: tf.data.Dataset,
-        features: tfds.features.FeaturesDict,
-        fns: tuple[TrajFn, ...],
-    ) -> None:
-        """Of serialised episodes."""
-        self._records = records
-        self._features = features
-        self._fns = fns
-
-    @staticmethod
-    def from_rlds(builder: Any, split: str = "train", shuffle: bool = True) -> DLataset:
-        """Trajectories of a tfds builder's RLDS dataset; `split` for example "train[10:20]"."""
-        files = builder.info.splits[split].file_instructions
-        if shuffle:
-            files = random.sample(files, len(files))
-        adapter = file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format]
-        records = None
-        for file in files:
-            stretch = adapter.make_tf_data(file.filename).skip(file.skip).take(file.take)
-            records = stretch if records is None else records.concatenate(stretch)
-        if records is None:
-            raise ValueError(f"split {split!r} of {builder.info.full_name} has no file")
-        return DLataset(records, builder.info.features, ())
-
-    def traj_map(self, fn: TrajFn) -> DLataset:
-        """Apply `fn`, trajectory in, trajectory out.
-
-        It is traced once: hand in the same function to read another part of the dataset.
-        """
-        return DLataset(self._records, self._features, (*self._fns, fn))
-
-    def with_options(self, options: tf.data.Options) -> DLataset:
-        """Set tf.data options; without parallel maps, trajectories are in file order under any."""
-        return DLataset(self._records.with_options(options), self._features, self._fns)
-
-    def iterator(self, *, prefetch: int = tf.data.AUTOTUNE) -> Iterator[Traj]:
-        """The trajectories as numpy arrays; strings are object arrays of bytes."""
-        records = self._records.prefetch(prefetch) if prefetch else self._records
-        make = _traced(self._features, self._fns)
-        for index, record in enumerate(records):
-            traj = make(tf.constant(index, tf.int64), record)
-            yield tf.nest.map_structure(lambda value: value.numpy(), traj)
-
-
-@functools.lru_cache(_KEPT_FUNCTIONS)
-def _traced(
-    features: tfds.features.FeaturesDict, fns: tuple[TrajFn, ...]
-) -> Callable[[tf.Tensor, tf.Tensor], Traj]:
-    """Number and serialised episode -> trajectory."""
-    decoders: Any = {"steps": tfds.decode.SkipDecoding()}
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string)])
-    def make(index: tf.Tensor, record: tf.Tensor) -> Traj:
-        episode: Any = features.deserialize_example(record, decoders=decoders)
-        traj = _steps_on_top(index, episode)
-        for fn in fns:
-            traj = fn(traj)
-        return traj
-
-    return make
-
-
-def _steps_on_top(index: tf.Tensor, episode: Traj) -> Traj:
-    steps = episode.pop("steps")
-    length = tf.shape(tf.nest.flatten(steps)[0])[0]
-    return {
-        **steps,
-        "traj_metadata": tf.nest.map_structure(lambda value: tf.repeat(value, length), episode),
-        "_len": tf.repeat(length, length),
-        "_traj_index": tf.repeat(index, length),
-        "_frame_index": tf.range(length),
-    }
-
 
 if importlib.util.find_spec("dlimp"):
     DLataset = importlib.import_module("dlimp").DLataset
 else:
-    pass
+    from data.readers.dlataset import DLataset
 
 
 @pydantic.with_config(STRICT)
@@ -275,7 +181,7 @@ class RldsReader:
             self._check_view(key, present[key])
 
     def _check_view(self, key: str, feature: Any) -> None:
-        """A ValueError where the feature is no image in a form of data/images.py."""
+        """A ValueError where the feature is no image in a form of data/stored_images.py."""
         dtype, shape = np.dtype(feature.np_dtype), tuple(feature.shape)
         stored = getattr(feature.get_serialized_info(), "np_dtype", None)
         picture = isinstance(feature, tfds.features.Image)

@@ -1,6 +1,6 @@
 """The dataset table: one row per source. To add a dataset, add a row (and a mixture, if wanted).
 
-The rows are in data/rows/rlds.py, rows_hdf5.py, rows_video.py and rows_raw.py. One of your own can
+The rows are in rlds.py, hdf5.py, video.py and raw.py beside this file. One of your own can
 stay outside the repository: its name is then module:NAME.
 """
 
@@ -41,7 +41,7 @@ def table_row(name: Any, otherwise: str = "") -> DatasetSpec:
     """
     if not isinstance(name, str) or name not in DATASETS:
         raise ValueError(
-            f"unknown dataset {name!r}; the rows of data/rows_*.py are {', '.join(DATASETS)}"
+            f"unknown dataset {name!r}; the rows of data/rows/*.py are {', '.join(DATASETS)}"
             f"{otherwise}"
         )
     return DATASETS[name]

@@ -6,7 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data.inspection.check import Check, Finding, applied, unjudged, verdict
+from data.inspection.check import Check, Finding
+from data.inspection.checks import applied, unjudged, verdict
 from data.inspection.reports import SourceReport
 from eval.pages.html import html_page, plain_table
 from scripts.inspection.source import source_section, totals

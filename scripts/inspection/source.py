@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from data.inspection.camera import ENOUGH_R2
-from data.inspection.channels import SIDES, Range, ranges
 from data.inspection.check import percent
 from data.inspection.grippers import GRIPPER, HALF
-from data.inspection.reports import Camera, Sheet, SourceReport
+from data.inspection.reports import SIDES, Camera, Range, Sheet, SourceReport, ranges
 from eval.pages.html import Points, bar_chart, data_uri, line_chart, plain_table
 
 GAP = 4  # px between pictures

@@ -137,7 +137,7 @@ def test_form_of_a_name(text, named):
 
 def test_a_row_remembers_the_file_it_is_written_in(module):
     for row in DATASETS.values():
-        assert pathlib.PurePath(row.written_in).match("data/rows_*.py")
+        assert pathlib.PurePath(row.written_in).match("data/rows/*.py")
         table = importlib.import_module(row.written_in.removesuffix(".py").replace("/", "."))
         assert any(row in rows for rows in vars(table).values() if isinstance(rows, tuple))
     assert dataset(f"{module}:ROW").written_in == module

@@ -15,7 +15,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import data.readers.rlds
-from data.readers.rlds import DLataset, RldsReader
+from data.readers.dlataset import DLataset
+from data.readers.rlds import RldsReader
 from data.rows.table import dataset
 from data.stream.pipeline import Source, batches
 from tests.data.fakes import assert_equal, good, png, tokenize

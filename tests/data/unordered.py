@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.readers.rlds import DLataset, Traj, TrajFn
+from data.readers.dlataset import DLataset, Traj, TrajFn
 
 
 @dataclass(frozen=True)

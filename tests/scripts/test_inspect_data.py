@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data.inspection.check import CHECKS
+from data.inspection.checks import CHECKS
 from scripts.inspect_data import main
 from tests.data.small_sets import small
 from tests.data.storages import read_array, write_hdf5

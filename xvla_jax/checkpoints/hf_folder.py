@@ -16,10 +16,10 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
+from xvla_jax.actions import action_space
 from xvla_jax.checkpoints import lerobot, lerobot_export, torch_tensors
-from xvla_jax.checkpoints.lerobot import with_state_of_model
 from xvla_jax.checkpoints.lerobot_pipelines import AFTER, BEFORE, read_processor
-from xvla_jax.checkpoints.names import BUFFERS, DIALECTS
+from xvla_jax.checkpoints.names import BUFFERS, DIALECTS, detect_dialect
 from xvla_jax.checkpoints.peft import ADAPTER_CONFIG_NAME
 from xvla_jax.checkpoints.safetensors_files import (
     BIN_NAME,
@@ -33,16 +33,25 @@ from xvla_jax.checkpoints.safetensors_files import (
 )
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
 from xvla_jax.contract import Contract, read_contracts
-from xvla_jax.errors import CheckpointError
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
-from xvla_jax.untrusted import STRICT, Width, check_link, plain_name, read_json, shown, typed
+from xvla_jax.untrusted import (
+    LARGEST,
+    STRICT,
+    Width,
+    check_link,
+    plain_name,
+    read_json,
+    shown,
+    typed,
+)
 
 # Tokenizer, remote code, LeRobot's pipelines with their statistics, licences: what loaders of
 # other packages look for. A model card speaks of the weights that it came with and stays there.
 _SUFFIXES: Final = (".json", ".txt", ".py", ".jinja", ".model", ".safetensors")
 _NAMES: Final = ("LICENSE", "NOTICE")
-LARGEST: Final = 16 << 20  # bytes; weights are larger
 _LARGEST_BUFFER: Final = 1 << 30  # bytes
+_log = logging.getLogger(__name__)
 
 
 @pydantic.with_config(STRICT)
@@ -164,8 +173,6 @@ def _unpack(text: str, largest: int, where: str) -> bytes:
         raise CheckpointError(f"{where} cannot be unpacked (it is cut short)")
     return content
 
-
-_log = logging.getLogger(__name__)
 
 CONTRACT_NAME: Final = "action_contract.json"
 _WRITTEN: Final = frozenset(  # names that an export writes itself
@@ -341,3 +348,74 @@ def _read_contracts(folder: pathlib.Path, config: XVLAConfig) -> dict[int, Contr
     if not path.is_file():
         return {}
     return read_contracts(read_json(path), config, where=str(path))
+
+
+_ENCODER: Final = "transformer.action_encoder.fc.weight"  # [domains, (actions + state + time) * M]
+
+
+def with_state_of_model(files: TensorFiles, config: XVLAConfig) -> TensorFiles:
+    """The tensors, with an action encoder that takes a proprio of the action space's width.
+
+    Raises:
+        CheckpointError: the state itself is wider, so that no row may go.
+        ConfigError: the weights are of another width than LeRobot's config says.
+    """
+    section = json.loads(config.extra).get(lerobot.SECTION, {})
+    dialect = detect_dialect(set(files.info))
+    name = dialect.rename(_ENCODER)
+    if section.get("max_state_dim") is None or name not in files.info:
+        return files
+    width, info = action_space(config).width, files.info[name]
+    if len(info.shape) != 2:
+        return files  # of no model; whoever reads it says so
+    stored = info.shape[-1] // config.hidden_size - width - config.dim_time
+    if dialect.lerobot and stored != section["max_state_dim"]:
+        raise ConfigError(
+            f"LeRobot config.json: max_state_dim is {section['max_state_dim']}; in action space "
+            f"{config.action_mode!r} these weights take a proprio of width {stored}"
+        )
+    if stored == width or stored != section["max_state_dim"]:
+        return files
+    feature = (section.get("input_features") or {}).get("observation.state") or {}
+    state = (feature.get("shape") or [stored])[-1]
+    if state > width:
+        raise CheckpointError(
+            f"LeRobot config.json: observation.state has {state} channels and max_state_dim is "
+            f"{stored}; X-VLA takes a proprio of the width of its actions, {width}"
+        )
+    _log.warning(
+        "LeRobot's max_state_dim is %d: the action encoder's rows %s, which see only zeros, were "
+        "%s; the actions are the same",
+        stored,
+        f"{width} .. {stored - 1}" if stored > width else f"{stored} .. {width - 1}",
+        "cut" if stored > width else "added",
+    )
+    shape = (info.shape[0], info.shape[1] + (width - stored) * config.hidden_size)
+    return _Resized(
+        {**files.info, name: dataclasses.replace(info, shape=shape)},
+        files.metadata,
+        files.places,
+        name,
+        info,
+        (width, stored, config.hidden_size),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resized(TensorFiles):
+    """Tensors of which one is read with other rows than are stored."""
+
+    name: str
+    stored: TensorInfo
+    sizes: tuple[int, int, int]  # width, stored width, M
+
+    def read(self, name: str) -> np.ndarray:
+        if name != self.name:
+            return super().read(name)
+        width, stored, model = self.sizes
+        kernel = TensorFiles({name: self.stored}, {}, self.places).read(name)
+        rows = kernel.reshape(len(kernel), -1, model)  # [domains, actions + state + time, M]
+        state = rows[:, width : width + stored][:, :width]
+        more = np.zeros((len(rows), width - state.shape[1], model), rows.dtype)
+        parts = [rows[:, :width], state, more, rows[:, width + stored :]]
+        return np.concatenate(parts, axis=1).reshape(len(rows), -1)

@@ -20,11 +20,19 @@ from safetensors.numpy import load as load_tensors
 from typing_extensions import TypedDict
 
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
-from xvla_jax.checkpoints.hf_folder import LARGEST
 from xvla_jax.errors import CheckpointError
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES, Scaling
-from xvla_jax.untrusted import STRICT, DomainId, Side, check_link, parse_json, plain_name, typed
+from xvla_jax.untrusted import (
+    LARGEST,
+    STRICT,
+    DomainId,
+    Side,
+    check_link,
+    parse_json,
+    plain_name,
+    typed,
+)
 
 BEFORE: Final = "policy_preprocessor"
 AFTER: Final = "policy_postprocessor"

@@ -1,6 +1,6 @@
 """Files of tensors, one tensor at a time: whole or in shards, bfloat16 too.
 
-Written are safetensors files; read are also PyTorch's own (formats/torch_bin.py).
+Written are safetensors files; read are also PyTorch's own (torch_bin.py).
 
 The safetensors library checks a file (its header is not to be trusted), but it maps the file into
 memory, where pages once read count as ours, and its numpy side knows no bfloat16. So tensors are

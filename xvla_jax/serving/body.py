@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from xvla_jax.errors import needs
-from xvla_jax.serving.app import OPEN_PATHS, Message, Receive, Send
+from xvla_jax.serving.access import OPEN_PATHS, Message, Receive, Send
 from xvla_jax.serving.limits import Admission, Limits, RequestError, Stage
 
 with needs("serve"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data.faults import BadEpisodeError
-from data.inspection.check import CHECKS, Measured, examine, verdict
+from data.inspection.check import Measured
+from data.inspection.checks import CHECKS, examine, verdict
 from data.inspection.content_checks import is_placeholder
 from data.inspection.scan import scan
 from data.texts import FrameTexts

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.inspection.check import coverage, examine
+from data.inspection.checks import coverage, examine
 from data.inspection.companion import Companion
 from data.inspection.scan import scan
 from data.spec import Columns

@@ -8,9 +8,9 @@ import pytest
 
 from data.inspection import grippers
 from data.inspection.camera import ENOUGH_R2, Change, fit_cameras
-from data.inspection.channels import channel_names, channels, even_places, ranges
 from data.inspection.content_checks import copies
 from data.inspection.grippers import gripper_report, polarity, wilson_low
+from data.inspection.reports import channel_names, channels, even_places, ranges
 from data.inspection.scan import measure, scan
 from tests.data.inspection.robots import CAMERA, EPISODES, FRAMES, Robot, episode, healthy, row
 

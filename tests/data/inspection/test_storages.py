@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from data.inspection.check import examine
+from data.inspection.checks import examine
 from data.inspection.scan import scan
 from data.sources import open_reader
 from data.stream.windows import num_samples

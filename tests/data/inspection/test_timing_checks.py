@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.inspection.check import examine
+from data.inspection.checks import examine
 from data.inspection.movement import quaternion_turns
 from data.inspection.scan import scan
 from data.poses import (

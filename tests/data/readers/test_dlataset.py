@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import data.readers.rlds
-from data.readers.rlds import DLataset
+from data.readers.dlataset import DLataset
 
 pytestmark = pytest.mark.rlds
 
@@ -81,7 +81,7 @@ def test_options_bind_the_order_to_that_of_the_file(dlataset, builder):
 def test_the_reader_takes_dlimp_where_it_is_installed():
     installed = importlib.util.find_spec("dlimp") is not None
     assert data.readers.rlds.DLataset.__module__ == (
-        "dlimp.dataset" if installed else "data.readers.rlds"
+        "dlimp.dataset" if installed else "data.readers.dlataset"
     )
 
 

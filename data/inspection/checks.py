@@ -1,0 +1,71 @@
+"""All checks, in the order in which the page lists them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from data.inspection.check import Check, Finding, judge
+from data.inspection.content_checks import BAD_EPISODES, CONTENT_CHECKS
+from data.inspection.joint_checks import JOINT_CHECKS
+from data.inspection.motion_checks import MOTION_CHECKS
+from data.inspection.reports import SourceReport
+from data.inspection.sense_checks import SENSE_CHECKS
+from data.inspection.timing_checks import TIMING_CHECKS
+
+CHECKS: tuple[Check, ...] = (
+    *CONTENT_CHECKS,
+    *MOTION_CHECKS,
+    *JOINT_CHECKS,
+    *SENSE_CHECKS,
+    *TIMING_CHECKS,
+)
+
+
+def examine(sources: Sequence[SourceReport], *, max_bad_episodes: int) -> list[Finding]:
+    """Every check of every source; more than `max_bad_episodes` bad ones are an error."""
+    return [
+        judge(_bounded(check, max_bad_episodes), source, sources)
+        for source in sources
+        for check in CHECKS
+    ]
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """ok, or how many warnings and errors."""
+    counts = Counter(finding.severity for finding in findings)
+    told = [
+        f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}"
+        for severity in ("error", "warning")
+        if counts[severity]
+    ]
+    return ", ".join(told) or "ok"
+
+
+def coverage(findings: Sequence[Finding]) -> str:
+    """How many of the checks applied; a line for each reason why the others could not."""
+    lines = [f"{', '.join(names)}: {why}" for why, names in unjudged(findings).items()]
+    return "\n  ".join([applied(findings) + (":" if lines else ""), *lines])
+
+
+def applied(findings: Sequence[Finding]) -> str:
+    """How many of the checks of a source applied, and how many could not."""
+    count = sum(finding.severity != "not judged" for finding in findings)
+    told = f"{count} of {len(findings)} checks applied"
+    return told if count == len(findings) else f"{told}, {len(findings) - count} could not"
+
+
+def unjudged(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Why checks could not judge -> their names."""
+    reasons: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.severity == "not judged":
+            reasons.setdefault(finding.evidence, []).append(finding.check.name)
+    return reasons
+
+
+def _bounded(check: Check, max_bad_episodes: int) -> Check:
+    if check.name != BAD_EPISODES:
+        return check
+    return dataclasses.replace(check, error_from=max_bad_episodes + 1)
