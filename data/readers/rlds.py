@@ -181,7 +181,7 @@ class RldsReader:
             self._check_view(key, present[key])
 
     def _check_view(self, key: str, feature: Any) -> None:
-        """A ValueError where the feature is no image in a form of data/stored_images.py."""
+        """A ValueError where the feature is no image in a form of data/images.py."""
         dtype, shape = np.dtype(feature.np_dtype), tuple(feature.shape)
         stored = getattr(feature.get_serialized_info(), "np_dtype", None)
         picture = isinstance(feature, tfds.features.Image)
