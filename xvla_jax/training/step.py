@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from xvla_jax import flow
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
+from xvla_jax.models.kernels import COMPILER_OPTIONS
 from xvla_jax.processor import Processor
 from xvla_jax.training.groups import join, label_tree, split
 from xvla_jax.training.optimizer import learning_rates
@@ -82,11 +83,6 @@ def blend(base: Array, channel: Array, factor: Array) -> Array:
 
 Metrics = dict[str, Array]
 
-# On CPUs XLA would make early whatever waits for nothing, such as the zeros that gradients are
-# added to, and keep it all through the step: with the full model 1.5 GB more. Other backends do not
-# read it.
-_COMPILER_OPTIONS: Final = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
 
 def make_train_step(
     recipe: Recipe, processor: Processor, *, seed: int
@@ -137,7 +133,7 @@ def make_train_step(
         new = new.replace(step=state.step + 1, opt_state=opt_state, skipped=skipped)
         return new, metrics | {"finite": finite}
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=_COMPILER_OPTIONS)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=COMPILER_OPTIONS)
 
 
 def _augmented(batch: Mapping[str, Array]) -> Array:
