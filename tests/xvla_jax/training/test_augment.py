@@ -20,7 +20,7 @@ from tests.data.fakes import tokenize
 from tests.xvla_jax import tiny
 from tests.xvla_jax.pillow_jitter import pillow_jittered
 from xvla_jax import flow, sharding
-from xvla_jax.training.loop import DeviceFeed
+from xvla_jax.training.loop import DeviceFeed, Placement
 from xvla_jax.training.step import blend, jittered, make_train_step
 
 ORDERS = np.array(list(itertools.permutations(range(3))), np.int32)
@@ -224,7 +224,7 @@ class _Source:
 
 def test_the_feed_leaves_out_the_jitter_of_views_that_nobody_fills() -> None:
     source = _Source(tiny.batch() | jitter_fields())
-    with DeviceFeed(source, tiny.mesh(1, 1), tiny.CONFIG, present_views=2) as feed:
+    with DeviceFeed(source, Placement(tiny.mesh(1, 1), tiny.CONFIG, present_views=2)) as feed:
         batch = next(feed).batch
     for name in ("images", "jitter", "jitter_order"):
         assert batch[name].shape[:2] == (8, 2)
