@@ -122,6 +122,6 @@ def _source_size(workdir: pathlib.Path, kind: str) -> SourceSize:
     return SourceSize(
         part_samples=samples * max(reader.episodes_per_part),
         episode_samples=samples,
-        picture_bytes=picture_bytes(folder, size) * size.views,
+        image_bytes=picture_bytes(folder, size) * size.views,
         num_views=size.views,
     )

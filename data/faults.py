@@ -1,6 +1,6 @@
 """Episodes that cannot be used: what is wrong with them, counted, and left out up to a bound.
 
-Nothing is repaired. A reader yields a `BadEpisodeError` in the place of a bad episode; a picture
+Nothing is repaired. A reader yields a `BadEpisodeError` in the place of a bad episode; an image
 that cannot be decoded is met when its sample is drawn, and another sample of the same block takes
 its place. Both depend on the data alone, so a stream with faults repeats like any other.
 """
@@ -47,13 +47,13 @@ Made = TypeVar("Made")
 FAULTS: dict[str, str] = {
     "unreadable": "a file is absent, truncated or damaged",
     "missing_key": "an array or a feature that the row reads is not there",
-    "unequal_lengths": "pictures and numbers do not have the same length, or there are none",
+    "unequal_lengths": "images and numbers do not have the same length, or there are none",
     "not_finite": "a number is NaN or infinite",
     "zero_rotation": "a rotation that is all zeros, or a quaternion of length zero",
     "not_orthonormal": "a 6-D rotation whose columns are not one long and at right angles",
     "clock": "a clock stands, runs back or is not finite",
     "no_instruction": "the instruction is empty, and the row does not say what to do then",
-    "undecodable_picture": "a picture is absent, truncated, or of no known format",
+    "undecodable_picture": "an image is absent, truncated, or of no known format",
     "malformed": "an array or image has another type or shape than the row says, or than is read",
     "unexpected": "reading it raised an error that no reader expects, named with its class",
 }

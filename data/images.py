@@ -1,4 +1,4 @@
-"""Encoded pictures -> uint8 RGB at the model's size.
+"""Encoded images -> uint8 RGB at the model's size.
 
 Pillow decodes JPEG with the accurate integer transform and resizes with its antialiased bicubic
 filter, on which X-VLA's training and evaluation both rest. It lets go of Python's global lock while
@@ -26,7 +26,7 @@ FORMATS = ("JPEG", "PNG")
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # with which files of FORMATS begin
 LARGEST = 1 << 26  # pixels: 8192 x 8192
 # what Pillow raises for damaged files, and files that claim to be huge
-PICTURE_ERRORS = (
+IMAGE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -46,16 +46,16 @@ PICTURE_ERRORS = (
     zlib.error,
 )
 # bytes of a camera buffer that was stored as it is -> its shape, RGB
-RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
+RAW_IMAGES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 
 
 Fit = Callable[[UInt8], UInt8]  # pixels [H, W, 3] RGB of any size -> those of the network
 
 
-def load_picture(
-    picture: bytes | UInt8, *, size: int | None, channel_order: str, fit: Fit | None = None
+def load_image(
+    image: bytes | UInt8, *, size: int | None, channel_order: str, fit: Fit | None = None
 ) -> UInt8:
-    """An encoded picture, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
+    """An encoded image, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
 
     Without a size it stays as large as it is. With ``fit`` that does what else is resized by the
     bicubic filter, in place of it.
@@ -64,26 +64,26 @@ def load_picture(
         ValueError: it is neither.
     """
     if fit is not None:
-        return fit(load_picture(picture, size=None, channel_order=channel_order))
-    if isinstance(picture, bytes):
-        return decode_image(picture, size=size, channel_order=channel_order)
-    return _pixels(_resized(Image.fromarray(check_pixels(picture)), size), "RGB")
+        return fit(load_image(image, size=None, channel_order=channel_order))
+    if isinstance(image, bytes):
+        return decode_image(image, size=size, channel_order=channel_order)
+    return _pixels(_resized(Image.fromarray(check_pixels(image)), size), "RGB")
 
 
-def check_pixels(picture: Any) -> UInt8:
-    """The picture when it is uint8[H, W, 3], else a ValueError."""
-    pixels = np.asarray(picture)
+def check_pixels(image: Any) -> UInt8:
+    """The image when it is uint8[H, W, 3], else a ValueError."""
+    pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
-            f"a picture is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
+            f"an image is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
         )
     return pixels
 
 
 def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UInt8:
-    """One JPEG or PNG picture of any size -> uint8[size, size, 3] RGB.
+    """One JPEG or PNG image of any size -> uint8[size, size, 3] RGB.
 
-    Grey, palette and 16-bit pictures become 8-bit RGB; an alpha channel is dropped.
+    Grey, palette and 16-bit images become 8-bit RGB; an alpha channel is dropped.
 
     Args:
         encoded: the file's bytes.
@@ -91,25 +91,25 @@ def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UIn
         channel_order: "rgb", or "bgr_swapped" to exchange red and blue after decoding.
 
     Raises:
-        ValueError: the bytes are no complete JPEG or PNG picture.
+        ValueError: the bytes are no complete JPEG or PNG image.
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            check_pixel_count(picture)
-            rgb = _eight_bit_rgb(picture)
-    except PICTURE_ERRORS as error:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            check_pixel_count(image)
+            rgb = _eight_bit_rgb(image)
+    except IMAGE_ERRORS as error:
         head = encoded[:8].hex(" ")
         raise ValueError(
-            f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
+            f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete image "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
     return _pixels(_resized(rgb, size), "BGR" if channel_order == "bgr_swapped" else "RGB")
 
 
-def check_pixel_count(picture: Image.Image) -> None:
-    """A ValueError for a picture that claims more than `LARGEST` pixels; none is decoded."""
-    if picture.width * picture.height > LARGEST:
-        raise ValueError(f"it has {picture.width} x {picture.height} pixels, {LARGEST} are allowed")
+def check_pixel_count(image: Image.Image) -> None:
+    """A ValueError for an image that claims more than `LARGEST` pixels; none is decoded."""
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, {LARGEST} are allowed")
 
 
 def _resized(rgb: Image.Image, size: int | None) -> Image.Image:
@@ -123,14 +123,14 @@ def _pixels(rgb: Image.Image, order: str) -> UInt8:
     return np.frombuffer(rgb.tobytes("raw", order), np.uint8).reshape(rgb.height, rgb.width, 3)
 
 
-def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255; other decoders keep the high byte
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "RGB":
-        picture.load()
-        return picture  # not `convert`, which would copy it
-    return picture.convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image  # not `convert`, which would copy it
+    return image.convert("RGB")
 
 
 class ImageCache:
@@ -151,7 +151,7 @@ class ImageCache:
             entry = decode()
             size = sum(view.nbytes for view in entry)
             if size <= self._free_bytes:
-                # two threads may both get here: the limit is then passed by a few pictures
+                # two threads may both get here: the limit is then passed by a few images
                 self._free_bytes -= size
                 self._entries[key] = entry
         return entry
@@ -209,7 +209,7 @@ def stored_images(rows: Iterable[Any], name: str) -> NDArray[np.object_]:
     return images
 
 
-class FilePictures:
+class FileImages:
     """Images that are in files of their own, read when asked for; some may be in memory."""
 
     def __init__(self, folder: Path, places: NDArray[np.object_]) -> None:
@@ -228,6 +228,6 @@ class FilePictures:
         except OSError as error:
             raise ValueError(str(error)) from error
 
-    def take(self, indices: NDArray[np.int64]) -> FilePictures:
+    def take(self, indices: NDArray[np.int64]) -> FileImages:
         """The images at `indices`, read when asked for."""
-        return FilePictures(self._folder, self._places[indices])
+        return FileImages(self._folder, self._places[indices])

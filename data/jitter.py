@@ -1,7 +1,7 @@
-"""How the colours of a training picture are changed: drawn here, applied in the train step.
+"""How the colours of a training image are changed: drawn here, applied in the train step.
 
 Factors and order mean what they mean to torchvision's ColorJitter. A Jitter is two numbers for each
-of three operations, where a picture is 150,000 bytes to go through on the host.
+of three operations, where an image is 150,000 bytes to go through on the host.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ READERS: dict[str, OpenReader] = {
 def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None = None) -> Reader:
     """The reader of `spec`, opened under the data folder `root`.
 
-    A dataset built there with this row (data/readers/built.py) is taken before the recording itself. A
+    A dataset built there with this row (data/readers/built.py) comes before the recording. A
     storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
     function of trajectories; either is called with the row and the data folder. The files that a
     dataset names lie in `places`, by default below `root`.

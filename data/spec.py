@@ -129,7 +129,7 @@ class EpisodeFolder:
     """An episode as a folder of loose files; templates of paths inside it.
 
     `{episode}` is the folder's own name, `{view}` the view, `{frame}` the number of the frame. A
-    picture template without `{frame}` is one video per view.
+    image template without `{frame}` is one video per view.
     """
 
     state: str  # .h5 by dataset path, or .json: a list of frames under "data"
@@ -153,7 +153,7 @@ class DatasetSpec:
     instruction_key: str | None  # None: the storage has its own place for it
     arms: tuple[Arm, ...]  # one arm fills numbers 0..9; two are left, right
     rotation_layout: str
-    views: tuple[str, ...]  # keys of the pictures; view 0 is the main camera
+    views: tuple[str, ...]  # keys of the images; view 0 is the main camera
     encoded_channel_order: str
     proprio: str  # what the poses are: measured, or commanded; zero where all of proprio is masked
     rate_hz: float
@@ -162,7 +162,7 @@ class DatasetSpec:
     delta_idx: tuple[int, ...]  # channels of the actions made relative to the proprio
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
-    augment: str  # of training pictures; data.jitter.AUGMENTS
+    augment: str  # of training images; data.jitter.AUGMENTS
     # actions of a joint space, as many channels as it has, behind which readers leave zeros; `arms`
     # then only judge whether a sample moves
     joints: tuple[Columns, ...] = ()
@@ -172,7 +172,7 @@ class DatasetSpec:
     first_always: bool = False  # frame 0 starts a sample however short the episode
     static_frames: bool = False  # the first step is one recorded frame, not 1/T of the window
     command_lag: int = 0  # row i is the recorded row i - lag; the first is repeated
-    picture_offset: int = 0  # picture i + offset belongs to row i
+    picture_offset: int = 0  # image i + offset belongs to row i
     switch_frames: int = 0  # frames within this of a gripper switch are samples once more
     fixed_instruction: str | None = None  # of every episode; what was recorded is not read
     empty_text: str = "fault"

@@ -26,23 +26,23 @@ NUMBERS = "biuf"  # numpy's kinds
 LONE_GRIPPERS = (1, 7)
 
 
-class Pictures(Protocol):
-    """The pictures of one view in the order recorded; an object array of bytes is one."""
+class Images(Protocol):
+    """The images of one view in the order recorded; an object array of bytes is one."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """One picture: an encoded file's bytes, or uint8[H, W, 3] RGB."""
+        """One image: an encoded file's bytes, or uint8[H, W, 3] RGB."""
         ...
 
-    def take(self, indices: NDArray[np.int64], /) -> Pictures:
-        """The pictures at `indices`: what is cheap to hold is read now, videos are not."""
+    def take(self, indices: NDArray[np.int64], /) -> Images:
+        """The images at `indices`: what is cheap to hold is read now, videos are not."""
         ...
 
 
 @dataclass(frozen=True)
-class UnreadablePictures:
-    """Stands for the pictures of a view that could not be read."""
+class UnreadableImages:
+    """Stands for the images of a view that could not be read."""
 
     reason: str
     length: int
@@ -54,20 +54,20 @@ class UnreadablePictures:
         """Always a ValueError that tells the reason."""
         raise ValueError(self.reason)
 
-    def take(self, indices: NDArray[np.int64]) -> UnreadablePictures:
+    def take(self, indices: NDArray[np.int64]) -> UnreadableImages:
         """No more readable than the whole."""
-        return UnreadablePictures(self.reason, len(indices))
+        return UnreadableImages(self.reason, len(indices))
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode of T frames. Pictures stay encoded until their sample is drawn."""
+    """One episode of T frames. Images stay encoded until their sample is drawn."""
 
     dataset: str
     episode: str  # where it lies: file and number
     instruction: str  # the first, where the text changes
-    poses: Float64  # [T, 20]; picture i + picture_offset of the row belongs to pose i
-    images: tuple[Pictures, ...]  # per view
+    poses: Float64  # [T, 20]; image i + picture_offset of the row belongs to pose i
+    images: tuple[Images, ...]  # per view
     clocks: Float64 | None = None  # [arms, T] s since the first reading; None: evenly spaced
     still_rows: Float64 | None = None  # [T, C] judged for stillness in place of `poses`
     span: tuple[int, int] | None = None  # samples start within these frames; None: all
@@ -104,7 +104,7 @@ def standard_trajectory(
     episode: str,
     *,
     instruction: Any,
-    images: tuple[Pictures, ...],
+    images: tuple[Images, ...],
     span: tuple[int, int] | None = None,
     paraphrases: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Trajectory:
@@ -115,7 +115,7 @@ def standard_trajectory(
         spec: the dataset row.
         episode: file and number, for messages.
         instruction: as recorded, one or one for each frame (data/texts.py); the row may cut it.
-        images: the pictures of each view, at least T and at most T + picture_offset; an array is
+        images: the images of each view, at least T and at most T + picture_offset; an array is
             of encoded files or pixels, in a form of data/images.py.
         span: first frame and one past the last that may start a sample.
         paraphrases: of any instruction.
@@ -156,12 +156,12 @@ def standard_trajectory(
     )
 
 
-def _readable(view: Pictures, name: str) -> Pictures:
+def _readable(view: Images, name: str) -> Images:
     """The images of a view; an array of them in the forms of data/images.py."""
     return stored_images(view, name) if isinstance(view, np.ndarray) else view
 
 
-def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...]) -> int:
+def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Images, ...]) -> int:
     single = [key for key in spec.state_keys if np.ndim(raw[key]) == 0]
     if single:
         raise FaultError("malformed", f"{', '.join(single)}: a single value, not one per frame")
@@ -169,10 +169,10 @@ def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...])
     num_frames = min(lengths.values())
     if num_frames == 0:
         raise FaultError("unequal_lengths", "no frames")
-    pictures = {key: len(view) for key, view in zip(spec.views, images, strict=True)}
+    per_view = {key: len(view) for key, view in zip(spec.views, images, strict=True)}
     allowed = range(num_frames, num_frames + spec.picture_offset + 1)
-    if len(set(lengths.values())) != 1 or not set(pictures.values()) <= set(allowed):
-        raise FaultError("unequal_lengths", f"arrays of unequal length: {pictures | lengths}")
+    if len(set(lengths.values())) != 1 or not set(per_view.values()) <= set(allowed):
+        raise FaultError("unequal_lengths", f"arrays of unequal length: {per_view | lengths}")
     return num_frames
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, Faults, attempt
-from data.images import Fit, ImageCache, UInt8, Views, load_picture
+from data.images import Fit, ImageCache, UInt8, Views, load_image
 from data.jitter import AUGMENTS, UNCHANGED, Jitter
 from data.poses import ACTION_WIDTH
 from data.sampling import Mixer, uniforms
 from data.stream.position import check_position, cursors_of, position_of, stream_identity
 from data.stream.stream import Counts, Cursor, Sample, SourceStream, StreamShape
-from data.trajectory import Pictures, Reader
+from data.trajectory import Images, Reader
 
 Batch = dict[str, NDArray[Any]]
 Tokenize = Callable[[list[str]], NDArray[np.int32]]
@@ -29,10 +29,10 @@ KEPT_INSTRUCTIONS = 2**16  # token ids in memory; beyond, all are made anew
 
 
 class Collator:
-    """Makes batches; keeps the token ids of instructions, and decoded pictures up to `cache_mb`.
+    """Makes batches; keeps the token ids of instructions, and decoded images up to `cache_mb`.
 
     `seed` decides what data/stream/batches.py draws; None leaves every sample as recorded. `jitters`:
-    batches have the jitter fields, also where nothing is drawn. `fit`: as `load_picture` has it.
+    batches have the jitter fields, also where nothing is drawn. `fit`: as `load_image` has it.
     `action_width` is D; no row of the mixture has more channels.
     """
 
@@ -62,13 +62,13 @@ class Collator:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def __call__(self, draws: Sequence[Iterator[Sample]]) -> tuple[Batch, list[Sample]]:
-        """The batch of the first sample of each draw, or of the next whose pictures are good.
+        """The batch of the first sample of each draw, or of the next whose images are good.
 
         Gives the samples too.
 
         Raises:
-            TooManyBadEpisodesError: more than allowed have pictures that cannot be decoded.
-            BadEpisodeError: no sample of a draw has good pictures.
+            TooManyBadEpisodesError: more than allowed have images that cannot be decoded.
+            BadEpisodeError: no sample of a draw has good images.
         """
         shape = (len(draws), self._num_views, self._image_size, self._image_size, 3)
         images = np.zeros(shape, np.uint8)
@@ -139,8 +139,8 @@ class Collator:
             views.append(view)
         return tuple(views)
 
-    def _load(self, sample: Sample, encoded: Pictures) -> UInt8:
-        return load_picture(
+    def _load(self, sample: Sample, encoded: Images) -> UInt8:
+        return load_image(
             encoded[sample.row],
             size=self._image_size,
             channel_order=sample.spec.encoded_channel_order,
@@ -337,7 +337,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def bad_episodes(self) -> dict[str, dict[str, int]]:
-        """Dataset -> kind of fault -> episodes left out, or with pictures left out, so far."""
+        """Dataset -> kind of fault -> episodes left out, or with images left out, so far."""
         return self._maker.faults.counts
 
     @property

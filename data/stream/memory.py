@@ -6,7 +6,7 @@
     ids      up to KEPT_INSTRUCTIONS of 4 * L bytes and their texts
 
 A block is max(shuffle_buffer / lanes samples, MIN_EPISODES / lanes episodes); a sample is its
-encoded pictures (0 where they stay in files or videos until drawn) plus 4 * D * (T + 1) bytes and
+encoded images (0 where they stay in files or videos until drawn) plus 4 * D * (T + 1) bytes and
 what Python needs for them; not counted are the 12 bytes of its frame and its place among the texts
 of the episode, which are kept once each. The block in use and the next one are in memory. Batches:
 those made ahead, the one being made, the one on its way to the device, and the one in use.
@@ -21,7 +21,7 @@ from data.poses import ACTION_WIDTH
 from data.stream.batches import KEPT_INSTRUCTIONS
 from data.stream.stream import MIN_EPISODES, StreamShape
 
-OBJECT_BYTES = 48  # of a Python bytes object and the reference to it, for each encoded picture
+OBJECT_BYTES = 48  # of a Python bytes object and the reference to it, for each encoded image
 TEXT_BYTES = 120  # of an instruction and its places in dictionaries
 
 
@@ -32,13 +32,13 @@ class SourceSize:
     Attributes:
         part_samples: samples of its largest part.
         episode_samples: samples of a typical episode.
-        picture_bytes: encoded pictures of a sample, all views; 0 where they stay on disk.
-        num_views: pictures of a sample.
+        image_bytes: encoded images of a sample, all views; 0 where they stay on disk.
+        num_views: images of a sample.
     """
 
     part_samples: int
     episode_samples: int
-    picture_bytes: float
+    image_bytes: float
     num_views: int
 
 
@@ -60,7 +60,7 @@ def host_bytes(
         2
         * lanes
         * (_block_samples(size, shape) + size.part_samples)
-        * (numbers + size.picture_bytes + (OBJECT_BYTES * size.num_views))
+        * (numbers + size.image_bytes + (OBJECT_BYTES * size.num_views))
         for size in sizes
     )
     row = num_views * image_size**2 * 3 + 4 * text_length + numbers

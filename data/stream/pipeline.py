@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data.faults import Faults
-from data.images import Fit, UInt8, load_picture
+from data.images import Fit, UInt8, load_image
 from data.jitter import any_drawn
 from data.poses import ACTION_WIDTH
 from data.stream.batches import Batch, Batches, BatchMaker, Collator, Tokenize, rows_of_host
@@ -64,7 +64,7 @@ def batches(
         batch_size: samples in the global batch.
         num_actions: actions of a chunk (T).
         num_views: camera slots (V); a dataset with fewer views leaves the last ones empty.
-        image_size: side of the pictures (S).
+        image_size: side of the images (S).
         tokenize: list of n instructions -> int32[n, L].
         seed: decides the stream.
         shuffle_buffer: samples over which each source is shuffled at least (data/stream/stream.py).
@@ -75,8 +75,8 @@ def batches(
         host: of `hosts`; it gets the rows host * batch_size / hosts and following.
         hosts: how many share a global batch.
         prefetch: batches made ahead.
-        threads: as many read files, and as many decode pictures; None takes one per core.
-        cache_mb: for decoded pictures, so that later epochs of a small dataset decode none.
+        threads: as many read files, and as many decode images; None takes one per core.
+        cache_mb: for decoded images, so that later epochs of a small dataset decode none.
         fit: resizes images, in place of the bicubic filter.
         action_width: channels of the model's head (D); rows with fewer are padded with zeros.
 
@@ -130,7 +130,7 @@ def one_pass(
     """Every sample once, in the order stored, source after source; the last batch may be short.
 
     With a `stride`, every so many samples of an episode. Nothing is drawn: no jitter, no
-    paraphrase, all views. Bad episodes are left out up to the bound; a sample whose pictures are
+    paraphrase, all views. Bad episodes are left out up to the bound; a sample whose images are
     bad has none to take its place, and is an error.
     """
     _check_at_least(1, batch_size=batch_size, stride=stride)
@@ -224,7 +224,7 @@ def recorded_frames(
     """The first `count` of four frames of each episode, spread over it; fewer where there are none.
 
     Raises:
-        BadEpisodeError: an episode or a picture cannot be used.
+        BadEpisodeError: an episode or an image cannot be used.
     """
     collator = Collator(
         num_views, image_size, tokenize, None, Faults(0), 0.0, threads=1, jitters=False, fit=fit
@@ -255,6 +255,6 @@ def _spread(source: Source, count: int, num_actions: int) -> Iterator[Sample]:
 def _native(sample: Sample) -> tuple[UInt8, ...]:
     order = sample.spec.encoded_channel_order
     return tuple(
-        load_picture(pictures[sample.row], size=None, channel_order=order)
-        for pictures in sample.episode.images
+        load_image(images[sample.row], size=None, channel_order=order)
+        for images in sample.episode.images
     )

@@ -5,7 +5,7 @@ every sample comes once an epoch and a lane reads files of its own. A lane gathe
 *blocks*; within a block the samples come in random order. Blocks of all lanes together hold at
 least `shuffle_buffer` samples of at least `MIN_EPISODES` episodes, or, where an epoch has less, all
 of them: a plain shuffle without replacement. Everything is a function of the seed, so sample
-number n is found again by counting samples, without decoding a picture, and from a `Cursor`
+number n is found again by counting samples, without decoding an image, and from a `Cursor`
 without counting. Reading stays sequential, as TFRecord files want it.
 """
 
@@ -103,7 +103,7 @@ class LoadedBlock:
         return Sample(self.spec, episode, row, number, self.lane)
 
     def from_here(self, number: int) -> Iterator[Sample]:
-        """Sample `number`, and then those that may take its place if its pictures are bad."""
+        """Sample `number`, and then those that may take its place if its images are bad."""
         start, size = self.cursor.start, self.cursor.end - self.cursor.start
         for ahead in range(size):
             yield self.sample(start + (number - start + ahead) % size)
@@ -251,9 +251,9 @@ class SourceStream:
         )
 
     def _count(self, part: int, *, keep: bool) -> tuple[int, int]:
-        """Samples and episodes of a part; what is passed over is not kept, nor its pictures read.
+        """Samples and episodes of a part; what is passed over is not kept, nor its images read.
 
-        Pictures that cannot be read do not change the count: their samples are replaced when drawn.
+        Images that cannot be read do not change the count: their samples are replaced when drawn.
         """
         known = self._counts[part]
         if known is not None:

@@ -21,7 +21,7 @@ from data.faults import BadEpisodeError, attempt
 from data.poses import ACTION_WIDTH, ARM_WIDTH
 from data.spec import DatasetSpec
 from data.texts import FrameTexts
-from data.trajectory import Pictures, Trajectory, UnreadablePictures
+from data.trajectory import Images, Trajectory, UnreadableImages
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -42,7 +42,7 @@ class EpisodeSamples:
     frames: Int64  # [n]
     proprio: Float32  # [n, D]
     actions: Float32  # [n, T, D]
-    images: tuple[Pictures, ...]  # per view, n pictures
+    images: tuple[Images, ...]  # per view, n images
     texts: FrameTexts | None = None  # of the n samples, where the text changes
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ def episode_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int)
 
 
 def num_samples(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> int:
-    """How many samples `episode_samples` would make; fetches no picture."""
+    """How many samples `episode_samples` would make; fetches no image."""
     return len(_moving(trajectory, spec, num_actions)[0])
 
 
@@ -163,14 +163,14 @@ def _moving(trajectory: Trajectory, spec: DatasetSpec, num_actions: int) -> tupl
     return starts[kept], points[kept]
 
 
-def _taken(view: Pictures, indices: Int64, trajectory: Trajectory) -> Pictures:
-    """Pictures at `indices`; where they cannot be read, the error comes when one is drawn.
+def _taken(view: Images, indices: Int64, trajectory: Trajectory) -> Images:
+    """Images at `indices`; where they cannot be read, the error comes when one is drawn.
 
-    So the number of samples does not depend on whether pictures were asked for.
+    So the number of samples does not depend on whether images were asked for.
     """
     taken = attempt(trajectory.dataset, trajectory.episode, partial(view.take, indices))
     if isinstance(taken, BadEpisodeError):
-        return UnreadablePictures(taken.reason, len(indices))
+        return UnreadableImages(taken.reason, len(indices))
     return taken
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from data.stream.pipeline import Source, one_pass
 from data.trajectory import Trajectory
 from data.writing.build import build
-from data.writing.plan import PictureRule
+from data.writing.plan import ImageRule
 from data.writing.shards import Request
 from tests.data.fakes import tokenize
 
-EXACT = PictureRule(image_size=0, quality=0)
+EXACT = ImageRule(image_size=0, quality=0)
 SIZE = 32
 
 

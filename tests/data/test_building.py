@@ -20,7 +20,7 @@ from data.sources import open_reader
 from data.standard import StandardForm, feature_names
 from data.trajectory import Trajectory
 from data.writing import build
-from data.writing.plan import PictureRule, Piece, cut, tasks
+from data.writing.plan import ImageRule, Piece, cut, tasks
 from tests.data.builds import built, trajectories
 from tests.data.fakes import png
 from tests.data.storages import FRAMES, TEXTS, write_hdf5
@@ -108,14 +108,14 @@ def test_a_shard_may_be_empty(tmp_path):
     assert len(list(builder.as_dataset("train"))) == 1
 
 
-def test_a_picture_of_no_known_format_makes_its_episode_bad(tmp_path):
+def test_an_image_of_no_known_format_makes_its_episode_bad(tmp_path):
     row = write_hdf5(tmp_path)
     with h5py.File(tmp_path / "1.hdf5", "a") as file:
-        pictures: Any = file["rgb/wrist"]
-        pictures[4] = np.frombuffer(b"no picture", np.uint8)
+        images: Any = file["rgb/wrist"]
+        images[4] = np.frombuffer(b"no image", np.uint8)
     made = built(row, tmp_path, tmp_path / "out", max_bad_episodes=1)
     assert made.manifest["bad_episodes"] == {"undecodable_picture": ["1.hdf5"]}
-    with pytest.raises(TooManyBadEpisodesError, match="frame 4, rgb/wrist: 10 bytes are no"):
+    with pytest.raises(TooManyBadEpisodesError, match="frame 4, rgb/wrist: 8 bytes are no"):
         built(row, tmp_path, tmp_path / "other")
 
 
@@ -171,7 +171,7 @@ def test_half_built_is_for_the_same_source_row_and_options_only(source, tmp_path
     with pytest.raises(ValueError, match=f"{half} shard_mb;"):
         built(row, root, out, shard_mb=0.2)
     with pytest.raises(ValueError, match=f"{half} image_size, quality;"):
-        built(row, root, out, shard_mb=0.3, rule=PictureRule(32, 90))
+        built(row, root, out, shard_mb=0.3, rule=ImageRule(32, 90))
     other = dataclasses.replace(row, rate_hz=4.0, index_margin=3)
     with pytest.raises(ValueError, match=f"{half} rate_hz of the dataset row;"):
         built(other, root, out, shard_mb=0.3)
@@ -187,7 +187,7 @@ def test_a_dataset_in_its_place_is_kept_or_refused(source, tmp_path):
     again = built(row, root, tmp_path, workers=2)
     assert (again.new, again.manifest) == (False, first.manifest)
     with pytest.raises(ValueError, match="already holds another dataset, made with another qual"):
-        built(row, root, tmp_path, rule=PictureRule(0, 90))
+        built(row, root, tmp_path, rule=ImageRule(0, 90))
     assert not (tmp_path / ".building-bridge_dataset").exists()
 
 
@@ -281,15 +281,15 @@ def test_views_become_features_with_names_of_their_own():
 
 def test_an_episode_of_another_form_is_refused():
     form = StandardForm(views=("top",), clocks=0, still_columns=0, more_pictures=False)
-    pictures = ([png((1, 2, 3))] * 4,)
+    images = ([png((1, 2, 3))] * 4,)
     poses = np.zeros((4, 20))
     good = Trajectory("set", "0", "push", poses, ())
-    assert len(form.example(good, "0", pictures)["steps"]) == 4
+    assert len(form.example(good, "0", images)["steps"]) == 4
     for changes, message in (
         ({"poses": poses.astype(np.float32)}, "float32"),
         ({"clocks": np.zeros((1, 4))}, "clock"),
-        ({"poses": poses[:3]}, "4] pictures for 3 frames"),
+        ({"poses": poses[:3]}, "4] images for 3 frames"),
         ({"poses": poses[:0]}, "arrays are"),
     ):
         with pytest.raises(ValueError, match=message):
-            form.example(dataclasses.replace(good, **changes), "0", pictures)
+            form.example(dataclasses.replace(good, **changes), "0", images)

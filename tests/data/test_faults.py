@@ -25,7 +25,7 @@ from data.rows.table import dataset
 from data.sources import open_reader
 from data.stream.pipeline import Source, batches, one_pass
 from tests.data.fakes import tokenize
-from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5
+from tests.data.storages import FRAMES, encoded, image, small, write_hdf5
 
 OPTIONS = {"num_actions": 6, "num_views": 3, "image_size": 32, "tokenize": tokenize}
 
@@ -53,13 +53,13 @@ def spoil(rows, value, columns=slice(None)):
 def cut_view(path):
     with h5py.File(path, "r+") as file:
         del file["rgb/wrist"]
-        files = [encoded(picture(1, 1, frame)) for frame in range(FRAMES[1] - 3)]
+        files = [encoded(image(1, 1, frame)) for frame in range(FRAMES[1] - 3)]
         stored = file.create_dataset("rgb/wrist", (len(files),), h5py.vlen_dtype(np.uint8))
         for i, data in enumerate(files):
             stored[i] = np.frombuffer(data, np.uint8)
 
 
-def break_pictures(path):
+def break_images(path):
     with h5py.File(path, "r+") as file:
         view = file["rgb/static"]
         assert isinstance(view, h5py.Dataset)
@@ -98,7 +98,7 @@ def zeroed_heap(path):
     path.write_bytes(content)
 
 
-def huge_picture(path):
+def huge_image(path):
     """A PNG whose header claims 30000 x 30000 pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunk = (
@@ -116,18 +116,18 @@ DAMAGE = {
     "truncated file": ("unreadable", truncate),
     "file that is gone": ("unreadable", lambda path: path.unlink()),
     "missing array": ("missing_key", damage_array(POSE, lambda rows: None)),
-    "short picture array": ("unequal_lengths", cut_view),
+    "short image array": ("unequal_lengths", cut_view),
     "no frames": ("unequal_lengths", damage_array(POSE, lambda rows: rows[:0])),
     "NaN in a pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.nan))),
     "infinite pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.inf))),
     "empty instruction": ("no_instruction", damage_array("text", lambda _: b" ")),
     "too few columns": ("malformed", damage_array(POSE, lambda rows: rows[:, :2])),
-    "broken pictures": ("undecodable_picture", break_pictures),
+    "broken images": ("undecodable_picture", break_images),
     "links in a circle": ("malformed", soft_loop),
     "an array of 240 GB": ("malformed", huge_array),
     "a numeric instruction": ("malformed", numeric_text),
     "a damaged heap of strings": ("unreadable", zeroed_heap),
-    "a picture of 900 million pixels": ("undecodable_picture", huge_picture),
+    "an image of 900 million pixels": ("undecodable_picture", huge_image),
 }
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_episode_is_counted_and_left_out_or_named(name, tmp_path):
     with batches([source], **options, max_bad_episodes=1) as stream:
         found = [next(stream) for _ in range(6)]
         assert stream.bad_episodes == {"Calvin": {kind: 1}}
-    # the blue of the fixture's pictures (red to the row, which swaps) tells the episode
+    # the blue of the fixture's images (red to the row, which swaps) tells the episode
     assert {int(batch["images"][row, 0, 0, 0, 2]) for batch in found for row in range(4)} <= {
         *range(2, 20)
     }

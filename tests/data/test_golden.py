@@ -64,7 +64,7 @@ def test_the_same_numbers(case):
         np.testing.assert_allclose(ours, theirs, atol=limit, rtol=0)
 
 
-def test_the_same_pictures(case):
+def test_the_same_images(case):
     spec, found, told, z = case
     wanted = list(zip(z["image/episode"], z["image/index"], strict=True))
     samples = [

@@ -83,7 +83,7 @@ def test_a_position_is_small_and_does_not_grow_with_the_data():
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_sample_with_a_broken_picture_gives_its_place_to_another(hosts):
+def test_a_sample_with_a_broken_image_gives_its_place_to_another(hosts):
     options = {
         "sources": [Source(BrokenReader((1,) * 6), 1.0)],
         "shuffle_buffer": 1000,

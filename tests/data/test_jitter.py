@@ -1,4 +1,4 @@
-"""How colour jitter is drawn; tests/xvla_jax/training/test_augment.py shows what it does to a picture."""
+"""Drawing colour jitter; tests/xvla_jax/training/test_augment.py shows what it does to an image."""
 
 import itertools
 
@@ -10,7 +10,7 @@ ORDERS = list(itertools.permutations(range(3)))
 
 
 def test_draws_are_those_of_earlier_versions():
-    """A run that goes on after an upgrade sees the pictures that it would have seen."""
+    """A run that goes on after an upgrade sees the images that it would have seen."""
     found = draw_jitter(0, "dataset", 7, 0)
     assert found.factors == (1.122486742633347, 1.1321702890069376, 1.1363281886960852)
     assert found.order == (0, 1, 2)

@@ -42,9 +42,9 @@ OPTIONS: dict[str, Any] = {"num_actions": 4, "num_views": 1, "image_size": 8, "t
 
 def write(root, episodes, *, of_step=None, of_episode=None):
     """A set whose texts are features of the types given; an episode is (by step, of episode)."""
-    picture = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
+    image = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
     steps: dict[str, Any] = {
-        "image": picture,
+        "image": image,
         "state": tfds.features.Tensor(shape=(2,), dtype=np.float32),
     }
     top: dict[str, Any] = {}

@@ -142,16 +142,16 @@ def test_joints_are_late_by_the_lag_and_filled_up_with_zeros():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "good"), [(56, False), (57, True), (58, True), (59, False)], ids=str
+    ("num_images", "good"), [(56, False), (57, True), (58, True), (59, False)], ids=str
 )
-def test_a_row_with_a_picture_offset_takes_one_picture_more(pictures, good):
+def test_a_row_with_a_picture_offset_takes_one_image_more(num_images, good):
     row = dataclasses.replace(dataset("libero"), views=("third_image",))
     raw = {"abs_action_6d": np.tile(IDENTITY, (57, 1))}
-    images = (np.array([b"x"] * pictures, object),)
+    images = (np.array([b"x"] * num_images, object),)
     if good:
         standard_trajectory(raw, row, "e", instruction="do", images=images)
     else:
-        with pytest.raises(BadEpisodeError, match=f"'third_image': {pictures}"):
+        with pytest.raises(BadEpisodeError, match=f"'third_image': {num_images}"):
             standard_trajectory(raw, row, "e", instruction="do", images=images)
 
 
@@ -179,7 +179,7 @@ def test_clocks_count_from_the_first_reading():
     assert found.clocks.tolist() == [[0, 1], [0.5, 2]]
 
 
-def test_a_stack_of_raw_pictures_is_as_many_pictures():
+def test_a_stack_of_raw_images_is_as_many_images():
     stack = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
     (view,) = trajectory_of(recording(), images=(stack,)).images
     assert len(view) == 2

@@ -51,7 +51,7 @@ def shift_from(frame, metres):
 
 
 def shown(edit):
-    """A function that edits copies of the pictures of each view in place."""
+    """A function that edits copies of the images of each view in place."""
 
     def edited(episode):
         views = [view.copy() for view in episode.images]

@@ -136,7 +136,7 @@ def test_every_text_of_an_episode_is_judged(one_arm):
 
 def test_bad_episodes_are_errors_beyond_the_bound(one_arm):
     error = BadEpisodeError("arm", "e3", "not_finite", "frame 3 has a number that is not finite")
-    broken = change(one_arm, 5, images=shown(lambda views: views[1].fill(b"no picture")))
+    broken = change(one_arm, 5, images=shown(lambda views: views[1].fill(b"no image")))
     robot = Robot(row(), [*broken[:3], error, *broken[4:]])
     report = scan(robot, num_actions=6)
     assert judged([report], max_bad_episodes=1) == {"bad episodes": "error"}

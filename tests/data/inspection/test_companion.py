@@ -15,7 +15,7 @@ from data.sources import open_reader
 from data.spec import Columns
 from tests.data.inspection.joint_robots import NAMES, joint_episodes, joint_row
 from tests.data.inspection.robots import healthy, quaternions, row
-from tests.data.small_sets import encoded, picture
+from tests.data.small_sets import encoded, image
 from tests.data.storages import STORAGES, table_of, write_meta, write_video
 
 
@@ -30,7 +30,7 @@ def write_hdf5(folder, recorded):
     for number, (state, commands) in enumerate(recorded):
         with h5py.File(folder / f"{number}.hdf5", "w") as file:
             file["observations/qpos"], file["action"], file["text"] = state, commands, "go"
-            images = [encoded(picture(number % 2, 0, i % 10)) for i in range(len(state))]
+            images = [encoded(image(number % 2, 0, i % 10)) for i in range(len(state))]
             stored = file.create_dataset("view", (len(images),), h5py.vlen_dtype(np.uint8))
             for i, data in enumerate(images):
                 stored[i] = np.frombuffer(data, np.uint8)
@@ -48,7 +48,7 @@ def write_lerobot(folder, recorded, names=NAMES):
         path = folder / f"data/{number}.parquet"
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table_of({"observation.state": state, "action": commands}), path)
-        shown = [picture(number % 2, 0, i % 10) for i in range(len(state))]
+        shown = [image(number % 2, 0, i % 10) for i in range(len(state))]
         write_video(folder / f"videos/view/{number}.mp4", shown)
         lines.append(json.dumps({"episode_index": number, "tasks": ["go"]}))
     (folder / "meta").mkdir()
@@ -124,7 +124,7 @@ def test_quaternions_are_read_as_recorded(tmp_path):
         with h5py.File(tmp_path / f"{number}.hdf5", "w") as file:
             file["eef_quat_orientation"] = np.concatenate((hand[:, :3], quaternions(hand)), axis=1)
             file["gripper"], file["text"] = hand[:, 9:], "go"
-            file["view"] = np.array([encoded(picture(0, 0, 0))] * len(hand))
+            file["view"] = np.array([encoded(image(0, 0, 0))] * len(hand))
     names = [f"{number}.hdf5" for number in range(3)]
     write_meta(tmp_path, spec, names, observation_key=["view"], language_instruction_key="text")
     reader = open_reader(spec, tmp_path)

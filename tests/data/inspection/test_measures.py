@@ -109,7 +109,7 @@ def test_a_camera_is_found_and_one_that_is_not_there_is_not():
     assert fit_cameras(seen[:10], 1) == ()
 
 
-def test_the_camera_of_the_pictures_is_found():
+def test_the_camera_of_the_images_is_found():
     (camera,) = scan(Robot(row(), healthy()), num_actions=6).cameras
     np.testing.assert_allclose(camera.matrix, CAMERA, atol=0.1)
     assert camera.r2 > 0.9

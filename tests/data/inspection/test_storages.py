@@ -28,4 +28,4 @@ def test_every_storage_is_measured(storage, tmp_path):
         assert (episode.clock is not None) == bool(clocks)
         assert len(episode.hands) == len(reader.spec.arms)
     blank = [f for f in examine([report], max_bad_episodes=0) if f.check.name == "blank view"]
-    assert [f.severity for f in blank] == ["error"], "the generated pictures are of one colour"
+    assert [f.severity for f in blank] == ["error"], "the generated images are of one colour"

@@ -18,11 +18,11 @@ from data.trajectory import Trajectory
 from tests.data.fakes import tokenize
 from tests.data.inspection.planted import change
 from tests.data.inspection.robots import Robot, episode, png, row
-from tests.data.small_sets import encoded, picture, small
+from tests.data.small_sets import encoded, image, small
 from tests.data.storages import STORAGES, write_hdf5
 
 NUM_ACTIONS = 6
-CUT = encoded(picture(0, 0, 0))[:40]
+CUT = encoded(image(0, 0, 0))[:40]
 
 
 class Edited:
@@ -127,9 +127,9 @@ def test_images_of_a_video_are_looked_at_as_asked(images, tmp_path, monkeypatch)
     monkeypatch.setattr("data.inspection.scan.SHEETS", 0)
     monkeypatch.setattr("data.inspection.scan.BESIDE_EPISODES", 0)
     seen = []
-    genuine = data.readers.videos.VideoPictures.__getitem__
+    genuine = data.readers.videos.VideoImages.__getitem__
     monkeypatch.setattr(
-        "data.readers.videos.VideoPictures.__getitem__",
+        "data.readers.videos.VideoImages.__getitem__",
         lambda view, index: (seen.append(index), genuine(view, index))[1],
     )
     report = scan(reader, num_actions=NUM_ACTIONS, images=images)
@@ -185,7 +185,7 @@ def test_a_frozen_view_is_found_alone_and_with_the_noise_of_a_codec():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_complete_files_are_known_without_decoding(kind):
-    data = encoded(picture(1, 1, 1), kind)
+    data = encoded(image(1, 1, 1), kind)
     assert is_complete(data)
     assert is_complete(data + b"\0\0\0"), "filled up with zeros, as HDF5 stores it"
     assert not is_complete(data[:-6])

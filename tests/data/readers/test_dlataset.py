@@ -49,9 +49,9 @@ def test_trajectories_carry_steps_metadata_and_numbers(dlataset, builder):
 
 def test_images_stay_encoded(dlataset, builder):
     (traj,) = read(dlataset.from_rlds(builder, split="train[:1]", shuffle=False))
-    pictures = traj["observation"]["image_0"]
-    assert pictures.shape == (10,)
-    assert all(picture.startswith(b"\xff\xd8") for picture in pictures), "JPEG"
+    images = traj["observation"]["image_0"]
+    assert images.shape == (10,)
+    assert all(image.startswith(b"\xff\xd8") for image in images), "JPEG"
 
 
 def test_traj_map_sees_whole_trajectories(dlataset, builder):

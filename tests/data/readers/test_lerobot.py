@@ -10,20 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.faults import BadEpisodeError
-from data.images import load_picture
+from data.images import load_image
 from data.readers.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
 from data.readers.lerobot_index import channel_names
 from data.spec import Columns
 from data.untrusted import Places
 from tests.data.fakes import good
-from tests.data.storages import encoded, picture, small
+from tests.data.storages import encoded, image, small
 
 ROW = small("AIRBOT", storage="lerobot", views=("camera",))
 FRAMES = 5
 
 
 def write(folder, version="v3.0", episodes=1, fps=10, **tables):
-    """A v3 dataset whose pictures are in the table; no video, so no PyAV."""
+    """A v3 dataset whose images are in the table; no video, so no PyAV."""
     rows = []
     for episode in range(episodes):
         for frame in range(FRAMES):
@@ -32,7 +32,7 @@ def write(folder, version="v3.0", episodes=1, fps=10, **tables):
                     "episode_index": episode,
                     "frame_index": frame,
                     "eef_6d": [100.0 * episode + frame, 0, 0, 1, 0, 0, 1, 0, 0, 1],
-                    "camera": {"bytes": encoded(picture(episode % 2, 0, frame)), "path": "x.png"},
+                    "camera": {"bytes": encoded(image(episode % 2, 0, frame)), "path": "x.png"},
                 }
             )
     (folder / "data").mkdir()
@@ -61,12 +61,12 @@ def test_episodes_that_share_a_table_come_in_parts(tmp_path):
         assert trajectory.episode == f"{tmp_path}/data/0.parquet#{number}"
 
 
-def test_pictures_in_the_table(tmp_path):
+def test_images_in_the_table(tmp_path):
     write(tmp_path, episodes=2)
     (_, second) = good(LeRobotReader(ROW, tmp_path), 0)
     for frame in range(FRAMES):
-        pixels = load_picture(second.images[0][frame], size=32, channel_order="rgb")
-        np.testing.assert_array_equal(pixels, picture(1, 0, frame))
+        pixels = load_image(second.images[0][frame], size=32, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, image(1, 0, frame))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def set_images(folder, column, features=None):
 
 
 # frames are written last first
-PIXELS = [picture(0, 0, frame, 8) for frame in reversed(range(FRAMES))]
+PIXELS = [image(0, 0, frame, 8) for frame in reversed(range(FRAMES))]
 FILES = [encoded(image) for image in PIXELS]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -189,8 +189,8 @@ def test_images_by_path(tmp_path, where):
     set_images(tmp_path, pa.array(paths) if where == "text" else pa.array(rows, STRUCT))
     view = camera(tmp_path)
     for frame in range(FRAMES):
-        pixels = load_picture(view[frame], size=None, channel_order="rgb")
-        np.testing.assert_array_equal(pixels, picture(0, 0, frame, 8))
+        pixels = load_image(view[frame], size=None, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, image(0, 0, frame, 8))
     (tmp_path / "images/2.png").unlink()
     with pytest.raises(ValueError, match=r"images/2\.png"):
         camera(tmp_path).take(np.array([2]))[0]
@@ -227,8 +227,8 @@ def test_other_forms_of_an_image_column(tmp_path, column):
     write(tmp_path)
     set_images(tmp_path, column)
     view = camera(tmp_path)
-    pixels = load_picture(view[3], size=None, channel_order="rgb")
-    np.testing.assert_array_equal(pixels, picture(0, 0, 3, 8))
+    pixels = load_image(view[3], size=None, channel_order="rgb")
+    np.testing.assert_array_equal(pixels, image(0, 0, 3, 8))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data.images import load_picture
+from data.images import load_image
 from data.readers.rlds import RldsReader, version_folder
 from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
@@ -66,7 +66,7 @@ def test_batches_equal_the_slow_reference(reader, stored):
     assert not ours["images"][:, 1:].any()
 
 
-def test_pictures_are_those_of_tensorflows_accurate_decoder(reader):
+def test_images_are_those_of_tensorflows_accurate_decoder(reader):
     trajectory = next(iter(reader.read(0)))
     whole = next(one_pass([Source(reader, 1.0)], **SHAPE, tokenize=tokenize))
     for frame in range(8):
@@ -221,5 +221,5 @@ def test_encoded_images_of_one_channel_are_grey(tmp_path):
     row = write(tmp_path / "arm/1.0.0", tfds.features.Image(shape=(9, 6, 1)), GREY)
     (trajectory,) = RldsReader(row, tmp_path).read(0)
     assert isinstance(trajectory, Trajectory)
-    shown = load_picture(trajectory.images[0][0], size=None, channel_order="rgb")
+    shown = load_image(trajectory.images[0][0], size=None, channel_order="rgb")
     assert shown[0, 0].tolist() == [200, 200, 200]

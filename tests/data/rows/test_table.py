@@ -103,7 +103,7 @@ def test_layouts_and_polarities():
     }
 
 
-def test_pictures():
+def test_images():
     swapped = {row.storage for row in DATASETS.values() if row.encoded_channel_order != "rgb"}
     assert swapped == {"hdf5"}, "OpenCV's BGR taken for RGB"
     plain = {n for n, row in DATASETS.items() if row.augment == "none"}

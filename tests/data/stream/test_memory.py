@@ -12,7 +12,7 @@ from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
 from tests.data.fakes import tokenize
 
-SIZE = SourceSize(part_samples=50, episode_samples=50, picture_bytes=20_000.0, num_views=2)
+SIZE = SourceSize(part_samples=50, episode_samples=50, image_bytes=20_000.0, num_views=2)
 SHAPE = StreamShape(seed=0, batch_size=64, num_actions=30, shuffle_buffer=10_000, lanes=1)
 OPTIONS = {"num_views": 3, "image_size": 224, "text_length": 50}
 

@@ -94,15 +94,15 @@ def test_a_position_survives_json_and_continues_the_stream():
     assert_equal(rest, whole[11:])
 
 
-def test_skipping_decodes_no_picture(monkeypatch):
+def test_skipping_decodes_no_image(monkeypatch):
     decoded = []
-    original = data.stream.batches.load_picture
+    original = data.stream.batches.load_image
 
     def counted(*args, **kwargs):
         decoded.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(data.stream.batches, "load_picture", counted)
+    monkeypatch.setattr(data.stream.batches, "load_image", counted)
     run(1, start_step=500, prefetch=1)
     assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
 
@@ -173,7 +173,7 @@ def test_a_changed_row_is_another_stream():
         run(1, position=position, sources=changed)
 
 
-def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
+def test_a_broken_image_is_named_with_dataset_episode_and_frame():
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
     with batches([Source(BrokenReader((1,), frames=2), 1.0)], **options) as stream:
         for _ in range(2):  # the error is not passed over by asking again
@@ -184,7 +184,7 @@ def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
                 next(stream)
 
 
-def test_when_no_picture_is_good_the_last_error_comes():
+def test_when_no_image_is_good_the_last_error_comes():
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
     with (
         batches([Source(BrokenReader((1,)), 1.0)], max_bad_episodes=5, **options) as stream,

@@ -122,7 +122,7 @@ def test_a_block_has_samples_of_at_least_twenty_episodes(monkeypatch):
     assert len(first) > 15, "samples of all episodes in random order"
 
 
-def test_passing_over_fetches_no_picture():
+def test_passing_over_fetches_no_image():
     class Watched(np.ndarray):
         def take(self, indices, *args, **kwargs):
             fetched.append(len(indices))
