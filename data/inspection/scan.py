@@ -354,10 +354,8 @@ class _Album:
                 self.changes += changes(shown, hands[:, some, :3], place)
 
 
-def _sheet(
-    trajectory: Trajectory, spec: DatasetSpec, frames_with_image: NDArray[np.int64]
-) -> Sheet:
-    frames = seen[even_places(len(seen), SHEET_IMAGES)]
+def _sheet(trajectory: Trajectory, spec: DatasetSpec, shown: NDArray[np.int64]) -> Sheet:
+    frames = shown[even_places(len(shown), SHEET_IMAGES)]
     hands = grippers.hand_rows(trajectory, spec)
     rotations = grippers.matrices(grippers.rotation_columns(hands, spec))
     names = tuple(name for name, _ in channel_names(spec))
