@@ -14,8 +14,9 @@ from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
 from benchmarks.data_speed import NUM_ACTIONS, SLOTS, TEXT_LENGTH, tokenize
 from data.sources import open_reader
 from data.stream.memory import SourceSize, host_bytes
-from data.stream.pipeline import Batches, Source, batches
+from data.stream.pipeline import Batches, batches
 from data.stream.stream import StreamShape
+from data.trajectory import Source
 
 # small pictures, so that as many steps as a training run takes minutes
 _SIZES: Final = {

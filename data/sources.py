@@ -23,8 +23,7 @@ from data.readers.scattered import ScatteredReader
 from data.rows.mixtures import MIXTURES, Mixture, check_mixture
 from data.rows.table import dataset, table_row
 from data.spec import DatasetSpec, is_named, load_named
-from data.stream.pipeline import Source
-from data.trajectory import Reader, Trajectory
+from data.trajectory import Reader, Source, Trajectory
 from data.untrusted import Places, read_json
 
 NOT_STATED = "not stated"

@@ -91,11 +91,19 @@ class Reader(Protocol):
     episodes_per_part: tuple[int, ...]
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of one part, in the order stored.
+        """Trajectories of one part, in the order stored.
 
         An episode that cannot be used is yielded as its error; what is raised ends the run.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened dataset and its share of the samples."""
+
+    reader: Reader
+    weight: float
 
 
 def standard_trajectory(

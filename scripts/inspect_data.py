@@ -24,7 +24,7 @@ from data.inspection.views import IMAGES
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
-from data.stream.pipeline import Source
+from data.trajectory import Source
 from eval.pages.html import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.inspection.page import BAD, Inspection, as_number, render

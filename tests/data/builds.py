@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import Trajectory
+from data.stream.pipeline import one_pass
+from data.trajectory import Source, Trajectory
 from data.writing.build import build
 from data.writing.plan import ImageRule
 from data.writing.shards import Request

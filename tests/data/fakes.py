@@ -9,8 +9,8 @@ from PIL import Image
 
 from data.faults import Faults
 from data.rows.table import dataset
-from data.stream.pipeline import Source, batches
-from data.trajectory import Trajectory
+from data.stream.pipeline import batches
+from data.trajectory import Source, Trajectory
 
 SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}
 

@@ -23,7 +23,8 @@ from data.faults import (
 )
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
+from data.trajectory import Source
 from tests.data.fakes import tokenize
 from tests.data.storages import FRAMES, encoded, image, small, write_hdf5
 

@@ -9,7 +9,7 @@ import pytest
 from data.faults import Faults
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.stream.batches import Collator
+from data.stream.batches import BatchForm, Collator
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples
 from tests.data.conftest import FIXTURES
@@ -71,7 +71,7 @@ def test_the_same_images(case):
         Sample(spec, found[episode], int(np.flatnonzero(found[episode].frames == frame)[0]), 0, 0)
         for episode, frame in wanted
     ]
-    collate = Collator(3, 224, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
+    collate = Collator(BatchForm(3, 224, tokenize), faults=Faults(0))
     batch, _ = collate([iter([sample]) for sample in samples])
     collate.close()
     np.testing.assert_array_equal(batch["view_mask"], z["image/mask"])

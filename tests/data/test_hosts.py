@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data.stream.pipeline import Source
 from data.stream.position import merge_positions
+from data.trajectory import Source
 from tests.data.fakes import FIELDS, SHAPE, BrokenReader, FakeReader, assert_equal, run
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from data.readers.rlds import index_files
 from data.sources import hold_out, origin
-from data.stream.pipeline import Source
+from data.trajectory import Source
 from tests.data.fakes import FakeReader
 
 

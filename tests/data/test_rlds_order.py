@@ -18,7 +18,8 @@ import data.readers.rlds
 from data.readers.dlataset import DLataset
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
-from data.stream.pipeline import Source, batches
+from data.stream.pipeline import batches
+from data.trajectory import Source
 from tests.data.fakes import assert_equal, good, png, tokenize
 from tests.data.unordered import UnorderedDLataset
 

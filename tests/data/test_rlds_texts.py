@@ -14,8 +14,9 @@ from data.readers.rlds import RldsReader
 from data.rows.table import dataset
 from data.sources import open_reader
 from data.spec import NO_ROTATION, Columns
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.windows import episode_samples
+from data.trajectory import Source
 from data.writing.publish import dataset_info
 from tests.data.builds import assert_same_batches, assert_same_numbers, built, trajectories
 from tests.data.fakes import png, tokenize

@@ -11,10 +11,11 @@ from data.rows.table import dataset
 from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns
-from data.stream.batches import Collator
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.batches import BatchForm, Collator
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples
+from data.trajectory import Source
 from tests.data import reference
 from tests.data.builds import built
 from tests.data.fakes import tokenize
@@ -179,7 +180,7 @@ def test_a_broken_image_is_named_with_its_frame(generated, tmp_path):
         np.asarray(samples.images[0])[0] = b"no image"
     for path in (p for p in tmp_path.rglob("*") if p.suffix in (".mp4", ".jpg", ".npz")):
         path.write_bytes(path.read_bytes()[:40])
-    collate = Collator(3, 32, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
+    collate = Collator(BatchForm(3, 32, tokenize), faults=Faults(0))
     with pytest.raises(TooManyBadEpisodesError, match=rf"frame \d+, {reader.spec.views[0]}"):
         collate([iter([Sample(reader.spec, samples, 0, 0, 0)])])
     collate.close()

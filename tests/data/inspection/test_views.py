@@ -13,8 +13,8 @@ from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.inspection.scan import scan
 from data.inspection.views import is_complete
 from data.sources import open_reader
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import Trajectory
+from data.stream.pipeline import one_pass
+from data.trajectory import Source, Trajectory
 from tests.data.fakes import tokenize
 from tests.data.inspection.planted import change
 from tests.data.inspection.robots import Robot, episode, png, row

@@ -16,9 +16,9 @@ from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
 from data.sources import READERS, open_mixture, open_reader
 from data.spec import STORAGES
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import EmptyDatasetError
-from data.trajectory import Trajectory
+from data.trajectory import Source, Trajectory
 from data.writing.publish import dataset_info
 from tests.data import reference
 from tests.data.fakes import tokenize

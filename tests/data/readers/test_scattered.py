@@ -10,8 +10,8 @@ import pytest
 
 from data.readers.scattered import ScatteredReader
 from data.rows.table import dataset
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import BadEpisodeError
+from data.stream.pipeline import one_pass
+from data.trajectory import BadEpisodeError, Source
 from tests.data.fakes import good, tokenize
 from tests.data.storages import FRAMES, read_array, write_agiworld, write_x2robot
 

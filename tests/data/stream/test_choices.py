@@ -8,10 +8,11 @@ import pytest
 from data.jitter import UNCHANGED
 from data.rows.table import dataset
 from data.stream.batches import choose_instruction, choose_jitter, choose_num_views
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples
 from data.texts import FrameTexts
+from data.trajectory import Source
 from tests.data.fakes import SHAPE, FakeReader, png, tokenize
 
 POUR = dataset("agiworld-on-site-pour")

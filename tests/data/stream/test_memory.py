@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from data.faults import Faults
-from data.stream.batches import KEPT_INSTRUCTIONS, Collator
+from data.stream.batches import KEPT_INSTRUCTIONS, BatchForm, Collator
 from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
 from tests.data.fakes import tokenize
@@ -43,7 +43,7 @@ def test_lanes_and_hosts_share_the_memory():
 
 
 def test_instructions_are_not_kept_for_ever():
-    collate = Collator(1, 8, tokenize, None, Faults(0), 0.0, 1, jitters=False)
+    collate = Collator(BatchForm(1, 8, tokenize), faults=Faults(0))
     for first in range(0, 3 * KEPT_INSTRUCTIONS, 4096):
         collate.input_ids([f"text {n}" for n in range(first, first + 4096)])
         assert collate.kept_instructions <= KEPT_INSTRUCTIONS
@@ -54,7 +54,8 @@ def test_instructions_are_not_kept_for_ever():
 
 SOAK = """
 import json, os, re, sys
-from data.stream.pipeline import Source, batches
+from data.stream.pipeline import batches
+from data.trajectory import Source
 from tests.data.fakes import FakeReader, tokenize
 
 def rss():

@@ -9,7 +9,8 @@ import pytest
 import data.stream.batches
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.spec import Columns
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
+from data.trajectory import Source
 from tests.data.fakes import (
     SHAPE,
     BrokenReader,
