@@ -33,9 +33,9 @@ def built(spec, root, out, show=lambda done, total, good: None, **changes):
 
 
 def trajectories(reader) -> list[Trajectory]:
-    found = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
-    assert all(isinstance(t, Trajectory) for t in found)
-    return found
+    trajectories = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
+    assert all(isinstance(t, Trajectory) for t in trajectories)
+    return trajectories
 
 
 def batches(reader, size=SIZE):

@@ -15,7 +15,7 @@ from tests.data.small_sets import FRAMES, RATE_HZ, TEXTS, encoded, image, small
 
 
 def read_array(file, key) -> np.ndarray:
-    """An array of an HDF5 file, whose types do not tell arrays from groups."""
+    """An array of an HDF5 file, whose types do not distinguish arrays from groups."""
     return np.array(file[key])
 
 

@@ -35,9 +35,9 @@ def test_plain_tfds_reads_it(tmp_path):
     builder: Any = tfds.builder_from_directory(made.folder)
     loaded: Any = tfds.load("calvin", data_dir=str(tmp_path / "out"), split="train")
     for episodes in (loaded, builder.as_dataset("train")):
-        found = list(tfds.as_numpy(episodes))
-        assert len(found) == len(originals)
-        for episode, original in zip(found, originals, strict=True):
+        episodes_read = list(tfds.as_numpy(episodes))
+        assert len(episodes_read) == len(originals)
+        for episode, original in zip(episodes_read, originals, strict=True):
             steps = list(episode["steps"])
             poses = np.stack([step["observation"]["pose"] for step in steps])
             np.testing.assert_array_equal(poses, original.poses)
@@ -57,8 +57,8 @@ def test_plain_tfds_reads_it(tmp_path):
 def test_the_manifest_tells_what_it_is(tmp_path):
     row = write_hdf5(tmp_path)
     made = built(row, tmp_path, tmp_path / "out")
-    found = json.loads((made.folder / "manifest.json").read_text())
-    assert found == made.manifest
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert manifest == made.manifest
     expected = {
         "schema": "standard-trajectories-1",
         "name": "calvin",
@@ -71,11 +71,11 @@ def test_the_manifest_tells_what_it_is(tmp_path):
         "views": {"rgb_static": "rgb/static", "rgb_wrist": "rgb/wrist"},
         "bad_episodes": {},
     }
-    assert {name: found[name] for name in expected} == expected
-    assert found["made_of"]["root"] == str(tmp_path)
-    assert found["made_of"]["episodes"] == 2
-    assert len(found["fingerprint"]) == 64
-    assert set(found["files"]) == {p.name for p in made.folder.iterdir()} - {"manifest.json"}
+    assert {name: manifest[name] for name in expected} == expected
+    assert manifest["made_of"]["root"] == str(tmp_path)
+    assert manifest["made_of"]["episodes"] == 2
+    assert len(manifest["fingerprint"]) == 64
+    assert set(manifest["files"]) == {p.name for p in made.folder.iterdir()} - {"manifest.json"}
 
 
 def break_first(folder):
@@ -141,12 +141,12 @@ def source(fixtures):
 
 def test_a_run_that_was_stopped_goes_on_with_what_is_missing(source, tmp_path):
     row, root = source
-    whole = built(row, root, tmp_path / "whole", shard_mb=0.3)
+    complete = built(row, root, tmp_path / "whole", shard_mb=0.3)
     with pytest.raises(KeyboardInterrupt):
         built(row, root, tmp_path / "out", stop_after(20), shard_mb=0.3)
     building = tmp_path / "out" / ".building-bridge_dataset"
     finished = sorted(path.name for path in (building / "dataset").iterdir())
-    assert 0 < len(finished) < len(whole.manifest["files"]) - 2
+    assert 0 < len(finished) < len(complete.manifest["files"]) - 2
     assert list((building / "unfinished").iterdir()), "a shard was being written"
     assert not (tmp_path / "out" / "bridge_dataset").exists()
     first = building / "dataset" / finished[0]
@@ -156,9 +156,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(source, tmp_path):
     assert made.new
     assert 0 < shown[0][0] < 20, "what was finished is not done again"
     assert shown[-1] == (25, 25, 25)
-    assert contents(made.folder) == contents(whole.folder)
+    assert contents(made.folder) == contents(complete.folder)
     assert (made.folder / finished[0]).stat().st_mtime_ns == written
-    assert made.manifest["files"] == whole.manifest["files"]
+    assert made.manifest["files"] == complete.manifest["files"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bridge_dataset"]
 
 
@@ -211,7 +211,7 @@ class _Process:
         pass
 
 
-def test_a_worker_that_fails_or_is_lost_is_told(tmp_path):
+def test_a_worker_that_fails_or_is_lost_is_reported(tmp_path):
     for said, error, message in (
         (build._Failed("the disk is full"), ValueError, "the disk is full"),
         (None, build.WorkerLostError, "build-0 ended with status -9"),

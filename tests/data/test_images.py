@@ -22,7 +22,7 @@ def test_images_equal_the_original_reader(golden):
     z = golden("original_images.npz")
     images = [key.removesuffix("/encoded") for key in z.files if key.endswith("/encoded")]
     assert len(images) == 6
-    whole = 0
+    complete = 0
     for key in images:
         pixels = decode_image(
             z[f"{key}/encoded"].tobytes(), size=224, channel_order="bgr_swapped"
@@ -30,9 +30,9 @@ def test_images_equal_the_original_reader(golden):
         np.testing.assert_array_equal(pixels[:, 100:112, 100:112], z[f"{key}/patch"])
         np.testing.assert_array_equal(pixels.astype(np.int64).sum((1, 2)), z[f"{key}/sum"])
         if f"{key}/full" in z.files:
-            whole += 1
+            complete += 1
             np.testing.assert_array_equal(pixels, z[f"{key}/full"])
-    assert whole == 2
+    assert complete == 2
 
 
 def test_red_stays_red_unless_the_row_says_that_it_was_swapped():
@@ -88,9 +88,9 @@ def test_the_cache_decodes_once_until_it_is_full():
 
 def test_pixels_are_resized_as_an_encoded_image_is():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
-    found = load_image(pixels, size=16, channel_order="bgr_swapped")
+    pixels_read = load_image(pixels, size=16, channel_order="bgr_swapped")
     np.testing.assert_array_equal(
-        found, decode_image(encoded(pixels), size=16, channel_order="rgb")
+        pixels_read, decode_image(encoded(pixels), size=16, channel_order="rgb")
     )
 
 
@@ -109,8 +109,8 @@ def test_another_way_of_resizing_takes_the_place_of_the_filter():
         return image[:4, :4]
 
     for image in (pixels, encoded(pixels)):
-        found = load_image(image, size=4, channel_order="rgb", fit=fit)
-        np.testing.assert_array_equal(found, pixels[:4, :4])
+        fitted = load_image(image, size=4, channel_order="rgb", fit=fit)
+        np.testing.assert_array_equal(fitted, pixels[:4, :4])
 
 
 class OddError(RuntimeError):

@@ -84,8 +84,8 @@ def test_the_example_of_contributing(tmp_path, monkeypatch):
     state[:, 0], state[:, 6] = np.arange(25), -1.0
     images = np.array([png((frame, 0, 0)) for frame in range(25)], object)
     np.savez(tmp_path / "episode.npz", state=state, top=images, text="fold")
-    told = text.split('config.data.mixture = "')[1].split('"')[0]
-    ((name, weight), (other, _)) = mixture(told)
+    stated = text.split('config.data.mixture = "')[1].split('"')[0]
+    ((name, weight), (other, _)) = mixture(stated)
     assert (weight, other) == (0.3, "Calvin")
     (batch,) = one_pass(
         open_mixture(((name, weight),), tmp_path), **{**SHAPE, "batch_size": 9}, tokenize=tokenize

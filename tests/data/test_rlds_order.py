@@ -106,8 +106,8 @@ def long_first(tmp_path_factory):
 def test_episodes_that_are_parsed_sooner_do_not_come_sooner(dlataset, long_first):
     reader = RldsReader(BRIDGE, long_first)
     for _ in range(3):
-        found = [trajectory.instruction for trajectory in good(reader, 0)]
-        assert found == [str(number) for number in range(41)]
+        texts = [trajectory.instruction for trajectory in good(reader, 0)]
+        assert texts == [str(number) for number in range(41)]
 
 
 @pytest.mark.parametrize("runs", RUNS)

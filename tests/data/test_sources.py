@@ -95,9 +95,9 @@ def test_reading_again_gives_the_same(opened):
 def test_batches_go_on_where_they_stopped(opened):
     options = {**OPTIONS, "batch_size": 5, "seed": 3, "shuffle_buffer": 8}
     with batches([Source(opened, 1.0)], **options) as stream:
-        whole = [next(stream) for _ in range(7)]
+        every_batch = [next(stream) for _ in range(7)]
     with batches([Source(opened, 1.0)], **options, start_step=5) as stream:
-        for batch in whole[5:]:
+        for batch in every_batch[5:]:
             again = next(stream)
             for name, array in batch.items():
                 np.testing.assert_array_equal(again[name], array)
@@ -122,11 +122,11 @@ def test_samples_equal_the_slow_reference(generated):
 def test_every_sample_has_the_images_of_its_frame(generated):
     _, row, folder = generated
     reader = open_reader(row, folder)
-    found = [episode_samples(t, reader.spec, 6) for t in everything(reader)]
-    whole = list(one_pass([Source(reader, 1.0)], **OPTIONS, batch_size=4))
-    images = np.concatenate([batch["images"] for batch in whole])
+    episodes = [episode_samples(t, reader.spec, 6) for t in everything(reader)]
+    every_batch = list(one_pass([Source(reader, 1.0)], **OPTIONS, batch_size=4))
+    images = np.concatenate([batch["images"] for batch in every_batch])
     place = 0
-    for episode, samples in enumerate(found):
+    for episode, samples in enumerate(episodes):
         for frame in samples.frames.tolist():
             for view in range(len(reader.spec.views)):
                 expected = image(episode, view, frame + row.picture_offset)

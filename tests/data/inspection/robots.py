@@ -126,9 +126,9 @@ def quaternions(rows):
     twist = (m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1])
     table[:, :3, 3] = table[:, 3, :3] = np.stack(twist, axis=1)
     table[:, 3, 3] = trace
-    found = np.linalg.eigh(table)[1][..., -1]
-    flips = np.sign((found[1:] * found[:-1]).sum(axis=1))
-    return found * np.cumprod(np.concatenate(([1.0], flips)))[:, None]
+    vectors = np.linalg.eigh(table)[1][..., -1]
+    flips = np.sign((vectors[1:] * vectors[:-1]).sum(axis=1))
+    return vectors * np.cumprod(np.concatenate(([1.0], flips)))[:, None]
 
 
 def rotations_recorded(episodes, of_hand):

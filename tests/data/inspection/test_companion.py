@@ -1,4 +1,4 @@
-"""What is recorded beside a row is read through the row's own storage."""
+"""Arrays recorded beside those of a row are read through the row's own storage."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ WRITERS = {"hdf5": write_hdf5, "lerobot": write_lerobot}
 
 @pytest.mark.parametrize("storage", WRITERS)
 @pytest.mark.parametrize("reads", ["state", "action"])
-def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp_path):
+def test_the_other_array_is_compared_from_either_side(storage, reads, recorded, tmp_path):
     spec = WRITERS[storage](tmp_path, recorded)
     if reads == "action":
         spec = dataclasses.replace(spec, joints=(Columns("action", 0, 7),), proprio="commanded")
@@ -93,7 +93,7 @@ def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "channels"),
     [
         (list(NAMES), NAMES),
         ({"motors": list(NAMES)}, NAMES),
@@ -102,10 +102,10 @@ def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp
         ("pan", ()),
     ],
 )
-def test_names_of_joints_come_from_the_recording(names, found, recorded, tmp_path):
+def test_names_of_joints_come_from_the_recording(names, channels, recorded, tmp_path):
     reader = open_reader(write_lerobot(tmp_path, recorded[:1], names), tmp_path)
     companion = open_companion(reader, tmp_path)
-    assert companion.joint_names == found
+    assert companion.joint_names == channels
     assert companion.reader is not None, "the names of the row's channels are not those beside it"
 
 

@@ -33,9 +33,9 @@ class Edited:
         self.spec, self.episodes_per_part = reader.spec, reader.episodes_per_part
 
     def read(self, part):
-        for found in self._reader.read(part):
-            good = isinstance(found, Trajectory)
-            yield self._edit(found, self.spec) if good else found
+        for item in self._reader.read(part):
+            good = isinstance(item, Trajectory)
+            yield self._edit(item, self.spec) if good else item
 
 
 def spoilt(frame_of):
@@ -59,7 +59,7 @@ EDITS = {
 
 
 def trained(reader):
-    """Whether training takes every sample."""
+    """True where training takes every sample."""
     sizes: dict[str, Any] = {
         "batch_size": 4,
         "num_actions": NUM_ACTIONS,
@@ -166,7 +166,7 @@ def test_a_small_hand_that_moves_up_in_a_clean_view_is_not_frozen():
     assert frozen([clean(n, up=False) for n in range(3)]) == [[True, True]] * 3
 
 
-def test_a_frozen_view_is_found_alone_and_with_the_noise_of_a_codec():
+def test_a_frozen_view_is_the_only_finding_and_with_the_noise_of_a_codec():
     rng = np.random.default_rng(0)
 
     def rounded(e):

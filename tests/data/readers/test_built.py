@@ -1,4 +1,4 @@
-"""What is built gives the samples of the recording it was made of."""
+"""A built dataset gives the samples of the recording it was made of."""
 
 import dataclasses
 import io

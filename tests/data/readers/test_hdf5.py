@@ -81,7 +81,7 @@ def test_camera_buffers_of_two_sizes_are_pixels(tmp_path, shape):
 
 
 def halves(height, width):
-    """uint8[4, height, width, 3]: red on the left, blue on the right, green tells the frame."""
+    """uint8[4, height, width, 3]: red on the left, blue on the right, green counts the frames."""
     images = np.zeros((4, height, width, 3), np.uint8)
     images[:, :, : width // 2, 0], images[:, :, width // 2 :, 2] = 200, 200
     images[..., 1] = 10 * np.arange(4)[:, None, None]
@@ -130,11 +130,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_array_of_an_unknown_layout_is_malformed(tmp_path, name):
-    array, found = REFUSED[name]
+    array, described = REFUSED[name]
     (bad,) = Hdf5Reader(write_episode(tmp_path, array), tmp_path).read(0)
     assert isinstance(bad, BadEpisodeError)
     assert bad.kind == "malformed"
-    assert re.search(rf"rgb.* {found}", bad.reason)
+    assert re.search(rf"rgb.* {described}", bad.reason)
 
 
 def test_a_camera_buffer_of_bytes_may_end_in_zeros(tmp_path):
@@ -270,9 +270,9 @@ def test_a_meta_file_of_the_original_works_unchanged(tmp_path):
         with pytest.raises(ValueError, match=r"json names .*0\.hdf5', which lies outside"):
             Hdf5Reader(row, root)
         reader = Hdf5Reader(row, root, Places.of(root, tmp_path))
-        found = [good(reader, part)[0] for part in range(2)]
-        assert [len(trajectory.poses) for trajectory in found] == list(FRAMES)
-        assert [trajectory.paraphrases for trajectory in found] == [("a", "b"), ()]
+        trajectories = [good(reader, part)[0] for part in range(2)]
+        assert [len(trajectory.poses) for trajectory in trajectories] == list(FRAMES)
+        assert [trajectory.paraphrases for trajectory in trajectories] == [("a", "b"), ()]
         assert reader.spec.views == ("rgb/static", "rgb/wrist")
         assert reader.spec.instruction_key == "text"
 

@@ -1,4 +1,4 @@
-"""What is particular to LeRobot's formats."""
+"""LeRobot's formats: indexes, columns, images, tasks, and what is refused."""
 
 import dataclasses
 import json
@@ -54,8 +54,8 @@ def test_episodes_that_share_a_table_come_in_parts(tmp_path):
     write(tmp_path, episodes=2 * MAX_EPISODES_PER_PART + 3)
     reader = LeRobotReader(ROW, tmp_path)
     assert reader.episodes_per_part == (MAX_EPISODES_PER_PART, MAX_EPISODES_PER_PART, 3)
-    found = good(reader, 1)
-    for number, trajectory in enumerate(found, start=MAX_EPISODES_PER_PART):
+    trajectories = good(reader, 1)
+    for number, trajectory in enumerate(trajectories, start=MAX_EPISODES_PER_PART):
         assert trajectory.poses[:, 0].tolist() == [100 * number + i for i in range(FRAMES)]
         assert trajectory.instruction == f"task {number}"
         assert trajectory.episode == f"{tmp_path}/data/0.parquet#{number}"
@@ -95,7 +95,7 @@ def test_a_missing_column_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "columns"),
     [
         (["a", "b"], ("a", "b")),
         ({"motors": ["a"], "tool": ["b"]}, ("a", "b")),
@@ -108,9 +108,9 @@ def test_a_missing_column_is_named(tmp_path):
         ([["a", "b"]], None),
     ],
 )
-def test_names_of_columns_in_the_forms_that_info_json_has(names, found):
+def test_names_of_columns_in_the_forms_that_info_json_has(names, columns):
     features = {"action": {"dtype": "float32", "shape": [2], "names": names}, "odd": 3}
-    assert channel_names({"features": features}) == ({} if found is None else {"action": found})
+    assert channel_names({"features": features}) == ({} if columns is None else {"action": columns})
     for odd in (None, [], "x", {}):
         assert channel_names({"features": odd}) == {}
 
@@ -123,8 +123,8 @@ def test_the_row_of_a_reader_has_the_names_of_its_joints(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"features": features}))
     joints = (Columns("eef_6d", 7, 10),)
     row = dataclasses.replace(ROW, arms=(), joints=joints, rotation_layout="none")
-    found = LeRobotReader(row, tmp_path).spec.channels
-    assert [channel.name for channel in found] == ["joint 7", "joint 8", "gripper"]
+    channels = LeRobotReader(row, tmp_path).spec.channels
+    assert [channel.name for channel in channels] == ["joint 7", "joint 8", "gripper"]
     assert LeRobotReader(ROW, tmp_path).spec == ROW, "poses are named by the action space"
 
 
@@ -153,7 +153,7 @@ def test_rows_that_are_missing_or_of_unequal_length_are_an_error(rows):
 
 
 def set_images(folder, column, features=None):
-    """Write the images of `write` anew: `column` for the frames in the order of the file."""
+    """Replaces the images of `write`: `column` for the frames in the order of the file."""
     path = folder / "data/0.parquet"
     table = pq.read_table(path)
     place = table.column_names.index("camera")
@@ -203,11 +203,11 @@ def test_a_path_of_an_image_stays_below_the_data_folder(tmp_path, path):
     write(folder)
     (tmp_path / "secret.png").write_bytes(FILES[0])
     set_images(folder, pa.array([{"bytes": None, "path": path}] * FRAMES, STRUCT))
-    (found,) = LeRobotReader(ROW, folder).read(0)
-    assert isinstance(found, BadEpisodeError)
-    assert found.kind == "malformed"
-    assert "camera names" in found.reason
-    assert "lies outside" in found.reason
+    (error,) = LeRobotReader(ROW, folder).read(0)
+    assert isinstance(error, BadEpisodeError)
+    assert error.kind == "malformed"
+    assert "camera names" in error.reason
+    assert "lies outside" in error.reason
     places = Places.of(folder, anywhere=True)
     (trajectory,) = good(LeRobotReader(ROW, folder, places), 0)
     assert len(trajectory.images[0]) == FRAMES

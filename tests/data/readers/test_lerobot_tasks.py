@@ -192,6 +192,6 @@ def test_frames_whose_task_is_empty_follow_the_row(tmp_path):
     write(tmp_path, "v3.0", listed=["reach", ""], tasks=tasks)
     assert fault(tmp_path).kind == "no_instruction"
     row = small("AIRBOT", storage="lerobot", views=("camera",), empty_text="leave_out")
-    found = episode_samples(only(tmp_path, row), row, 6)
-    assert set(found.frames.tolist()) <= {2, 3, 4}
-    assert {found.text(i)[0] for i in range(len(found))} == {"reach"}
+    samples = episode_samples(only(tmp_path, row), row, 6)
+    assert set(samples.frames.tolist()) <= {2, 3, 4}
+    assert {samples.text(i)[0] for i in range(len(samples))} == {"reach"}

@@ -23,7 +23,7 @@ def video(tmp_path_factory):
 
 
 def frame_shown(pixels):
-    """Red tells the frame."""
+    """Number of the frame, from its red."""
     return round((int(pixels[5, 5, 0]) - 10) / 20)
 
 

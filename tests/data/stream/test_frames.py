@@ -19,11 +19,11 @@ def frames(count, **changes):
 
 
 def test_they_are_spread_over_episodes():
-    found = frames(10)
-    numbers = [int(frame.images[0][0, 0, 0]) for frame in found]
+    spread = frames(10)
+    numbers = [int(frame.images[0][0, 0, 0]) for frame in spread]
     assert numbers == [0, 2, 4, 7, 0, 2, 4, 7, 0, 2]
-    assert [int(frame.images[0][0, 0, 1]) for frame in found] == [0] * 8 + [1] * 2
-    assert len({frame.name for frame in found}) == 10
+    assert [int(frame.images[0][0, 0, 1]) for frame in spread] == [0] * 8 + [1] * 2
+    assert len({frame.name for frame in spread}) == 10
     assert len(frames(100)) == 12
 
 

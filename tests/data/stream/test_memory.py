@@ -18,27 +18,27 @@ OPTIONS = {"num_views": 3, "image_size": 224, "text_length": 50}
 
 
 def test_the_terms_by_hand():
-    found = host_bytes([SIZE], SHAPE, hosts=1, cache_mb=3.0, **OPTIONS)
+    terms = host_bytes([SIZE], SHAPE, hosts=1, cache_mb=3.0, **OPTIONS)
     sample = 20_000 + 2 * 48 + 4 * 20 * 31
-    assert found["blocks"] == 2 * (10_000 + 50) * sample
-    assert found["batches"] == 5 * 64 * (3 * 224 * 224 * 3 + 200 + 4 * 20 * 31)
-    assert found["cache"] == 3 * 2**20
-    assert found["ids"] == 65_536 * 320
+    assert terms["blocks"] == 2 * (10_000 + 50) * sample
+    assert terms["batches"] == 5 * 64 * (3 * 224 * 224 * 3 + 200 + 4 * 20 * 31)
+    assert terms["cache"] == 3 * 2**20
+    assert terms["ids"] == 65_536 * 320
 
 
 def test_twenty_episodes_decide_where_they_are_more():
     long = SourceSize(1000, 1000, 20_000.0, 2)
-    found = host_bytes([long], SHAPE, hosts=1, **OPTIONS)
-    assert found["blocks"] == 2 * (20 * 1000 + 1000) * (20_000 + 96 + 2480)
+    terms = host_bytes([long], SHAPE, hosts=1, **OPTIONS)
+    assert terms["blocks"] == 2 * (20 * 1000 + 1000) * (20_000 + 96 + 2480)
 
 
 def test_lanes_and_hosts_share_the_memory():
     one = host_bytes([SIZE], SHAPE, hosts=1, **OPTIONS)
     lanes = StreamShape(0, 64, 30, 10_000, 8)
-    whole = host_bytes([SIZE], lanes, hosts=1, **OPTIONS)
+    one_host = host_bytes([SIZE], lanes, hosts=1, **OPTIONS)
     eighth = host_bytes([SIZE], lanes, hosts=8, **OPTIONS)
-    assert whole["blocks"] == pytest.approx(8 * eighth["blocks"], abs=8)
-    assert one["blocks"] < whole["blocks"] < 1.05 * one["blocks"], "each lane has a part to spare"
+    assert one_host["blocks"] == pytest.approx(8 * eighth["blocks"], abs=8)
+    assert one["blocks"] < one_host["blocks"] < 1.05 * one["blocks"], "a part more for each lane"
     assert eighth["batches"] == one["batches"] // 8
 
 
