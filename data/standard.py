@@ -1,10 +1,10 @@
 """The standard trajectory as an RLDS episode, there and back without loss.
 
 A step has the image of each view, `pose` and, where the trajectory has them, `clock` and
-`still_row`; image i of a view is in step i, also where the row's picture_offset pairs it with
-another pose, and images beyond the last step are in the metadata. Numbers are stored as bytes,
-since TFRecord knows floats of 32 bits only. Reward, discount and is_terminal have no place in a
-standard trajectory: they are 0, 1 and False throughout.
+`still_row`. Image i of a view is in step i, also where the row's picture_offset pairs it with
+another pose; images beyond the last step are in the metadata. Numbers are stored as bytes, because
+a TFRecord has no floats of 64 bits. Reward, discount and is_terminal have no place in a standard
+trajectory: they are 0, 1 and False throughout.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ with needs("data"):
 
 STATE = ("pose", "clock", "still_row")
 NO_SPAN = (-1, -1)
-# the largest protobuf message is 2 GiB; what is not an image fits in the rest
+# a protobuf message is at most 2 GiB; 64 MiB are left for everything but images
 MAX_IMAGE_BYTES = 2**31 - 2**26
 
 
 @dataclass(frozen=True)
 class StandardForm:
-    """What the trajectories of one dataset have; stored in its manifest.
+    """Form of all trajectories of one dataset; stored in its manifest.
 
     Attributes:
         views: the features that hold the images, view 0 first.
         clocks: arms that have a clock each, or 0.
         still_columns: columns of still_rows, or 0.
         more_pictures: whether a view may have more images than there are steps.
-        step_texts: whether the text may change from step to step; what was built without it has
-            the first text in every step.
+        step_texts: whether the text may change from step to step; datasets built before it was
+            possible have the first text in every step.
     """
 
     views: tuple[str, ...]
@@ -177,12 +177,12 @@ class StandardForm:
 
     def _state(self, trajectory: Trajectory) -> dict[str, Float64]:
         frames, clocks = len(trajectory.poses), trajectory.clocks
-        found = (trajectory.poses, None if clocks is None else clocks.T, trajectory.still_rows)
-        state = {n: rows for n, rows in zip(STATE, found, strict=True) if rows is not None}
+        arrays = (trajectory.poses, None if clocks is None else clocks.T, trajectory.still_rows)
+        state = {n: rows for n, rows in zip(STATE, arrays, strict=True) if rows is not None}
         shapes = {name: (str(rows.dtype), rows.shape) for name, rows in state.items()}
-        wanted = {name: ("float64", (frames, width)) for name, width in self._widths().items()}
-        if shapes != wanted or not frames:
-            raise FaultError("malformed", f"arrays are {shapes}, those of the dataset {wanted}")
+        stated = {name: ("float64", (frames, width)) for name, width in self._widths().items()}
+        if shapes != stated or not frames:
+            raise FaultError("malformed", f"arrays are {shapes}, those of the dataset {stated}")
         return state
 
     def _check_images(self, frames: int, images: Sequence[Sequence[bytes]]) -> None:
@@ -199,7 +199,7 @@ class StandardForm:
 
 
 def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool) -> StandardForm:
-    """The form of a dataset, from one of its trajectories and the names of its views."""
+    """Form of a dataset, from one of its trajectories and the names of its views."""
     clocks, still = trajectory.clocks, trajectory.still_rows
     return StandardForm(
         views=feature_names(views),
@@ -211,10 +211,7 @@ def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool
 
 
 def feature_names(views: Iterable[str]) -> tuple[str, ...]:
-    """A feature for each view: its key with `_` for what is no letter or digit, each unlike all.
-
-    "rgb/static" becomes rgb_static.
-    """
+    """A feature for each view: "rgb/static" becomes rgb_static; a name in use gets a number."""
     names: list[str] = []
     for view in views:
         plain = re.sub(r"\W+", "_", view).strip("_")

@@ -19,7 +19,7 @@ def encoded(array, kind="PNG"):
 
 
 def test_images_equal_the_original_reader(golden):
-    z = golden("original_images.npz")
+    z = golden("original_pictures.npz")
     images = [key.removesuffix("/encoded") for key in z.files if key.endswith("/encoded")]
     assert len(images) == 6
     complete = 0

@@ -204,7 +204,7 @@ def test_paraphrases_go_through_the_same_door():
     )
     assert paraphrases == {"push": ("shove", "press"), "pull": ("tug",), "lift": ()}
     for bad, message in (
-        (["push"], "meta.json: lang_aug_map is list; wanted is a map"),
+        (["push"], "meta.json: lang_aug_map is list; allowed is a map"),
         ({"push": [3]}, r"meta.json: lang_aug_map\['push'\] is int; read is"),
         ({"push": {"a": "b"}}, r"lang_aug_map\['push'\] is dict"),
         ({"push": ["shove", " "]}, r"lang_aug_map\['push'\] has an empty text"),
