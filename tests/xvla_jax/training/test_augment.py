@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.faults import Faults
 from data.rows.table import dataset
-from data.stream.batches import Collator, choose_jitter
+from data.stream.batches import BatchForm, Collator, choose_jitter
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples
 from tests.data.fakes import tokenize
@@ -131,7 +131,7 @@ def collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
         images=tuple(pictures),
     )
     samples = [Sample(row, episode, number, number, lane=1) for number in range(8)]
-    collator = Collator(3, 32, tokenize, seed, Faults(0), 0.0, 1, jitters=True)
+    collator = Collator(BatchForm(3, 32, tokenize), faults=Faults(0), seed=seed, jitters=True)
     batch, _ = collator([iter([sample]) for sample in samples])
     collator.close()
     return batch, samples
