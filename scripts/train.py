@@ -35,9 +35,10 @@ from scripts.terminal import (
 from scripts.training.run import TrainingRun, group_table
 from scripts.training.xvla_flags import carried_over
 from xvla_jax.checkpoints import relabel
+from xvla_jax.checkpoints.run_folder import read_model
 from xvla_jax.errors import TrainingError, XVLAError
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
-from xvla_jax.training.checkpointer import Checkpointer, RunItems, read_model
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
 from xvla_jax.training.loop import Placement, Reports, Saving, Schedule, SkipWatch, run_loop
 from xvla_jax.training.multihost import DistributedConfig, Processes, start
@@ -114,7 +115,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
     if run.recipe.lora and processes.main:
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}, for {relabel.said(run.model_config)}")
+        print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
     return 0
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.training.checkpointer import CHECKPOINTS, Checkpointer, RunItems
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.loop import (
     SKIPPED_NAME,
     DeviceFeed,
