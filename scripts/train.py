@@ -48,7 +48,7 @@ from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
 from xvla_jax.training.step import make_train_step
 from xvla_jax.training.telemetry import MetricsWriter, open_sinks
-from xvla_jax.training.workdir_lock import WorkdirLock
+from xvla_jax.training.workdir_lock import WorkdirLock, mounted_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TAKE_OVER = flags.DEFINE_bool(
@@ -154,9 +154,9 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     keep_between_steps()
     trim_after_compiling()
-    workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     try:
+        workdir = mounted_workdir(_WORKDIR.value)
         with Termination():  # until the loop waits for signals itself, one ends at once
             processes = start(DistributedConfig(**config.distributed.to_dict()))
             with processes, _workdir(workdir, processes):
