@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from eval.files import differences
 from eval.pages.html import Points, bar_chart, path_chart
 from eval.runs.compare import compare_runs
-from eval.runs.rollout import Trace, load_trace
+from eval.runs.traces import Trace, load_trace
 from eval.tasks.spec import CHAIN_LENGTH
 from eval.tasks.table import TASKS
 
@@ -152,7 +152,7 @@ def _unlike(row: Mapping[str, Any]) -> list[str]:
         return []
     ours = {k: v for k, v in row.items() if k not in ("name", "reference")}
     theirs = json.loads(json.dumps(asdict(TASKS[faithful])))
-    return differences(ours, {k: theirs[k] for k in ours})
+    return differences(ours, {k: theirs.get(k) for k in ours})
 
 
 def _lead(receipt: Mapping[str, Any]) -> str:
@@ -229,8 +229,9 @@ def _paths(title: str, trace: Trace, *, relative: bool) -> list[tuple[str, str, 
     if relative:
         trace, path_name = trace.placed(), "commanded path"
     for hand, columns in _HANDS.items():
-        # The second hand of a robot that has one is all zeros in what is measured.
-        if trace.path.shape[1] <= columns[-1] or not trace.path[:, columns].any():
+        width = min(rows.shape[-1] for rows in (trace.path, *trace.chunks[:1]))
+        # The proprio of a robot with one arm has zeros in the place of the second.
+        if width <= columns[-1] or not trace.path[:, columns].any():
             continue
         for looked, x_label, x, y_label, y in _PLANES:
             shown = [columns[x], columns[y]]

@@ -12,12 +12,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from eval.files import write_json
+from eval.files import FileError, write_json
 from eval.pages.evaluation import score_text
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
     SCHEMA,
-    ReceiptError,
     TaskRun,
     episode_key,
     episode_record,
@@ -27,8 +26,9 @@ from eval.runs.receipt import (
     summary,
     task_summaries,
 )
-from eval.runs.rollout import CallLog, EpisodeResult
+from eval.runs.rollout import EpisodeResult
 from eval.runs.statistics import mean_interval
+from eval.runs.traces import CallLog
 from eval.simulators.preflight import versions
 from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.tasks.table import TASKS, Episode, Reference
@@ -230,17 +230,51 @@ def test_a_receipt_has_the_published_form() -> None:
     ("content", "words"),
     [
         ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 4"),
-        ("[]", "receipt schema None"),
-        ("{", "cannot be read as a receipt"),
+        ("[]", r"the content is \[\]; allowed is object"),
+        ('{"schema": 4}', "config is missing"),
+        ("{", "no JSON"),
     ],
 )
 def test_other_files_are_refused_by_version(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
-    with pytest.raises(ReceiptError, match=words):
+    with pytest.raises(FileError, match=words):
         read_receipt(path)
-    with pytest.raises(ReceiptError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         read_receipt(tmp_path / "nowhere.json")
+
+
+def _film(name: str) -> dict[str, Any]:
+    return {"policy": "a", "episode": "3:30:172", "success": True, "film": name, "trace": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v, _: v["config"].update(shard=[1, 10**9]), r"config\.shard\.1 is 1000000000"),
+        (lambda _, t: t["films"].append(_film("../secret")), r"films\.0\.film is \.\./secret"),
+        (lambda _, t: t["films"].append(_film("films/../s.mp4")), r"film is films/\.\./s\.mp4"),
+        (lambda _, t: t["policies"].pop("a"), r"tasks\.quickstart\.policies has .*those of .*, a"),
+        (lambda _, t: t["policies"]["a"]["calls"]["first"].pop(), "lists of different lengths"),
+        (lambda _, t: t["policies"]["a"]["episodes"][0].pop("seed"), r"episodes\.0\.seed is miss"),
+    ],
+)
+def test_a_receipt_that_does_not_fit_is_refused_by_field(
+    change: Any, words: str, tmp_path: Path
+) -> None:
+    value = json.loads(json.dumps(made(a=[True])))
+    change(value, value["tasks"]["quickstart"])
+    write_json(tmp_path / "results.json", value)
+    with pytest.raises(FileError, match=rf"results\.json: .*{words}"):
+        read_receipt(tmp_path)
+
+
+def test_summaries_are_those_of_the_episodes(tmp_path: Path) -> None:
+    value = made(a=[True, False])
+    stored = json.loads(json.dumps(value))
+    stored["tasks"]["quickstart"]["policies"]["a"]["summary"].update(rate=None, successes=7)
+    write_json(tmp_path / "results.json", stored)
+    assert read_receipt(tmp_path) == value
 
 
 def test_versions_name_only_what_is_installed() -> None:
