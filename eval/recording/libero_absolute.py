@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from eval.files import OBJECT, TEXT, fields, integer, mapping, read_json, write_json
 from eval.recording.demonstrations import OnProgress
-from eval.rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
+from eval.rotations import matrix_to_axis_angle
 from eval.simulators.host import open_environment
 from eval.simulators.preflight import SIMULATORS, versions
-from eval.simulators.recorder import save_episode
+from eval.simulators.recorder import OPEN, pose_row, save_episode
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.table import TaskSpec
 
@@ -35,7 +35,6 @@ REPLAY_SEED = 0
 CONVERTED = "converted"
 REPORT = "conversion.json"
 
-_OPEN = -1.0  # LIBERO's gripper command
 _ENTRY = {**fields(outcome=TEXT), "properties": {"outcome": TEXT, "no_ops": integer(0, 10**9)}}
 _FORM = fields(settings=OBJECT, demos=mapping(_ENTRY))
 
@@ -91,7 +90,7 @@ def record_absolute(
     """
     agentview, wrist = spec.client.views
     env.start_from(state, REPLAY_SEED, relative=True)
-    command_pose = np.append(_rot6d_pose(*env.pose()), _OPEN)
+    command_pose = np.append(pose_row(*env.pose()), OPEN)
     rows: dict[str, list[Any]] = {
         name: [] for name in ("agentview", "wrist", "command_pose", "ee_pose", "action")
     }
@@ -100,25 +99,21 @@ def record_absolute(
         rows["agentview"].append(env.image(agentview))
         rows["wrist"].append(env.image(wrist))
         rows["command_pose"].append(command_pose)
-        rows["ee_pose"].append(_rot6d_pose(*env.pose()))
+        rows["ee_pose"].append(pose_row(*env.pose()))
 
     add_frame()
     solved = False
     for action in actions:
         solved = env.step(action)
         position, matrix = env.goal()
-        gripper = 1.0 if action[6] > 0 else _OPEN
+        gripper = 1.0 if action[6] > 0 else OPEN
         rows["action"].append(np.concatenate((position, matrix_to_axis_angle(matrix), [gripper])))
-        command_pose = np.append(_rot6d_pose(position, matrix), gripper)
+        command_pose = np.append(pose_row(position, matrix), gripper)
         add_frame()
     rows["action"].append(rows["action"][-1])
     types = {"agentview": np.uint8, "wrist": np.uint8}
     arrays = {n: np.stack(values).astype(types.get(n, np.float32)) for n, values in rows.items()}
     return arrays, solved
-
-
-def _rot6d_pose(position: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
-    return np.concatenate((position, matrix_to_rot6d_contiguous(matrix)))
 
 
 def solves(env: Any, state: ArrayLike, commands: NDArray[np.float32]) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Callable, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.simulators.host import Replay, SimulatorHost
+from eval.simulators.host import Progress, Replay, SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.spec import Episode, TaskSpec
 
@@ -32,12 +32,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class Policy(Protocol):
-    """Door 2: observations to action chunks; `seed[i]` alone decides the noise of observation i."""
+    """Door 2: observations to action chunks; `seed[i]` alone decides the noise of chunk i."""
 
     def act(
         self, observations: Sequence[dict[str, Any]], *, seed: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Actions float32[B, T, D], postprocessed."""
+        """Returns actions float32[B, T, D], postprocessed."""
         ...
 
 
@@ -213,9 +213,11 @@ class _PolicyRollout:
         """Repeats the three moves until every episode has a result."""
         while len(self._results) < len(self._episodes):
             self._start_episodes()
+            # Answer now, unless other observations come so soon that they can share the call.
             ready = [w for w, slot in self._slots.items() if slot.observation is not None]
             if ready and not self._worth_waiting(len(ready)):
                 self._query(sorted(ready))
+            # Simulators run meanwhile; a reply has the next observation or ends its episode.
             for worker, reply in self._pool.wait():
                 self._handle(worker, reply)
         return [self._results[index] for index in range(len(self._episodes))]
@@ -230,7 +232,7 @@ class _PolicyRollout:
     def _worth_waiting(self, num_ready: int) -> bool:
         """Returns True where busy simulators will soon join the batch.
 
-        Larger batches are cheaper by the observation, but a policy must not idle through a reset.
+        Larger batches cost less per observation, but a policy must not idle through a reset.
         """
         if self._spec.fresh_env:  # a reset takes seconds, so only those in mid-chunk count
             return bool(self._moving)
@@ -239,6 +241,7 @@ class _PolicyRollout:
     def _query(self, workers: Sequence[int]) -> None:
         slots = [self._slots[worker] for worker in workers]
         observations = [slot.observation or {} for slot in slots]
+        # By episode and query, so that the noise does not depend on who else is in the batch.
         seeds = [query_seed(slot.episode.seed, slot.queries) for slot in slots]
         chunks = self._policy.act(observations, seed=seeds)
         if len(chunks) != len(slots):
@@ -252,7 +255,7 @@ class _PolicyRollout:
             self._moving.append(worker)
             self._pool.send(worker, "advance", chunk)
 
-    def _handle(self, worker: int, reply: Any) -> None:
+    def _handle(self, worker: int, reply: Progress | WorkerCrashError) -> None:
         slot = self._slots[worker]
         if worker in self._moving:
             self._moving.remove(worker)
@@ -281,7 +284,7 @@ class _PolicyRollout:
             self._on_result(result)
 
 
-def _finished(slot: _Slot, progress: Any) -> EpisodeResult:
+def _finished(slot: _Slot, progress: Progress) -> EpisodeResult:
     return EpisodeResult(
         episode=slot.episode,
         instruction=slot.instruction,
