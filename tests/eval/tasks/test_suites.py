@@ -17,7 +17,7 @@ from eval.client.episode import EpisodeClient, gripper_command, row_to_action
 from eval.tasks.google_scenarios import robot_pose
 from eval.tasks.table import TASKS, Scenario, TaskSpec, episodes, task_spec
 
-FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "golden_eval"
+FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "golden_eval"
 STRICT = [spec for spec in TASKS.values() if spec.name.endswith(":strict")]
 QUARTER_TURN = [0, -1, 1, 0, 0, 0]  # about z, interleaved
 
@@ -46,15 +46,15 @@ def test_scenarios_are_as_many_as_the_original_runs(name: str, scenarios: int, c
 
 
 def test_coke_scenarios_equal_the_originals() -> None:
-    told = json.loads((FOLDER / "scenarios_google_vm_coke.json").read_text(encoding="utf-8"))
-    common = told["common"]
+    released = json.loads((FOLDER / "scenarios_google_vm_coke.json").read_text(encoding="utf-8"))
+    common = released["common"]
     spec = task_spec("google_vm_coke")
     assert spec.step_limit == common["used_max_steps"]
     assert task_spec("google_vm_coke:strict").step_limit == common["registered_max_steps"]
-    for ours, theirs in zip(spec.scenarios, told["scenarios"], strict=True):
+    for ours, theirs in zip(spec.scenarios, released["scenarios"], strict=True):
         assert (ours.name, ours.env) == (theirs["scenario"], common["env"])
-        wanted = {**common["make_kwargs"], **theirs["make_kwargs"]}
-        assert json.loads(json.dumps(dict(ours.make_kwargs))) == wanted
+        expected = {**common["make_kwargs"], **theirs["make_kwargs"]}
+        assert json.loads(json.dumps(dict(ours.make_kwargs))) == expected
         np.testing.assert_allclose(ours.robots, theirs["robot"], atol=1e-6)
         assert {key for key, _ in ours.objects} == {"init_xy"}
         np.testing.assert_allclose(
@@ -191,10 +191,10 @@ def test_robotwin_keeps_the_quaternions_that_it_mislabels() -> None:
     # A quarter turn about z, wxyz, is read as a quarter turn about x.
     pose = np.array([0.1, 0.2, 0.3, half, 0, 0, half])
     raw = {"left_endpose": pose, "right_endpose": pose, "grippers": np.array([1.0, 0.25])}
-    told = episode.proprio(client, raw)
-    np.testing.assert_allclose(told[:10], [0.1, 0.2, 0.3, 1, 0, 0, 0, 0, 1, -1], atol=1e-12)
-    assert told[19] == 0.5
-    action = row_to_action(client, told)
+    proprio = episode.proprio(client, raw)
+    np.testing.assert_allclose(proprio[:10], [0.1, 0.2, 0.3, 1, 0, 0, 0, 0, 1, -1], atol=1e-12)
+    assert proprio[19] == 0.5
+    action = row_to_action(client, proprio)
     np.testing.assert_allclose(np.abs(action[:7]), pose, atol=1e-12)
     assert action.shape == (16,)
 
@@ -211,9 +211,9 @@ def test_robotwin_tells_the_pose_it_commanded_and_the_gripper_it_measures() -> N
     assert len(client.request(raw)["images"]) == 3
     client.put(two_arms([1, 2, 3, *QUARTER_TURN, 0.9])[None])
     client.act()
-    told = client.request(raw)["proprio"]
-    wanted = [1, 2, 3, *QUARTER_TURN, 0.5, 1, 2, 3, *QUARTER_TURN, -0.5]
-    np.testing.assert_allclose(told, wanted, atol=1e-6)
+    proprio = client.request(raw)["proprio"]
+    expected = [1, 2, 3, *QUARTER_TURN, 0.5, 1, 2, 3, *QUARTER_TURN, -0.5]
+    np.testing.assert_allclose(proprio, expected, atol=1e-6)
 
 
 def test_vlabench_measures_and_moves_the_callers_numbers() -> None:
@@ -226,13 +226,13 @@ def test_vlabench_measures_and_moves_the_callers_numbers() -> None:
     seen = client.request(raw)
     assert [int(image[0, 0, 0]) for image in seen["images"]] == [0, 2, 3]
     # wxyz (1, 0, 0, 0) read as xyzw: half a turn about x.
-    wanted = [0.5, 0.4, 0.22, 1, 0, 0, -1, 0, 0, 0.25]
-    np.testing.assert_allclose(seen["proprio"][:10], wanted, atol=1e-7)
+    expected = [0.5, 0.4, 0.22, 1, 0, 0, -1, 0, 0, 0.25]
+    np.testing.assert_allclose(seen["proprio"][:10], expected, atol=1e-7)
     np.testing.assert_allclose(raw["ee_state"][:3], [0.5, 0.4, 0.22])
     strict = EpisodeClient(task_spec("vlabench_track_1:strict").client)
     before = raw["ee_state"].copy()
-    told = strict.request(raw)["proprio"]
-    np.testing.assert_allclose(told[3:9], [1, 0, 0, 1, 0, 0])
+    proprio = strict.request(raw)["proprio"]
+    np.testing.assert_allclose(proprio[3:9], [1, 0, 0, 1, 0, 0])
     np.testing.assert_array_equal(raw["ee_state"], before)
 
 

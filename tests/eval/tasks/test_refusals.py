@@ -40,8 +40,8 @@ def test_a_policy_of_another_benchmark_names_all_that_differs() -> None:
 )
 def test_rows_fit_the_data_that_teach_them(row: str, name: str) -> None:
     (taught,) = contracts_of([dataset(name)], num_actions=30)
-    found = Contract(action_space="ee6d", **taught)
-    check_contract({found.domain_id: found}, contract(row), who=row)
+    trained = Contract(action_space="ee6d", **taught)
+    check_contract({trained.domain_id: trained}, contract(row), who=row)
 
 
 def test_the_observed_pose_of_libero_is_not_the_controllers() -> None:
@@ -63,7 +63,9 @@ def test_the_observed_pose_of_libero_is_not_the_controllers() -> None:
         ({"closed": (0.0, 0.0)}, "closed .* and open .* must differ in value"),
     ],
 )
-def test_a_gripper_that_cannot_tell_closed_from_open(change: dict[str, Any], message: str) -> None:
+def test_a_gripper_that_cannot_distinguish_closed_from_open(
+    change: dict[str, Any], message: str
+) -> None:
     rule = GripperRule(0.5, False, False, closed=(1.0,), open=(-1.0,))
     with pytest.raises(ProfileError, match=message):
         dataclasses.replace(rule, **change)

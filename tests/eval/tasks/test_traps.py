@@ -35,13 +35,13 @@ def contract(name: str, **changes: Any) -> Contract:
 @pytest.mark.parametrize("name", FAITHFUL)
 @pytest.mark.parametrize("field", WRONG)
 def test_a_contract_that_differs_is_refused_by_its_field(name: str, field: str) -> None:
-    wanted = contract(name)
-    check_contract({wanted.domain_id: wanted}, wanted, who=name)
+    needed = contract(name)
+    check_contract({needed.domain_id: needed}, needed, who=name)
     wrong = WRONG[field]
-    wrong = wrong[getattr(wanted, field)] if isinstance(wrong, dict) else wrong
+    wrong = wrong[getattr(needed, field)] if isinstance(wrong, dict) else wrong
     trained = contract(name, **{field: wrong})
     with pytest.raises(ContractError) as caught:
-        check_contract({wanted.domain_id: trained}, wanted, who=name)
+        check_contract({needed.domain_id: trained}, needed, who=name)
     text = str(caught.value)
     assert f"{field}: checkpoint {wrong!r}" in text
     assert [other for other in WRONG if f"{other}: checkpoint" in text] == [field]
@@ -49,9 +49,9 @@ def test_a_contract_that_differs_is_refused_by_its_field(name: str, field: str) 
 
 @pytest.mark.parametrize("name", FAITHFUL)
 def test_another_robots_domain_is_refused(name: str) -> None:
-    wanted = contract(name)
-    with pytest.raises(ContractError, match=f"needs domain {wanted.domain_id};.*\\[29\\]"):
-        check_contract({29: wanted}, wanted, who=name)
+    needed = contract(name)
+    with pytest.raises(ContractError, match=f"needs domain {needed.domain_id};.*\\[29\\]"):
+        check_contract({29: needed}, needed, who=name)
 
 
 def test_domains_are_the_released_ones() -> None:
@@ -243,8 +243,8 @@ def test_chunk_use_and_limits(name: str, executed: int, stride: int, limit: int)
 
 def test_a_chunk_that_does_not_fit_moves_nothing() -> None:
     client = EpisodeClient(task_spec("widowx_spoon").client)
-    told = client.request(simpler_observation())["proprio"]
+    first = client.request(simpler_observation())["proprio"]
     with pytest.raises(ValueError, match="not finite"):
         client.put(np.full((30, 20), np.nan))
     assert client.needs_chunk  # no zeros were queued in its place
-    np.testing.assert_array_equal(client.request(simpler_observation())["proprio"], told)
+    np.testing.assert_array_equal(client.request(simpler_observation())["proprio"], first)
