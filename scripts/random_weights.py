@@ -20,6 +20,7 @@ import numpy as np
 
 from configs import models
 from xvla_jax.checkpoints import torch_tensors
+from xvla_jax.checkpoints.lerobot import config_from_dict
 from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
     WEIGHTS_NAME,
@@ -90,7 +91,7 @@ def read_config(path: str) -> XVLAConfig:
         raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a JSON object is expected, not {raw!r:.40}")
-    return XVLAConfig.from_dict(raw)
+    return config_from_dict(raw)
 
 
 @dataclasses.dataclass(frozen=True)

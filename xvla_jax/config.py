@@ -1,8 +1,8 @@
 """XVLAConfig: the model's shape, read from and written to the released ``config.json``.
 
-Two styles of that file exist, a trimmed one and a full dump; both load, and so does LeRobot's.
-Fields that the model does not read are kept as they stand and written back, so a round trip loses
-nothing.
+Two styles of that file exist, a trimmed one and a full dump; both load. Fields that the model does
+not read are kept as they stand and written back, so a round trip loses nothing. The third style,
+LeRobot's, is read by ``xvla_jax/checkpoints/lerobot.py``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from xvla_jax.checkpoints import lerobot
 from xvla_jax.errors import ConfigError
 from xvla_jax.untrusted import (
     Layers,
     Positions,
     Share,
     Width,
-    check_object,
-    read_json,
     shown,
     typed_fields,
     typed_map,
@@ -119,13 +116,13 @@ class XVLAConfig:
             ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
                 another.
         """
-        if lerobot.is_lerobot(raw):
-            raw = lerobot.to_released(raw)
         if raw.get("model_type", "xvla") != "xvla":
             raise ConfigError(f"{where}: model_type is {raw['model_type']!r}, expected 'xvla'")
-        if lerobot.SECTION in raw:
-            section = raw[lerobot.SECTION]
-            lerobot.check_section(section, where, field=lerobot.SECTION)
+        if "type" in raw and "model_type" not in raw:  # other names: defaults would hide its fields
+            raise ConfigError(
+                f"{where} is LeRobot's, in whose style fields have other names; read it with "
+                "config_from_dict of xvla_jax/checkpoints/lerobot.py"
+            )
         florence = raw.get("florence_config")
         florence = _map({} if florence is None else florence, where, "florence_config")
         for name in ("vision_config", "text_config", "projection_dim"):
@@ -184,17 +181,6 @@ class XVLAConfig:
             target.setdefault("model_type", name)
         raw.setdefault("architectures", ["XVLA"])
         return raw
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> XVLAConfig:
-        """Reads ``folder/config.json``."""
-        path = pathlib.Path(folder) / CONFIG_NAME
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
-        raw = check_object(read_json(path, error=ConfigError), path, error=ConfigError)
-        if lerobot.is_lerobot(raw):
-            raw = lerobot.to_released(raw, lerobot.read_beside(folder))
-        return cls.from_dict(raw, path)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""

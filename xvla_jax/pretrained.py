@@ -12,7 +12,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax.checkpoints import hf_folder, orbax
+from xvla_jax.checkpoints import hf_folder, lerobot, orbax
 from xvla_jax.checkpoints.accounting import STORED, check_tree
 from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
 from xvla_jax.checkpoints.fingerprints import params_digest
@@ -74,7 +74,7 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     """
     item = checkpointer.read_model(step)
     adapter = abstract_adapter(
-        XVLAConfig.from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
+        lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
     )
     return dataclasses.replace(adapter, tensors=load_params(step.resolve(), adapter.tensors))
 
@@ -101,7 +101,7 @@ def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]
         CheckpointError: the adapter was trained on other parameters.
     """
     item = checkpointer.read_model(step)
-    section, config = item[ADAPTER], XVLAConfig.from_dict(item["config"])
+    section, config = item[ADAPTER], lerobot.config_from_dict(item["config"])
     found = params_digest(base, config)
     if found != section["base_sha256"]:
         raise CheckpointError(
@@ -126,7 +126,7 @@ def export_adapter(
             f"{step} is not of a LoRA run, so it has no adapter; layouts of whole checkpoints are "
             "hf, lerobot-vendored, lerobot-native and orbax"
         )
-    config = XVLAConfig.from_dict(item["config"])
+    config = lerobot.config_from_dict(item["config"])
     save_adapter(
         folder,
         read_adapter(step),
@@ -309,7 +309,7 @@ def model_item(
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     item = checkpointer.read_model(step)
-    config = XVLAConfig.from_dict(item["config"], f"{step}: model.config")
+    config = lerobot.config_from_dict(item["config"], f"{step}: model.config")
     if ADAPTER in item:
         base = load_checkpoint(base_folder(step), stored=stored)
         params = merged_params(step, base.params)

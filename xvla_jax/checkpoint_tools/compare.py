@@ -20,6 +20,7 @@ import numpy as np
 
 from xvla_jax import flow
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoints import lerobot
 from xvla_jax.checkpoints.names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
 from xvla_jax.config import XVLAConfig
@@ -94,7 +95,7 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
                 f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "
                 f"python -m scripts.convert_checkpoint {folder} DST --layout=hf"
             )
-        config = XVLAConfig.from_dict(item["config"])
+        config = lerobot.config_from_dict(item["config"])
         source = item.get("source", {})
         dtype = source.get("stored_dtype", "float32")
         leaves = jax.tree.leaves(abstract_params(config))
@@ -108,7 +109,7 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
             values=values,
             buffers=tuple(sorted(source.get("buffers", {}))),
         )
-    config = XVLAConfig.read(folder)
+    config = lerobot.read_config(folder)
     files = TensorFiles.open(folder)
     dialect = detect_dialect(set(files.info))
     tied = [dialect.rename(name) for name in (SHARED, EMBED_TOKENS)]

@@ -220,7 +220,7 @@ def load(
         CheckpointError, ConfigError: nothing usable is there; the message says what was found.
     """
     _check_kind(folder)
-    config = XVLAConfig.read(folder)
+    config = lerobot.read_config(folder)
     template = template_of(config)
     files = TensorFiles.open(folder)
     try:

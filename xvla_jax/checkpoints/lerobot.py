@@ -16,6 +16,7 @@ import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from xvla_jax.config import CONFIG_NAME, XVLAConfig
 from xvla_jax.errors import ConfigError
 from xvla_jax.untrusted import STRICT, Side, Width, check_object, read_json, typed
 
@@ -70,6 +71,38 @@ class _Policy(TypedDict, total=False):
 
 
 _POLICY: Final = pydantic.TypeAdapter(_Policy)
+
+
+def read_config(folder: str | os.PathLike[str]) -> XVLAConfig:
+    """Reads ``folder/config.json``, in the released style or in LeRobot's.
+
+    Raises:
+        ConfigError: there is no such file, or it describes no model.
+    """
+    path = pathlib.Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
+    raw = check_object(read_json(path, error=ConfigError), path, error=ConfigError)
+    if is_lerobot(raw):
+        raw = to_released(raw, read_beside(folder))
+    return config_from_dict(raw, path)
+
+
+def config_from_dict(raw: Mapping[str, Any], where: object = CONFIG_NAME) -> XVLAConfig:
+    """Builds a config from a parsed ``config.json``, in the released style or in LeRobot's.
+
+    Args:
+        raw: content of the file, or of the ``config`` that an Orbax step stores.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: it describes no model, or LeRobot's fields have a wrong type.
+    """
+    if is_lerobot(raw):
+        raw = to_released(raw)
+    if SECTION in raw:
+        check_section(raw[SECTION], where, field=SECTION)
+    return XVLAConfig.from_dict(raw, where)
 
 
 def is_lerobot(raw: Mapping[str, Any]) -> bool:
