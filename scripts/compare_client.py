@@ -1,12 +1,12 @@
-"""Why is my robot wrong? Replays recorded frames through a running server, stage by stage.
+"""Finds where a robot's client differs from training: recorded frames through a running server.
 
 python -m scripts.compare_client --dataset=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
     [--frames=8] [--client=MODULE:FUNCTION]
 
-The server must run with --inspect. FUNCTION is the robot's own code: it gets an observation as
-recorded (images as large as they were, RGB; instruction; proprio; domain_id) and returns what the
-robot would send of it. Without one the recorded observation is sent. Exit status 0 when every
-stage is what training saw, 1 when not, 2 where nothing could be compared.
+The server must run with --inspect. FUNCTION is the robot's own code: it gets a recorded observation
+(RGB images in their recorded size, instruction, proprio, domain_id) and returns the one that the
+robot would send. Without --client the recorded one is sent. Exit status: 0 if every stage equals
+training, 1 if one differs, 2 if nothing could be compared.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
 
 
 def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
-    """The table; whether every stage of every frame is the same. The first difference is marked."""
+    """Prints the table with the first difference marked; returns True where there is none."""
     stages: dict[str, list[str]] = {}
     for frame in findings:
         for finding in frame:
             stages.setdefault(finding.stage, []).append(finding.difference)
     table = Table(box=box.SIMPLE, title="What the model gets, against training")
-    for column in ("stage", "frames that differ", "what, in the first of them"):
+    for column in ("stage", "frames that differ", "difference in the first of them"):
         table.add_column(column)
-    first = next((stage for stage, told in stages.items() if any(told)), None)
-    for stage, told in stages.items():
-        wrong = [text for text in told if text]
+    first = next((stage for stage, texts in stages.items() if any(texts)), None)
+    for stage, texts in stages.items():
+        wrong = [text for text in texts if text]
         table.add_row(
             f"{stage}  <- first difference" if stage == first else stage,
-            f"{len(wrong)} of {len(told)}",
+            f"{len(wrong)} of {len(texts)}",
             wrong[0] if wrong else "same",
             style="bold red" if stage == first else None,
         )
@@ -68,7 +68,7 @@ def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
 
 
 def run(console: Console) -> bool:
-    """Compares; whether all is the same.
+    """Compares and returns True where every stage equals training.
 
     Raises:
         ValueError, RemoteError, XVLAError, OSError: nothing could be compared.

@@ -1,10 +1,10 @@
-"""LIBERO's public demonstrations (HDF5, relative actions) -> RLDS with absolute actions.
+"""Converts LIBERO's public demonstrations (HDF5, relative actions) to RLDS with absolute actions.
 
 python -m scripts.convert_libero --hdf5=FOLDER --out=DATA --licence=TEXT [--workers=2] [--demos=N]
 
 FOLDER has SUITE/TASK_demo.hdf5. Every recording is replayed twice in simulation, see
-docs/converters.md; those that fail are left out and listed. The result is read as dataset row
-libero_rlds. What is done is kept in DATA/libero_conversion: the same command goes on after a stop.
+docs/converters.md; those that fail are left out and listed. The dataset is row libero_rlds.
+Converted recordings are kept in DATA/libero_conversion, so the same command resumes after a stop.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from scripts.terminal import count_progress, ends_clearly, episode_progress, qui
 
 
 def suites() -> dict[str, TaskSpec]:
-    """The rows of the task table that are a suite of LIBERO under its own name."""
+    """Returns the rows of the task table that are a suite of LIBERO under its own name."""
     return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
 
 
 def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
-    """The conversion of all recordings below `folder`, or of the first `demos` of each task."""
+    """Opens the conversion of all recordings below `folder`, or the first `demos` of each task."""
     specs = suites()
     files = find_libero_files(folder, tuple(specs))
     recordings = [
@@ -62,14 +62,14 @@ DATASET = "libero"  # storage of the row libero_rlds
 SHOWN = 20  # failures that are printed; the report has all
 
 _HDF5 = flags.DEFINE_string("hdf5", None, "Folder of the public files.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Data folder of what is written.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Data folder of the dataset.", required=True)
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _DEMOS = flags.DEFINE_integer("demos", 0, "Recordings of each task; 0: all.", lower_bound=0)
 
 
 def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | None]:
-    """The report of the conversion, and the dataset of what was converted, if anything was."""
+    """Returns the report of the conversion, and the dataset if any recording was converted."""
     folder = pathlib.Path(_OUT.value) / FOLDER
     conversion = open_conversion(pathlib.Path(_HDF5.value), folder, _DEMOS.value)
     host = functools.partial(ConversionHost, suites(), task_index)
@@ -93,7 +93,7 @@ def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | N
 
 
 def success_table(report: dict[str, Any]) -> Table:
-    """How many recordings of each suite came through."""
+    """Table of the recordings of each suite that were converted and dropped."""
     table = Table()
     for column in ("suite", "recordings", "converted", "dropped", "rate", "Wilson 95 %", "no-ops"):
         table.add_column(column, justify="left" if column == "suite" else "right")
@@ -112,7 +112,7 @@ def success_table(report: dict[str, Any]) -> Table:
 
 
 def print_failures(console: Console, report: dict[str, Any]) -> None:
-    """What was left out, and why."""
+    """Prints the recordings that were left out, with the reasons."""
     failed = {
         name: entry["outcome"]
         for name, entry in report["demos"].items()
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
     try:
         report, written = convert(console, command)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
+        console.print("stopped; the same command resumes from here")
         return 130
     except (ValueError, OSError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)

@@ -8,10 +8,11 @@ python -m scripts.evaluate --task=quickstart --init_states=30:50 --out=FOLDER \
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
 `server` (its URL: server:http://HOST:PORT or ws://).
-Beside the expert, all are evaluated on the tasks that it has a plan for (eval/simulators/plans.py).
+Where the expert takes part, all are evaluated on the tasks that it has a plan for
+(eval/simulators/plans.py).
 
-An interrupted evaluation goes on with the same command. Shards are put together by
-scripts.merge_results; docs/receipts.md says how to read and compare what comes out.
+The same command resumes an interrupted evaluation. scripts.merge_results merges shards;
+docs/receipts.md explains how to read and compare the results.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound
 _SHARD = flags.DEFINE_string("shard", "1/1", "I/N: only this part of the episodes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
 _ACCEPT = flags.DEFINE_bool(
-    "accept_renderer", False, "Go on where the golden frame differs; noted in the receipt."
+    "accept_renderer", False, "Evaluate although the golden frame differs; noted in the receipt."
 )
 _RESTART = flags.DEFINE_bool("restart", False, "Forget finished episodes in --out.")
 _STOP = flags.DEFINE_bool("stop_early", False, "Compare two policies and stop when it is decided.")
@@ -86,10 +87,10 @@ flags.mark_flags_as_mutual_exclusive(("tasks", "task_ids"))
 
 
 def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
-    """Rows and their episodes: beside the expert, on the tasks that it has a plan for.
+    """Returns the rows and their episodes, beside the expert those that it has a plan for.
 
     Raises:
-        ValueError: a row or an initial state that is not there.
+        ValueError: there is no such row or initial state.
     """
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
@@ -145,7 +146,7 @@ def main(argv: list[str]) -> int:
     try:
         print_tables(console, run(console))
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on with the episodes that are left.")
+        console.print("stopped; the same command resumes with the episodes that are left.")
         return 130
     except (
         RemoteError,

@@ -1,6 +1,8 @@
-"""Stores the first frame of a task, to which evaluations are compared: eval/golden/.
+"""Stores or checks the golden frame of a task: its first image, in eval/golden/.
 
 python -m scripts.golden_frame --task=libero_spatial [--check]
+
+Evaluations compare the first image of their simulator with it before the first episode.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import sys
 from absl import app, flags
 from rich.console import Console
 
+from eval.files import FileError
 from eval.runs.golden_frame import (
     FOLDER,
     GoldenFrameError,
@@ -25,7 +28,7 @@ from eval.tasks.table import TASKS, task_spec
 from scripts.terminal import ends_clearly
 
 _TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks/.", required=True)
-_CHECK = flags.DEFINE_bool("check", False, "Compare only; store nothing.")
+_CHECK = flags.DEFINE_bool("check", False, "Compare with the stored frame; store nothing.")
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> int:
                 _, frame = first_frame(pool, spec)
                 save_frame(FOLDER, frame_name(spec), frame)
                 console.print(f"stored {FOLDER / frame_name(spec)}", markup=False)
-    except (GoldenFrameError, SimulatorSetupError, WorkerError) as error:
+    except (FileError, GoldenFrameError, SimulatorSetupError, WorkerError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0

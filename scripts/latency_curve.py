@@ -1,9 +1,10 @@
-"""Success against latency: a clock that goes on while the policy thinks. docs/control.md has more.
+"""Measures success against latency, with a clock that keeps running while the policy computes.
 
 python -m scripts.latency_curve --task=quickstart --policy=NAME=FOLDER --out=FOLDER \
     [--latencies=0,2,4,8,12] [--strategy=blocking:30 --strategy=inpaint:10] [--init_states=30:50]
 
-A strategy is NAME:HORIZON, actions of a chunk that are carried out before the next is asked for.
+A strategy is NAME:HORIZON, actions of a chunk that are carried out before the next query.
+docs/control.md explains the strategies and the table.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not ther
 
 
 def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
-    """Streams of NAME:HORIZON on a row of the task table.
+    """Returns a maker of streams of NAME:HORIZON on a row of the task table.
 
     Raises:
         ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
@@ -57,7 +58,7 @@ def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
     make = functools.partial(
         ChunkStream, STRATEGIES[name], timing, relative_channels=tuple(relative)
     )
-    make()  # refuses here what no episode could use
+    make()  # raises here rather than in the first episode
     return make
 
 
@@ -80,7 +81,7 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound
 
 
 def run(console: Console) -> dict[str, Any]:
-    """Measures every cell; returns the record."""
+    """Measures every cell and returns the record."""
     spec = task_spec(_TASK.value)
     latencies = [int(text) for text in _LATENCIES.value]
     streams = {text: stream_maker(text, spec) for text in _STRATEGIES.value}
@@ -118,7 +119,7 @@ def run(console: Console) -> dict[str, Any]:
 
 
 def show(console: Console, record: Mapping[str, Any]) -> None:
-    """The table: a line for each strategy, a column for each latency."""
+    """Prints the table: a line for each strategy, a column for each latency."""
     hz = record["control_hz"]
     table = Table(
         title=f"Success on {record['task']} by latency in control steps of {1000 / hz:.0f} ms",

@@ -2,8 +2,8 @@
 
 python -m scripts.record_demos --out=FOLDER --task=quickstart --episodes=100 --workers=2
 
-Episodes start from the official initial states 0..29; 30..49 are held out for evaluation. A second
-run with the same flags records only what is missing; Ctrl-C leaves whole episodes only.
+Episodes start from the official initial states 0..29; 30..49 are held out for evaluation. The same
+command resumes a recording; Ctrl-C leaves complete episodes only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the recording.", lower_bound=0)
 
 
 def run(console: Console) -> dict[str, Any]:
-    """Records and returns the ledger, with a progress bar on the console."""
+    """Records with a progress bar on the console, and returns the ledger."""
     spec = task_spec(_TASK.value)
     recording = Recording(
         pathlib.Path(_OUT.value),
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     try:
         ledger = run(console)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
+        console.print("stopped; the same command resumes from here")
         return 130
     except (ValueError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)

@@ -10,9 +10,10 @@ from typing import Any
 
 from absl import app, flags
 
+from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
-from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.terminal import ends_clearly
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> int:
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
-    except ReceiptError as error:
+    except FileError as error:
         print(f"error: {error}")
         return 1
     print(workdir / REPORT)

@@ -22,7 +22,9 @@ from xvla_jax.untrusted import (
     Layers,
     Positions,
     Share,
+    Vocabulary,
     Width,
+    check_bound,
     shown,
     typed_fields,
     typed_map,
@@ -34,7 +36,6 @@ _Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
 _Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
 _FLORENCE: Final = "florence_config"
 _STAGES: Final = Field(min_length=1, max_length=16)
-_Vocabulary = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class VisionConfig:
 class TextConfig:
     """BART encoder of Florence-2."""
 
-    vocab_size: _Vocabulary = 51289
+    vocab_size: Vocabulary = 51289
     d_model: Width = 1024
     encoder_layers: Layers = 12
     encoder_attention_heads: Width = 16
@@ -215,6 +216,7 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
     stages = len(vision.depths)
+    check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (
         "patch_size",
         "patch_stride",
