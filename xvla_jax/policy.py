@@ -22,7 +22,8 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
-from xvla_jax.models.xvla import XVLA, Context, abstract_inference_params, inference_params
+from xvla_jax.models.inference import abstract_inference_params, inference_params
+from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 

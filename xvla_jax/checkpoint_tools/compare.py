@@ -313,7 +313,7 @@ def stage_outputs(
 
     Args:
         config: the model.
-        params: its parameters, as `xvla_jax.models.xvla.inference_params` makes them for ``dtype``.
+        params: its parameters, as `xvla_jax.models.inference.inference_params` makes them for ``dtype``.
         inputs: as `xvla_jax.checkpoint_tools.probe.make_inputs` gives them.
         dtype: computing type; products of float32 are exact on every device.
         steps: of the sampler.
