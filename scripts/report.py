@@ -1,4 +1,4 @@
-"""The page of a quickstart: ``python -m scripts.report --workdir=outputs/quickstart``."""
+"""Page and film of a quickstart: ``python -m scripts.report --workdir=outputs/quickstart``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from absl import app, flags
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from scripts.demo import animation
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.terminal import ends_clearly
@@ -89,6 +90,14 @@ def _curves(workdir: pathlib.Path) -> list[Curve]:
     ]
 
 
+def _animate(workdir: pathlib.Path) -> None:
+    """Writes the film of a success, where there is one, as a moving image."""
+    (task,) = read_receipt(workdir / "evaluation" / RESULTS)["tasks"].values()
+    films = [workdir / "evaluation" / film["film"] for film in task["films"] if film["success"]]
+    if films and films[0].is_file():
+        animation.write_animation(films[0], workdir / animation.FILE)
+
+
 def main(argv: list[str]) -> int:
     """Writes the page and says where."""
     if len(argv) > 1:
@@ -104,6 +113,7 @@ def main(argv: list[str]) -> int:
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
+        _animate(workdir)
     except ReceiptError as error:
         print(f"error: {error}")
         return 1
