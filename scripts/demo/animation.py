@@ -20,10 +20,9 @@ _HOLD_S = 1.0  # the last frame stays before the film starts again
 def write_animation(film: pathlib.Path, path: pathlib.Path) -> None:
     """Writes an MP4 as an animated WebP of the same size and pace, repeated for ever."""
     with needs("sim"):
-        import imageio
-    with imageio.get_reader(film) as reader:
-        fps = reader.get_meta_data()["fps"]
-        write_bytes(path, _webp([Image.fromarray(frame) for frame in reader], fps))
+        from imageio import v3
+    frames = [Image.fromarray(frame) for frame in v3.imiter(film)]
+    write_bytes(path, _webp(frames, v3.immeta(film)["fps"]))
 
 
 def _webp(frames: Sequence[Image.Image], fps: float) -> bytes:

@@ -44,7 +44,7 @@ _LOOK = """(async () => {
 
 
 class Sight(NamedTuple):
-    """What a page showed at one width."""
+    """A page at one width."""
 
     complaints: list[str]  # console errors, failed requests, broken media, what is cut off
     requests: list[str]  # addresses that the page loaded, data: left out

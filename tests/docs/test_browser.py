@@ -74,24 +74,26 @@ def served(site: Path) -> Iterator[str]:
 
 
 def complaints(browser: Browser, url: str, folder: Path, name: str) -> list[str]:
-    """What is wrong with a page at any width, or loaded from another place."""
-    found = []
+    """Returns what is wrong with a page at any width, or loaded from another place."""
+    problems = []
     for width in WIDTHS:
         sight = browser.look(url, width, folder / f"{name}-{width}.png")
-        found += sight.complaints
+        problems += sight.complaints
         own = url.rsplit("/", 1)[0] if url.startswith("file:") else "/".join(url.split("/")[:3])
-        found += [f"loads {address}" for address in sight.requests if not address.startswith(own)]
-    return [f"{name}: {complaint}" for complaint in found]
+        problems += [
+            f"loads {address}" for address in sight.requests if not address.startswith(own)
+        ]
+    return [f"{name}: {complaint}" for complaint in problems]
 
 
 def test_every_page_of_the_site(browser: Browser, site: Path, served: str, tmp_path: Path) -> None:
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
     assert len(pages) > 40
-    found = []
+    problems = []
     for page in pages:
         name = page.removesuffix(".html").replace("/", ".")
-        found += complaints(browser, f"{served}/{page}", tmp_path, name)
-    assert found == []
+        problems += complaints(browser, f"{served}/{page}", tmp_path, name)
+    assert problems == []
 
 
 def test_the_report_of_the_demonstration(browser: Browser, tmp_path: Path) -> None:
@@ -151,6 +153,6 @@ def test_what_is_wrong_is_seen(browser: Browser, tmp_path: Path) -> None:
         "<div style='width: 2000px'>wide</div><video src='gone.mp4'></video></main>"
         "<script>console.error('a message'); undefined_name()</script>"
     )
-    found = "\n".join(complaints(browser, page.as_uri(), tmp_path, "wrong"))
+    problems = "\n".join(complaints(browser, page.as_uri(), tmp_path, "wrong"))
     for part in ("broken", "gone.png", "cut off", "wider than", "a message", "exception"):
-        assert part in found, part
+        assert part in problems, part

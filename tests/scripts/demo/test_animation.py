@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,8 @@ def test_frames_size_and_pace_stay(tmp_path: Path) -> None:
     film, path = tmp_path / "film.mp4", tmp_path / "film.webp"
     film.write_bytes(encode_mp4(frames, fps=10, scale=1))
     write_animation(film, path)
-    with Image.open(path) as image:
+    image: Any = Image.open(path)
+    with image:
         assert (image.size, image.n_frames, image.info["loop"]) == ((64, 32), 5, 0)
         places, durations = [], []
         for k in range(5):
