@@ -1,4 +1,4 @@
-"""From a process that has just started to the first action: what takes how long.
+"""Times a fresh process up to its first action, part by part.
 
 ``python -m benchmarks.cold_start CHECKPOINT [--cache=DIR] [--views=3] [--steps=10]`` prints one
 line of JSON, seconds by part. ``benchmarks.inference`` runs it in processes of its own.
@@ -38,10 +38,10 @@ def _read(path: pathlib.Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the parts.
+    """Prints the seconds of the parts.
 
-    ``read`` is a plain read of the weights' file, before anything else reads it; ``first`` is the
-    first call, compiled or taken from the cache, and ``second`` the next one.
+    ``read`` reads the weights' file plainly, before anything else does; ``first`` is the first
+    call, compiled or taken from the cache, and ``second`` the next one.
     """
     quiet_libraries()
     imported = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Clocks and yardsticks of the benchmarks."""
+"""Clocks and reference speeds of the benchmarks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Timing:
     seconds: tuple[float, ...]
 
     def percentile(self, q: float) -> float:
-        """By linear interpolation; with few calls a high one is close to the largest."""
+        """Returns a percentile by linear interpolation; p99 of few calls is near the largest."""
         return float(np.percentile(self.seconds, q))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the figures for JSON."""
         names = {"p50": 50, "p90": 90, "p99": 99}
         return {
             "calls": len(self.seconds),
@@ -35,14 +35,14 @@ class Timing:
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall time of a call, its results awaited."""
+    """Returns the wall time of a call, its results awaited."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def matmul_peak(dtype: Any, *, repeat: int = 20) -> float:
-    """FLOP/s of the best of ``repeat`` square products on the default device."""
+    """Returns FLOP/s of the fastest of ``repeat`` square products on the default device."""
     x = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(jnp.matmul)
     seconds_of(lambda: product(x, x))

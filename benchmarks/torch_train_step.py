@@ -1,6 +1,6 @@
-"""The train step of a PyTorch package, in a process of its own; see ``benchmarks/training.py``.
+"""The train step of a PyTorch package, in a process of its own, for ``benchmarks.training``.
 
-It imports nothing of JAX. Its last line is JSON: seconds of the steps, of the first, peak memory.
+It does not import JAX. Its last line is JSON: seconds of the steps, of the first, peak memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEARNING_RATE, _BETAS, _MAX_NORM = 1e-4, (0.9, 0.95), 1.0
 
 
 def _batch(torch: Any, num_actions: int, text_length: int) -> dict[str, Any]:
-    """One sample, noise in three views."""
+    """Returns one sample, noise in three views."""
     torch.manual_seed(0)
     actions = 0.3 * torch.randn(1, num_actions, 20)
     actions[..., [9, 19]] = 1.0
@@ -34,7 +34,7 @@ def _batch(torch: Any, num_actions: int, text_length: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--package", required=True)
     parser.add_argument("--checkpoint", required=True)
@@ -58,7 +58,7 @@ def main() -> None:
 
     first = step()
     seconds = [step() for _ in range(options.repeat)]
-    found = {
+    figures = {
         "first_s": first,
         "steps_s": seconds,
         "median_s": statistics.median(seconds),
@@ -66,7 +66,7 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

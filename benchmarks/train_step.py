@@ -20,8 +20,8 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch, make_mesh
+from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
 from xvla_jax.training.optimizer import OptimizerConfig
-from xvla_jax.training.signals import keep_between_steps, trim_after_compiling
 from xvla_jax.training.state import Recipe, TrainState, init_state
 from xvla_jax.training.step import make_train_step
 
@@ -31,7 +31,7 @@ Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[st
 def timed_steps(
     step: Step, state: TrainState, batch: Mapping[str, jax.Array], *, repeat: int
 ) -> tuple[list[float], TrainState]:
-    """Seconds of each of so many steps, and the state behind them."""
+    """Returns the seconds of each of ``repeat`` steps, and the state after them."""
     seconds = []
     for _ in range(repeat):
         began = time.perf_counter()
@@ -42,7 +42,7 @@ def timed_steps(
 
 
 def small_run() -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
-    """Quickstart size, batch 32, its step compiled."""
+    """Returns state, compiled step and batch of 32 of the quickstart size."""
     state, step, batch = run_parts("SMALL", Processor(image_size=64, text_length=16), size=32)
     _, state = timed_steps(step, state, batch, repeat=2)
     return state, step, batch
@@ -51,7 +51,7 @@ def small_run() -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
 def run_parts(
     shape: str, processor: Processor, *, size: int
 ) -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
-    """State, step (compiled by its first call) and batch of a model of ``configs/models.py``."""
+    """Returns state, step (its first call compiles) and batch of a row of ``configs/models.py``."""
     config = XVLAConfig.from_dict(models.model_dict(getattr(models, shape), action_mode="ee6d"))
     optimizer = OptimizerConfig(schedule="constant", iters=100, freeze_steps=0)
     recipe = Recipe(XVLA(config), optimizer)
@@ -68,7 +68,7 @@ def run_parts(
 
 
 def _batch(config: XVLAConfig, processor: Processor, size: int) -> dict[str, np.ndarray]:
-    """Noise in every view."""
+    """Returns a batch with noise in every view."""
     rng = np.random.default_rng(0)
     views, side = processor.num_views, processor.image_size
     actions = rng.normal(0, 0.3, (size, config.num_actions, 20)).astype(np.float32)
@@ -84,7 +84,7 @@ def _batch(config: XVLAConfig, processor: Processor, size: int) -> dict[str, np.
 
 
 def main() -> None:
-    """Measures."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", required=True)
     parser.add_argument("--text_length", type=int, default=50)
@@ -96,13 +96,13 @@ def main() -> None:
     state, step, batch = run_parts(options.shape, processor, size=1)
     first, state = timed_steps(step, state, batch, repeat=1)
     seconds, _ = timed_steps(step, state, batch, repeat=options.repeat)
-    found = {
+    figures = {
         "first_s": first[0],
         "steps_s": seconds,
         "median_s": float(np.median(seconds)),
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

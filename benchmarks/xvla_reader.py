@@ -1,10 +1,10 @@
-"""X-VLA's way of reading HDF5 episodes, as a yardstick: our own code, its order of work.
+"""X-VLA's way of reading HDF5 episodes, as a reference speed: its order of work, in our own code.
 
 ``PYTHON -m benchmarks.xvla_reader META.json [--decode=open|late]``; that Python needs torch. Each
-line ``warm seconds`` on its input is answered by one of JSON: after `warm` batches that are not
-counted, so many samples came in so many seconds.
+line ``warm seconds`` on its input is answered by a line of JSON: the samples made and the seconds
+that they took, after `warm` batches that are not counted.
 
-Per worker: episodes in random order, one open at a time, its pictures decoded on opening (or, with
+Per worker: episodes in random order, one open at a time, its images decoded on opening (or, with
 `late`, for each sample); its samples in random order, each with linear interpolation, then for each
 view Pillow's bicubic resize and colour jitter, float32 in channels-first order, normalised, and
 zeros for absent views. PyTorch's DataLoader collates.
@@ -31,7 +31,7 @@ torch: Any = importlib.import_module("torch")
 importlib.import_module("torch.utils.data")
 
 NUM_ACTIONS: Final = 30
-RATE_HZ, WINDOW_S, MARGIN = 30.0, 1.0, 20  # of its Calvin handler
+RATE_HZ, WINDOW_S, MARGIN = 30.0, 1.0, 20  # as in its Calvin handler
 STATIC: Final = 1e-5
 SLOTS: Final = 3
 SIZE: Final = 224
@@ -42,7 +42,7 @@ ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def decoder() -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """OpenCV's, which X-VLA uses, where there is one; else Pillow's."""
+    """Returns OpenCV's name and decoder, which X-VLA uses, if installed; else Pillow's."""
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError:
@@ -51,12 +51,12 @@ def decoder() -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
 
 
 def transformed(pixels: np.ndarray) -> Any:
-    """uint8[H, W, 3] -> float32[3, S, S]."""
-    picture = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    """Resizes, jitters and normalises: uint8[H, W, 3] -> float32[3, S, S]."""
+    image = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     for which in random.sample(range(len(ENHANCERS)), len(ENHANCERS)):
         factor = random.uniform(1 - STRENGTH, 1 + STRENGTH)
-        picture = ENHANCERS[which](picture).enhance(factor)
-    chw = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        image = ENHANCERS[which](image).enhance(factor)
+    chw = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     return chw.to(torch.float32).div(255).sub_(MEAN).div_(STD)
 
 
@@ -85,19 +85,19 @@ class Samples(torch.utils.data.IterableDataset):
             text: Any = file[self._text]
             instruction = text[()].decode()
         if self._on_opening:
-            views = [[self._decode(picture) for picture in view] for view in views]
+            views = [[self._decode(image) for image in view] for view in views]
         rows = _rows(proprio)
         times = np.arange(len(rows)) / RATE_HZ
         for start in random.sample(range(len(rows) - MARGIN), len(rows) - MARGIN):
             window = min(times[start] + WINDOW_S, times[-1]) - times[start]
-            wanted = times[start] + np.arange(NUM_ACTIONS + 1) / NUM_ACTIONS * window
-            points = _interpolated(times, rows, wanted)
+            sampled_times = times[start] + np.arange(NUM_ACTIONS + 1) / NUM_ACTIONS * window
+            points = _interpolated(times, rows, sampled_times)
             if np.abs(points[1] - points[0]).max() < STATIC:
                 continue
-            pictures = [view[start] for view in views]
+            frames = [view[start] for view in views]
             if not self._on_opening:
-                pictures = [self._decode(picture) for picture in pictures]
-            images = [transformed(pixels) for pixels in pictures]
+                frames = [self._decode(image) for image in frames]
+            images = [transformed(pixels) for pixels in frames]
             mask = torch.arange(SLOTS) < len(images)
             images += [torch.zeros_like(images[0])] * (SLOTS - len(images))
             both = torch.from_numpy(np.pad(points, ((0, 0), (0, 10))).astype(np.float32))
@@ -112,7 +112,7 @@ class Samples(torch.utils.data.IterableDataset):
 
 
 def _rows(proprio: np.ndarray) -> np.ndarray:
-    """xyz, roll-pitch-yaw, gripper -> xyz, 6-D rotation, closed: [T, 10]."""
+    """Converts xyz, roll-pitch-yaw, gripper to xyz, 6-D rotation, closed: [T, 10]."""
     (a, b, c), xyz = proprio[:, 3:6].T.astype(np.float64), proprio[:, :3]
     ca, sa, cb, sb, cc, sc = (f(x) for x in (a, b, c) for f in (np.cos, np.sin))
     first = (cc * cb, sc * cb, -sb)
@@ -121,9 +121,9 @@ def _rows(proprio: np.ndarray) -> np.ndarray:
     return np.concatenate((xyz, rotation, proprio[:, -1:] < 0), axis=1)
 
 
-def _interpolated(times: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    after = np.clip(np.searchsorted(times, wanted), 1, len(times) - 1)
-    share = ((wanted - times[after - 1]) / (times[after] - times[after - 1]))[:, None]
+def _interpolated(times: np.ndarray, rows: np.ndarray, sampled_times: np.ndarray) -> np.ndarray:
+    after = np.clip(np.searchsorted(times, sampled_times), 1, len(times) - 1)
+    share = ((sampled_times - times[after - 1]) / (times[after] - times[after - 1]))[:, None]
     return rows[after - 1] + share * (rows[after] - rows[after - 1])
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.writing.build import WorkerLostError, build
-from data.writing.plan import PictureRule
+from data.writing.plan import ImageRule
 from data.writing.publish import Written, read_json
 from data.writing.recorded import RECORDED, write_dataset
 from data.writing.shards import Request
@@ -41,7 +41,7 @@ _OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", require
 _LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
 _SHARD_MB = flags.DEFINE_float("shard_mb", 256, "About the size of a shard file, MiB.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side of stored pictures; 0: as they are.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side of stored images; 0: as they are.")
 _QUALITY = flags.DEFINE_integer("quality", 0, "JPEG quality of what is encoded; 0: PNG, exact.")
 _MAX_BAD = flags.DEFINE_integer("max_bad_episodes", 0, "To leave out, at most, of a dataset.")
 
@@ -49,7 +49,7 @@ Row = tuple[str, Written, float]
 
 
 def _build_sources(console: Console, command: str) -> list[Row]:
-    rule = PictureRule(_IMAGE_SIZE.value, _QUALITY.value)
+    rule = ImageRule(_IMAGE_SIZE.value, _QUALITY.value)
     rows: list[Row] = []
     for name, _ in mixture(_DATA.value):
         began = time.monotonic()

@@ -20,11 +20,11 @@ from data.inspection.check import Finding
 from data.inspection.checks import coverage, examine, verdict
 from data.inspection.companion import open_companion
 from data.inspection.scan import scan
-from data.inspection.views import PICTURES
+from data.inspection.views import IMAGES
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.stalls import end_reads_after
-from data.stream.pipeline import Source
+from data.trajectory import Source
 from eval.pages.html import write_page
 from scripts.diagnostics.packages import installed_versions
 from scripts.inspection.page import BAD, Inspection, as_number, render
@@ -57,7 +57,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--images",
         type=int,
-        default=PICTURES,
+        default=IMAGES,
         help="of each view and episode that are decoded; 0: every one that training would take",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides what is drawn and shown")

@@ -56,8 +56,8 @@ _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print the plans as a Markdown 
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # A typical source, where the data is not at hand: samples of its largest file and of an episode,
-# bytes of an encoded 256 px picture.
-_PART_SAMPLES, _EPISODE_SAMPLES, _PICTURE_BYTES = 1000, 200, 25_000
+# bytes of an encoded 256 px image.
+_PART_SAMPLES, _EPISODE_SAMPLES, _IMAGE_BYTES = 1000, 200, 25_000
 
 
 def run_of(config: Any, views: int) -> Run:
@@ -91,7 +91,7 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     size = SourceSize(
         part_samples=_PART_SAMPLES,
         episode_samples=_EPISODE_SAMPLES,
-        picture_bytes=run.views * _PICTURE_BYTES,
+        image_bytes=run.views * _IMAGE_BYTES,
         num_views=run.views,
     )
     shape = StreamShape(

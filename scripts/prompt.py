@@ -32,7 +32,7 @@ from xvla_jax.checkpoint_tools import domains
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE, describe
 from xvla_jax.checkpoint_tools.domains import Domain
 from xvla_jax.checkpoints.accounting import STORED
-from xvla_jax.checkpoints.safetensors_files import check_target
+from xvla_jax.checkpoints.folders import check_target
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError, XVLAError
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained

@@ -223,8 +223,10 @@ def _unwrapped(text: str) -> str:
 @cache
 def flags_of(module: str) -> frozenset[str]:
     """Flags that a command defines, itself or through the modules of its folder that it imports."""
-    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    if not file.is_file():
+    folder = ROOT.joinpath(*module.split("."))
+    files = (folder.with_suffix(".py"), folder / "__main__.py")
+    file = next((path for path in files if path.is_file()), None)
+    if file is None:
         return frozenset()
     found: set[str] = set()
     if module in _FLAGS_OF_FIELDS:

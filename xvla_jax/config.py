@@ -1,8 +1,8 @@
 """XVLAConfig: the model's shape, read from and written to the released ``config.json``.
 
-Two styles of that file exist, a trimmed one and a full dump; both load, and so does LeRobot's.
-Fields that the model does not read are kept as they stand and written back, so a round trip loses
-nothing.
+Two styles of that file exist, a trimmed one and a full dump; both load. Fields that the model does
+not read are kept as they stand and written back, so a round trip loses nothing. The third style,
+LeRobot's, is read by ``xvla_jax/checkpoints/lerobot.py``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from xvla_jax.checkpoints import lerobot
 from xvla_jax.errors import ConfigError
 from xvla_jax.untrusted import (
     Layers,
     Positions,
     Share,
+    Vocabulary,
     Width,
-    check_object,
-    read_json,
+    check_bound,
     shown,
     typed_fields,
     typed_map,
@@ -37,7 +36,6 @@ _Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
 _Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
 _FLORENCE: Final = "florence_config"
 _STAGES: Final = Field(min_length=1, max_length=16)
-_Vocabulary = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,7 @@ class VisionConfig:
 class TextConfig:
     """BART encoder of Florence-2."""
 
-    vocab_size: _Vocabulary = 51289
+    vocab_size: Vocabulary = 51289
     d_model: Width = 1024
     encoder_layers: Layers = 12
     encoder_attention_heads: Width = 16
@@ -119,13 +117,13 @@ class XVLAConfig:
             ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
                 another.
         """
-        if lerobot.is_lerobot(raw):
-            raw = lerobot.to_released(raw)
         if raw.get("model_type", "xvla") != "xvla":
             raise ConfigError(f"{where}: model_type is {raw['model_type']!r}, expected 'xvla'")
-        if lerobot.SECTION in raw:
-            section = raw[lerobot.SECTION]
-            lerobot.check_section(section, where, field=lerobot.SECTION)
+        if "type" in raw and "model_type" not in raw:  # other names: defaults would hide its fields
+            raise ConfigError(
+                f"{where} is LeRobot's, in whose style fields have other names; read it with "
+                "config_from_dict of xvla_jax/checkpoints/lerobot.py"
+            )
         florence = raw.get("florence_config")
         florence = _map({} if florence is None else florence, where, "florence_config")
         for name in ("vision_config", "text_config", "projection_dim"):
@@ -185,17 +183,6 @@ class XVLAConfig:
         raw.setdefault("architectures", ["XVLA"])
         return raw
 
-    @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> XVLAConfig:
-        """Reads ``folder/config.json``."""
-        path = pathlib.Path(folder) / CONFIG_NAME
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file; a checkpoint folder needs its config.json")
-        raw = check_object(read_json(path, error=ConfigError), path, error=ConfigError)
-        if lerobot.is_lerobot(raw):
-            raw = lerobot.to_released(raw, lerobot.read_beside(folder))
-        return cls.from_dict(raw, path)
-
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""
         text = json.dumps(self.to_dict(), indent=2)  # in the order read, which views rest on
@@ -229,6 +216,7 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
     stages = len(vision.depths)
+    check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (
         "patch_size",
         "patch_stride",

@@ -32,6 +32,14 @@ def stratified_time(u: Array, batch_size: int) -> Array:
     return (u + jnp.arange(batch_size, dtype=jnp.float32) / batch_size) % _TIME_WRAP
 
 
+def step_time(i: Array, steps: Array) -> Array:
+    """Time of the sampler's step ``i`` of ``steps``: from 1 down to 1 / steps, evenly spaced.
+
+    The one place that states the grid: inpainting takes its times from here as well.
+    """
+    return (steps - i).astype(jnp.float32) / steps
+
+
 def interpolate(noise: Array, actions: Array, t: Array) -> Array:
     """x_t of ``noise`` and ``actions`` ``[B, T, D]`` at ``t`` ``[B]``."""
     t = t[:, None, None]
@@ -123,7 +131,7 @@ def sample(
     most = steps if isinstance(steps, int) else jnp.max(count)
 
     def step(i: Array, actions: Array) -> Array:
-        t = (count - i).astype(jnp.float32) / count
+        t = step_time(i, count)
         state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t))
         prediction = model.apply(
             {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
@@ -135,4 +143,6 @@ def sample(
 
     clean = jax.lax.fori_loop(0, most, step, jnp.zeros_like(noise, dtype=jnp.float32))
     chunk = space.postprocess(clean)
-    return chunk if prefix is None else inpainting.settle(prefix, chunk, 1.0 / count, space)
+    if prefix is None:
+        return chunk
+    return inpainting.settle(prefix, chunk, step_time(count - 1, count), space)

@@ -31,6 +31,7 @@ from flax.traverse_util import unflatten_dict
 
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoints.accounting import not_finite, refuse_not_finite, tensor_problems
+from xvla_jax.checkpoints.folders import atomic_folder
 from xvla_jax.checkpoints.names import DIALECTS, LAYOUTS, Dialect, Path
 from xvla_jax.checkpoints.peft import (
     ADAPTER_CONFIG_NAME,
@@ -46,7 +47,6 @@ from xvla_jax.checkpoints.safetensors_files import (
     StoredLeaf,
     TensorFiles,
     TensorInfo,
-    whole_folder,
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
@@ -378,7 +378,7 @@ def save_adapter(
         refuse_not_finite({name: not_finite(value)})
         return value
 
-    with whole_folder(folder, overwrite=overwrite) as scratch:
+    with atomic_folder(folder, overwrite=overwrite) as scratch:
         write_safetensors(scratch / ADAPTER_WEIGHTS_NAME, info, read, metadata=metadata)
         text = json.dumps(dict(adapter.peft.raw), indent=2, sort_keys=True)  # as PEFT writes it
         (scratch / ADAPTER_CONFIG_NAME).write_text(text)

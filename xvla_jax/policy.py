@@ -15,7 +15,7 @@ import numpy as np
 
 from xvla_jax import flow, inpainting
 from xvla_jax.actions import ActionSpace, action_space
-from xvla_jax.batch import Observation, check_domains, normalise
+from xvla_jax.batch import Observation, check_observation, normalise
 from xvla_jax.checkpoints.relabel import relabelled
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
@@ -223,7 +223,7 @@ class Policy:
         Raises:
             InputError: the observation does not fit the model.
         """
-        check_domains(observation["domain_id"], self.config)
+        check_observation(observation, self.config, who=who)
         images, mask = self.processor.prepare_images(observation["images"])
         proprio = np.asarray(observation["proprio"], np.float32)
         state = self.processor.state

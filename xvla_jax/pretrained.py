@@ -12,28 +12,21 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax.checkpoints import hf_folder, orbax
+from xvla_jax.checkpoints import hf_folder, lerobot, orbax, run_folder
 from xvla_jax.checkpoints.accounting import STORED, check_tree
-from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
 from xvla_jax.checkpoints.fingerprints import params_digest
-from xvla_jax.checkpoints.hf_folder import (
-    Pretrained,
-    buffers_from_json,
-    buffers_to_json,
-    files_from_json,
-    files_to_json,
-)
+from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
+from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.checkpoints.names import DIALECTS
 from xvla_jax.checkpoints.orbax import load_params
 from xvla_jax.checkpoints.peft import PeftConfig
-from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, whole_folder
+from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits, read_contracts
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter, save_adapter
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
-from xvla_jax.training import checkpointer
 
 ADAPTER: Final = "adapter"  # section of the model item
 _RELABELLED: Final = "relabelled"  # in it, where the base has another action space
@@ -62,8 +55,8 @@ def adapter_section(
 
 def is_lora_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is the workdir of a LoRA run, or one of its steps."""
-    step = checkpointer.find_step(folder)
-    return step is not None and ADAPTER in checkpointer.read_model(step)
+    step = run_folder.find_step(folder)
+    return step is not None and ADAPTER in run_folder.read_model(step)
 
 
 def read_adapter(step: pathlib.Path) -> Adapter:
@@ -72,9 +65,9 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     Raises:
         CheckpointError: it cannot be read, or is that of another model.
     """
-    item = checkpointer.read_model(step)
+    item = run_folder.read_model(step)
     adapter = abstract_adapter(
-        XVLAConfig.from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
+        lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
     )
     return dataclasses.replace(adapter, tensors=load_params(step.resolve(), adapter.tensors))
 
@@ -85,7 +78,7 @@ def base_folder(step: pathlib.Path) -> pathlib.Path:
     Raises:
         CheckpointError: it is not there; the message says how to go on without it.
     """
-    folder = pathlib.Path(checkpointer.read_model(step)[ADAPTER]["base"])
+    folder = pathlib.Path(run_folder.read_model(step)[ADAPTER]["base"])
     if not folder.is_dir():
         raise CheckpointError(
             f"{step} is of a LoRA run, and its base {folder} is not here. Put it back, or merge "
@@ -100,8 +93,8 @@ def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         CheckpointError: the adapter was trained on other parameters.
     """
-    item = checkpointer.read_model(step)
-    section, config = item[ADAPTER], XVLAConfig.from_dict(item["config"])
+    item = run_folder.read_model(step)
+    section, config = item[ADAPTER], lerobot.config_from_dict(item["config"])
     found = params_digest(base, config)
     if found != section["base_sha256"]:
         raise CheckpointError(
@@ -120,13 +113,13 @@ def export_adapter(
     Raises:
         CheckpointError: the step is not of a LoRA run, or the folder is in use.
     """
-    item = checkpointer.read_model(step)
+    item = run_folder.read_model(step)
     if ADAPTER not in item:
         raise CheckpointError(
             f"{step} is not of a LoRA run, so it has no adapter; layouts of whole checkpoints are "
             "hf, lerobot-vendored, lerobot-native and orbax"
         )
-    config = XVLAConfig.from_dict(item["config"])
+    config = lerobot.config_from_dict(item["config"])
     save_adapter(
         folder,
         read_adapter(step),
@@ -146,7 +139,7 @@ def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names what differs.
     """
-    saved: Any = checkpointer.read_model(step).get(ADAPTER)
+    saved: Any = run_folder.read_model(step).get(ADAPTER)
     wanted: Any = ours.get(ADAPTER)
     if saved is None and wanted is None:
         return
@@ -204,7 +197,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> 
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpointer.find_step(folder)
+    step = run_folder.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)
     return hf_folder.load(folder, _template, stored=stored)
@@ -259,7 +252,7 @@ def save_pretrained(
     agreed, saved = dict(contracts or {}), dict(buffers or {})
     whole = Pretrained(config, dict(params), processor, agreed, saved, dtype, dict(files or {}))
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
-    with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
+    with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
             item = model_item(config, processor, whole.contracts, source=whole)
             orbax.write_step(scratch, whole.params, item, progress=progress)
@@ -300,16 +293,16 @@ def model_item(
     }
     if source:
         item["source"] = {
-            "buffers": buffers_to_json(source.buffers),
+            "buffers": run_folder.buffers_to_json(source.buffers),
             "stored_dtype": source.stored_dtype,
-            "files": files_to_json(source.files),
+            "files": run_folder.files_to_json(source.files),
         }
     return item
 
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
-    item = checkpointer.read_model(step)
-    config = XVLAConfig.from_dict(item["config"], f"{step}: model.config")
+    item = run_folder.read_model(step)
+    config = lerobot.config_from_dict(item["config"], f"{step}: model.config")
     if ADAPTER in item:
         base = load_checkpoint(base_folder(step), stored=stored)
         params = merged_params(step, base.params)
@@ -331,9 +324,9 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
         params,
         Processor.from_dict(item["processor"], step) if item["processor"] else None,
         contracts,
-        buffers_from_json(source.get("buffers", {}), step),
+        run_folder.buffers_from_json(source.get("buffers", {}), step),
         stored_dtype,
-        files_from_json(source.get("files", {}), step),
+        run_folder.files_from_json(source.get("files", {}), step),
     )
 
 

@@ -37,7 +37,7 @@ from xvla_jax.untrusted import (
 )
 
 TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
-BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parents[1] / "assets" / "bart_tokenizer"
+BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parent / "assets" / "bart_tokenizer"
 
 _VOCABULARY: Final = pydantic.TypeAdapter(dict[str, int], config=STRICT)
 

@@ -21,25 +21,53 @@ Kind = TypeVar("Kind")
 
 STRICT: Final = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 _MAP: Final = pydantic.TypeAdapter(dict[str, Any], config=STRICT)
-LARGEST: Final = 16 << 20  # bytes of a file that is not weights
 _SHOWN: Final = 120  # characters of a value that a message repeats
 
-# Bounds far above any model that exists, and far below what would exhaust a machine.
-Layers = Annotated[int, Field(ge=1, le=1024)]
-Width = Annotated[int, Field(ge=1, le=65_536)]
-Positions = Annotated[int, Field(ge=1, le=16_384)]
-Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+# The most that files of others may ask for: far above any model that exists, and far below what
+# would exhaust a machine. Every message about a bound names this table as the place to raise it.
+BOUNDS: Final[dict[str, int]] = {
+    "layers": 1024,  # of one tower or stage
+    "vision blocks": 128,  # of all stages; they are traced one by one, 0.1 s each
+    "channels": 65_536,
+    "positions": 16_384,
+    "pixels of a side": 4096,
+    "domains": 65_535,
+    "tokens of the vocabulary": 1 << 22,
+    "columns of a low-rank pair": 65_536,
+    "parameters": 20 * 10**9,  # of a model or an adapter; X-VLA has 0.9 * 10**9
+    "bytes of tensors": 160 * 10**9,  # of all weight files, 8 a parameter
+    "bytes of a buffer": 1 << 30,
+    "bytes of a pickle": 1 << 26,  # names and places of a million tensors
+    "bytes of JSON": 1 << 26,
+    "bytes of a carried file": 1 << 24,
+}
+_RAISE: Final = "BOUNDS in xvla_jax/untrusted.py has this limit"
+
+Layers = Annotated[int, Field(ge=1, le=BOUNDS["layers"])]
+Width = Annotated[int, Field(ge=1, le=BOUNDS["channels"])]
+Positions = Annotated[int, Field(ge=1, le=BOUNDS["positions"])]
+Side = Annotated[int, Field(ge=1, le=BOUNDS["pixels of a side"])]
 Share = Annotated[float, Field(ge=0, le=1)]
-DomainId = Annotated[int, Field(ge=0, lt=65_536)]
+DomainId = Annotated[int, Field(ge=0, le=BOUNDS["domains"])]
+Vocabulary = Annotated[int, Field(ge=1, le=BOUNDS["tokens of the vocabulary"])]
+
+
+def check_bound(
+    row: str, value: int, where: object, *, error: type[XVLAError] = CheckpointError
+) -> None:
+    """Refuses a value beyond its row of `BOUNDS`; ``where`` is the file for the message."""
+    if value > BOUNDS[row]:
+        raise error(f"{where} has {value:,} {row}; at most {BOUNDS[row]:,} are allowed ({_RAISE})")
 
 
 def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -> Any:
     """Returns what a JSON file holds.
 
     Raises:
-        error: the file is not JSON, or nested too deeply to be read.
+        error: the file is not JSON, too large, or nested too deeply to be read.
         OSError: it cannot be read.
     """
+    check_bound("bytes of JSON", path.stat().st_size, path, error=error)
     try:
         return parse_json(path.read_bytes())
     except ValueError as problem:
@@ -150,7 +178,8 @@ def _first(problem: pydantic.ValidationError, prefix: str) -> str:
 
 def _allowed(detail: Mapping[str, Any]) -> str:
     text = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+    bounded = detail.get("ctx", {}).get("le") in BOUNDS.values()
+    return text[:1].lower() + text[1:] + (f" ({_RAISE})" if bounded else "")
 
 
 _LONGEST: Final = 255  # bytes of a name on the usual file systems

@@ -250,7 +250,7 @@ MOTION_CHECKS = (
         warn_from=60,
         error_from=None,
         because="a late frame of half a step is usual with USB cameras",
-        meaning="Frames come unevenly in time. Poses are interpolated by their clocks, pictures "
+        meaning="Frames come unevenly in time. Poses are interpolated by their clocks, images "
         "are not, so what the camera shows is early or late by as much.",
         remedy="look for lost frames; record with a steady clock",
         measure=_clock_jitter,

@@ -125,7 +125,7 @@ SENSE_CHECKS = (
         meaning="A hand usually starts open, and closes to lift something. Where most episodes "
         "that switch begin closed, the row may have open and closed exchanged. A guess: the lower "
         f"95 % bound of the share that starts closed, from {MIN_EPISODES} episodes on.",
-        remedy="look at the pictures below; if the hand is open where the plot says closed, change "
+        remedy="look at the images below; if the hand is open where the plot says closed, change "
         "gripper.closed of the row",
         measure=_polarity,
     ),
@@ -182,7 +182,7 @@ SENSE_CHECKS = (
         error_from=20,
         because="a camera that stops once spoils one episode, one that stops in every fifth is "
         "broken",
-        meaning="A view shows one colour all over, black for example, in every looked-at picture.",
+        meaning="A view shows one colour all over, black for example, in every looked-at image.",
         remedy="drop the view from the row (absent views are masked), or leave the episodes out",
         measure=_blank,
     ),
@@ -192,7 +192,7 @@ SENSE_CHECKS = (
         warn_from=1,
         error_from=None,
         because="two cameras never see the same image",
-        meaning="Two views show the same pictures: one key names the camera of the other.",
+        meaning="Two views show the same images: one key names the camera of the other.",
         remedy="check the views of the row, or the meta file",
         measure=_copied_views,
     ),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.inspection.companion import Companion
 from data.inspection.movement import Movement
 from data.inspection.reports import Lag, UInt8, channel_names
-from data.inspection.views import SIZE, decode, pictured_frames
+from data.inspection.views import SIZE, decode, frames_with_image
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
 
@@ -111,7 +111,7 @@ class Timing:
         if other is not None and len(other) == len(trajectory.poses) and self.companion.other:
             own, theirs = np.array(self.companion.other).T
             self.values.append((trajectory.poses[:, own], other[:, theirs]))
-        frames = pictured_frames(trajectory, self.spec)
+        frames = frames_with_image(trajectory, self.spec)
         first = max(0, (len(frames) - LAG_IMAGES) // 2)
         frames = frames[first : first + LAG_IMAGES]
         stride = max(1, round(self.spec.rate_hz / CHANGE_HZ))

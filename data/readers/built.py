@@ -111,7 +111,7 @@ _MANIFEST = pydantic.TypeAdapter(_Manifest)
 class BuiltReader:
     """A built dataset, opened for the row that it was made with; a part is a shard file.
 
-    Its `spec` has the views that the original storage named, and the channel order of the pictures
+    Its `spec` has the views that the original storage named, and the channel order of the images
     as they are stored.
 
     Raises:
@@ -153,7 +153,7 @@ class BuiltReader:
         )
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of shard file number `part`, one at a time, pictures encoded."""
+        """The trajectories of shard file number `part`, one at a time, images encoded."""
         path = str(self.folder / self._files[part])
         records = tf.data.TFRecordDataset([path]).map(self._parse).as_numpy_iterator()
         lost: FaultError | None = None

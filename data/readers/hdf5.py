@@ -13,7 +13,7 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt, needs
-from data.images import ENCODED, MAGIC, RAW_PICTURES, UInt8, image_form, stored_images
+from data.images import ENCODED, MAGIC, RAW_IMAGES, UInt8, image_form, stored_images
 from data.readers.hdf5_files import (
     check_frame_size,
     has_key,
@@ -25,7 +25,7 @@ from data.readers.hdf5_files import (
 from data.readers.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.texts import recorded_texts
-from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import Places
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Hdf5Reader:
         self._check_first()
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of episode number `part`; its pictures are read when they are taken."""
+        """The trajectory of episode number `part`; its images are read when they are taken."""
         path = self._paths[part]
         yield attempt(self.spec.name, str(path), lambda: self._trajectory(path))
 
@@ -76,7 +76,7 @@ class Hdf5Reader:
             self._check_keys(file)
             raw = read_arrays(file, self.spec.state_keys)
             instruction = self._text(file, min(map(len, raw.values())))
-            views = tuple(Hdf5Pictures.open(file, path, key) for key in self.spec.views)
+            views = tuple(Hdf5Images.open(file, path, key) for key in self.spec.views)
         return standard_trajectory(
             raw,
             self.spec,
@@ -125,7 +125,7 @@ class Hdf5Reader:
             ) from error
 
 
-class Hdf5Pictures:
+class Hdf5Images:
     """The images of one view of an HDF5 episode, in any of the usual forms.
 
     That is an array [T, ...], or a group with an array per frame under its number. A frame is bytes
@@ -150,7 +150,7 @@ class Hdf5Pictures:
         self._pixels = pixels
 
     @staticmethod
-    def open(file: h5py.File, path: Path, key: str) -> Hdf5Pictures:
+    def open(file: h5py.File, path: Path, key: str) -> Hdf5Images:
         """The images under `key`; a FaultError says what is there instead."""
         item = stored_item(file, key)
         names = () if isinstance(item, h5py.Dataset) else _frame_names(file, key, item)
@@ -167,7 +167,7 @@ class Hdf5Pictures:
             if h5py.check_string_dtype(frame.dtype) is None and values is not None:
                 image_form(np.dtype(values), (1,), key)
         places = np.arange(len(names or frame))
-        return Hdf5Pictures(path, key, names, places, pixels=form != ENCODED)
+        return Hdf5Images(path, key, names, places, pixels=form != ENCODED)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -179,11 +179,11 @@ class Hdf5Pictures:
         except OSError as error:
             raise ValueError(f"{self._path}: {error}") from error
 
-    def take(self, indices: NDArray[np.int64]) -> Pictures:
+    def take(self, indices: NDArray[np.int64]) -> Images:
         """The images at `indices`, in memory where they are encoded."""
         places = self._places[indices]
         if self._pixels:
-            return Hdf5Pictures(self._path, self._key, self._names, places, pixels=True)
+            return Hdf5Images(self._path, self._key, self._names, places, pixels=True)
         return self._read(places)
 
     def _read(self, places: NDArray[np.int64]) -> NDArray[np.object_]:
@@ -298,7 +298,7 @@ def _frame_names(file: h5py.File, key: str, item: h5py.Group) -> tuple[str, ...]
 
 def _with_zeros(rows: NDArray[Any]) -> NDArray[Any]:
     """Byte strings of a camera buffer's length as rows of bytes: numpy cuts zeros at their end."""
-    if rows.dtype.itemsize not in RAW_PICTURES:
+    if rows.dtype.itemsize not in RAW_IMAGES:
         return rows
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
@@ -307,5 +307,5 @@ def _camera_buffer(image: bytes | UInt8) -> bytes | UInt8:
     """Bytes that are no file but the pixels of a known camera, as uint8[H, W, 3]."""
     if not isinstance(image, bytes) or image.startswith(MAGIC):
         return image
-    shape = RAW_PICTURES.get(len(image))
+    shape = RAW_IMAGES.get(len(image))
     return image if shape is None else np.frombuffer(image, np.uint8).reshape(shape)

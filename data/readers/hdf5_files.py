@@ -85,7 +85,7 @@ def check_size(found: h5py.Dataset, key: str) -> None:
 
 
 def check_frame_size(dtype: Any, shape: tuple[int, ...], key: str) -> None:
-    """A FaultError where one image of an array takes more than the largest picture has."""
+    """A FaultError where one image of an array takes more than the largest image has."""
     size = math.prod(shape) * dtype.itemsize
     if size > 3 * LARGEST:
         raise FaultError(
@@ -159,7 +159,7 @@ def _check_heap(path: Path, _size: int, _modified_ns: int) -> None:
     """Refuses a file with a heap in which the HDF5 library would walk for ever.
 
     The library takes an object's size on trust: one of 0 bytes in the free space is met again and
-    again. Heaps are jumped over once checked, so pictures in them are not read.
+    again. Heaps are jumped over once checked, so images in them are not read.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         place = content.find(_HEAP)

@@ -1,6 +1,6 @@
 """Reader for LeRobot datasets (parquet and MP4): formats v2.0, v2.1 and v3, and AgiBot World.
 
-Where the episodes lie is told by data/readers/lerobot_index.py. A part is one episode, or with v3 a few
+data/readers/lerobot_index.py finds the episodes. A part is one episode, or with v3 a few
 neighbours in the same parquet file. Only the columns of the row are read; videos are opened when a
 sample is drawn.
 """
@@ -17,13 +17,13 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt, needs
-from data.images import FilePictures, stored_images
+from data.images import FileImages, stored_images
 from data.readers.lerobot_index import EpisodeFiles, read_index
 from data.readers.lerobot_tasks import TASK_INDEX, episode_text
-from data.readers.videos import VideoPictures
+from data.readers.videos import VideoImages
 from data.rows.contracts import with_channel_names
 from data.spec import DatasetSpec
-from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import Places
 
 _log = logging.getLogger(__name__)
@@ -104,17 +104,17 @@ class LeRobotReader:
         numbers = column_array(table, key) if key in table.column_names else None
         return episode_text(episode.tasks, self._tasks, numbers)
 
-    def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
+    def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Images:
         if key in table.column_names:
-            return _stored_pictures(table, key, episode)
+            return _stored_images(table, key, episode)
         if key not in episode.videos:
             raise FaultError("missing_key", f"{key} is neither a column nor a video")
         video = episode.videos[key]
         if video.start_s is None:
-            return VideoPictures(video.path)
+            return VideoImages(video.path)
         rate = self.spec.rate_hz
         times = video.start_s + np.arange(len(table)) / rate
-        return VideoPictures(video.path, times=times, rate_hz=rate)
+        return VideoImages(video.path, times=times, rate_hz=rate)
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         text = self.spec.instruction_key or TASK_INDEX
@@ -166,7 +166,7 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
     return values.reshape(len(table), -1)
 
 
-def _stored_pictures(table: pa.Table, key: str, episode: EpisodeFiles) -> Pictures:
+def _stored_images(table: pa.Table, key: str, episode: EpisodeFiles) -> Images:
     """Images kept in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
 
     Raises:
@@ -196,7 +196,7 @@ def _stored_pictures(table: pa.Table, key: str, episode: EpisodeFiles) -> Pictur
     for frame, image in enumerate(images):
         where = f"{episode.name}: {key}"
         places[frame] = image if isinstance(image, bytes) else episode.top.stored_path(image, where)
-    return FilePictures(episode.top.path, places)
+    return FileImages(episode.top.path, places)
 
 
 def _storage(table: pa.Table, key: str) -> Any:

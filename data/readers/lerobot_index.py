@@ -29,7 +29,7 @@ _Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 @pydantic.with_config(STRICT)
 class _Feature(TypedDict, total=False):
-    """What is read of a feature, beside its names (`channel_names` of data/readers/lerobot_index.py)."""
+    """Fields read of a feature, beside its names (`channel_names` below)."""
 
     dtype: str | None
     info: dict[str, Any] | None

@@ -20,7 +20,7 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt
-from data.images import FilePictures, UInt8, image_form, stored_image
+from data.images import FileImages, UInt8, image_form, stored_image
 from data.readers.pickles import load_pickle
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory, standard_trajectory
@@ -64,7 +64,7 @@ class BridgeRawReader:
             raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of episode number `part`; its pictures are read when drawn."""
+        """The trajectory of episode number `part`; its images are read when drawn."""
         folder = self._folders[part]
         yield attempt(self.spec.name, str(folder), lambda: self._trajectory(folder))
 
@@ -75,7 +75,7 @@ class BridgeRawReader:
             self.spec,
             str(folder),
             instruction=_instruction(folder / TEXT),
-            images=tuple(_pictures(folder, view) for view in self.spec.views),
+            images=tuple(_images(folder, view) for view in self.spec.views),
         )
 
     def _read_state(self, folder: Path) -> dict[str, NDArray[Any]]:
@@ -100,12 +100,12 @@ class BridgeRawReader:
         return {key: rows[: len(actions)] for key, rows in arrays.items()}
 
 
-def _pictures(folder: Path, view: str) -> FilePictures:
-    """All but the last picture of a view."""
+def _images(folder: Path, view: str) -> FileImages:
+    """All but the last image of a view."""
     view = view.replace("image_", "images")
     count = sum(1 for _ in (folder / view).glob("im_*.jpg"))
     names = [f"{view}/im_{frame}.jpg" for frame in range(count - 1)]
-    return FilePictures(folder, np.array(names, object))
+    return FileImages(folder, np.array(names, object))
 
 
 def _instruction(path: Path) -> str:
@@ -150,7 +150,7 @@ class CalvinReader:
             raise ValueError(f"dataset row {spec.name!r}: {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of stretch number `part`; its pictures are read when drawn."""
+        """The trajectory of stretch number `part`; its images are read when drawn."""
         first, last = self._stretches[part].tolist()
         name = f"{self._folder}: annotation {part}, moments {first} to {last}"
         yield attempt(self.spec.name, name, lambda: self._trajectory(part, first, last, name))
@@ -168,12 +168,12 @@ class CalvinReader:
             self.spec,
             name,
             instruction=self._texts[part],
-            images=tuple(MomentPictures(self._folder, view, moments) for view in self.spec.views),
+            images=tuple(MomentImages(self._folder, view, moments) for view in self.spec.views),
         )
 
 
-class MomentPictures:
-    """One view's pictures uint8[H, W, 3], each in the file of its moment, read when asked for."""
+class MomentImages:
+    """One view's images uint8[H, W, 3], each in the file of its moment, read when asked for."""
 
     def __init__(self, folder: Path, view: str, moments: NDArray[np.int64]) -> None:
         self._folder = folder
@@ -184,16 +184,16 @@ class MomentPictures:
         return len(self._moments)
 
     def __getitem__(self, index: int) -> bytes | UInt8:
-        """The picture; a ValueError names the file."""
+        """The image; a ValueError names the file."""
         path = moment_file(self._folder, self._moments[index])
         try:
             return stored_image(_read_moment(path, (self._view,))[self._view], self._view)
         except (OSError, LookupError) as error:
             raise ValueError(str(error)) from error
 
-    def take(self, indices: NDArray[np.int64]) -> MomentPictures:
-        """The pictures at `indices`, read when asked for."""
-        return MomentPictures(self._folder, self._view, self._moments[indices])
+    def take(self, indices: NDArray[np.int64]) -> MomentImages:
+        """The images at `indices`, read when asked for."""
+        return MomentImages(self._folder, self._view, self._moments[indices])
 
 
 def moment_file(folder: Path, number: int) -> Path:

@@ -184,14 +184,14 @@ class RldsReader:
         """A ValueError where the feature is no image in a form of data/images.py."""
         dtype, shape = np.dtype(feature.np_dtype), tuple(feature.shape)
         stored = getattr(feature.get_serialized_info(), "np_dtype", None)
-        picture = isinstance(feature, tfds.features.Image)
-        if dtype == (np.uint8 if picture else object):
+        image = isinstance(feature, tfds.features.Image)
+        if dtype == (np.uint8 if image else object):
             return  # a file, whatever its size
         try:
-            if not picture and stored == dtype and None not in shape:
+            if not image and stored == dtype and None not in shape:
                 image_form(dtype, shape, key)
                 return
-            found = f"{key} is {dtype}{list(shape)}, kept as {'a file' if picture else 'bytes'}"
+            found = f"{key} is {dtype}{list(shape)}, kept as {'a file' if image else 'bytes'}"
             raise FaultError("malformed", f"{found}; it must be {READABLE}")
         except FaultError as error:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Single pictures out of video files, by seeking: a sample never decodes a whole episode.
+"""Single images out of video files, by seeking: a sample never decodes a whole episode.
 
-Each thread keeps a few files open. A picture costs the decoding from the key frame before it, so
-recordings with frequent key frames are cheap; one that follows the last picture goes on from there.
+Each thread keeps a few files open. An image costs the decoding from the key frame before it, so
+recordings with frequent key frames are cheap; one that follows the last image goes on from there.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from data.faults import needs
 UInt8 = NDArray[np.uint8]
 OPEN_FILES_PER_THREAD = 8
 KEPT_INDEXES = 4096  # of time stamps: 8 bytes for each frame of a file
-NEAR_S = 0.5  # a picture this little ahead is reached by decoding on, not by a jump
+NEAR_S = 0.5  # an image this little ahead is reached by decoding on, not by a jump
 
 _local = threading.local()
 
 
-class VideoPictures:
-    """Pictures of one video by number, or by time where several episodes share the file."""
+class VideoImages:
+    """Images of one video by number, or by time where several episodes share the file."""
 
     def __init__(
         self, path: Path, *, times: NDArray[np.float64] | None = None, rate_hz: float | None = None
     ) -> None:
-        """Without `times` (s from the start of the file) the pictures are those of the file.
+        """Without `times` (s from the start of the file) the images are those of the file.
 
-        With them, `rate_hz` tells how near a picture must be: within half a frame.
+        With them, `rate_hz` tells how near an image must be: within half a frame.
         """
         self._path = path
         self._times = times
@@ -57,11 +57,11 @@ class VideoPictures:
                 return video.frame(int(_pts(self._path)[place]), tolerance_s=0.0)
             return video.frame(video.pts_at(float(self._times[place])), self._tolerance_s)
         except (OSError, EOFError, IndexError, ValueError) as error:
-            raise ValueError(f"{self._path}, picture {place}: {error}") from error
+            raise ValueError(f"{self._path}, image {place}: {error}") from error
 
-    def take(self, indices: NDArray[np.int64]) -> VideoPictures:
-        """The pictures at `indices`, decoded when asked for."""
-        taken = VideoPictures(self._path, times=self._times)
+    def take(self, indices: NDArray[np.int64]) -> VideoImages:
+        """The images at `indices`, decoded when asked for."""
+        taken = VideoImages(self._path, times=self._times)
         taken._tolerance_s = self._tolerance_s
         taken._places = indices if self._places is None else self._places[indices]
         return taken

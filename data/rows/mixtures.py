@@ -51,8 +51,8 @@ def mixture(text: str) -> Mixture:
         return check_mixture(((text, 1.0),))
     if ":" not in text:
         raise ValueError(
-            f"unknown mixture {text!r}; data/rows/mixtures.py has {', '.join(MIXTURES)}; one of your "
-            "own is written name:weight,name:weight"
+            f"unknown mixture {text!r}; data/rows/mixtures.py has {', '.join(MIXTURES)}; one "
+            "of your own is written name:weight,name:weight"
         )
     return check_mixture(tuple(_weighted(item.strip()) for item in text.split(",")))
 

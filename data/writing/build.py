@@ -158,7 +158,7 @@ def _work(pipe: Connection, job: Job) -> None:
 
 DESCRIPTION = "Standard trajectories of xvla_jax; manifest.json tells of what and how."
 CHANNEL_RULE = (
-    "All pictures are in encoded_channel_order, whoever encoded them: rgb where image_size is not "
+    "All images are in encoded_channel_order, whoever encoded them: rgb where image_size is not "
     "0, else the order of the recording. bgr_swapped: exchange red and blue after decoding."
 )
 
@@ -387,5 +387,5 @@ def _check_room(out: Path, wanted: float) -> None:
     if wanted * DISK_RESERVE > free:
         raise ValueError(
             f"{out} has {free / 2**30:.1f} GiB free, about {wanted * DISK_RESERVE / 2**30:.1f} GiB "
-            "are needed; smaller pictures (--image_size) or lossy ones (--quality) take less"
+            "are needed; smaller images (--image_size) or lossy ones (--quality) take less"
         )

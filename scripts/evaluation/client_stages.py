@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.rows.contracts import contracts_of
-from data.stream.pipeline import Frame, Source
+from data.stream.pipeline import Frame
+from data.trajectory import Source
 from eval.client.remote import ContractMismatchError, agreed_contract, request_fields
 from eval.client.transports import RequestRefusedError
 from eval.pictures import ENCODINGS

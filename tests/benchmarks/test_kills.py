@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import SAVE_EVERY, measure
+from benchmarks.kills.killed_runs import SAVE_EVERY, measure
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 
 
 def test_a_killed_run_comes_to_the_same_end(tmp_path: Path) -> None:
-    outcomes = measure(tmp_path / "kills", kills=1, seed=0, tell=logging.info)
+    outcomes = measure(tmp_path / "kills", kills=1, seed=0, report=logging.info)
     assert [outcome.name for outcome in outcomes] == ["SIGTERM", "SIGKILL"]
     for outcome in outcomes:
         assert len(outcome.lost) == 1

@@ -20,7 +20,7 @@ from data.sources import open_reader
 from data.standard import StandardForm, feature_names
 from data.trajectory import Trajectory
 from data.writing import build
-from data.writing.plan import PictureRule, Piece, cut, tasks
+from data.writing.plan import ImageRule, Piece, cut, tasks
 from tests.data.builds import built, trajectories
 from tests.data.fakes import png
 from tests.data.storages import FRAMES, TEXTS, write_hdf5
@@ -35,9 +35,9 @@ def test_plain_tfds_reads_it(tmp_path):
     builder: Any = tfds.builder_from_directory(made.folder)
     loaded: Any = tfds.load("calvin", data_dir=str(tmp_path / "out"), split="train")
     for episodes in (loaded, builder.as_dataset("train")):
-        found = list(tfds.as_numpy(episodes))
-        assert len(found) == len(originals)
-        for episode, original in zip(found, originals, strict=True):
+        episodes_read = list(tfds.as_numpy(episodes))
+        assert len(episodes_read) == len(originals)
+        for episode, original in zip(episodes_read, originals, strict=True):
             steps = list(episode["steps"])
             poses = np.stack([step["observation"]["pose"] for step in steps])
             np.testing.assert_array_equal(poses, original.poses)
@@ -57,8 +57,8 @@ def test_plain_tfds_reads_it(tmp_path):
 def test_the_manifest_tells_what_it_is(tmp_path):
     row = write_hdf5(tmp_path)
     made = built(row, tmp_path, tmp_path / "out")
-    found = json.loads((made.folder / "manifest.json").read_text())
-    assert found == made.manifest
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert manifest == made.manifest
     expected = {
         "schema": "standard-trajectories-1",
         "name": "calvin",
@@ -71,11 +71,11 @@ def test_the_manifest_tells_what_it_is(tmp_path):
         "views": {"rgb_static": "rgb/static", "rgb_wrist": "rgb/wrist"},
         "bad_episodes": {},
     }
-    assert {name: found[name] for name in expected} == expected
-    assert found["made_of"]["root"] == str(tmp_path)
-    assert found["made_of"]["episodes"] == 2
-    assert len(found["fingerprint"]) == 64
-    assert set(found["files"]) == {p.name for p in made.folder.iterdir()} - {"manifest.json"}
+    assert {name: manifest[name] for name in expected} == expected
+    assert manifest["made_of"]["root"] == str(tmp_path)
+    assert manifest["made_of"]["episodes"] == 2
+    assert len(manifest["fingerprint"]) == 64
+    assert set(manifest["files"]) == {p.name for p in made.folder.iterdir()} - {"manifest.json"}
 
 
 def break_first(folder):
@@ -108,14 +108,14 @@ def test_a_shard_may_be_empty(tmp_path):
     assert len(list(builder.as_dataset("train"))) == 1
 
 
-def test_a_picture_of_no_known_format_makes_its_episode_bad(tmp_path):
+def test_an_image_of_no_known_format_makes_its_episode_bad(tmp_path):
     row = write_hdf5(tmp_path)
     with h5py.File(tmp_path / "1.hdf5", "a") as file:
-        pictures: Any = file["rgb/wrist"]
-        pictures[4] = np.frombuffer(b"no picture", np.uint8)
+        images: Any = file["rgb/wrist"]
+        images[4] = np.frombuffer(b"no image", np.uint8)
     made = built(row, tmp_path, tmp_path / "out", max_bad_episodes=1)
     assert made.manifest["bad_episodes"] == {"undecodable_picture": ["1.hdf5"]}
-    with pytest.raises(TooManyBadEpisodesError, match="frame 4, rgb/wrist: 10 bytes are no"):
+    with pytest.raises(TooManyBadEpisodesError, match="frame 4, rgb/wrist: 8 bytes are no"):
         built(row, tmp_path, tmp_path / "other")
 
 
@@ -141,12 +141,12 @@ def source(fixtures):
 
 def test_a_run_that_was_stopped_goes_on_with_what_is_missing(source, tmp_path):
     row, root = source
-    whole = built(row, root, tmp_path / "whole", shard_mb=0.3)
+    complete = built(row, root, tmp_path / "whole", shard_mb=0.3)
     with pytest.raises(KeyboardInterrupt):
         built(row, root, tmp_path / "out", stop_after(20), shard_mb=0.3)
     building = tmp_path / "out" / ".building-bridge_dataset"
     finished = sorted(path.name for path in (building / "dataset").iterdir())
-    assert 0 < len(finished) < len(whole.manifest["files"]) - 2
+    assert 0 < len(finished) < len(complete.manifest["files"]) - 2
     assert list((building / "unfinished").iterdir()), "a shard was being written"
     assert not (tmp_path / "out" / "bridge_dataset").exists()
     first = building / "dataset" / finished[0]
@@ -156,9 +156,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(source, tmp_path):
     assert made.new
     assert 0 < shown[0][0] < 20, "what was finished is not done again"
     assert shown[-1] == (25, 25, 25)
-    assert contents(made.folder) == contents(whole.folder)
+    assert contents(made.folder) == contents(complete.folder)
     assert (made.folder / finished[0]).stat().st_mtime_ns == written
-    assert made.manifest["files"] == whole.manifest["files"]
+    assert made.manifest["files"] == complete.manifest["files"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bridge_dataset"]
 
 
@@ -171,7 +171,7 @@ def test_half_built_is_for_the_same_source_row_and_options_only(source, tmp_path
     with pytest.raises(ValueError, match=f"{half} shard_mb;"):
         built(row, root, out, shard_mb=0.2)
     with pytest.raises(ValueError, match=f"{half} image_size, quality;"):
-        built(row, root, out, shard_mb=0.3, rule=PictureRule(32, 90))
+        built(row, root, out, shard_mb=0.3, rule=ImageRule(32, 90))
     other = dataclasses.replace(row, rate_hz=4.0, index_margin=3)
     with pytest.raises(ValueError, match=f"{half} rate_hz of the dataset row;"):
         built(other, root, out, shard_mb=0.3)
@@ -187,7 +187,7 @@ def test_a_dataset_in_its_place_is_kept_or_refused(source, tmp_path):
     again = built(row, root, tmp_path, workers=2)
     assert (again.new, again.manifest) == (False, first.manifest)
     with pytest.raises(ValueError, match="already holds another dataset, made with another qual"):
-        built(row, root, tmp_path, rule=PictureRule(0, 90))
+        built(row, root, tmp_path, rule=ImageRule(0, 90))
     assert not (tmp_path / ".building-bridge_dataset").exists()
 
 
@@ -211,7 +211,7 @@ class _Process:
         pass
 
 
-def test_a_worker_that_fails_or_is_lost_is_told(tmp_path):
+def test_a_worker_that_fails_or_is_lost_is_reported(tmp_path):
     for said, error, message in (
         (build._Failed("the disk is full"), ValueError, "the disk is full"),
         (None, build.WorkerLostError, "build-0 ended with status -9"),
@@ -281,15 +281,15 @@ def test_views_become_features_with_names_of_their_own():
 
 def test_an_episode_of_another_form_is_refused():
     form = StandardForm(views=("top",), clocks=0, still_columns=0, more_pictures=False)
-    pictures = ([png((1, 2, 3))] * 4,)
+    images = ([png((1, 2, 3))] * 4,)
     poses = np.zeros((4, 20))
     good = Trajectory("set", "0", "push", poses, ())
-    assert len(form.example(good, "0", pictures)["steps"]) == 4
+    assert len(form.example(good, "0", images)["steps"]) == 4
     for changes, message in (
         ({"poses": poses.astype(np.float32)}, "float32"),
         ({"clocks": np.zeros((1, 4))}, "clock"),
-        ({"poses": poses[:3]}, "4] pictures for 3 frames"),
+        ({"poses": poses[:3]}, "4] images for 3 frames"),
         ({"poses": poses[:0]}, "arrays are"),
     ):
         with pytest.raises(ValueError, match=message):
-            form.example(dataclasses.replace(good, **changes), "0", pictures)
+            form.example(dataclasses.replace(good, **changes), "0", images)

@@ -3,7 +3,8 @@
 import pytest
 
 from data.sources import SomeEpisodes, evenly_spread, hold_out
-from data.stream.pipeline import Source, one_pass
+from data.stream.pipeline import one_pass
+from data.trajectory import Source
 from tests.data.fakes import SHAPE, FakeReader, good, tokenize
 
 

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from data.stream.pipeline import Source
 from data.stream.position import merge_positions
+from data.trajectory import Source
 from tests.data.fakes import FIELDS, SHAPE, BrokenReader, FakeReader, assert_equal, run
 
 
 def run_hosts(count, hosts, *, positions=None, **options):
-    """The global batches, joined from the hosts' parts, and the position of the whole run."""
+    """The global batches, joined from the hosts' parts, and the position of each host."""
     position = merge_positions(positions) if positions else None
     shares = [
         run(count, host=host, hosts=hosts, position=position, **options) for host in range(hosts)
     ]
     joined = [
-        {field: np.concatenate([found[step][field] for found, _ in shares]) for field in FIELDS}
+        {field: np.concatenate([made[step][field] for made, _ in shares]) for field in FIELDS}
         for step in range(count)
     ]
     return joined, [position for _, position in shares]
@@ -27,29 +27,29 @@ def run_hosts(count, hosts, *, positions=None, **options):
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8])
 def test_the_stream_is_the_same_for_any_number_of_hosts(hosts, lanes):
     options = {"batch_size": 8, "lanes": lanes}
-    whole, _ = run(12, **options)
+    one_host, _ = run(12, **options)
     joined, _ = run_hosts(12, hosts, **options)
-    assert_equal(joined, whole)
+    assert_equal(joined, one_host)
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (2, 4), (4, 2)])
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_a_run_goes_on_with_another_number_of_hosts(before, after, lanes):
     options = {"batch_size": 8, "lanes": lanes}
-    whole, _ = run(30, **options)
+    one_host, _ = run(30, **options)
     _, positions = run_hosts(17, before, **options)
     saved = json.loads(json.dumps(positions))
     rest, _ = run_hosts(13, after, positions=saved, **options)
-    assert_equal(rest, whole[17:])
+    assert_equal(rest, one_host[17:])
 
 
 def test_a_position_of_some_hosts_only_is_slower_but_no_other():
     options = {"batch_size": 8, "lanes": 4}
-    whole, _ = run(20, **options)
+    one_host, _ = run(20, **options)
     _, positions = run_hosts(17, 4, **options)
     assert positions[1]["cursors"]["libero_demos"][0] is None
     rest, _ = run(3, position=positions[1], **options)
-    assert_equal(rest, whole[17:])
+    assert_equal(rest, one_host[17:])
 
 
 def test_hosts_at_different_steps_have_no_common_position():
@@ -83,7 +83,7 @@ def test_a_position_is_small_and_does_not_grow_with_the_data():
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_sample_with_a_broken_picture_gives_its_place_to_another(hosts):
+def test_a_sample_with_a_broken_image_gives_its_place_to_another(hosts):
     options = {
         "sources": [Source(BrokenReader((1,) * 6), 1.0)],
         "shuffle_buffer": 1000,
@@ -91,11 +91,11 @@ def test_a_sample_with_a_broken_picture_gives_its_place_to_another(hosts):
         "max_bad_episodes": 1,
     }
     joined, _ = run_hosts(20, hosts, **options)
-    whole, _ = run(20, **options)
+    one_host, _ = run(20, **options)
     good, _ = run(20, **{**options, "sources": [Source(FakeReader((1,) * 6), 1.0)]})
-    assert_equal(joined, whole)
+    assert_equal(joined, one_host)
     replaced = 0
-    for ours, theirs in zip(whole, good, strict=True):
+    for ours, theirs in zip(one_host, good, strict=True):
         for row in range(8):
             part = int(theirs["proprio"][row, 0]) // 1000
             same = np.array_equal(ours["images"][row], theirs["images"][row])

@@ -33,8 +33,8 @@ def read(row, root):
     """All that a run reads of a dataset; bad episodes are named."""
     reader = open_reader(row, root)
     for part in range(len(reader.episodes_per_part)):
-        for found in reader.read(part):
-            assert not isinstance(found, BadEpisodeError) or found.kind != "unexpected", found
+        for item in reader.read(part):
+            assert not isinstance(item, BadEpisodeError) or item.kind != "unexpected", item
 
 
 def sweep(path, content, dump, call, every):

@@ -48,7 +48,7 @@ def test_a_folder_is_searched_and_robot_type_names_the_row(folder, caplog):
     assert [t.instruction for t in first] == [t.instruction for t in second]
 
 
-def test_what_cannot_be_told_apart_is_an_error(folder):
+def test_files_of_one_name_are_refused(folder):
     shutil.copy(folder / "meta.json", folder / "copy.json")
     with pytest.raises(ValueError, match=r"are both of dataset 'Calvin'; give one"):
         open_metas(folder)

@@ -1,4 +1,4 @@
-"""What provenance says of sources."""
+"""Description of sources for the provenance of a run."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import pytest
 
 from data.readers.rlds import index_files
 from data.sources import hold_out, origin
-from data.stream.pipeline import Source
+from data.trajectory import Source
 from tests.data.fakes import FakeReader
 
 
@@ -17,19 +17,19 @@ class _Stored(FakeReader):
         self.index_files = index_files(folder)
 
 
-def test_a_source_is_told_with_hashes_and_terms(tmp_path):
+def test_a_source_is_described_with_hashes_and_terms(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps({"name": "demos"}))
     (tmp_path / "manifest.json").write_text(json.dumps({"licence": "CC-BY-4.0"}))
     training, held = hold_out(Source(_Stored(tmp_path), 0.5), 2)
-    found = origin(training, held_out=sum(held.reader.episodes_per_part))
-    assert json.loads(json.dumps(found)) == found
-    assert found["name"] == "libero_demos"
-    assert (found["episodes"], found["held_out_episodes"], found["weight"]) == (3, 2, 0.5)
-    assert found["licence"] == "CC-BY-4.0"
+    stated = origin(training, held_out=sum(held.reader.episodes_per_part))
+    assert json.loads(json.dumps(stated)) == stated
+    assert stated["name"] == "libero_demos"
+    assert (stated["episodes"], stated["held_out_episodes"], stated["weight"]) == (3, 2, 0.5)
+    assert stated["licence"] == "CC-BY-4.0"
     manifest = tmp_path / "manifest.json"
     expected = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    assert found["index_files"][str(manifest)] == expected
-    assert len(found["index_files"]) == 2
+    assert stated["index_files"][str(manifest)] == expected
+    assert len(stated["index_files"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_a_source_is_told_with_hashes_and_terms(tmp_path):
         ({"redistributionInfo": None, "licence": ""}, "not stated"),
     ],
 )
-def test_terms_are_found_where_formats_have_them(tmp_path, content, licence):
+def test_terms_are_read_where_formats_have_them(tmp_path, content, licence):
     (tmp_path / "dataset_info.json").write_text(json.dumps(content))
     assert origin(Source(_Stored(tmp_path), 1.0))["licence"] == licence
 
 
 def test_a_reader_of_a_user_needs_no_index_files():
-    found = origin(Source(FakeReader([1]), 1.0))
-    assert (found["index_files"], found["licence"]) == ({}, "not stated")
+    stated = origin(Source(FakeReader([1]), 1.0))
+    assert (stated["index_files"], stated["licence"]) == ({}, "not stated")

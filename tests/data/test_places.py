@@ -251,5 +251,5 @@ def test_an_hdf5_file_leads_nowhere_else(root, spoil, reason):
 
 
 def _only(reader):
-    (found,) = reader.read(0)
-    raise found
+    (item,) = reader.read(0)
+    raise item

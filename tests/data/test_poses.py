@@ -47,8 +47,8 @@ def test_placeholders_of_a_4x4_matrix_are_no_poses():
     row = dataclasses.replace(dataset("libero"), arms=(arm,), picture_offset=0)
     matrices = np.tile(np.eye(4), (2, 1, 1)).transpose(0, 2, 1)
     raw = {"matrix": matrices, "gripper": np.zeros(2)}
-    found = standard_trajectory(raw, row, "e", instruction="do", images=())
-    assert found.poses[0, 3:9].tolist() == [1, 0, 0, 0, 1, 0]
+    trajectory = standard_trajectory(raw, row, "e", instruction="do", images=())
+    assert trajectory.poses[0, 3:9].tolist() == [1, 0, 0, 0, 1, 0]
     matrices[0] = 0
     with pytest.raises(BadEpisodeError, match="frame 0 has length zero"):
         standard_trajectory(raw, row, "e", instruction="do", images=())
@@ -76,8 +76,8 @@ def test_beside_joints_a_rotation_may_be_in_any_layout():
     row = dataclasses.replace(row, joints=joints, rotation_layout="none", views=())
     for rotation in ((1, 0, 0, 0, 1, 0), (1, 0, 0, 1, 0, 0)):
         raw = {"abs_action_6d": np.tile([0.1, 0.2, 0.3, *rotation, 1], (3, 1))}
-        found = standard_trajectory(raw, row, "e", instruction="do", images=())
-        assert found.poses[0].tolist() == [0.1, 0.2, 0.3] + [0] * 17
+        trajectory = standard_trajectory(raw, row, "e", instruction="do", images=())
+        assert trajectory.poses[0].tolist() == [0.1, 0.2, 0.3] + [0] * 17
     with pytest.raises(BadEpisodeError, match="length zero"):
         standard_trajectory(
             {"abs_action_6d": np.zeros((3, 10))}, row, "e", instruction="do", images=()

@@ -44,22 +44,22 @@ def samples_of(row: str, folder: Path) -> list[EpisodeSamples]:
     ]
 
 
-def check_golden(name: str, found: list[EpisodeSamples]) -> None:
-    told, z = (
+def check_golden(name: str, episodes: list[EpisodeSamples]) -> None:
+    expected, z = (
         json.loads((GOLDEN / name / "expected.json").read_text()),
         np.load(GOLDEN / name / "expected.npz"),
     )
-    assert [len(samples) for samples in found] == told["samples_per_episode"]
-    assert [[samples.instruction] for samples in found] == told["instructions_per_episode"]
-    np.testing.assert_array_equal(np.concatenate([s.frames for s in found]), z["all/index"])
-    proprio = np.concatenate([s.proprio for s in found])
-    actions = np.concatenate([s.actions for s in found])
+    assert [len(samples) for samples in episodes] == expected["samples_per_episode"]
+    assert [[samples.instruction] for samples in episodes] == expected["instructions_per_episode"]
+    np.testing.assert_array_equal(np.concatenate([s.frames for s in episodes]), z["all/index"])
+    proprio = np.concatenate([s.proprio for s in episodes])
+    actions = np.concatenate([s.actions for s in episodes])
     np.testing.assert_allclose(proprio, z["all/proprio"], atol=2e-5)
     np.testing.assert_allclose(actions.mean(axis=1), z["all/action_mean"], atol=2e-5)
 
 
 def test_calvin_as_published_gives_the_golden_samples(tmp_path: Path) -> None:
-    told = json.loads((GOLDEN / "calvin/expected.json").read_text())
+    expected = json.loads((GOLDEN / "calvin/expected.json").read_text())
     stretches = []
     for episode in range(2):
         with h5py.File(GOLDEN / f"calvin/episode_{episode}.hdf5") as file:
@@ -73,25 +73,25 @@ def test_calvin_as_published_gives_the_golden_samples(tmp_path: Path) -> None:
             pixels = [np.asarray(Image.open(io.BytesIO(view[i])))[..., ::-1] for view in files]
             views = dict(zip(("rgb_static", "rgb_gripper"), pixels, strict=True))
             write_moment(tmp_path, first + i, state, views)
-    texts = [text for (text,) in told["instructions_per_episode"]]
+    texts = [text for (text,) in expected["instructions_per_episode"]]
     write_annotations(tmp_path, texts, stretches, recordings=[(0, 4000), (5000, 9000)])
-    found = samples_of("calvin_published", tmp_path)
-    check_golden("calvin", found)
-    assert found[0].images[0][0].shape == (48, 64, 3)
+    episodes = samples_of("calvin_published", tmp_path)
+    check_golden("calvin", episodes)
+    assert episodes[0].images[0][0].shape == (48, 64, 3)
 
 
 def test_bridge_as_collected_gives_the_golden_samples(tmp_path: Path) -> None:
-    told = json.loads((GOLDEN / "bridge/expected.json").read_text())
-    for episode, (text,) in enumerate(told["instructions_per_episode"]):
+    expected = json.loads((GOLDEN / "bridge/expected.json").read_text())
+    for episode, (text,) in enumerate(expected["instructions_per_episode"]):
         with h5py.File(GOLDEN / f"bridge/episode_{episode}.hdf5") as file:
             states, actions = read_array(file, "proprio"), read_array(file, "action")
             files = [bytes(data) for data in read_array(file, "observation/image_0")]
         folder = tmp_path / f"raw/kitchen/raw/traj_group0/traj{episode}"
         lines = f"confidence: 0.5\n{text}\n"
         write_bridge_episode(folder, states, actions, [*files, files[0]], lines)
-    found = samples_of("bridge_raw", tmp_path)
-    check_golden("bridge", found)
-    assert len(found[0].images[0]) == len(found[0].frames)
+    episodes = samples_of("bridge_raw", tmp_path)
+    check_golden("bridge", episodes)
+    assert len(episodes[0].images[0]) == len(episodes[0].frames)
 
 
 def test_a_stretch_must_lie_in_one_recording(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_texts_of_calvin_are_read_as_they_are_stored(tmp_path: Path) -> None:
     for stored, expected in ((b"push", "push"), (7, "malformed"), ("", "no_instruction")):
         content["language"]["ann"][0] = stored
         np.save(path, np.array(content, object))
-        (found,) = open_reader(row, tmp_path).read(0)
-        told = found.kind if isinstance(found, BadEpisodeError) else found.instruction
-        assert told == expected
+        (item,) = open_reader(row, tmp_path).read(0)
+        outcome = item.kind if isinstance(item, BadEpisodeError) else item.instruction
+        assert outcome == expected
     content["language"]["ann"] = "ab"
     np.save(path, np.array(content, object))
     with pytest.raises(ValueError, match="language/ann is one text"):
@@ -160,8 +160,8 @@ def test_bridge_episodes_without_a_text_are_read_where_the_row_states_one(tmp_pa
     (tmp_path / "raw/toykitchen").rename(tmp_path / "raw/kitchen")
     for text in (tmp_path / "raw").rglob("lang.txt"):
         text.write_text("confidence: 0.3\n")
-    found = [next(iter(open_reader(row, tmp_path).read(part))) for part in range(2)]
-    assert all(isinstance(item, BadEpisodeError) and item.left_out for item in found)
+    items = [next(iter(open_reader(row, tmp_path).read(part))) for part in range(2)]
+    assert all(isinstance(item, BadEpisodeError) and item.left_out for item in items)
 
 
 def test_bridge_arrays_must_be_as_long_as_the_actions(tmp_path: Path) -> None:
@@ -197,12 +197,12 @@ def test_pickles_give_arrays_and_run_nothing(protocol: int, tmp_path: Path) -> N
     }
     path = tmp_path / "file.pkl"
     path.write_bytes(pickle.dumps(content, protocol))
-    found = pickles.load_pickle(path)
-    np.testing.assert_array_equal(found["rows"], [[0, 1, 2], [3, 4, 5]])
-    assert found["rows"].dtype == np.float32
-    assert (found["texts"], found["number"], found["bytes"]) == (["a", "b"], 0.5, b"\x00\xff")
-    assert isinstance(found["who"][0], pickles.Inert)
-    assert found["who"][1] == 7
+    loaded = pickles.load_pickle(path)
+    np.testing.assert_array_equal(loaded["rows"], [[0, 1, 2], [3, 4, 5]])
+    assert loaded["rows"].dtype == np.float32
+    assert (loaded["texts"], loaded["number"], loaded["bytes"]) == (["a", "b"], 0.5, b"\x00\xff")
+    assert isinstance(loaded["who"][0], pickles.Inert)
+    assert loaded["who"][1] == 7
     assert not ran.exists()
     pickle.loads(path.read_bytes())
     assert ran.exists(), "the test would not see it otherwise"

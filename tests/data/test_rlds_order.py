@@ -18,7 +18,8 @@ import data.readers.rlds
 from data.readers.dlataset import DLataset
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
-from data.stream.pipeline import Source, batches
+from data.stream.pipeline import batches
+from data.trajectory import Source
 from tests.data.fakes import assert_equal, good, png, tokenize
 from tests.data.unordered import UnorderedDLataset
 
@@ -105,8 +106,8 @@ def long_first(tmp_path_factory):
 def test_episodes_that_are_parsed_sooner_do_not_come_sooner(dlataset, long_first):
     reader = RldsReader(BRIDGE, long_first)
     for _ in range(3):
-        found = [trajectory.instruction for trajectory in good(reader, 0)]
-        assert found == [str(number) for number in range(41)]
+        texts = [trajectory.instruction for trajectory in good(reader, 0)]
+        assert texts == [str(number) for number in range(41)]
 
 
 @pytest.mark.parametrize("runs", RUNS)

@@ -14,8 +14,9 @@ from data.readers.rlds import RldsReader
 from data.rows.table import dataset
 from data.sources import open_reader
 from data.spec import NO_ROTATION, Columns
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.windows import episode_samples
+from data.trajectory import Source
 from data.writing.publish import dataset_info
 from tests.data.builds import assert_same_batches, assert_same_numbers, built, trajectories
 from tests.data.fakes import png, tokenize
@@ -42,9 +43,9 @@ OPTIONS: dict[str, Any] = {"num_actions": 4, "num_views": 1, "image_size": 8, "t
 
 def write(root, episodes, *, of_step=None, of_episode=None):
     """A set whose texts are features of the types given; an episode is (by step, of episode)."""
-    picture = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
+    image = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
     steps: dict[str, Any] = {
-        "image": picture,
+        "image": image,
         "state": tfds.features.Tensor(shape=(2,), dtype=np.float32),
     }
     top: dict[str, Any] = {}
@@ -58,13 +59,13 @@ def write(root, episodes, *, of_step=None, of_episode=None):
     info = dataset_info("arm_set", "1.0.0", folder, "texts", features)
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=2)
     writer.initialize_splits(["train"])
-    for number, (by_step, whole) in enumerate(episodes):
+    for number, (by_step, text) in enumerate(episodes):
         rows: list[dict[str, Any]] = [
             {"image": png((i, number, 0)), "state": [i + 10 * number, 1]} for i in range(FRAMES)
         ]
         for i, row in enumerate(rows if of_step is not None else []):
             row["language_instruction"] = by_step[i]
-        more = {} if of_episode is None else {"episode_metadata": {"language_instruction": whole}}
+        more = {} if of_episode is None else {"episode_metadata": {"language_instruction": text}}
         writer.add_examples({"train": [{"steps": rows, **more}]})
     writer.close_all()
     return root
@@ -78,7 +79,7 @@ def spoken(trajectory):
 
 def read(row, root):
     reader = RldsReader(row, root)
-    return [found for part in range(len(reader.episodes_per_part)) for found in reader.read(part)]
+    return [item for part in range(len(reader.episodes_per_part)) for item in reader.read(part)]
 
 
 def codes(text):
@@ -148,8 +149,8 @@ def texts_of_pass(source):
         return tokenize(texts)
 
     options: dict[str, Any] = {**OPTIONS, "tokenize": remember}
-    found = one_pass([source], batch_size=4, **options)
-    count = sum(len(batch["proprio"]) for batch in found)
+    batches_made = one_pass([source], batch_size=4, **options)
+    count = sum(len(batch["proprio"]) for batch in batches_made)
     return set(seen), count
 
 
@@ -161,11 +162,11 @@ def test_what_is_left_out_is_counted_apart_and_ends_no_run(tmp_path):
     assert texts_of_pass(source) == ({"open", "put"}, 3 + 5)
     options = {**OPTIONS, "seed": 0, "shuffle_buffer": 100, "batch_size": 8}
     with batches([source], **options) as stream:
-        whole = [next(stream) for _ in range(6)]
+        every_batch = [next(stream) for _ in range(6)]
         assert stream.bad_episodes == {}
         assert stream.left_out == {"arm_set": {"empty_text": 1, "frames_without_text": 2}}
     with batches([source], **options, start_step=4) as stream:
-        for batch in whole[4:]:
+        for batch in every_batch[4:]:
             again = next(stream)
             for name, array in batch.items():
                 np.testing.assert_array_equal(again[name], array)
@@ -197,7 +198,7 @@ def test_what_is_built_keeps_the_text_of_every_step(tmp_path, row):
         assert_same_batches(reader, original)
     else:
         assert list(made.manifest["left_out"]) == ["empty_text"]
-        here, there = (episode_samples(found[2], row, 4).frames.tolist() for found in (ours, kept))
+        here, there = (episode_samples(ts[2], row, 4).frames.tolist() for ts in (ours, kept))
         assert here == there == [2, 3, 4]
 
 

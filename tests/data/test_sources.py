@@ -11,15 +11,16 @@ from data.rows.table import dataset
 from data.sources import READERS, open_reader
 from data.spec import STORAGES as STORAGE_NAMES
 from data.spec import Columns
-from data.stream.batches import Collator
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.batches import BatchForm, Collator
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples
+from data.trajectory import Source
 from tests.data import reference
 from tests.data.builds import built
 from tests.data.fakes import tokenize
 from tests.data.random_recordings import recording
-from tests.data.storages import FRAMES, STORAGES, TEXTS, picture
+from tests.data.storages import FRAMES, STORAGES, TEXTS, image
 
 OPTIONS = {"num_actions": 6, "num_views": 3, "image_size": 32, "tokenize": tokenize}
 FIXED_TEXT = {"scattered-jpeg": dataset("agiworld-on-site-pack").fixed_instruction}
@@ -94,9 +95,9 @@ def test_reading_again_gives_the_same(opened):
 def test_batches_go_on_where_they_stopped(opened):
     options = {**OPTIONS, "batch_size": 5, "seed": 3, "shuffle_buffer": 8}
     with batches([Source(opened, 1.0)], **options) as stream:
-        whole = [next(stream) for _ in range(7)]
+        every_batch = [next(stream) for _ in range(7)]
     with batches([Source(opened, 1.0)], **options, start_step=5) as stream:
-        for batch in whole[5:]:
+        for batch in every_batch[5:]:
             again = next(stream)
             for name, array in batch.items():
                 np.testing.assert_array_equal(again[name], array)
@@ -118,17 +119,17 @@ def test_samples_equal_the_slow_reference(generated):
         np.testing.assert_allclose(ours.actions, [a for _, _, a in theirs], atol=5e-7)
 
 
-def test_every_sample_has_the_pictures_of_its_frame(generated):
+def test_every_sample_has_the_images_of_its_frame(generated):
     _, row, folder = generated
     reader = open_reader(row, folder)
-    found = [episode_samples(t, reader.spec, 6) for t in everything(reader)]
-    whole = list(one_pass([Source(reader, 1.0)], **OPTIONS, batch_size=4))
-    images = np.concatenate([batch["images"] for batch in whole])
+    episodes = [episode_samples(t, reader.spec, 6) for t in everything(reader)]
+    every_batch = list(one_pass([Source(reader, 1.0)], **OPTIONS, batch_size=4))
+    images = np.concatenate([batch["images"] for batch in every_batch])
     place = 0
-    for episode, samples in enumerate(found):
+    for episode, samples in enumerate(episodes):
         for frame in samples.frames.tolist():
             for view in range(len(reader.spec.views)):
-                expected = picture(episode, view, frame + row.picture_offset)
+                expected = image(episode, view, frame + row.picture_offset)
                 error = np.abs(images[place, view].astype(int) - expected)
                 assert error.max() <= 6, "lossy codecs, less than a third of a frame's step"
             assert not images[place, len(reader.spec.views) :].any()
@@ -169,17 +170,17 @@ def test_a_cut_file_is_named_with_its_dataset(generated, tmp_path):
         assert error.kind in ("unreadable", "malformed")
 
 
-def test_a_broken_picture_is_named_with_its_frame(generated, tmp_path):
+def test_a_broken_image_is_named_with_its_frame(generated, tmp_path):
     name, _, _ = generated
     row = STORAGES[name](tmp_path)
     reader = open_reader(row, tmp_path)
     trajectories = everything(reader)
     samples = episode_samples(trajectories[0], reader.spec, 6)
-    if name == "hdf5":  # its pictures are in the same file as the poses, and were read
-        np.asarray(samples.images[0])[0] = b"no picture"
+    if name == "hdf5":  # its images are in the same file as the poses, and were read
+        np.asarray(samples.images[0])[0] = b"no image"
     for path in (p for p in tmp_path.rglob("*") if p.suffix in (".mp4", ".jpg", ".npz")):
         path.write_bytes(path.read_bytes()[:40])
-    collate = Collator(3, 32, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
+    collate = Collator(BatchForm(3, 32, tokenize), faults=Faults(0))
     with pytest.raises(TooManyBadEpisodesError, match=rf"frame \d+, {reader.spec.views[0]}"):
         collate([iter([Sample(reader.spec, samples, 0, 0, 0)])])
     collate.close()

@@ -8,12 +8,12 @@ from data.images import (
     CHANNELS_FIRST,
     ENCODED,
     PIXELS,
-    FilePictures,
+    FileImages,
     image_form,
     stored_image,
     stored_images,
 )
-from tests.data.small_sets import encoded, picture
+from tests.data.small_sets import encoded, image
 
 # red left of the middle, blue right of it: 6 high, 8 wide
 HALVES = np.zeros((6, 8, 3), np.uint8)
@@ -90,11 +90,11 @@ def test_a_view_is_one_image_per_row(rows):
 
 def test_files_lie_below_the_folder_or_anywhere(tmp_path):
     (tmp_path / "in").mkdir()
-    data = [encoded(picture(0, 0, i)) for i in range(3)]
+    data = [encoded(image(0, 0, i)) for i in range(3)]
     (tmp_path / "in/0.png").write_bytes(data[0])
     (tmp_path / "1.png").write_bytes(data[1])
     places = np.array(["0.png", str(tmp_path / "1.png"), data[2], "gone.png"], object)
-    view = FilePictures(tmp_path / "in", places)
+    view = FileImages(tmp_path / "in", places)
     assert len(view) == 4
     assert [view[i] for i in range(3)] == data
     assert view.take(np.array([2, 0]))[1] == data[0]

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import xvla_jax
 from scripts.random_weights import Written, draw, read_config, write_random_checkpoint
 from tests.xvla_jax import golden
 from xvla_jax.batch import Observation
@@ -25,7 +24,7 @@ _PROCESSOR = Processor(image_size=64, text_length=11)
 
 
 def _write(folder: Path, *, seed: int = 0, dtype: str = "float32") -> Written:
-    config = xvla_jax.XVLAConfig.read(_TOY.parent)
+    config = read_config(str(_TOY))
     return write_random_checkpoint(
         folder, config, _PROCESSOR, seed=seed, dtype=dtype, on_tensor=lambda done, total: None
     )
@@ -121,7 +120,7 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path) -> None:
         if done == total // 2:
             raise KeyboardInterrupt
 
-    config = xvla_jax.XVLAConfig.read(_TOY.parent)
+    config = read_config(str(_TOY))
     with pytest.raises(KeyboardInterrupt):
         write_random_checkpoint(
             tmp_path / "out", config, _PROCESSOR, seed=0, dtype="float32", on_tensor=stop

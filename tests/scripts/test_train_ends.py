@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripts.runs import end, start, wait_for_step
 from tests.small_disk import make_read_only, small_disk
-from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.training.workdir_lock import LOCK_NAME
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]

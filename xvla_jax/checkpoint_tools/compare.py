@@ -20,13 +20,13 @@ import numpy as np
 
 from xvla_jax import flow
 from xvla_jax.actions import action_space
+from xvla_jax.checkpoints import lerobot, run_folder
 from xvla_jax.checkpoints.names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.models.xvla import XVLA, Context, abstract_params
 from xvla_jax.pretrained import ADAPTER, ORBAX
-from xvla_jax.training import checkpointer
 
 # Fields that say nothing about what a trained model computes.
 _TRAINING_ONLY: Final = frozenset(
@@ -86,15 +86,15 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpointer.find_step(folder)
+    step = run_folder.find_step(folder)
     if step is not None:
-        item = checkpointer.read_model(step)
+        item = run_folder.read_model(step)
         if ADAPTER in item:
             raise CheckpointError(
                 f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "
                 f"python -m scripts.convert_checkpoint {folder} DST --layout=hf"
             )
-        config = XVLAConfig.from_dict(item["config"])
+        config = lerobot.config_from_dict(item["config"])
         source = item.get("source", {})
         dtype = source.get("stored_dtype", "float32")
         leaves = jax.tree.leaves(abstract_params(config))
@@ -108,7 +108,7 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
             values=values,
             buffers=tuple(sorted(source.get("buffers", {}))),
         )
-    config = XVLAConfig.read(folder)
+    config = lerobot.read_config(folder)
     files = TensorFiles.open(folder)
     dialect = detect_dialect(set(files.info))
     tied = [dialect.rename(name) for name in (SHARED, EMBED_TOKENS)]

@@ -12,13 +12,13 @@ import numpy as np
 from flax import linen as nn
 
 from xvla_jax.config import VisionConfig
+from xvla_jax.models.kernels import attend, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
     Dense,
     LayerNorm,
     Mlp,
     PackedQKV,
-    attend,
     gelu_erf,
     rematerialised,
     rematerialised_function,
@@ -137,11 +137,7 @@ class DropPath(nn.Module):
 
 
 class DepthwiseConv3x3(nn.Module):
-    """Depthwise 3x3, stride 1, zero padding 1, bias, as nine shifted products.
-
-    The same numbers as a grouped convolution; XLA's gradient of a grouped convolution is far slower
-    on CPU.
-    """
+    """Depthwise 3 x 3 convolution with a bias, which keeps the map's size."""
 
     dtype: Any = jnp.float32
 
@@ -154,21 +150,7 @@ class DepthwiseConv3x3(nn.Module):
         )
         kernel = self.param("kernel", init, (3, 3, 1, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        return _shifted_products(x.astype(self.dtype), kernel, bias)
-
-
-# Checkpointed: the backward pass makes the nine shifted maps again, instead of keeping them.
-@jax.checkpoint
-def _shifted_products(x: Array, kernel: Array, bias: Array) -> Array:
-    """``[B, H, W, C]``, ``[3, 3, 1, C]`` and ``[C]`` -> ``[B, H, W, C]``."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = (
-        padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx, 0]
-        for dy in range(3)
-        for dx in range(3)
-    )
-    return sum(taps, start=bias)
+        return depthwise_conv3x3(x.astype(self.dtype), kernel, bias)
 
 
 class Block(nn.Module):

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
+from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
     Dense,
@@ -17,9 +18,9 @@ from xvla_jax.models.layers import (
     KeyProjection,
     LayerNorm,
     Mlp,
-    attend,
     gelu_erf,
     stacked,
+    weights_shape,
 )
 from xvla_jax.sharding import batch_split
 
@@ -84,13 +85,9 @@ class BartAttention(nn.Module):
         query = Dense(width, dtype=self.dtype, name="q_proj")(x).reshape(heads)
         key = KeyProjection(dtype=self.dtype, name="k_proj")(x).reshape(heads)
         value = Dense(width, dtype=self.dtype, name="v_proj")(x).reshape(heads)
-        out = attend(
-            query,
-            key,
-            value,
-            scale=(width // self.num_heads) ** -0.5,
-            drop=Dropout(self.dropout, deterministic=not train),
-        )
+        kept = Dropout(self.dropout, deterministic=not train).mask(weights_shape(query, key))
+        scale = query.shape[-1] ** -0.5
+        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
         return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
 

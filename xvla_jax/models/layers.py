@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xvla_jax.errors import ConfigError
+from xvla_jax.models.kernels import Array, attend, drop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +84,18 @@ class Dropout(nn.Module):
     rate: float
     deterministic: bool | None = None
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, deterministic: bool | None = None) -> jax.Array:
-        """An array of any shape to one of the same; ``deterministic`` drops nothing."""
+    def __call__(self, x: Array, *, deterministic: bool | None = None) -> Array:
+        """Returns ``x`` with elements dropped; all are kept if ``deterministic``."""
+        return drop(x, self.mask(x.shape, deterministic=deterministic), self.rate)
+
+    def mask(self, shape: tuple[int, ...], *, deterministic: bool | None = None) -> Array | None:
+        """Draws the elements that are kept, bool of a shape; None keeps all."""
         deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
         if deterministic or self.rate == 0.0:
-            return x
-        if self.rate == 1.0:  # the gradient of what is dropped would be 0 / 0
-            return jnp.zeros_like(x)
-        keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        kept = jax.lax.optimization_barrier(kept)
-        return jax.lax.select(kept, x / keep, jnp.zeros_like(x))
+            return None
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
+        return jax.lax.optimization_barrier(kept)
 
-
-Array = jax.Array
-Initializer = Callable[..., Array]
 
 LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
 
@@ -112,42 +109,10 @@ gelu_erf = jax.checkpoint(functools.partial(nn.gelu, approximate=False))
 gelu_tanh = jax.checkpoint(functools.partial(nn.gelu, approximate=True))
 
 
-def attend(
-    query: Array,
-    key: Array,
-    value: Array,
-    *,
-    scale: float,
-    drop: Callable[[Array], Array] = lambda weights: weights,
-    zero_keys: int = 0,
-) -> Array:
-    """Full softmax attention, no mask: queries ``[..., S, K, E]`` -> ``[..., S, K, E]``.
-
-    Scores and softmax are float32 whatever the inputs are. The softmax divides its result, which is
-    narrower than its weights: on CPU that halves the time.
-
-    Args:
-        query: ``[..., S, K, E]``; there may be more or fewer than keys.
-        key: ``[..., S', K, E]``.
-        value: as ``key``.
-        scale: of the query.
-        drop: acts on the weights.
-        zero_keys: number of further keys, not given as they are zero, with values of zero.
-    """
-    scores = jnp.einsum(
-        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
-    )
-    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    top = jnp.maximum(top, 0.0) if zero_keys else top
-    weights = jnp.exp(scores - top)
-    total = weights.sum(axis=-1, keepdims=True) + zero_keys * jnp.exp(-top)
-    out = jnp.einsum(
-        "...kqs,...ske->...kqe",
-        drop(weights).astype(value.dtype),
-        value,
-        preferred_element_type=jnp.float32,
-    )
-    return (out / total).swapaxes(-3, -2).astype(value.dtype)
+def weights_shape(query: Array, key: Array) -> tuple[int, ...]:
+    """Shape ``[..., K, S, S']`` of attention weights."""
+    *batch, rows, heads, _ = query.shape
+    return (*batch, heads, rows, key.shape[-3])
 
 
 class PackedQKV(nn.Module):
@@ -229,13 +194,9 @@ class SelfAttention(nn.Module):
                 for pair in zip((query, key, value), known, strict=True)
             )
         query = query[:, :rows]
-        out = attend(
-            query,
-            key,
-            value,
-            scale=query.shape[-1] ** -0.5,
-            drop=functools.partial(self.drop, deterministic=not train),
-        )
+        kept = self.drop.mask(weights_shape(query, key), deterministic=not train)
+        scale = query.shape[-1] ** -0.5
+        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
         return self.proj(out.reshape(*out.shape[:2], self.width))
 
 

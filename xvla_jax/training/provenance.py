@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import jax
 
-_ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
+_ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 _FOLDERS: Final = ("xvla_jax", "data", "scripts", "configs")  # those that a training run imports
 _LIMIT_S: Final = 10
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from xvla_jax.checkpoints import lerobot
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 
@@ -140,7 +141,7 @@ def check_same_model(saved: Mapping[str, Any], now: XVLAConfig) -> None:
     Raises:
         ConfigError: a field differs, such as the action space; all that do are named.
     """
-    before = XVLAConfig.from_dict(saved)
+    before = lerobot.config_from_dict(saved)
     differing = [
         f"{field} is {after!r} now and was {was!r}"
         for field, was, after in differences(dataclasses.asdict(before), dataclasses.asdict(now))

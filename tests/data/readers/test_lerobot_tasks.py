@@ -11,7 +11,7 @@ from data.faults import BadEpisodeError
 from data.readers.lerobot import LeRobotReader
 from data.stream.windows import episode_samples
 from tests.data.fakes import good
-from tests.data.storages import encoded, picture, small
+from tests.data.storages import encoded, image, small
 
 FRAMES = 6
 ROW = small("AIRBOT", storage="lerobot", views=("camera",), index_margin=1)
@@ -24,7 +24,7 @@ def write(folder, version, *, listed=("reach", "grasp"), tasks=TASKS, numbers=CH
     """One episode; `tasks` in the form of the version, None: no such file or column."""
     table = {
         "eef_6d": [[0.1 * frame, 0, 0, 1, 0, 0, 0, 1, 0, 0] for frame in range(FRAMES)],
-        "camera": [{"bytes": encoded(picture(0, 0, i)), "path": "x.png"} for i in range(FRAMES)],
+        "camera": [{"bytes": encoded(image(0, 0, i)), "path": "x.png"} for i in range(FRAMES)],
         "episode_index": [0] * FRAMES,
         "frame_index": list(range(FRAMES)),
         **({} if numbers is None else {"task_index": numbers}),
@@ -192,6 +192,6 @@ def test_frames_whose_task_is_empty_follow_the_row(tmp_path):
     write(tmp_path, "v3.0", listed=["reach", ""], tasks=tasks)
     assert fault(tmp_path).kind == "no_instruction"
     row = small("AIRBOT", storage="lerobot", views=("camera",), empty_text="leave_out")
-    found = episode_samples(only(tmp_path, row), row, 6)
-    assert set(found.frames.tolist()) <= {2, 3, 4}
-    assert {found.text(i)[0] for i in range(len(found))} == {"reach"}
+    samples = episode_samples(only(tmp_path, row), row, 6)
+    assert set(samples.frames.tolist()) <= {2, 3, 4}
+    assert {samples.text(i)[0] for i in range(len(samples))} == {"reach"}

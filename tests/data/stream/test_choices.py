@@ -1,4 +1,4 @@
-"""What is drawn for a training sample: shares, and that nothing else decides it."""
+"""Draws for a training sample: their shares, and that nothing but the sample decides them."""
 
 import dataclasses
 
@@ -8,10 +8,11 @@ import pytest
 from data.jitter import UNCHANGED
 from data.rows.table import dataset
 from data.stream.batches import choose_instruction, choose_jitter, choose_num_views
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples
 from data.texts import FrameTexts
+from data.trajectory import Source
 from tests.data.fakes import SHAPE, FakeReader, png, tokenize
 
 POUR = dataset("agiworld-on-site-pour")
@@ -62,7 +63,7 @@ def test_the_late_instruction_comes_over_a_text_by_frame_too():
     texts = FrameTexts(("reach", "grasp"), ((), ()), np.array([0, 1], np.int32))
     one = sample(POUR, frame=99)
     episode = dataclasses.replace(one.episode, texts=texts, frames=np.array([10, 99]))
-    found = {
+    texts_by_row = {
         row: {
             choose_instruction(one._replace(episode=episode, row=row, number=n), 0)
             for n in range(300)
@@ -70,7 +71,7 @@ def test_the_late_instruction_comes_over_a_text_by_frame_too():
         for row in (0, 1)
     }
     assert POUR.late_instruction is not None
-    assert found == {0: {"reach"}, 1: {"grasp", POUR.late_instruction.text}}
+    assert texts_by_row == {0: {"reach"}, 1: {"grasp", POUR.late_instruction.text}}
 
 
 def test_paraphrases_are_drawn_evenly_and_the_original_as_often_as_the_row_says():
@@ -99,9 +100,9 @@ def test_the_late_instruction_may_wait_for_a_frame():
 
 
 def test_half_of_the_samples_show_the_main_view_alone():
-    found = [choose_num_views(sample(POUR, number=n), seed=0) for n in range(2000)]
-    assert set(found) == {1, 3}
-    assert abs(found.count(1) / 2000 - 0.5) < 0.04
+    counts = [choose_num_views(sample(POUR, number=n), seed=0) for n in range(2000)]
+    assert set(counts) == {1, 3}
+    assert abs(counts.count(1) / 2000 - 0.5) < 0.04
     assert choose_num_views(sample(dataset("AGIBOT")), seed=0) == 3
 
 
@@ -137,17 +138,17 @@ def run(steps, **options):
 
 
 def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
-    whole = run(30)
-    texts = np.concatenate([batch["input_ids"] for batch in whole])
+    every_batch = run(30)
+    texts = np.concatenate([batch["input_ids"] for batch in every_batch])
     assert {tuple(row) for row in texts.tolist()} == set(map(tuple, tokenize(["aa", "b"]).tolist()))
-    masks = np.concatenate([batch["view_mask"] for batch in whole])
+    masks = np.concatenate([batch["view_mask"] for batch in every_batch])
     assert set(masks.sum(axis=1).tolist()) == {1, 2}
-    images = np.concatenate([batch["images"] for batch in whole])
+    images = np.concatenate([batch["images"] for batch in every_batch])
     assert not images[~masks].any()
     red = images[:, 0, 0, 0, 0]
     assert set(red.tolist()) == set(range(100, 105)), "pixels are as decoded"
-    factors = np.concatenate([batch["jitter"] for batch in whole])
-    orders = np.concatenate([batch["jitter_order"] for batch in whole])
+    factors = np.concatenate([batch["jitter"] for batch in every_batch])
+    orders = np.concatenate([batch["jitter_order"] for batch in every_batch])
     assert (factors.dtype, orders.dtype) == (np.float32, np.int32)
     assert (factors[masks] != 1).all()
     assert (factors[~masks] == 1).all()
@@ -155,7 +156,7 @@ def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
     assert len(np.unique(orders[masks], axis=0)) == 6
     late = run(4, start_step=26, threads=1, cache_mb=1.0)
     halves = [run(4, start_step=26, host=host, hosts=2) for host in range(2)]
-    for step, batch in enumerate(whole[26:]):
+    for step, batch in enumerate(every_batch[26:]):
         for name, array in batch.items():
             np.testing.assert_array_equal(late[step][name], array)
             joined = np.concatenate([half[step][name] for half in halves])
@@ -163,12 +164,14 @@ def test_draws_reach_the_batch_and_survive_restarts_hosts_and_threads():
 
 
 def test_one_pass_shows_samples_as_recorded():
-    found = list(one_pass([Source(ColourfulReader(), 1.0)], **SHAPE, tokenize=tokenize))
-    assert all(batch["view_mask"][:, :2].all() for batch in found)
-    frames = np.concatenate([batch["images"][:, 0, 0, 0, 0] for batch in found])
+    batches_made = list(one_pass([Source(ColourfulReader(), 1.0)], **SHAPE, tokenize=tokenize))
+    assert all(batch["view_mask"][:, :2].all() for batch in batches_made)
+    frames = np.concatenate([batch["images"][:, 0, 0, 0, 0] for batch in batches_made])
     assert frames.tolist() == [*range(100, 105)] * 5
-    assert all((batch["jitter"] == 1).all() for batch in found), "one signature for a mixture"
-    assert all((batch["jitter_order"] == [0, 1, 2]).all() for batch in found)
+    assert all((batch["jitter"] == 1).all() for batch in batches_made), (
+        "one signature for a mixture"
+    )
+    assert all((batch["jitter_order"] == [0, 1, 2]).all() for batch in batches_made)
 
 
 def test_rows_without_augmentation_keep_their_colours_in_a_mixture_that_jitters():
@@ -176,9 +179,9 @@ def test_rows_without_augmentation_keep_their_colours_in_a_mixture_that_jitters(
     sources = [Source(ColourfulReader(), 1.0), Source(plain, 1.0)]
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 7, "tokenize": tokenize}
     with batches(sources, **options) as stream:
-        found = [next(stream) for _ in range(5)]
-    domains = np.concatenate([batch["domain_id"] for batch in found])
-    factors = np.concatenate([batch["jitter"] for batch in found])
+        batches_made = [next(stream) for _ in range(5)]
+    domains = np.concatenate([batch["domain_id"] for batch in batches_made])
+    factors = np.concatenate([batch["jitter"] for batch in batches_made])
     of_plain = domains == plain.spec.domain_id
     assert 0 < of_plain.sum() < len(domains)
     assert (factors[of_plain] == 1).all()

@@ -1,8 +1,12 @@
 """Recorded frames in both forms: four of each episode, as recorded and as trained on."""
 
+import dataclasses
+
 import numpy as np
 
-from data.stream.pipeline import Source, recorded_frames
+from data.spec import Columns
+from data.stream.pipeline import recorded_frames
+from data.trajectory import Source
 from tests.data.fakes import SHAPE, FakeReader, tokenize
 
 SIZES = {name: value for name, value in SHAPE.items() if name != "batch_size"}
@@ -15,11 +19,11 @@ def frames(count, **changes):
 
 
 def test_they_are_spread_over_episodes():
-    found = frames(10)
-    numbers = [int(frame.images[0][0, 0, 0]) for frame in found]
+    spread = frames(10)
+    numbers = [int(frame.images[0][0, 0, 0]) for frame in spread]
     assert numbers == [0, 2, 4, 7, 0, 2, 4, 7, 0, 2]
-    assert [int(frame.images[0][0, 0, 1]) for frame in found] == [0] * 8 + [1] * 2
-    assert len({frame.name for frame in found}) == 10
+    assert [int(frame.images[0][0, 0, 1]) for frame in spread] == [0] * 8 + [1] * 2
+    assert len({frame.name for frame in spread}) == 10
     assert len(frames(100)) == 12
 
 
@@ -30,3 +34,13 @@ def test_both_forms_are_of_one_frame():
     np.testing.assert_array_equal(frame.batch["images"][0, 0, 0, 0], frame.images[0][0, 0])
     np.testing.assert_array_equal(frame.batch["input_ids"], tokenize([frame.instruction]))
     assert frame.batch["view_mask"][0].sum() == len(frame.images)
+
+
+def test_a_frame_of_joints_is_as_wide_as_its_row():
+    reader = FakeReader([1], frames=9)
+    changes = {"arms": (), "joints": (Columns("q", 0, 14),), "rotation_layout": "none"}
+    reader.spec = dataclasses.replace(reader.spec, **changes)
+    (frame,) = recorded_frames(Source(reader, 1.0), count=1, tokenize=tokenize, **SIZES)
+    assert frame.batch["proprio"].shape == (1, 14)
+    assert frame.batch["actions"].shape == (1, SIZES["num_actions"], 14)
+    assert frames(1)[0].batch["proprio"].shape == (1, 20)

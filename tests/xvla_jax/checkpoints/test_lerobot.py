@@ -10,7 +10,6 @@ import pytest
 
 from tests.xvla_jax import golden
 from xvla_jax.checkpoints import lerobot
-from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.pretrained import load_checkpoint, save_pretrained
@@ -60,7 +59,7 @@ def test_auto_keeps_its_real_width(tmp_path: Path) -> None:
     raw = json.loads((_export(tmp_path / "out", "auto") / "config.json").read_text())
     assert raw["output_features"]["action"]["shape"] == [7]
     assert (raw["max_state_dim"], raw["max_action_dim"]) == (11, 11)
-    assert XVLAConfig.read(tmp_path / "out") == golden.load("auto").config
+    assert lerobot.read_config(tmp_path / "out") == golden.load("auto").config
 
 
 def test_fields_of_both_sides_survive(tmp_path: Path) -> None:
@@ -120,3 +119,21 @@ def test_the_chunk_is_lerobots_where_its_config_is_silent() -> None:
     raw = _theirs("config.json")
     del raw["chunk_size"]
     assert lerobot.to_released(raw)["num_actions"] == 32
+
+
+def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        lerobot.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        lerobot.read_config(tmp_path)
+
+
+def test_lerobot_policy_config_is_translated() -> None:
+    raw = json.loads((golden.FOLDER / "ee6d" / "config.json").read_text())
+    del raw["model_type"]
+    raw |= {"type": "xvla", "chunk_size": raw.pop("num_actions"), "action_mode": "auto"}
+    raw |= {"output_features": {"action": {"shape": [7]}}, "max_action_dim": 20}
+    config = lerobot.config_from_dict(raw)
+    assert config.num_actions == golden.load("ee6d").config.num_actions
+    assert config.real_action_dim == 7

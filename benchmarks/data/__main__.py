@@ -1,10 +1,10 @@
-"""Speed, resume and memory of the data pipeline, X-VLA's reader beside it where there is PyTorch.
+"""Measures speed, resume and memory of the data pipeline, beside X-VLA's reader given PyTorch.
 
 ``python -m benchmarks.data [--quick] [--only=PART ...] [--workdir=FOLDER]
 [--json=FILE.json] [--torch_python=EXE]``
 
-The recordings are made up and go to a temporary folder, or to --workdir, where a later run finds
-them. What is compared has its turns in one run, so that other load on the machine meets all.
+The recordings are generated into a temporary folder, or into --workdir, where a later run finds
+them. Contestants take turns within one run, so that other load on the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 from absl import app, flags
 from rich.console import Console
 
-from benchmarks import data_endurance, data_speed, data_table
+from benchmarks.data import endurance, speed, table
 from eval.files import write_json
 from scripts.terminal import quiet_libraries
 
@@ -38,21 +38,21 @@ _TORCH_PYTHON = flags.DEFINE_string(
 
 
 def measure(workdir: pathlib.Path, console: Console) -> dict[str, Any]:
-    """The figures of the parts asked for."""
+    """Returns the figures of the parts that --only names."""
     quick = _QUICK.value
     measures: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
-        "hdf5": (data_speed.hdf5, {"python": _TORCH_PYTHON.value, "quick": quick}),
-        "rlds": (data_speed.rlds, {"quick": quick}),
-        "python": (data_speed.python_share, {"quick": quick}),
-        "resume": (data_endurance.resume, {"steps": 10_000}),
-        "memory": (data_endurance.memory, {"steps": 5_000 if quick else 20_000}),
+        "hdf5": (speed.hdf5, {"python": _TORCH_PYTHON.value, "quick": quick}),
+        "rlds": (speed.rlds, {"quick": quick}),
+        "python": (speed.python_share, {"quick": quick}),
+        "resume": (endurance.resume, {"steps": 10_000}),
+        "memory": (endurance.memory, {"steps": 5_000 if quick else 20_000}),
     }
     record: dict[str, Any] = {"quick": quick, "cores": os.cpu_count()}
     for part in _PARTS:
         if part in _ONLY.value:
             console.print(f"measuring {part}")
             function, options = measures[part]
-            # a process of its own: what one part leaves in memory does not burden the next
+            # a process for each part: what one leaves in memory does not burden the next
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as process:
                 record[part] = process.submit(function, workdir, **options).result()
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         record = measure(pathlib.Path(_WORKDIR.value or temporary), console)
     record["seconds"] = time.perf_counter() - started
-    data_table.show(console, record)
+    table.show(console, record)
     out = pathlib.Path(_JSON.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)

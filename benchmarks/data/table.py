@@ -13,7 +13,7 @@ _MB: Final = 2.0**20
 
 
 def show(console: Console, record: dict[str, Any]) -> None:
-    """Prints a record: what was measured, the figure, the target."""
+    """Prints a record: the quantity, its figure, its target."""
     table = Table(title="Data pipeline", box=box.SIMPLE)
     table.add_column("what")
     for column in ("figure", "target"):
@@ -33,62 +33,62 @@ def show(console: Console, record: dict[str, Any]) -> None:
         console.print(note, markup=False, highlight=False)
 
 
-def _hdf5(table: Table, notes: list[str], found: dict[str, Any]) -> None:
-    for name, rate in found["samples_per_s"].items():
-        table.add_row(f"HDF5, {found['files']['views']} views, samples/s: {name}", f"{rate:.0f}")
-    for name, ratio in found["ratios"].items():
+def _hdf5(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    for name, rate in figures["samples_per_s"].items():
+        table.add_row(f"HDF5, {figures['files']['views']} views, samples/s: {name}", f"{rate:.0f}")
+    for name, ratio in figures["ratios"].items():
         target = f"at least {_TARGETS['xvla']:.0f}" if name.endswith("open") else ""
         table.add_row(f"HDF5: {name}", f"{ratio:.1f} x", target)
-    notes.append(_files("HDF5", found["files"]))
-    if "xvla" in found:
-        about = found["xvla"]
+    notes.append(_files("HDF5", figures["files"]))
+    if "xvla" in figures:
+        about = figures["xvla"]
         notes.append(
             f"X-VLA's reader: {about['workers']} workers, {about['decoder']} decodes, PyTorch "
             f"{about['torch']}; with colour jitter. Ours without: the device does it."
         )
-    if "not_run" in found:
-        notes.append(found["not_run"])
+    if "not_run" in figures:
+        notes.append(figures["not_run"])
 
 
-def _rlds(table: Table, notes: list[str], found: dict[str, Any]) -> None:
-    rate = found["samples_per_s"]["ours"]
-    views = found["files"]["views"]
+def _rlds(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    rate = figures["samples_per_s"]["ours"]
+    views = figures["files"]["views"]
     table.add_row(
         f"RLDS, {views} views, samples/s", f"{rate:.0f}", f"at least {_TARGETS['rlds']:.0f}"
     )
-    notes.append(_files("RLDS", found["files"]))
+    notes.append(_files("RLDS", figures["files"]))
 
 
-def _python(table: Table, notes: list[str], found: dict[str, Any]) -> None:
-    table.add_row("HDF5, Python's lock held, us a sample", f"{found['held_us']:.0f}")
-    table.add_row("HDF5, most samples/s of one process", f"{found['ceiling']:.0f}")
+def _python(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    table.add_row("HDF5, Python's lock held, us a sample", f"{figures['held_us']:.0f}")
+    table.add_row("HDF5, most samples/s of one process", f"{figures['ceiling']:.0f}")
     notes.append(
-        f"Lock: {found['glue_us']:.0f} us of reading and bookkeeping, and for each of "
-        f"{found['views']} pictures {found['opening_us']:.0f} us of header and "
-        f"{found['packing_us']:.0f} us of packing."
+        f"Lock: {figures['glue_us']:.0f} us of reading and bookkeeping, and for each of "
+        f"{figures['views']} images {figures['opening_us']:.0f} us of header and "
+        f"{figures['packing_us']:.0f} us of packing."
     )
 
 
-def _resume(table: Table, notes: list[str], found: dict[str, Any]) -> None:
-    steps, whole = found["steps"], found["seconds"]
-    table.add_row(f"{steps} steps of a small mixture, s", f"{whole:.1f}")
+def _resume(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    steps, straight_s = figures["steps"], figures["seconds"]
+    table.add_row(f"{steps} steps of a small mixture, s", f"{straight_s:.1f}")
     for name, target in (("position", f"under {_TARGETS['resume']:.0%}"), ("start_step", "")):
-        text = f"resume there with {name}, {found[name]:.2f} s, of that"
-        table.add_row(text, f"{found[name] / whole:.2%}", target)
-    notes.append(f"Small mixture: HDF5 and RLDS, 64 px, batch {found['batch_size']}.")
+        text = f"resume there with {name}, {figures[name]:.2f} s, of that"
+        table.add_row(text, f"{figures[name] / straight_s:.2%}", target)
+    notes.append(f"Small mixture: HDF5 and RLDS, 64 px, batch {figures['batch_size']}.")
 
 
-def _memory(table: Table, notes: list[str], found: dict[str, Any]) -> None:
-    curve = [value / _MB for value in found["curve"]]
-    steps = found["steps"]
-    table.add_row(f"resident memory after {found['warm_up']} steps, MB", f"{curve[0]:.0f}")
+def _memory(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    curve = [value / _MB for value in figures["curve"]]
+    steps = figures["steps"]
+    table.add_row(f"resident memory after {figures['warm_up']} steps, MB", f"{curve[0]:.0f}")
     table.add_row(f"at most within {steps} more steps, MB", f"{max(curve):.0f}")
     table.add_row(f"after {steps} more steps, MB", f"{curve[-1]:.0f}")
     grown = max(curve) / curve[0] - 1
     table.add_row("growth", f"{grown:.1%}", f"within {_TARGETS['memory']:.0%}")
-    terms = {name: value / _MB for name, value in found["formula"].items()}
-    above = max(curve) - found["before"] / _MB
-    table.add_row("at most, above what there was before the pipeline, MB", f"{above:.0f}")
+    terms = {name: value / _MB for name, value in figures["formula"].items()}
+    above = max(curve) - figures["before"] / _MB
+    table.add_row("at most, above the memory before the pipeline, MB", f"{above:.0f}")
     table.add_row("formula of data/stream/memory.py, MB", f"{sum(terms.values()):.0f}")
     notes.append("Formula, MB: " + ", ".join(f"{k} {v:.1f}" for k, v in terms.items()) + ".")
     notes.append("Resident, MB: " + " ".join(f"{value:.0f}" for value in curve))
@@ -97,7 +97,7 @@ def _memory(table: Table, notes: list[str], found: dict[str, Any]) -> None:
 def _files(kind: str, files: dict[str, Any]) -> str:
     return (
         f"{kind}: {files['episodes']} episodes of {files['frames']} frames, {files['size']} px, "
-        f"{files['picture_bytes'] / 1000:.0f} kB a picture (JPEG, quality 95), read from the page "
+        f"{files['image_bytes'] / 1000:.0f} kB an image (JPEG, quality 95), read from the page "
         f"cache; batch {files['batch_size']}, {files['threads']} threads to read and as many to "
         "decode."
     )

@@ -1,4 +1,4 @@
-"""Speed of one chunk of actions, with PyTorch beside it where there is one.
+"""Measures the speed of one chunk of actions, beside PyTorch's if it is given.
 
 ``python -m benchmarks.inference [--quick] [--checkpoint=FOLDER] [--out=FILE.json]
 [--torch_python=EXE --torch_package=FOLDER]``
@@ -28,7 +28,7 @@ import numpy as np
 from absl import app, flags
 from rich.console import Console
 
-from benchmarks import inference_table
+from benchmarks.inference import table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
 from eval.files import write_json
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
@@ -47,7 +47,7 @@ _CELLS = flags.DEFINE_list(
 )
 _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed calls of a cell.", lower_bound=1)
 _BUDGET = flags.DEFINE_float("budget", 120.0, "Most seconds for the calls of a cell.")
-_COLD = flags.DEFINE_bool("cold_start", True, "Measure the way to the first action too.")
+_COLD = flags.DEFINE_bool("cold_start", True, "Measure a fresh process up to its first action too.")
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
 _TORCH_PACKAGE = flags.DEFINE_string(
     "torch_package", "", "As scripts/equivalence/torch_reference.py has it."
@@ -74,10 +74,10 @@ _QUICK_GRID: Final = [
     Cell(3, 1, 1, "bfloat16"),
 ]
 
-# Fresh processes: name, and whether they have a compilation cache (the first to have it fills it).
+# Fresh processes: name, and whether they have a compilation cache (the first with one fills it).
 _STARTS: Final = (("no cache", False), ("cold cache", True), ("warm cache", True))
 
-# Where a product stands in the model -> line of the table of work.
+# line of the table of work -> pattern of the place in the model where a product stands
 STAGES: Final = {
     "vision tower": r"/vision_tower/",
     "image tokens": r"/image_projector/",
@@ -91,7 +91,7 @@ STAGES: Final = {
 def measure(
     policy: Policy, cell: Cell, peak: float, torch: TorchReference | None
 ) -> dict[str, Any]:
-    """All figures of a cell; without ``p50`` if it was left out."""
+    """Returns all figures of a cell; without ``p50`` if it was skipped."""
     start = time.perf_counter()
     lowered = policy.lower(views=cell.views, batch=cell.batch, steps=cell.steps)
     program = lowered.compile()
@@ -154,7 +154,7 @@ def _torch_call(torch: TorchReference | None, policy: Policy, cell: Cell) -> lis
 
 
 def _memory(program: jax.stages.Compiled) -> int:
-    """Bytes on the device: the allocator's peak where it tells, else what the program declares."""
+    """Returns bytes on the device: the allocator's peak if reported, else those declared."""
     stats = jax.local_devices()[0].memory_stats() or {}
     declared: Any = program.memory_analysis()
     return stats.get(
@@ -163,8 +163,8 @@ def _memory(program: jax.stages.Compiled) -> int:
 
 
 def cold_starts(checkpoint: pathlib.Path) -> dict[str, dict[str, float]]:
-    """Seconds by part of fresh processes: without a cache, filling one, and with it filled."""
-    found = {}
+    """Times fresh processes by part: without a cache, filling one, and with it filled."""
+    starts = {}
     with tempfile.TemporaryDirectory() as cache:
         for name, cached in _STARTS[1 if _QUICK.value else 0 :]:
             command = [sys.executable, "-m", "benchmarks.cold_start", str(checkpoint)]
@@ -174,8 +174,8 @@ def cold_starts(checkpoint: pathlib.Path) -> dict[str, dict[str, float]]:
                 text=True,
                 check=True,
             )
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-    return found
+            starts[name] = json.loads(done.stdout.splitlines()[-1])
+    return starts
 
 
 def _checkpoint(console: Console) -> pathlib.Path:
@@ -226,7 +226,7 @@ def main(argv: list[str]) -> None:
                     show(len(record["cells"]), len(cells))
     record["peak_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     record["seconds"] = time.perf_counter() - started
-    inference_table.show(console, record)
+    table.show(console, record)
     out = pathlib.Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)

@@ -1,4 +1,4 @@
-"""Cost of a train step beside PyTorch's, and of a save.
+"""Measures the cost of a train step beside PyTorch's, and of a save.
 
 ``python -m benchmarks.training [--only=step|save|full_save] [--shape=RELEASED] [--out=FILE.json]
 [--torch_python=EXE --torch_package=FOLDER|lerobot]``
@@ -6,7 +6,7 @@
 Each side of the step runs in a process of its own, one after the other, as two full-size states do
 not fit into one memory; forward, backward, clipping and AdamW on one sample of three views in
 float32. The package is the folder with the original ``models/``, or lerobot, run from a checkpoint
-with random weights. What kills cost is ``benchmarks.kills``.
+with random weights. ``benchmarks.kills`` measures what kills cost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OUT = flags.DEFINE_string("out", "outputs/training.json", "Where the figures go
 _ONLY = flags.DEFINE_multi_enum(
     "only", [], ["step", "save", "full_save"], "Only these; all if none is named."
 )
-_SHAPE = flags.DEFINE_enum("shape", "RELEASED", ["RELEASED", "SMALL", "TINY"], "Of the step.")
+_SHAPE = flags.DEFINE_enum("shape", "RELEASED", ["RELEASED", "SMALL", "TINY"], "Model of the step.")
 _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed steps.", lower_bound=1)
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
 _TORCH_PACKAGE = flags.DEFINE_string(
@@ -52,11 +52,11 @@ _GB: Final = 1e9
 
 
 def steps() -> dict[str, Any]:
-    """Seconds and peak memory of a step, ours and PyTorch's.
+    """Measures seconds and peak memory of a step, ours and PyTorch's.
 
-    PyTorch's first: an environment that lacks something says so before ours has compiled.
+    PyTorch's comes first: an environment that lacks something fails before ours has compiled.
     """
-    found = {}
+    sides = {}
     if _TORCH_PACKAGE.value:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = pathlib.Path(folder) / "checkpoint"
@@ -71,10 +71,10 @@ def steps() -> dict[str, Any]:
             )
             command = [_TORCH_PYTHON.value, "-m", "benchmarks.torch_train_step"]
             command += [f"--package={_TORCH_PACKAGE.value}", f"--checkpoint={checkpoint}"]
-            found["pytorch"] = _run([*command, *_options()])
+            sides["pytorch"] = _run([*command, *_options()])
     shape = f"--shape={_SHAPE.value}"
-    found["ours"] = _run([sys.executable, "-m", "benchmarks.train_step", shape, *_options()])
-    return found
+    sides["ours"] = _run([sys.executable, "-m", "benchmarks.train_step", shape, *_options()])
+    return sides
 
 
 def _options() -> list[str]:
@@ -90,7 +90,7 @@ def _run(command: list[str]) -> dict[str, Any]:
 
 
 def saves() -> dict[str, Any]:
-    """How long asynchronous saves of the small model hold up the loop, beside its steps."""
+    """Measures how long asynchronous saves of the small model block the loop, beside its steps."""
     state, step, batch = small_run()
     seconds, state = timed_steps(step, state, batch, repeat=20)
     per_step = sorted(seconds)[len(seconds) // 2]
@@ -114,9 +114,9 @@ def saves() -> dict[str, Any]:
 
 
 def full_save() -> dict[str, Any]:
-    """How long one save of the released size blocks, and until it is written; without steps.
+    """Measures how long one save of the released size blocks, and until it is written.
 
-    The state and its copy alone take 21 GB; a step's temporaries would not fit beside them here.
+    No step runs: the state and its copy take 21 GB, and a step's temporaries would come on top.
     """
     state, _, _ = run_parts("RELEASED", Processor(), size=1)
     with tempfile.TemporaryDirectory() as folder:
@@ -140,46 +140,46 @@ _PARTS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
 
 
 def show(console: Console, record: dict[str, Any]) -> None:
-    """The figures as tables."""
+    """Prints the figures as tables."""
     if "step" in record:
         table = Table(title=f"train step, {_SHAPE.value}, batch 1, float32")
         for name in ("", "step, s", "ratio", "peak memory, GB", "compile or first step, s"):
             table.add_column(name, justify="right" if name else "left")
         theirs = record["step"].get("pytorch")
-        for side, found in record["step"].items():
-            ratio = f"{found['median_s'] / theirs['median_s']:.2f}" if theirs else "not run"
+        for side, figures in record["step"].items():
+            ratio = f"{figures['median_s'] / theirs['median_s']:.2f}" if theirs else "not run"
             table.add_row(
                 side,
-                f"{found['median_s']:.2f}",
+                f"{figures['median_s']:.2f}",
                 ratio,
-                f"{found['peak_rss_bytes'] / _GB:.2f}",
-                f"{found['first_s']:.1f}",
+                f"{figures['peak_rss_bytes'] / _GB:.2f}",
+                f"{figures['first_s']:.1f}",
             )
         console.print(table)
     if "save" in record:
-        found = record["save"]
+        figures = record["save"]
         table = Table(title=f"asynchronous save, small model, one per {_INTERVAL} steps")
         for name in ("step, s", "blocked, longest of 5, s", "share", "state, MB"):
             table.add_column(name, justify="right")
         table.add_row(
-            f"{found['step_s']:.3f}",
-            f"{max(found['blocked_s']):.3f}",
-            f"{found['share']:.2%}",
-            f"{found['state_bytes'] / 1e6:.0f}",
+            f"{figures['step_s']:.3f}",
+            f"{max(figures['blocked_s']):.3f}",
+            f"{figures['share']:.2%}",
+            f"{figures['state_bytes'] / 1e6:.0f}",
         )
         console.print(table)
     if "full_save" in record:
         _show_full_save(console, record["full_save"])
 
 
-def _show_full_save(console: Console, found: dict[str, Any]) -> None:
+def _show_full_save(console: Console, figures: dict[str, Any]) -> None:
     table = Table(title="asynchronous save, released size, no step beside it")
     for name in ("blocked, s", "until written, s", "state, GB"):
         table.add_column(name, justify="right")
     table.add_row(
-        f"{found['blocked_s']:.1f}",
-        f"{found['written_s']:.1f}",
-        f"{found['state_bytes'] / _GB:.2f}",
+        f"{figures['blocked_s']:.1f}",
+        f"{figures['written_s']:.1f}",
+        f"{figures['state_bytes'] / _GB:.2f}",
     )
     console.print(table)
 

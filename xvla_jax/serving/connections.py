@@ -1,19 +1,24 @@
-"""Reading a body that may be too large, too slow, or of another kind than it says."""
+"""Bounds what a connection may cost before a request is complete, for HTTP and websockets.
+
+Two parts: `Admission` decides which connection closes when there are too many; the protocol classes
+extend uvicorn's, which bound neither the size and time of a request's head nor silent, flooding or
+unread websockets.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import enum
 import functools
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from xvla_jax.errors import needs
 from xvla_jax.serving.access import OPEN_PATHS, Message, Receive, Send
-from xvla_jax.serving.limits import Admission, Limits, RequestError, Stage
+from xvla_jax.serving.limits import Limits, RequestError
 
-with needs("serve"):
-    from starlette.requests import ClientDisconnect, Request
 with needs("serve"):
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -22,23 +27,92 @@ HEAD_BYTES: Final = 64 * 2**10
 HEAD_SECONDS: Final = 10.0
 _MOST_PIPELINED: Final = 64  # requests of a connection that wait for the one before them
 _MOST_UNREAD: Final = 2**18  # bytes that wait for a client to read them, when it sends pings
-_MOST_FRAMES: Final = 2**14  # that a message may come in
-_FRAMES_AT_ONCE: Final = 256  # of what is read at once, by uvloop 256 kB
-_MOST_PINGS: Final = 100  # and pongs, in _PING_SECONDS
+_MOST_FRAMES: Final = 2**14  # per message
+_FRAMES_AT_ONCE: Final = 256  # per read; uvloop reads up to 256 kB
+_MOST_PINGS: Final = 100  # pings and pongs in _PING_SECONDS
 _PING_SECONDS: Final = 10.0
 _PINGS: Final = (0x9, 0xA)  # opcodes of ping and pong
-_LENGTH_BYTES: Final = {126: 2, 127: 8}  # behind a head's second byte
-_CLOSE_SECONDS: Final = 10.0  # for a client to read why
+_LENGTH_BYTES: Final = {126: 2, 127: 8}  # extra bytes by the length in a head's second byte
+_CLOSE_SECONDS: Final = 10.0  # for a client to read the reason
 _GOING_AWAY: Final = 1001  # RFC 6455
 
 
 def protocols(limits: Limits) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What makes the connections of a server, by HTTP and of websockets."""
+    """Returns the factories of a server's HTTP and websocket connections."""
     admission = Admission(limits.connections)
     return (
         functools.partial(BoundedConnection, admission),
         functools.partial(BoundedWebsocket, admission, limits.idle_seconds),
     )
+
+
+class Connection(Protocol):
+    """A connection that can be closed to make room."""
+
+    def shed(self) -> None:
+        """Closes the connection at once."""
+        ...
+
+
+class Stage(enum.Enum):
+    """Progress of a connection; those of an earlier stage are closed first."""
+
+    SILENT = "no request has arrived on it"
+    IDLE = "its requests are answered"
+    BUSY = "a request is being answered"
+
+
+class Admission:
+    """All connections of a server by stage, in the order in which they entered it.
+
+    Args:
+        most: limit of connections. One more closes the oldest silent one, else the oldest idle one;
+            where all are busy it stays, for the probes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._stages: dict[Connection, Stage] = {}
+        self._members: dict[Stage, collections.OrderedDict[Connection, None]] = {
+            stage: collections.OrderedDict() for stage in Stage
+        }
+
+    @property
+    def crowded(self) -> bool:
+        """True where the limit is reached by busy connections alone."""
+        return len(self._members[Stage.BUSY]) >= self._most
+
+    def enter(self, connection: Connection) -> None:
+        """Adds a connection, if need be in the place of another."""
+        if len(self._stages) >= self._most:
+            self._shed_one()
+        self._stages[connection] = Stage.SILENT
+        self._members[Stage.SILENT][connection] = None
+
+    def move(self, connection: Connection, stage: Stage) -> None:
+        """Puts a connection behind the others of a stage; ignores one that has left."""
+        if connection in self._stages:
+            del self._members[self._stages[connection]][connection]
+            self._stages[connection] = stage
+            self._members[stage][connection] = None
+
+    def leave(self, connection: Connection) -> None:
+        """Removes a connection that has ended; ignores one that has left."""
+        stage = self._stages.pop(connection, None)
+        if stage is not None:
+            del self._members[stage][connection]
+
+    def stage(self, connection: Connection) -> Stage | None:
+        """Stage of a connection; None for one that has left."""
+        return self._stages.get(connection)
+
+    def _shed_one(self) -> None:
+        for stage in (Stage.SILENT, Stage.IDLE):
+            if self._members[stage]:
+                oldest = next(iter(self._members[stage]))
+                self.leave(oldest)
+                oldest.shed()
+                return
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -53,34 +127,34 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as uvicorn's
-        """The clock of the first head begins."""
+        """Starts the clock of the first head."""
         super().connection_made(transport)
         self._admission.enter(self)
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for."""
+        """Stops the clock and leaves the admission."""
         self._head_ends()
         self._admission.leave(self)
         super().connection_lost(exc)
 
     def shed(self) -> None:
-        """As `admission.Connection`."""
+        """Closes the connection at once."""
         self.transport.abort()
 
     def handle_websocket_upgrade(self) -> None:
-        """The websocket takes the place of this connection."""
+        """Hands the transport to a websocket, which enters the admission by itself."""
         self._head_ends()
         self._admission.leave(self)
         super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
-        """Another request of the same connection."""
+        """Starts the clock of another request's head."""
         super().on_message_begin()
         self._head_begins()
 
     def on_headers_complete(self) -> None:
-        """The body has bounds of its own."""
+        """Chooses who answers: the application, or `_crowded` where every connection is busy."""
         self._head_ends()
         if len(self.pipeline) >= _MOST_PIPELINED:
             self.transport.abort()
@@ -92,18 +166,18 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request is there and will be answered."""
+        """Notes that a complete request waits for its answer."""
         super().on_message_complete()
         self._admission.move(self, Stage.BUSY)
 
     def on_response_complete(self) -> None:
-        """It is answered; another may have come behind it."""
+        """Notes that the request is answered, unless another has come behind it."""
         super().on_response_complete()
         if self.cycle.response_complete:
             self._admission.move(self, Stage.IDLE)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what belongs to a head."""
+        """Counts the bytes of a head; a body is counted where it is read."""
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -131,13 +205,13 @@ class FrameHeads:
     """Counts the frames of a websocket's stream by their heads (RFC 6455, 5.2)."""
 
     def __init__(self) -> None:
-        self._head = b""  # so far, of the frame that begins
-        self._left = 0  # bytes of the frame whose head is complete
+        self._head = b""  # the bytes so far of a head that is not complete
+        self._left = 0  # bytes to come of the frame whose head is complete
 
     def feed(self, data: bytes, most: int) -> tuple[int, int]:
-        """How many heads end in the data, and how many of these are pings or pongs.
+        """Counts the heads that end in the data, and those among them of pings or pongs.
 
-        Counting ends above ``most``.
+        Counting stops above ``most``.
         """
         at = frames = pings = 0
         while at < len(data) and frames <= most:
@@ -146,10 +220,10 @@ class FrameHeads:
                 self._left -= step
                 at += step
                 continue
-            self._head += data[at : at + 1]
-            at += 1
-            size = _head_size(self._head)
-            if len(self._head) == size:
+            missing = _head_size(self._head) - len(self._head)
+            self._head += data[at : at + missing]
+            at += missing
+            if len(self._head) == _head_size(self._head):
                 self._left = _payload(self._head)
                 frames += 1
                 pings += self._head[0] & 0x0F in _PINGS
@@ -158,7 +232,7 @@ class FrameHeads:
 
 
 def _head_size(head: bytes) -> int:
-    """Bytes of a head that begins so; one more than there are while that is open."""
+    """Bytes of a head that begins so; the second of them says how many follow."""
     if len(head) < 2:
         return 2
     return 2 + _LENGTH_BYTES.get(head[1] & 0x7F, 0) + (4 if head[1] & 0x80 else 0)
@@ -184,65 +258,66 @@ class BoundedWebsocket(WebSocketsSansIOProtocol):
         self._pings, self._pings_since = 0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The clock of its silence begins."""
+        """Starts the clock of silence."""
         super().connection_made(transport)
         self._admission.enter(self)
         self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for."""
+        """Stops the clock and leaves the admission."""
         self._stop_listening()
         self._admission.leave(self)
         super().connection_lost(exc)
 
     def shed(self) -> None:
-        """As `admission.Connection`."""
+        """Closes the connection at once."""
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Looks at the heads of frames first: each frame, however small, is work of the loop."""
+        """Counts frames before they are parsed: each, however small, is work of the loop."""
         if self.handshake_initiated:  # before it, data is the handshake
             frames, pings = self._heads.feed(data, _FRAMES_AT_ONCE)
-            now = self.loop.time()
-            if now - self._pings_since > _PING_SECONDS:
-                self._pings, self._pings_since = 0, now
-            self._pings += pings
+            if pings:
+                now = self.loop.time()
+                if now - self._pings_since > _PING_SECONDS:
+                    self._pings, self._pings_since = 0, now
+                self._pings += pings
             if frames > _FRAMES_AT_ONCE or self._pings > _MOST_PINGS:
                 self.transport.abort()
                 return
         super().data_received(data)
 
     def pause_writing(self) -> None:
-        """A client that does not read is not listened to."""
+        """Stops reading from a client that does not read."""
         super().pause_writing()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It has read; unless its message is being answered, it may send."""
+        """Reads again, unless a message is being answered."""
         super().resume_writing()
         if not self.read_paused:
             self.transport.resume_reading()
 
     def handle_ping(self) -> None:
-        """Answers, as long as the answers are read."""
+        """Answers a ping, as long as the answers are read."""
         super().handle_ping()
         if self.transport.get_write_buffer_size() > _MOST_UNREAD:
             self.transport.abort()
 
     def handle_cont(self, event: Any) -> None:
-        """One more piece of a message; empty ones count too."""
+        """Adds a piece to a message; empty pieces count too."""
         super().handle_cont(event)
         if len(self.frames) > _MOST_FRAMES:
             self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
-        """A message is there and will be answered."""
+        """Hands over a complete message, which will be answered."""
         self._stop_listening()
         self._admission.move(self, Stage.BUSY)
         super().send_receive_event_to_app()
 
     async def send(self, message: Any) -> None:
-        """Behind an answer, silence begins; behind the metadata it goes on."""
+        """Sends, and starts the clock of silence behind an answer; the metadata is none."""
         await super().send(message)
         if self._admission.stage(self) is Stage.BUSY:
             self._admission.move(self, Stage.IDLE)
@@ -269,7 +344,7 @@ class BoundedWebsocket(WebSocketsSansIOProtocol):
 
 
 async def _crowded(scope: Message, receive: Receive, send: Send) -> None:
-    """Instead of the application, where every connection is busy."""
+    """Answers 503 in place of the application, where every connection is busy."""
     del scope, receive
     refusal = RequestError(
         503,
@@ -284,92 +359,3 @@ async def _crowded(scope: Message, receive: Receive, send: Send) -> None:
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-_JSON: Final = "application/json"
-# A client reads its 413 only after it has sent, so what is too much is read on for a while.
-_DRAIN_SECONDS: Final = 2.0
-_DRAIN_TIMES: Final = 4  # of the limit
-
-
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
-
-    Raises:
-        RequestError: 415 for what is no plain JSON, 413 above the limit, 408 when it is slow.
-        ClientDisconnect: nobody is there any more.
-    """
-    _check_kind(request)
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.body_bytes:
-        await _drain(request, limits)
-        raise _too_large(int(announced), limits)
-    chunks: list[bytes] = []
-    read, more = 0, True
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            while more and read <= limits.body_bytes:
-                chunk, more = await _chunk(request)
-                chunks.append(chunk)
-                read += len(chunk)
-    except TimeoutError as error:
-        raise RequestError(
-            408,
-            "the body did not arrive in time",
-            field="body",
-            value=read,
-            allowed=f"a whole body within {limits.body_seconds:g} s",
-        ) from error
-    if read > limits.body_bytes:
-        if more:
-            await _drain(request, limits)
-        raise _too_large(read, limits)
-    return b"".join(chunks)
-
-
-def _check_kind(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _JSON:
-        raise RequestError(
-            415, "the body's type is another", field="Content-Type", value=kind, allowed=_JSON
-        )
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":
-        raise RequestError(
-            415,
-            "the body is compressed",
-            field="Content-Encoding",
-            value=coding,
-            allowed="identity",
-        )
-
-
-def _too_large(found: int, limits: Limits) -> RequestError:
-    return RequestError(
-        413,
-        "the body is too large",
-        field="body",
-        value=found,
-        allowed=f"at most {limits.body_bytes} bytes",
-    )
-
-
-async def _drain(request: Request, limits: Limits) -> None:
-    """Reads on and forgets, within bounds."""
-    left = _DRAIN_TIMES * limits.body_bytes
-    more = True
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while more and left > 0:
-                chunk, more = await _chunk(request)
-                left -= len(chunk)
-    except TimeoutError:
-        return
-
-
-async def _chunk(request: Request) -> tuple[bytes, bool]:
-    """The next piece of the body, and whether more will come."""
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message.get("body", b""), message.get("more_body", False)

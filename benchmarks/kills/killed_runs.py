@@ -1,16 +1,8 @@
-"""Kills a training run at random moments and restarts it: ``python -m benchmarks.kills``.
-
-The tiny model is trained three times through the real data pipeline: straight, with ``--kills``
-SIGTERMs, and with as many SIGKILLs. Each restart is the same command. A third of the kills come
-while a checkpoint is written, some SIGKILLs before the first step. Per signal: completed steps that
-had to be done again, restores that failed, and in what the finished run differs from the straight
-one. Hardware: CPU. Time: about a minute a kill on two cores, both signals side by side.
-"""
+"""Training runs that are killed at random moments, and what they lose."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import random
@@ -24,32 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
-from absl import app, flags
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.data_files import Scene
-from benchmarks.run_state import different, newest_step
+from benchmarks.data.recordings import Scene
+from benchmarks.kills.run_state import different, newest_step
 from data.rows.table import dataset
 from data.writing.recorded import write_dataset
-from scripts.terminal import quiet_libraries
-from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.training.telemetry import all_lines
 
 SAVE_EVERY: Final = 20  # config.save_every: steps that may be lost; a save starts every 10
 _STEPS_A_KILL: Final = 20  # trained at most from one kill to the next, on average
 _LIMIT_S: Final = 600  # for one start to get anywhere
-_ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
-
-_KILLS = flags.DEFINE_integer("kills", 50, "Kills of each signal.")
-_FOLDER = flags.DEFINE_string("workdir", "outputs/kills", "Folder of the runs; emptied first.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What happened to one run that was killed over and over."""
+    """Results of one run that was killed over and over."""
 
     name: str
     lost: list[int] = dataclasses.field(default_factory=list)  # steps, for each kill
@@ -60,7 +43,7 @@ class Outcome:
 
 
 class KilledRun:
-    """A run of ``iters`` steps in a workdir, started as often as it takes."""
+    """A run of ``iters`` steps in a workdir, started as often as necessary."""
 
     def __init__(self, folder: pathlib.Path, name: str, iters: int) -> None:
         """``folder`` holds the data and what was compiled."""
@@ -81,23 +64,23 @@ class KilledRun:
 
     @property
     def steps(self) -> int:
-        """Completed and logged last, by whichever process."""
+        """The last step that any process completed and logged."""
         lines = all_lines(self.workdir)
         return lines[-1]["step"] if lines else 0
 
     @property
     def lines(self) -> int:
-        """Logged by all processes so far."""
+        """Number of lines that all processes have logged."""
         return len(all_lines(self.workdir))
 
     @property
     def saving(self) -> bool:
-        """Whether a checkpoint is being written just now."""
+        """True while a checkpoint is being written."""
         folder = self.workdir / CHECKPOINTS
         return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
 
     def start(self) -> subprocess.Popen[bytes]:
-        """One more process, with the same command."""
+        """Starts one more process with the same command."""
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 self._command, cwd=_ROOT, env=self._environ, stdout=log, stderr=log
@@ -113,7 +96,7 @@ class KilledRun:
             raise RuntimeError(f"{self.workdir.name}: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line that was printed."""
+        """Returns the last line that was printed."""
         return self._log.read_text(errors="replace").strip().rpartition("\n")[2]
 
 
@@ -158,9 +141,9 @@ def kill_often(
     number: signal.Signals,
     kills: int,
     rng: random.Random,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Outcome:
-    """Kills a run so often, then lets it come to its end."""
+    """Kills a run ``kills`` times, then lets it finish; ``report`` takes a line for each kill."""
     outcome, began = Outcome(number.name), time.monotonic()
     while len(outcome.lost) < kills and len(outcome.failures) < kills:
         logged = run.lines
@@ -169,14 +152,14 @@ def kill_often(
         if moment is not None:
             process.send_signal(number)
         status = process.wait()
-        wanted = 0 if number == signal.SIGTERM else -number
-        if moment is None or status != wanted:
+        expected = 0 if number == signal.SIGTERM else -number
+        if moment is None or status != expected:
             outcome.failures.append(f"status {status}: {run.last_words()}")
             continue
         trained = run.lines > logged  # else the steps after the checkpoint were lost before
         outcome.lost.append(max(run.steps - newest_step(run.workdir), 0) if trained else 0)
         outcome.moments.append(moment)
-        tell(
+        report(
             f"{number.name} {len(outcome.lost)}/{kills} {moment}: at step {run.steps}, "
             f"lost {outcome.lost[-1]}, {time.monotonic() - began:.0f} s"
         )
@@ -186,7 +169,7 @@ def kill_often(
 
 
 def _write_demos(folder: pathlib.Path) -> None:
-    """Three made-up demonstrations in RLDS."""
+    """Writes three generated demonstrations in RLDS."""
     frames, size = 20, 32
     made = folder / "episodes"
     made.mkdir(parents=True)
@@ -229,62 +212,23 @@ def _write_demos(folder: pathlib.Path) -> None:
 
 
 def measure(
-    folder: pathlib.Path, kills: int, seed: int, tell: Callable[[str], None]
+    folder: pathlib.Path, kills: int, seed: int, report: Callable[[str], None]
 ) -> list[Outcome]:
-    """The straight run, then both killed ones side by side."""
+    """Trains the straight run, then both killed ones side by side."""
     shutil.rmtree(folder, ignore_errors=True)
     _write_demos(folder)
     iters = _STEPS_A_KILL * kills + 2 * SAVE_EVERY
     straight = KilledRun(folder, "straight", iters)
     straight.finish()
-    tell(f"{iters} steps without a kill")
+    report(f"{iters} steps without a kill")
     numbers = (signal.SIGTERM, signal.SIGKILL)
     runs = [KilledRun(folder, number.name, iters) for number in numbers]
     with ThreadPoolExecutor(len(runs)) as pool:
-        found = [
-            pool.submit(kill_often, run, number, kills, random.Random(f"{seed}/{number}"), tell)
+        futures = [
+            pool.submit(kill_often, run, number, kills, random.Random(f"{seed}/{number}"), report)
             for run, number in zip(runs, numbers, strict=True)
         ]
-        outcomes = [future.result() for future in found]
+        outcomes = [future.result() for future in futures]
     for run, outcome in zip(runs, outcomes, strict=True):
         outcome.differences = different(run.workdir, straight.workdir)
     return outcomes
-
-
-def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(title=f"Kills of a run with config.save_every {SAVE_EVERY}", box=box.SIMPLE)
-    for column in ("signal", "kills", "while saving", "steps lost, max", "mean"):
-        table.add_column(column)
-    for column in ("failed restores", "differs from straight", "minutes"):
-        table.add_column(column)
-    for outcome in outcomes:
-        table.add_row(
-            outcome.name,
-            str(len(outcome.lost)),
-            str(outcome.moments.count("while saving")),
-            str(max(outcome.lost, default=0)),
-            f"{sum(outcome.lost) / max(len(outcome.lost), 1):.2f}",
-            str(len(outcome.failures)),
-            ", ".join(outcome.differences) or "in nothing",
-            f"{outcome.seconds / 60:.1f}",
-        )
-    return table
-
-
-def main(argv: list[str]) -> None:
-    """Prints the table, and writes it as JSON beside the runs."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    quiet_libraries()
-    console, folder = Console(), pathlib.Path(_FOLDER.value).resolve()
-    outcomes = measure(folder, _KILLS.value, _SEED.value, console.print)
-    console.print(_table(outcomes))
-    for outcome in outcomes:
-        for failure in outcome.failures:
-            console.print(f"{outcome.name}: {failure}", markup=False)
-    record = [dataclasses.asdict(outcome) for outcome in outcomes]
-    (folder / "kills.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    app.run(main)

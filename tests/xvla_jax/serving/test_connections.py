@@ -23,9 +23,9 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine, request
-from xvla_jax.serving.body import FrameHeads
 from xvla_jax.serving.codecs import pack, unpack
-from xvla_jax.serving.limits import Admission, Limits, Stage
+from xvla_jax.serving.connections import Admission, FrameHeads, Stage
+from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.server import Door, uvicorn_config
 from xvla_jax.serving.service import Service
 

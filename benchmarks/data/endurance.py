@@ -1,4 +1,4 @@
-"""What a resume of the data pipeline takes, and whether its memory grows."""
+"""Time that a resume of the data pipeline takes, and growth of its memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
-from benchmarks.data_speed import NUM_ACTIONS, SLOTS, TEXT_LENGTH, tokenize
+from benchmarks.data.recordings import Recording, hdf5_set, image_bytes, rlds_set
+from benchmarks.data.speed import NUM_ACTIONS, SLOTS, TEXT_LENGTH, tokenize
 from data.sources import open_reader
 from data.stream.memory import SourceSize, host_bytes
-from data.stream.pipeline import Batches, Source, batches
+from data.stream.pipeline import Batches, batches
 from data.stream.stream import StreamShape
+from data.trajectory import Source
 
-# small pictures, so that as many steps as a training run takes minutes
+# small images, so that as many steps as a training run has take minutes
 _SIZES: Final = {
     "hdf5": Recording(episodes=40, frames=60, views=2, size=64),
     "rlds": Recording(episodes=40, frames=60, views=3, size=64),
@@ -27,20 +28,20 @@ _WEIGHTS: Final = {"hdf5": 1.0, "rlds": 2.0}
 _SHAPE: Final = StreamShape(
     seed=0, batch_size=4, num_actions=NUM_ACTIONS, shuffle_buffer=500, lanes=1
 )
-_SIDE: Final = 64  # of the pictures in the batches: no resize
+_SIDE: Final = 64  # of the images in the batches, as recorded: no resize
 _WARM_UP: Final = 4_000  # steps: some epochs, until the allocators of all threads have their share
 _POINTS: Final = 40  # of the curve of memory
 _STATM: Final = pathlib.Path("/proc/self/statm")
 
 
 def resume(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
-    """Seconds to the first batch behind `steps` steps, over those that the steps took."""
-    found: dict[str, Any] = {"steps": steps, "batch_size": _SHAPE.batch_size}
+    """Measures the seconds to the first batch after `steps` steps, and those of the steps."""
+    figures: dict[str, Any] = {"steps": steps, "batch_size": _SHAPE.batch_size}
     start = time.perf_counter()
     with _stream(workdir) as stream:
         for _ in range(steps):
             next(stream)
-        found["seconds"] = time.perf_counter() - start
+        figures["seconds"] = time.perf_counter() - start
         position = stream.position
         expected = next(stream)
     places: dict[str, dict[str, Any]] = {
@@ -51,14 +52,14 @@ def resume(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
         start = time.perf_counter()
         with _stream(workdir, **place) as stream:
             batch = next(stream)
-            found[name] = time.perf_counter() - start
+            figures[name] = time.perf_counter() - start
         if not all(np.array_equal(batch[key], expected[key]) for key in expected):
-            raise RuntimeError(f"another batch follows {steps} steps after a resume by {name}")
-    return found
+            raise RuntimeError(f"a resume by {name} after {steps} steps yields another batch")
+    return figures
 
 
 def memory(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
-    """Resident memory over `steps` steps after those that warm up."""
+    """Measures resident memory over `steps` steps that follow a warm-up."""
     start = time.perf_counter()
     with _stream(workdir) as stream:
         before = resident_bytes()
@@ -87,7 +88,7 @@ def memory(workdir: pathlib.Path, *, steps: int) -> dict[str, Any]:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Returns the memory of this process that is in RAM."""
     return int(_STATM.read_text().split()[1]) * resource.getpagesize()
 
 
@@ -103,12 +104,12 @@ def _stream(workdir: pathlib.Path, **place: Any) -> Batches:
 
 
 def _sources(workdir: pathlib.Path) -> list[Source]:
-    found = []
+    sources = []
     for kind, size in _SIZES.items():
         folder = _folder(workdir, kind)
         row = dataclasses.replace(_WRITE[kind](folder, size), augment="none")
-        found.append(Source(open_reader(row, folder), _WEIGHTS[kind]))
-    return found
+        sources.append(Source(open_reader(row, folder), _WEIGHTS[kind]))
+    return sources
 
 
 def _folder(workdir: pathlib.Path, kind: str) -> pathlib.Path:
@@ -122,6 +123,6 @@ def _source_size(workdir: pathlib.Path, kind: str) -> SourceSize:
     return SourceSize(
         part_samples=samples * max(reader.episodes_per_part),
         episode_samples=samples,
-        picture_bytes=picture_bytes(folder, size) * size.views,
+        image_bytes=image_bytes(folder, size) * size.views,
         num_views=size.views,
     )

@@ -1,4 +1,4 @@
-"""What an evaluation costs, and that it does not depend on how it is run.
+"""Measures the cost of an evaluation, and that its results do not depend on how it is run.
 
 ``python -m benchmarks.evaluation [--workers=2] [--quick] [--out=FILE.json]``
 
@@ -20,8 +20,8 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.evaluation_policies import ReplayPolicy, SleepingEnv, WanderingPolicy
-from benchmarks.libero_original import OriginalLoop
+from benchmarks.evaluation.libero_original import OriginalLoop
+from benchmarks.evaluation.policies import ReplayPolicy, SleepingEnv, WanderingPolicy
 from eval.files import write_json
 from eval.runs.rollout import (
     CallLog,
@@ -48,11 +48,11 @@ _FAKES: Final = 8
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of the table: what was found, what is wanted, and whether it is reached."""
+    """A line of the table: a measured value, its target if any, and whether that is reached."""
 
     name: str
-    found: str
-    wanted: str
+    measured: str
+    target: str
     reached: bool
 
 
@@ -67,7 +67,7 @@ def _plan(spec: TaskSpec, count: int) -> list[Episode]:
 def _timed_rollout(
     spec: TaskSpec, plan: Sequence[Episode], policy: Policy, num_workers: int
 ) -> tuple[list[EpisodeResult], CallLog, float]:
-    """Results, calls, and seconds from starting the simulators to the last step."""
+    """Returns results, calls, and seconds from starting the simulators to the last step."""
     log = CallLog()
     began = time.perf_counter()
     with simulator_pool(spec, num_workers) as pool:
@@ -76,7 +76,7 @@ def _timed_rollout(
 
 
 def speed(record: dict[str, Any]) -> list[Line]:
-    """Steps per second against the original's loop; calls per step; fill with LIBERO.
+    """Measures steps per second against the original's loop, calls per step, and fill with LIBERO.
 
     Both build a simulator for each episode, and that time counts.
     """
@@ -115,7 +115,7 @@ def speed(record: dict[str, Any]) -> list[Line]:
 
 
 def fill(record: dict[str, Any]) -> list[Line]:
-    """Batch fill with environments that sleep as long as simulators work."""
+    """Measures batch fill with environments that sleep as long as simulators work."""
     spec = dataclasses.replace(TASKS["quickstart"], step_limit=150, image_size=8)
     plan = [Episode(_TASK_ID, index, index) for index in range(4 * _FAKES if _QUICK.value else 64)]
     log = CallLog()
@@ -134,7 +134,7 @@ def fill(record: dict[str, Any]) -> list[Line]:
 
 
 def repeatability(record: dict[str, Any]) -> list[Line]:
-    """The same seeds with one worker and with two; actions depend on every pixel seen."""
+    """Compares outcomes of one worker and of two; actions depend on seed and every pixel."""
     spec = dataclasses.replace(TASKS["quickstart"], step_limit=60 if _QUICK.value else 150)
     plan = episodes(spec, init_states=range(30, 32 if _QUICK.value else 38), seed=0)
 
@@ -158,7 +158,7 @@ def repeatability(record: dict[str, Any]) -> list[Line]:
 
 
 def replay(record: dict[str, Any]) -> list[Line]:
-    """Scripted demonstrations, played back as chunks through the row's own client."""
+    """Plays scripted demonstrations back as chunks through the row's own client."""
     count = 2 if _QUICK.value else 10
     spec = dataclasses.replace(_ROW, task_ids=(_TASK_ID,))
     plan = _plan(spec, count)
@@ -188,17 +188,17 @@ _PARTS: Final[Sequence[Callable[[dict[str, Any]], list[Line]]]] = (
 
 
 def main(argv: list[str]) -> int:
-    """Measures, prints the table and returns 0 where everything wanted is reached, else 1."""
+    """Measures, prints the table and returns 0 if every target is reached, else 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     console, record = Console(), {}
     lines = [line for part in _PARTS for line in part(record)]
     table = Table(title="Evaluation")
-    for column in ("what", "found", "wanted", "reached"):
+    for column in ("what", "measured", "target", "reached"):
         table.add_column(column)
     for line in lines:
-        verdict = ("yes" if line.reached else "no") if line.wanted else ""
-        table.add_row(line.name, line.found, line.wanted, verdict)
+        verdict = ("yes" if line.reached else "no") if line.target else ""
+        table.add_row(line.name, line.measured, line.target, verdict)
     console.print(table)
     record["lines"] = [dataclasses.asdict(line) for line in lines]
     path = pathlib.Path(_OUT.value)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jax import monitoring
 
-from xvla_jax.training.signals import trim_after_compiling
+from xvla_jax.training.cpu_memory import trim_after_compiling
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -43,7 +43,7 @@ def test_freed_memory_goes_back_after_a_long_compilation() -> None:
 
 _FAULTS = """
 import ctypes, resource
-from xvla_jax.training.signals import keep_between_steps
+from xvla_jax.training.cpu_memory import keep_between_steps
 kept = keep_between_steps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""Samples per second of the data pipeline, X-VLA's reader in turn with it."""
+"""Samples per second of the data pipeline, in turn with X-VLA's reader."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.data_files import Recording, hdf5_set, picture_bytes, rlds_set
+from benchmarks.data.recordings import Recording, hdf5_set, image_bytes, rlds_set
 from data.faults import BadEpisodeError
 from data.sources import open_reader
 from data.spec import DatasetSpec
-from data.stream.pipeline import Batches, Source, batches
+from data.stream.pipeline import Batches, batches
+from data.trajectory import Source
 
 BATCH_SIZE: Final = 16  # X-VLA's
 NUM_ACTIONS: Final = 30
@@ -29,19 +30,19 @@ TEXT_LENGTH: Final = 50
 IMAGE_SIZE: Final = 224
 SLOTS: Final = 3
 SHUFFLE_BUFFER: Final = 1000
-_ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
-# batches that may have been made while another contestant was timed: two a worker, or prefetch
+_ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
+# batches that may have been prefetched while another contestant was timed: two a worker
 _WARM: Final = 6
 
 
 def tokenize(texts: list[str]) -> NDArray[np.int32]:
-    """Stands for the tokenizer, whose answers the pipeline keeps."""
+    """Returns fixed tokens; the pipeline caches a tokenizer's answers, so its time is none."""
     return np.full((len(texts), TEXT_LENGTH), 1, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """So many samples in so many seconds."""
+    """Samples made, and the seconds that they took."""
 
     samples: int
     seconds: float
@@ -53,10 +54,10 @@ class Taken:
 
 
 class Contestant(Protocol):
-    """Something that makes samples."""
+    """A source of samples that is timed."""
 
     def take(self, seconds: float) -> Taken:
-        """Makes samples for about so long, after some that are not counted."""
+        """Makes samples for about so many seconds, after some that are not counted."""
         ...
 
 
@@ -76,7 +77,7 @@ class Ours:
         return Taken(count, time.perf_counter() - start)
 
     def skip(self, count: int) -> None:
-        """Makes so many batches."""
+        """Makes batches that are not timed."""
         for _ in range(count):
             next(self._stream)
 
@@ -85,7 +86,7 @@ class XvlaReader:
     """``benchmarks.xvla_reader`` in a process of its own.
 
     Raises:
-        RuntimeError: it does not start, most likely for want of torch.
+        RuntimeError: it does not start, most likely because torch is missing.
     """
 
     def __init__(self, python: str, meta: pathlib.Path, decode: str) -> None:
@@ -111,8 +112,8 @@ class XvlaReader:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            said = self._process.communicate()[1].strip().splitlines()
-            raise RuntimeError(said[-1] if said else "it ended without a word")
+            last_lines = self._process.communicate()[1].strip().splitlines()
+            raise RuntimeError(last_lines[-1] if last_lines else "it ended without output")
         return json.loads(line)
 
     def __enter__(self) -> Self:
@@ -123,7 +124,7 @@ class XvlaReader:
 
 
 def hdf5(workdir: pathlib.Path, python: str, *, quick: bool) -> dict[str, Any]:
-    """HDF5 with 256 px JPEG, 2 views: X-VLA's reader and ours, in turn."""
+    """Measures HDF5 with 256 px JPEG, 2 views: X-VLA's reader and ours, in turn."""
     size = _hdf5_size(quick)
     folder = workdir / f"hdf5_{size.name}"
     row = hdf5_set(folder, size)
@@ -149,7 +150,7 @@ def _hdf5_size(quick: bool) -> Recording:
 
 
 def rlds(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
-    """RLDS, 3 views of 224 px."""
+    """Measures RLDS, 3 views of 224 px."""
     size = Recording(episodes=24 if quick else 48, frames=60, views=3, size=224)
     folder = workdir / f"rlds_{size.name}"
     row = rlds_set(folder, size)
@@ -177,7 +178,7 @@ def _ours(
 
 
 def _in_turn(contestants: Mapping[str, Contestant], *, quick: bool) -> dict[str, Any]:
-    """Rates of rounds; in each, every contestant has a turn."""
+    """Returns the rates of rounds; in each, every contestant has a turn."""
     rounds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(4 if quick else 8):
         for name, contestant in contestants.items():
@@ -200,17 +201,17 @@ def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
 
 def _files(folder: pathlib.Path, size: Recording) -> dict[str, Any]:
     return dataclasses.asdict(size) | {
-        "picture_bytes": picture_bytes(folder, size),
+        "image_bytes": image_bytes(folder, size),
         "threads": os.cpu_count(),
         "batch_size": BATCH_SIZE,
     }
 
 
 def python_share(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
-    """CPU time of a sample that holds Python's global lock, hence the most a process can make.
+    """Measures the CPU time of a sample under Python's global lock, which bounds a process's rate.
 
-    Everything but decoding and resizing counts: reading and bookkeeping, measured with tiny
-    pictures out of the cache, and Pillow's parsing of headers and packing of pixels.
+    Everything but decoding and resizing counts: reading and bookkeeping, measured with tiny cached
+    images, and Pillow's parsing of headers and packing of pixels.
     """
     size = _hdf5_size(quick)
     folder = workdir / f"hdf5_{size.name}"
@@ -239,7 +240,7 @@ def python_share(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
 
 
 def _cpu_seconds(call: Callable[[bytes], object], items: Sequence[bytes]) -> float:
-    """Mean of a call in this thread."""
+    """Returns the mean time of a call in this thread."""
     start = time.thread_time()
     for item in items:
         call(item)

@@ -1,4 +1,4 @@
-"""Policies and environments whose only purpose is to be timed."""
+"""Policies and environments that exist to be timed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CHUNK = 30
 
 
 class WanderingPolicy:
-    """Small moves around where the hand is, drawn from the seed and from every pixel.
+    """Moves a little around the hand's place, by numbers drawn from the seed and from every pixel.
 
-    Never solves anything, so that episodes last until the step limit; a single other pixel gives
-    other actions.
+    It solves no task, so that episodes last until the step limit; one changed pixel changes the
+    actions.
 
     Args:
-        size: metres.
+        size: largest move, in metres.
     """
 
     def __init__(self, size: float = 0.02) -> None:
@@ -32,7 +32,7 @@ class WanderingPolicy:
     def act(
         self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Chunks float32[B, 30, 20]."""
+        """Returns chunks, float32[B, 30, 20]."""
         return np.stack([self._one(o, s) for o, s in zip(observations, seed, strict=True)])
 
     def _one(self, observation: Mapping[str, Any], seed: int) -> NDArray[np.float32]:
@@ -45,11 +45,11 @@ class WanderingPolicy:
 
 
 class ReplayPolicy:
-    """Plays rows back, in chunks, whatever it sees; the query's seed tells the episode.
+    """Plays rows back in chunks and ignores images; it knows the episode by the query's seed.
 
     Args:
         rows: for each episode the rows [n, 10 or more] of its demonstration.
-        spec: row of the task table; its step limit says how many chunks there may be.
+        spec: row of the task table; its step limit bounds the number of chunks.
     """
 
     def __init__(self, rows: Mapping[Episode, NDArray[np.float32]], spec: TaskSpec) -> None:
@@ -57,21 +57,21 @@ class ReplayPolicy:
         for episode, demonstration in rows.items():
             steps = np.arange(-(-spec.step_limit // _CHUNK) * _CHUNK)
             held = demonstration[np.minimum(steps, len(demonstration) - 1)]
-            whole = np.zeros((len(steps), spec.client.action_width), np.float32)
-            whole[:, : held.shape[1]] = held
-            for query, chunk in enumerate(whole.reshape(-1, _CHUNK, spec.client.action_width)):
+            padded = np.zeros((len(steps), spec.client.action_width), np.float32)
+            padded[:, : held.shape[1]] = held
+            for query, chunk in enumerate(padded.reshape(-1, _CHUNK, spec.client.action_width)):
                 self._chunks[query_seed(episode.seed, query)] = chunk
 
     def act(
         self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Chunks float32[B, 30, D]; the last pose is held after the demonstration's end."""
+        """Returns chunks, float32[B, 30, D]; the last pose is held after the demonstration."""
         del observations
         return np.stack([self._chunks[s] for s in seed])
 
 
 class SleepingEnv:
-    """Takes as long as LIBERO, without computing; ends at a step drawn from the seed.
+    """Sleeps as long as LIBERO works; ends at a step drawn from the seed.
 
     Args:
         spec: row of the task table.
@@ -104,15 +104,15 @@ class SleepingEnv:
         return self._left <= 0
 
     def score(self) -> float | None:
-        """None."""
+        """Returns None: it has no score."""
         return None
 
     def observe(self) -> dict[str, Any]:
-        """Waits, and shows black."""
+        """Waits, and returns black images."""
         time.sleep(self.render_s * self._pace)
         size = self._spec.image_size
         views = {v.source: np.zeros((size, size, 3), np.uint8) for v in self._spec.client.views}
         return {**views, "ee_pos": np.zeros(3), "ee_mat": np.eye(3)}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Does nothing: there is nothing to free."""

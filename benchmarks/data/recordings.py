@@ -1,7 +1,7 @@
-"""Recordings made up for ``benchmarks.data``: X-VLA's HDF5 files and RLDS sets.
+"""Recordings generated for ``benchmarks.data``: X-VLA's HDF5 files and RLDS sets.
 
-The pictures are a moving camera over a scene with detail at every scale, a moving object and sensor
-noise, so that JPEG takes about as many bytes and as long for them as for a camera's.
+The images show a scene with detail at every scale under a moving camera, with a moving object and
+sensor noise, so that JPEG needs about as many bytes and as long for them as for real ones.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _POSE: Final = 10  # xyz, 6-D rotation, gripper
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """Size of a made-up set."""
+    """Size of a generated set."""
 
     episodes: int
     frames: int
     views: int
-    size: int  # side of the square pictures
+    size: int  # side of the square images
 
     @property
     def name(self) -> str:
-        """Tells sets of different sizes apart, as a folder."""
+        """Folder name, different for sets of different sizes."""
         return f"{self.episodes}x{self.frames}_{self.views}x{self.size}px"
 
 
 class Scene:
-    """Pictures of one view of one episode."""
+    """Images of one view of one episode."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -66,32 +66,32 @@ class Scene:
         self._noise = self._rng.normal(0, _NOISE, (2 * size, 2 * size, 3)).astype(np.float32)
 
     def frame(self, number: int) -> UInt8:
-        """uint8[size, size, 3]."""
+        """Returns an image, uint8[size, size, 3]."""
         size = self._size
         y, x = (int(size / 2 * (1 + math.sin(number / 40 + shift))) for shift in (0.0, 1.3))
-        picture = self._background[y : y + size, x : x + size].copy()
+        image = self._background[y : y + size, x : x + size].copy()
         top, left = (int(size * (0.4 + 0.3 * math.sin(number / 15 + s))) for s in (0.5, 2.0))
-        picture[top : top + size // 6, left : left + size // 5] = self._colour
+        image[top : top + size // 6, left : left + size // 5] = self._colour
         y, x = self._rng.integers(0, size, 2)
-        picture += self._noise[y : y + size, x : x + size]
-        return np.clip(picture, 0, 255).astype(np.uint8)
+        image += self._noise[y : y + size, x : x + size]
+        return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def hdf5_set(folder: pathlib.Path, size: Recording) -> DatasetSpec:
-    """X-VLA's layout for the row Calvin: encoded as OpenCV encodes RGB, so red and blue swapped."""
+    """Writes X-VLA's layout for the row Calvin; red and blue are swapped, as OpenCV encodes RGB."""
     row = dataset("Calvin")
     return _once(folder, size, row, _write_hdf5)
 
 
 def rlds_set(folder: pathlib.Path, size: Recording) -> DatasetSpec:
-    """RLDS with shards of eight episodes, for a row like libero_demos."""
+    """Writes RLDS with shards of eight episodes, for a row like libero_demos."""
     views = tuple(f"observation.view{number}" for number in range(size.views))
     row = dataclasses.replace(dataset("libero_demos"), storage_name="made_up", views=views)
     return _once(folder, size, row, _write_rlds)
 
 
-def picture_bytes(folder: pathlib.Path, size: Recording) -> float:
-    """Mean bytes of a picture, with what its file adds."""
+def image_bytes(folder: pathlib.Path, size: Recording) -> float:
+    """Returns the mean bytes of an image, its share of the file's overhead included."""
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return total / (size.episodes * size.frames * size.views)
 
@@ -102,7 +102,7 @@ def _once(
     row: DatasetSpec,
     write: Callable[[pathlib.Path, Recording, DatasetSpec], None],
 ) -> DatasetSpec:
-    """Writes a set, unless a former run did."""
+    """Writes a set unless an earlier run did; returns its row."""
     if not folder.exists():
         unfinished = folder.with_name(f".{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -142,8 +142,8 @@ def _write_hdf5(folder: pathlib.Path, size: Recording, row: DatasetSpec) -> None
             file["proprio"] = _poses(size, episode, 7)
             file["language_instruction"] = _TEXTS[episode % len(_TEXTS)].encode()
             stored = [file.create_dataset(key, (size.frames,), kind) for key in views]
-            for frame, pictures in enumerate(_frames(size, episode)):
-                for view, pixels in zip(stored, pictures, strict=True):
+            for frame, images in enumerate(_frames(size, episode)):
+                for view, pixels in zip(stored, images, strict=True):
                     view[frame] = np.frombuffer(_jpeg(pixels[..., ::-1]), np.uint8)
     meta = {
         "dataset_name": row.storage_name,
@@ -164,11 +164,11 @@ def _write_rlds(folder: pathlib.Path, size: Recording, row: DatasetSpec) -> None
         module_name=__name__,
     )
     names = [view.split(".")[1] for view in row.views]
-    picture = tfds.features.Image(shape=(size.size, size.size, 3), encoding_format="jpeg")
+    image = tfds.features.Image(shape=(size.size, size.size, 3), encoding_format="jpeg")
     pose = tfds.features.Tensor(shape=(_POSE,), dtype=np.float32)
     steps = tfds.features.Dataset(
         {
-            "observation": {"command_pose": pose, **dict.fromkeys(names, picture)},
+            "observation": {"command_pose": pose, **dict.fromkeys(names, image)},
             "language_instruction": tfds.features.Text(),
         }
     )
@@ -183,11 +183,11 @@ def _write_rlds(folder: pathlib.Path, size: Recording, row: DatasetSpec) -> None
             {
                 "observation": {
                     "command_pose": poses[frame],
-                    **{n: io.BytesIO(_jpeg(p)) for n, p in zip(names, pictures, strict=True)},
+                    **{n: io.BytesIO(_jpeg(p)) for n, p in zip(names, images, strict=True)},
                 },
                 "language_instruction": _TEXTS[episode % len(_TEXTS)],
             }
-            for frame, pictures in enumerate(_frames(size, episode))
+            for frame, images in enumerate(_frames(size, episode))
         ]
         writer.add_examples({"train": [{"steps": rows}]})
     writer.close_all()

@@ -1,0 +1,1 @@
+"""Cost and repeatability of an evaluation: ``python -m benchmarks.evaluation``."""
