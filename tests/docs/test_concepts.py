@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from xvla_jax.batch import Batch, Observation, door_table
-
 from tests.citations import ROOT
+from xvla_jax.batch import Batch, Observation, door_table
 
 
 def test_the_doors_on_the_page_are_those_of_the_code() -> None:
