@@ -1,6 +1,6 @@
 """Finds where a robot's client differs from training: recorded frames through a running server.
 
-python -m scripts.compare_client --dataset=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
+python -m scripts.compare_client --data=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
     [--frames=8] [--client=MODULE:FUNCTION]
 
 The server must run with --inspect. FUNCTION is the robot's own code: it gets a recorded observation
@@ -16,33 +16,28 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from data.faults import BadEpisodeError
 from data.rows.mixtures import mixture
-from data.sources import open_mixture
 from data.spec import load_named
-from data.stream.pipeline import recorded_frames
 from eval.client.transports import HttpTransport, RemoteError
 from eval.robot.compare_client import Finding
-from scripts.evaluation.client_stages import compare_frame, contract_finding
-from scripts.terminal import ends_clearly, quiet_libraries
-from xvla_jax.errors import XVLAError
-from xvla_jax.processor import Processor
+from scripts.terminal import Command, quiet_libraries
 
-_DATASET = flags.DEFINE_string(
-    "dataset", None, "Row of data/rows/*.py, or module:NAME.", required=True
-)
-_ROOT = flags.DEFINE_string("root", None, "Data folder.", required=True)
-_SERVER = flags.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
-_FRAMES = flags.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)
-_CLIENT = flags.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code.")
-_PROCESSOR = flags.DEFINE_string("processor_path", "", "Folder of another tokenizer.")
-_TIMEOUT = flags.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+COMMAND = Command(__doc__, rows={"data": "data"}, status=2)
+_DATA = COMMAND.DEFINE_string("data", None, "Row of data/rows/*.py, or module:ROW.", required=True)
+_ROOT = COMMAND.DEFINE_string("root", None, "Data folder.", required=True)
+_SERVER = COMMAND.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
+_FRAMES = COMMAND.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)
+_CLIENT = COMMAND.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code.")
+_PROCESSOR = COMMAND.DEFINE_string("processor", "", "Folder of another tokenizer.")
+_TIMEOUT = COMMAND.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+COMMAND.DEFINE_alias("dataset", "data")
+COMMAND.DEFINE_alias("processor_path", "processor")
 
 
 def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
@@ -73,9 +68,14 @@ def run(console: Console) -> bool:
     Raises:
         ValueError, RemoteError, XVLAError, OSError: nothing could be compared.
     """
-    pairs = mixture(_DATASET.value)
+    from data.sources import open_mixture
+    from data.stream.pipeline import recorded_frames
+    from scripts.evaluation.client_stages import compare_frame, contract_finding
+    from xvla_jax.processor import Processor
+
+    pairs = mixture(_DATA.value)
     if len(pairs) != 1:
-        raise ValueError(f"--dataset={_DATASET.value} names {len(pairs)} datasets; one is compared")
+        raise ValueError(f"--data={_DATA.value} names {len(pairs)} datasets; one is compared")
     (source,) = open_mixture(pairs, _ROOT.value)
     client: Any = load_named(_CLIENT.value) if _CLIENT.value else lambda observation: observation
     token = os.environ.get("XVLA_TOKEN") or None
@@ -104,14 +104,14 @@ def run(console: Console) -> bool:
         console.print(frame.name, style="dim", markup=False)
         findings.append(compare_frame(server, client, frame, seed=_SEED.value))
     if len(findings) == 1:
-        raise ValueError(f"dataset {_DATASET.value} has no frames to compare")
+        raise ValueError(f"dataset {_DATA.value} has no frames to compare")
     return show(console, findings)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    from xvla_jax.errors import XVLAError
+
     console = Console()
     quiet_libraries()
     try:
@@ -122,4 +122,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main, status=2)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -13,7 +13,6 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +27,9 @@ from eval.runs.compare import (
     total,
 )
 from eval.runs.receipt import read_receipt
-from scripts.terminal import ends_clearly
+from scripts.terminal import Command, UsageError
+
+COMMAND = Command(__doc__, more=True)
 
 
 def _side(text: str) -> tuple[dict[str, Any], str]:
@@ -63,13 +64,13 @@ def _difference(one: Comparison) -> tuple[str, str]:
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f})", f"{one.p_value:.3g}"
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
-    if len(argv) != 3:
-        raise app.UsageError("name two receipts or their folders, each with @POLICY if need be")
+    if len(arguments) != 2:
+        raise UsageError("name two receipts or their folders, each with @POLICY if need be")
     console = Console()
     try:
-        (first, one), (second, other) = _side(argv[1]), _side(argv[2])
+        (first, one), (second, other) = map(_side, arguments)
         comparisons = compare_runs(first, one, second, other)
     except (FileError, PairingError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
@@ -86,4 +87,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

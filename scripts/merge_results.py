@@ -11,7 +11,6 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from absl import app, flags
 from rich.console import Console
 
 from eval.files import FileError, write_json
@@ -19,18 +18,21 @@ from eval.pages.evaluation import write_evaluation_page
 from eval.runs.receipt import RESULTS, read_receipt
 from eval.runs.shards import MergeError, merge_receipts
 from scripts.evaluation.success_table import PAGE, print_tables
-from scripts.terminal import ends_clearly
+from scripts.terminal import Command, UsageError
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the merged receipt and its page.", required=True)
+COMMAND = Command(__doc__, more=True)
+_OUT = COMMAND.DEFINE_string(
+    "out", None, "Folder of the merged receipt and its page.", required=True
+)
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
-    if len(argv) < 2:
-        raise app.UsageError("name the folders of the shards")
+    if not arguments:
+        raise UsageError("name the folders of the shards")
     console, out = Console(), pathlib.Path(_OUT.value)
     try:
-        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in argv[1:]])
+        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in arguments])
     except (FileError, MergeError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
@@ -43,4 +45,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

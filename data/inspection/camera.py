@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 def changes(images: UInt8, xyz: Float64, group: int) -> list[Change]:
     """Changes between neighbours of images [n, S, S, 3] with hands at xyz [arms, n, 3]."""
-    found = []
+    noted = []
     size = images.shape[1]
     ways = np.linalg.norm(np.diff(xyz, axis=1), axis=-1)
     grey = images.astype(np.float64).mean(axis=-1)
@@ -55,15 +55,15 @@ def changes(images: UInt8, xyz: Float64, group: int) -> list[Change]:
         down, across = np.nonzero(mask)
         weights = difference[mask]
         centre = np.array([np.average(across, weights=weights), np.average(down, weights=weights)])
-        found.append(Change(group, arm, xyz[arm, i : i + 2].mean(axis=0), (centre + 0.5) / size))
-    return found
+        noted.append(Change(group, arm, xyz[arm, i : i + 2].mean(axis=0), (centre + 0.5) / size))
+    return noted
 
 
-def fit_cameras(found: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
+def fit_cameras(noted: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
     """One camera for each arm with enough changes; its r2 may still be too low to be drawn."""
     cameras = []
     for arm in range(num_arms):
-        mine = [change for change in found if change.arm == arm]
+        mine = [change for change in noted if change.arm == arm]
         groups = np.array([change.group for change in mine])
         if len(mine) < MIN_PAIRS or len(np.unique(groups)) < 2:
             continue

@@ -142,12 +142,12 @@ class EpisodeReport:
     @property
     def instructions(self) -> tuple[str, ...]:
         """The texts that samples have."""
-        return tuple(found.text for found in self.texts if found.text)
+        return tuple(stated.text for stated in self.texts if stated.text)
 
     @property
     def frames_without_text(self) -> int:
         """Frames that their row leaves out because their text is empty."""
-        return sum(found.frames for found in self.texts if not found.text)
+        return sum(stated.frames for stated in self.texts if not stated.text)
 
 
 @dataclass(frozen=True)

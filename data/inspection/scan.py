@@ -113,11 +113,11 @@ def measure(
 
 def _texts(trajectory: Trajectory) -> tuple[TextReport, ...]:
     """The texts in the order in which they first come."""
-    found, frames = trajectory.texts, len(trajectory.poses)
-    if found is None:
+    texts, frames = trajectory.texts, len(trajectory.poses)
+    if texts is None:
         return (TextReport(trajectory.instruction, frames, len(trajectory.paraphrases)),)
-    counts = np.bincount(found.places, minlength=len(found.texts)).tolist()
-    rows = zip(found.texts, counts, found.paraphrases, strict=True)
+    counts = np.bincount(texts.places, minlength=len(texts.texts)).tolist()
+    rows = zip(texts.texts, counts, texts.paraphrases, strict=True)
     return tuple(TextReport(text, count, len(others)) for text, count, others in rows)
 
 
@@ -208,7 +208,7 @@ class Beside:
         self._numbers = set(numbers)
         self._timing = Timing(spec, companion)
         read = () if companion.reader is None else read_chosen(companion.reader, numbers)
-        self._rows = {n: found.poses for n, found in read if isinstance(found, Trajectory)}
+        self._rows = {n: item.poses for n, item in read if isinstance(item, Trajectory)}
         self._turns: list[list[Float64]] = [[] for _ in companion.turns]
 
     def add(self, number: int, trajectory: Trajectory) -> None:
@@ -253,14 +253,14 @@ def read_chosen(
     reader: Reader, chosen: Sequence[int]
 ) -> Iterator[tuple[int, Trajectory | BadEpisodeError]]:
     """The chosen episodes, numbers in rising order, from the parts that hold them."""
-    wanted = set(chosen)
+    numbers = set(chosen)
     first = 0
     for part, count in enumerate(reader.episodes_per_part):
         end = bisect.bisect_left(chosen, first + count)
         if end and chosen[end - 1] >= first:
-            for number, found in enumerate(reader.read(part), start=first):
-                if number in wanted:
-                    yield number, found
+            for number, item in enumerate(reader.read(part), start=first):
+                if number in numbers:
+                    yield number, item
                 if number == chosen[end - 1]:
                     break
         first += count
@@ -298,15 +298,15 @@ def scan(
     reports: list[EpisodeReport] = []
     bad: list[BadEpisodeError] = []
     left_out: list[BadEpisodeError] = []
-    for done, (number, found) in enumerate(read_chosen(reader, chosen), start=1):
-        if isinstance(found, BadEpisodeError):
-            (left_out if found.left_out else bad).append(found)
+    for done, (number, item) in enumerate(read_chosen(reader, chosen), start=1):
+        if isinstance(item, BadEpisodeError):
+            (left_out if item.left_out else bad).append(item)
         else:
-            report = measure(found, spec, num_actions, images)
+            report = measure(item, spec, num_actions, images)
             reports.append(report)
             if report.image_fault is None:
-                album.add(number, found)
-                beside.add(number, found)
+                album.add(number, item)
+                beside.add(number, item)
         if on_progress is not None:
             on_progress(done, len(chosen), done - len(bad))
     return SourceReport(

@@ -150,7 +150,7 @@ def _look_at(
         raw[row], native[row] = _loaded(view, row, order)
     if isinstance(view, np.ndarray | FileImages):  # the others cost a seek, or a whole file
         for row in set(rows.tolist()) - set(raw):
-            _check_whole(view, row, order)
+            _check_complete(view, row, order)
     images = list(native.values())
     small = np.stack([load_image(pixels, size=SIZE, channel_order="rgb") for pixels in images])
     lengths = [len(image) for image in raw.values() if isinstance(image, bytes)]
@@ -175,7 +175,7 @@ def _loaded(view: Images, row: int, order: str) -> tuple[Any, UInt8]:
         raise _ImageError(row) from error
 
 
-def _check_whole(view: Images, row: int, order: str) -> None:
+def _check_complete(view: Images, row: int, order: str) -> None:
     """Decodes an image only where it is not clearly complete, which is much cheaper."""
     try:
         stored = view[row]

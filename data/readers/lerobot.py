@@ -26,11 +26,11 @@ from data.spec import DatasetSpec
 from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import Places
 
-_log = logging.getLogger(__name__)
 with needs("data"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+_log = logging.getLogger(__name__)
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 IMAGE_TYPES = (
@@ -64,7 +64,7 @@ class LeRobotReader:
         self._warn_of_first_tasks(index.episodes)
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of one part, in the order of the index."""
+        """Trajectories of one part, in the order of the index."""
         episodes = self._parts[part]
         table = attempt(self.spec.name, episodes[0].name, partial(self._read_table, episodes))
         if isinstance(table, BadEpisodeError):
@@ -99,7 +99,7 @@ class LeRobotReader:
         if key != TASK_INDEX:
             column_type = table.schema.field(key).type
             if not _is_text(column_type):
-                raise FaultError("malformed", f"{key} holds {column_type}, wanted is text")
+                raise FaultError("malformed", f"{key} holds {column_type}, allowed is text")
             return table.column(key).to_pylist()
         numbers = column_array(table, key) if key in table.column_names else None
         return episode_text(episode.tasks, self._tasks, numbers)
@@ -118,8 +118,8 @@ class LeRobotReader:
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         text = self.spec.instruction_key or TASK_INDEX
-        wanted = [*self.spec.keys, text, "episode_index", "frame_index"]
-        return [key for key in dict.fromkeys(wanted) if key in schema.names]
+        keys = [*self.spec.keys, text, "episode_index", "frame_index"]
+        return [key for key in dict.fromkeys(keys) if key in schema.names]
 
     def _check_first(self, episode: EpisodeFiles) -> None:
         names = pq.read_schema(episode.table).names
@@ -138,8 +138,8 @@ class LeRobotReader:
         reads_tasks = not self.spec.text_keys and self.spec.fixed_instruction is None
         if several and reads_tasks and TASK_INDEX not in pq.read_schema(episodes[0].table).names:
             _log.warning(
-                "%s: %d episodes list several tasks, and no column %s says which frame is of "
-                "which; the first is taken for all frames, as by X-VLA's own reader",
+                "%s: %d episodes list several tasks, and no column %s says which frame has which; "
+                "all frames get the first, as in X-VLA's own reader",
                 self.spec.name,
                 len(several),
                 TASK_INDEX,
@@ -167,7 +167,7 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
 
 
 def _stored_images(table: pa.Table, key: str, episode: EpisodeFiles) -> Images:
-    """Images kept in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
+    """Images in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
 
     Raises:
         FaultError: the column is of another type, or a frame has neither bytes nor a path.
@@ -209,7 +209,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _flat_values(values: Any, key: str) -> tuple[NDArray[Any], list[int]]:
-    """A column of (nested) lists as one flat array, and the lengths of the lists of a row."""
+    """Flattens a column of (nested) lists; returns it with the lengths of the lists of a row."""
     shape: list[int] = []
     while _is_list(values.type):
         fixed = pa.types.is_fixed_size_list(values.type)
@@ -222,7 +222,7 @@ def _flat_values(values: Any, key: str) -> tuple[NDArray[Any], list[int]]:
 
 
 def _parts(episodes: tuple[EpisodeFiles, ...]) -> list[list[EpisodeFiles]]:
-    """Neighbours that share a file together, at most so many."""
+    """Groups neighbours that share a file, at most `MAX_EPISODES_PER_PART` together."""
     parts: list[list[EpisodeFiles]] = []
     for episode in episodes:
         last = parts[-1] if parts else []

@@ -1,6 +1,6 @@
-"""Reader for episodes that are folders of loose files: numbers in one, images beside it.
+"""Reader for episodes that are folders of loose files: numbers in one file, images beside it.
 
-An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) says what is in one.
+An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) names their files.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ScatteredReader:
             raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of episode number `part`; its images are read when drawn."""
+        """Trajectory of episode number `part`; its images are read when drawn."""
         folder, instruction = self._episodes[part]
         yield attempt(self.spec.name, str(folder), lambda: self._trajectory(folder, instruction))
 
@@ -117,19 +117,19 @@ class ScatteredReader:
 
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-    """Arrays of a file whose "data" is a list of frames; a LookupError tells what is missing."""
+    """Arrays of a file whose "data" is a list of frames; a LookupError names missing keys."""
     frames = typed(_STATE, read_json(path), path)["data"]
-    found = frames[0].keys()
-    missing = [key for key in keys if key not in found]
+    present = frames[0].keys()
+    missing = [key for key in keys if key not in present]
     if missing:
         raise LookupError(
-            f"reads {', '.join(missing)}, which {path} does not have; it has {', '.join(found)}"
+            f"reads {', '.join(missing)}, which {path} does not have; it has {', '.join(present)}"
         )
     return {key: np.array([frame[key] for frame in frames], np.float64) for key in keys}
 
 
 def _folder(meta: MetaFile, entry: Any) -> tuple[Path, Any]:
-    """The folder of an episode, and its instruction as recorded where the entry has one."""
+    """Folder of an episode, and its instruction as recorded where the entry has one."""
     if isinstance(entry, str):
         return meta.resolve(entry), None
     path, name = meta.values(entry, "path", "name")

@@ -98,10 +98,10 @@ def origin_of(request: Request, reader: Reader) -> dict[str, Any]:
     return json.loads(json.dumps(origin))
 
 
-def check_origin(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """A ValueError that begins with `what` and names all in which the two differ."""
-    keys = [key for key in built.differing(found, wanted) if key != "row"]
-    fields = built.differing(found.get("row", {}), wanted["row"])
+    keys = [key for key in built.differing(before, now) if key != "row"]
+    fields = built.differing(before.get("row", {}), now["row"])
     differences = [*keys, *(f"{field} of the dataset row" for field in fields)]
     if differences:
         raise ValueError(

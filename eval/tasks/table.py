@@ -24,6 +24,7 @@ __all__ = [
     "TaskSpec",
     "View",
     "episodes",
+    "evaluation_states",
     "task_contract",
     "task_spec",
 ]
@@ -31,6 +32,8 @@ __all__ = [
 # Official initial states that demonstrations may start from, and those kept for evaluation.
 TRAINING_STATES = tuple(range(30))
 HELD_OUT_STATES = tuple(range(30, 50))
+# Rows whose policies are trained on demonstrations of ours; a benchmark's protocol has all states.
+_HELD_OUT_ROWS = frozenset({"quickstart"})
 
 _FAMILIES = (libero, calvin, widowx, google, two_arms, vlabench)
 
@@ -48,6 +51,11 @@ def task_spec(name: str) -> TaskSpec:
             f"no task {name!r}; the rows of eval/tasks/ are {', '.join(sorted(TASKS))}"
         )
     return TASKS[name]
+
+
+def evaluation_states(spec: TaskSpec) -> Sequence[int]:
+    """Returns the initial states on which a row is evaluated where none are given."""
+    return HELD_OUT_STATES if spec.name in _HELD_OUT_ROWS else range(spec.num_init_states)
 
 
 def episodes(

@@ -251,7 +251,7 @@ def test_the_row_may_name_the_instruction(tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     assert only(Hdf5Reader(row, tmp_path)).instruction == "push"
     write_episode(tmp_path, stored("fixed bytes"), language_instruction_key=3)
-    with pytest.raises(ValueError, match=r"meta.json: language_instruction_key is 3, wanted is"):
+    with pytest.raises(ValueError, match=r"meta.json: language_instruction_key is 3, allowed is"):
         Hdf5Reader(row, tmp_path)
 
 

@@ -125,8 +125,8 @@ def test_the_first_of_several_tasks_is_taken_with_a_warning(tmp_path, caplog):
         ({"numbers": [3, 9, 3, 3, 3, 3]}, "task_index has 9, the list of tasks has 3, 8", None),
         ({"listed": [5]}, "tasks has 5, the list of tasks has 3, 8", None),
         ({"listed": [3], "tasks": None}, r"tasks has 3, but there is no tasks.jsonl", None),
-        ({"listed": {"en": "reach"}}, "tasks is dict, wanted is a text or a list", None),
-        ({"listed": 3}, "tasks is int, wanted is", None),
+        ({"listed": {"en": "reach"}}, "tasks is dict, allowed is a text or a list", None),
+        ({"listed": 3}, "tasks is int, allowed is", None),
         ({"listed": [["reach"]]}, "tasks of the episode is list; read is text", None),
         ({"listed": ["fold"]}, r"frames have the task 'reach', the episode lists \['fold'\]", None),
         ({"listed": ['{"a": 1}']}, "is a map written as text", None),
@@ -164,7 +164,7 @@ def test_a_list_of_tasks_of_another_form_is_refused_by_name(tmp_path, lines):
 def test_a_table_without_its_columns_is_refused_by_name(tmp_path):
     write(tmp_path, "v3.0")
     pq.write_table(pa.table({"task": ["reach"]}), tmp_path / "meta/tasks.parquet")
-    with pytest.raises(ValueError, match=r"tasks.parquet has columns task; wanted are task_index"):
+    with pytest.raises(ValueError, match=r"tasks.parquet has columns task; needed are task_index"):
         LeRobotReader(ROW, tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_a_row_may_name_a_column_of_text(tmp_path):
     write(tmp_path, "v3.0", **{"annotation.action": spoken, "annotation.number": [1] * FRAMES})
     assert texts(only(tmp_path, row)) == spoken
     row = small("AIRBOT", storage="lerobot", views=("camera",), instruction_key="annotation.number")
-    assert "annotation.number holds int64, wanted is text" in str(fault(tmp_path, row))
+    assert "annotation.number holds int64, allowed is text" in str(fault(tmp_path, row))
     row = small("AIRBOT", storage="lerobot", views=("camera",), instruction_key="annotation.text")
     with pytest.raises(ValueError, match=r"reads annotation.text, which"):
         LeRobotReader(row, tmp_path)

@@ -57,7 +57,7 @@ def test_files_of_another_content_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("states", "actions", "reason"),
     [
-        (STATES, ACTIONS[:, :6], r"actions \(3, 6\); wanted are states"),
+        (STATES, ACTIONS[:, :6], r"actions \(3, 6\); needed are states"),
         (STATES[:0], ACTIONS[:0], "T at least 1"),
         (STATES, np.where(ACTIONS == 1, np.nan, ACTIONS), "not finite"),
     ],

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import http.client
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
-from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine, request
+from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine, listening, request
 from xvla_jax.serving.codecs import pack, unpack
 from xvla_jax.serving.connections import Admission, FrameHeads, Stage
-from xvla_jax.serving.limits import Limits
-from xvla_jax.serving.server import Door, uvicorn_config
 from xvla_jax.serving.service import Service
 
 JSON = {"content-type": "application/json"}
@@ -37,29 +32,6 @@ OBSERVATION = {
     "domain_id": 3,
 }
 FEW = dataclasses.replace(LIMITS, connections=8)
-
-
-@contextlib.contextmanager
-def listening(limits: Limits, service: Service | None = None) -> Iterator[int]:
-    """A server as `serve` configures it, on a free port of loopback."""
-    service = service or Service(lambda: FakeEngine(limits), limits)
-    config = uvicorn_config(service, Door())
-    config.port = 0
-    server = uvicorn.Server(config)
-
-    async def serve() -> None:
-        async with service.running():
-            await server.serve()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def silent(port: int, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:

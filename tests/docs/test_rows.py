@@ -1,16 +1,16 @@
-"""docs/data.md against the code that it describes."""
+"""docs/rows.md against the table that it describes."""
+
+from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 from data.spec import DatasetSpec
+from tests.citations import ROOT
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_every_field_of_a_row_has_its_line():
-    section = (ROOT / "docs" / "data.md").read_text().split("## The fields of a row")[1]
+def test_every_field_of_a_row_has_its_line() -> None:
+    section = (ROOT / "docs" / "rows.md").read_text().split("## The fields of a row")[1]
     section = section.split("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", section))
     fields = {field.name for field in dataclasses.fields(DatasetSpec)}
