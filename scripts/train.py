@@ -59,10 +59,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metri
 def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
 
-    This process, or the first of several, holds the workdir.
+    The caller holds the workdir.
     """
     began = time.monotonic()
     run = TrainingRun.open(config, asked_fields(_CONFIG))
+    # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
@@ -74,7 +75,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
         timeout_s=config.distributed.timeout_s,
     )
     state, position = _begin(run, checkpointer)
-    run = run.without_weights()
+    run = run.without_weights()  # the state has them now: half the memory of the host
     iters = run.recipe.config.iters
     console = Console()
     if processes.main:
@@ -108,7 +109,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
         run_summary.report([workdir], workdir / run_summary.CURVES, console)
     step = int(state.step)
     if step < iters:
-        print(f"stopped at step {step}; the same command goes on from there")
+        print(f"stopped at step {step}; the same command resumes from there")
         return STOPPED if stop.number == signal.SIGINT else 0
     beyond = f", {iters} of which were asked for" if step > iters else ""
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
@@ -126,7 +127,7 @@ def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str
 def _begin(
     run: TrainingRun, checkpointer: Checkpointer
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    """The newest state of the workdir and its place in the data, or a fresh one."""
+    """Returns the newest state of the workdir and its position in the data, or a fresh one."""
     step = checkpointer.latest_step()
     if step is None:
         params = run.loaded.params if run.loaded else None
@@ -144,7 +145,7 @@ def _begin(
 
 
 def main(argv: list[str]) -> None:
-    """Runs, and turns our own errors into one clear line."""
+    """Runs, and ends with one line for each of our own errors."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if _CONFIG.value is None:
@@ -170,11 +171,12 @@ def main(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def _workdir(workdir: pathlib.Path, processes: Processes) -> Iterator[None]:
-    """Holds the workdir for the whole run: its first process does.
+    """Holds the workdir for the duration of the run, on its first process.
 
-    A run that ends before it writes anything leaves no workdir that was not there.
+    A run that ends before it writes anything removes the workdir that it created.
     """
     with contextlib.ExitStack() as stack:
+        # The others wait for the first one's answer, so a problem is gathered, not raised at once.
         problem = None
         try:
             if not workdir.exists():
@@ -192,7 +194,7 @@ def _workdir(workdir: pathlib.Path, processes: Processes) -> Iterator[None]:
 
 
 def _remove_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):  # there is something in it
+    with contextlib.suppress(OSError):  # it is not empty
         folder.rmdir()
 
 
