@@ -67,13 +67,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
-    checkpointer = Checkpointer(
-        workdir,
-        keep=config.keep,
-        save_interval=config.save_every,
-        keep_every=config.keep_every,
-        timeout_s=config.distributed.timeout_s,
-    )
+    checkpointer = _open_checkpointer(config, workdir)
     state, position = _begin(run, checkpointer)
     run = run.without_weights()  # the state has them now: half the memory of the host
     iters = run.recipe.config.iters
@@ -117,6 +111,16 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
         print(f"the adapter is in {workdir / PEFT}, for {relabel.said(run.model_config)}")
     return 0
+
+
+def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:
+    return Checkpointer(
+        workdir,
+        keep=config.keep,
+        save_interval=config.save_every,
+        keep_every=config.keep_every,
+        timeout_s=config.distributed.timeout_s,
+    )
 
 
 def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
