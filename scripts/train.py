@@ -69,7 +69,7 @@ def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
     processes.check_shared(workdir)
     checkpointer = _open_checkpointer(config, workdir)
     state, position = _begin(run, checkpointer)
-    run = run.without_weights()  # the state has them now: half the memory of the host
+    run = run.without_weights()  # the state holds them now; this frees the host's copy
     iters = run.recipe.config.iters
     console = Console()
     if processes.main:
