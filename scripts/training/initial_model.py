@@ -1,4 +1,4 @@
-"""The model that a run begins with: which weights, which action space, and whether its data fit."""
+"""The initial model of a run: its weights, its action space, and the data that fit it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.pretrained import Pretrained, load_checkpoint
 from xvla_jax.training.resume import MISSING, differences
 
-_POSES_MODE = "ee6d"  # the action space of poses that a message recommends
-# Fields of config.model that say what the head's channels mean, which a run may change.
+_POSES_MODE = "ee6d"  # the action space that messages recommend for poses
+# Fields of config.model that give the meaning of the head's channels; a run may change them.
 _RELABELLING = ("action_mode", "real_action_dim")
 
 
 def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:
-    """The model of a run; of its weights only the headers are read.
+    """Returns the model of a run; only the headers of its weights are read.
 
     Args:
         config: as configs/base.py has it.
@@ -50,7 +50,7 @@ def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:
 
 
 def planned_config(config: Any) -> XVLAConfig:
-    """The model that config.model and config.action_mode describe, whatever the weights."""
+    """Returns the model that config.model and config.action_mode describe, without weights."""
     return relabelled_config(
         XVLAConfig.from_dict(config.model.to_dict()),
         config.action_mode,
@@ -60,7 +60,7 @@ def planned_config(config: Any) -> XVLAConfig:
 
 
 def load_initial(config: Any) -> Pretrained | None:
-    """The checkpoint of config.init_from with the run's action space; None for random weights."""
+    """Loads config.init_from with the run's action space; None for random weights."""
     if not config.init_from:
         return None
     loaded = load_checkpoint(config.init_from)
@@ -68,11 +68,11 @@ def load_initial(config: Any) -> Pretrained | None:
 
 
 def check_rows(specs: Sequence[DatasetSpec], model: XVLAConfig, *, any_width: bool) -> None:
-    """Compares what datasets teach with the action space of the model.
+    """Compares the actions of datasets with the action space of the model.
 
     Args:
-        specs: rows of the opened readers.
-        model: that is to be trained.
+        specs: rows of the opened datasets.
+        model: of the run.
         any_width: the head may become wider or narrower, because it has no weights yet.
 
     Raises:
@@ -97,7 +97,7 @@ def check_rows(specs: Sequence[DatasetSpec], model: XVLAConfig, *, any_width: bo
 
 
 def _remedy(row: Mapping[str, Any], model: XVLAConfig, *, any_width: bool) -> str:
-    """The action space with which a dataset could be trained, as advice; empty if there is none."""
+    """Returns advice: an action space that fits the dataset; empty if there is none."""
     joints = row["rotation_layout"] in ROTATION_LAYOUTS[JOINTS]
     mode, real = (AUTO, row["channels"]) if joints else (_POSES_MODE, 0)
     try:
@@ -112,7 +112,7 @@ def _remedy(row: Mapping[str, Any], model: XVLAConfig, *, any_width: bool) -> st
 
 
 def _check_asked(config: Any, asked: frozenset[str], loaded: Pretrained) -> None:
-    """Refuses fields that the user set and the checkpoint decides otherwise."""
+    """Refuses fields that the user has set and of which the checkpoint has another value."""
     default, model = json.loads(config.model_default), config.model.to_dict()
     changed = {difference.field for difference in differences(default, model)}
     changed |= {field.removeprefix("model.") for field in asked if field.startswith("model.")}
@@ -130,10 +130,10 @@ def _check_asked(config: Any, asked: frozenset[str], loaded: Pretrained) -> None
 
 
 def _contradictions(
-    section: str, wanted: Mapping[str, Any], found: Mapping[str, Any], fields: set[str]
+    section: str, asked: Mapping[str, Any], stored: Mapping[str, Any], fields: set[str]
 ) -> list[str]:
     problems = []
-    for field, ours, theirs in differences(wanted, found):
+    for field, ours, theirs in differences(asked, stored):
         if field in fields and ours is not MISSING:
             other = f" (config.{field} changes it)" if field in _RELABELLING else ""
             problems.append(

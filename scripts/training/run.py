@@ -1,4 +1,4 @@
-"""What a training run is made of, out of its config: model, data, optimizer, mesh."""
+"""The parts of a training run, made from its config: model, data, optimizer, mesh."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from xvla_jax.training.validation import Validation, make_eval_step
 
 
 def group_table(rows: Sequence[GroupRow]) -> Table:
-    """Group, parameters, highest learning rate of the run, and until when it is frozen."""
+    """Returns a table: group, parameters, highest learning rate, end of its freeze."""
     table = Table("group")
     for heading in ("parameters", "learning rate", "frozen until step"):
         table.add_column(heading, justify="right")
     for row in rows:
         until = "always" if row.frozen_until is None else str(row.frozen_until or "-")
         table.add_row(row.name, f"{row.parameters:,}", f"{row.learning_rate:g}", until)
-    learning = [row.parameters for row in rows if row.frozen_until is not None]
+    trained = [row.parameters for row in rows if row.frozen_until is not None]
     table.add_section()
-    table.add_row("learning", f"{sum(learning):,}")
+    table.add_row("trained", f"{sum(trained):,}")
     return table
 
 
@@ -57,7 +57,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
-    """Model and optimizer of a config.
+    """Returns model and optimizer of a config.
 
     Raises:
         ConfigError: a value that does not exist or does not fit.
@@ -85,12 +85,12 @@ class TrainingRun:
     Attributes:
         config: as configs/base.py has it.
         loaded: the checkpoint to start from; None for random weights.
-        processor: instruction to ids, size of the pictures.
-        sources: what is trained on.
-        held_out: episodes of the same sources to measure on; empty where nothing is measured.
+        processor: instruction to ids, size of the images.
+        sources: episodes to train on.
+        held_out: episodes of the same sources to measure on; empty without validation.
         recipe: model and optimizer.
         mesh: over all devices.
-        base: path and digest of the weights that the run begins with; None for random ones.
+        base: path and digest of the initial weights; None for random ones.
     """
 
     config: Any
@@ -104,24 +104,25 @@ class TrainingRun:
 
     @classmethod
     def open(cls, config: Any, asked: Iterable[str] = ()) -> TrainingRun:
-        """Opens the sources and, where they fit its action space, reads the checkpoint.
+        """Opens the sources, checks that they fit the action space, and reads the checkpoint.
 
         Args:
             config: as configs/base.py has it.
             asked: fields of it that were set on the command line, as ``model.depth``.
 
         Raises:
-            ConfigError, ValueError, OSError: something of it does not fit, or is not there.
+            ConfigError, ValueError, OSError: a part does not fit or is missing.
         """
         if config.lora.rank and (not config.init_from or is_lora_run(config.init_from)):
             raise ConfigError(
                 f"config.lora.rank is {config.lora.rank} and config.init_from "
-                f"{config.init_from!r}; an adapter needs a whole checkpoint. A LoRA run is "
-                "made one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
+                f"{config.init_from!r}; an adapter needs a complete checkpoint. A LoRA run is "
+                "made into one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
             )
         model_config = initial_config(config, asked)
         end_reads_after(config.data.read_limit_s)
         opened = _open_sources(config.data)
+        # Headers and rows are compared before the weights, of gigabytes, are read.
         specs = [source.reader.spec for source in opened]
         check_rows(specs, model_config, any_width=config.from_scratch)
         sources, held_out = _split(opened, config.validation)
@@ -141,14 +142,14 @@ class TrainingRun:
         )
 
     def without_weights(self) -> TrainingRun:
-        """The same run when its state has been made: the host's copy of the weights can go."""
+        """Returns the run without the host's copy of the weights, once the state is made."""
         if self.loaded is None:
             return self
         return dataclasses.replace(self, loaded=dataclasses.replace(self.loaded, params={}))
 
     @property
     def model_config(self) -> XVLAConfig:
-        """Of the model that is trained."""
+        """Config of the model."""
         return self.recipe.model.config
 
     @property
@@ -165,7 +166,7 @@ class TrainingRun:
 
     @property
     def data_rows(self) -> list[dict[str, Any]]:
-        """What each source is, for comparison between hosts."""
+        """Row, episodes and weight of each source, for comparison between hosts."""
         specs = [
             (source.reader.spec, sum(source.reader.episodes_per_part), source.weight)
             for source in self.sources
@@ -177,9 +178,9 @@ class TrainingRun:
 
     @functools.cached_property
     def model_item(self) -> dict[str, Any]:
-        """What the checkpoints say of the model.
+        """The ``model`` item of the checkpoints.
 
-        The contracts are those of the data; domains that it has no part in keep theirs.
+        The contracts are those of the data; domains without data keep those of the checkpoint.
         """
         mode = action_space(self.model_config).mode
         rows = contracts_of(
@@ -202,19 +203,19 @@ class TrainingRun:
 
     @functools.cached_property
     def origins(self) -> list[dict[str, Any]]:
-        """Where the samples come from, for the provenance of the checkpoints."""
+        """Origin of the samples, for the provenance of the checkpoints."""
         held = {s.reader.spec.name: sum(s.reader.episodes_per_part) for s in self.held_out}
         return [
             origin(source, held_out=held.get(source.reader.spec.name, 0)) for source in self.sources
         ]
 
     def provenance(self, code: Mapping[str, Any]) -> dict[str, Any]:
-        """Where the checkpoints of this run come from."""
+        """Returns the provenance of the checkpoints of this run."""
         return provenance(self.origins, self.mesh, code=code, init_from=self.base)
 
     @functools.cached_property
     def validation(self) -> Validation | None:
-        """What is measured on held-out episodes; None where config.validation.every is 0."""
+        """Measurement on held-out episodes; None if config.validation.every is 0."""
         chosen = self.config.validation
         if not self.held_out:
             return None
@@ -232,7 +233,7 @@ class TrainingRun:
         )
 
     def watch(self, step: int, *, began: float) -> Watch:
-        """The timekeeper of a process that began at ``began`` (monotonic) with step ``step``."""
+        """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
         sharding = NamedSharding(self.mesh, BATCH_SPEC)
         batch = abstract_batch(
             self.model_config,
@@ -259,7 +260,7 @@ class TrainingRun:
 
     @property
     def _batch_options(self) -> dict[str, Any]:
-        """What training and validation batches have in common."""
+        """Options that training and validation batches share."""
         return {
             "batch_size": self.batch_size,
             "num_actions": self.model_config.num_actions,
@@ -272,7 +273,7 @@ class TrainingRun:
         }
 
     def batches(self, position: Mapping[str, Any] | None) -> Batches:
-        """The stream of this process from a saved position on, or from its beginning."""
+        """Opens the stream of this process from a saved position on, or from its start."""
         config = self.config
         return batches(
             self.sources,
@@ -288,11 +289,11 @@ class TrainingRun:
 
 
 def _check_processor(processor: Processor | None, path: str) -> None:
-    """Refuses weights whose preprocessing is unknown, or is more than training does."""
+    """Refuses weights whose preprocessing is unknown, or scales units, which training does not."""
     if processor is None:
         raise ConfigError(
             f"config.init_from={path} has no preprocessor_config.json, and no LeRobot config.json "
-            "that says as much; image size, resizing and text length belong to the weights"
+            "with these values; image size, resizing and text length belong to the weights"
         )
     for name, scaling in (("STATE", processor.state), ("ACTION", processor.action)):
         if scaling:
@@ -308,7 +309,7 @@ def _identity(path: str, loaded: Pretrained) -> dict[str, str]:
 
 
 def _open_sources(data: Any) -> list[Source]:
-    """The sources that config.data names, in one of the two ways."""
+    """Opens the sources that config.data names, by mixture or by meta files."""
     if bool(data.train_metas_path) == bool(data.mixture):
         raise ConfigError(
             f"config.data.mixture is {data.mixture!r} and config.data.train_metas_path "
@@ -322,7 +323,7 @@ def _open_sources(data: Any) -> list[Source]:
 
 
 def _split(sources: list[Source], validation: Any) -> tuple[list[Source], list[Source]]:
-    """Sources to train on and held-out ones, as config.validation says."""
+    """Splits sources into those to train on and held-out ones, by config.validation."""
     if not validation.every:
         return sources, []
     pairs = [hold_out(source, validation.episodes) for source in sources]

@@ -47,18 +47,13 @@ def train(
     """
     began = time.monotonic()
     run = TrainingRun.open(config, fields_set)
+    # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
-    checkpointer = Checkpointer(
-        workdir,
-        keep=config.keep,
-        save_interval=config.save_every,
-        keep_every=config.keep_every,
-        timeout_s=config.distributed.timeout_s,
-    )
+    checkpointer = _open_checkpointer(config, workdir)
     state, position = _begin(run, checkpointer)
-    run = run.without_weights()
+    run = run.without_weights()  # the state holds them now; this frees the host's copy
     iters = run.recipe.config.iters
     console = Console()
     if processes.main:
@@ -92,7 +87,7 @@ def train(
         run_summary.report([workdir], workdir / run_summary.CURVES, console)
     step = int(state.step)
     if step < iters:
-        print(f"stopped at step {step}; the same command continues from there")
+        print(f"stopped at step {step}; the same command resumes from there")
         return STOPPED if stop.number == signal.SIGINT else 0
     beyond = f", {iters} of which were asked for" if step > iters else ""
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
@@ -100,6 +95,16 @@ def train(
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
         print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
     return 0
+
+
+def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:
+    return Checkpointer(
+        workdir,
+        keep=config.keep,
+        save_interval=config.save_every,
+        keep_every=config.keep_every,
+        timeout_s=config.distributed.timeout_s,
+    )
 
 
 def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str
 def _begin(
     run: TrainingRun, checkpointer: Checkpointer
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    """Returns the newest state of the workdir and its place in the data, or a fresh one."""
+    """Returns the newest state of the workdir and its position in the data, or a fresh one."""
     step = checkpointer.latest_step()
     if step is None:
         params = run.loaded.params if run.loaded else None
@@ -131,9 +136,10 @@ def _begin(
 def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool) -> Iterator[None]:
     """Holds the workdir for the duration of a run: its first process does.
 
-    A run that ends before it writes anything leaves no workdir that was not there.
+    A run that ends before it writes anything removes the workdir that it created.
     """
     with contextlib.ExitStack() as stack:
+        # The others wait for the first one's answer, so a problem is gathered, not raised at once.
         problem = None
         try:
             if not workdir.exists():
@@ -151,5 +157,5 @@ def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool
 
 
 def _remove_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):  # there is something in it
+    with contextlib.suppress(OSError):  # it is not empty
         folder.rmdir()

@@ -12,16 +12,16 @@ _CONFIG = "--config="
 
 
 def carried_over(argv: Sequence[str]) -> list[str]:
-    """A command line with X-VLA's flags as fields of the config.
+    """Returns a command line with X-VLA's flags as fields of the config.
 
-    Nothing is changed where ``--config`` is not ``configs/xvla_released.py``, so that flags of
-    these names stay unknown elsewhere.
+    Changes nothing unless ``--config`` is ``configs/xvla_released.py``, so that flags of these
+    names stay unknown elsewhere.
     """
     named = [text[len(_CONFIG) :] for text in argv if text.startswith(_CONFIG)]
     if not named or pathlib.Path(named[-1]).name != pathlib.Path(xvla_released.__file__).name:
         return list(argv)
-    found, rest = _parser().parse_known_args(list(argv))
-    fields = vars(found)
+    known, rest = _parser().parse_known_args(list(argv))
+    fields = vars(known)
     ours = [f"--workdir={folder}" for folder in (fields.pop("output_dir", None),) if folder]
     return [*rest, *ours, *(f"--config.{name}={_text(value)}" for name, value in fields.items())]
 

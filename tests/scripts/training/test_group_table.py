@@ -1,4 +1,4 @@
-"""The table of what learns, for every mode and for adapters."""
+"""Table of what trains, for every mode and for adapters."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _text(rows: list[GroupRow]) -> list[list[str]]:
 def _rows(**changes: Any) -> dict[str, GroupRow]:
     config = OptimizerConfig(schedule="xvla_release", iters=20, freeze_steps=5, last_layers=1)
     config = dataclasses.replace(config, **changes)
-    found = group_rows(_PARAMS, config, config.groups(tiny.CONFIG))
-    return {row.name: row for row in found}
+    rows = group_rows(_PARAMS, config, config.groups(tiny.CONFIG))
+    return {row.name: row for row in rows}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -67,7 +67,7 @@ def test_the_table_shows_the_schedule_as_it_is() -> None:
         ["vlm", "1,000,000", "1e-05", "1000"],
         ["heads", "23", "0.0001", "-"],
         ["base", "7", "0", "always"],
-        ["learning", "1,000,023", "", ""],
+        ["trained", "1,000,023", "", ""],
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a run begins with: its weights, its action space, and data that fit it."""
+"""Initial model of a run: its weights, its action space, and data that fit it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _config(*rows: str, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("mode", "real", "row", "found", "remedy"),
+    ("mode", "real", "row", "actions", "remedy"),
     [
         ("ee6d", 20, "JOINTS6", "6 channels of joints", "mode=auto and config.real_action_dim=6"),
         ("agibot_ee6d", 20, "JOINTS14", "14 channels of joints", "config.real_action_dim=14"),
@@ -84,14 +84,14 @@ def _config(*rows: str, **changes: Any) -> Any:
     ],
 )  # fmt: skip
 def test_data_of_another_action_space_are_refused(
-    base: Base, mode: str, real: int, row: str, found: str, remedy: str
+    base: Base, mode: str, real: int, row: str, actions: str, remedy: str
 ) -> None:
     config = _config(row, init_from=base(mode, real))
     with pytest.raises(ContractError) as caught:
         TrainingRun.open(config)
     text = str(caught.value)
     assert "\n" not in text
-    for part in (f"dataset {row.lower()!r}", found, f"action space {mode!r}", remedy):
+    for part in (f"dataset {row.lower()!r}", actions, f"action space {mode!r}", remedy):
         assert part in text, text
 
 
@@ -153,8 +153,8 @@ def test_a_relabelled_head_keeps_its_weights_and_no_contract_of_the_old_actions(
     assert tiny.equal(run.loaded.params, pretrained.load_checkpoint(base("ee6d")).params)
     item = run.model_item
     assert (item["config"]["action_mode"], item["config"]["real_action_dim"]) == ("auto", 6)
-    wanted = Contract(3, "auto", "none", 30.0, ("front", "wrist"), "measured")
-    assert [Contract.from_dict(raw) for raw in item["contracts"]] == [wanted]
+    contract = Contract(3, "auto", "none", 30.0, ("front", "wrist"), "measured")
+    assert [Contract.from_dict(raw) for raw in item["contracts"]] == [contract]
 
 
 @pytest.mark.parametrize(

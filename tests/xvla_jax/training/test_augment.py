@@ -55,7 +55,7 @@ def test_random_pictures_and_factors() -> None:
     np.testing.assert_array_equal(_run(jittered, images, factors, order), expected)
 
 
-def test_factors_whose_products_lie_beside_whole_numbers() -> None:
+def test_factors_whose_products_lie_beside_integers() -> None:
     rng = np.random.default_rng(1)
     ratios = [k / n for n in (5, 7, 17, 51, 85, 128, 255) for k in range(round(0.8 * n), 2 * n)]
     exact = np.array(ratios, np.float32)
@@ -83,7 +83,7 @@ def test_every_pair_of_numbers_blends_as_pillow_blends(factor: float) -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 224])
 def test_flat_white_and_uneven_pictures(side: int) -> None:
-    """Means at a half, the largest sum, and pictures that one pixel fills."""
+    """Means at a half, the largest sum, and images that one pixel fills."""
     rng = np.random.default_rng(2)
     flat = np.full((6, side, side, 3), 255, np.uint8)
     flat[1] = 0
@@ -98,11 +98,11 @@ def test_flat_white_and_uneven_pictures(side: int) -> None:
 
 
 def test_one_pixel_by_eye() -> None:
-    # grey is 0.299 * 200 + 0.587 * 100 = 118.5, rounded to 119; this picture's mean is the same
+    # grey is 0.299 * 200 + 0.587 * 100 = 118.5, rounded to 119; the mean of this image is the same
     images = np.array([[[[[200, 100, 0]]]] * 3], np.uint8)
     factors = np.where(np.eye(3) == 1, 0.8, 1.0).astype(np.float32)[None]
-    found = jittered(jnp.asarray(images), jnp.asarray(factors), jnp.asarray(ORDERS[None, :3]))
-    assert found[0, :, 0, 0].tolist() == [[160, 80, 0], [183, 103, 23], [183, 103, 23]]
+    pixels = jittered(jnp.asarray(images), jnp.asarray(factors), jnp.asarray(ORDERS[None, :3]))
+    assert pixels[0, :, 0, 0].tolist() == [[160, 80, 0], [183, 103, 23], [183, 103, 23]]
 
 
 def test_factors_of_one_change_nothing() -> None:
@@ -112,7 +112,7 @@ def test_factors_of_one_change_nothing() -> None:
 
 
 def collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
-    """A batch of eight samples of a row that jitters, three views of random pictures."""
+    """A batch of eight samples of a row that jitters, three views of random images."""
     rng = np.random.default_rng(4)
     row = dataset("agiworld-on-site-pour")
     assert row.augment == "jitter"
@@ -146,8 +146,8 @@ def test_a_batch_is_what_the_host_made_of_it() -> None:
         jitter = choose_jitter(samples[row], view, 6)
         factors, order = np.array(jitter.factors), np.array(jitter.order)
         expected[row, view] = pillow_jittered(batch["images"][row, view], factors, order)
-    found = jax.jit(jittered)(batch["images"], batch["jitter"], batch["jitter_order"])
-    np.testing.assert_array_equal(found, expected)
+    pixels = jax.jit(jittered)(batch["images"], batch["jitter"], batch["jitter_order"])
+    np.testing.assert_array_equal(pixels, expected)
     assert not np.array_equal(expected, batch["images"])
     plain, _ = collated(seed=None)
     assert (plain["jitter"] == 1).all()
@@ -157,16 +157,16 @@ def test_eight_devices_make_what_one_makes() -> None:
     rng = np.random.default_rng(5)
     factors, order = _draws(rng, (16, 2))
     host = {"images": _pictures(rng, (16, 2), 32), "jitter": factors, "jitter_order": order}
-    run, found = jax.jit(jittered), []
+    run, pixels = jax.jit(jittered), []
     for data, fsdp in ((1, 1), (2, 4)):
         placed = sharding.global_batch(host, tiny.mesh(data, fsdp))
-        found.append(np.asarray(run(*placed.values())))
+        pixels.append(np.asarray(run(*placed.values())))
         text = run.lower(*placed.values()).compile().as_text()
         assert text is not None
-        assert "all-" not in text, "a picture needs nothing of its neighbours"
+        assert "all-" not in text, "an image needs nothing of its neighbours"
         assert "callback" not in text
-    np.testing.assert_array_equal(*found)
-    np.testing.assert_array_equal(found[0], pillow_jittered(host["images"], factors, order))
+    np.testing.assert_array_equal(*pixels)
+    np.testing.assert_array_equal(pixels[0], pillow_jittered(host["images"], factors, order))
 
 
 def jitter_fields(size: int = 8) -> dict[str, np.ndarray]:
@@ -175,15 +175,15 @@ def jitter_fields(size: int = 8) -> dict[str, np.ndarray]:
 
 
 def _shown(batch: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What the train step hands to the loss: a sum of weighted pixels, and its random numbers."""
+    """Input of the loss in a train step: a sum of weighted pixels, and its random numbers."""
 
     def show(model: Any, params: Any, batch: Any, *, noise: Any, t: Any, rng: Any) -> Any:
         assert not {"images", "jitter", "jitter_order"} & set(batch)
         pixels = batch["pixels"]
         weights = jnp.arange(pixels.size, dtype=jnp.float32).reshape(pixels.shape) % 7
         drawn = {"noise": noise.sum(), "t": t.sum(), "dropout": jax.random.uniform(rng)}
-        told = {"pixels": params["w"] * (pixels * weights).sum()} | drawn
-        return {name: jnp.broadcast_to(value, t.shape) for name, value in told.items()}
+        terms = {"pixels": params["w"] * (pixels * weights).sum()} | drawn
+        return {name: jnp.broadcast_to(value, t.shape) for name, value in terms.items()}
 
     monkeypatch.setattr(flow, "sample_losses", show)
     state = tiny.ONE_WEIGHT.fresh({"w": jnp.ones(())}).replace(step=jnp.int32(3))

@@ -1,4 +1,4 @@
-"""Checkpoints: resumed bit for bit, on any mesh, whole or not at all."""
+"""Checkpoints: resumed bit for bit, on any mesh, complete or absent."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_another_mesh_gets_the_same_state(run: _Run) -> None:
     state, _ = _restore(run.workdir, abstract)
     assert tiny.equal(state, run.at_two)
     table = state.params["vlm"]["text_encoder"]["token_embedding"]
-    wanted = abstract.params["vlm"]["text_encoder"]["token_embedding"].sharding
-    assert table.sharding.is_equivalent_to(wanted, 2)
+    sharding = abstract.params["vlm"]["text_encoder"]["token_embedding"].sharding
+    assert table.sharding.is_equivalent_to(sharding, 2)
     assert {s.data.shape for s in table.addressable_shards} == {(51289, 4)}
 
 
@@ -140,9 +140,9 @@ def test_a_step_cut_off_while_written_is_not_seen(copied: Path) -> None:
     checkpointer = _open(copied)
     assert checkpointer.latest_step() == 2
     checkpointer.close()
-    found = find_step(copied)
-    assert found is not None
-    assert found.name == "2"
+    step = find_step(copied)
+    assert step is not None
+    assert step.name == "2"
 
 
 def test_a_step_with_a_missing_item_is_refused(copied: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_step_with_a_missing_item_is_refused(copied: Path) -> None:
         _restore(copied, tiny.abstract())
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -259,7 +259,7 @@ def test_only_saves_ask_for_the_position_and_count_as_blocking(tmp_path: Path) -
 def test_what_a_killed_run_left_unfinished_is_cleared_away(copied: Path) -> None:
     steps = copied / CHECKPOINTS
     shutil.copytree(steps / "2", steps / "4.orbax-checkpoint-tmp")
-    _save(copied, 6, _small_state())  # clearing away goes on in the background until then
+    _save(copied, 6, _small_state())  # the old files are removed in the background until then
     assert sorted(path.name for path in steps.iterdir()) == ["2", "6"]
 
 

@@ -1,4 +1,4 @@
-"""Processes that wait for, compare and tell each other; small programs without a model."""
+"""Processes that wait for each other, compare and report; small programs without a model."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def _run(
         )
         for index in range(started)
     ]
-    found = []
+    ended = []
     for process in running:
         try:
             output, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-        found.append((process.returncode, output))
-    return found
+        ended.append((process.returncode, output))
+    return ended
 
 
 def test_values_are_gathered_in_the_order_of_processes(tmp_path: Path) -> None:
     body = """for step in range(3):
-    found = processes.gather_json({"index": processes.index, "step": step}, "testing")
-    assert found == [{"index": i, "step": step} for i in range(3)], found
+    ended = processes.gather_json({"index": processes.index, "step": step}, "testing")
+    assert ended == [{"index": i, "step": step} for i in range(3)], ended
 processes.barrier("the end")
 processes.check_shared(folder)
 processes.check_same({"config": {"distributed": {"process_id": processes.index}}})
 print("passed", processes.main)"""
-    found = _run(body, tmp_path, count=3, started=3)
-    assert [status for status, _ in found] == [0, 0, 0], found
-    assert ["passed True" in output for _, output in found] == [True, False, False]
+    ended = _run(body, tmp_path, count=3, started=3)
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    assert ["passed True" in output for _, output in ended] == [True, False, False]
     assert not list(tmp_path.iterdir()), "the token is gone"
 
 
@@ -83,14 +83,14 @@ def test_a_process_that_never_starts_is_named(tmp_path: Path) -> None:
         assert "timed out task names:\n2\n" in output
 
 
-def test_differences_are_told_on_every_process(tmp_path: Path) -> None:
+def test_differences_are_reported_on_every_process(tmp_path: Path) -> None:
     body = """processes.check_same({"config": {"seed": processes.index, "keep": 2}})"""
     for status, output in _run(body, tmp_path):
         assert status != 0, "1, or JAX's own end when the other is gone first"
         assert "process 1 has config.seed = 1, process 0 0" in output
 
 
-def test_a_folder_that_is_not_shared_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_shared_is_refused(tmp_path: Path) -> None:
     body = """own = folder / str(processes.index)
 own.mkdir()
 processes.check_shared(own)"""
@@ -99,7 +99,7 @@ processes.check_shared(own)"""
         assert "is not the same folder on process 1 as on process 0" in output
 
 
-def test_a_failure_is_told_to_those_that_it_takes_along(tmp_path: Path) -> None:
+def test_a_failure_is_reported_to_the_others(tmp_path: Path) -> None:
     body = """from jax.experimental.multihost_utils import sync_global_devices
 sync_global_devices("the first step")
 if processes.index == 1:

@@ -70,9 +70,9 @@ def test_the_first_matching_row_wins() -> None:
     ],
 )
 def test_what_each_mode_trains(mode: str, sizes: dict[str, int]) -> None:
-    found = group_sizes(_PARAMS, _groups(mode))
-    assert sum(found.values()) == 154
-    assert {name: found[name] for name in sizes} == sizes
+    counts = group_sizes(_PARAMS, _groups(mode))
+    assert sum(counts.values()) == 154
+    assert {name: counts[name] for name in sizes} == sizes
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -83,7 +83,7 @@ def test_every_mode_covers_the_model_and_splits_it(mode: str) -> None:
     assert jax.tree.structure(join(learning, frozen)) == jax.tree.structure(params)
     sizes = group_sizes(params, groups)
     rest = sizes.get("rest", 0)
-    if mode != "last_layers":  # there a stack that learns in part is in the learning tree
+    if mode != "last_layers":  # there a stack of which some layers train is in the trained tree
         assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(frozen)) == rest
     assert learning
 

@@ -1,4 +1,4 @@
-"""How processes find each other, as far as the environment says."""
+"""Processes find each other by their config and environment; nothing is started here."""
 
 from __future__ import annotations
 

@@ -81,9 +81,9 @@ _PARAMS: dict[str, Any] = {
 )
 def test_schedules(schedule: str, group: str, table: dict[int, float]) -> None:
     config = dataclasses.replace(_RUN, schedule=schedule)
-    found = {step: float(learning_rates(step, config, _GROUPS)[group]) for step in table}
+    rates = {step: float(learning_rates(step, config, _GROUPS)[group]) for step in table}
     # the last digits of 49,999 lie between 1e-5 and its neighbour
-    assert found == pytest.approx(table, rel=2e-4, abs=1e-12)
+    assert rates == pytest.approx(table, rel=2e-4, abs=1e-12)
 
 
 @pytest.mark.parametrize(("flag", "schedule"), [(True, "xvla_cosine"), (False, "xvla_release")])
@@ -144,12 +144,12 @@ def test_waiting_groups_stand_still_but_count() -> None:
     np.testing.assert_allclose(params["vlm"]["w"], 2 - 1e-5 * 2, rtol=1e-7)
 
 
-@pytest.mark.parametrize(("limit", "wanted"), [(0.0, 0.4), (2.0, 0.1), (100.0, 0.4)])
-def test_clipping(limit: float, wanted: float) -> None:
+@pytest.mark.parametrize(("limit", "clipped"), [(0.0, 0.4), (2.0, 0.1), (100.0, 0.4)])
+def test_clipping(limit: float, clipped: float) -> None:
     """Eight gradients of 4 have norm 8 * sqrt 2; of the half-norm limit a quarter is left."""
     grads = jax.tree.map(lambda p: jnp.full_like(p, 2**0.5 * 2), _PARAMS)
     _, state = _step(dataclasses.replace(_RUN, max_grad_norm=limit), grads)
-    np.testing.assert_allclose(state[1].mu["vlm"]["w"], wanted * 2**-0.5, rtol=1e-6)
+    np.testing.assert_allclose(state[1].mu["vlm"]["w"], clipped * 2**-0.5, rtol=1e-6)
 
 
 def test_a_step_that_is_not_finite_leaves_the_state_alone() -> None:
@@ -173,17 +173,17 @@ def test_clipping_and_adam_give_the_numbers_of_optax() -> None:
     state, expected_state = ours.init(params), theirs.init(params)
     for scale in (0.01, 10.0, 3.0):  # below and above the norm that is clipped
         grads = jax.tree.map(lambda x: scale * x, params)  # noqa: B023
-        found, state = ours.update(
+        changes, state = ours.update(
             grads, state, params, norm=optax.tree.norm(grads), finite=jnp.array(True)
         )
         expected, expected_state = theirs.update(grads, expected_state, params)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(changes), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-6)
     assert jax.tree.structure(state) == jax.tree.structure(expected_state)
 
 
 def test_a_donated_state_is_updated_where_it_lies() -> None:
-    """Copies of the moments or of the gradients would be whole parameters of temporary memory."""
+    """A copy of moments or gradients would take as much temporary memory as all parameters."""
     size = 1 << 20
     params = {"transformer": {"blocks": {"w": jnp.zeros((size,))}}}
     optimizer = make_optimizer(_RUN, _GROUPS)

@@ -1,4 +1,4 @@
-"""What may change between a run and its continuation."""
+"""Fields that may change when a run is resumed, and those that may not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_field_of_a_config_has_a_row() -> None:
         ("from_scratch", True, Effect.NONE),
     ],
 )
-def test_a_change_is_told_or_refused(
+def test_a_change_is_logged_or_refused(
     field: str, value: Any, effect: Effect, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert effect_of(field) is effect
@@ -65,11 +65,11 @@ def test_a_change_is_told_or_refused(
     [record] = caplog.records
     assert f"config.{field} was" in record.message
     assert f"is now {value!r}" in record.message
-    wanted = logging.INFO if effect is Effect.NONE else logging.WARNING
-    assert record.levelno == wanted
+    level = logging.INFO if effect is Effect.NONE else logging.WARNING
+    assert record.levelno == level
 
 
-def test_all_refusals_are_told_at_once() -> None:
+def test_all_refusals_are_reported_at_once() -> None:
     with pytest.raises(ConfigError, match=r"batch_size: 8 saved, 4 now; config.seed: 0 saved"):
         check_resumed(_config(), _config(batch_size=4, seed=1))
 
@@ -101,7 +101,7 @@ def test_a_run_from_before_a_field_was_added_goes_on() -> None:
 
 
 def test_another_model_is_refused_by_field() -> None:
-    """As where config.init_from names a checkpoint of another action space on resuming."""
+    """Such as when config.init_from names a checkpoint of another action space on resuming."""
     check_same_model(tiny.CONFIG.to_dict(), tiny.CONFIG)
     other = dataclasses.replace(tiny.CONFIG, action_mode="auto", real_action_dim=6)
     message = "action_mode is 'auto' now and was 'ee6d'; real_action_dim is 6 now and was 20"

@@ -1,4 +1,4 @@
-"""What a train step depends on, and that it learns."""
+"""A train step is a function of state, batch and seed, and it reduces the loss."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_one_batch_is_learned() -> None:
 
 
 def _chances(monkeypatch: pytest.MonkeyPatch, *, seed: int, step: int) -> dict[str, Any]:
-    """Noise, times and the dropout key of a step, told by a loss that shows what it is given."""
+    """Noise, times and the dropout key of a step, from a loss that returns its inputs."""
 
     def show(
         model: Any, params: Any, batch: Mapping[str, Any], *, noise: Any, t: Any, rng: Any
     ) -> dict[str, jax.Array]:
         drawn = jax.random.uniform(rng)
-        told = {"noise": params["w"] * noise.sum(), "t": t.sum(), "dropout": drawn}
-        return {name: jnp.broadcast_to(value, t.shape) for name, value in told.items()}
+        terms = {"noise": params["w"] * noise.sum(), "t": t.sum(), "dropout": drawn}
+        return {name: jnp.broadcast_to(value, t.shape) for name, value in terms.items()}
 
     monkeypatch.setattr(flow, "sample_losses", show)
     state = tiny.ONE_WEIGHT.fresh({"w": jnp.ones(())}).replace(step=jnp.int32(step))
@@ -60,8 +60,8 @@ def _chances(monkeypatch: pytest.MonkeyPatch, *, seed: int, step: int) -> dict[s
 
 
 def test_chance_is_a_function_of_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _chances(monkeypatch, seed=0, step=0)
-    assert _chances(monkeypatch, seed=0, step=0) == found
+    chances = _chances(monkeypatch, seed=0, step=0)
+    assert _chances(monkeypatch, seed=0, step=0) == chances
     for seed, step in ((1, 0), (0, 1)):
         other = _chances(monkeypatch, seed=seed, step=step)
-        assert all(other[name] != found[name] for name in found)
+        assert all(other[name] != chances[name] for name in chances)

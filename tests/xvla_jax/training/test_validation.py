@@ -31,16 +31,16 @@ def _validation(sources: dict[str, list[dict[str, np.ndarray]]], **changes: Any)
         return {"l1": scale * batch["actions"]}
 
     options: dict[str, Any] = {"batch_size": 3, "every": 10, "present_views": 1, "seed": 0}
-    passes = {name: (lambda found=found: iter(found)) for name, found in sources.items()}
+    passes = {name: (lambda batches=batches: iter(batches)) for name, batches in sources.items()}
     return Validation(eval_step, lambda state: state.params, passes, **(options | changes))
 
 
 def test_samples_weigh_the_same_and_so_do_sources() -> None:
     sources = {"a": [_numbers(1, 2, 3), _numbers(10)], "b": [_numbers(5, 5, 5)]}
     state = TrainState(jnp.int32(0), 2.0, {}, {}, jnp.int32(0))
-    found = _validation(sources).measure(state, tiny.mesh(1, 1))
+    errors = _validation(sources).measure(state, tiny.mesh(1, 1))
     # the row that fills up the short batch three times counts once
-    assert found == {"val_l1/a": 2 * 16 / 4, "val_l1/b": 10.0, "val_l1": 9.0}
+    assert errors == {"val_l1/a": 2 * 16 / 4, "val_l1/b": 10.0, "val_l1": 9.0}
 
 
 def test_it_is_due_now_and_then_and_at_the_end() -> None:
@@ -51,7 +51,7 @@ def test_it_is_due_now_and_then_and_at_the_end() -> None:
 
 
 class _Seen:
-    """In place of the model: its context tells what it was shown."""
+    """In place of the model: its context holds its inputs."""
 
     config = tiny.CONFIG
 
@@ -65,7 +65,7 @@ def test_errors_are_between_true_actions_and_the_samplers(monkeypatch: pytest.Mo
 
     def sample(model: Any, params: Any, context: Any, *rest: Any, **options: Any) -> jax.Array:
         assert context["params"] is params
-        assert context["pixels"].dtype == jnp.float32, "pictures are normalised"
+        assert context["pixels"].dtype == jnp.float32, "images are normalised"
         assert options["steps"] == 4
         return params * options["noise"]
 
@@ -73,7 +73,7 @@ def test_errors_are_between_true_actions_and_the_samplers(monkeypatch: pytest.Mo
     batch: Any = tiny.batch(size=4)
     key = jax.random.key(7)
     model: Any = _Seen()
-    found = make_eval_step(model, tiny.PROCESSOR, steps=4)(2.0, batch, key)
+    errors = make_eval_step(model, tiny.PROCESSOR, steps=4)(2.0, batch, key)
     error = np.abs(2 * np.asarray(jax.random.normal(key, (4, 6, 20))) - batch["actions"])
     expected = {
         "l1": error.mean((1, 2)),
@@ -81,6 +81,6 @@ def test_errors_are_between_true_actions_and_the_samplers(monkeypatch: pytest.Mo
         "rotate6D": error[..., [*range(3, 9), *range(13, 19)]].mean((1, 2)),
         "gripper": error[..., [9, 19]].mean((1, 2)),
     }
-    assert set(found) == set(expected)
+    assert set(errors) == set(expected)
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(errors[name], values, rtol=1e-5, err_msg=name)
