@@ -62,7 +62,7 @@ def test_a_path_without_a_rule_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "fsdp", "found"), [(-1, 2, (4, 2)), (2, -1, (2, 4)), (8, 1, (8, 1)), (-1, 8, (1, 8))]
+    ("data", "fsdp", "actual"), [(-1, 2, (4, 2)), (2, -1, (2, 4)), (8, 1, (8, 1)), (-1, 8, (1, 8))]
 )
 def test_meshes(data: int, fsdp: int, actual: tuple[int, int]) -> None:
     mesh = make_mesh(data, fsdp)
