@@ -1,55 +1,74 @@
-"""Writes datasets as RLDS with a manifest, so that training reads them fast and anywhere.
+"""Writes datasets as RLDS with a manifest, so that training reads them fast and from anywhere.
 
 python -m scripts.build_rlds --data=NAME --root=SRC --out=DST --licence=TEXT [--workers=2]
 python -m scripts.build_rlds --recorded=FOLDER --out=DST --licence=TEXT
 
-NAME is a dataset, a mixture (each of its datasets is built) or a row of your own, module:ROW; what
-is built is read by the same name with DST as data folder. A run that was stopped goes on where it
+NAME is a dataset, a mixture (each of its datasets is built) or a row of your own, module:ROW; the
+result is read by the same name with DST as data folder. A run that was stopped continues where it
 was. The second form takes the .npz episodes of scripts.record_demos.
 """
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
-from data.writing.build import WorkerLostError, build
-from data.writing.plan import PictureRule
-from data.writing.publish import Written, read_json
-from data.writing.recorded import RECORDED, write_dataset
-from data.writing.shards import Request
 from eval.recording.demonstrations import LEDGER
-from scripts.terminal import count_progress, ends_clearly, episode_progress, quiet_libraries
-
-_DATA = flags.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
-_ROOT = flags.DEFINE_string("root", "", "Data folder of the source.")
-_RECORDED = flags.DEFINE_string("recorded", "", "Folder of recorded .npz episodes, or a pattern.")
-_RECORDED_AS = flags.DEFINE_enum(
-    "recorded_as", "libero_demos", sorted(RECORDED), "Name of the dataset of recorded episodes."
+from scripts.terminal import (
+    STOPPED,
+    Command,
+    UsageError,
+    count_progress,
+    episode_progress,
+    quiet_libraries,
 )
-_OUTSIDE = flags.DEFINE_bool("outside_root", False, "Files that a dataset names lie anywhere.")
-_READ_LIMIT = flags.DEFINE_float("read_limit_s", 1800, "For one read; then it ends; 0: none.")
-_OUT = flags.DEFINE_string("out", None, "Data folder of what is built.", required=True)
-_LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
-_SHARD_MB = flags.DEFINE_float("shard_mb", 256, "About the size of a shard file, MiB.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Side of stored pictures; 0: as they are.")
-_QUALITY = flags.DEFINE_integer("quality", 0, "JPEG quality of what is encoded; 0: PNG, exact.")
-_MAX_BAD = flags.DEFINE_integer("max_bad_episodes", 0, "To leave out, at most, of a dataset.")
 
-Row = tuple[str, Written, float]
+if TYPE_CHECKING:
+    from data.writing.publish import Written
+
+COMMAND = Command(__doc__, rows={"data": "data"})
+_DATA = COMMAND.DEFINE_string("data", "", "Dataset, mixture or module:ROW to build.")
+_ROOT = COMMAND.DEFINE_string("root", "", "Data folder of the source.")
+_RECORDED = COMMAND.DEFINE_string("recorded", "", "Folder of recorded .npz episodes, or a pattern.")
+_RECORDED_AS = COMMAND.DEFINE_enum(
+    "recorded_as", "libero_demos", ["libero", "libero_demos"], "Dataset of the recorded episodes."
+)
+_OUT = COMMAND.DEFINE_string("out", None, "Data folder to write to.", required=True)
+_LICENCE = COMMAND.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
+_OUTSIDE = COMMAND.DEFINE_bool(
+    "outside_root", False, "Allow files that a dataset names outside of --root."
+)
+_READ_LIMIT = COMMAND.DEFINE_float(
+    "read_limit_s", 1800, "Seconds after which a read ends the command; 0: none."
+)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Processes that read and write.", lower_bound=1)
+_SHARD_MB = COMMAND.DEFINE_float("shard_mb", 256, "About the size of a shard file, MiB.")
+_IMAGE_SIZE = COMMAND.DEFINE_integer(
+    "image_size", 0, "Side of stored images in px; 0: as in the source."
+)
+_QUALITY = COMMAND.DEFINE_integer(
+    "quality", 0, "JPEG quality of images that are encoded; 0: PNG, exact."
+)
+_MAX_BAD = COMMAND.DEFINE_integer(
+    "max_bad_episodes", 0, "Bad episodes of a dataset that may be left out."
+)
+
+Row = tuple[str, "Written", float]
 
 
 def _build_sources(console: Console, command: str) -> list[Row]:
-    rule = PictureRule(_IMAGE_SIZE.value, _QUALITY.value)
+    from data.writing.build import build
+    from data.writing.plan import ImageRule
+    from data.writing.shards import Request
+
+    rule = ImageRule(_IMAGE_SIZE.value, _QUALITY.value)
     rows: list[Row] = []
     for name, _ in mixture(_DATA.value):
         began = time.monotonic()
@@ -72,6 +91,9 @@ def _build_sources(console: Console, command: str) -> list[Row]:
 
 
 def _build_recorded(console: Console, command: str) -> list[Row]:
+    from data.writing.publish import read_json
+    from data.writing.recorded import write_dataset
+
     given = Path(_RECORDED.value)
     folder, pattern = (given, "*.npz") if given.is_dir() else (given.parent, given.name)
     paths = sorted(folder.glob(pattern))
@@ -98,7 +120,7 @@ def _build_recorded(console: Console, command: str) -> list[Row]:
 
 
 def results(rows: list[Row]) -> Table:
-    """What was built: a line for each source."""
+    """Returns a table with a line for each source."""
     table = Table()
     for heading in ("source", ""):
         table.add_column(heading, overflow="fold")
@@ -122,26 +144,27 @@ def results(rows: list[Row]) -> Table:
     return table
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    if bool(_RECORDED.value) == bool(_DATA.value and _ROOT.value):
+        raise UsageError("give either --data and --root, or --recorded")
+    from data.writing.build import WorkerLostError
+
     quiet_libraries()
     console = Console()
-    if len(argv) > 1 or bool(_RECORDED.value) == bool(_DATA.value and _ROOT.value):
-        raise app.UsageError("give either --data and --root, or --recorded, and nothing else")
-    command = shlex.join(["python", "-m", "scripts.build_rlds", *sys.argv[1:]])
     try:
-        rows = (_build_recorded if _RECORDED.value else _build_sources)(console, command)
+        rows = (_build_recorded if _RECORDED.value else _build_sources)(console, COMMAND.line)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return 130
+        console.print("stopped; the same command continues from here")
+        return STOPPED
     except (ValueError, OSError, WorkerLostError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
     console.print(results(rows))
-    for _, written, _ in rows:
-        console.print(f"{written.folder}", markup=False, soft_wrap=True)
+    for row in rows:
+        console.print(f"{row[1].folder}", markup=False, soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

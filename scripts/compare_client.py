@@ -1,12 +1,12 @@
-"""Why is my robot wrong? Replays recorded frames through a running server, stage by stage.
+"""Finds where a robot's client differs from training: recorded frames through a running server.
 
-python -m scripts.compare_client --dataset=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
+python -m scripts.compare_client --data=NAME --root=FOLDER --server=http://127.0.0.1:8010 \
     [--frames=8] [--client=MODULE:FUNCTION]
 
-The server must run with --inspect. FUNCTION is the robot's own code: it gets an observation as
-recorded (images as large as they were, RGB; instruction; proprio; domain_id) and returns what the
-robot would send of it. Without one the recorded observation is sent. Exit status 0 when every
-stage is what training saw, 1 when not, 2 where nothing could be compared.
+The server must run with --inspect. FUNCTION is the robot's own code: it gets a recorded observation
+(RGB images in their recorded size, instruction, proprio, domain_id) and returns the one that the
+robot would send. Without --client the recorded one is sent. Exit status: 0 if every stage equals
+training, 1 if one differs, 2 if nothing could be compared.
 """
 
 from __future__ import annotations
@@ -16,50 +16,45 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from data.faults import BadEpisodeError
 from data.rows.mixtures import mixture
-from data.sources import open_mixture
 from data.spec import load_named
-from data.stream.pipeline import recorded_frames
 from eval.client.transports import HttpTransport, RemoteError
 from eval.robot.compare_client import Finding
-from scripts.evaluation.client_stages import compare_frame, contract_finding
-from scripts.terminal import ends_clearly, quiet_libraries
-from xvla_jax.errors import XVLAError
-from xvla_jax.processor import Processor
+from scripts.terminal import Command, quiet_libraries
 
-_DATASET = flags.DEFINE_string(
-    "dataset", None, "Row of data/rows/*.py, or module:NAME.", required=True
-)
-_ROOT = flags.DEFINE_string("root", None, "Data folder.", required=True)
-_SERVER = flags.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
-_FRAMES = flags.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)
-_CLIENT = flags.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code.")
-_PROCESSOR = flags.DEFINE_string("processor_path", "", "Folder of another tokenizer.")
-_TIMEOUT = flags.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+COMMAND = Command(__doc__, rows={"data": "data"}, status=2)
+_DATA = COMMAND.DEFINE_string("data", None, "Row of data/rows/*.py, or module:ROW.", required=True)
+_ROOT = COMMAND.DEFINE_string("root", None, "Data folder.", required=True)
+_SERVER = COMMAND.DEFINE_string("server", None, "http://HOST:PORT of the server.", required=True)
+_FRAMES = COMMAND.DEFINE_integer("frames", 8, "Recorded frames.", lower_bound=1)
+_CLIENT = COMMAND.DEFINE_string("client", "", "MODULE:FUNCTION of the robot's code.")
+_PROCESSOR = COMMAND.DEFINE_string("processor", "", "Folder of another tokenizer.")
+_TIMEOUT = COMMAND.DEFINE_float("timeout_s", 60.0, "Longest wait for an answer.", lower_bound=0.1)
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+COMMAND.DEFINE_alias("dataset", "data")
+COMMAND.DEFINE_alias("processor_path", "processor")
 
 
 def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
-    """The table; whether every stage of every frame is the same. The first difference is marked."""
+    """Prints the table with the first difference marked; returns True where there is none."""
     stages: dict[str, list[str]] = {}
     for frame in findings:
         for finding in frame:
             stages.setdefault(finding.stage, []).append(finding.difference)
     table = Table(box=box.SIMPLE, title="What the model gets, against training")
-    for column in ("stage", "frames that differ", "what, in the first of them"):
+    for column in ("stage", "frames that differ", "difference in the first of them"):
         table.add_column(column)
-    first = next((stage for stage, told in stages.items() if any(told)), None)
-    for stage, told in stages.items():
-        wrong = [text for text in told if text]
+    first = next((stage for stage, texts in stages.items() if any(texts)), None)
+    for stage, texts in stages.items():
+        wrong = [text for text in texts if text]
         table.add_row(
             f"{stage}  <- first difference" if stage == first else stage,
-            f"{len(wrong)} of {len(told)}",
+            f"{len(wrong)} of {len(texts)}",
             wrong[0] if wrong else "same",
             style="bold red" if stage == first else None,
         )
@@ -68,14 +63,19 @@ def show(console: Console, findings: Iterable[list[Finding]]) -> bool:
 
 
 def run(console: Console) -> bool:
-    """Compares; whether all is the same.
+    """Compares and returns True where every stage equals training.
 
     Raises:
         ValueError, RemoteError, XVLAError, OSError: nothing could be compared.
     """
-    pairs = mixture(_DATASET.value)
+    from data.sources import open_mixture
+    from data.stream.pipeline import recorded_frames
+    from scripts.evaluation.client_stages import compare_frame, contract_finding
+    from xvla_jax.processor import Processor
+
+    pairs = mixture(_DATA.value)
     if len(pairs) != 1:
-        raise ValueError(f"--dataset={_DATASET.value} names {len(pairs)} datasets; one is compared")
+        raise ValueError(f"--data={_DATA.value} names {len(pairs)} datasets; one is compared")
     (source,) = open_mixture(pairs, _ROOT.value)
     client: Any = load_named(_CLIENT.value) if _CLIENT.value else lambda observation: observation
     token = os.environ.get("XVLA_TOKEN") or None
@@ -104,14 +104,14 @@ def run(console: Console) -> bool:
         console.print(frame.name, style="dim", markup=False)
         findings.append(compare_frame(server, client, frame, seed=_SEED.value))
     if len(findings) == 1:
-        raise ValueError(f"dataset {_DATASET.value} has no frames to compare")
+        raise ValueError(f"dataset {_DATA.value} has no frames to compare")
     return show(console, findings)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    from xvla_jax.errors import XVLAError
+
     console = Console()
     quiet_libraries()
     try:
@@ -122,4 +122,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main, status=2)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,10 +1,11 @@
-"""Converts a checkpoint: ``python -m scripts.convert_checkpoint SRC DST --layout=hf [--verify]``.
+"""Converts a checkpoint from any layout into another, and compares the two on request.
 
-SRC is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step), DST of the one that is
-asked for; it appears whole or not at all. ``--adapter`` merges a PEFT adapter into the weights.
-SRC may be the workdir of a LoRA run: it is merged into its base, and ``--layout=peft`` writes its
-adapter alone, for which the base is not needed.
-``--verify`` reads DST back and compares parameters, and actions from the same noise.
+python -m scripts.convert_checkpoint CHECKPOINT OUT --layout=hf [--verify] [--adapter=FOLDER]
+
+CHECKPOINT is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step); OUT appears
+complete or not at all. --adapter merges a PEFT adapter into the weights. The workdir of a LoRA run
+is merged into its base; --layout=peft writes its adapter alone, for which the base is not needed.
+--verify reads OUT back and compares parameters, and actions from the same noise.
 """
 
 from __future__ import annotations
@@ -12,44 +13,53 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
 from eval.files import write_json
 from scripts.terminal import (
     STOPPED,
+    Command,
     Termination,
+    UsageError,
     bytes_progress,
-    ends_clearly,
+    message,
     quiet_libraries,
-    said,
 )
-from xvla_jax.checkpoint_tools.convert_layout import (
-    SOURCE_DTYPE,
-    Conversion,
-    convert_checkpoint,
-    extract_adapter,
-    verify,
-)
-from xvla_jax.checkpoints.accounting import STORED
-from xvla_jax.errors import XVLAError
-from xvla_jax.pretrained import LAYOUTS, PEFT
-from xvla_jax.resizing import RESIZING
 
-_LAYOUT = flags.DEFINE_enum("layout", None, (*LAYOUTS, PEFT), "Layout of DST.", required=True)
-_DTYPE = flags.DEFINE_enum(
-    "dtype", SOURCE_DTYPE, (SOURCE_DTYPE, *STORED), "Type of DST's tensors (Orbax: float32)."
+if TYPE_CHECKING:
+    from xvla_jax.checkpoint_tools.convert_layout import Conversion
+
+_ADAPTER_ALONE = "peft"
+_LAYOUTS = ("hf", "lerobot-vendored", "lerobot-native", "orbax")
+
+COMMAND = Command(__doc__, positional=("checkpoint", "out"))
+_CHECKPOINT = COMMAND.DEFINE_string(
+    "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )
-_ADAPTER = flags.DEFINE_string("adapter", "", "PEFT folder to merge into the weights.")
-_RESIZE = flags.DEFINE_enum(
-    "resize", None, list(RESIZING), "How DST resizes images, where it is not to be as in SRC."
+_OUT = COMMAND.DEFINE_string("out", None, "Folder to write.", required=True)
+_LAYOUT = COMMAND.DEFINE_enum(
+    "layout", None, (*_LAYOUTS, _ADAPTER_ALONE), "Layout of OUT.", required=True
 )
-_DOMAIN = flags.DEFINE_integer("domain", None, "Of all observations in LeRobot's pipeline.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST, once the new one is whole.")
-_VERIFY = flags.DEFINE_bool("verify", False, "Read DST back and compare actions.")
-_REPORT = flags.DEFINE_string("report", "", "JSON file for the numbers, and what --verify found.")
+_DTYPE = COMMAND.DEFINE_enum(
+    "dtype",
+    "source",
+    ("source", "float32", "bfloat16", "float16"),
+    "Type of the tensors in OUT (Orbax: float32).",
+)
+_ADAPTER = COMMAND.DEFINE_string("adapter", "", "PEFT folder to merge into the weights.")
+_RESIZE = COMMAND.DEFINE_enum(
+    "resize",
+    None,
+    ("stretch", "pad", "linear", "none"),
+    "How OUT resizes images; as CHECKPOINT if not given.",
+)
+_DOMAIN = COMMAND.DEFINE_integer("domain", None, "Of all observations in LeRobot's pipeline.")
+_OVERWRITE = COMMAND.DEFINE_bool("overwrite", False, "Replace OUT once the new one is complete.")
+_VERIFY = COMMAND.DEFINE_bool("verify", False, "Read OUT back and compare actions.")
+_REPORT = COMMAND.DEFINE_string("report", "", "JSON file of the numbers, with those of --verify.")
 
 
 def _print(console: Console, done: Conversion) -> None:
@@ -71,10 +81,29 @@ def _print(console: Console, done: Conversion) -> None:
         )
 
 
-def _run(
+def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
+    console.print(
+        f"{verdict['parameters']:,} parameters read back, equal: {verdict['parameters_equal']}; "
+        f"{verdict['chunks_compared']} chunks from the same raw observations and noise, largest "
+        f"action difference {verdict['largest_action_difference']:g} of "
+        f"{verdict['largest_action']:.3g}"
+    )
+    for name, (ours, theirs) in verdict["preprocessing"].items():
+        console.print(
+            f"preprocessing, {name}: {ours!r} in CHECKPOINT, {theirs!r} in OUT", style="yellow"
+        )
+
+
+def _convert(
     source: pathlib.Path, target: pathlib.Path, console: Console, termination: Termination
 ) -> int:
-    if _LAYOUT.value == PEFT:
+    from xvla_jax.checkpoint_tools.convert_layout import (
+        convert_checkpoint,
+        extract_adapter,
+        verify,
+    )
+
+    if _LAYOUT.value == _ADAPTER_ALONE:
         _print(console, extract_adapter(source, target, overwrite=_OVERWRITE.value))
         return 0
     with bytes_progress(console, "converting") as progress:
@@ -91,40 +120,34 @@ def _run(
         )
     termination.check()
     _print(console, done)
-    found = verify(loaded, target, dtype=done.dtype) if _VERIFY.value else {}
+    verdict = verify(loaded, target, dtype=done.dtype) if _VERIFY.value else {}
     if _REPORT.value:
-        write_json(pathlib.Path(_REPORT.value), dataclasses.asdict(done) | found)
-    if not found:
+        write_json(pathlib.Path(_REPORT.value), dataclasses.asdict(done) | verdict)
+    if not verdict:
         return 0
-    console.print(
-        f"{found['parameters']:,} parameters read back, equal: {found['parameters_equal']}; "
-        f"{found['chunks_compared']} chunks from the same raw observations and noise, largest "
-        f"action difference {found['largest_action_difference']:g} of {found['largest_action']:.3g}"
-    )
-    for name, (ours, theirs) in found["preprocessing"].items():
-        console.print(f"preprocessing, {name}: {ours!r} in SRC, {theirs!r} in DST", style="yellow")
-    exact = done.rounded or not found["largest_action_difference"]
-    return 0 if found["parameters_equal"] and exact else 1
+    _print_verdict(console, verdict)
+    exact = done.rounded or not verdict["largest_action_difference"]
+    return 0 if verdict["parameters_equal"] and exact else 1
 
 
-def main(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 1 when anything is wrong or differs."""
-    if len(argv) != 3:
-        raise app.UsageError("SRC and DST are needed")
-    if _LAYOUT.value == PEFT and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
-        raise app.UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
+def main(_: list[str]) -> int:
+    """Returns the exit status: 0, or 1 when something fails or differs."""
+    if _LAYOUT.value == _ADAPTER_ALONE and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
+        raise UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
+    from xvla_jax.errors import XVLAError
+
     quiet_libraries()
-    console = Console()
+    console, source, target = Console(), pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUT.value)
     try:
         with Termination() as termination:
-            return _run(pathlib.Path(argv[1]), pathlib.Path(argv[2]), console, termination)
+            return _convert(source, target, console, termination)
     except (XVLAError, OSError) as error:
-        console.print(f"error: {said(error)}", style="bold red", markup=False, soft_wrap=True)
+        console.print(f"error: {message(error)}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print(f"stopped; {argv[2]} was not written", markup=False)
+        console.print(f"stopped; {target} was not written", markup=False)
         return STOPPED
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,27 +1,22 @@
-"""LIBERO's public demonstrations (HDF5, relative actions) -> RLDS with absolute actions.
+"""Converts LIBERO's public demonstrations (HDF5, relative actions) to RLDS with absolute actions.
 
-python -m scripts.convert_libero --hdf5=FOLDER --out=DATA --licence=TEXT [--workers=2] [--demos=N]
+python -m scripts.convert_libero --root=FOLDER --out=DATA --licence=TEXT [--episodes=N]
 
 FOLDER has SUITE/TASK_demo.hdf5. Every recording is replayed twice in simulation, see
-docs/converters.md; those that fail are left out and listed. The result is read as dataset row
-libero_rlds. What is done is kept in DATA/libero_conversion: the same command goes on after a stop.
+docs/converters.md; those that fail are left out and listed. The dataset is row libero_rlds.
+Converted recordings are kept in DATA/libero_conversion, so the same command resumes after a stop.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
-import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
-from data.writing.publish import Written, sha256_of
-from data.writing.recorded import write_dataset
 from eval.recording.libero_absolute import (
     CONVERTED,
     REPORT,
@@ -35,43 +30,32 @@ from eval.simulators.libero import task_index
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError, WorkerPool
 from eval.tasks.table import TASKS, TaskSpec
-from scripts.terminal import count_progress, ends_clearly, episode_progress, quiet_libraries
+from scripts.terminal import STOPPED, Command, count_progress, episode_progress, quiet_libraries
 
-
-def suites() -> dict[str, TaskSpec]:
-    """The rows of the task table that are a suite of LIBERO under its own name."""
-    return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
-
-
-def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
-    """The conversion of all recordings below `folder`, or of the first `demos` of each task."""
-    specs = suites()
-    files = find_libero_files(folder, tuple(specs))
-    recordings = [
-        Demonstration(file.suite, file.task, number, *read_libero_demo(file, number))
-        for file in files
-        for number in (file.demos[:demos] if demos else file.demos)
-    ]
-    sources = {f"{file.suite}/{file.path.name}": sha256_of(file.path) for file in files}
-    used = {file.suite: specs[file.suite] for file in files}
-    return Conversion(out, recordings, conversion_settings(sources, used))
+if TYPE_CHECKING:
+    from data.writing.publish import Written
 
 
 FOLDER = "libero_conversion"
 DATASET = "libero"  # storage of the row libero_rlds
 SHOWN = 20  # failures that are printed; the report has all
 
-_HDF5 = flags.DEFINE_string("hdf5", None, "Folder of the public files.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Data folder of what is written.", required=True)
-_LICENCE = flags.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-_DEMOS = flags.DEFINE_integer("demos", 0, "Recordings of each task; 0: all.", lower_bound=0)
+COMMAND = Command(__doc__)
+_ROOT = COMMAND.DEFINE_string("root", None, "Folder of the public files.", required=True)
+_OUT = COMMAND.DEFINE_string("out", None, "Data folder of the dataset.", required=True)
+_LICENCE = COMMAND.DEFINE_string("licence", None, "Terms of use, for the manifest.", required=True)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_EPISODES = COMMAND.DEFINE_integer("episodes", 0, "Recordings of each task; 0: all.", lower_bound=0)
+COMMAND.DEFINE_alias("hdf5", "root")
+COMMAND.DEFINE_alias("demos", "episodes")
 
 
 def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | None]:
-    """The report of the conversion, and the dataset of what was converted, if anything was."""
+    """Returns the report of the conversion, and the dataset if any recording was converted."""
     folder = pathlib.Path(_OUT.value) / FOLDER
-    conversion = open_conversion(pathlib.Path(_HDF5.value), folder, _DEMOS.value)
+    from data.writing.recorded import write_dataset
+
+    conversion = open_conversion(pathlib.Path(_ROOT.value), folder, _EPISODES.value)
     host = functools.partial(ConversionHost, suites(), task_index)
     with episode_progress(console, "replaying", 0) as show:
         report = conversion.run(lambda: WorkerPool(host, _WORKERS.value), show)
@@ -92,8 +76,30 @@ def convert(console: Console, command: str) -> tuple[dict[str, Any], Written | N
     return report, written
 
 
+def suites() -> dict[str, TaskSpec]:
+    """Returns the rows of the task table that are a suite of LIBERO under its own name."""
+    return {n: spec for n, spec in TASKS.items() if spec.benchmark == "libero" and n == spec.suite}
+
+
+def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conversion:
+    """Opens the conversion of all recordings below `folder`, or the first `demos` of each task."""
+    from data.readers.libero_hdf5 import find_libero_files, read_libero_demo
+    from data.writing.publish import sha256_of
+
+    specs = suites()
+    files = find_libero_files(folder, tuple(specs))
+    recordings = [
+        Demonstration(file.suite, file.task, number, *read_libero_demo(file, number))
+        for file in files
+        for number in (file.demos[:demos] if demos else file.demos)
+    ]
+    sources = {f"{file.suite}/{file.path.name}": sha256_of(file.path) for file in files}
+    used = {file.suite: specs[file.suite] for file in files}
+    return Conversion(out, recordings, conversion_settings(sources, used))
+
+
 def success_table(report: dict[str, Any]) -> Table:
-    """How many recordings of each suite came through."""
+    """Table of the recordings of each suite that were converted and dropped."""
     table = Table()
     for column in ("suite", "recordings", "converted", "dropped", "rate", "Wilson 95 %", "no-ops"):
         table.add_column(column, justify="left" if column == "suite" else "right")
@@ -112,7 +118,7 @@ def success_table(report: dict[str, Any]) -> Table:
 
 
 def print_failures(console: Console, report: dict[str, Any]) -> None:
-    """What was left out, and why."""
+    """Prints the recordings that were left out, with the reasons."""
     failed = {
         name: entry["outcome"]
         for name, entry in report["demos"].items()
@@ -124,18 +130,15 @@ def print_failures(console: Console, report: dict[str, Any]) -> None:
         console.print(f"  and {len(failed) - SHOWN} more, see {REPORT}", markup=False)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error or when nothing was converted, 130: Ctrl-C."""
     quiet_libraries()
     console = Console()
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    command = shlex.join(["python", "-m", "scripts.convert_libero", *sys.argv[1:]])
     try:
-        report, written = convert(console, command)
+        report, written = convert(console, COMMAND.line)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return 130
+        console.print("stopped; the same command resumes from here")
+        return STOPPED
     except (ValueError, OSError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
@@ -149,4 +152,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

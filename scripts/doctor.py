@@ -1,10 +1,10 @@
-"""Checks whether this machine can run the quickstart, and says what to do where it cannot.
+"""Checks that this machine can run the quickstart, and says how to repair what is missing.
 
-python -m scripts.doctor          a table; exit status 1 when something needed is broken
-python -m scripts.doctor --json   the same rows as JSON
+python -m scripts.doctor [--json]
+
+Exit status 1 when something that the quickstart needs is broken.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -20,15 +20,18 @@ from rich.table import Table
 
 from scripts.diagnostics import machine, packages
 from scripts.diagnostics.finding import Finding, broken
-from scripts.terminal import ends_clearly
+from scripts.terminal import Command
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "bold red"}
 
+COMMAND = Command(__doc__)
+_JSON = COMMAND.DEFINE_bool("json", False, "Print JSON instead of a table.")
+
 
 def examine() -> list[Finding]:
-    """Looks at everything, quick things first; takes about half a minute."""
+    """Checks everything, quick things first; takes about half a minute."""
     installed = packages.installed_versions()
     constraints = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
@@ -69,9 +72,9 @@ def _probe_findings() -> list[Finding]:
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-    """The findings for a terminal."""
+    """Returns the findings as a table."""
     table = Table(title="xvla_jax doctor")
-    for column in ("what", "found", "status", "what to do"):
+    for column in ("what", "here", "status", "what to do"):
         table.add_column(column, overflow="fold")
     for finding in findings:
         status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
@@ -79,13 +82,10 @@ def as_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def main(argv: Sequence[str]) -> int:
+def main(_: list[str]) -> int:
     """Prints the findings and returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    args = parser.parse_args(argv)
     findings = examine()
-    if args.json:
+    if _JSON.value:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         Console().print(as_table(findings))
@@ -93,4 +93,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ends_clearly(main)(sys.argv[1:]))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -2,16 +2,17 @@
 
 python -m scripts.evaluate --policy=CHECKPOINT --tasks=libero_spatial,libero_goal --episodes=50 \
     --out=FOLDER [--workers=2] [--shard=1/4] [--accept_renderer]
-python -m scripts.evaluate --task=quickstart --init_states=30:50 --out=FOLDER \
+python -m scripts.evaluate --tasks=quickstart --init_states=30:50 --out=FOLDER \
     --policy=trained=CHECKPOINT --policy=script=expert: [--task_ids=3,1,8] [--stop_early]
 
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
 `server` (its URL: server:http://HOST:PORT or ws://).
-Beside the expert, all are evaluated on the tasks that it has a plan for (eval/simulators/plans.py).
+Where the expert takes part, all are evaluated on the tasks that it has a plan for
+(eval/simulators/plans.py).
 
-An interrupted evaluation goes on with the same command. Shards are put together by
-scripts.merge_results; docs/receipts.md says how to read and compare what comes out.
+The same command resumes an interrupted evaluation. scripts.merge_results merges shards;
+docs/receipts.md explains how to read and compare the results.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
 from rich.console import Console
 
 from eval.client.transports import RemoteError
@@ -37,75 +37,76 @@ from eval.runs.shards import parse_shard
 from eval.runs.statistics import ALPHA
 from eval.simulators.preflight import versions
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import HELD_OUT_STATES, TASKS, episodes, task_spec
-from scripts.evaluation.entrants import (
-    EXPERT,
-    Entrant,
-    check_names,
-    common_tasks,
-    load,
-    parse_policy,
-    parse_task_ids,
-)
+from eval.tasks.table import episodes, evaluation_states, task_spec
 from scripts.evaluation.success_table import PAGE, print_tables
-from scripts.terminal import ends_clearly, episode_progress, quiet_libraries
-from xvla_jax.errors import XVLAError
-from xvla_jax.training.provenance import git_state
+from scripts.terminal import STOPPED, Command, UsageError, episode_progress, quiet_libraries
+
+if TYPE_CHECKING:
+    from scripts.evaluation.entrants import Entrant
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "One row of eval/tasks/.")
-_TASKS = flags.DEFINE_list("tasks", None, "Rows of eval/tasks/.")
-_EPISODES = flags.DEFINE_integer(
-    "episodes", None, "Of each task: its first initial states; all if not given.", lower_bound=1
+COMMAND = Command(__doc__, rows={"tasks": "tasks"})
+_TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
+_EPISODES = COMMAND.DEFINE_integer(
+    "episodes", None, "Of each task, from its first initial states.", lower_bound=1
 )
-_STATES = flags.DEFINE_string(
+_STATES = COMMAND.DEFINE_string(
     "init_states",
-    f"{HELD_OUT_STATES[0]}:{HELD_OUT_STATES[-1] + 1}",
-    "With --task: official initial states, first:end.",
+    None,
+    "Of one row: official initial states, first:end; default: all, but of the row quickstart those "
+    "that its demonstrations do not start from, 30:50.",
 )
-_TASK_IDS = flags.DEFINE_list(
-    "task_ids", None, "With --task: these tasks of the row's suite instead of the row's own."
+_TASK_IDS = COMMAND.DEFINE_list(
+    "task_ids", None, "Of one row: these tasks of its suite instead of the row's own."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of receipt, page and films.", required=True)
-_POLICIES = flags.DEFINE_multi_string("policy", None, "[NAME=][KIND:]FOLDER.", required=True)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-_SHARD = flags.DEFINE_string("shard", "1/1", "I/N: only this part of the episodes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
-_ACCEPT = flags.DEFINE_bool(
-    "accept_renderer", False, "Go on where the golden frame differs; noted in the receipt."
+_OUT = COMMAND.DEFINE_string("out", None, "Folder of receipt, page and films.", required=True)
+_POLICIES = COMMAND.DEFINE_multi_string("policy", None, "[NAME=][KIND:]FOLDER.", required=True)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_SHARD = COMMAND.DEFINE_string("shard", "1/1", "I/N: only this part of the episodes.")
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
+_ACCEPT = COMMAND.DEFINE_bool(
+    "accept_renderer", False, "Evaluate although the golden frame differs; noted in the receipt."
 )
-_RESTART = flags.DEFINE_bool("restart", False, "Forget finished episodes in --out.")
-_STOP = flags.DEFINE_bool("stop_early", False, "Compare two policies and stop when it is decided.")
-_FILM = flags.DEFINE_string(
+_RESTART = COMMAND.DEFINE_bool("restart", False, "Forget finished episodes in --out.")
+_STOP = COMMAND.DEFINE_bool(
+    "stop_early", False, "Compare two policies and stop when it is decided."
+)
+_FILM = COMMAND.DEFINE_string(
     "film", None, "Name of the policy to film: a success and a failure. The first one if not given."
 )
 
-flags.mark_flags_as_mutual_exclusive(("task", "tasks"), required=True)
-flags.mark_flags_as_mutual_exclusive(("tasks", "task_ids"))
+COMMAND.DEFINE_alias("task", "tasks")
+COMMAND.DEFINE_alias("checkpoint", "policy")
 
 
 def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
-    """Rows and their episodes: beside the expert, on the tasks that it has a plan for.
+    """Returns the rows and their episodes, beside the expert those that it has a plan for.
 
     Raises:
-        ValueError: a row or an initial state that is not there.
+        ValueError: there is no such row or initial state.
     """
+    from scripts.evaluation.entrants import common_tasks, parse_task_ids
+
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
-    for name in _TASKS.value or (_TASK.value or "",):
+    for name in _TASKS.value:
         spec = common_tasks(task_spec(name), entrants, task_ids)
-        first, _, end = _STATES.value.partition(":")
-        states = range(int(first), int(end))
-        if _TASKS.value or _EPISODES.value:
-            states = range(_EPISODES.value or spec.num_init_states)
-        plan = episodes(spec, init_states=states, seed=_SEED.value)
-        tasks.append(Task(spec, plan))
+        states = evaluation_states(spec)
+        if _EPISODES.value:
+            states = range(_EPISODES.value)
+        elif _STATES.value:
+            first, _, end = _STATES.value.partition(":")
+            states = range(int(first), int(end))
+        tasks.append(Task(spec, episodes(spec, init_states=states, seed=_SEED.value)))
     return tasks
 
 
 def run(console: Console) -> dict[str, Any]:
     """Evaluates all policies on the same episodes; writes the receipt and the page."""
+    from scripts.evaluation.entrants import EXPERT, check_names, load, parse_policy
+    from xvla_jax.training.provenance import git_state
+
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     entrants = [parse_policy(text) for text in _POLICIES.value]
@@ -133,10 +134,12 @@ def run(console: Console) -> dict[str, Any]:
     return receipt
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if len(_TASKS.value) > 1 and (_TASK_IDS.value or _STATES.value):
+        raise UsageError("--task_ids and --init_states are for one row in --tasks")
+    from xvla_jax.errors import XVLAError
+
     console = Console()
     quiet_libraries()
     # Films are encoded by a child process, which only executes ffmpeg.
@@ -145,8 +148,8 @@ def main(argv: list[str]) -> int:
     try:
         print_tables(console, run(console))
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on with the episodes that are left.")
-        return 130
+        console.print("stopped; the same command resumes with the episodes that are left.")
+        return STOPPED
     except (
         RemoteError,
         XVLAError,
@@ -162,4 +165,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

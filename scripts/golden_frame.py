@@ -1,15 +1,17 @@
-"""Stores the first frame of a task, to which evaluations are compared: eval/golden/.
+"""Stores or checks the golden frame of a task: its first image, in eval/golden/.
 
 python -m scripts.golden_frame --task=libero_spatial [--check]
+
+Evaluations compare the first image of their simulator with it before the first episode.
 """
 
 from __future__ import annotations
 
 import sys
 
-from absl import app, flags
 from rich.console import Console
 
+from eval.files import FileError
 from eval.runs.golden_frame import (
     FOLDER,
     GoldenFrameError,
@@ -21,32 +23,32 @@ from eval.runs.golden_frame import (
 from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import TASKS, task_spec
-from scripts.terminal import ends_clearly
+from eval.tasks.table import task_spec
+from scripts.terminal import Command
 
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks/.", required=True)
-_CHECK = flags.DEFINE_bool("check", False, "Compare only; store nothing.")
+COMMAND = Command(__doc__, rows={"task": "tasks"})
+_TASK = COMMAND.DEFINE_string("task", None, "Row of eval/tasks/.", required=True)
+_CHECK = COMMAND.DEFINE_bool("check", False, "Compare with the stored frame; store nothing.")
+COMMAND.DEFINE_alias("tasks", "task")
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, or 1 where the frame differs or cannot be rendered."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     console, spec = Console(), task_spec(_TASK.value)
     try:
         with simulator_pool(spec, 1) as pool:
             if _CHECK.value:
-                _, verdict = check_simulator(pool, spec, FOLDER, accept=False)
+                verdict = check_simulator(pool, spec, FOLDER, accept=False)[1]
                 console.print(f"{spec.name}: {verdict.state}", markup=False)
             else:
-                _, frame = first_frame(pool, spec)
+                frame = first_frame(pool, spec)[1]
                 save_frame(FOLDER, frame_name(spec), frame)
                 console.print(f"stored {FOLDER / frame_name(spec)}", markup=False)
-    except (GoldenFrameError, SimulatorSetupError, WorkerError) as error:
+    except (FileError, GoldenFrameError, SimulatorSetupError, WorkerError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,9 +1,10 @@
-"""Success against latency: a clock that goes on while the policy thinks. docs/control.md has more.
+"""Measures success against latency, with a clock that keeps running while the policy computes.
 
 python -m scripts.latency_curve --task=quickstart --policy=NAME=FOLDER --out=FOLDER \
     [--latencies=0,2,4,8,12] [--strategy=blocking:30 --strategy=inpaint:10] [--init_states=30:50]
 
-A strategy is NAME:HORIZON, actions of a chunk that are carried out before the next is asked for.
+A strategy is NAME:HORIZON, actions of a chunk that are carried out before the next query.
+docs/control.md explains the strategies and the table.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import app, flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,62 +25,37 @@ from eval.robot.realtime import STRATEGIES, ChunkStream, Timing
 from eval.runs.latency import WorkerWorld, curve, draw_curve
 from eval.runs.rollout import query_seed
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import HELD_OUT_STATES, TASKS, TaskSpec, episodes, task_contract, task_spec
-from scripts.evaluation.entrants import load, parse_policy
-from scripts.terminal import ends_clearly, quiet_libraries
-from xvla_jax.errors import XVLAError
+from eval.tasks.table import HELD_OUT_STATES, TaskSpec, episodes, task_contract, task_spec
+from scripts.terminal import STOPPED, Command, quiet_libraries
 
 _ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody
 
 
-def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
-    """Streams of NAME:HORIZON on a row of the task table.
-
-    Raises:
-        ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
-    """
-    name, _, horizon = text.partition(":")
-    executed = spec.client.executed
-    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= executed:
-        raise ValueError(
-            f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
-            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
-        )
-    timing = Timing(
-        horizon=int(horizon),
-        stride=spec.client.stride,
-        feedback_channels=spec.client.feedback_channels,
-        rotation_layout=spec.client.rotation,
-        arms=_ARMS,
-    )
-    relative = task_contract(spec)["relative_channels"]
-    make = functools.partial(
-        ChunkStream, STRATEGIES[name], timing, relative_channels=tuple(relative)
-    )
-    make()  # refuses here what no episode could use
-    return make
-
-
-_TASK = flags.DEFINE_enum("task", None, sorted(TASKS), "Row of eval/tasks/.", required=True)
-_POLICY = flags.DEFINE_string("policy", None, "NAME=[KIND:]FOLDER.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder of latency.json and latency.png.", required=True)
-_LATENCIES = flags.DEFINE_list("latencies", ["0", "2", "4", "8", "12"], "Control steps.")
-_STRATEGIES = flags.DEFINE_multi_string(
+COMMAND = Command(__doc__, rows={"task": "tasks"})
+_TASK = COMMAND.DEFINE_string("task", None, "Row of eval/tasks/.", required=True)
+_POLICY = COMMAND.DEFINE_string("policy", None, "NAME=[KIND:]FOLDER.", required=True)
+_OUT = COMMAND.DEFINE_string("out", None, "Folder of latency.json and latency.png.", required=True)
+_LATENCIES = COMMAND.DEFINE_list("latencies", ["0", "2", "4", "8", "12"], "Control steps.")
+_STRATEGIES = COMMAND.DEFINE_multi_string(
     "strategy",
     ["blocking:30", "switch:10", "ensemble:10", "inpaint:10"],
     f"NAME:HORIZON; names are {', '.join(STRATEGIES)}.",
 )
-_STATES = flags.DEFINE_string(
+_STATES = COMMAND.DEFINE_string(
     "init_states",
     f"{HELD_OUT_STATES[0]}:{HELD_OUT_STATES[-1] + 1}",
     "Official initial states, first:end.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+COMMAND.DEFINE_alias("tasks", "task")
+COMMAND.DEFINE_alias("checkpoint", "policy")
 
 
 def run(console: Console) -> dict[str, Any]:
-    """Measures every cell; returns the record."""
+    """Measures every cell and returns the record."""
+    from scripts.evaluation.entrants import load, parse_policy
+
     spec = task_spec(_TASK.value)
     latencies = [int(text) for text in _LATENCIES.value]
     streams = {text: stream_maker(text, spec) for text in _STRATEGIES.value}
@@ -117,8 +92,36 @@ def run(console: Console) -> dict[str, Any]:
     }
 
 
+def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
+    """Returns a maker of streams of NAME:HORIZON on a row of the task table.
+
+    Raises:
+        ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
+    """
+    name, _, horizon = text.partition(":")
+    executed = spec.client.executed
+    if name not in STRATEGIES or not horizon.isdigit() or not 1 <= int(horizon) <= executed:
+        raise ValueError(
+            f"--strategy={text}: NAME:HORIZON is expected, with NAME one of "
+            f"{', '.join(STRATEGIES)} and HORIZON 1 .. {executed}"
+        )
+    timing = Timing(
+        horizon=int(horizon),
+        stride=spec.client.stride,
+        feedback_channels=spec.client.feedback_channels,
+        rotation_layout=spec.client.rotation,
+        arms=_ARMS,
+    )
+    relative = task_contract(spec)["relative_channels"]
+    make = functools.partial(
+        ChunkStream, STRATEGIES[name], timing, relative_channels=tuple(relative)
+    )
+    make()  # raises here rather than in the first episode
+    return make
+
+
 def show(console: Console, record: Mapping[str, Any]) -> None:
-    """The table: a line for each strategy, a column for each latency."""
+    """Prints the table: a line for each strategy, a column for each latency."""
     hz = record["control_hz"]
     table = Table(
         title=f"Success on {record['task']} by latency in control steps of {1000 / hz:.0f} ms",
@@ -135,17 +138,17 @@ def show(console: Console, record: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    from xvla_jax.errors import XVLAError
+
     console = Console()
     quiet_libraries()
     try:
         record = run(console)
     except KeyboardInterrupt:
         console.print("stopped; nothing was written")
-        return 130
+        return STOPPED
     except (XVLAError, WorkerError, ValueError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
@@ -164,4 +167,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,9 +1,9 @@
-"""One receipt of the shards of an evaluation, and its page.
+"""Merges the shards of an evaluation into one receipt and its page.
 
 python -m scripts.merge_results FOLDER FOLDER ... --out=FOLDER
 
-Folders are those of scripts.evaluate --shard=I/N; receipts themselves (results.json) will do too.
-Films stay where they are.
+Each FOLDER is the --out of scripts.evaluate --shard=I/N, or the results.json in it. Films stay in
+those folders.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from absl import app, flags
 from rich.console import Console
 
-from eval.files import write_json
+from eval.files import FileError, write_json
 from eval.pages.evaluation import write_evaluation_page
-from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
 from eval.runs.shards import MergeError, merge_receipts
 from scripts.evaluation.success_table import PAGE, print_tables
-from scripts.terminal import ends_clearly
+from scripts.terminal import Command, UsageError
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the receipt and page of all.", required=True)
+COMMAND = Command(__doc__, more=True)
+_OUT = COMMAND.DEFINE_string(
+    "out", None, "Folder of the merged receipt and its page.", required=True
+)
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
-    if len(argv) < 2:
-        raise app.UsageError("name the folders of the shards")
+    if not arguments:
+        raise UsageError("name the folders of the shards")
     console, out = Console(), pathlib.Path(_OUT.value)
     try:
-        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in argv[1:]])
-    except (ReceiptError, MergeError) as error:
+        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in arguments])
+    except (FileError, MergeError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     out.mkdir(parents=True, exist_ok=True)
@@ -43,4 +45,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,15 +1,15 @@
-"""Soft prompts as things of their own: what a checkpoint has, and domains in and out of it.
+"""Lists the domains of a checkpoint; adds, exports and imports them with their soft prompts.
 
-python -m scripts.prompt list CKPT
-python -m scripts.prompt add CKPT DST --domain=ID --from=ID|nearest|fresh --rate=HZ
+python -m scripts.prompt list CHECKPOINT
+python -m scripts.prompt add CHECKPOINT OUT --domain=ID --from=ID|nearest|fresh --rate_hz=HZ
     --rotation=LAYOUT --views=NAME,NAME --proprio=KIND [--name=TEXT]
-python -m scripts.prompt export CKPT FILE --domain=ID
-python -m scripts.prompt import CKPT FILE DST --domain=ID [--overwrite]
+python -m scripts.prompt export CHECKPOINT FILE --domain=ID
+python -m scripts.prompt import CHECKPOINT FILE OUT --domain=ID [--overwrite]
 
-CKPT is of any layout, DST a new checkpoint of the same; it appears whole or not at all. FILE is a
-safetensors file with the prompt, its projections and its action contract. A domain copied from one
-that has a contract takes over what is not given. Of the weights only the tables of domains are
-held in memory.
+CHECKPOINT is of any layout, OUT a new checkpoint of the same layout, which appears complete or not
+at all. FILE is a safetensors file with the prompt, its projections and its action contract. A
+domain that is copied from one with a contract has the same contract, apart from the flags given. Of
+the weights only the tables of domains are held in memory.
 """
 
 from __future__ import annotations
@@ -18,33 +18,57 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
 from data.rows.table import DATASETS
 from data.spec import DatasetSpec
-from scripts.terminal import bytes_progress, ends_clearly, quiet_libraries
-from xvla_jax.actions import action_space, misfit
-from xvla_jax.checkpoint_tools import domains
-from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE, describe
-from xvla_jax.checkpoint_tools.domains import Domain
-from xvla_jax.checkpoints.accounting import STORED
-from xvla_jax.checkpoints.folders import check_target
-from xvla_jax.contract import Contract
-from xvla_jax.errors import ConfigError, XVLAError
-from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
+from scripts.terminal import Command, UsageError, bytes_progress, quiet_libraries
+
+if TYPE_CHECKING:
+    from xvla_jax.checkpoint_tools.domains import Domain
+    from xvla_jax.contract import Contract
+    from xvla_jax.pretrained import Pretrained
 
 _UNKNOWN = "?"
 
+COMMAND = Command(__doc__, more=True)
+# the paths, where they are not given as arguments
+COMMAND.DEFINE_string("checkpoint", None, "CHECKPOINT, as a flag.")
+COMMAND.DEFINE_string("file", None, "FILE, as a flag.")
+COMMAND.DEFINE_string("out", None, "OUT, as a flag.")
+_DOMAIN = COMMAND.DEFINE_integer("domain", None, "Domain id: row of the tables.")
+_FROM = COMMAND.DEFINE_string("from", "", "What to copy: a domain id, nearest, or fresh.")
+_RATE = COMMAND.DEFINE_float("rate_hz", None, "Actions of a chunk per second.", lower_bound=0)
+_ROTATION = COMMAND.DEFINE_enum(
+    "rotation", None, ["interleaved", "contiguous", "none"], "Layout of 6-D rotations."
+)
+_VIEWS = COMMAND.DEFINE_list(
+    "views", None, "Cameras in the order of the slots, the main one first."
+)
+_PROPRIO = COMMAND.DEFINE_enum(
+    "proprio", None, ["measured", "commanded", "zero"], "State that the policy gets."
+)
+_RELATIVE = COMMAND.DEFINE_list("relative", None, "Channels of the action relative to proprio.")
+_NAME = COMMAND.DEFINE_string("name", "", "A name for the domain, for the list.")
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of --from=fresh.", lower_bound=0)
+_OVERWRITE = COMMAND.DEFINE_bool("overwrite", False, "Replace a domain that is in use.")
+_DTYPE = COMMAND.DEFINE_enum(
+    "dtype",
+    "source",
+    ["source", "float32", "bfloat16", "float16"],
+    "Type of the tensors in OUT.",
+)
+COMMAND.DEFINE_alias("rate", "rate_hz")
+
 
 def domain_table(domains: Sequence[Domain], datasets: Iterable[DatasetSpec]) -> Table:
-    """One line for each domain.
+    """Returns a table with a line for each domain.
 
     Names are the domain's own, or in brackets those of the dataset rows that use its id: X-VLA's
-    checkpoints count domains so, others need not.
+    checkpoints number domains like these rows, others may not.
     """
     rows: dict[int, list[str]] = {}
     for row in datasets:
@@ -55,9 +79,9 @@ def domain_table(domains: Sequence[Domain], datasets: Iterable[DatasetSpec]) -> 
     for domain in domains:
         contract = domain.contract
         own = domain.note.get("name") or ""
-        said = [_UNKNOWN] * 4
+        conventions = [_UNKNOWN] * 4
         if contract is not None:
-            said = [
+            conventions = [
                 f"{contract.anchor_hz:g}",
                 contract.rotation_layout,
                 ", ".join(contract.views),
@@ -67,36 +91,26 @@ def domain_table(domains: Sequence[Domain], datasets: Iterable[DatasetSpec]) -> 
         table.add_row(
             str(domain.domain_id),
             own or (f"({names})" if names else ""),
-            *said,
+            *conventions,
             f"{domain.prompt_norm:.3f}",
             "trained" if domain.trained else "initial",
         )
     return table
 
 
-_DOMAIN = flags.DEFINE_integer("domain", None, "Domain id: row of the tables.")
-_FROM = flags.DEFINE_string("from", "", "What to copy: a domain id, nearest, or fresh.")
-_RATE = flags.DEFINE_float("rate", None, "Actions of a chunk per second, Hz.", lower_bound=0)
-_ROTATION = flags.DEFINE_enum(
-    "rotation", None, ["interleaved", "contiguous", "none"], "Layout of 6-D rotations."
-)
-_VIEWS = flags.DEFINE_list("views", None, "Cameras in the order of the slots, the main one first.")
-_PROPRIO = flags.DEFINE_enum(
-    "proprio", None, ["measured", "commanded", "zero"], "What the policy is told of its state."
-)
-_RELATIVE = flags.DEFINE_list("relative", None, "Channels of the action relative to proprio.")
-_NAME = flags.DEFINE_string("name", "", "A name for the domain, for the list.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of --from=fresh.", lower_bound=0)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a domain that is in use.")
-_DTYPE = flags.DEFINE_enum("dtype", SOURCE_DTYPE, (SOURCE_DTYPE, *STORED), "Type of DST's tensors.")
-
-
 def _list(console: Console, checkpoint: str) -> None:
+    from xvla_jax.checkpoint_tools import domains
+    from xvla_jax.pretrained import load_checkpoint
+
     loaded = load_checkpoint(checkpoint, stored=True)
     console.print(domain_table(domains.survey(loaded), DATASETS.values()))
 
 
 def _add(console: Console, checkpoint: str, target: str) -> None:
+    from xvla_jax.checkpoint_tools import domains
+    from xvla_jax.checkpoints.folders import check_target
+    from xvla_jax.pretrained import load_checkpoint
+
     check_target(target, source=checkpoint)
     loaded, domain_id = load_checkpoint(checkpoint, stored=True), _domain()
     chosen = _FROM.value
@@ -113,7 +127,7 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
             known = loaded.contracts.get(source)
             contract = _contract(loaded, domain_id, known.to_dict() if known else {})
         else:
-            raise ConfigError(f"--from={chosen}; a domain id, nearest or fresh is needed")
+            raise UsageError(f"--from={chosen}; a domain id, nearest or fresh is needed")
         rows, origin = domains.read_rows(loaded, source), {"copied_from": source}
     changed = domains.with_domain(
         loaded,
@@ -127,15 +141,22 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
 
 
 def _export(console: Console, checkpoint: str, file: str) -> None:
+    from xvla_jax.checkpoint_tools import domains
+    from xvla_jax.pretrained import load_checkpoint
+
     loaded = load_checkpoint(checkpoint, stored=True)
     domain = domains.export_domain(loaded, _domain(), source=checkpoint)
     domains.write_domain(file, domain)
     size = pathlib.Path(file).stat().st_size
-    said = "with its contract" if domain.contract else "without a contract: the source has none"
-    console.print(f"{file}: domain {_domain()}, {size / 1e3:,.0f} kB, {said}", markup=False)
+    note = "with its contract" if domain.contract else "without a contract: the source has none"
+    console.print(f"{file}: domain {_domain()}, {size / 1e3:,.0f} kB, {note}", markup=False)
 
 
 def _import(console: Console, checkpoint: str, file: str, target: str) -> None:
+    from xvla_jax.checkpoint_tools import domains
+    from xvla_jax.checkpoints.folders import check_target
+    from xvla_jax.pretrained import load_checkpoint
+
     check_target(target, source=checkpoint)
     domain, loaded = domains.read_domain(file), load_checkpoint(checkpoint, stored=True)
     domains.check_same_shape(domain, loaded.config)
@@ -156,7 +177,10 @@ def _import(console: Console, checkpoint: str, file: str, target: str) -> None:
 
 
 def _save(console: Console, loaded: Pretrained, checkpoint: str, target: str) -> None:
-    dtype = loaded.stored_dtype if _DTYPE.value == SOURCE_DTYPE else _DTYPE.value
+    from xvla_jax.checkpoint_tools.convert_layout import describe
+    from xvla_jax.pretrained import save_pretrained
+
+    dtype = loaded.stored_dtype if _DTYPE.value == "source" else _DTYPE.value
     with bytes_progress(console, "writing") as progress:
         rounded = save_pretrained(
             target,
@@ -180,7 +204,11 @@ def _save(console: Console, loaded: Pretrained, checkpoint: str, target: str) ->
 
 
 def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> Contract:
-    """From the flags, over what is known of the domain that is copied."""
+    """Returns a contract from the flags, over the fields of the domain that is copied."""
+    from xvla_jax.actions import action_space, misfit
+    from xvla_jax.contract import Contract
+    from xvla_jax.errors import ConfigError
+
     given = {
         "rotation_layout": _ROTATION.value,
         "anchor_hz": _RATE.value,
@@ -194,7 +222,7 @@ def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> C
     missing = [name for name in required if name not in fields]
     if missing:
         raise ConfigError(
-            f"the new domain's {', '.join(missing)} must be given (--rate, --rotation, --views, "
+            f"the new domain's {', '.join(missing)} must be given (--rate_hz, --rotation, --views, "
             "--proprio): nothing here says what its robot's numbers mean"
         )
     space = action_space(loaded.config)
@@ -215,29 +243,34 @@ def _contract(loaded: Pretrained, domain_id: int, known: Mapping[str, Any]) -> C
 
 def _domain() -> int:
     if _DOMAIN.value is None:
-        raise ConfigError("--domain=ID is needed")
+        raise UsageError("--domain=ID is needed")
     return _DOMAIN.value
 
 
-# Command -> what it takes, and what does it.
-_COMMANDS: dict[str, tuple[str, Callable[..., None]]] = {
-    "list": ("CKPT", _list),
-    "add": ("CKPT DST", _add),
-    "export": ("CKPT FILE", _export),
-    "import": ("CKPT FILE DST", _import),
+# action -> (its arguments, its function)
+_ACTIONS: dict[str, tuple[str, Callable[..., None]]] = {
+    "list": ("CHECKPOINT", _list),
+    "add": ("CHECKPOINT OUT", _add),
+    "export": ("CHECKPOINT FILE", _export),
+    "import": ("CHECKPOINT FILE OUT", _import),
 }
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 when nothing was written."""
-    takes, run = _COMMANDS.get(argv[1] if len(argv) > 1 else "", ("", None))
-    if run is None or len(argv) - 2 != len(takes.split()):
-        usage = "; ".join(f"{name} {takes}" for name, (takes, _) in _COMMANDS.items())
-        raise app.UsageError(f"one of these is needed: {usage}")
+    action, *paths = arguments or [""]
+    takes, run = _ACTIONS.get(action, ("", None))
+    names = takes.split()
+    paths = paths or [COMMAND.flags[name.lower()].value for name in names]
+    if run is None or len(paths) != len(names) or None in paths:
+        usage = "; ".join(f"{name} {takes}" for name, (takes, _) in _ACTIONS.items())
+        raise UsageError(f"one of these is needed: {usage}")
+    from xvla_jax.errors import XVLAError
+
     quiet_libraries()
     console = Console()
     try:
-        run(console, *argv[2:])
+        run(console, *paths)
     except (XVLAError, OSError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
@@ -245,4 +278,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

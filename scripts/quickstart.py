@@ -1,9 +1,9 @@
-"""The whole path, small but real: record, write RLDS, train, export, evaluate, report.
+"""Runs the complete path on a small model: record, write RLDS, train, export, evaluate, report.
 
-python -m scripts.quickstart [--workdir=outputs/quickstart]
+python -m scripts.quickstart [--workdir=outputs/quickstart] [--demonstrations=64] [--iters=500]
 
-Every stage is a command of its own, and is shown before it runs. A stage that was completed with
-the same command is skipped, an interrupted one goes on where it stopped.
+Every stage is a command, which is shown before it runs. A stage that was completed with the same
+command is skipped, an interrupted one continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
 from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, is_complete, read_ledger, run_stage, stages
 from scripts.evaluation.success_table import print_tables
-from scripts.terminal import ends_clearly
+from scripts.terminal import Command
 
-_WORKDIR = flags.DEFINE_string("workdir", "outputs/quickstart", "Folder of everything.")
-_DEMONSTRATIONS = flags.DEFINE_integer("demonstrations", 64, "To record.", lower_bound=1)
-_ITERS = flags.DEFINE_integer("iters", 500, "Training steps.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of recording, training and evaluation.", lower_bound=0)
+COMMAND = Command(__doc__)
+_WORKDIR = COMMAND.DEFINE_string("workdir", "outputs/quickstart", "Folder of all outputs.")
+_DEMONSTRATIONS = COMMAND.DEFINE_integer("demonstrations", 64, "Episodes to record.", lower_bound=1)
+_ITERS = COMMAND.DEFINE_integer("iters", 500, "Training steps.", lower_bound=1)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of all stages.", lower_bound=0)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status of the first stage that fails, else 0."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     console = Console()
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -41,7 +39,7 @@ def main(argv: list[str]) -> int:
         workers=_WORKERS.value,
         seed=_SEED.value,
     )
-    stale = False  # what follows a stage that ran anew has to run anew
+    stale = False  # after a stage that ran, all later ones run again
     for stage in table:
         if not stale and is_complete(stage, workdir):
             console.print(f"[bold]{stage.name}[/]: done before")
@@ -51,7 +49,7 @@ def main(argv: list[str]) -> int:
         if status:
             console.print(
                 f"stage {stage.name!r} ended with status {status}; "
-                "the same command goes on from here",
+                "the same command continues from here",
                 style="bold red",
                 markup=False,
             )
@@ -68,4 +66,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

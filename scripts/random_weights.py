@@ -70,7 +70,7 @@ _INITIALISERS: Final[tuple[tuple[str, Callable[..., np.ndarray]], ...]] = (
 
 
 def draw(seed: int, name: str, shape: Shape) -> np.ndarray:
-    """The released tensor ``name``: ``float32[shape]``, a function of seed, name and shape."""
+    """Returns the released tensor ``name``: float32, a function of seed, name and shape."""
     digest = np.frombuffer(hashlib.sha256(name.encode()).digest(), np.uint32)
     rng = np.random.default_rng([seed, *digest.tolist()])
     initialise = next(init for pattern, init in _INITIALISERS if re.search(pattern, name))
@@ -78,7 +78,7 @@ def draw(seed: int, name: str, shape: Shape) -> np.ndarray:
 
 
 def read_config(path: str) -> XVLAConfig:
-    """The model that a ``config.json`` describes; the released size for an empty path.
+    """Reads the model of a ``config.json``; the released size for an empty path.
 
     Raises:
         ConfigError: there is no such file, or it describes no model.
@@ -88,9 +88,9 @@ def read_config(path: str) -> XVLAConfig:
     try:
         raw = json.loads(pathlib.Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"--config={path} is not a readable JSON file: {error}") from error
+        raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"--config={path}: a JSON object is expected, found {raw!r:.40}")
+        raise ConfigError(f"{path}: a JSON object is expected, not {raw!r:.40}")
     return config_from_dict(raw)
 
 
@@ -112,7 +112,7 @@ def write_random_checkpoint(
     dtype: str,
     on_tensor: Callable[[int, int], None],
 ) -> Written:
-    """Writes config, weights and processor files; the folder appears whole or not at all.
+    """Writes config, weights and processor files; the folder appears complete or not at all.
 
     Args:
         folder: must not exist, or be empty.

@@ -2,8 +2,8 @@
 
 python -m scripts.record_demos --out=FOLDER --task=quickstart --episodes=100 --workers=2
 
-Episodes start from the official initial states 0..29; 30..49 are held out for evaluation. A second
-run with the same flags records only what is missing; Ctrl-C leaves whole episodes only.
+Episodes start from the official initial states 0..29; 30..49 are held out for evaluation. The same
+command resumes a recording; Ctrl-C leaves complete episodes only.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags
 from rich.console import Console
 
 from eval.recording.demonstrations import Recording
 from eval.runs.rollout import simulator_pool
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import TASKS, task_spec
-from scripts.terminal import ends_clearly, episode_progress
+from eval.tasks.table import task_spec
+from scripts.terminal import STOPPED, Command, episode_progress
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the episodes.", required=True)
-_TASK = flags.DEFINE_enum("task", "quickstart", sorted(TASKS), "Row of eval/tasks/.")
-_EPISODES = flags.DEFINE_integer("episodes", 100, "Episodes to try.", lower_bound=1)
-_WORKERS = flags.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-_RATE_HZ = flags.DEFINE_float("rate_hz", 10.0, "Frames in a second of simulation.")
-_WANDER = flags.DEFINE_float("wander", 0.04, "Size of random excursions in metres.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the recording.", lower_bound=0)
+COMMAND = Command(__doc__, rows={"task": "tasks"})
+_OUT = COMMAND.DEFINE_string("out", None, "Folder of the episodes.", required=True)
+_TASK = COMMAND.DEFINE_string("task", "quickstart", "Row of eval/tasks/.")
+_EPISODES = COMMAND.DEFINE_integer("episodes", 100, "Episodes to try.", lower_bound=1)
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_RATE_HZ = COMMAND.DEFINE_float("rate_hz", 10.0, "Frames in a second of simulation.")
+_WANDER = COMMAND.DEFINE_float("wander", 0.04, "Size of random excursions in metres.")
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of the recording.", lower_bound=0)
+COMMAND.DEFINE_alias("tasks", "task")
 
 
 def run(console: Console) -> dict[str, Any]:
-    """Records and returns the ledger, with a progress bar on the console."""
+    """Records with a progress bar on the console, and returns the ledger."""
     spec = task_spec(_TASK.value)
     recording = Recording(
         pathlib.Path(_OUT.value),
@@ -47,16 +48,14 @@ def run(console: Console) -> dict[str, Any]:
         return recording.run(functools.partial(simulator_pool, spec, _WORKERS.value), show)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     console = Console()
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
     try:
         ledger = run(console)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return 130
+        console.print("stopped; the same command resumes from here")
+        return STOPPED
     except (ValueError, SimulatorSetupError, WorkerError) as error:
         console.print(str(error), style="bold red", markup=False)
         return 1
@@ -70,4 +69,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

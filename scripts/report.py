@@ -1,4 +1,7 @@
-"""The page of a quickstart: ``python -m scripts.report --workdir=outputs/quickstart``."""
+"""Writes the page and the film of a quickstart; scripts.quickstart does it as its last stage.
+
+python -m scripts.report --workdir=outputs/quickstart
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,28 @@ import shlex
 import sys
 from typing import Any
 
-from absl import app, flags
-
+from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
-from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
+from scripts.demo import animation
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
-from scripts.terminal import ends_clearly
-from xvla_jax.training.telemetry import read_metrics
+from scripts.terminal import Command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
+COMMAND = Command(__doc__)
+_WORKDIR = COMMAND.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
 
 _MEANINGS = {
     "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
     "untrained": "the same model with random weights",
     "blind": "the trained model with black images: what can be solved without looking",
-    "expert": "the script that made the demonstrations; it is told where everything is",
+    "expert": "the script that made the demonstrations; it gets the positions of all objects",
 }
 
 
 def build(workdir: pathlib.Path) -> Report:
-    """Collects what the stages left behind."""
+    """Collects the results of the stages."""
     receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
     recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
@@ -79,6 +82,8 @@ def _versions() -> dict[str, str]:
 
 
 def _curves(workdir: pathlib.Path) -> list[Curve]:
+    from xvla_jax.training.telemetry import read_metrics
+
     lines = read_metrics(workdir)
     terms = sorted({name for line in lines for name in line if name.endswith("_loss")})
     loss = {name: [(line["step"], line[name]) for line in lines] for name in ("loss", *terms)}
@@ -89,10 +94,16 @@ def _curves(workdir: pathlib.Path) -> list[Curve]:
     ]
 
 
-def main(argv: list[str]) -> int:
-    """Writes the page and says where."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def _animate(workdir: pathlib.Path) -> None:
+    """Writes the film of a success, where there is one, as a moving image."""
+    (task,) = read_receipt(workdir / "evaluation" / RESULTS)["tasks"].values()
+    films = [workdir / "evaluation" / film["film"] for film in task["films"] if film["success"]]
+    if films and films[0].is_file():
+        animation.write_animation(films[0], workdir / animation.FILE)
+
+
+def main(_: list[str]) -> int:
+    """Writes the page and prints its path."""
     workdir = pathlib.Path(_WORKDIR.value)
     missing = [
         name
@@ -104,7 +115,8 @@ def main(argv: list[str]) -> int:
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
-    except ReceiptError as error:
+        _animate(workdir)
+    except FileError as error:
         print(f"error: {error}")
         return 1
     print(workdir / REPORT)
@@ -112,4 +124,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,7 +1,8 @@
-"""What came of training runs, as a table and a plot: ``python -m scripts.run_summary WORKDIR ...``.
+"""Shows training runs, also running ones, as a table and a plot.
 
-Runs may still be going on. ``curves.png`` goes into the first workdir; ``--out`` puts it elsewhere.
-``scripts.train`` does the same for its own run at the end.
+python -m scripts.run_summary WORKDIR ... [--out=FILE.png]
+
+scripts.train does the same for its own run at the end.
 """
 
 from __future__ import annotations
@@ -12,20 +13,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from scripts.terminal import ends_clearly
-from xvla_jax.errors import XVLAError, needs
-from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
+from scripts.terminal import Command, UsageError
 
-_OUT = flags.DEFINE_string("out", None, "PNG file; by default curves.png in the first workdir.")
+COMMAND = Command(__doc__, more=True)
+_OUT = COMMAND.DEFINE_string("out", None, "PNG file; curves.png in the first workdir if not given.")
 
 CURVES = "curves.png"
 _LAST = 5  # lines over which a final value is the mean
 
-# row of the table -> what of a line, how it is written; the mean over the newest lines
+# row of the table -> field of a line, format; the mean over the newest lines
 _MEANS: dict[str, tuple[str, str]] = {
     "loss": ("loss", "{:.4g}"),
     "gradient norm": ("grad_norm", "{:.3g}"),
@@ -36,12 +35,12 @@ _MEANS: dict[str, tuple[str, str]] = {
     "waiting for data": ("data_wait_share", "{:.1%}"),
     "waiting for checkpoints": ("checkpoint_wait_share", "{:.1%}"),
 }
-# of the last line that has it
+# the same, of the last line that has the field
 _LATEST: dict[str, tuple[str, str]] = {
     "validation l1": ("val_l1", "{:.4g}"),
     "skipped steps": ("skipped_steps", "{:.0f}"),
 }
-# panel -> (beginning of the names of its lines, logarithmic)
+# panel -> (prefix of the fields that it draws, logarithmic)
 _PANELS: dict[str, tuple[str, bool]] = {
     "loss": ("loss", True),
     "gradient norm": ("grad_norm", True),
@@ -53,11 +52,13 @@ _PANELS: dict[str, tuple[str, bool]] = {
 
 
 def summary(workdir: pathlib.Path) -> dict[str, str]:
-    """The rows of a run's column; what the run has not measured is not there.
+    """Returns the rows of a run's column, without those that the run has not measured.
 
     Raises:
         FileNotFoundError: no run has logged anything in the folder.
     """
+    from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
+
     lines = read_metrics(workdir)
     if not lines:
         raise FileNotFoundError(f"{workdir / METRICS_NAME} is not there or empty: no run so far")
@@ -76,17 +77,17 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     left_out = {k: v for k, v in lines[-1].items() if k.startswith("left_out/")}
     for name, count in left_out.items():
         rows[f"left out: {name.removeprefix('left_out/')}"] = f"{count:.0f}"
-    whole = goodput(all_lines(workdir))
-    if whole["sessions"]:
-        rows["time of all processes"] = duration(whole["seconds"])
-        rows["processes"] = f"{whole['sessions']:.0f}"
-        rows["steps done again"] = f"{whole['steps_repeated']:.0f}"
-        rows["goodput"] = f"{whole['goodput']:.1%}"
+    run = goodput(all_lines(workdir))
+    if run["sessions"]:
+        rows["time of all processes"] = duration(run["seconds"])
+        rows["processes"] = f"{run['sessions']:.0f}"
+        rows["steps done again"] = f"{run['steps_repeated']:.0f}"
+        rows["goodput"] = f"{run['goodput']:.1%}"
     return rows
 
 
 def table(runs: Mapping[str, Mapping[str, str]]) -> Table:
-    """A column for each run."""
+    """Returns a table with a column for each run."""
     shown = Table()
     shown.add_column("run")
     for name in runs:
@@ -97,9 +98,12 @@ def table(runs: Mapping[str, Mapping[str, str]]) -> Table:
 
 
 def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """A PNG with a panel for each quantity; a line for each run and name."""
+    """Writes a PNG with a panel for each quantity, a line for each run and name."""
+    from xvla_jax.errors import needs
+    from xvla_jax.training.telemetry import read_metrics
+
     with needs("data"):
-        from matplotlib.figure import Figure  # slow to import, and needed at the end only
+        from matplotlib.figure import Figure
 
     runs = {workdir: read_metrics(workdir) for workdir in workdirs}
     figure = Figure(figsize=(15, 8), layout="constrained")
@@ -135,17 +139,21 @@ def _belongs(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}/")
 
 
-def main(argv: list[str]) -> None:
-    """Reports, or says in a line what is missing."""
-    workdirs = [pathlib.Path(text).resolve() for text in argv[1:]]
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0, or 1 where a run or a package is missing."""
+    from xvla_jax.errors import XVLAError
+
+    workdirs = [pathlib.Path(text).resolve() for text in arguments]
     if not workdirs:
-        raise app.UsageError("name one workdir or more")
+        raise UsageError("name one workdir or more")
     path = pathlib.Path(_OUT.value) if _OUT.value else workdirs[0] / CURVES
     try:
         report(workdirs, path, Console())
     except (XVLAError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(ends_clearly(main))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,78 +1,100 @@
-"""Serves a policy: HTTP ``POST /act`` and openpi's websocket on one port. docs/serving.md has more.
+"""Serves a policy: HTTP POST /act and openpi's websocket on one port.
 
 python -m scripts.serve --checkpoint=FOLDER [--port=8010] [--host=ADDRESS --token_file=FILE]
 
 X-VLA's names work too: --model_path, --processor_path, --LoRA_path, --output_dir, --device, --port,
---host, --disable_slurm. SIGTERM and Ctrl-C finish what is in flight and exit with 0.
+--host, --disable_slurm. SIGTERM and Ctrl-C answer the requests in flight and exit with 0.
+docs/serving.md explains the protocols, the limits and the token.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
-import jax
-from absl import app, flags
 from rich.console import Console
 
-from scripts.terminal import ends_clearly, quiet_libraries
-from xvla_jax.errors import XVLAError
-from xvla_jax.policy import Policy
-from xvla_jax.serving.engine import PolicyEngine
-from xvla_jax.serving.limits import Limits
-from xvla_jax.serving.server import Door, SlurmTask, is_loopback, serve, slurm_task
-from xvla_jax.serving.service import Service
+from scripts.terminal import Command, quiet_libraries
 
+if TYPE_CHECKING:
+    from xvla_jax.serving.engine import PolicyEngine
+    from xvla_jax.serving.limits import Limits
+    from xvla_jax.serving.server import Door, SlurmTask
+
+_LOOPBACK = "127.0.0.1"
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
-_DOOR, _LIMITS = Door(), Limits()
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder, any layout.", required=True)
-_PROCESSOR = flags.DEFINE_string("processor_path", None, "Folder of processor files, if another.")
-_ADAPTER = flags.DEFINE_string("LoRA_path", None, "Folder of a LoRA adapter to merge.")
-_OUTPUT = flags.DEFINE_string("output_dir", "./logs", "Where info.json goes; none if empty.")
-_DEVICE = flags.DEFINE_enum("device", "auto", sorted(_PLATFORMS), "What to compute on.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
-_HOST = flags.DEFINE_string("host", None, f"Address to bind; {_DOOR.host} if not given.")
-_PORT = flags.DEFINE_integer("port", _DOOR.port, "Port; 0 for a free one.", 0, 65535)
-_NO_SLURM = flags.DEFINE_bool("disable_slurm", False, "Do as if outside of SLURM.")
-_TOKEN_FILE = flags.DEFINE_string("token_file", None, "File with the token; or set XVLA_TOKEN.")
-_INSECURE = flags.DEFINE_bool("insecure", False, "Serve other machines without a token.")
-_CERT = flags.DEFINE_string("tls_cert", None, "PEM file of the certificate chain.")
-_KEY = flags.DEFINE_string("tls_key", None, "PEM file of the private key.")
-_DRAIN = flags.DEFINE_float("drain_seconds", _DOOR.drain_seconds, "Longest wait at the end.", 0.0)
-_INSPECT = flags.DEFINE_bool("inspect", False, "Answer POST /inspect, for compare_client.")
-_HOSTS = flags.DEFINE_list("allowed_hosts", [], "Names in the Host header, beside loopback's.")
-_PROXIES = flags.DEFINE_list("trusted_proxies", [], "Whose X-Forwarded-For is believed.")
-_VIEWS = flags.DEFINE_list("views", [], "Numbers of views to compile for; all if empty.")
-_ANY_DOMAIN = flags.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
-_BOUNDS = {
-    field.name: flags.DEFINE_float(
-        f"max_{field.name}", getattr(_LIMITS, field.name), "See docs/serving.md, limits.", 0.0
-    )
-    for field in dataclasses.fields(Limits)
+COMMAND = Command(__doc__)
+_CHECKPOINT = COMMAND.DEFINE_string(
+    "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
+)
+_PROCESSOR = COMMAND.DEFINE_string("processor", None, "Folder of other processor files.")
+_ADAPTER = COMMAND.DEFINE_string("adapter", None, "PEFT folder to merge into the weights.")
+_OUT = COMMAND.DEFINE_string("out", "./logs", "Folder of info.json; none if empty.")
+_DEVICE = COMMAND.DEFINE_enum("device", "auto", sorted(_PLATFORMS), "What to compute on.")
+_DTYPE = COMMAND.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
+_HOST = COMMAND.DEFINE_string("host", None, f"Address to bind; {_LOOPBACK} if not given.")
+_PORT = COMMAND.DEFINE_integer("port", 8010, "Port; 0 for a free one.", 0, 65535)
+_NO_SLURM = COMMAND.DEFINE_bool("disable_slurm", False, "Ignore the environment of SLURM.")
+_TOKEN_FILE = COMMAND.DEFINE_string("token_file", None, "File with the token; or set XVLA_TOKEN.")
+_INSECURE = COMMAND.DEFINE_bool("insecure", False, "Serve other machines without a token.")
+_CERT = COMMAND.DEFINE_string("tls_cert", None, "PEM file of the certificate chain.")
+_KEY = COMMAND.DEFINE_string("tls_key", None, "PEM file of the private key.")
+_DRAIN = COMMAND.DEFINE_float("drain_seconds", 30.0, "Longest wait at the end.", 0.0)
+_INSPECT = COMMAND.DEFINE_bool("inspect", False, "Answer POST /inspect, for compare_client.")
+_HOSTS = COMMAND.DEFINE_list("allowed_hosts", [], "Names in the Host header, beside loopback's.")
+_PROXIES = COMMAND.DEFINE_list("trusted_proxies", [], "Whose X-Forwarded-For is believed.")
+_VIEWS = COMMAND.DEFINE_list("num_views", [], "Numbers of views to compile for; all if empty.")
+_ANY_DOMAIN = COMMAND.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
+# field of Limits -> (its default, help)
+LIMITS: dict[str, tuple[float, str]] = {
+    "body_bytes": (16 * 2**20, "Of a request, and of a websocket message."),
+    "body_seconds": (10, "Until the last byte of a body has arrived."),
+    "image_pixels": (2**22, "Of one image."),
+    "text_characters": (1000, "Of an instruction."),
+    "steps": (50, "Denoising steps."),
+    "deadline_ms": (30_000, "Longest deadline, and that of a request that names none."),
+    "queue": (64, "Requests that wait, of all clients."),
+    "batch": (8, "Observations that run together; a power of two."),
+    "wait_ms": (5, "That a request may wait for others."),
+    "connections": (256, "Open at once; more make the oldest without a request end."),
+    "idle_seconds": (3600, "That a websocket may be silent."),
 }
-flags.DEFINE_alias("model_path", "checkpoint")
+_BOUNDS = {
+    name: COMMAND.DEFINE_float(f"max_{name}", default, text, 0.0)
+    for name, (default, text) in LIMITS.items()
+}
+COMMAND.DEFINE_alias("model_path", "checkpoint")
+COMMAND.DEFINE_alias("processor_path", "processor")
+COMMAND.DEFINE_alias("LoRA_path", "adapter")
+COMMAND.DEFINE_alias("output_dir", "out")
+COMMAND.DEFINE_alias("views", "num_views")
 
 
 def limits_from_flags() -> Limits:
-    """Limits with the types of their defaults."""
+    """Returns the limits with the types of their defaults."""
+    from xvla_jax.serving.limits import Limits
+
+    kinds = Limits()
     return Limits(
-        **{name: type(getattr(_LIMITS, name))(flag.value) for name, flag in _BOUNDS.items()}
+        **{name: type(getattr(kinds, name))(flag.value) for name, flag in _BOUNDS.items()}
     )
 
 
 def door_from_flags(task: SlurmTask | None) -> Door:
-    """The door; with a token, a SLURM task is reachable from other nodes."""
+    """Returns the door; with a token, a SLURM task is reachable from other nodes."""
+    from xvla_jax.serving.server import Door, is_loopback
+
     token = os.environ.get("XVLA_TOKEN") or None
     if _TOKEN_FILE.value:
         token = pathlib.Path(_TOKEN_FILE.value).read_text().strip()
     host = _HOST.value
     if host is None:
-        host = task.host if task and (token or _INSECURE.value) else _DOOR.host
+        host = task.host if task and (token or _INSECURE.value) else _LOOPBACK
         if task and is_loopback(host):
             logging.warning("no token and no --host: only this node can connect")
     return Door(
@@ -90,7 +112,10 @@ def door_from_flags(task: SlurmTask | None) -> Door:
 
 
 def load_engine(limits: Limits) -> PolicyEngine:
-    """The checkpoint that the flags name."""
+    """Loads the checkpoint that the flags name."""
+    from xvla_jax.policy import Policy
+    from xvla_jax.serving.engine import PolicyEngine
+
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
@@ -101,10 +126,14 @@ def load_engine(limits: Limits) -> PolicyEngine:
     return PolicyEngine(policy, limits, views=views, any_domain=_ANY_DOMAIN.value)
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Returns the exit status: 0 after a signal, 1 after an error."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    import jax
+
+    from xvla_jax.errors import XVLAError
+    from xvla_jax.serving.server import serve, slurm_task
+    from xvla_jax.serving.service import Service
+
     console = Console(stderr=True)
     quiet_libraries()
     if _PLATFORMS[_DEVICE.value]:
@@ -113,11 +142,11 @@ def main(argv: list[str]) -> int:
         task = None if _NO_SLURM.value else slurm_task(os.environ)
         limits = limits_from_flags()
         service = Service(functools.partial(load_engine, limits), limits)
-        return serve(service, door_from_flags(task), output_dir=_OUTPUT.value or None, task=task)
+        return serve(service, door_from_flags(task), output_dir=_OUT.value or None, task=task)
     except (XVLAError, OSError, ValueError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(app.run(ends_clearly(main)))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -1,198 +1,58 @@
-"""Trains X-VLA: ``python -m scripts.train --config=configs/X.py --workdir=W [--config.a.b=v]``.
+"""Trains X-VLA: pretraining, fine-tuning or LoRA, as a config file says.
+
+python -m scripts.train --config=configs/finetune_libero.py --workdir=W [--config.a.b=v]
+    [--config.init_from=CHECKPOINT] [--config.data.root=FOLDER]
 
 A workdir that holds a checkpoint is resumed, data stream included. Ctrl-C and SIGTERM save and
-stop. On several hosts the same command is started on each (docs/multihost.md).
+stop. On several hosts the same command is started on each (docs/multihost.md). X-VLA's own flags
+work behind --config=configs/xvla_released.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
-import pathlib
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
-from rich.console import Console
-
-import xvla_jax
-from data.stream.position import merge_positions
-from scripts import run_summary
-from scripts.terminal import (
-    STOPPED,
-    Termination,
-    asked_fields,
-    ends_clearly,
-    parse_flags,
-    quiet_libraries,
-    said,
-)
-from scripts.training.run import TrainingRun, group_table
+from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
-from xvla_jax.checkpoints import relabel
-from xvla_jax.checkpoints.run_folder import read_model
-from xvla_jax.errors import TrainingError, XVLAError
-from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
-from xvla_jax.training.checkpointer import Checkpointer, RunItems
-from xvla_jax.training.loop import LoopConfig, SkipWatch, run_loop
-from xvla_jax.training.multihost import DistributedConfig, Processes, start
-from xvla_jax.training.provenance import code_version
-from xvla_jax.training.resume import check_resumed, check_same_model
-from xvla_jax.training.signals import StopSignal, keep_between_steps, trim_after_compiling
-from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
-from xvla_jax.training.step import make_train_step
-from xvla_jax.training.telemetry import MetricsWriter, open_sinks
-from xvla_jax.training.workdir_lock import WorkdirLock
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_TAKE_OVER = flags.DEFINE_bool(
+COMMAND = Command(__doc__)
+_CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
+_WORKDIR = COMMAND.DEFINE_string(
+    "workdir", None, "Folder of checkpoints and metrics.", required=True
+)
+_TAKE_OVER = COMMAND.DEFINE_bool(
     "take_over", False, "Take the workdir from a run on another host that is known to be dead."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.", required=True)
 
 
-def train(config: Any, workdir: pathlib.Path, processes: Processes) -> int:
-    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+def main(_: list[str]) -> int:
+    """Trains, and prints an error of ours as one line; returns the exit status."""
+    from scripts.training.session import held_workdir, train
+    from xvla_jax.errors import XVLAError
+    from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
+    from xvla_jax.training.multihost import DistributedConfig, start
+    from xvla_jax.training.workdir_lock import mounted_workdir
 
-    This process, or the first of several, holds the workdir.
-    """
-    began = time.monotonic()
-    run = TrainingRun.open(config, asked_fields(_CONFIG))
-    code = code_version(xvla_jax.__version__)
-    processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
-    processes.check_shared(workdir)
-    checkpointer = Checkpointer(
-        workdir,
-        keep=config.keep,
-        save_interval=config.save_every,
-        keep_every=config.keep_every,
-        timeout_s=config.distributed.timeout_s,
-    )
-    state, position = _begin(run, checkpointer)
-    run = run.without_weights()
-    iters = run.recipe.config.iters
-    console = Console()
-    if processes.main:
-        console.print(group_table(run.recipe.group_rows()))
-    with (
-        run.batches(position) as stream,
-        MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
-        StopSignal() as stop,
-    ):
-        state = run_loop(
-            state,
-            make_train_step(run.recipe, run.processor, seed=config.seed),
-            stream,
-            config=LoopConfig(iters, config.log_every, run.present_views),
-            model_config=run.model_config,
-            mesh=run.mesh,
-            checkpointer=checkpointer,
-            items=RunItems(run.model_item, config.to_dict(), run.provenance(code)),
-            whole=functools.partial(_whole, processes),
-            writer=writer,
-            stop=stop,
-            skips=SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
-            watch=run.watch(int(state.step), began=began),
-            validation=run.validation,
-        )
-        checkpointer.close()
-    if processes.main:
-        run_summary.report([workdir], workdir / run_summary.CURVES, console)
-    step = int(state.step)
-    if step < iters:
-        print(f"stopped at step {step}; the same command goes on from there")
-        return STOPPED if stop.number == signal.SIGINT else 0
-    beyond = f", {iters} of which were asked for" if step > iters else ""
-    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
-    if run.recipe.lora and processes.main:
-        export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
-    return 0
-
-
-def _whole(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
-    """The position of the run, from that of each process."""
-    return merge_positions(processes.gather_json(position, "saving the place in the data"))
-
-
-def _begin(
-    run: TrainingRun, checkpointer: Checkpointer
-) -> tuple[TrainState, dict[str, Any] | None]:
-    """The newest state of the workdir and its place in the data, or a fresh one."""
-    step = checkpointer.latest_step()
-    if step is None:
-        params = run.loaded.params if run.loaded else None
-        return init_state(run.recipe, run.mesh, seed=run.config.seed, params=params), None
-    check_same_base(checkpointer.folder / str(step), run.model_item)
-    logging.info("resuming %s at step %d", checkpointer.folder, step)
-    saved = checkpointer.read_config(step=step)
-    if saved is not None:
-        check_resumed(saved, run.config.to_dict())
-    check_same_model(read_model(checkpointer.folder / str(step))["config"], run.model_config)
-    state, position = checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
-    if run.recipe.lora and run.loaded:
-        state = place_base(state, run.mesh, run.loaded.params)
-    return state, position
-
-
-def main(argv: list[str]) -> None:
-    """Runs, and turns our own errors into one clear line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _CONFIG.value is None:
-        raise app.UsageError("--config=configs/X.py is needed")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
     keep_between_steps()
     trim_after_compiling()
-    workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     try:
+        workdir = mounted_workdir(_WORKDIR.value)
         with Termination():  # until the loop waits for signals itself, one ends at once
             processes = start(DistributedConfig(**config.distributed.to_dict()))
-            with processes, _workdir(workdir, processes):
-                status = train(config, workdir, processes)
+            with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
+                return train(config, workdir, processes, COMMAND.fields_set("config"))
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
-        status = STOPPED
+        return STOPPED
     except (XVLAError, OSError, ValueError) as error:
-        sys.exit(f"error: {said(error)}")
-    sys.exit(status)
-
-
-@contextlib.contextmanager
-def _workdir(workdir: pathlib.Path, processes: Processes) -> Iterator[None]:
-    """Holds the workdir for the whole run: its first process does.
-
-    A run that ends before it writes anything leaves no workdir that was not there.
-    """
-    with contextlib.ExitStack() as stack:
-        problem = None
-        try:
-            if not workdir.exists():
-                workdir.mkdir(parents=True, exist_ok=True)
-                stack.callback(_remove_empty, workdir)
-            if processes.main:
-                stack.enter_context(WorkdirLock(workdir, take_over=_TAKE_OVER.value))
-        except (XVLAError, OSError) as error:
-            problem = said(error)
-        problems = filter(None, processes.gather_json(problem, f"taking {workdir}"))
-        problem = next(problems, None)
-        if problem is not None:
-            raise TrainingError(problem)
-        yield
-
-
-def _remove_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):  # there is something in it
-        folder.rmdir()
+        print(f"error: {message(error)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    sys.argv = carried_over(sys.argv)  # where config flags look for what they override
-    app.run(ends_clearly(main), flags_parser=parse_flags)
+    sys.argv = carried_over(sys.argv)  # config flags look in sys.argv for what they override
+    sys.exit(COMMAND.run(main, sys.argv))

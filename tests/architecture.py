@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,42 @@ BROAD_DOOR = ("data.faults", "attempt")
 JUNK_DRAWERS = frozenset({"utils", "util", "helpers", "common", "misc"})
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
+
+# Rooms of each peer in the order in which they may import: a module imports from its own line and
+# from lines above. "" stands for the modules of the peer's own folder that have no line.
+ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "xvla_jax": (
+        ("errors",),
+        ("untrusted",),
+        ("config", "actions", "batch", "processor", "resizing", "scaling", "contract", "sharding"),
+        ("models",),
+        ("flow", "inpainting"),
+        ("checkpoints",),
+        ("lora",),
+        ("pretrained", "training"),
+        ("policy",),
+        ("checkpoint_tools", "planning", "serving"),
+    ),
+    "data": (
+        ("",),
+        ("rows", "readers", "stream"),
+        ("sources",),
+        ("writing", "inspection"),
+    ),
+    "eval": (
+        ("", "tasks"),
+        ("client",),
+        ("robot", "simulators"),
+        ("recording", "runs"),
+        ("pages",),
+    ),
+}
+MAX_MODULES = 15  # of a folder; __init__ does not count
+MAX_TOP_MODULES: Mapping[str, int] = {"eval": 10, "data": 13, "scripts": 28, "configs": 20}
+# A module that one other imports, of its own room, has at least so many lines; a shorter one
+# belongs into its importer. Tables of rows and programs that start alone may be short.
+MIN_LINES_OF_ONE_IMPORTER = 60
+ROOMS_OF_ROWS = frozenset({"data.rows", "eval.tasks"})
 
 # Each has a letter in brackets, so that this file does not match itself.
 UNFINISHED = re.compile(r"\b(TO[D]O|FI[X]ME|X[X]X)\b|NotImplemented[E]rror")
@@ -171,6 +208,67 @@ def import_cycle(modules: Mapping[str, Module]) -> list[str]:
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+def upward_imports(modules: Mapping[str, Module]) -> list[str]:
+    """Imports of a room that stands below the importer's in `ROOMS`, and rooms without a line."""
+    problems = []
+    for name, module in modules.items():
+        lines = {room: i for i, rooms in enumerate(ROOMS.get(module.package, ())) for room in rooms}
+        if not lines or name == module.package:
+            continue
+        own = lines.get(_room(name), lines.get(""))
+        if own is None:
+            problems.append(f"{name} is in no room of {module.package}")
+            continue
+        for found in module.imports():
+            target = _owner(found.target, modules) or ""
+            inside = target.startswith(f"{module.package}.")
+            if inside and lines.get(_room(target), lines.get("", 0)) > own:
+                problems.append(f"{name}:{found.line} imports {target}, which is above it")
+    return problems
+
+
+def _room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def crowded_rooms(modules: Mapping[str, Module]) -> list[str]:
+    """Folders with more modules than a reader keeps in mind."""
+    counts = Counter(
+        name.rpartition(".")[0]
+        for name, module in modules.items()
+        if not module.is_package and module.package not in ("tests", "benchmarks")
+    )
+    return [
+        f"{room} has {count} modules, at most {MAX_TOP_MODULES.get(room, MAX_MODULES)}"
+        for room, count in counts.items()
+        if count > MAX_TOP_MODULES.get(room, MAX_MODULES)
+    ]
+
+
+def lonely_modules(modules: Mapping[str, Module]) -> list[str]:
+    """Short modules that only one module of their own room imports, or none at all."""
+    importers: dict[str, set[str]] = {name: set() for name in modules}
+    for name, module in modules.items():
+        if module.package != "tests":
+            for found in module.imports():
+                target = _owner(found.target, modules)
+                if target not in (None, name):
+                    importers[target].add(name)
+    problems = []
+    for name, module in modules.items():
+        room = name.rpartition(".")[0]
+        short = module.source.count("\n") < MIN_LINES_OF_ONE_IMPORTER
+        in_product = module.package in ("xvla_jax", "data", "eval", "scripts")
+        is_program = '__name__ == "__main__"' in module.source
+        if not in_product or module.is_package or is_program or room in ROOMS_OF_ROWS:
+            continue
+        outside = any(other.rpartition(".")[0] != room for other in importers[name])
+        if short and not outside and len(importers[name]) < 2:
+            owner = ", ".join(importers[name]) or "nothing"
+            problems.append(f"{name} is short and serves {owner} alone")
+    return problems
 
 
 def _owner(target: str, modules: Mapping[str, Module]) -> str | None:

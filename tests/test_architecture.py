@@ -1,5 +1,6 @@
 """The rules of tests/architecture.py hold in this tree, and each rule can be seen to fail."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,25 @@ def test_every_package_is_looked_at() -> None:
 
 def test_no_import_cycles() -> None:
     assert architecture.import_cycle(MODULES) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [architecture.upward_imports, architecture.crowded_rooms, architecture.lonely_modules],
+    ids=lambda rule: rule.__name__,
+)
+def test_rooms_keep_the_rule(rule: Callable[[dict[str, Module]], list[str]]) -> None:
+    assert rule(MODULES) == []
+
+
+def test_every_room_has_a_line_and_says_what_it_is_for() -> None:
+    for peer, lines in architecture.ROOMS.items():
+        rooms = {name for name in MODULES if name.startswith(f"{peer}.") and name.count(".") == 1}
+        stated = {f"{peer}.{room}" for line in lines for room in line if room}
+        assert stated <= rooms, "a line of ROOMS that stands for nothing"
+    for name, module in MODULES.items():
+        if module.is_package and module.package in ("xvla_jax", "data", "eval", "scripts"):
+            assert len((ast.get_docstring(module.tree) or "").split()) >= 8, name
 
 
 def test_eval_is_written_for_python38() -> None:
@@ -196,6 +216,41 @@ def test_cycle_is_found_through_relative_and_late_imports() -> None:
     assert set(cycle) == {"data.a", "data.b", "data.c"}
     del modules["data.b"]
     assert architecture.import_cycle(modules) == []
+
+
+def _modules(**sources: str) -> dict[str, Module]:
+    """Modules by dotted name, with `__` for a dot."""
+    return {
+        (dotted := name.replace("__", ".")): Module(dotted, source)
+        for name, source in sources.items()
+    }
+
+
+def test_a_room_that_imports_upwards_is_found() -> None:
+    rows = {"data__rows__a": "", "data__sources": "from data.rows import a", "data__spec": ""}
+    assert architecture.upward_imports(_modules(**rows)) == []
+    upward = _modules(
+        **rows, data__poses="import data.rows.a", data__stream__b="import data.sources"
+    )
+    assert len(architecture.upward_imports(upward)) == 2
+    assert len(architecture.upward_imports(_modules(xvla_jax__attic="", data__a=""))) == 1
+
+
+def test_a_crowded_room_is_found() -> None:
+    modules = _modules(**{f"eval__runs__m{i}": "" for i in range(15)})
+    assert architecture.crowded_rooms(modules) == []
+    modules |= _modules(eval__runs__more="")
+    assert len(architecture.crowded_rooms(modules)) == 1
+    assert len(architecture.crowded_rooms(_modules(**{f"eval__m{i}": "" for i in range(11)}))) == 1
+
+
+def test_a_module_that_belongs_to_its_importer_is_found() -> None:
+    long, one, two = "x = 1\n" * 60, "from data.stream import a", "import data.stream.a"
+    alone = _modules(data__stream__a="x = 1", data__stream__b=one + "\n" + long)
+    (problem,) = architecture.lonely_modules(alone)
+    assert problem.startswith("data.stream.a")
+    for other in ({"data__stream__c": two + "\n" + long}, {"data__stream__a": long}):
+        assert architecture.lonely_modules(alone | _modules(**other)) == []
 
 
 @pytest.mark.parametrize(

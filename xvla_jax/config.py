@@ -80,8 +80,8 @@ class TextConfig:
 class XVLAConfig:
     """Shape of an X-VLA model.
 
-    Field names and defaults are those of the released ``config.json``. ``extra``
-    holds, as JSON text, the whole file that was read: what we do not know survives.
+    Field names and defaults are those of the released ``config.json``. ``extra`` is the JSON text
+    of the file that was read, so fields that are not used here survive.
     """
 
     vision: VisionConfig
@@ -110,11 +110,11 @@ class XVLAConfig:
         """Builds a config from the parsed ``config.json`` of a release.
 
         Args:
-            raw: what the file holds.
+            raw: content of the file.
             where: the file, for messages.
 
         Raises:
-            ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
+            ConfigError: a field is missing, of the wrong type, out of bounds, or contradicts
                 another.
         """
         if raw.get("model_type", "xvla") != "xvla":
@@ -159,7 +159,7 @@ class XVLAConfig:
             raise ConfigError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The released ``config.json``: our values over everything that was read."""
+        """Returns the released ``config.json``: these values over all that was read."""
         raw = json.loads(self.extra)
         florence = raw.setdefault("florence_config", {})
         vision = florence.setdefault("vision_config", {})
@@ -185,7 +185,7 @@ class XVLAConfig:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""
-        text = json.dumps(self.to_dict(), indent=2)  # in the order read, which views rest on
+        text = json.dumps(self.to_dict(), indent=2)  # not sorted: view slots follow this order
         (pathlib.Path(folder) / CONFIG_NAME).write_text(text + "\n")
 
 
@@ -193,7 +193,7 @@ _POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
 
 
 def _position_rows(vision: Mapping[str, Any], where: object) -> dict[str, int]:
-    """Rows of the position tables out of the two nested tables of the file."""
+    """Reads the rows of the position tables from the file's two nested tables."""
     rows = {}
     for key, kind, field in (
         ("image_pos_embed", "learned_abs_2d", "max_pos_embeddings"),

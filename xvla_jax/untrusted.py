@@ -1,6 +1,6 @@
-"""JSON that others wrote, held against the types that the code needs.
+"""Checks JSON that others wrote against the types that the code needs.
 
-A file that does not fit is refused in one line: file, field, value found, what is allowed.
+A file that does not fit is refused in one line: file, field, value, allowed values.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check_bound(
 
 
 def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -> Any:
-    """Returns what a JSON file holds.
+    """Returns the content of a JSON file.
 
     Raises:
         error: the file is not JSON, too large, or nested too deeply to be read.
@@ -75,35 +75,35 @@ def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns what JSON text says; a ValueError says why it cannot be read."""
+    """Parses JSON text; a ValueError says why it cannot be read."""
     try:
         return json.loads(text)
     except RecursionError as problem:
         raise ValueError("nested too deeply") from problem
 
 
-def check_object(found: Any, where: object, *, error: type[XVLAError]) -> dict[str, Any]:
-    """Returns a JSON object as it is, and refuses anything else."""
-    if not isinstance(found, dict):
-        raise error(f"{where}: a JSON object is expected, found {shown(found)}")
-    return found
+def check_object(raw: Any, where: object, *, error: type[XVLAError]) -> dict[str, Any]:
+    """Returns a JSON object unchanged, and refuses any other value."""
+    if not isinstance(raw, dict):
+        raise error(f"{where}: a JSON object is expected, found {shown(raw)}")
+    return raw
 
 
 def typed(
     kind: pydantic.TypeAdapter[Kind],
-    found: Any,
+    raw: Any,
     where: object,
     *,
     field: str = "",
     error: type[XVLAError] = CheckpointError,
 ) -> Kind:
-    """Returns ``found`` as ``kind``.
+    """Returns ``raw`` as ``kind``.
 
     Args:
-        kind: of what is expected, strict where its config is `STRICT`.
-        found: plain JSON values.
+        kind: expected type, strict where its config is `STRICT`.
+        raw: plain JSON values.
         where: the file, for the message.
-        field: of the file, where ``found`` is a part of it.
+        field: of the file, where ``raw`` is a part of it.
         error: class of the error.
 
     Raises:
@@ -111,7 +111,7 @@ def typed(
     """
     try:
         # From text, because strict types take a list for a tuple there.
-        return kind.validate_json(json.dumps(found))
+        return kind.validate_json(json.dumps(raw))
     except pydantic.ValidationError as problem:
         raise error(f"{where}: {_first(problem, field)}") from None
     except RecursionError as problem:
@@ -119,10 +119,10 @@ def typed(
 
 
 def typed_map(
-    found: Any, where: object, field: str, *, error: type[XVLAError] = CheckpointError
+    raw: Any, where: object, field: str, *, error: type[XVLAError] = CheckpointError
 ) -> dict[str, Any]:
-    """Returns a part of a file that must be an object, whatever it holds."""
-    return typed(_MAP, found, where, field=field, error=error)
+    """Returns a part of a file that must be an object, with any content."""
+    return typed(_MAP, raw, where, field=field, error=error)
 
 
 def typed_fields(
@@ -156,7 +156,7 @@ def _adapters(kind: type) -> dict[str, pydantic.TypeAdapter[Any]]:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as it stands in a message."""
+    """Returns a value as text for a message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -164,13 +164,13 @@ def shown(value: Any) -> str:
 def _first(problem: pydantic.ValidationError, prefix: str) -> str:
     details = problem.errors(include_url=False)
     raised = details[0].get("ctx", {}).get("error")
-    if isinstance(raised, XVLAError):  # of a class that checks itself: it says all there is to say
+    if isinstance(raised, XVLAError):  # from a class that checks itself; its message is complete
         return str(raised)
     place = details[0]["loc"]
     field = ".".join(filter(None, (prefix, *map(str, place)))) or "the content"
     allowed = [_allowed(detail) for detail in details if detail["loc"] == place]
     if details[0]["type"] == "extra_forbidden":
-        return f"{field} is no field that is known; remove it, or correct its name"
+        return f"{field} is an unknown field; remove it, or correct its name"
     if details[0]["type"] == "missing":
         return f"{field} is missing"
     return f"{field} is {shown(details[0]['input'])}; allowed is {' or '.join(allowed)}"
@@ -188,14 +188,14 @@ _LONGEST: Final = 255  # bytes of a name on the usual file systems
 def plain_name(name: Any, where: object) -> str:
     """Returns a stored name that is a single component of a path, and refuses any other.
 
-    Whatever becomes a path below a folder passes through here, so that no file can lead out of it.
+    Each name that becomes a path below a folder passes through here, so none leads out of it.
 
     Args:
-        name: as the file has it.
+        name: from the file.
         where: file and field, for the message.
 
     Raises:
-        CheckpointError: the name is no text, empty, ``.`` or ``..``, too long, or has a separator
+        CheckpointError: the name is not text, empty, ``.`` or ``..``, too long, or has a separator
             or a control character.
     """
     if (
@@ -213,8 +213,8 @@ def plain_name(name: Any, where: object) -> str:
 def check_link(path: pathlib.Path) -> bool:
     """Returns True, and refuses a symbolic link that leads out of its folder.
 
-    A file that is carried along ends up in what somebody publishes. Links of a Hugging Face cache
-    lead to its own ``blobs``.
+    Carried files end up in checkpoints that are published. Links of a Hugging Face cache lead to
+    its own ``blobs``.
 
     Raises:
         CheckpointError: the link leads elsewhere.

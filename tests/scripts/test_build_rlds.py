@@ -153,15 +153,11 @@ def test_a_killed_run_goes_on_and_the_number_of_workers_changes_no_byte(
 # several command lines in one process, as TensorFlow takes long to start
 _LINES = """
 import json, sys
-from absl import app, flags
-from scripts import build_rlds
+from scripts.build_rlds import COMMAND, main
 
+sys.stderr = sys.stdout
 for line in json.loads(sys.argv[1]):
-    sys.argv = ["build_rlds", *line]
-    try:
-        print("STATUS", build_rlds.main(flags.FLAGS(sys.argv)))
-    except (app.UsageError, flags.Error) as error:
-        print("USAGE", error)
+    print("STATUS", COMMAND.run(main, ["build_rlds", *line]))
 """
 
 
@@ -183,8 +179,10 @@ def test_mixtures_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_pa
     said = _said(process)
     assert process.returncode == 0, said
     expected = (
-        "USAGE flag --licence=None: Flag --licence must have a value other than None",
-        "USAGE give either --data and --root, or --recorded",
+        "error: --licence must be given",
+        "STATUS 1",
+        "error: give either --data and --root, or --recorded",
+        "STATUS 1",
         "no .npz episode in",
         "STATUS 1",
         "written │ 3 │ 1 │ 27",

@@ -84,10 +84,10 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
 def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "out"
     slowly = (  # so that the signal comes while it writes
-        "import time; from absl import app; from scripts import convert_checkpoint;"
+        "import sys, time; from scripts.convert_checkpoint import COMMAND, main;"
         "from xvla_jax.checkpoints.safetensors_files import TensorFiles; read = TensorFiles.read;"
         "TensorFiles.read = lambda self, name: (time.sleep(0.2), read(self, name))[1];"
-        "app.run(convert_checkpoint.main)"
+        "sys.exit(COMMAND.run(main, sys.argv))"
     )
     source = golden.FOLDER / "ee6d"
     process = subprocess.Popen([sys.executable, "-c", slowly, source, target, "--layout=hf"])

@@ -140,10 +140,10 @@ def test_exit_status_follows_the_findings(
 ) -> None:
     bad = Finding("GL (egl)", "none", "broken", "install")
     monkeypatch.setattr(doctor, "examine", lambda: [Finding("jax", "0.10.2")])
-    assert doctor.main(["--json"]) == 0
+    assert doctor.COMMAND.run(doctor.main, ["doctor", "--json"]) == 0
     monkeypatch.setattr(doctor, "examine", lambda: [Finding("jax", "0.10.2"), bad])
     capsys.readouterr()
-    assert doctor.main(["--json"]) == 1
+    assert doctor.COMMAND.run(doctor.main, ["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[1] == {
         "name": "GL (egl)",
         "found": "none",

@@ -151,9 +151,9 @@ def test_the_default_is_the_released_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "one folder, DST, is needed"),
+        ((), "--out must be given"),
         (("out", "--dtype=float64"), "should be one of <bfloat16|float32>"),
-        (("out", "--config=nowhere.json"), "error: --config=nowhere.json is not a readable"),
+        (("out", "--config=nowhere.json"), "error: nowhere.json is not a readable"),
     ],
     ids=["no folder", "dtype", "no config"],
 )

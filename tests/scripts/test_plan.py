@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from configs import debug, finetune_libero, pretrain
-from scripts.plan import as_markdown, pipeline_bytes, plan_rows, print_plan, run_of
+from scripts.training.planning import as_markdown, pipeline_bytes, plan_rows, print_plan, run_of
 from xvla_jax.errors import ConfigError
 from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
 

@@ -1,0 +1,201 @@
+"""The plan of a run on a slice: the run as its config gives it, and the plan as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from data.rows.mixtures import mixture
+from data.rows.table import dataset
+from data.stream.memory import SourceSize, host_bytes
+from data.stream.stream import StreamShape
+from scripts.training.initial_model import planned_config
+from xvla_jax.errors import ConfigError
+from xvla_jax.lora import LoraConfig
+from xvla_jax.planning.chips import GIB, Slice
+from xvla_jax.planning.programs import Run
+from xvla_jax.planning.traffic import ASSUMPTIONS
+from xvla_jax.processor import Processor
+from xvla_jax.training.optimizer import OptimizerConfig
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# A typical source, as the data need not be there: samples of its largest file and of an episode,
+# bytes of an encoded 256 px image.
+_PART_SAMPLES, _EPISODE_SAMPLES, _IMAGE_BYTES = 1000, 200, 25_000
+
+
+def run_of(config: Any, views: int) -> Run:
+    """Returns the fields of a config that decide the programs; 0 views: as the data's rows say."""
+    if config.dtype not in _DTYPES:
+        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
+    processor = Processor(**config.processor.to_dict())
+    rows = [dataset(name) for name, _ in mixture(config.data.mixture)]
+    # HDF5 recordings name their views themselves; the row then lists none.
+    views = views or max(len(row.views) or processor.num_views for row in rows)
+    return Run(
+        config=planned_config(config),
+        processor=processor,
+        optimizer=OptimizerConfig(**config.optimizer.to_dict()),
+        dtype=_DTYPES[config.dtype],
+        remat=config.remat,
+        batch_size=config.batch_size,
+        views=min(views, processor.num_views),
+        data=config.mesh.data,
+        fsdp=config.mesh.fsdp,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        jitter=any(row.augment != "none" for row in rows),
+        lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        scan_vision=config.scan_vision,
+    )
+
+
+def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
+    """Returns the host memory of the data pipeline, for sources of a typical size."""
+    size = SourceSize(
+        part_samples=_PART_SAMPLES,
+        episode_samples=_EPISODE_SAMPLES,
+        image_bytes=run.views * _IMAGE_BYTES,
+        num_views=run.views,
+    )
+    shape = StreamShape(
+        seed=config.seed,
+        batch_size=run.batch_size,
+        num_actions=run.config.num_actions,
+        shuffle_buffer=config.data.shuffle_buffer,
+        lanes=max(config.data.lanes, target.hosts),
+    )
+    return host_bytes(
+        [size] * len(mixture(config.data.mixture)),
+        shape,
+        hosts=target.hosts,
+        num_views=run.processor.num_views,
+        image_size=run.processor.image_size,
+        text_length=run.processor.text_length,
+        cache_mb=config.data.cache_mb,
+    )
+
+
+def print_plan(console: Console, plan: dict[str, Any]) -> None:
+    """Prints a plan, with its assumptions below."""
+    table = Table(title=f"{plan['topology']}: {plan['devices']} devices, {plan['hosts']} hosts")
+    table.add_column("quantity")
+    table.add_column("value")
+    for quantity, value in plan_rows(plan):
+        table.add_row(quantity, value)
+    console.print(table)
+    for line in ASSUMPTIONS:
+        console.print(f"  assumed: {line}", highlight=False)
+
+
+def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns (quantity, value) for everything that a plan holds."""
+    limit = plan["hbm_limit"]
+    rows = [
+        ("state", f"{_gib(plan['state_per_chip'])} a chip"),
+        ("mesh", ", ".join(f"{axis} {size}" for axis, size in plan["mesh"].items())),
+        ("batch", f"{plan['batch_size']} ({plan['views']} views, {plan['dtype']})"),
+        ("remat", plan["remat"]),
+    ]
+    if "memory" in plan:
+        rows += _program_rows(plan, limit)
+    else:
+        rows.append(("peak HBM", f"does not fit: {_gib(plan['needed'])} of {_gib(limit)}"))
+    if nearest := plan.get("nearest"):
+        rows.append(("nearest that fits", f"{nearest['change']} ({_gib(nearest['peak'])})"))
+        if nearest["accumulation"] > 1:
+            steps = nearest["accumulation"]
+            rows.append(("", f"the same global batch takes {steps} accumulated steps"))
+    elif "nearest" in plan:
+        rows.append(("nearest that fits", "none found; take a larger slice"))
+    if best := plan.get("largest"):
+        rows.append(
+            (
+                "largest batch",
+                f"{best['batch_size']} ({_gib(best['peak'])}, {best['per_sample'] / 2**20:.0f} "
+                f"MiB a sample; {best['compilations']} more compilations)",
+            )
+        )
+    stored = {name: size for name, size in plan["checkpoint"].items() if size > 2**10}
+    rows += [
+        ("checkpoint", _terms(stored)),
+        ("host RAM", f"{_terms(plan['host_ram'])}; a host has {_gib(plan['host_ram_limit'])}"),
+    ]
+    if sampler := plan.get("sampler"):
+        rows += [(f"sampler: {what}", value) for what, value in _program_rows(sampler, limit)]
+    return rows
+
+
+def _program_rows(program: dict[str, Any], limit: float) -> list[tuple[str, str]]:
+    memory = program["memory"]
+    parts = {name: size for name, size in memory.items() if name != "peak"}
+    sent = {kind: size for kind, size in program["ici_bytes"].items() if size}
+    peak = f"{_gib(memory['peak'])} of {_gib(limit)} a chip"
+    broken = [(name, lines) for name, lines in program["guards"].items() if lines]
+    return [
+        ("peak HBM", peak if program["fits"] else f"does not fit: {peak}"),
+        ("", ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())),
+        (
+            "FLOPs a chip",
+            f"{program['flops'] / 1e12:.2f} T, {program['model_flops'] / 1e12:.2f} T of them "
+            "not recomputed",
+        ),
+        ("HBM traffic a chip", _gib(program["hbm_bytes"])),
+        ("sent a chip", _terms(sent) if sent else "nothing"),
+        (
+            "step",
+            f"{1e3 * program['fastest_seconds']:.1f} to {1e3 * program['slowest_seconds']:.1f} ms "
+            f"(limited by {program['limited_by']})",
+        ),
+        ("MFU bound", f"{program['mfu_bound']:.0%}"),
+        ("guards", "; ".join(f"{len(lines)} {name}" for name, lines in broken) or "all hold"),
+        ("compiled in", f"{program['compile_seconds']:.0f} s"),
+    ]
+
+
+_HEAD = (
+    *("slice", "mesh data x fsdp", "batch", "remat", "peak HBM / limit, GiB", "TFLOPs a chip"),
+    *("HBM, GiB", "sent, GiB", "step, ms", "MFU bound", "largest batch"),
+)
+
+
+def as_markdown(plans: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table with a row for each plan."""
+    lines = [_HEAD, ("---",) * len(_HEAD), *(_markdown_row(plan) for plan in plans)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_row(plan: dict[str, Any]) -> tuple[str, ...]:
+    start = (
+        plan["topology"],
+        f"{plan['mesh']['data']} x {plan['mesh']['fsdp']}",
+        str(plan["batch_size"]),
+        plan["remat"],
+    )
+    limit = plan["hbm_limit"] / GIB
+    if "memory" not in plan:
+        return (*start, f"{plan['needed'] / GIB:.1f} / {limit:.2f}: does not fit", *["-"] * 6)
+    best = plan.get("largest")
+    return (
+        *start,
+        f"{plan['memory']['peak'] / GIB:.2f} / {limit:.2f}",
+        f"{plan['flops'] / 1e12:.2f}",
+        f"{plan['hbm_bytes'] / GIB:.1f}",
+        f"{sum(plan['ici_bytes'].values()) / GIB:.2f}",
+        f"{1e3 * plan['fastest_seconds']:.0f} to {1e3 * plan['slowest_seconds']:.0f}",
+        f"{plan['mfu_bound']:.0%}",
+        str(best["batch_size"]) if best else "not searched",
+    )
+
+
+def _terms(sizes: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
+    return f"{_gib(sum(sizes.values()))}: {parts}" if len(sizes) > 1 else parts
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

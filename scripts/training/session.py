@@ -1,0 +1,155 @@
+"""One run of ``scripts.train`` in its workdir: begins or resumes, trains, and reports."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import pathlib
+import signal
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+
+import xvla_jax
+from data.stream.position import merge_positions
+from scripts import run_summary
+from scripts.terminal import STOPPED, message
+from scripts.training.run import TrainingRun, group_table
+from xvla_jax.checkpoints import relabel
+from xvla_jax.checkpoints.run_folder import read_model
+from xvla_jax.errors import TrainingError, XVLAError
+from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.loop import Placement, Reports, Saving, Schedule, SkipWatch, run_loop
+from xvla_jax.training.multihost import Processes
+from xvla_jax.training.provenance import code_version
+from xvla_jax.training.resume import check_resumed, check_same_model
+from xvla_jax.training.signals import StopSignal
+from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
+from xvla_jax.training.step import make_train_step
+from xvla_jax.training.telemetry import MetricsWriter, open_sinks
+from xvla_jax.training.workdir_lock import WorkdirLock
+
+
+def train(
+    config: Any, workdir: pathlib.Path, processes: Processes, fields_set: Collection[str]
+) -> int:
+    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+
+    Args:
+        config: as configs/base.py has it.
+        workdir: held by this process, or by the first of several.
+        processes: all processes of the run.
+        fields_set: fields of the config that the command line sets, as ``model.depth``.
+    """
+    began = time.monotonic()
+    run = TrainingRun.open(config, fields_set)
+    code = code_version(xvla_jax.__version__)
+    processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
+    processes.check_shared(workdir)
+    checkpointer = Checkpointer(
+        workdir,
+        keep=config.keep,
+        save_interval=config.save_every,
+        keep_every=config.keep_every,
+        timeout_s=config.distributed.timeout_s,
+    )
+    state, position = _begin(run, checkpointer)
+    run = run.without_weights()
+    iters = run.recipe.config.iters
+    console = Console()
+    if processes.main:
+        console.print(group_table(run.recipe.group_rows()))
+    with (
+        run.batches(position) as stream,
+        MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
+        StopSignal() as stop,
+    ):
+        state = run_loop(
+            state,
+            make_train_step(run.recipe, run.processor, seed=config.seed),
+            stream,
+            schedule=Schedule(iters, config.log_every),
+            placement=Placement(run.mesh, run.model_config, run.present_views),
+            saving=Saving(
+                checkpointer,
+                RunItems(run.model_item, config.to_dict(), run.provenance(code)),
+                functools.partial(_run_position, processes),
+            ),
+            reports=Reports(
+                writer,
+                run.watch(int(state.step), began=began),
+                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
+            ),
+            stop=stop,
+            validation=run.validation,
+        )
+        checkpointer.close()
+    if processes.main:
+        run_summary.report([workdir], workdir / run_summary.CURVES, console)
+    step = int(state.step)
+    if step < iters:
+        print(f"stopped at step {step}; the same command continues from there")
+        return STOPPED if stop.number == signal.SIGINT else 0
+    beyond = f", {iters} of which were asked for" if step > iters else ""
+    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
+    if run.recipe.lora and processes.main:
+        export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
+        print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
+    return 0
+
+
+def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the position of the run, from that of each process."""
+    return merge_positions(processes.gather_json(position, "saving the place in the data"))
+
+
+def _begin(
+    run: TrainingRun, checkpointer: Checkpointer
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Returns the newest state of the workdir and its place in the data, or a fresh one."""
+    step = checkpointer.latest_step()
+    if step is None:
+        params = run.loaded.params if run.loaded else None
+        return init_state(run.recipe, run.mesh, seed=run.config.seed, params=params), None
+    check_same_base(checkpointer.folder / str(step), run.model_item)
+    logging.info("resuming %s at step %d", checkpointer.folder, step)
+    saved = checkpointer.read_config(step=step)
+    if saved is not None:
+        check_resumed(saved, run.config.to_dict())
+    check_same_model(read_model(checkpointer.folder / str(step))["config"], run.model_config)
+    state, position = checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
+    if run.recipe.lora and run.loaded:
+        state = place_base(state, run.mesh, run.loaded.params)
+    return state, position
+
+
+@contextlib.contextmanager
+def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool) -> Iterator[None]:
+    """Holds the workdir for the duration of a run: its first process does.
+
+    A run that ends before it writes anything leaves no workdir that was not there.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        try:
+            if not workdir.exists():
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, workdir)
+            if processes.main:
+                stack.enter_context(WorkdirLock(workdir, take_over=take_over))
+        except (XVLAError, OSError) as error:
+            problem = message(error)
+        problems = filter(None, processes.gather_json(problem, f"taking {workdir}"))
+        problem = next(problems, None)
+        if problem is not None:
+            raise TrainingError(problem)
+        yield
+
+
+def _remove_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # there is something in it
+        folder.rmdir()

@@ -1,0 +1,203 @@
+"""The command line of a command, its ends, and which records of libraries reach a terminal."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import signal
+
+import pytest
+
+from scripts.terminal import (
+    STOPPED,
+    Command,
+    Termination,
+    UsageError,
+    message,
+    quiet_libraries,
+)
+
+_CONFIG = "configs/debug.py"
+
+
+def _command() -> Command:
+    command = Command("Does it.\n\npython -m scripts.it IN", positional=("checkpoint",))
+    command.DEFINE_string("checkpoint", None, "Folder.", required=True)
+    command.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type.")
+    command.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+    command.DEFINE_bool("largest", True, "Search.")
+    command.DEFINE_alias("model_path", "checkpoint")
+    return command
+
+
+@pytest.mark.parametrize("argument", ["a/b", "--checkpoint=a/b", "--model_path=a/b"])
+def test_a_flag_its_alias_and_its_place_are_the_same(argument: str) -> None:
+    command = _command()
+    assert command.parse(["it", argument, "--workers=3"]) == []
+    assert command.flags["checkpoint"].value == "a/b"
+    assert command.flags["workers"].value == 3
+    assert command.line == f"python -m scripts.it {argument} --workers=3"
+
+
+def test_a_command_line_does_not_know_the_one_before() -> None:
+    command = _command()
+    command.parse(["it", "a", "--workers=3", "--nolargest"])
+    command.parse(["it", "b"])
+    values = [command.flags[name].value for name in ("checkpoint", "workers", "largest")]
+    assert values == ["b", 2, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "--checkpoint must be given"),
+        (["a", "b", "c"], "unexpected arguments: b c"),
+        (["a", "--worker=3"], "Unknown command line flag 'worker'. Did you mean: workers"),
+        (["a", "--workers=0"], "--workers=0"),
+        (["a", "--dtype=float16"], "should be one of <float32|bfloat16>"),
+    ],
+)
+def test_a_wrong_command_line_is_two_lines(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _command().run(lambda _: 0, ["scripts/it.py", *arguments]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert problem in first
+    assert second == "see python -m scripts.it --help"
+
+
+def test_help_has_the_flags_of_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _command().run(lambda _: pytest.fail("was run"), ["it", "--help"]) == 0
+    assert capsys.readouterr().out == (
+        "Does it.\n\npython -m scripts.it IN\n\nFlags:\n"
+        "  --checkpoint            Folder. Needed. Also --model_path.\n"
+        "  --dtype=float32|bfloat16\n"
+        "                          Type. Default: float32.\n"
+        "  --workers=2             Processes.\n"
+        "  --nolargest             Search.\n"
+    )
+
+
+def test_names_of_rows_are_checked_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command("", rows={"tasks": "tasks"})
+    command.DEFINE_list("tasks", None, "Rows.", required=True)
+    assert command.parse(["it", "--tasks=libero_goal,quickstart"]) == []
+    with pytest.raises(UsageError) as caught:
+        command.parse(["it", "--tasks=libero_gaol"])
+    assert str(caught.value).startswith(
+        "--tasks: there is no 'libero_gaol'; close to it: libero_goal"
+    )
+    assert len(str(caught.value)) < 200
+    assert command.run(lambda _: pytest.fail("was run"), ["it", "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].split() == ["task", "benchmark", "suite", "tasks"]
+    assert any(line.startswith("libero_goal ") for line in listed)
+
+
+@pytest.mark.parametrize("argument", [[], ["--config"], ["--config="], ["--config=configs/no.py"]])
+def test_a_config_that_is_none_lists_those_there_are(argument: list[str]) -> None:
+    command = Command("")
+    command.DEFINE_config("config", "Config.")
+    with pytest.raises(UsageError, match=r"configs/pretrain\.py") as caught:
+        command.parse(["it", *argument])
+    assert "configs/base.py" not in str(caught.value), "nobody trains it"
+
+
+def test_fields_of_a_config_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command("")
+    holder = command.DEFINE_config("config", "Config.")
+    argv = ["it", f"--config={_CONFIG}", "--config.optimizer.iters=7"]
+    monkeypatch.setattr("sys.argv", argv)
+    command.parse(argv)
+    assert holder.value.optimizer.iters == 7
+    assert command.fields_set("config") == {"optimizer.iters"}
+    argv = ["it", f"--config={_CONFIG}", "--config.optimizer.iter=7"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(UsageError, match="the config has no such field"):
+        command.parse(argv)
+
+
+def test_errors_of_files_are_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def status_of(error: BaseException, status: int = 1) -> int:
+        def fail(_: list[str]) -> int:
+            raise error
+
+        return Command("", status=status).run(fail, ["it"])
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/x")
+    assert status_of(full) == 1
+    assert capsys.readouterr().err == (
+        "error: /mnt/x: No space left on device; free some space, or choose another place\n"
+    )
+    assert status_of(PermissionError(errno.EACCES, "Permission denied", "x"), status=2) == 2
+    assert capsys.readouterr().err == "error: x: Permission denied\n"
+    assert status_of(KeyboardInterrupt()) == STOPPED
+    assert Command("").run(lambda _: 0, ["it"]) == 0
+    with pytest.raises(KeyError):
+        status_of(KeyError("a mistake"))
+    assert message(OSError("in words")) == "in words"
+
+
+def test_sigterm_is_raised_where_it_comes() -> None:
+    with pytest.raises(SystemExit, match="143"), Termination():
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_sigterm_is_not_lost_in_the_garbage_collector() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def signalled(*_: object) -> None:
+        gc.callbacks.remove(signalled)
+        signal.raise_signal(signal.SIGTERM)
+
+    with Termination() as termination:
+        progress = termination.checked(lambda done, total: seen.append((done, total)))
+        progress(1, 2)
+        gc.callbacks.append(signalled)
+        gc.collect()  # continues: the exception of the callback is printed and dropped
+        with pytest.raises(SystemExit, match="143"):
+            progress(2, 2)
+    assert seen == [(1, 2)]
+
+
+def test_the_handler_of_sigterm_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Termination():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+_TASK = "Task exception was never retrieved\nfuture: <Task coro=<_open_and_write() at {}/x.py:121>>"
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "shown"),
+    [
+        ("asyncio", _TASK.format("/lib/orbax/checkpoint"), False),
+        ("asyncio", _TASK.format("/lib/aiohttp"), True),
+        ("absl", "_SignalingThread.run() raised an exception", False),
+        ("absl", "a checkpoint is missing", True),
+        ("orbax", "restored in 3 s", False),
+    ],
+)
+def test_what_orbax_raises_as_well_is_not_logged(
+    name: str, message: str, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("absl"), "handlers", [])
+    monkeypatch.setattr("sys.unraisablehook", None)
+    for logger in (name, "jax", "orbax"):
+        monkeypatch.setattr(logging.getLogger(logger), "level", logging.INFO)
+        monkeypatch.setattr(logging.getLogger(logger), "propagate", True)
+    monkeypatch.setattr(logging.getLogger(name), "_cache", {})
+    quiet_libraries()
+    level = logging.INFO if message.startswith("restored") else logging.ERROR
+    logging.getLogger(name).log(level, message)
+    assert bool(records) is shown
