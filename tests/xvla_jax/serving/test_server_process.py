@@ -19,9 +19,9 @@ import schemathesis
 from schemathesis.checks import CHECKS
 from websockets.sync.client import connect
 
-from benchmarks.server_process import Server, server
-from benchmarks.serving_attacks import beside
-from benchmarks.serving_memory import peaks
+from benchmarks.serving.attacks import beside
+from benchmarks.serving.memory import peaks
+from benchmarks.serving.server_process import Server, server
 from configs import models
 from scripts.random_weights import write_random_checkpoint
 from tests.quick_compile import QUICK_COMPILE
