@@ -381,6 +381,7 @@ def _decoded(field: str, data: bytes, most_pixels: int) -> np.ndarray:
         _check_size(field, *image.size, most_pixels)
         if image.mode not in _MODES:
             raise bad_field(field, f"mode {image.mode}", f"modes {', '.join(_MODES)}")
+        image.load()  # np.asarray would take an AttributeError of a decoder for "no array"
         if image.mode != "RGB":
             image = image.convert("RGB")  # the other pixels are freed before the array is made
         return np.asarray(image)
