@@ -247,6 +247,9 @@ def flags_of(module: str) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             targets = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
             for target in targets:
-                if target.split(".")[0] == module.split(".")[0] and target != module:
+                around = f"{module}.".startswith(
+                    f"{target}."
+                )  # its own folder
+                if target.split(".")[0] == module.split(".")[0] and not around:
                     found |= flags_of(target)
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""A policy behind a network: door 2 over HTTP or a websocket, and what to do when it is silent."""
+"""Asks a policy server for chunks: compares contracts, retries within limits, never invents."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class PolicyUnavailableError(RemoteError):
 
 
 class ContractMismatchError(RemoteError):
-    """The server's numbers mean something else than the robot's; nothing may be executed."""
+    """The server's numbers have another meaning than the robot's; nothing may be executed."""
 
 
 class RemotePolicy:
-    """A policy server as a policy: `act` has the arguments and the result of door 2.
+    """A policy server as a policy: `act` takes observations and returns actions.
 
     Args:
         url: ``http://``, ``https://``, ``ws://`` or ``wss://`` host:port.
         expected: fields of the action contract by name, ``domain_id`` among them; for a row of the
             task table, `eval.tasks.table.task_contract`. Each is compared with the server's; of
             ``channels``, a list of names or of what is known of name, unit, low and high.
-        token: of the server, if it wants one.
-        timeout_s: longest wait for one answer; the server is told not to work beyond it.
-        retries: further attempts after an answer that did not come, or a 503.
-        resize: make images as small as the model takes them, as the server would.
-        encoding: how images travel, a name in `eval.pictures.ENCODINGS`. ``jpeg`` has losses.
+        token: the server's token, if it needs one.
+        timeout_s: longest wait for one answer; sent as the request's deadline.
+        retries: further attempts after a missing answer or a 503.
+        resize: resize images to the model's size before sending, as the server would.
+        encoding: form of the images, a name in `eval.pictures.ENCODINGS`; ``jpeg`` has losses.
         steps: denoising steps; the server's own number if None.
         sleep: waits between attempts; tests put a fake here.
 
@@ -91,26 +91,26 @@ class RemotePolicy:
 
     @property
     def policy_hash(self) -> str:
-        """SHA-256 of what the server computes with."""
+        """SHA-256 of the server's model."""
         return str(self.info["model_sha256"])
 
     def act(
         self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Chunks float32[B, T, D] for observations, asked for one after the other.
+        """Returns chunks float32[B, T, D] for observations, one request after the other.
 
         An observation may carry ``prefix`` float32[P, D] and ``prefix_committed``: rows that the
         chunk has to begin with, see docs/control.md.
 
         Args:
             observations: at least one.
-            seed: of the noise, one each; the same seed gives the same actions.
+            seed: seed of the noise, one each; the same seed gives the same actions.
 
         Raises:
             PolicyUnavailableError: no answer after all attempts; nothing was executed, hold.
             RequestRefusedError: the server refused the observation; the message names the field.
             ContractMismatchError: another model answers than at the beginning.
-            ValueError: an observation is of another domain, or not of door 2.
+            ValueError: an observation is of another domain, or has another form.
         """
         if not observations or len(seed) != len(observations):
             raise ValueError(f"{len(observations)} observations and {len(seed)} seeds: one each")
@@ -160,14 +160,14 @@ class RemotePolicy:
         if reply.get("model") != self.info["model"]:
             raise ContractMismatchError(
                 f"model: {self.info['model']} at the beginning, now {reply.get('model')}; the "
-                "server was started anew with another checkpoint: connect again"
+                "server was restarted with another checkpoint: connect again"
             )
         for warning in reply.get("warnings") or ():
             _LOG.warning("server: %s", warning)
         chunk = np.asarray(reply["actions"], np.float32)
-        wanted = (self.info["num_actions"], self.info["action_width"])
-        if chunk.shape != wanted or not np.isfinite(chunk).all():
-            raise RemoteError(f"the chunk is {chunk.shape}; finite numbers {wanted} were announced")
+        shape = (self.info["num_actions"], self.info["action_width"])
+        if chunk.shape != shape or not np.isfinite(chunk).all():
+            raise RemoteError(f"the chunk is {chunk.shape}; finite numbers {shape} were announced")
         return chunk
 
     def _persist(self, attempt: Callable[[], _T]) -> _T:
@@ -195,11 +195,11 @@ def request_fields(
     side: int | None,
     encode: Callable[[Any], NDArray[np.uint8]],
 ) -> dict[str, Any]:
-    """What of an observation of door 2 goes into a request, by the server's names.
+    """Returns the fields of a request for an `Observation`, by the server's names.
 
     Args:
         observation: images, instruction, proprio and domain_id.
-        side: px that images are made as large as; None leaves them.
+        side: images are resized to this many px; None leaves them.
         encode: one of `eval.pictures.ENCODINGS`.
     """
     fields: dict[str, Any] = {
@@ -216,7 +216,7 @@ def request_fields(
 
 
 def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The server's contract for the expected domain, after it was compared.
+    """Returns the server's contract for the expected domain after comparing it.
 
     Raises:
         ContractMismatchError: names every field that differs, with both values.
@@ -229,31 +229,31 @@ def agreed_contract(info: Mapping[str, Any], expected: Mapping[str, Any]) -> dic
             f"{', '.join(sorted(contracts)) or 'none'}; a checkpoint says them in its "
             "action_contract.json"
         )
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in contracts[domain].items()}
+    contract = {k: tuple(v) if isinstance(v, list) else v for k, v in contracts[domain].items()}
     differing = [
-        f"{name}: server {found.get(name)!r}, robot {wanted!r}"
-        for name, wanted in expected.items()
+        f"{name}: server {contract.get(name)!r}, robot {own!r}"
+        for name, own in expected.items()
         if name != "channels"
-        and found.get(name) != (tuple(wanted) if isinstance(wanted, list) else wanted)
+        and contract.get(name) != (tuple(own) if isinstance(own, list) else own)
     ]
     if "channels" in expected:
-        differing += _differing_channels(found.get("channels") or (), expected["channels"])
+        differing += _differing_channels(contract.get("channels") or (), expected["channels"])
     if differing:
         raise ContractMismatchError("the action contracts differ; " + "; ".join(differing))
-    return found
+    return contract
 
 
 def _differing_channels(
-    found: Sequence[Mapping[str, str]], wanted: Sequence[str | Mapping[str, str]]
+    served: Sequence[Mapping[str, str]], own: Sequence[str | Mapping[str, str]]
 ) -> list[str]:
-    """One line for each statement of the robot that the server does not share."""
-    if len(found) != len(wanted):
-        known = f"{len(found)} of them" if found else "unknown"
-        return [f"channels: server {known}, robot {len(wanted)} of them"]
-    stated = [{"name": w} if isinstance(w, str) else w for w in wanted]
+    """Returns a line for each statement of the robot that the server does not share."""
+    if len(served) != len(own):
+        known = f"{len(served)} of them" if served else "unknown"
+        return [f"channels: server {known}, robot {len(own)} of them"]
+    stated = [{"name": w} if isinstance(w, str) else w for w in own]
     return [
         f"channels[{i}] {one.get('name')!r}, {part}: server {one.get(part)!r}, robot {value!r}"
-        for i, (one, other) in enumerate(zip(found, stated))
+        for i, (one, other) in enumerate(zip(served, stated))
         for part, value in other.items()
         if (one.get(part) or "") != value
     ]

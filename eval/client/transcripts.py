@@ -1,4 +1,4 @@
-"""Plays the transcripts of the authors' clients through ours: `compare.py --adapter`."""
+"""Replays transcripts of the authors' clients through ours: `compare.py --adapter`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .episode import EpisodeClient
 
 
 def request_body(profile: ClientProfile, observation: Mapping[str, Any]) -> dict[str, Any]:
-    """Body of `POST /act` for an observation of door 2; see `profiles.Wire`."""
+    """Returns the body of `POST /act` for an `Observation`; see `profiles.Wire`."""
     wire = profile.wire
-    told = np.asarray(observation["proprio"], wire.proprio_dtype)
+    proprio = np.asarray(observation["proprio"], wire.proprio_dtype)
     encode = {"json_numpy": array_text, "json_list": lambda values: json.dumps(values.tolist())}
     body = {
-        "proprio": encode[wire.proprio_form](told),
+        "proprio": encode[wire.proprio_form](proprio),
         "language_instruction": observation["instruction"],
         "domain_id": observation["domain_id"],
     }
@@ -32,8 +32,7 @@ def request_body(profile: ClientProfile, observation: Mapping[str, Any]) -> dict
     return body
 
 
-# What a transcript's client name holds (its family, then its script) -> row of the task table.
-# The first line that fits decides.
+# Start of a client's family, a part of its script -> row of the task table; the first match counts.
 _CLIENTS: tuple[tuple[str, str, str], ...] = (
     ("libero", "", "libero_spatial"),
     ("calvin", "", "calvin_abc_d"),
@@ -64,11 +63,11 @@ Post = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def row_of(client_name: str, info: Mapping[str, Any]) -> TaskSpec:
-    """The faithful row that a transcript was made under.
+    """Returns the task row that a transcript was made under.
 
     Args:
         client_name: as the transcript has it, "google_VM/client_coke_can" say.
-        info: the transcript's top level; LIBERO's suite is told there.
+        info: the transcript's top level; which names LIBERO's suite.
 
     Raises:
         ValueError: no row is known for it.
@@ -102,8 +101,8 @@ class TranscriptClient:
         """One environment action; asks the server where nothing is queued."""
         self.client.instruct(instruction)
         if self.client.needs_chunk:
-            told = self.client.request(obs)
-            self.client.put(self._post(request_body(self.spec.client, told))["action"])
+            request = self.client.request(obs)
+            self.client.put(self._post(request_body(self.spec.client, request))["action"])
         return self.client.act()
 
 

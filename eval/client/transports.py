@@ -1,7 +1,7 @@
-"""The two ways to a policy server: HTTP and websocket, chosen by the scheme of the address.
+"""Talks to a policy server over HTTP or a websocket, chosen by the scheme of the address.
 
-One object is one conversation: it is used by one thread at a time. Whatever goes wrong on the way
-is a `TryAgainError`; what the server refuses is a `RequestRefusedError`.
+One object is one conversation and belongs to one thread at a time. A failure on the way raises
+`TryAgainError`, a refusal by the server `RequestRefusedError`.
 """
 
 from __future__ import annotations
@@ -17,80 +17,9 @@ from numpy.typing import NDArray
 from eval.pictures import needed
 
 _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f2", "<f4", "<f8")
-
-
-def json_fields(fields: Mapping[str, Any]) -> str:
-    """The JSON body of a request: each array is a text that holds JSON, as X-VLA's clients do."""
-    plain = {k: array_text(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
-    return json.dumps(plain)
-
-
-def array_text(array: NDArray[Any]) -> str:
-    """An array in the json_numpy form: base64 of its C-order bytes, dtype and shape."""
-    return json.dumps(
-        {
-            "__numpy__": base64.b64encode(array.tobytes()).decode("ascii"),
-            "dtype": array.dtype.str,
-            "shape": list(array.shape),
-        }
-    )
-
-
-def arrays_of(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON reply with its marked values as arrays."""
-    return {name: _from_json(value) for name, value in reply.items()}
-
-
-def _from_json(value: Any) -> Any:
-    if not isinstance(value, dict) or "__numpy__" not in value:
-        return value
-    data = base64.b64decode(value["__numpy__"])
-    return np.frombuffer(data, _known(value["dtype"])).reshape(value["shape"])
-
-
-def _known(dtype: Any) -> str:
-    if dtype not in _DTYPES:
-        raise ValueError(f"the server sent an array of {dtype!r}; one of {', '.join(_DTYPES)}")
-    return dtype
-
-
-def pack(fields: Mapping[str, Any]) -> bytes:
-    """The msgpack form of a request."""
-    return needed("msgpack").packb(dict(fields), default=_array_map)
-
-
-def unpack(data: bytes) -> dict[str, Any]:
-    """A server's message.
-
-    Raises:
-        ValueError: it is no msgpack map, or an array in it is of another kind than numbers.
-    """
-    found = needed("msgpack").unpackb(data, object_hook=_array_of, max_bin_len=len(data))
-    if not isinstance(found, dict):
-        raise ValueError(f"the server's message is a {type(found).__name__}; a map is expected")
-    return found
-
-
-def _array_map(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.str in _DTYPES:
-        return {
-            b"__ndarray__": True,
-            b"data": value.tobytes(),
-            b"dtype": value.dtype.str,
-            b"shape": value.shape,
-        }
-    raise TypeError(f"{type(value).__name__} cannot be sent")
-
-
-def _array_of(found: dict[Any, Any]) -> Any:
-    if b"__ndarray__" not in found:
-        return found
-    return np.frombuffer(found[b"data"], _known(found[b"dtype"])).reshape(found[b"shape"])
-
-
 _MOST_REPLY = 2**24  # bytes of one message
 _CLOSE_S = 1.0
-# What a websocket's end says of the text before it (RFC 6455 numbers), as HTTP says it.
+# HTTP status of a refusal by the code that closes the websocket (RFC 6455).
 _STATUS_OF_CLOSE = {1013: 503, 1011: 500}
 
 
@@ -99,7 +28,7 @@ class RemoteError(RuntimeError):
 
 
 class TryAgainError(RemoteError):
-    """Nobody answered, or the server said to come back; `after_s` is its wish, or 0."""
+    """Nobody answered, or the server is busy; `after_s` is the wait that it asks for, or 0."""
 
     def __init__(self, message: str, after_s: float = 0.0) -> None:
         super().__init__(message)
@@ -110,8 +39,8 @@ class RequestRefusedError(RemoteError):
     """The server refused a request; asking again would not help.
 
     Attributes:
-        status: as HTTP counts.
-        field: of the request, or empty.
+        status: HTTP status.
+        field: field of the request, or empty.
     """
 
     def __init__(self, status: int, error: str, detail: Mapping[str, Any]) -> None:
@@ -127,11 +56,11 @@ class Transport(Protocol):
     """A conversation with a server."""
 
     def info(self) -> dict[str, Any]:
-        """What is served; over a websocket, as the present connection was told."""
+        """Content of ``/info``; over a websocket, as of the present connection."""
         ...
 
     def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """One request; the reply has its actions under ``actions``."""
+        """Sends one request; the reply has its actions under ``actions``."""
         ...
 
     def close(self) -> None:
@@ -147,24 +76,24 @@ class HttpTransport:
         self._url = url.rstrip("/")
         self._timeout = timeout_s
         self._session = self._requests.Session()
-        # As `auth`, because requests would let a .netrc file overwrite a plain header.
+        # Set as `auth`, because a .netrc file would overwrite a plain header.
         self._session.auth = _authorized(token)
 
     def info(self) -> dict[str, Any]:
-        """As `Transport.info`."""
+        """Returns the content of ``/info``."""
         return self._exchange("GET", "/info", None)
 
     def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Transport.act`."""
+        """Sends one request."""
         reply = self._exchange("POST", "/act", json_fields(fields))
         return {**reply, "actions": reply.get("action")}
 
     def inspect(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's inputs for a request, where the server runs with ``--inspect``."""
+        """Returns the model's inputs for a request, if the server runs with ``--inspect``."""
         return arrays_of(self._exchange("POST", "/inspect", json_fields(fields)))
 
     def close(self) -> None:
-        """As `Transport.close`."""
+        """Ends the conversation."""
         self._session.close()
 
     def _exchange(self, method: str, path: str, body: str | None) -> dict[str, Any]:
@@ -203,26 +132,26 @@ class WebsocketTransport:
         self._info: dict[str, Any] = {}
 
     def info(self) -> dict[str, Any]:
-        """As `Transport.info`."""
+        """Returns the content of ``/info``."""
         return self._guarded(lambda: self._info)
 
     def act(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Transport.act`."""
+        """Sends one request."""
         return self._guarded(lambda: self._ask(pack(fields)))
 
     def close(self) -> None:
-        """As `Transport.close`."""
+        """Ends the conversation."""
         self._socket = None
         with contextlib.suppress(OSError, self._failures.WebSocketException):
             self._held.close()
 
     def _guarded(self, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        whole = False
+        complete = False
         try:
             if self._socket is None:
                 self._open()
             reply = act()
-            whole = True
+            complete = True
             return reply
         except self._failures.InvalidStatus as error:
             response = error.response
@@ -232,7 +161,7 @@ class WebsocketTransport:
         except (OSError, TimeoutError, ValueError, self._failures.WebSocketException) as error:
             raise TryAgainError(f"{self._url}: {type(error).__name__}: {error}") from error
         finally:
-            if not whole:
+            if not complete:
                 self.close()
 
     def _open(self) -> None:
@@ -281,12 +210,12 @@ def _json(text: str) -> Any:
 
 
 def _refusal(status: int, content: Any, after: str | None) -> RemoteError:
-    found = content if isinstance(content, dict) else {}
-    error = str(found.get("error", "no reason was given"))
+    body = content if isinstance(content, dict) else {}
+    error = str(body.get("error", "no reason was given"))
     if status == 503:
         seconds = float(after) if after is not None and after.strip().isdigit() else 0.0
         return TryAgainError(f"the server is busy (503): {error}", seconds)
-    detail = found.get("detail")
+    detail = body.get("detail")
     return RequestRefusedError(status, error, detail if isinstance(detail, dict) else {})
 
 
@@ -296,3 +225,75 @@ TRANSPORTS: Mapping[str, Callable[..., Transport]] = {
     "ws": WebsocketTransport,
     "wss": WebsocketTransport,
 }
+
+
+# --- the forms of a request and a reply
+
+
+def json_fields(fields: Mapping[str, Any]) -> str:
+    """Returns the JSON body of a request; each array is a JSON text, as X-VLA's clients send it."""
+    plain = {k: array_text(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+    return json.dumps(plain)
+
+
+def array_text(array: NDArray[Any]) -> str:
+    """Returns an array as json_numpy writes it: base64 of its C-order bytes, dtype and shape."""
+    return json.dumps(
+        {
+            "__numpy__": base64.b64encode(array.tobytes()).decode("ascii"),
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+        }
+    )
+
+
+def arrays_of(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON reply with its marked values as arrays."""
+    return {name: _from_json(value) for name, value in reply.items()}
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, dict) or "__numpy__" not in value:
+        return value
+    data = base64.b64decode(value["__numpy__"])
+    return np.frombuffer(data, _known(value["dtype"])).reshape(value["shape"])
+
+
+def _known(dtype: Any) -> str:
+    if dtype not in _DTYPES:
+        raise ValueError(f"the server sent an array of {dtype!r}; one of {', '.join(_DTYPES)}")
+    return dtype
+
+
+def pack(fields: Mapping[str, Any]) -> bytes:
+    """Returns the msgpack form of a request."""
+    return needed("msgpack").packb(dict(fields), default=_array_map)
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """Returns a server's message.
+
+    Raises:
+        ValueError: it is no msgpack map, or an array in it is of another kind than numbers.
+    """
+    message = needed("msgpack").unpackb(data, object_hook=_array_of, max_bin_len=len(data))
+    if not isinstance(message, dict):
+        raise ValueError(f"the server's message is a {type(message).__name__}; a map is expected")
+    return message
+
+
+def _array_map(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.str in _DTYPES:
+        return {
+            b"__ndarray__": True,
+            b"data": value.tobytes(),
+            b"dtype": value.dtype.str,
+            b"shape": value.shape,
+        }
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _array_of(parts: dict[Any, Any]) -> Any:
+    if b"__ndarray__" not in parts:
+        return parts
+    return np.frombuffer(parts[b"data"], _known(parts[b"dtype"])).reshape(parts[b"shape"])

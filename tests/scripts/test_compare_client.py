@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.server_process import Server, server
+from benchmarks.serving.server_process import Server, server
 from configs import models
 from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture

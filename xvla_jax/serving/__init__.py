@@ -1,7 +1,10 @@
 """The policy server: X-VLA's HTTP protocol and openpi's websocket, on one port.
 
-From the wire to the device: ``access`` (token), ``body`` (limits while reading), ``json_codec`` and
-``msgpack_codec`` (bytes to checked values), ``request`` (values to a checked request), ``service``
-(what both doors share), ``batcher`` (which requests run together), ``engine`` (the policy).
-docs/serving.md describes the protocol.
+A request passes ``connections`` (what a connection may cost), ``access`` (token, Host), ``app`` or
+``websocket`` (the two doors), ``codecs`` (bytes to checked values), ``fields`` and ``request``
+(values to an observation), ``batcher`` (which requests run together) and ``engine`` (the policy);
+``service`` leads it, ``server`` is the process around it. docs/serving.md describes the protocol.
+
+Others use ``service.Service``, ``engine.PolicyEngine``, ``limits.Limits``, ``server.Door`` and
+``server.serve``; benchmarks and tests also the codecs.
 """

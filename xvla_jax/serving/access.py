@@ -1,4 +1,4 @@
-"""Who may come in: a token, no browsers, and by which name. No route can forget it."""
+"""Admits requests by token, Host and Origin, in front of every route."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SCHEMES: Final = (b"bearer ", b"api-key ")  # the second is openpi's
 
 
 class Access:
-    """Lets requests through that may be served.
+    """Answers refused requests itself, and hands the others to the application.
 
     Args:
         app: the application.
-        token: None lets everybody in.
-        hosts: whom the Host header may name, without a port; None for any.
+        token: secret that clients must send; None lets everybody in.
+        hosts: names that the Host header may have, without a port; None for any.
     """
 
     def __init__(self, app: App, token: str | None, hosts: frozenset[str] | None = None) -> None:
@@ -34,7 +34,7 @@ class Access:
         self._token = token.encode() if token else None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Serves one ASGI scope."""
         refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         if refusal is None:
             await self._app(scope, receive, send)
@@ -56,7 +56,7 @@ class Access:
         if foreign:
             return RequestError(
                 403,
-                "the server is not called so",
+                "the server has another name",
                 field="Host",
                 value=foreign[0],
                 allowed=f"{', '.join(sorted(self._hosts or ()))}, or another of --allowed_hosts",
@@ -75,7 +75,7 @@ class Access:
 
 
 def _name_of(host: str) -> str:
-    """The name or address of a Host header, without port and brackets."""
+    """Returns the name or address of a Host header, without port and brackets."""
     name, colon, port = host.strip().lower().rpartition(":")
     if not colon or not port.isdigit():
         name = host.strip().lower()

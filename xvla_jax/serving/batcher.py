@@ -1,4 +1,7 @@
-"""Which requests run together, and when: fair between clients, bounded, and with deadlines.
+"""Decides which requests run together, and when: fair, bounded, and with deadlines.
+
+`FairQueue` orders what waits, `Turns` shares the decoder threads by that order, `Batcher` collects
+requests and hands them to the device.
 
 All of it runs in one event loop, so there is nothing to lock; the device has one thread, which
 runs one batch at a time.
@@ -21,19 +24,26 @@ import numpy as np
 from xvla_jax.serving.limits import CROWD, Client, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
-_MOST_TURNS: Final = 16  # of one address; whoever comes then shares the turn of the crowd
+_MOST_TURNS: Final = 16  # of one address; further names share the turn of the crowd
 
+Run = Callable[[Sequence[Any], Sequence[int], Sequence[int]], np.ndarray]
+_PEAK_SECONDS: Final = 1.0  # width of a window in which the requests at once are counted
+_LATEST_SHARE: Final = 0.2  # weight of the last batch in the mean of batch times
+# Two halves may take the device this many times as long as one batch of all; see `_enough`.
+_HALVES_COST: Final = 1.25
 Rows = collections.OrderedDict[str, collections.deque[T]]
 
 
 class FairQueue(Generic[T]):
-    """First in, first out for each client; round robin among addresses, and inside of each.
+    """Queue that is first in, first out for each client, and round robin among addresses.
 
-    An address has one turn however many names its clients give themselves.
+    An address has one turn however many names its clients give themselves; inside of an address,
+    its clients take turns.
 
     Args:
-        client_of: whose an item is.
+        client_of: returns the client of an item.
     """
 
     def __init__(self, client_of: Callable[[T], Client]) -> None:
@@ -52,7 +62,7 @@ class FairQueue(Generic[T]):
         self._size += 1
 
     def pop(self) -> T:
-        """The next item of the client whose turn it is; client and address go to the end."""
+        """Returns the next item of the client whose turn it is; both go to the end."""
         address, rows = next(iter(self._waiting.items()))
         name, items = next(iter(rows.items()))
         item = items.popleft()
@@ -62,7 +72,7 @@ class FairQueue(Generic[T]):
         return item
 
     def remove(self, item: T) -> bool:
-        """Takes an item out wherever it stands; False if it is not there."""
+        """Removes an item wherever it stands; False if it is not there."""
         address = self._client_of(item).address
         for name, items in self._waiting.get(address, {}).items():
             if item in items:
@@ -72,7 +82,7 @@ class FairQueue(Generic[T]):
         return False
 
     def ahead(self, client: Client) -> int:
-        """How many items would come before a new one of this client."""
+        """Number of items that would come before a new one of this client."""
         rows = self._waiting.get(client.address, collections.OrderedDict())
         row = _row_of(client, rows)
         own = len(rows.get(row, ()))
@@ -81,7 +91,7 @@ class FairQueue(Generic[T]):
         return before + sum(min(size, before + 1) for size in others)
 
     def victim(self, client: Client) -> T | None:
-        """The item that gives way to one of this client where there is no room, if one does.
+        """Returns the item that a full queue gives up for one of this client.
 
         It is the newest of the longest row: of the address that has most, or else of the client's
         own; None where the client itself would have no less.
@@ -105,10 +115,10 @@ class FairQueue(Generic[T]):
 
 
 class Turns:
-    """A lock that so many may hold; the others wait as in a `FairQueue`.
+    """A lock with several holders; the others wait in a `FairQueue`.
 
     Args:
-        slots: how many.
+        slots: number of holders.
     """
 
     def __init__(self, slots: int) -> None:
@@ -156,28 +166,19 @@ def _size(rows: Rows[T]) -> int:
     return sum(map(len, rows.values()))
 
 
-Run = Callable[[Sequence[Any], Sequence[int], Sequence[int]], np.ndarray]
-
-_LOG = logging.getLogger(__name__)
-_PEAK_SECONDS = 1.0  # for how long the number of requests at once is remembered
-_LATEST_SHARE = 0.2  # of the last batch in the mean of batch times
-# Two halves may take the device so many times as long as the whole; see `Batcher._enough`.
-_HALVES_COST = 1.25
-
-
 @dataclasses.dataclass(eq=False)
 class Ticket:
     """A request that waits.
 
     Attributes:
-        client: whose turn it counts as.
-        item: what the policy prepared.
+        client: owner of the turn.
+        item: the prepared observation.
         steps: denoising steps.
-        seed: of the noise.
-        deadline: on `time.monotonic`'s clock, seconds.
-        arrived: on the same clock, when it was queued.
-        started: when its batch began.
-        future: ``float32[T, D]`` in the end.
+        seed: seed of the noise.
+        deadline: seconds on `time.monotonic`'s clock.
+        arrived: time on that clock at which it was queued.
+        started: time at which its batch began.
+        future: receives ``float32[T, D]``.
     """
 
     client: Client
@@ -198,9 +199,9 @@ class Batcher:
     Args:
         run: items, steps and seeds to ``float32[B, T, D]``; called in ``device``.
         device: an executor of one thread.
-        seconds: of a batch by size, as measured when the programs were compiled.
-        limits: of queue, batch and waiting.
-        metrics: told of every batch.
+        seconds: time of a batch by size, measured when the programs were compiled.
+        limits: limits of queue, batch and waiting.
+        metrics: counts every batch.
     """
 
     def __init__(
@@ -220,10 +221,7 @@ class Batcher:
         self._changed = asyncio.Event()
         self._running = 0
         self._busy_until = 0.0
-        self._peaks = [
-            (0.0, 0),
-            (0.0, 0),
-        ]  # (since, most at once), latest first
+        self._peaks = [(0.0, 0), (0.0, 0)]  # (start, most at once) of two windows, latest first
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Batcher:
@@ -269,7 +267,7 @@ class Batcher:
             raise self._late(self._expected_wait(client))
 
     def _displaced_by(self, client: Client) -> Ticket | None:
-        """Who gives way to the client; None while there is room for both."""
+        """Returns the ticket that gives way to the client; None while there is room for both."""
         if len(self._queue) < self._limits.queue:
             return None
         victim = self._queue.victim(client)
@@ -316,7 +314,7 @@ class Batcher:
                 await self._run_batch(batch)
 
     async def _gather(self) -> None:
-        """Until there is a batch: as many as are worth waiting for, or the wait is over."""
+        """Waits until a batch is worth running, or its first request has waited long enough."""
         opened: float | None = None
         while True:
             size = len(self._queue)
@@ -332,10 +330,11 @@ class Batcher:
                 await asyncio.wait_for(self._changed.wait(), left)
 
     def _enough(self) -> int:
-        """As many as lately were there at once, or half of them where that costs the device little.
+        """Returns the number of requests that are worth waiting for.
 
-        While one half runs, the other is answered, asks again and is decoded: work of the host that
-        else has the device wait. An accelerator takes as long for a half as for the whole.
+        It is the largest number at once of late, or half of it where two halves cost the device
+        little: while one half runs, the host answers and decodes the other, and the device does not
+        wait for it. An accelerator takes almost as long for a half as for all.
         """
         most = min(self._limits.batch, self._peak())
         half = -(-most // 2)
@@ -404,7 +403,7 @@ class Batcher:
             self._peaks[0] = (since, max(most, at_once))
 
     def _peak(self) -> int:
-        """Most requests at once of late: as many are worth waiting for."""
+        """Largest number of requests at once in the last seconds."""
         now = time.monotonic()
         recent = (most for since, most in self._peaks if now - since <= 2 * _PEAK_SECONDS)
         return max(recent, default=1)

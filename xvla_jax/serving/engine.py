@@ -20,15 +20,15 @@ from xvla_jax.serving.request import Rules
 
 
 class Engine(Protocol):
-    """What acts.
+    """Interface of a policy behind the doors.
 
     Attributes:
-        rules: what requests may hold.
-        info: for ``/info``.
+        rules: values that requests may have.
+        info: content of ``/info``.
         model: short hash of the model, in every reply.
-        programs: (views, batch size) of all that is compiled before the first request.
+        programs: (views, batch size) of each program that is compiled before the first request.
         channels: by domain, in every reply: name, unit and polarity of each number of an action;
-            ``unknown`` where nobody stated them.
+            ``unknown`` where the contract does not state them.
     """
 
     rules: Rules
@@ -38,19 +38,19 @@ class Engine(Protocol):
     channels: Mapping[int, Any]
 
     def prepare(self, observation: Any) -> Any:
-        """The part that needs no device; several threads call it."""
+        """Does the work that needs no device; several threads call it."""
         ...
 
     def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """Prepared observations to ``float32[B, T, D]``; one thread calls it."""
+        """Maps prepared observations to ``float32[B, T, D]``; one thread calls it."""
         ...
 
     def inspect(self, item: Any) -> dict[str, Any]:
-        """What the network is given for a prepared observation, arrays and plain values."""
+        """Returns the network's inputs for a prepared observation, arrays and plain values."""
         ...
 
     def warm(self, views: int, batch: int) -> float:
-        """Compiles one of `programs` and runs it; seconds that a batch takes from then on."""
+        """Compiles one of `programs` and runs it; returns the seconds of a batch."""
         ...
 
 
@@ -59,10 +59,10 @@ class PolicyEngine:
 
     Args:
         policy: the policy.
-        limits: of the server.
+        limits: limits of the server.
         views: numbers of views to compile programs for; a request with another number runs in the
             next larger program.
-        any_domain: take domains that the checkpoint was not trained for.
+        any_domain: accept domains that the checkpoint was not trained for.
     """
 
     def __init__(
@@ -97,19 +97,19 @@ class PolicyEngine:
         self.info: Mapping[str, Any] = self._describe(digest)
 
     def prepare(self, observation: Any) -> Prepared:
-        """As `Policy.prepare`."""
+        """Calls `Policy.prepare`."""
         return self._policy.prepare(observation)
 
     def run(
         self, items: Sequence[Prepared], steps: Sequence[int], seeds: Sequence[int]
     ) -> np.ndarray:
-        """As `Policy.run`, in one of the programs that `warm` compiled."""
+        """Calls `Policy.run` in one of the programs that `warm` compiled."""
         shown = max(len(item.images) for item in items)
         views = next(count for count in self._views if count >= shown)
         return self._policy.run(items, steps=steps, seed=seeds, views=views)
 
     def inspect(self, item: Prepared) -> dict[str, Any]:
-        """Pixels of the views that are there, ids, proprio as sent, and what of it is hidden."""
+        """Returns pixels of the views that were sent, ids, proprio, and its hidden channels."""
         return {
             "pixels": item.images,
             "view_mask": np.arange(self.rules.num_views) < len(item.images),
@@ -171,7 +171,7 @@ class PolicyEngine:
 
 
 def _channels(policy: Policy, domain: int) -> list[dict[str, str]] | str:
-    """What the contract of a domain states of its channels, without what does not apply."""
+    """Returns the channels that a domain's contract states, without empty fields."""
     contract = policy.contracts.get(domain)
     if contract is None or not contract.channels:
         return UNKNOWN
@@ -187,19 +187,19 @@ def _channels(policy: Policy, domain: int) -> list[dict[str, str]] | str:
 
 
 def model_sha256(policy: Policy) -> str:
-    """Of all that decides actions: config, preprocessing, and parameters as they compute.
+    """Hash of all that decides actions: config, preprocessing, and parameters as they compute.
 
-    The same whatever layout of checkpoint they were read from.
+    It is the same for every layout of checkpoint that they were read from.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     processor = dataclasses.asdict(policy.processor)
     del processor["tokenizer_dir"], processor["extra"]
-    whole.update(_json_sha256([policy.config.to_dict(), processor]).encode())
+    digest.update(_json_sha256([policy.config.to_dict(), processor]).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(policy.params):
         array = np.ascontiguousarray(leaf)
-        whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        whole.update(array.reshape(-1).view(np.uint8).data)
-    return whole.hexdigest()
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _json_sha256(value: Any) -> str:

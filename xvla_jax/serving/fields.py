@@ -1,4 +1,4 @@
-"""What clients call the fields of a request: a table of names, and the cameras of a domain."""
+"""Finds the fields of a request under the names that clients use, cameras among them."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def take(fields: Mapping[Any, Any], cameras: tuple[str, ...], num_views: int) ->
 def _parts(
     fields: Mapping[Any, Any], names: Mapping[str, str], field_of: Mapping[str, str]
 ) -> dict[str, list[tuple[str, Any]]]:
-    found = {}
+    parts = {}
     for field, row in PARTS.items():
         present = [(name, fields[name]) for name in row if fields.get(name) is not None]
         if present and field in names:
@@ -138,8 +138,8 @@ def _parts(
         if 0 < len(present) < len(row):
             raise bad_field(field, f"{present[0][0]} alone", " and ".join(row))
         if present:
-            found[field] = present
-    return found
+            parts[field] = present
+    return parts
 
 
 def _twice(field: str, one: str, other: str, field_of: Mapping[str, str]) -> RequestError:
@@ -191,7 +191,7 @@ def _field_of(
 
 
 def view_warnings(taken: Taken, sent: list[str], cameras: tuple[str, ...]) -> list[str]:
-    """What a request's images lack of those that the domain was trained on.
+    """Returns warnings about images that the domain was trained with and the request lacks.
 
     Args:
         taken: the fields.

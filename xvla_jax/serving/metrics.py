@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, in Prometheus' text format. No label holds what a client wrote."""
+"""Counters for ``/metrics`` in Prometheus' text format; no label holds a client's text."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Metrics:
         self.ready = Gauge("xvla_ready", "1 when requests are taken.", registry=registry)
 
     def text(self) -> bytes:
-        """All of it."""
+        """Returns all counters as Prometheus reads them."""
         return generate_latest(self.registry)

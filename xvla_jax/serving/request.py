@@ -1,4 +1,7 @@
-"""From the fields of a request to what the policy takes; nothing unchecked goes on."""
+"""Checks every field of a request, and builds the observation for the policy.
+
+`parse_request` first, then a function for each field; images, also as JPEG or PNG files, are last.
+"""
 
 from __future__ import annotations
 
@@ -21,117 +24,59 @@ from xvla_jax.serving.limits import Limits, RequestError, bad_field
 with needs("serve"):
     import pybase64
 
-_FORMATS: Final = ("JPEG", "PNG")
-_MODES: Final = ("RGB", "RGBA", "L", "P")
-# How base64 of a file begins: with its kind's first bytes, or as the address that holds it.
-_FILE_TEXT: Final = re.compile(r"(?:data:image/(?:png|jpeg|jpg);base64,|(?=iVBORw0KGgo|/9j/))")
-_ALLOWED: Final = (
-    "uint8[H, W, 3] RGB, or a JPEG or PNG file: its bytes as uint8[n], base64, or a data: address"
-)
-
-
-def file_of_text(field: str, text: str) -> bytes | None:
-    """The JPEG or PNG file that a text holds as base64; None for a text that holds JSON.
-
-    Raises:
-        RequestError: neither; nothing that a text names is ever opened.
-    """
-    found = _FILE_TEXT.match(text)
-    if found is None:
-        if text.lstrip()[:1] in ("{", "["):
-            return None
-        raise bad_field(field, text, _ALLOWED)
-    try:
-        return pybase64.b64decode("".join(text[found.end() :].split()), validate=True)
-    except ValueError as error:
-        raise bad_field(field, f"base64: {error}", _ALLOWED) from error
-
-
-def picture(field: str, value: Any, *, most_pixels: int) -> np.ndarray:
-    """An image as ``uint8[H, W, 3]`` RGB.
-
-    Args:
-        field: for messages.
-        value: array, nested lists of 0 .. 255, or bytes of a file.
-        most_pixels: of one image; of a file it is checked before the file is decoded.
-
-    Raises:
-        RequestError: anything else.
-    """
-    if isinstance(value, list):
-        value = _from_lists(field, value, most_pixels)
-    if isinstance(value, bytes):
-        value = np.frombuffer(value, np.uint8) if value else np.zeros(0, np.uint8)
-    if not isinstance(value, np.ndarray):
-        raise bad_field(field, value, _ALLOWED)
-    if value.dtype == np.uint8 and value.ndim == 1:
-        return _decoded(field, value.tobytes(), most_pixels)
-    found = f"{value.dtype}{list(value.shape)}"
-    if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3 or not value.size:
-        raise bad_field(field, found, _ALLOWED)
-    _check_size(field, value.shape[1], value.shape[0], most_pixels)
-    return value
-
-
-def _check_size(field: str, width: int, height: int, most_pixels: int) -> None:
-    if width * height > most_pixels:
-        raise bad_field(field, f"{width} x {height} pixels", f"at most {most_pixels} pixels")
-
-
-def _from_lists(field: str, value: list[Any], most_pixels: int) -> np.ndarray:
-    array = array_from_list(field, value, _ALLOWED, axes=3, most=3 * most_pixels)
-    if array.dtype.kind not in "iu" or not array.size or array.min() < 0 or array.max() > 255:
-        raise bad_field(field, f"a list of {array.dtype}", "whole numbers 0 .. 255; " + _ALLOWED)
-    return array.astype(np.uint8)
-
-
-def _decoded(field: str, data: bytes, most_pixels: int) -> np.ndarray:
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        _check_size(field, *image.size, most_pixels)
-        if image.mode not in _MODES:
-            raise bad_field(field, f"mode {image.mode}", f"modes {', '.join(_MODES)}")
-        if image.mode != "RGB":
-            image = image.convert("RGB")  # the other pixels are freed before the array is made
-        return np.asarray(image)
-    except (
-        OSError,  # not a picture, or cut short
-        EOFError,
-        SyntaxError,  # what Pillow calls a broken PNG
-        ValueError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise bad_field(field, f"{len(data)} bytes: {error}"[:80], _ALLOWED) from error
-
-
-Array = Callable[[str, Any], Any]  # a codec's way from a field's value to an array or a list
+Array = Callable[[str, Any], Any]  # converts a field's value to an array or a list
 
 _MOST_ID: Final = 64  # characters
 _MOST_SEED: Final = 2**32 - 1
-_MOST_PROPRIO: Final = 1e6  # nothing that a robot measures, in any unit; the model would overflow
-_MOST_NUMBERS: Final = 1024  # of proprio
+_MOST_PROPRIO: Final = 1e6  # above what robots measure, in any unit; the model would overflow
+_MOST_NUMBERS: Final = 1024  # in proprio
 _DEFAULT_STEPS: Final = 10  # denoising steps, as released
 _AXES_OF_STACK: Final = 4
 _STACK: Final = (
     "a list of images, an array uint8[views, H, W, 3], or a map by camera; and no image0 beside it"
 )
-_IMAGES_OF_LARGEST: Final = 2  # pixels of a request, in images of the largest size
+_IMAGES_OF_LARGEST: Final = 2  # pixels of a request, counted in images of the largest size
+FORMATS: Final = ("JPEG", "PNG")
+_MODES: Final = ("RGB", "RGBA", "L", "P")
+# Base64 of a file begins with the first bytes of its kind, or as a data: address.
+_FILE_TEXT: Final = re.compile(r"(?:data:image/(?:png|jpeg|jpg);base64,|(?=iVBORw0KGgo|/9j/))")
+_IMAGE: Final = (
+    "uint8[H, W, 3] RGB, or a JPEG or PNG file: its bytes as uint8[n], base64, or a data: address"
+)
+# Pillow's errors for damaged files and for files that claim to be huge; its decoders raise almost
+# any kind. MemoryError is none of them: the service answers it with 413.
+IMAGE_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    SystemError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What the served model takes.
+    """Values that the served model accepts.
 
     Attributes:
         num_views: image slots.
-        views: most images that it was compiled for.
-        widths: of proprio; the first is announced.
+        views: largest number of images that a program was compiled for.
+        widths: accepted widths of proprio; ``/info`` states the first.
         num_actions: rows T of a chunk.
         domains: valid ids.
-        num_domains: of the model.
-        limits: of the server.
+        num_domains: domains of the model.
+        limits: limits of the server.
         cameras: names of the views by domain, in the order of their slots, where they are known.
     """
 
@@ -150,14 +95,14 @@ class ActRequest:
     """A checked request.
 
     Attributes:
-        observation: as ``xvla_jax.batch.Observation``.
+        observation: an ``xvla_jax.batch.Observation``.
         steps: denoising steps.
-        seed: of the noise; None for one of the server's choice.
+        seed: seed of the noise; None lets the server choose.
         num_actions: rows to send back.
-        deadline_ms: from arrival.
-        request_id: the client's, or empty.
-        observation_time: the client's, sent back as it came.
-        warnings: for the reply.
+        deadline_ms: time from arrival.
+        request_id: the client's name of the request, or empty.
+        observation_time: the client's time, returned unchanged.
+        warnings: lines for the reply.
     """
 
     observation: Any
@@ -174,18 +119,18 @@ def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActR
     """Checks every field.
 
     Args:
-        fields: by name, as the codec found them.
-        rules: of the model.
-        array: the codec's way from a field's value to an array or a list.
+        fields: decoded fields by name.
+        rules: rules of the model.
+        array: converts a field's value to an array or a list.
 
     Raises:
-        RequestError: names the field, what it was and what is allowed.
+        RequestError: names the field, its value and the allowed values.
     """
     domain = _domain(fields, rules, array)
     taken = take(fields, rules.cameras.get(domain, ()), rules.num_views)
     limits, warnings = rules.limits, taken.warnings
 
-    def whole(field: str, default: int, low: int, high: int) -> int:
+    def integer(field: str, default: int, low: int, high: int) -> int:
         return _integer(field, taken.values.get(field, default), low, high, array)
 
     observation = {
@@ -197,10 +142,10 @@ def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActR
     }
     return ActRequest(
         observation=observation,
-        steps=whole("steps", _DEFAULT_STEPS, 1, limits.steps),
-        seed=whole("seed", 0, 0, _MOST_SEED) if "seed" in taken.values else None,
-        num_actions=whole("num_actions", rules.num_actions, 1, rules.num_actions),
-        deadline_ms=whole("deadline_ms", limits.deadline_ms, 1, limits.deadline_ms),
+        steps=integer("steps", _DEFAULT_STEPS, 1, limits.steps),
+        seed=integer("seed", 0, 0, _MOST_SEED) if "seed" in taken.values else None,
+        num_actions=integer("num_actions", rules.num_actions, 1, rules.num_actions),
+        deadline_ms=integer("deadline_ms", limits.deadline_ms, 1, limits.deadline_ms),
         request_id=_identifier(taken.values.get("request_id", "")),
         observation_time=_time(taken.values.get("observation_time")),
         warnings=tuple(warnings),
@@ -208,7 +153,7 @@ def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActR
 
 
 def _domain(fields: Mapping[Any, Any], rules: Rules, array: Array) -> int:
-    """Before all others, for it decides what the cameras are called."""
+    """Reads the domain first, because it decides the names of the cameras."""
     value = fields.get("domain_id")
     if value is None:
         others = {name: v for name, v in fields.items() if name != "images"}
@@ -220,8 +165,8 @@ def _domain(fields: Mapping[Any, Any], rules: Rules, array: Array) -> int:
 
 
 def _integer(field: str, value: Any, low: int, high: int, array: Array) -> int:
-    """A whole number, also as a text, or as an array of one in any form that arrays have."""
-    allowed = f"a whole number {low} .. {high}"
+    """Reads an integer, also from a text or from an array of one in any form of arrays."""
+    allowed = f"an integer {low} .. {high}"
     number = value
     if isinstance(number, (dict, list)) or (isinstance(number, str) and number[:1] == "{"):
         number = array(field, number)
@@ -245,8 +190,6 @@ def _instruction(value: Any, limits: Limits, warnings: list[str]) -> str:
         raise bad_field(name, value, allowed)
     if len(value) > limits.text_characters:
         raise bad_field(name, f"{len(value)} characters", allowed)
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise bad_field(name, value, "a text without halves of surrogate pairs")
     if value[:2] in ("b'", 'b"') and value[-1] == value[1]:
         warnings.append(f"{name} begins with b and a quote: is it bytes that str() was called on?")
     return value
@@ -255,19 +198,19 @@ def _instruction(value: Any, limits: Limits, warnings: list[str]) -> str:
 def _images(
     taken: Taken, rules: Rules, array: Array, cameras: tuple[str, ...], warnings: list[str]
 ) -> list[np.ndarray]:
-    """Images in their order; as released, places in that order decide the slots, not the names."""
+    """Reads images in their order; the order decides the slots, not the names, as released."""
     slots = (f"image{i}" for i in range(rules.num_views))
-    found = {field: taken.values[field] for field in slots if field in taken.values}
+    sent = {field: taken.values[field] for field in slots if field in taken.values}
     shown = taken.names
     many = taken.values.get("images")
     if many is not None:
         many = many if isinstance(many, list) else _stacked(array("images", many))
-        if found:
-            raise bad_field("images", f"images beside {', '.join(found)}", _STACK)
-        found = {f"image{i}": value for i, value in enumerate(many[: rules.views + 1])}
-        shown = {field: f"images[{i}]" for i, field in enumerate(found)}
-    if not 1 <= len(found) <= rules.views:
-        count = len(many) if many is not None else len(found)
+        if sent:
+            raise bad_field("images", f"images beside {', '.join(sent)}", _STACK)
+        sent = {f"image{i}": value for i, value in enumerate(many[: rules.views + 1])}
+        shown = {field: f"images[{i}]" for i, field in enumerate(sent)}
+    if not 1 <= len(sent) <= rules.views:
+        count = len(many) if many is not None else len(sent)
         raise RequestError(
             400,
             "no valid images found" if not count else "too many images",
@@ -276,9 +219,10 @@ def _images(
             allowed=f"1 .. {rules.views} images: image0, image1, ..."
             + (f"; or by camera, {', '.join(cameras)}" if cameras else ""),
         )
-    warnings += view_warnings(taken, list(found), cameras)
+    warnings += view_warnings(taken, list(sent), cameras)
     images, left = [], _IMAGES_OF_LARGEST * rules.limits.image_pixels
-    for field, value in found.items():
+    for field, value in sent.items():
+        # two files of few bytes may hold 8 million pixels: the second gets what the first has left
         most = min(left, rules.limits.image_pixels)
         images.append(_image(shown[field], value, array, most))
         left -= images[-1].shape[0] * images[-1].shape[1]
@@ -293,11 +237,11 @@ def _stacked(value: Any) -> list[Any]:
 
 def _image(name: str, value: Any, array: Array, most_pixels: int) -> np.ndarray:
     if isinstance(value, str):
-        file = file_of_text(name, value)
+        file = _file_of_text(name, value)
         value = array(name, value) if file is None else file
     elif not isinstance(value, (np.ndarray, bytes)):  # as they are on the websocket
         value = array(name, value)
-    return picture(name, value, most_pixels=most_pixels)
+    return read_image(name, value, most_pixels=most_pixels)
 
 
 def _proprio(taken: Taken, rules: Rules, array: Array, warnings: list[str]) -> np.ndarray:
@@ -318,22 +262,23 @@ def _proprio(taken: Taken, rules: Rules, array: Array, warnings: list[str]) -> n
 
 
 def _numbers(field: str, value: Any, array: Array, allowed: str) -> np.ndarray:
-    found = array(field, value)
-    if isinstance(found, list):
-        found = array_from_list(field, found, allowed, axes=1, most=_MOST_NUMBERS)
-    if found.dtype.kind not in "iuf" or found.ndim != 1 or not 1 <= found.size <= _MOST_NUMBERS:
-        raise bad_field(field, f"{found.dtype}{list(found.shape)}", allowed)
-    _check_finite(field, found, allowed)
-    return found
+    numbers = array(field, value)
+    if isinstance(numbers, list):
+        numbers = array_from_list(field, numbers, allowed, axes=1, most=_MOST_NUMBERS)
+    known = numbers.dtype.kind in "iuf" and numbers.ndim == 1
+    if not known or not 1 <= numbers.size <= _MOST_NUMBERS:
+        raise bad_field(field, f"{numbers.dtype}{list(numbers.shape)}", allowed)
+    _check_finite(field, numbers, allowed)
+    return numbers
 
 
-def _check_finite(field: str, found: np.ndarray, allowed: str) -> None:
-    if not (np.isfinite(found) & (np.abs(found.astype(np.float64)) <= _MOST_PROPRIO)).all():
+def _check_finite(field: str, numbers: np.ndarray, allowed: str) -> None:
+    if not (np.isfinite(numbers) & (np.abs(numbers.astype(np.float64)) <= _MOST_PROPRIO)).all():
         raise bad_field(field, "numbers that are not finite, or huge", allowed)
 
 
 def _prefix(taken: Taken, rules: Rules, array: Array) -> dict[str, Any]:
-    """Rows that the chunk begins with; what they may hold beyond numbers, the policy knows."""
+    """Reads the rows that the chunk begins with; the policy checks them against the contract."""
     values = taken.values
     if "prefix" not in values:
         if "prefix_committed" in values:
@@ -369,5 +314,76 @@ def _time(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
-        raise bad_field("observation_time", value, "a number; it is sent back as it came")
+        raise bad_field("observation_time", value, "a number; it is returned unchanged")
     return float(value)
+
+
+# --- images
+
+
+def _file_of_text(field: str, text: str) -> bytes | None:
+    """Returns the JPEG or PNG file that a text holds as base64; None for a text that holds JSON.
+
+    Raises:
+        RequestError: neither; nothing that a text names is ever opened.
+    """
+    start = _FILE_TEXT.match(text)
+    if start is None:
+        if text.lstrip()[:1] in ("{", "["):
+            return None
+        raise bad_field(field, text, _IMAGE)
+    try:
+        return pybase64.b64decode("".join(text[start.end() :].split()), validate=True)
+    except ValueError as error:
+        raise bad_field(field, f"base64: {error}", _IMAGE) from error
+
+
+def read_image(field: str, value: Any, *, most_pixels: int) -> np.ndarray:
+    """Returns an image as ``uint8[H, W, 3]`` RGB.
+
+    Args:
+        field: name for messages.
+        value: array, nested lists of 0 .. 255, or bytes of a file.
+        most_pixels: limit of one image; for a file it is checked before the file is decoded.
+
+    Raises:
+        RequestError: anything else.
+    """
+    if isinstance(value, list):
+        value = _from_lists(field, value, most_pixels)
+    if isinstance(value, bytes):
+        value = np.frombuffer(value, np.uint8) if value else np.zeros(0, np.uint8)
+    if not isinstance(value, np.ndarray):
+        raise bad_field(field, value, _IMAGE)
+    if value.dtype == np.uint8 and value.ndim == 1:
+        return _decoded(field, value.tobytes(), most_pixels)
+    if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3 or not value.size:
+        raise bad_field(field, f"{value.dtype}{list(value.shape)}", _IMAGE)
+    _check_size(field, value.shape[1], value.shape[0], most_pixels)
+    return value
+
+
+def _check_size(field: str, width: int, height: int, most_pixels: int) -> None:
+    if width * height > most_pixels:
+        raise bad_field(field, f"{width} x {height} pixels", f"at most {most_pixels} pixels")
+
+
+def _from_lists(field: str, value: list[Any], most_pixels: int) -> np.ndarray:
+    array = array_from_list(field, value, _IMAGE, axes=3, most=3 * most_pixels)
+    if array.dtype.kind not in "iu" or not array.size or array.min() < 0 or array.max() > 255:
+        raise bad_field(field, f"a list of {array.dtype}", "integers 0 .. 255; " + _IMAGE)
+    return array.astype(np.uint8)
+
+
+def _decoded(field: str, data: bytes, most_pixels: int) -> np.ndarray:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(field, *image.size, most_pixels)
+        if image.mode not in _MODES:
+            raise bad_field(field, f"mode {image.mode}", f"modes {', '.join(_MODES)}")
+        image.load()  # np.asarray would take an AttributeError of a decoder for "no array"
+        if image.mode != "RGB":
+            image = image.convert("RGB")  # the other pixels are freed before the array is made
+        return np.asarray(image)
+    except IMAGE_ERRORS as error:
+        raise bad_field(field, f"{len(data)} bytes: {error}"[:80], _IMAGE) from error

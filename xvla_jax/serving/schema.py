@@ -1,4 +1,4 @@
-"""The protocol as OpenAPI describes it; docs/serving.md has it in words."""
+"""Describes the protocol for OpenAPI; docs/serving.md has it in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ with needs("serve"):
 
 
 class Detail(BaseModel):
-    """What of the request was wrong."""
+    """Part of the request that was refused."""
 
     field: str
     value: str | int | bool | None
@@ -73,7 +73,7 @@ class StateReply(BaseModel):
 
 
 class InfoReply(BaseModel):
-    """What is served, and its limits."""
+    """Model, contract and limits of the server."""
 
     model_config = ConfigDict(extra="allow")
     model: str
@@ -98,7 +98,7 @@ _ROWS: Final = {
     "description": "rows that the chunk begins with, in the form of proprio; see docs/control.md",
     "type": ["string", "object", "array"],
 }
-_WHOLE: Final[dict[str, Any]] = {"type": ["integer", "string"]}
+_INTEGER: Final[dict[str, Any]] = {"type": ["integer", "string"]}
 ACT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -113,13 +113,13 @@ ACT_BODY: Final[dict[str, Any]] = {
                         "image0": _IMAGE,
                         "image1": _IMAGE,
                         "image2": _IMAGE,
-                        "domain_id": _WHOLE,
+                        "domain_id": _INTEGER,
                         "prefix": _ROWS,
-                        "prefix_committed": _WHOLE,
-                        "steps": _WHOLE,
-                        "seed": _WHOLE,
-                        "num_actions": _WHOLE,
-                        "deadline_ms": _WHOLE,
+                        "prefix_committed": _INTEGER,
+                        "steps": _INTEGER,
+                        "seed": _INTEGER,
+                        "num_actions": _INTEGER,
+                        "deadline_ms": _INTEGER,
                         "request_id": {"type": "string", "maxLength": 64},
                         "observation_time": {"type": "number"},
                     },
@@ -131,5 +131,5 @@ ACT_BODY: Final[dict[str, Any]] = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that can refuse."""
+    """Returns the ``responses`` of a route that can refuse."""
     return {status: {"model": ErrorReply} for status in statuses}

@@ -1,4 +1,8 @@
-"""The process: socket, signals, readiness, and an orderly end."""
+"""Runs the server's process: socket, signals, readiness, an orderly end, and its SLURM task.
+
+On SIGTERM or SIGINT the server stops taking requests, removes ``info.json``, answers what is in
+flight and exits with 0.
+"""
 
 from __future__ import annotations
 
@@ -28,157 +32,33 @@ from xvla_jax.serving.service import Service
 with needs("serve"):
     import uvicorn
 
-_PIECES = re.compile(r"[^,\[\]]+|\[[^\]]*\]|,")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-_ADDRESS = re.compile(r"[^-]+-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})")
-_MOST_NODES = 100_000
-
-
-@dataclasses.dataclass(frozen=True)
-class SlurmTask:
-    """One task of a job.
-
-    Attributes:
-        job_id: of the job.
-        node_list: as SLURM writes it.
-        host: of this task; an address if the node's name holds one, as X-VLA's cluster has it.
-        index: of this task in the job, from 0.
-    """
-
-    job_id: str
-    node_list: str
-    host: str
-    index: int
-
-
-def slurm_task(environ: Mapping[str, str]) -> SlurmTask | None:
-    """The task that this process is; None outside of SLURM.
-
-    Raises:
-        ConfigError: a node list or number that cannot be read.
-    """
-    text = environ.get("SLURM_NODELIST") or environ.get("SLURM_JOB_NODELIST")
-    if not text:
-        return None
-    nodes = expand_nodes(text)
-    node = _number(environ, "SLURM_NODEID", 0)
-    if node >= len(nodes):
-        raise ConfigError(f"SLURM_NODEID is {node}; SLURM_NODELIST={text} has {len(nodes)} nodes")
-    name = environ.get("SLURMD_NODENAME") or nodes[node]
-    address = _ADDRESS.fullmatch(name)
-    return SlurmTask(
-        job_id=environ.get("SLURM_JOB_ID", "none"),
-        node_list=text,
-        host=".".join(address.groups()) if address else name,
-        index=_number(environ, "SLURM_PROCID", 0),
-    )
-
-
-def expand_nodes(text: str) -> list[str]:
-    """``gpu-[01-03,7],login`` -> ``gpu-01 gpu-02 gpu-03 gpu-7 login``.
-
-    Raises:
-        ConfigError: not a node list.
-    """
-    pieces = _PIECES.findall(text)
-    if "".join(pieces) != text:
-        raise ConfigError(f"SLURM_NODELIST={text}: brackets do not match")
-    nodes: list[str] = []
-    for is_comma, group in itertools.groupby(pieces, lambda piece: piece == ","):
-        if not is_comma:
-            parts = [_numbers(p, text) if p.startswith("[") else [p] for p in group]
-            nodes += ["".join(combination) for combination in itertools.product(*parts)]
-    if not nodes:
-        raise ConfigError(f"SLURM_NODELIST={text}: no node is named")
-    return nodes
-
-
-def _numbers(piece: str, text: str) -> list[str]:
-    def expand(item: str) -> Iterator[str]:
-        found = _RANGE.fullmatch(item)
-        if not found:
-            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no number and no range")
-        first, last = found[1], found[2] or found[1]
-        if not 0 <= int(last) - int(first) < _MOST_NODES:
-            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no range")
-        return (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-
-    return [name for item in piece[1:-1].split(",") for name in expand(item)]
-
-
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdigit():
-        raise ConfigError(f"{name} is {text!r}; a number is expected")
-    return int(text)
-
-
 _LOG = logging.getLogger(__name__)
-
-
-def info_files(task: SlurmTask | None) -> list[str]:
-    """Names of the files that a task writes: ``info.json`` is the first task's."""
-    if task is None:
-        return ["info.json"]
-    return [*(["info.json"] if task.index == 0 else []), f"info.{task.index}.json"]
-
-
-@contextlib.contextmanager
-def announced(
-    folder: str | os.PathLike[str], host: str, port: int, task: SlurmTask | None
-) -> Iterator[None]:
-    """The files are there inside, whole, and gone behind; enter when the socket answers.
-
-    A file that somebody left is replaced. One that another server wrote meanwhile stays.
-    """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(
-        {
-            "host": host,
-            "port": port,
-            "job_id": task.job_id if task else "none",
-            "node_list": task.node_list if task else "none",
-        }
-    )
-    paths = [folder / name for name in info_files(task)]
-    for path in paths:
-        if path.exists():
-            _LOG.warning("%s was left by another server; it is replaced", path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(text)
-        scratch.replace(path)
-    try:
-        yield
-    finally:
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                if path.read_text() == text:
-                    path.unlink()
-
-
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SHORTEST_TOKEN: Final = 16  # characters
 _PING_SECONDS: Final = 20.0
 _KEEP_ALIVE_SECONDS: Final = 60
 _SWITCH_SECONDS: Final = 0.001
+_PIECES: Final = re.compile(r"[^,\[\]]+|\[[^\]]*\]|,")
+_RANGE: Final = re.compile(r"(\d+)(?:-(\d+))?")
+_ADDRESS: Final = re.compile(r"[^-]+-(\d{1,3})-(\d{1,3})-(\d{1,3})-(\d{1,3})")
+_MOST_NODES: Final = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Door:
-    """Where the server listens and whom it lets in.
+    """Address of the server, and the clients that it admits.
 
     Attributes:
         host: address to bind.
         port: 0 for a free one.
-        token: what clients must show; None lets everybody in.
-        insecure: no token although others than this machine can connect.
+        token: secret that clients must send; None lets everybody in.
+        insecure: no token although other machines can connect.
         tls_cert: PEM file; with ``tls_key`` the server speaks TLS.
         tls_key: PEM file.
         drain_seconds: longest wait for requests in flight at the end.
         inspect: answer ``POST /inspect``; on loopback, or with a token, only.
-        allowed_hosts: names that clients may call the server by, beside those of loopback; without
-            any, a server on another address is called as clients like.
+        allowed_hosts: names that the Host header may have, beside those of loopback; without any,
+            a server on another address accepts every name.
         trusted_proxies: addresses whose ``X-Forwarded-For`` is believed.
     """
 
@@ -212,9 +92,9 @@ class Door:
 
     @property
     def hosts(self) -> frozenset[str] | None:
-        """Whom the Host header may name; None for any.
+        """Names that the Host header may have; None for any.
 
-        A page in a browser reaches loopback under a name of its own, by changing where it points.
+        A page in a browser reaches loopback under a name of its own, which it points there.
         """
         if not (self.allowed_hosts or is_loopback(self.host)):
             return None
@@ -222,7 +102,7 @@ class Door:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address."""
+    """Returns True if only this machine can connect to an address."""
     if host == "localhost":
         return True
     try:
@@ -232,11 +112,11 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, told when to end by us: its own handlers would cut off websockets, and exit 143."""
+    """uvicorn without its signal handlers, which would cut off websockets and exit with 143."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals alone."""
+        """Leaves signals to `_serve`."""
         yield
 
 
@@ -245,7 +125,7 @@ def serve(service: Service, door: Door, *, output_dir: str | None, task: SlurmTa
 
     Args:
         service: not started yet.
-        door: where and to whom.
+        door: address and admitted clients.
         output_dir: folder of ``info.json``; None writes none.
         task: of SLURM; None outside of it.
 
@@ -294,7 +174,7 @@ async def _serve(
         finally:
             starting.cancel()
             stopping.cancel()
-            files.close()  # nobody is to find a server that is about to go
+            files.close()  # before the socket closes, so that no client finds a server that ends
             await _end(service, server, http, door.drain_seconds)
     return 0
 
@@ -302,7 +182,7 @@ async def _serve(
 async def _end(
     service: Service, server: _Server, http: asyncio.Task[None], drain_seconds: float
 ) -> None:
-    """Not ready; then what is in flight; then the connections."""
+    """Refuses new requests, waits for those in flight, then closes the connections."""
     service.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(drain_seconds):
@@ -316,7 +196,7 @@ def _quicken() -> None:
     """Shortens how long one request can keep the interpreter from the others.
 
     Without the objects of what was loaded, which stay, a collection of garbage takes a tenth of the
-    time; and a decoder's thread is asked more often to let another go on.
+    time; and a decoder's thread hands the interpreter over more often.
     """
     gc.collect()
     gc.freeze()
@@ -329,7 +209,7 @@ async def _until(done: Callable[[], bool]) -> None:
 
 
 def uvicorn_config(service: Service, door: Door) -> uvicorn.Config:
-    """How the service is run: its application, its connections, and their bounds."""
+    """Returns uvicorn's configuration: the application, its connections, and their bounds."""
     http, websockets = protocols(service.limits)
     return uvicorn.Config(
         create_app(service, door.token, inspect=door.inspect, hosts=door.hosts),  # pyright: ignore[reportArgumentType] ASGI, by any name
@@ -366,5 +246,129 @@ def _listen(door: Door) -> socket.socket:
 
 
 def _public_host(door: Door) -> str:
-    """What clients should connect to: all interfaces have no address of their own."""
+    """Returns the host for clients; "all interfaces" is no address."""
     return socket.gethostname() if door.host in ("0.0.0.0", "::", "") else door.host
+
+
+# --- SLURM, and the file by which clients find the server
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmTask:
+    """One task of a job.
+
+    Attributes:
+        job_id: SLURM's number of the job.
+        node_list: nodes of the job, as SLURM writes them.
+        host: node of this task; an address if its name holds one, as on X-VLA's cluster.
+        index: rank of this task in the job.
+    """
+
+    job_id: str
+    node_list: str
+    host: str
+    index: int
+
+
+def slurm_task(environ: Mapping[str, str]) -> SlurmTask | None:
+    """Returns the task of this process; None outside of SLURM.
+
+    Raises:
+        ConfigError: a node list or number that cannot be read.
+    """
+    text = environ.get("SLURM_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+    if not text:
+        return None
+    nodes = expand_nodes(text)
+    node = _number(environ, "SLURM_NODEID", 0)
+    if node >= len(nodes):
+        raise ConfigError(f"SLURM_NODEID is {node}; SLURM_NODELIST={text} has {len(nodes)} nodes")
+    name = environ.get("SLURMD_NODENAME") or nodes[node]
+    address = _ADDRESS.fullmatch(name)
+    return SlurmTask(
+        job_id=environ.get("SLURM_JOB_ID", "none"),
+        node_list=text,
+        host=".".join(address.groups()) if address else name,
+        index=_number(environ, "SLURM_PROCID", 0),
+    )
+
+
+def expand_nodes(text: str) -> list[str]:
+    """Expands ``gpu-[01-03,7],login`` to ``gpu-01 gpu-02 gpu-03 gpu-7 login``.
+
+    Raises:
+        ConfigError: not a node list.
+    """
+    pieces = _PIECES.findall(text)
+    if "".join(pieces) != text:
+        raise ConfigError(f"SLURM_NODELIST={text}: brackets do not match")
+    nodes: list[str] = []
+    for is_comma, group in itertools.groupby(pieces, lambda piece: piece == ","):
+        if not is_comma:
+            parts = [_numbers(p, text) if p.startswith("[") else [p] for p in group]
+            nodes += ["".join(combination) for combination in itertools.product(*parts)]
+    if not nodes:
+        raise ConfigError(f"SLURM_NODELIST={text}: no node is named")
+    return nodes
+
+
+def _numbers(piece: str, text: str) -> list[str]:
+    def expand(item: str) -> Iterator[str]:
+        bounds = _RANGE.fullmatch(item)
+        if not bounds:
+            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no number and no range")
+        first, last = bounds[1], bounds[2] or bounds[1]
+        if not 0 <= int(last) - int(first) < _MOST_NODES:
+            raise ConfigError(f"SLURM_NODELIST={text}: {item!r} is no range")
+        return (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+
+    return [name for item in piece[1:-1].split(",") for name in expand(item)]
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"{name} is {text!r}; a number is expected")
+    return int(text)
+
+
+def info_files(task: SlurmTask | None) -> list[str]:
+    """Names of the files that a task writes: ``info.json`` is the first task's."""
+    if task is None:
+        return ["info.json"]
+    return [*(["info.json"] if task.index == 0 else []), f"info.{task.index}.json"]
+
+
+@contextlib.contextmanager
+def announced(
+    folder: str | os.PathLike[str], host: str, port: int, task: SlurmTask | None
+) -> Iterator[None]:
+    """Writes ``info.json`` for the block and removes it behind; enter when the socket answers.
+
+    Each file appears complete. One that another server left is replaced; one that another server
+    wrote meanwhile stays.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(
+        {
+            "host": host,
+            "port": port,
+            "job_id": task.job_id if task else "none",
+            "node_list": task.node_list if task else "none",
+        }
+    )
+    paths = [folder / name for name in info_files(task)]
+    for path in paths:
+        if path.exists():
+            _LOG.warning("%s was left by another server; it is replaced", path)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text(text)
+        scratch.replace(path)
+    try:
+        yield
+    finally:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                if path.read_text() == text:
+                    path.unlink()

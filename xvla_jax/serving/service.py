@@ -1,4 +1,4 @@
-"""What both doors share: from a request's bytes to its reply."""
+"""Takes a request from its bytes to its reply, for both doors; holds the server's state."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class _Lane:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """What a request gets.
+    """Reply to a request.
 
     Attributes:
         actions: ``float32[rows, D]``.
-        extras: what else the reply says, in plain JSON values.
+        extras: the other fields of the reply, in plain JSON values.
     """
 
     actions: np.ndarray
@@ -81,8 +81,8 @@ class Service:
     """The policy, its queue and its state: loading, ready, or draining.
 
     Args:
-        load: makes the engine; runs in the device's thread.
-        limits: of the server.
+        load: builds the engine; runs in the device's thread.
+        limits: limits of the server.
     """
 
     def __init__(self, load: Callable[[], Engine], limits: Limits) -> None:
@@ -99,10 +99,10 @@ class Service:
         self.clients = Clients()
 
     async def start(self) -> None:
-        """Loads and compiles; the state is ready after it.
+        """Loads and compiles; then the state is ready.
 
         Raises:
-            XVLAError: what `load` raises.
+            XVLAError: from `load`.
         """
         loop = asyncio.get_running_loop()
         engine = await loop.run_in_executor(self._device, self._load)
@@ -120,7 +120,7 @@ class Service:
             self.metrics.ready.set(1)
 
     def drain(self) -> None:
-        """Takes no more requests; those in flight go on."""
+        """Takes no more requests; those in flight are answered."""
         self.state = "draining"
         self.metrics.ready.set(0)
 
@@ -135,7 +135,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Service]:
-        """Started and ready inside; for tests and for servers that need no early socket."""
+        """Starts the service for the block; for servers that need no socket before it is ready."""
         await self.start()
         try:
             yield self
@@ -144,7 +144,7 @@ class Service:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Of the engine.
+        """Content of ``/info``.
 
         Raises:
             RequestError: 503 while it is loading.
@@ -174,9 +174,9 @@ class Service:
         """Decodes, waits for the device, answers.
 
         Args:
-            sent: by the client.
-            client: whose turn it counts as.
-            began: when the request arrived, by `time.monotonic`.
+            sent: the request.
+            client: owner of the turn.
+            began: time of arrival, by `time.monotonic`.
 
         Raises:
             RequestError: the request cannot be served.
@@ -208,7 +208,7 @@ class Service:
         return Answer(actions[: request.num_actions], extras)
 
     async def inspect(self, sent: Sent, *, client: Client) -> dict[str, Any]:
-        """What the model would be given for a request; see ``Engine.inspect``.
+        """Returns the model's inputs for a request; see ``Engine.inspect``.
 
         Raises:
             RequestError: the request cannot be served.

@@ -1,4 +1,4 @@
-"""The websocket door, as openpi's client speaks it.
+"""Serves the websocket, as openpi's client speaks it.
 
 After the handshake the server sends its metadata; then every message is one observation and every
 answer one chunk, both msgpack. An error is a text, after which the server closes.
@@ -25,7 +25,7 @@ with needs("serve"):
 
 _DOOR: Final = "websocket"
 _NUMBERS: Final = itertools.count()  # names of connections that give themselves none
-# RFC 6455: 1013 try again later, 1011 our fault, 1008 the client's
+# RFC 6455: 1013 try again later, 1011 the server's fault; else 1008, the client's
 _CLOSE_CODES: Final[Mapping[int, int]] = {503: 1013, 500: 1011}
 
 
@@ -95,7 +95,7 @@ async def _answer(
 
 
 def array_of_message(field: str, value: Any) -> Any:
-    """The array, or the list, that a field's value of a message is.
+    """Returns the array, or the list, of a message's field.
 
     Raises:
         RequestError: anything else.

@@ -83,14 +83,14 @@ def test_later_queries(feedback: str, channels: int, proprio: list[float]) -> No
     assert made.request(moved)["proprio"].tolist() == proprio
 
 
-def test_a_commanded_pose_is_told_as_the_environment_was_told_it() -> None:
+def test_a_commanded_pose_is_the_one_that_the_environment_got() -> None:
     made = asked(feedback="commanded_pose", executed=1)
     row = np.zeros((1, 20))
     row[0, :10] = [7, 8, 9, 0, 2, 0, -3, 0.5, 0, 1]  # a quarter turn about z, badly scaled
     made.put(row)
     taken(made)
-    told = made.request({**RAW, "ee_pos": np.array([0.0, 0.0, 0.0])})["proprio"]
-    np.testing.assert_allclose(told[:10], [7, 8, 9, 0, 1, 0, -1, 0, 0, 0], atol=1e-7)
+    state = made.request({**RAW, "ee_pos": np.array([0.0, 0.0, 0.0])})["proprio"]
+    np.testing.assert_allclose(state[:10], [7, 8, 9, 0, 1, 0, -1, 0, 0, 0], atol=1e-7)
 
 
 def test_offsets_start_from_the_last_commanded_position() -> None:

@@ -76,8 +76,8 @@ def observation(**changes: Any) -> dict[str, Any]:
 def test_door_two(open_policy: Any) -> None:
     wire = _Wire()
     policy, slept = open_policy(wire, steps=4)
-    found = policy.act([observation(), observation(instruction="push")], seed=[7, 8])
-    assert (found.shape, found.dtype) == ((2, 30, 20), np.float32)
+    chunks = policy.act([observation(), observation(instruction="push")], seed=[7, 8])
+    assert (chunks.shape, chunks.dtype) == ((2, 30, 20), np.float32)
     assert [f["seed"] for f in wire.asked] == [7, 8]
     assert [f["language_instruction"] for f in wire.asked] == ["pick", "push"]
     assert (wire.asked[0]["steps"], wire.asked[0]["deadline_ms"]) == (4, 4000)

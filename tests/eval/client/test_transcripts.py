@@ -45,7 +45,7 @@ class Server:
 
 def same_requests(server: Server, meta: dict[str, Any], proprio: np.ndarray) -> None:
     assert [step for step, _ in server.asked] == [query["step"] for query in meta["queries"]]
-    for (_, body), query, told in zip(server.asked, meta["queries"], proprio, strict=True):
+    for (_, body), query, state in zip(server.asked, meta["queries"], proprio, strict=True):
         assert set(body) == set(query["keys"])
         for key in ("language_instruction", "domain_id", "steps"):
             assert body.get(key) == query.get(key)
@@ -53,7 +53,7 @@ def same_requests(server: Server, meta: dict[str, Any], proprio: np.ndarray) -> 
         assert query["proprio"]["encoding"] == (
             "json_numpy" if "__numpy__" in body["proprio"] else "json_list"
         )
-        np.testing.assert_allclose(sent, told, rtol=0, atol=PROPRIO_ATOL)
+        np.testing.assert_allclose(sent, state, rtol=0, atol=PROPRIO_ATOL)
         for key, want in query["images"].items():
             image = decoded(body[key])
             assert [list(image.shape), image.dtype.str] == [want["shape"], want["dtype"]]
@@ -101,10 +101,10 @@ def test_the_public_transcripts(name: str) -> None:
         actions = arrays[prefix + "action"]
         for server.step in range(meta["n_steps"]):
             seen = {key: value[server.step].copy() for key, value in raw.items()}
-            told = [text for first, text in meta["instructions"] if first <= server.step][-1]
+            instruction = [text for first, text in meta["instructions"] if first <= server.step][-1]
             if server.step == 0:
-                ours.reset(seen, told)
-            same_action(name, ours.act(seen, told), actions[server.step])
+                ours.reset(seen, instruction)
+            same_action(name, ours.act(seen, instruction), actions[server.step])
             same_state(ours, arrays, prefix, server.step)
         same_requests(server, meta, arrays[prefix + "request_proprio"])
 

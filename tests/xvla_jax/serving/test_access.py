@@ -19,37 +19,37 @@ def client(door: Door) -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
-def _status(found: TestClient, host: str, path: str = "/livez") -> int:
-    return found.get(path, headers={"host": host}).status_code
+def _status(refusal: TestClient, host: str, path: str = "/livez") -> int:
+    return refusal.get(path, headers={"host": host}).status_code
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_is_called_by_its_own_names(host: str) -> None:
-    found = client(Door(host=host))
+    refusal = client(Door(host=host))
     for own in ("localhost", "localhost:8010", "127.0.0.1:1", "[::1]", "[::1]:8010", "LOCALHOST",
                 "localhost.", " localhost "):  # fmt: skip
-        assert _status(found, own) == 200, own
+        assert _status(refusal, own) == 200, own
     for foreign in ("evil.example", "evil.example:8010", "127.0.0.1.evil.example", "localhost@x",
                     "10.0.0.1", "", "[::1", "localhost:x"):  # fmt: skip
-        reply = found.get("/info", headers={"host": foreign})
+        reply = refusal.get("/info", headers={"host": foreign})
         assert reply.status_code == 403, foreign
         assert reply.json()["detail"]["field"] == "Host"
         assert "--allowed_hosts" in reply.json()["detail"]["allowed"]
 
 
 def test_every_route_asks_and_two_names_are_one_too_many() -> None:
-    found = client(Door())
+    refusal = client(Door())
     for path in ("/livez", "/readyz", "/metrics", "/openapi.json", "/nope"):
-        assert _status(found, "evil.example", path) == 403
-    assert found.post("/act", json={}, headers={"host": "evil.example"}).status_code == 403
+        assert _status(refusal, "evil.example", path) == 403
+    assert refusal.post("/act", json={}, headers={"host": "evil.example"}).status_code == 403
     with (
         pytest.raises(WebSocketDenialResponse) as denied,
-        found.websocket_connect("/", headers={"host": "evil.example"}),
+        refusal.websocket_connect("/", headers={"host": "evil.example"}),
     ):
         pass
     assert denied.value.status_code == 403
     two: Any = [(b"host", b"localhost"), (b"host", b"evil.example")]
-    assert found.get("/info", headers=two).status_code == 403
+    assert refusal.get("/info", headers=two).status_code == 403
 
 
 def test_names_of_the_operator() -> None:

@@ -41,22 +41,22 @@ def serving(engine: FakeEngine | None = None, token: str | None = None) -> Itera
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with serving() as found:
-        yield found
+    with serving() as shared:
+        yield shared
 
 
 @pytest.mark.parametrize("path", ["/act", "/infer"])
 def test_the_released_protocol(client: TestClient, path: str) -> None:
     reply = client.post(path, json=request(request_id="r1", observation_time=2.5))
     assert reply.status_code == 200
-    found = reply.json()
-    assert np.shape(found["action"]) == (ROWS, WIDTH)
-    assert found["action"][0][:4] == [5.0, 11.0, 3.0, 7.0]
-    assert (found["request_id"], found["observation_time"], found["seed"]) == ("r1", 2.5, 11)
-    assert found["model"] == "fake"
-    assert found["server_timing"].keys() == {"decode_ms", "queue_ms", "infer_ms", "total_ms"}
-    assert "warnings" not in found
-    assert found["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
+    content = reply.json()
+    assert np.shape(content["action"]) == (ROWS, WIDTH)
+    assert content["action"][0][:4] == [5.0, 11.0, 3.0, 7.0]
+    assert (content["request_id"], content["observation_time"], content["seed"]) == ("r1", 2.5, 11)
+    assert content["model"] == "fake"
+    assert content["server_timing"].keys() == {"decode_ms", "queue_ms", "infer_ms", "total_ms"}
+    assert "warnings" not in content
+    assert content["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
     assert client.post(path, json=request(domain_id=0)).json()["channels"] == "unknown"
 
 
@@ -69,15 +69,15 @@ def test_the_example_of_the_released_readme(client: TestClient) -> None:
         "domain_id": 0,
         "steps": 10,
     }
-    found = client.post("/act", json=payload).json()
-    assert np.shape(found["action"]) == (ROWS, WIDTH)
-    assert "read as no state" in found["warnings"][0]
+    reply = client.post("/act", json=payload).json()
+    assert np.shape(reply["action"]) == (ROWS, WIDTH)
+    assert "read as no state" in reply["warnings"][0]
 
 
-def test_num_actions_cuts_and_a_seed_is_chosen_and_told(client: TestClient) -> None:
-    found = client.post("/act", json=request(num_actions=2, seed=None)).json()
-    assert len(found["action"]) == 2
-    assert found["action"][0][1] == np.float32(found["seed"])
+def test_num_actions_cuts_and_a_chosen_seed_is_returned(client: TestClient) -> None:
+    reply = client.post("/act", json=request(num_actions=2, seed=None)).json()
+    assert len(reply["action"]) == 2
+    assert reply["action"][0][1] == np.float32(reply["seed"])
 
 
 def test_probes_info_and_metrics(client: TestClient) -> None:
@@ -94,12 +94,12 @@ def test_probes_info_and_metrics(client: TestClient) -> None:
 
 def _error(reply: Any, status: int, field: str) -> dict[str, Any]:
     assert reply.status_code == status, reply.text
-    found = reply.json()
-    assert found.keys() == {"error", "detail"}
-    assert found["detail"].keys() == {"field", "value", "allowed"}
-    assert found["detail"]["field"] == field
+    content = reply.json()
+    assert content.keys() == {"error", "detail"}
+    assert content["detail"].keys() == {"field", "value", "allowed"}
+    assert content["detail"]["field"] == field
     assert "Traceback" not in reply.text
-    return found
+    return content
 
 
 JSON = {"content-type": "application/json"}
@@ -156,8 +156,8 @@ def test_the_token_is_asked_for_everywhere_but_at_probes() -> None:
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
         for wrong in (f"Bearer {TOKEN[:-1]}", "Bearer ", TOKEN, "Basic eDp5", "Bearer \xe9"):
             headers = [(b"authorization", wrong.encode("latin-1"))]
-            found = client.get("/info", headers=headers)  # pyright: ignore[reportArgumentType] raw bytes
-            _error(found, 403, "Authorization")
+            reply = client.get("/info", headers=headers)  # pyright: ignore[reportArgumentType] raw bytes
+            _error(reply, 403, "Authorization")
         for right in (f"Bearer {TOKEN}", f"Api-Key {TOKEN}", f"bearer {TOKEN}"):
             assert client.get("/info", headers={"authorization": right}).status_code == 200
         with pytest.raises(WebSocketDenialResponse) as denied, client.websocket_connect("/"):
@@ -224,12 +224,12 @@ def test_the_websocket_of_openpi(client: TestClient) -> None:
         for again in (False, True):
             socket.send_bytes(pack(_observation()))
             data = socket.receive_bytes()
-            found = unpack(data)
-            assert found["actions"].shape == (ROWS, WIDTH)
-            assert found["actions"][0, :4].tolist() == [5.0, 11.0, 3.0, 7.0]
-            assert found["server_timing"]["infer_ms"] >= 0
-            assert found["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
-            assert ("prev_total_ms" in found["server_timing"]) is again
+            reply = unpack(data)
+            assert reply["actions"].shape == (ROWS, WIDTH)
+            assert reply["actions"][0, :4].tolist() == [5.0, 11.0, 3.0, 7.0]
+            assert reply["server_timing"]["infer_ms"] >= 0
+            assert reply["channels"] == [{"name": "grip", "unit": "deg", "low": "open"}]
+            assert ("prev_total_ms" in reply["server_timing"]) is again
             raw = msgpack.unpackb(data)["actions"]
             assert raw.keys() == {b"__ndarray__", b"data", b"dtype", b"shape"}
             assert (raw[b"dtype"], raw[b"shape"]) == ("<f4", [ROWS, WIDTH])

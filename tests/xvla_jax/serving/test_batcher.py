@@ -203,8 +203,8 @@ def test_an_answer_is_that_of_its_own_request() -> None:
         engine = FakeEngine()
         async with running(engine, dataclasses.replace(LIMITS, queue=64)) as batcher:
             tickets = [ticket(f"c{i % 5}", i) for i in range(40)]
-            found = await asyncio.gather(*(batcher.submit(t) for t in tickets))
-        assert [int(actions[0, 1]) for actions in found] == list(range(40))
+            actions = await asyncio.gather(*(batcher.submit(t) for t in tickets))
+        assert [int(chunk[0, 1]) for chunk in actions] == list(range(40))
         assert sorted(len(batch) for batch in engine.batches)[-1] == LIMITS.batch
 
     run(main)

@@ -1,4 +1,4 @@
-"""What a request may make the server allocate: nothing before it was counted."""
+"""Memory for a request is allocated only after its parts were counted."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_a_list_is_refused_before_an_array_is_made_of_it(
 
 def test_lists_of_numbers_are_arrays() -> None:
     for value in ([], [1, 2], [[1, 2.5], [3, 4]], [[[1]]], [2**63], [[]]):
-        found = array_from_list("x", value, "numbers", axes=3, most=4)
-        wanted = np.array(value)
-        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
-        np.testing.assert_array_equal(found, wanted)
+        array = array_from_list("x", value, "numbers", axes=3, most=4)
+        expected = np.array(value)
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(array, expected)
 
 
-def test_one_counter_for_a_whole_message() -> None:
+def test_one_counter_for_all_of_a_message() -> None:
     """4000 lists of 4000 empty ones: each list is short, together they were a gigabyte."""
     rows = (b"\xdc\x0f\xa0" + b"\x90" * 4000) * 4000
     message = b"\x81\xa1a\xdc\x0f\xa0" + rows
@@ -137,8 +137,8 @@ def test_values_are_counted_by_their_heads(message: Any) -> None:
 def test_every_length_is_read(size: int) -> None:
     for message in (b"x" * size, "x" * size, [None] * size, {str(i): 0 for i in range(size)}):
         data = msgpack.packb([message, 7]) or b""
-        wanted = 2 + _values(message)
-        assert codecs.count_msgpack_parts(data) == wanted
+        expected = 2 + _values(message)
+        assert codecs.count_msgpack_parts(data) == expected
 
 
 def test_parts_of_json_are_counted_without_objects() -> None:

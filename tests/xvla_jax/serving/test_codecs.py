@@ -30,7 +30,7 @@ def parse(fields: dict[str, Any]) -> ActRequest:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns, or the refusal; any other error is a failure."""
+    """Returns a call's result, or its refusal; any other error fails the test."""
     try:
         return call()
     except RequestError as refusal:
@@ -40,23 +40,23 @@ def outcome(call: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_arrays_survive_both_codecs(dtype: str) -> None:
     array = np.arange(6).reshape(1, 2, 3).astype(dtype)
-    found = decode_array("x", json_numpy.dumps(array))
-    np.testing.assert_array_equal(found, array)
-    assert found.dtype == array.dtype
+    decoded = decode_array("x", json_numpy.dumps(array))
+    np.testing.assert_array_equal(decoded, array)
+    assert decoded.dtype == array.dtype
     unpacked = codecs.unpack(codecs.pack({"x": array, "y": array[0, 0, 1]}))
     np.testing.assert_array_equal(unpacked["x"], array)
     assert unpacked["y"] == array[0, 0, 1]
     assert dumps(array) == json_numpy.dumps(array)
 
 
-def test_a_whole_request() -> None:
-    found = parse(request(image1=dumps(np.zeros((2, 2, 3), np.uint8)), num_actions=2))
-    assert (found.steps, found.seed, found.num_actions, found.warnings) == (5, 11, 2, ())
-    assert found.observation["domain_id"] == 3
-    assert found.observation["instruction"] == "pick up the bowl"
-    assert [image.shape for image in found.observation["images"]] == [(8, 6, 3), (2, 2, 3)]
-    assert found.observation["proprio"].shape == (WIDTH,)
-    assert found.observation["proprio"].dtype == np.float32
+def test_a_complete_request() -> None:
+    decoded = parse(request(image1=dumps(np.zeros((2, 2, 3), np.uint8)), num_actions=2))
+    assert (decoded.steps, decoded.seed, decoded.num_actions, decoded.warnings) == (5, 11, 2, ())
+    assert decoded.observation["domain_id"] == 3
+    assert decoded.observation["instruction"] == "pick up the bowl"
+    assert [image.shape for image in decoded.observation["images"]] == [(8, 6, 3), (2, 2, 3)]
+    assert decoded.observation["proprio"].shape == (WIDTH,)
+    assert decoded.observation["proprio"].dtype == np.float32
 
 
 def test_what_clients_send_in_other_forms() -> None:
@@ -79,10 +79,10 @@ def test_what_clients_send_in_other_forms() -> None:
 
 
 def test_the_first_image_is_the_first_that_is_there() -> None:
-    """As released: the place among those sent decides the slot, not the number in the name."""
+    """The place among those sent decides the slot, not the number in the name, as released."""
     one, two = (dumps(np.full((1, 1, 3), n, np.uint8)) for n in (1, 2))
-    found = parse(request(image0=None, image2=two, image1=one)).observation["images"]
-    assert [int(image[0, 0, 0]) for image in found] == [1, 2]
+    images = parse(request(image0=None, image2=two, image1=one)).observation["images"]
+    assert [int(image[0, 0, 0]) for image in images] == [1, 2]
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 0), ("JPEG", 4)])
@@ -90,15 +90,15 @@ def test_encoded_images_come_out_as_rgb(kind: str, tolerance: int) -> None:
     file = io.BytesIO()
     Image.new("RGB", (16, 8), (200, 100, 50)).save(file, kind, quality=95)
     data = np.frombuffer(file.getvalue(), np.uint8)
-    (found,) = parse(request(image0=dumps(data))).observation["images"]
-    assert found.shape == (8, 16, 3)
-    assert np.abs(found[4, 8].astype(int) - (200, 100, 50)).max() <= tolerance
+    (decoded,) = parse(request(image0=dumps(data))).observation["images"]
+    assert decoded.shape == (8, 16, 3)
+    assert np.abs(decoded[4, 8].astype(int) - (200, 100, 50)).max() <= tolerance
 
 
 def test_zeros_of_another_width_are_no_state() -> None:
-    found = parse(request(proprio=dumps(np.zeros(7, np.float32))))
-    np.testing.assert_array_equal(found.observation["proprio"], np.zeros(WIDTH, np.float32))
-    assert "7 zeros where 20 numbers" in found.warnings[0]
+    decoded = parse(request(proprio=dumps(np.zeros(7, np.float32))))
+    np.testing.assert_array_equal(decoded.observation["proprio"], np.zeros(WIDTH, np.float32))
+    assert "7 zeros where 20 numbers" in decoded.warnings[0]
     with pytest.raises(RequestError) as refusal:
         parse(request(proprio=dumps(np.eye(1, 7)[0])))
     assert refusal.value.body() == {
@@ -107,7 +107,7 @@ def test_zeros_of_another_width_are_no_state() -> None:
     }
 
 
-def test_a_misspelt_field_is_told() -> None:
+def test_a_misspelt_field_is_reported() -> None:
     assert parse(request(step=3)).warnings == ("unknown field 'step' was ignored",)
 
 
@@ -269,8 +269,8 @@ def test_a_message_that_is_no_map_is_refused(data: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_read(data: bytes) -> None:
     for decode in (decode_object, codecs.unpack):
-        found = outcome(lambda decode=decode: decode(data))
-        assert isinstance(found, dict) or found.status == 400
+        decoded = outcome(lambda decode=decode: decode(data))
+        assert isinstance(decoded, dict) or decoded.status == 400
 
 
 JSON_VALUES = st.recursive(
@@ -287,12 +287,12 @@ JSON_VALUES = st.recursive(
 @given(st.sampled_from([*request(), "images", "image2", "deadline_ms", "request_id"]), JSON_VALUES)
 def test_any_value_of_a_field_is_read_or_refused(field: str, value: Any) -> None:
     for sent in (value, json.dumps(value)):
-        found = outcome(
+        decoded = outcome(
             lambda sent=sent: parse_request(request() | {field: sent}, RULES, decode_array)
         )
-        if isinstance(found, RequestError):
-            assert found.status == 400
-            json.dumps(found.body(), allow_nan=False).encode()
+        if isinstance(decoded, RequestError):
+            assert decoded.status == 400
+            json.dumps(decoded.body(), allow_nan=False).encode()
 
 
 def test_limits_are_those_of_the_server() -> None:

@@ -107,7 +107,7 @@ def test_websockets_without_a_message_give_way_too() -> None:
         assert status(port, "/livez") == 200
 
 
-def test_where_all_are_busy_probes_are_answered_and_others_told_to_come_again() -> None:
+def test_where_all_are_busy_probes_are_answered_and_others_get_503() -> None:
     engine = FakeEngine(FEW)
     service = Service(lambda: engine, FEW)
     with contextlib.ExitStack() as stack, listening(FEW, service) as port:
@@ -248,8 +248,8 @@ def test_frames_are_counted_by_their_heads(
     frames = [(o, min(n, 125) if o in control else n, m) for o, n, m in frames]
     step = max(step, sum(n for _, n, _ in frames) // 2000)
     data = b"".join(Frame(o, os.urandom(n)).serialize(mask=m) for o, n, m in frames)
-    heads, found = FrameHeads(), [0, 0]
+    heads, counted = FrameHeads(), [0, 0]
     for i in range(0, len(data), step):
         for place, count in enumerate(heads.feed(data[i : i + step], 100)):
-            found[place] += count
-    assert found == [len(frames), sum(o in control for o, _, _ in frames)]
+            counted[place] += count
+    assert counted == [len(frames), sum(o in control for o, _, _ in frames)]

@@ -1,4 +1,4 @@
-"""Who is next: address by address, names that were seen before, and a lock held in turns."""
+"""The order of clients: address by address, names that were seen before, and turns of a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients call their fields: other projects' names, the cameras of a domain, what is ignored.
+"""Names that clients give their fields: other projects' names, cameras of a domain, unknown ones.
 
 Everything is asked over both doors' codecs.
 """
@@ -28,7 +28,7 @@ STATE = np.arange(WIDTH, dtype=np.float32)
 
 
 def image(value: int) -> np.ndarray:
-    """One color; slots are told apart by it."""
+    """One color; it identifies the slot."""
     return np.full((4, 6, 3), value, np.uint8)
 
 
@@ -46,8 +46,8 @@ def _json(value: Any) -> Any:
 
 
 def over_websocket(fields: dict[str, Any], rules: Any = RULES) -> ActRequest:
-    found = codecs.unpack(codecs.pack(fields))
-    return parse_request(found, rules, array_of_message)
+    parsed = codecs.unpack(codecs.pack(fields))
+    return parse_request(parsed, rules, array_of_message)
 
 
 doors = pytest.mark.parametrize("door", [over_http, over_websocket])
@@ -65,8 +65,8 @@ def fields(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
-def shown(found: ActRequest) -> list[int]:
-    return [int(view[0, 0, 0]) for view in found.observation["images"]]
+def shown(parsed: ActRequest) -> list[int]:
+    return [int(view[0, 0, 0]) for view in parsed.observation["images"]]
 
 
 NO_IMAGES = {"image0": None, "image1": None}
@@ -109,11 +109,11 @@ OTHERS: dict[str, dict[str, Any]] = {
 @doors
 @pytest.mark.parametrize("client", OTHERS)
 def test_the_names_of_other_projects(door: Door, client: str) -> None:
-    found = door(fields(**OTHERS[client]))
-    assert found.observation["instruction"] == "push"
-    np.testing.assert_array_equal(found.observation["proprio"], STATE)
-    assert shown(found) == [1, 2]
-    assert found.warnings == ()
+    parsed = door(fields(**OTHERS[client]))
+    assert parsed.observation["instruction"] == "push"
+    np.testing.assert_array_equal(parsed.observation["proprio"], STATE)
+    assert shown(parsed) == [1, 2]
+    assert parsed.warnings == ()
 
 
 def test_openvla_encodes_all_fields_as_one_text() -> None:
@@ -124,9 +124,9 @@ def test_openvla_encodes_all_fields_as_one_text() -> None:
         "domain_id": 3,
         "unnorm_key": "bridge_orig",
     }
-    found = over_http({"encoded": json.dumps(inner)})
-    assert shown(found) == [1]
-    assert "unknown field 'unnorm_key' was ignored" in found.warnings
+    parsed = over_http({"encoded": json.dumps(inner)})
+    assert shown(parsed) == [1]
+    assert "unknown field 'unnorm_key' was ignored" in parsed.warnings
     for more in ({"steps": 3}, {"encoded": {}}, {"encoded": "[]"}, {"encoded": "{"}):
         with pytest.raises(RequestError) as refusal:
             over_http({"encoded": json.dumps(inner)} | more)
@@ -168,10 +168,10 @@ def test_a_text_that_is_no_image_names_the_forms(door: Door, text: str) -> None:
     ids=lambda d: f"{type(d).__name__}{np.shape(d)}",
 )
 def test_a_domain_as_numpy_writes_it(door: Door, domain: Any) -> None:
-    found = door(fields(domain_id=domain, steps=np.int64(2)))
-    assert found.observation["domain_id"] == 3
-    assert type(found.observation["domain_id"]) is int
-    assert found.steps == 2
+    parsed = door(fields(domain_id=domain, steps=np.int64(2)))
+    assert parsed.observation["domain_id"] == 3
+    assert type(parsed.observation["domain_id"]) is int
+    assert parsed.steps == 2
 
 
 def test_a_domain_as_json_numpy_in_each_of_its_forms() -> None:
@@ -235,9 +235,9 @@ def test_a_camera_of_another_robot_is_named(door: Door) -> None:
 @doors
 def test_a_lone_wrist_camera_is_refused_by_name_and_warned_about_by_place(door: Door) -> None:
     """By place it is read as the first view, as the released server does."""
-    found = door(fields(image0=None))
-    assert shown(found) == [2]
-    assert found.warnings == (
+    parsed = door(fields(image0=None))
+    assert shown(parsed) == [2]
+    assert parsed.warnings == (
         "image1 was sent without image0 (front) before it; its place decides, so it was read as "
         "view 0",
     )
@@ -249,13 +249,13 @@ def test_a_lone_wrist_camera_is_refused_by_name_and_warned_about_by_place(door: 
 
 @doors
 def test_fewer_and_more_images_than_the_domain_was_trained_with(door: Door) -> None:
-    found = door(fields(image1=None))
-    assert found.warnings == (
+    parsed = door(fields(image1=None))
+    assert parsed.warnings == (
         "no image was sent for image1 (wrist), which this domain was trained with",
     )
-    found = door(fields(image2=image(3)))
-    assert shown(found) == [1, 2, 3]
-    assert "trained with 2 cameras, front, wrist" in found.warnings[0]
+    parsed = door(fields(image2=image(3)))
+    assert shown(parsed) == [1, 2, 3]
+    assert "trained with 2 cameras, front, wrist" in parsed.warnings[0]
     assert door(fields(image1=None, domain_id=0)).warnings == ()  # nobody knows its cameras
 
 
@@ -263,19 +263,19 @@ def test_fewer_and_more_images_than_the_domain_was_trained_with(door: Door) -> N
 def test_the_third_image_is_image2_whatever_a_camera_is_called(door: Door) -> None:
     """LeRobot's LIBERO calls its two cameras image and image2."""
     rules = dataclasses.replace(RULES, cameras={3: ("image", "image2")})
-    found = door(fields(image1=None, image2=image(2)), rules)
-    assert "image2 was sent without image1 (image2) before it" in found.warnings[0]
+    parsed = door(fields(image1=None, image2=image(2)), rules)
+    assert "image2 was sent without image1 (image2) before it" in parsed.warnings[0]
     lerobot = {"observation.images.image2": image(2), "observation.images.image": image(1)}
-    found = door(fields(**NO_IMAGES, **lerobot), rules)
-    assert (shown(found), found.warnings) == ([1, 2], ())
+    parsed = door(fields(**NO_IMAGES, **lerobot), rules)
+    assert (shown(parsed), parsed.warnings) == ([1, 2], ())
 
 
 @doors
 def test_warnings_are_bounded_in_number_and_length(door: Door) -> None:
-    found = door(fields(**{f"{'x' * 1000}{i}": i for i in range(50)}))
-    assert len(found.warnings) == 9
-    assert found.warnings[-1] == "42 more unknown fields were ignored"
-    assert max(map(len, found.warnings)) < 100
+    parsed = door(fields(**{f"{'x' * 1000}{i}": i for i in range(50)}))
+    assert len(parsed.warnings) == 9
+    assert parsed.warnings[-1] == "42 more unknown fields were ignored"
+    assert max(map(len, parsed.warnings)) < 100
 
 
 @doors

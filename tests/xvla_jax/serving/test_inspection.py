@@ -42,15 +42,15 @@ def test_it_shows_the_models_inputs_and_runs_nothing() -> None:
         state = np.arange(WIDTH, dtype=np.float32)
         reply = client.post("/inspect", json=request(proprio=dumps(state), step=3))
         assert reply.status_code == 200
-        found = reply.json()
-        pixels: Any = json_numpy.loads(json.dumps(found["pixels"]))
+        inputs = reply.json()
+        pixels: Any = json_numpy.loads(json.dumps(inputs["pixels"]))
         assert (pixels.shape, pixels.dtype) == ((1, 8, 6, 3), np.uint8)
-        assert json_numpy.loads(json.dumps(found["proprio"])).tolist() == state.tolist()
-        assert (found["instruction"], found["steps"], found["domain_id"]) == (
+        assert json_numpy.loads(json.dumps(inputs["proprio"])).tolist() == state.tolist()
+        assert (inputs["instruction"], inputs["steps"], inputs["domain_id"]) == (
             "pick up the bowl", 5, 3
         )  # fmt: skip
-        assert found["hidden_channels"] == [9, 19]
-        assert found["warnings"] == ["unknown field 'step' was ignored"]
+        assert inputs["hidden_channels"] == [9, 19]
+        assert inputs["warnings"] == ["unknown field 'step' was ignored"]
         assert engine.batches == []
         refused = client.post("/inspect", json=request(domain_id=30))
         assert refused.status_code == 400

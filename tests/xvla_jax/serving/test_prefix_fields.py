@@ -22,18 +22,18 @@ def parsed(**changes: Any) -> Any:
 @pytest.mark.parametrize("form", [dumps, json.dumps, lambda rows: rows])
 def test_its_forms(form: Any) -> None:
     rows = [[0.25] * WIDTH, [0.5] * WIDTH]
-    found = parsed(prefix=form(rows), prefix_committed=1)
-    assert found["prefix"].dtype == np.float32
-    assert found["prefix"].tolist() == rows
-    assert found["prefix_committed"] == 1
+    prefix = parsed(prefix=form(rows), prefix_committed=1)
+    assert prefix["prefix"].dtype == np.float32
+    assert prefix["prefix"].tolist() == rows
+    assert prefix["prefix_committed"] == 1
     assert parsed(prefix=form(rows))["prefix_committed"] == 2
 
 
 def test_none_and_an_empty_one() -> None:
     assert "prefix" not in parsed()
     for empty in ([], dumps(np.zeros((0, WIDTH), np.float32))):
-        found = parsed(prefix=empty)
-        assert (found["prefix"].shape, found["prefix_committed"]) == ((0, WIDTH), 0)
+        prefix = parsed(prefix=empty)
+        assert (prefix["prefix"].shape, prefix["prefix_committed"]) == ((0, WIDTH), 0)
 
 
 @pytest.mark.parametrize(

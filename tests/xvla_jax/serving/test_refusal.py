@@ -1,4 +1,4 @@
-"""What refusals say fits the description of them."""
+"""Refusals fit their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xvla_jax.serving.schema import ErrorReply
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "shown"),
     [
         (None, None),
         (7, 7),
@@ -23,7 +23,7 @@ from xvla_jax.serving.schema import ErrorReply
         ({"a": 1}, "{'a': 1}"),
     ],
 )
-def test_any_value_is_told_in_a_form_that_is_described(value: Any, told: Any) -> None:
+def test_any_value_is_shown_in_the_described_form(value: Any, shown: Any) -> None:
     body = bad_field("steps", value, "1 to 50").body()
-    assert body["detail"]["value"] == told
-    assert ErrorReply.model_validate(body, strict=True).detail.value == told
+    assert body["detail"]["value"] == shown
+    assert ErrorReply.model_validate(body, strict=True).detail.value == shown

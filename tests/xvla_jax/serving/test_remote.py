@@ -58,11 +58,11 @@ def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
         options: dict[str, Any] = {"expected": CONTRACT, "token": TOKEN, "steps": 5}
         url = f"{scheme}://127.0.0.1:{port}"
         policy = RemotePolicy(url, encoding=encoding, **options)
-        found = policy.act([observation(1), observation(2)], seed=[11, 12])
-        assert found.shape == (2, ROWS, WIDTH)
-        assert found[:, 0, :3].tolist() == [[5, 11, 3], [5, 12, 3]]
+        chunks = policy.act([observation(1), observation(2)], seed=[11, 12])
+        assert chunks.shape == (2, ROWS, WIDTH)
+        assert chunks[:, 0, :3].tolist() == [[5, 11, 3], [5, 12, 3]]
         mean = observation(2)["images"][0].mean()
-        np.testing.assert_allclose(found[1, 0, 3], mean, rtol=1e-6)
+        np.testing.assert_allclose(chunks[1, 0, 3], mean, rtol=1e-6)
         small = RemotePolicy(url, encoding=encoding, resize=True, **options)
         mean = resize_bicubic(observation(2)["images"][0], 4).mean()
         np.testing.assert_allclose(small.act([observation(2)], seed=[1])[0, 0, 3], mean, rtol=1e-6)
@@ -76,16 +76,16 @@ def test_a_prefix_over_each_door(scheme: str) -> None:
         policy = RemotePolicy(f"{scheme}://127.0.0.1:{port}", expected=CONTRACT)
         rows = np.random.default_rng(0).random((3, WIDTH)).astype(np.float32)
         asked = {**observation(), "prefix": rows, "prefix_committed": 2}
-        found = policy.act([asked], seed=[9])[0]
-        np.testing.assert_array_equal(found[:2], rows[:2])
-        assert found[2, 1] == 9
+        chunks = policy.act([asked], seed=[9])[0]
+        np.testing.assert_array_equal(chunks[:2], rows[:2])
+        assert chunks[2, 1] == 9
         with pytest.raises(RequestRefusedError, match=r"field prefix, value 'float32\[5, 20\]'"):
             policy.act([{**asked, "prefix": np.zeros((ROWS + 1, WIDTH))}], seed=[9])
         policy.close()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_refusals_are_told_apart_from_silence(scheme: str) -> None:
+def test_a_refusal_differs_from_silence(scheme: str) -> None:
     engine = FakeEngine()
     with reachable(engine, TOKEN) as (service, port):
         url = f"{scheme}://127.0.0.1:{port}"

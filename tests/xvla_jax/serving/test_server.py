@@ -1,4 +1,4 @@
-"""What surrounds the doors: addresses, tokens, SLURM's names, info.json, and the engine."""
+"""The process around the doors: addresses, tokens, SLURM's names, info.json, and the engine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_slurm_task() -> None:
         slurm_task(environ | {"SLURM_PROCID": "x"})
 
 
-def test_info_json_is_whole_and_goes_again(
+def test_info_json_is_complete_and_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "logs" / "info.json"

@@ -19,9 +19,9 @@ import schemathesis
 from schemathesis.checks import CHECKS
 from websockets.sync.client import connect
 
-from benchmarks.server_process import Server, server
-from benchmarks.serving_attacks import beside
-from benchmarks.serving_memory import peaks
+from benchmarks.serving.attacks import beside
+from benchmarks.serving.memory import peaks
+from benchmarks.serving.server_process import Server, server
 from configs import models
 from scripts.random_weights import write_random_checkpoint
 from tests.quick_compile import QUICK_COMPILE
@@ -49,8 +49,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(checkpoint: Path) -> Iterator[Server]:
-    with server(checkpoint, _FLAGS, xla_flags=QUICK_COMPILE) as found:
-        yield found
+    with server(checkpoint, _FLAGS, xla_flags=QUICK_COMPILE) as one:
+        yield one
 
 
 def _url(running: Server, path: str) -> str:
@@ -111,9 +111,9 @@ def test_answers_are_the_policys_whatever_the_company(running: Server, checkpoin
         doors = [list(pool.map(door, cases)) for door in (over_http, over_websocket)]
     policy = Policy.from_pretrained(checkpoint)
     for i, (observation, steps, seed) in enumerate(cases):
-        wanted: Any = policy.act([observation], steps=steps, seed=seed)[0]  # pyright: ignore[reportArgumentType] a plain dict
-        for found in doors:
-            np.testing.assert_allclose(found[i], wanted, atol=1e-5, err_msg=str(i))
+        expected: Any = policy.act([observation], steps=steps, seed=seed)[0]  # pyright: ignore[reportArgumentType] a plain dict
+        for reply in doors:
+            np.testing.assert_allclose(reply[i], expected, atol=1e-5, err_msg=str(i))
     sizes = requests.get(_url(running, "/metrics"), timeout=10).text
     assert 'xvla_batch_size_bucket{le="1.0"}' in sizes
 
@@ -160,9 +160,9 @@ def test_a_robot_beside_an_attack_is_served(running: Server, attack: str) -> Non
 
 
 def test_no_request_takes_much_more_memory_than_its_body(running: Server) -> None:
-    for name, found in peaks(running).items():
-        assert found["peak"] <= 3 * found["body"] + 64 * 2**20, name
-        assert found["status"] in (200, 400, 413), name
+    for name, cost in peaks(running).items():
+        assert cost["peak"] <= 3 * cost["body"] + 64 * 2**20, name
+        assert cost["status"] in (200, 400, 413), name
 
 
 def test_the_description_holds(running: Server) -> None:

@@ -1,14 +1,16 @@
-"""Load on a running server: latency, throughput, a soak with disconnects, and hostile requests."""
+"""Puts load on a running server: latency, throughput, a soak with disconnects, hostile requests."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import http.client
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -16,19 +18,20 @@ import numpy as np
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from benchmarks import hostile
-from benchmarks.server_process import Server
+from benchmarks.serving import hostile
+from benchmarks.serving.server_process import Server
 from benchmarks.timing import Timing, seconds_of
 from xvla_jax.policy import Policy
 from xvla_jax.serving.codecs import pack, unpack
 
 _TIMEOUT: Final = 60.0  # seconds
 _HOSTILE_THREADS: Final = 4
+_BLOCK: Final = 20  # calls of one server in turn; the first block warms up
 _LEFT_OFF: Final = 0.2  # share of soak requests that hang up before the answer
 
 
 def observation(side: int, views: int, seed: int = 0) -> dict[str, Any]:
-    """Random pictures ``uint8[side, side, 3]``; the fields are those of `Policy.act`."""
+    """Random images ``uint8[side, side, 3]``; the fields are those of `Policy.act`."""
     rng = np.random.default_rng(seed)
     return {
         "images": [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(views)],
@@ -68,18 +71,43 @@ def latency(server: Server, policy: Policy, *, calls: int) -> dict[str, Any]:
             "http": lambda: _post(plain, body),
             "websocket": lambda: _ask(ws, message),
         }
-        found: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
         for call in range(calls + 3):
             for name, way in ways.items():
-                seconds = seconds_of(way)
+                elapsed = seconds_of(way)
                 if call >= 3:
-                    found[name].append(seconds)
+                    seconds[name].append(elapsed)
     plain.close()
-    record: dict[str, Any] = {name: Timing(tuple(s)).to_dict() for name, s in found.items()}
+    record: dict[str, Any] = {name: Timing(tuple(s)).to_dict() for name, s in seconds.items()}
     for door in ("http", "websocket"):
         record[f"{door}_over"] = record[door]["p50"] - record["act"]["p50"]
         record[f"{door}_p99_over_p50"] = record[door]["p99"] / record[door]["p50"]
     return record
+
+
+def in_turns(servers: Sequence[Server], *, calls: int) -> dict[str, list[float]]:
+    """Median seconds of a request by door, one for each server.
+
+    Blocks of calls alternate between the servers, so that other load meets all of them.
+    """
+    seen = observation(224, 2)
+    body, message = http_body(seen), pack({**seen, "seed": 0})
+    medians = {}
+    with contextlib.ExitStack() as stack:
+        doors: dict[str, list[Callable[[], Any]]] = {"http": [], "websocket": []}
+        for one in servers:
+            plain = http.client.HTTPConnection("127.0.0.1", one.port, timeout=_TIMEOUT)
+            stack.enter_context(contextlib.closing(plain))
+            ws = stack.enter_context(open_websocket(one))
+            doors["http"].append(functools.partial(_post, plain, body))
+            doors["websocket"].append(functools.partial(_ask, ws, message))
+        for door, ways in doors.items():
+            seconds: list[list[float]] = [[] for _ in ways]
+            for _ in range(-(-calls // _BLOCK) + 1):
+                for way, mine in zip(ways, seconds, strict=True):
+                    mine += [seconds_of(way) for _ in range(_BLOCK)]
+            medians[door] = [float(np.median(mine[_BLOCK:])) for mine in seconds]
+    return medians
 
 
 def throughput(server: Server, *, clients: int, side: int, seconds: float) -> float:
@@ -102,7 +130,7 @@ def throughput(server: Server, *, clients: int, side: int, seconds: float) -> fl
 
 
 def soak(server: Server, *, seconds: float, clients: int, side: int) -> dict[str, Any]:
-    """Clients of both doors that hang up at random; what was not asked for is an error."""
+    """Runs clients of both doors that hang up at random; counts what became of each request."""
     body = http_body(observation(side, 2))
     message = pack({**observation(side, 2), "seed": 0})
     stop = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Attacks on a running server, and what a robot beside them notices.
+"""Attacks a running server, and records what a robot beside the attack notices.
 
 Each attack is one thread's loop for some seconds; a row of `ATTACKS` says how many run at once. All
 have a process of their own, so that what they cost there is not counted as the server's.
@@ -24,8 +24,8 @@ import numpy as np
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from benchmarks import hostile
-from benchmarks.server_process import Server
+from benchmarks.serving import hostile
+from benchmarks.serving.server_process import Server
 from xvla_jax.serving.codecs import pack
 
 _TIMEOUT: Final = 30.0  # seconds
@@ -34,7 +34,7 @@ _FAILURES: Final = (OSError, WebSocketException, http.client.HTTPException)
 
 
 class Attack:
-    """What a thread of an attack has.
+    """State of one thread of an attack.
 
     Args:
         port: of the server, on loopback.
@@ -151,7 +151,7 @@ ATTACKS: Final[Mapping[str, tuple[int, Callable[[Attack], None]]]] = {
 
 @dataclasses.dataclass
 class Noticed:
-    """What a robot saw beside an attack.
+    """Answers that a robot got beside an attack.
 
     Attributes:
         failed: requests without an answer, by reason.
@@ -194,8 +194,12 @@ def beside(server: Server, name: str, *, seconds: float, observation: Mapping[st
         attack = process.submit(attacked, server.port, name, seconds)
         while not attack.done():
             began = time.monotonic()
-            robot.send(message)
-            reply = robot.recv(_TIMEOUT)
+            try:
+                robot.send(message)
+                reply = robot.recv(_TIMEOUT)
+            except _FAILURES as error:
+                noticed.failed[type(error).__name__] += 1
+                break
             if isinstance(reply, str):
                 noticed.failed[json.loads(reply)["error"]] += 1
                 break

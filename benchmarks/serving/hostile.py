@@ -34,7 +34,7 @@ class Hostile:
 
 
 def array_text(array: np.ndarray) -> str:
-    """As ``json_numpy.dumps``."""
+    """Returns an array as ``json_numpy.dumps`` writes it."""
     return _marked(array.tobytes(), array.dtype.str, list(array.shape))
 
 

@@ -1,4 +1,4 @@
-"""What one request costs the server in memory, beside its body."""
+"""Measures the memory that one request takes on the server."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks import hostile
-from benchmarks.server_process import Server
-from benchmarks.serving_attacks import NESTED, Attack
+from benchmarks.serving import hostile
+from benchmarks.serving.attacks import NESTED, Attack
+from benchmarks.serving.server_process import Server
 from xvla_jax.serving.codecs import pack
 
 _BODY: Final = 16 * 2**20  # bytes, the server's default limit
@@ -38,7 +38,7 @@ def _file(kind: str, mode: str, **options: Any) -> str:
 
 
 def _full(fill: str) -> bytes:
-    """As large as a body may be, of a field that is ignored."""
+    """Returns a body of the largest size, filled by a field that is ignored."""
     size = _BODY - 4096
     return _json(note=fill * (size // len(fill.encode())))
 
@@ -71,20 +71,20 @@ SINGLE: Final[Mapping[str, tuple[str, Callable[[], bytes]]]] = {
 
 
 def peaks(server: Server) -> dict[str, dict[str, int]]:
-    """For each row of `SINGLE`: bytes of the body, and of memory at the highest beyond before."""
-    found = {}
+    """Bytes of the body and highest growth of memory, for each row of `SINGLE`."""
+    growth = {}
     process = pathlib.Path(f"/proc/{server.process.pid}")
     for name, (door, make) in SINGLE.items():
         body, attack = make(), Attack(server.port, 0)
         send = attack.post if door == "http" else attack.message
         before = server.resident_bytes()
-        (process / "clear_refs").write_text("5")  # the peak begins anew
+        (process / "clear_refs").write_text("5")  # resets the peak
         send(body)
         status = (process / "status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-        found[name] = {
+        growth[name] = {
             "body": len(body),
             "peak": int(line.split()[1]) * 1024 - before,
             "status": int(next(iter(attack.statuses))),
         }
-    return found
+    return growth
