@@ -21,7 +21,7 @@ Int64 = NDArray[np.int64]
 CHANGED = 16  # grey levels
 MIN_SHARE, MAX_SHARE = 0.002, 0.35  # of the image: less is noise, more is light or the camera
 MIN_STEP = 0.005  # m between the two images
-ALONE = 3.0  # an arm explains the change if it moves so many times as far as the others
+ALONE = 3.0  # an arm explains a change if it moves this many times as far as the others
 MIN_PAIRS = 16
 FOLDS = 5
 ROUNDS = 20
@@ -29,7 +29,7 @@ ENOUGH_R2 = 0.5
 
 
 class Change(NamedTuple):
-    """Where the main view changed between two images, and the hand that did it."""
+    """Change of the main view between two images, and the hand that caused it."""
 
     group: int  # episode
     arm: int
@@ -60,7 +60,7 @@ def changes(images: UInt8, xyz: Float64, group: int) -> list[Change]:
 
 
 def fit_cameras(noted: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
-    """One camera for each arm with enough changes; its r2 may still be too low to be drawn."""
+    """Fits a camera to each arm with enough changes; its r2 may still be too low to be drawn."""
     cameras = []
     for arm in range(num_arms):
         mine = [change for change in noted if change.arm == arm]
@@ -75,7 +75,7 @@ def fit_cameras(noted: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
 
 
 def _robust(xyz1: Float64, centres: Float64) -> Float64:
-    """Least squares [2, 4] in which far-off centres count little (Cauchy weights)."""
+    """Least squares [2, 4] in which distant centres count little (Cauchy weights)."""
     weights = np.ones(len(xyz1))
     matrix: Float64 = np.zeros((2, xyz1.shape[1]))
     for _ in range(ROUNDS):

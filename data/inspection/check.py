@@ -1,4 +1,4 @@
-"""A check: what is measured of a source, from where on it is bad, and what to do then."""
+"""A check: a value measured of a source, the bounds from which it is bad, and a remedy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ NAMED = 3  # episodes that a message names
 
 
 class Measured(NamedTuple):
-    """The value that a check judges, and what it rests on."""
+    """The value that a check judges, and its evidence."""
 
     value: float
     evidence: str
-    remedy: str | None = None  # where it can be said better than in the row
+    remedy: str | None = None  # a better one than the check's
 
 
 class Unjudged(NamedTuple):
-    """Why a check cannot judge a source, in a few words."""
+    """Reason in a few words why a check cannot judge a source."""
 
     reason: str
 
@@ -54,7 +54,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check says of a source."""
+    """Result of a check of a source."""
 
     source: str
     check: Check
@@ -63,24 +63,24 @@ class Finding:
 
     @property
     def evidence(self) -> str:
-        """What was seen, or why nothing could be judged."""
+        """Evidence of the value, or why nothing could be judged."""
         measured = self.measured
         return measured.reason if isinstance(measured, Unjudged) else measured.evidence
 
     @property
     def value(self) -> float | None:
-        """What was measured; None where nothing could be judged."""
+        """Measured value; None where nothing could be judged."""
         return None if isinstance(self.measured, Unjudged) else self.measured.value
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """Remedy of the finding, or else of its check."""
         own = None if isinstance(self.measured, Unjudged) else self.measured.remedy
         return own or self.check.remedy
 
 
 def judge(check: Check, source: SourceReport, sources: Sequence[SourceReport]) -> Finding:
-    """Compare what `check` measures with its bounds."""
+    """Compares the value of `check` with its bounds."""
     measured = check.measure(source, sources)
     if isinstance(measured, Unjudged):
         return Finding(source.name, check, "not judged", measured)
@@ -93,12 +93,12 @@ def judge(check: Check, source: SourceReport, sources: Sequence[SourceReport]) -
 
 
 def percent(part: float, total: float) -> float:
-    """100 * part / whole, and 0 of nothing."""
+    """100 * part / total; 0 where the total is 0."""
     return 100.0 * part / total if total else 0.0
 
 
 def named(episodes: Iterable[str]) -> str:
-    """A few of the episodes by name."""
+    """Names of the first episodes, and how many more there are."""
     names = list(episodes)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

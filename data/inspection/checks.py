@@ -1,4 +1,4 @@
-"""All checks, in the order in which the page lists them."""
+"""The table of all checks, in the order of the page; and summaries of their findings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def examine(sources: Sequence[SourceReport], *, max_bad_episodes: int) -> list[Finding]:
-    """Every check of every source; more than `max_bad_episodes` bad ones are an error."""
+    """Runs every check on every source; more than `max_bad_episodes` bad ones are an error."""
     return [
         judge(_bounded(check, max_bad_episodes), source, sources)
         for source in sources
@@ -33,7 +33,7 @@ def examine(sources: Sequence[SourceReport], *, max_bad_episodes: int) -> list[F
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """ok, or how many warnings and errors."""
+    """The word ok, or the numbers of errors and warnings."""
     counts = Counter(finding.severity for finding in findings)
     counted = [
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}"
@@ -44,20 +44,20 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def coverage(findings: Sequence[Finding]) -> str:
-    """How many of the checks applied; a line for each reason why the others could not."""
+    """Number of checks that applied, and a line for each reason why others could not."""
     lines = [f"{', '.join(names)}: {why}" for why, names in unjudged(findings).items()]
     return "\n  ".join([applied(findings) + (":" if lines else ""), *lines])
 
 
 def applied(findings: Sequence[Finding]) -> str:
-    """How many of the checks of a source applied, and how many could not."""
+    """Numbers of checks of a source that applied and that could not."""
     count = sum(finding.severity != "not judged" for finding in findings)
     summary = f"{count} of {len(findings)} checks applied"
     return summary if count == len(findings) else f"{summary}, {len(findings) - count} could not"
 
 
 def unjudged(findings: Sequence[Finding]) -> dict[str, list[str]]:
-    """Why checks could not judge -> their names."""
+    """Names of the checks that could not judge, by reason."""
     reasons: dict[str, list[str]] = {}
     for finding in findings:
         if finding.severity == "not judged":

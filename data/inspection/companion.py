@@ -1,7 +1,7 @@
-"""What a recording holds beside the numbers that the row reads: the other of state and action.
+"""The arrays that a recording holds beside those of the row: the other of state and action.
 
-It is read by a second row over the same storage, whose channels are the arrays wanted here, so
-every storage format serves without a line of its own.
+They are read by a second row over the same storage, whose channels are these arrays, so every
+storage format serves without code of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data.trajectory import Reader
 
 
 class Counterpart(NamedTuple):
-    """How keys of measured and of commanded numbers begin in one family of recordings."""
+    """Prefixes of the keys of measured and of commanded numbers in one family of recordings."""
 
     measured: str
     commanded: str
@@ -35,21 +35,20 @@ COUNTERPARTS = (
     Counterpart("full_state", "actions"),  # BridgeData as collected
     Counterpart("proprio", "action"),  # X-VLA's HDF5 sets
 )
-# columns of a pose from which on it says a rotation
-XYZ_WIDTH = 3
+XYZ_WIDTH = 3  # columns of a pose before its rotation
 
 
 @dataclass(frozen=True)
 class Companion:
-    """What there is beside the row.
+    """A reader of the arrays beside the row, and their channels.
 
     Attributes:
         reader: its trajectories are those of the row, in the same order, with other channels; None
             where there is nothing to read.
-        other: (channel of the row, channel of `reader`) of numbers that say the same thing, one
-            measured and one commanded.
-        other_key: where the latter lie, for messages.
-        commands: whether those are the commanded ones.
+        other: (channel of the row, channel of `reader`) of the same quantity, one measured and one
+            commanded.
+        other_key: key of the array of `reader`, for messages.
+        commands: True where that array has the commands.
         turns: per arm, channels of `reader` that hold the rotation as recorded.
         joint_names: of the row's channels, as the row or the recording names them.
         lacks: why there is no `other`.
@@ -65,7 +64,7 @@ class Companion:
 
 
 def open_companion(reader: Reader, root: epath.PathLike) -> Companion:
-    """The companion of an opened source under the data folder `root`."""
+    """Opens the companion of an opened source under the data folder `root`."""
     spec = reader.spec
     bare = Companion(joint_names=tuple(channel.name for channel in spec.channels))
     if spec.storage not in STORAGES:
@@ -98,7 +97,7 @@ def open_companion(reader: Reader, root: epath.PathLike) -> Companion:
 
 
 class _Pair(NamedTuple):
-    """Columns of the row from channel `first` on, and where their counterparts lie."""
+    """Columns of the row from channel `first` on, and the key of their counterparts."""
 
     first: int
     columns: Columns
@@ -128,7 +127,7 @@ class _Row:
 
 
 def _companion(turns: list[list[Columns]], pairs: list[_Pair]) -> _Row:
-    """Rotations first, then as many counterparts as there is room for."""
+    """Rotations first, then as many counterparts as fit into a row of joints."""
     joints: list[Columns] = []
     width, slices = 0, []
     for pieces in turns:
@@ -149,7 +148,7 @@ def _companion(turns: list[list[Columns]], pairs: list[_Pair]) -> _Row:
 
 
 def _pairs(spec: DatasetSpec, family: Counterpart) -> Iterator[_Pair]:
-    """Joints, or the positions of the hands, that are recorded a second time."""
+    """Yields joints, or positions of the hands, that may be recorded a second time."""
     first = 0
     for columns in spec.joints:
         for key, commands in _other_key(columns.key, family):
@@ -165,7 +164,7 @@ def _pairs(spec: DatasetSpec, family: Counterpart) -> Iterator[_Pair]:
 
 
 def _other_key(key: str, family: Counterpart) -> Iterator[tuple[str, bool]]:
-    """The key of the other array, and whether that is the commanded one."""
+    """Yields the key of the other array, and True where it has the commands."""
     if key.startswith(family.measured):
         yield family.commanded + key.removeprefix(family.measured), True
     elif key.startswith(family.commanded):

@@ -1,4 +1,4 @@
-"""Checks of what there is: bad episodes, samples, lengths, language, episodes told twice."""
+"""Checks of content: bad episodes, samples, lengths, waits, language, duplicate episodes."""
 
 from __future__ import annotations
 
@@ -13,49 +13,8 @@ from data.faults import FAULTS
 from data.inspection.check import NO_EPISODES, ONE_FRAME, Check, Measured, Unjudged, percent
 from data.inspection.reports import EpisodeReport, SourceReport
 
-NEAR = 0.001  # m, and the same number for rotation and gripper, at each of the compared points
+NEAR = 0.001  # m, and the same number for rotation and gripper, at every compared point
 STILL = 0.01  # paths that span less are alike because they hardly move
-
-
-class Copy(NamedTuple):
-    """Episode number `second` repeats number `first`."""
-
-    first: int
-    second: int
-    exact: bool
-
-
-def copies(episodes: Sequence[EpisodeReport]) -> list[Copy]:
-    """Every episode that repeats an earlier one, once."""
-    if not episodes:
-        return []
-    repeats: list[Copy] = []
-    first_of: dict[bytes, int] = {}
-    for number, episode in enumerate(episodes):
-        if episode.digest in first_of:
-            repeats.append(Copy(first_of[episode.digest], number, exact=True))
-        else:
-            first_of[episode.digest] = number
-    return sorted([*repeats, *_near(episodes, sorted(first_of.values()))], key=lambda c: c.second)
-
-
-def _near(episodes: Sequence[EpisodeReport], numbers: list[int]) -> list[Copy]:
-    """Sorted by their mean, paths that agree everywhere lie close together."""
-    paths = np.stack([episodes[number].path.reshape(-1) for number in numbers])
-    spans = np.array([np.ptp(episodes[number].path, axis=0).max() for number in numbers])
-    means = paths.mean(axis=1)
-    order = np.argsort(means, kind="stable")
-    ends = np.searchsorted(means[order], means[order] + NEAR, side="right")
-    earlier: dict[int, int] = {}
-    for place, end in enumerate(ends):
-        one, others = order[place], order[place + 1 : end]
-        if spans[one] < STILL or not len(others):
-            continue
-        alike = others[np.abs(paths[others] - paths[one]).max(axis=1) <= NEAR]
-        for other in alike:
-            low, high = sorted((numbers[one], numbers[other]))
-            earlier[high] = min(low, earlier[high]) if high in earlier else low
-    return [Copy(first, second, exact=False) for second, first in earlier.items()]
 
 
 # fmt: off
@@ -126,7 +85,7 @@ def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unj
         return NO_EPISODES
     texts = Counter(text for e in source.episodes for text in e.instructions)
     odd = Counter({text: count for text, count in texts.items() if is_placeholder(text)})
-    text = f"{odd.total()} of {texts.total()} instructions tell no task"
+    text = f"{odd.total()} of {texts.total()} instructions name no task"
     if odd:
         most = odd.most_common(3)
         text += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in most)
@@ -134,7 +93,7 @@ def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unj
 
 
 def _apart(source: SourceReport) -> str:
-    """What the row leaves out because its text is empty."""
+    """Text on what the row leaves out because its text is empty; "" where it leaves out nothing."""
     frames = sum(episode.frames_without_text for episode in source.episodes)
     if not (source.left_out or frames):
         return ""
@@ -145,7 +104,7 @@ def _apart(source: SourceReport) -> str:
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether an instruction says nothing: a stand-in word, or no word at all."""
+    """True for an instruction that says nothing: a stand-in word, or no word at all."""
     plain = re.sub(r"[\W_]+", " ", text.lower()).strip()
     return plain in PLACEHOLDERS or text.lower().strip() in PLACEHOLDERS or not LETTERS.search(text)
 
@@ -158,12 +117,12 @@ def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | U
     if repeats:
         exact = sum(copy.exact for copy in repeats)
         one, other = (source.episodes[i] for i in (repeats[0].first, repeats[0].second))
-        retold = sum(
+        reworded = sum(
             source.episodes[copy.first].instructions != source.episodes[copy.second].instructions
             for copy in repeats
         )
         text += (
-            f": {exact} bit for bit, {len(repeats) - exact} within a millimetre; {retold} under "
+            f": {exact} bit for bit, {len(repeats) - exact} within a millimetre; {reworded} under "
             f"another instruction. The first is {other.episode}, which repeats {one.episode}"
         )
     return Measured(percent(len(repeats), len(source.episodes)), text)
@@ -190,6 +149,47 @@ def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Un
         f"together, {idle.max() / source.spec.rate_hz:.1f} s in the longest ({longest.episode})"
     )
     return Measured(percent(float(idle.sum()), source.num_frames), text)
+
+
+class Copy(NamedTuple):
+    """Episode number `second` repeats number `first`."""
+
+    first: int
+    second: int
+    exact: bool
+
+
+def copies(episodes: Sequence[EpisodeReport]) -> list[Copy]:
+    """Episodes that repeat an earlier one, each once."""
+    if not episodes:
+        return []
+    repeats: list[Copy] = []
+    first_of: dict[bytes, int] = {}
+    for number, episode in enumerate(episodes):
+        if episode.digest in first_of:
+            repeats.append(Copy(first_of[episode.digest], number, exact=True))
+        else:
+            first_of[episode.digest] = number
+    return sorted([*repeats, *_near(episodes, sorted(first_of.values()))], key=lambda c: c.second)
+
+
+def _near(episodes: Sequence[EpisodeReport], numbers: list[int]) -> list[Copy]:
+    """Copies within `NEAR`; sorted by their mean, paths that agree everywhere are neighbours."""
+    paths = np.stack([episodes[number].path.reshape(-1) for number in numbers])
+    spans = np.array([np.ptp(episodes[number].path, axis=0).max() for number in numbers])
+    means = paths.mean(axis=1)
+    order = np.argsort(means, kind="stable")
+    ends = np.searchsorted(means[order], means[order] + NEAR, side="right")
+    earlier: dict[int, int] = {}
+    for place, end in enumerate(ends):
+        one, others = order[place], order[place + 1 : end]
+        if spans[one] < STILL or not len(others):
+            continue
+        alike = others[np.abs(paths[others] - paths[one]).max(axis=1) <= NEAR]
+        for other in alike:
+            low, high = sorted((numbers[one], numbers[other]))
+            earlier[high] = min(low, earlier[high]) if high in earlier else low
+    return [Copy(first, second, exact=False) for second, first in earlier.items()]
 
 
 CONTENT_CHECKS = (
@@ -245,7 +245,7 @@ CONTENT_CHECKS = (
         error_from=None,
         because="a second before and after ten seconds of work is usual",
         meaning="The hand stays within 2 mm, 1 degree and its grip at the beginning or the end. "
-        "Sensor noise passes the static filter, so a policy learns to wait.",
+        "Sensor noise passes the static filter, so the policy is trained to wait.",
         remedy="cut the ends (first_index, or a span in the meta file), or raise static_epsilon",
         measure=_idle_ends,
     ),
@@ -255,7 +255,7 @@ CONTENT_CHECKS = (
         warn_from=0.1,
         error_from=50,
         because="every such episode teaches that the text means nothing",
-        meaning="A stand-in such as “none” or a number where the task should be told. Empty ones "
+        meaning="A stand-in such as “none” or a number in place of the task. Empty ones "
         "are bad episodes, or what empty_text of the row says.",
         remedy="label these episodes, or give the row a fixed_instruction",
         measure=_language,
@@ -268,7 +268,7 @@ CONTENT_CHECKS = (
         because="two people do not move alike to a millimetre",
         meaning="The same path again: copied files, or an export that ran twice. Such tasks weigh "
         "double, and a copy in a held-out set spoils it.",
-        remedy="delete the copies; keep them where one path is told with several instructions",
+        remedy="delete the copies; keep them where one path has several instructions",
         measure=_duplicates,
     ),
 )

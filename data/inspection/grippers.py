@@ -1,6 +1,6 @@
-"""What a gripper does in an episode, and which way round it seems to be recorded.
+"""Hands of an episode: their rows, rotations and grippers, and a guess at the gripper's polarity.
 
-No single sign proves the polarity. Two are used. Most recordings begin with an open hand. And where
+No single sign proves the polarity; two are used. Most recordings begin with an open hand. And where
 readings are continuous, fingers that hold something stop at its width, so closed readings differ
 from episode to episode while open ones do not.
 """
@@ -21,6 +21,12 @@ from data.trajectory import STILLNESS_LAYOUT, Trajectory
 
 Float64 = NDArray[np.float64]
 GRIPPER = ARM_WIDTH - 1
+HALF = 0.5
+MIN_EPISODES = 8  # with fewer there is no guess
+Z_95 = 1.96
+CLEARLY_WIDER = 3.0
+READING_NOISE = 0.02  # spreads below it are not compared
+DOUBT = 0.7  # how much of the confidence stays when the signs disagree
 _TINY = 1e-12
 
 
@@ -42,13 +48,13 @@ def rotation_columns(hands: Float64, spec: DatasetSpec) -> Float64:
 
 
 def skew(columns: Float64) -> Float64:
-    """How far columns [..., 3, 2] are from orthonormal: the largest entry of |C'C - 1|, [...]."""
+    """Distance of columns [..., 3, 2] from orthonormal: the largest entry of |C'C - 1|, [...]."""
     gram = columns.swapaxes(-1, -2) @ columns
     return np.abs(gram - np.eye(2)).max(axis=(-1, -2))
 
 
 def matrices(columns: Float64) -> Float64:
-    """The nearest rotations [..., 3, 3] by Gram and Schmidt; a zero column gives no rotation."""
+    """Rotations [..., 3, 3] by Gram and Schmidt; a zero column gives no rotation."""
     first: NDArray[Any] = columns[..., 0] / np.maximum(_norm(columns[..., 0]), _TINY)
     second = columns[..., 1] - (first * columns[..., 1]).sum(-1, keepdims=True) * first
     second = second / np.maximum(_norm(second), _TINY)
@@ -65,16 +71,8 @@ def _norm(vectors: Float64) -> Float64:
     return np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-HALF = 0.5
-MIN_EPISODES = 8  # with fewer nothing is said
-Z_95 = 1.96
-CLEARLY_WIDER = 3.0
-READING_NOISE = 0.02  # spreads below it are not compared
-DOUBT = 0.7  # how much of the confidence stays when the signs disagree
-
-
 class Polarity(NamedTuple):
-    """A guess whether the row has the gripper the wrong way round."""
+    """A guess whether the row has open and closed exchanged."""
 
     confidence: float  # 0..1 that it has
     switching: int  # episodes in which the gripper switches
@@ -86,7 +84,10 @@ class Polarity(NamedTuple):
 
 
 def gripper_report(readings: Float64, heights: Float64, *, rises: bool = True) -> GripperReport:
-    """Readings [T] (1 = closed) and heights of the hand [T] (m, if it `rises`) of one episode."""
+    """Report on readings [T] (1 = closed) and heights of the hand [T] (m) of one episode.
+
+    Without `rises` the heights mean nothing, as for joints.
+    """
     closed = readings > HALF
     turns = np.flatnonzero(np.diff(closed.astype(np.int8)))
     closings = [int(t) + 1 for t in turns if closed[t + 1]]
@@ -108,7 +109,7 @@ def gripper_report(readings: Float64, heights: Float64, *, rises: bool = True) -
 
 
 def polarity(grippers: Sequence[GripperReport]) -> Polarity | None:
-    """The guess from one arm's episodes; None where too few of them switch."""
+    """Guesses from one arm's episodes; None where too few of them switch."""
     switching = [one for one in grippers if one.switches]
     if len(switching) < MIN_EPISODES:
         return None
@@ -134,7 +135,7 @@ def polarity(grippers: Sequence[GripperReport]) -> Polarity | None:
 
 
 def polarity_evidence(guess: Polarity, side: str) -> str:
-    """What the guess rests on, for the gripper of `side` ("left ", or nothing)."""
+    """Evidence of the guess, for the gripper of `side` ("left ", or "")."""
     text = (
         f"{guess.start_closed} of {guess.switching} episodes with a switch of the {side}gripper "
         f"start closed ({guess.both_closed} also end so)"

@@ -1,4 +1,4 @@
-"""Checks of joints: their unit, jumps, and which way round their grippers are."""
+"""Checks of joints: their unit, jumps, and the polarity of their grippers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from data.spec import DatasetSpec
 Float64 = NDArray[np.float64]
 FULL_TURN = 2 * math.pi
 OTHER_UNIT = 20.0  # rad: no joint turns three times
-# what a joint in another unit looks like: the first that fits
+# signs of a joint in another unit: the first that fits
 NORMALISED = (99.0, 100.5)  # at least two joints have an end here, and none goes beyond
 DEGREES = 400.0
 # a channel without a name that is nearly always at one of its two ends is a gripper
@@ -47,7 +47,7 @@ class JointGripper(NamedTuple):
 
 
 def joint_grippers(source: SourceReport) -> tuple[JointGripper, ...]:
-    """The grippers among the joints of the row, by name or by what they do."""
+    """Grippers among the joints of the row, by name or else by behaviour."""
     names = _names(source)
     by_name = named_grippers(source.spec, source.joint_names)
     if by_name or not source.episodes or not source.spec.joints:
@@ -61,7 +61,7 @@ def joint_grippers(source: SourceReport) -> tuple[JointGripper, ...]:
 
 
 def joint_polarity(source: SourceReport) -> Measured | Unjudged:
-    """How sure one can be that a joint gripper is open where its readings are high."""
+    """Confidence that a joint gripper has its polarity exchanged."""
     grippers = joint_grippers(source)
     if not grippers:
         return Unjudged("no joint is named a gripper, and none behaves like one")
@@ -77,11 +77,11 @@ def joint_polarity(source: SourceReport) -> Measured | Unjudged:
     if not guesses:
         return Unjudged(f"fewer than {MIN_EPISODES} episodes with a switch")
     confidence, gripper, guess, closed_low = max(guesses, key=lambda item: item[0])
-    how = "is named a gripper" if gripper.named else "behaves like a gripper"
+    why = "is named a gripper" if gripper.named else "behaves like a gripper"
     closed, opened = ("low", "high") if closed_low else ("high", "low")
     return Measured(
         100 * confidence,
-        f"{gripper.name} {how}, {closed} taken for closed: {polarity_evidence(guess, '')}",
+        f"{gripper.name} {why}, {closed} taken for closed: {polarity_evidence(guess, '')}",
         f"look at the images below; if the hand is open where the plot is {closed}, reverse the "
         "channel when you record or convert, or state in `channels` of the row, and to the robot's "
         f"client, that {opened} means closed",
@@ -89,7 +89,7 @@ def joint_polarity(source: SourceReport) -> Measured | Unjudged:
 
 
 def _closed_low(spec: DatasetSpec, channel: int) -> bool:
-    """Whether the row states that low readings of a gripper mean closed; unstated is high."""
+    """True where the row states that low readings of a gripper mean closed; else high does."""
     stated = channels_of(spec)
     return bool(stated) and (stated[channel]["low"], stated[channel]["high"]) == ("closed", "open")
 

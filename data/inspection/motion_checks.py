@@ -1,4 +1,4 @@
-"""Checks of how hands move: units, jumps, rotations, clocks, channels that stand."""
+"""Checks of the movement of hands: units, jumps, rotations, clocks, channels that stand."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _standing(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unj
 
 
 def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured | Unjudged:
-    """How many times as wide a position channel is as in another source of the domain."""
+    """Largest ratio of a channel's span to that in another source of the domain."""
     if not source.episodes:
         return NO_EPISODES
     mine = ranges(source.spec, [episode.poses for episode in source.episodes])
@@ -198,7 +198,7 @@ MOTION_CHECKS = (
         because="no wrist turns once a second between two frames",
         meaning="Steps that turn by more than 360 degrees/s (20 degrees at least): a quaternion in "
         "another order or with a sign lost in some of its numbers, or wrapped Euler angles that "
-        "were filtered. A whole quaternion that changes sign is the same rotation and not counted.",
+        "were filtered. Four signs of a quaternion that change together are no jump.",
         remedy="check pose_encoding of the row (xyzw or wxyz, Euler or axis-angle, degrees)",
         measure=_rotation_jumps,
     ),

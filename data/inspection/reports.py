@@ -1,4 +1,4 @@
-"""What the doctor notes of an episode and of a source: numbers and a few small images."""
+"""Reports of the data doctor on an episode and on a source: numbers and a few small images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
 
+ARM_CHANNELS = ("x", "y", "z", *(f"rot{i}" for i in range(6)), "gripper")
+SIDES = {1: ("",), 2: ("left ", "right ")}
+QUANTILES = (0.01, 0.5, 0.99)
+
 
 class Lag(NamedTuple):
     """The shift at which two signals agree best.
 
     Attributes:
-        frames: what leads[t] shows is in follows[t + frames]; in parts of a frame.
+        frames: leads[t] agrees with follows[t + frames]; may be a fraction.
         peak: correlation at this shift.
         at_zero: correlation without a shift.
         sure: share of the resamples of the data whose best shift is the same within a frame.
@@ -34,11 +38,11 @@ class Lag(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """What the rotations of one arm show, read in the order of each name.
+    """Turning of one arm, its quaternions read in the order of each name.
 
     Attributes:
         vertical: share of the turning that is about the base's z axis.
-        turned: rad, how far a hand turns within an episode, in the median.
+        turned: rad, the widest turn within an episode, in the median.
         norm: the largest distance of a norm from 1.
         dominant: column that is largest in the mean, 0 to 3.
     """
@@ -60,7 +64,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class GripperReport:
-    """What a gripper does in one episode."""
+    """A gripper in one episode."""
 
     starts_closed: bool
     ends_closed: bool
@@ -76,11 +80,11 @@ class GripperReport:
 class HandReport:
     """One arm in one episode."""
 
-    position_jumps: int  # steps longer than a hand can go
-    rotation_jumps: int  # steps that turn further than a hand can
+    position_jumps: int  # steps longer than any hand moves
+    rotation_jumps: int  # steps that turn further than any hand does
     longest_step: float  # m
     widest_turn: float  # rad
-    skew: float  # of the recorded 6-D rotation, worst frame; see geometry.skew
+    skew: float  # of the recorded 6-D rotation, worst frame; see grippers.skew
     turned: float  # rad, widest angle from the first frame
     gripper: GripperReport
 
@@ -107,7 +111,7 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class TextReport:
-    """A text of an episode; "" is that of frames which their row leaves out."""
+    """A text of an episode; "" stands for the frames that the row leaves out."""
 
     text: str
     frames: int
@@ -127,26 +131,26 @@ class EpisodeReport:
     idle_head: int  # frames before a hand moves visibly
     idle_tail: int  # frames after the last visible movement
     hands: tuple[HandReport, ...]
-    joint_jumps: int  # steps of any joint that none can make; 0 where the row has poses
+    joint_jumps: int  # steps longer than any joint makes; 0 where the row has poses
     longest_joint_step: float
     clock: ClockReport | None
     views: tuple[ViewReport, ...]
     equal_views: tuple[tuple[int, int], ...]  # views that show the same images
     image_fault: BadEpisodeError | None
     poses: Channels
-    targets: Channels | None  # the actions to be learned; None without samples
+    targets: Channels | None  # the actions of the samples; None without samples
     steps: Float32  # [n] m: some of the distances from frame to frame, of any arm
     digest: bytes  # of the poses, bit for bit
     path: Float32  # [PATH_POINTS, D] poses at even distances in time
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """The texts that samples have."""
+        """Texts of the samples."""
         return tuple(stated.text for stated in self.texts if stated.text)
 
     @property
     def frames_without_text(self) -> int:
-        """Frames that their row leaves out because their text is empty."""
+        """Number of frames that the row leaves out because their text is empty."""
         return sum(stated.frames for stated in self.texts if not stated.text)
 
 
@@ -181,7 +185,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class BesideReport:
-    """What was found by comparing the row with what else is recorded, and with the images."""
+    """Comparison of the row with the arrays recorded beside it, and with the images."""
 
     episodes: int  # that were compared
     other_key: str  # "" where the storage has no other array
@@ -195,7 +199,7 @@ class BesideReport:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """All that was measured of one source."""
+    """All measurements of one source."""
 
     spec: DatasetSpec
     episodes_per_part: tuple[int, ...]
@@ -210,38 +214,33 @@ class SourceReport:
 
     @property
     def name(self) -> str:
-        """The name of the row."""
+        """Name of the row."""
         return self.spec.name
 
     @property
     def faults(self) -> tuple[BadEpisodeError, ...]:
-        """Bad episodes, and those of which an image is bad."""
+        """Faults of bad episodes, and of those with a bad image."""
         images = tuple(e.image_fault for e in self.episodes if e.image_fault is not None)
         return self.bad + images
 
     @property
     def num_frames(self) -> int:
-        """Frames of the good episodes that were looked at."""
+        """Number of frames of the good episodes."""
         return sum(episode.num_frames for episode in self.episodes)
 
     @property
     def num_candidates(self) -> int:
-        """Frames that may start a sample."""
+        """Number of frames that may start a sample."""
         return sum(episode.candidates for episode in self.episodes)
 
     @property
     def num_samples(self) -> int:
-        """Samples after the static filter."""
+        """Number of samples after the static filter."""
         return sum(episode.samples for episode in self.episodes)
 
 
-ARM_CHANNELS = ("x", "y", "z", *(f"rot{i}" for i in range(6)), "gripper")
-SIDES = {1: ("",), 2: ("left ", "right ")}
-QUANTILES = (0.01, 0.5, 0.99)
-
-
 class Range(NamedTuple):
-    """How the values of one channel are spread."""
+    """Quantiles of the values of one channel."""
 
     name: str
     unit: str
@@ -253,7 +252,7 @@ class Range(NamedTuple):
 
     @property
     def span(self) -> float:
-        """Between the 1 % and the 99 % quantile."""
+        """Distance between the 1 % and the 99 % quantile."""
         return self.ninety_nine_percent - self.one_percent
 
 
@@ -285,7 +284,7 @@ def even_places(count: int, keep: int) -> NDArray[np.int64]:
 
 
 def ranges(spec: DatasetSpec, parts: Sequence[Channels]) -> list[Range]:
-    """The ranges of the channels over all episodes."""
+    """Ranges of the channels over all episodes."""
     if not parts:
         return []
     low = np.min([part.low for part in parts], axis=0)

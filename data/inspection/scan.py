@@ -1,4 +1,8 @@
-"""An opened source -> its SourceReport."""
+"""Scans an opened source: measures its episodes one by one, and returns a SourceReport.
+
+Beside the numbers of every episode it gathers, of some episodes, contact sheets, the changes from
+which a camera is fitted, and the timing of commands, states and images.
+"""
 
 from __future__ import annotations
 
@@ -52,24 +56,108 @@ KEPT_ROWS = 32  # of an episode, for quantiles
 KEPT_SAMPLES = 8  # of an episode
 KEPT_TARGETS = 4  # of a sample's actions
 PATH_POINTS = 16
-# faster than this between two frames is no hand, whatever the rate
+# no hand is faster between two frames, whatever the rate
 HAND_SPEED = 3.0  # m/s
 HAND_TURN = math.radians(360)  # rad/s
 SMALL_STEP = 0.10  # m: at high rates, single frames may be late
 SMALL_TURN = math.radians(20)
 WIDE_TURN = math.radians(120)  # at low rates; no two rotations are more than 180 degrees apart
 JOINT_STEP = 5.0  # rad between two frames: a turn by 2 pi that was wrapped, whatever the rate
-# what counts as visible movement away from the first or the last frame
+# a movement away from the first or the last frame is visible beyond these
 VISIBLE_M = 0.002
 VISIBLE_RAD = math.radians(1)
 VISIBLE_GRIPPER = 0.05
 VISIBLE_JOINT = 0.01
+SHEETS = 4  # episodes to look at
+SHEET_IMAGES = 8
+SHEET_SIZE = 192  # px
+CAMERA_EPISODES = 32
+CAMERA_IMAGES = 40  # of one episode
+BESIDE_EPISODES = 32  # compared with their images and with the arrays recorded beside them
+QUATERNION = "xyz_quat_xyzw"
+ANGLES = ("xyz_euler_xyz", "xyz_axis_angle")
+
+Progress = Callable[[int, int, int], None]  # (episodes done, in all, of these good)
+
+
+def scan(
+    reader: Reader,
+    *,
+    num_actions: int,
+    episodes: int = 0,
+    seed: int = 0,
+    images: int = IMAGES,
+    companion: Companion | None = None,
+    on_progress: Progress | None = None,
+) -> SourceReport:
+    """Reads and measures a source.
+
+    Args:
+        reader: an opened source.
+        num_actions: of a sample; the static filter looks at the first of them.
+        episodes: so many are drawn at random; 0 looks at all.
+        seed: decides which are drawn, and which are shown.
+        images: of each view and episode that are decoded; 0: of every frame that starts a sample.
+        companion: arrays recorded beside the row (data.inspection.companion).
+        on_progress: called after every episode.
+    """
+    spec = reader.spec
+    order = permutation(sum(reader.episodes_per_part), seed, spec.name, "inspection").tolist()
+    chosen = sorted(order[:episodes] if episodes else order)
+    companion = companion or Companion()
+    place_of = {number: place for place, number in enumerate(order)}
+    album = _Album(spec, place_of)
+    compared = [number for number in chosen if place_of[number] < BESIDE_EPISODES]
+    beside = Beside(spec, companion, compared)
+    reports: list[EpisodeReport] = []
+    bad: list[BadEpisodeError] = []
+    left_out: list[BadEpisodeError] = []
+    for done, (number, item) in enumerate(read_chosen(reader, chosen), start=1):
+        if isinstance(item, BadEpisodeError):
+            (left_out if item.left_out else bad).append(item)
+        else:
+            report = measure(item, spec, num_actions, images)
+            reports.append(report)
+            if report.image_fault is None:
+                album.add(number, item)
+                beside.add(number, item)
+        if on_progress is not None:
+            on_progress(done, len(chosen), done - len(bad))
+    return SourceReport(
+        spec=spec,
+        episodes_per_part=tuple(reader.episodes_per_part),
+        looked_at=len(reports) + len(bad) + len(left_out),
+        episodes=tuple(reports),
+        bad=tuple(bad),
+        sheets=tuple(album.sheets[place] for place in sorted(album.sheets))[:SHEETS],
+        cameras=fit_cameras(album.changes, len(spec.arms)),
+        left_out=tuple(left_out),
+        joint_names=companion.joint_names,
+        beside=beside.report(),
+    )
+
+
+def read_chosen(
+    reader: Reader, chosen: Sequence[int]
+) -> Iterator[tuple[int, Trajectory | BadEpisodeError]]:
+    """Yields the chosen episodes, numbers in rising order, from the parts that hold them."""
+    numbers = set(chosen)
+    first = 0
+    for part, count in enumerate(reader.episodes_per_part):
+        end = bisect.bisect_left(chosen, first + count)
+        if end and chosen[end - 1] >= first:
+            for number, item in enumerate(reader.read(part), start=first):
+                if number in numbers:
+                    yield number, item
+                if number == chosen[end - 1]:
+                    break
+        first += count
 
 
 def measure(
     trajectory: Trajectory, spec: DatasetSpec, num_actions: int, images: int = IMAGES
 ) -> EpisodeReport:
-    """The report of one episode; decodes up to `images` images of each view, 0: all of them."""
+    """Measures one episode; decodes up to `images` images of each view, all of them with 0."""
     move = movement(trajectory, spec)
     hands, rotations = move.hands, move.rotations
     columns = grippers.rotation_columns(hands, spec)
@@ -112,7 +200,7 @@ def measure(
 
 
 def _texts(trajectory: Trajectory) -> tuple[TextReport, ...]:
-    """The texts in the order in which they first come."""
+    """Texts in the order in which they first come."""
     texts, frames = trajectory.texts, len(trajectory.poses)
     if texts is None:
         return (TextReport(trajectory.instruction, frames, len(trajectory.paraphrases)),)
@@ -138,7 +226,7 @@ def _hand(
 
 
 def _visible(hands: Float64, rotations: Float64, poses: Float64, frame: int) -> NDArray[np.bool_]:
-    """Which frames differ visibly from frame number `frame`: [T]."""
+    """True [T] for frames that differ visibly from frame number `frame`."""
     if not len(hands):
         return np.abs(poses - poses[frame]).max(axis=1) > VISIBLE_JOINT
     there = hands[:, frame][:, None]
@@ -166,7 +254,7 @@ def _clock(clocks: Float64) -> ClockReport:
 
 
 def _targets(actions: NDArray[np.float32]) -> Channels | None:
-    """Of the actions [n, T, D] of all samples."""
+    """Extremes and some rows of the actions [n, T, D] of all samples."""
     if not len(actions):
         return None
     flat = actions.reshape(-1, actions.shape[-1])
@@ -184,22 +272,8 @@ def _path(rows: Float64) -> NDArray[np.float32]:
     return interpolate(rows, np.linspace(0, len(rows) - 1, PATH_POINTS)[None])[0]
 
 
-SHEETS = 4  # episodes to look at
-SHEET_IMAGES = 8
-SHEET_SIZE = 192  # px
-CAMERA_EPISODES = 32
-BESIDE_EPISODES = 32  # compared with their images and with what else is recorded
-CAMERA_IMAGES = 40  # of one episode
-
-Progress = Callable[[int, int, int], None]  # (episodes done, in all, of these good)
-
-
-QUATERNION = "xyz_quat_xyzw"
-ANGLES = ("xyz_euler_xyz", "xyz_axis_angle")
-
-
 class Beside:
-    """Gathers some of the episodes of a source, one by one."""
+    """Compares some episodes of a source with their images and with the companion's arrays."""
 
     def __init__(self, spec: DatasetSpec, companion: Companion, numbers: Sequence[int]) -> None:
         """Reads the companion's rows of the episodes `numbers`, in rising order."""
@@ -223,7 +297,7 @@ class Beside:
             self._timing.add(trajectory, movement(trajectory, self._spec), rows)
 
     def report(self) -> BesideReport:
-        """All that the comparison shows."""
+        """Returns the result over the episodes noted."""
         companion, timing = self._companion, self._timing
         key = companion.other_key if timing.values else ""
         lacks = companion.lacks or (
@@ -249,83 +323,9 @@ class Beside:
         )
 
 
-def read_chosen(
-    reader: Reader, chosen: Sequence[int]
-) -> Iterator[tuple[int, Trajectory | BadEpisodeError]]:
-    """The chosen episodes, numbers in rising order, from the parts that hold them."""
-    numbers = set(chosen)
-    first = 0
-    for part, count in enumerate(reader.episodes_per_part):
-        end = bisect.bisect_left(chosen, first + count)
-        if end and chosen[end - 1] >= first:
-            for number, item in enumerate(reader.read(part), start=first):
-                if number in numbers:
-                    yield number, item
-                if number == chosen[end - 1]:
-                    break
-        first += count
-
-
-def scan(
-    reader: Reader,
-    *,
-    num_actions: int,
-    episodes: int = 0,
-    seed: int = 0,
-    images: int = IMAGES,
-    companion: Companion | None = None,
-    on_progress: Progress | None = None,
-) -> SourceReport:
-    """Read and measure a source.
-
-    Args:
-        reader: an opened source.
-        num_actions: of a sample; the static filter looks at the first of them.
-        episodes: so many are drawn at random; 0 looks at all.
-        seed: decides which are drawn, and which are shown.
-        images: of each view and episode that are decoded; 0: of every frame that starts a sample.
-        companion: what is recorded beside the row (data.inspection.companion).
-        on_progress: called after every episode.
-    """
-    spec = reader.spec
-    order = permutation(sum(reader.episodes_per_part), seed, spec.name, "inspection").tolist()
-    chosen = sorted(order[:episodes] if episodes else order)
-    companion = companion or Companion()
-    place_of = {number: place for place, number in enumerate(order)}
-    album = _Album(spec, place_of)
-    compared = [number for number in chosen if place_of[number] < BESIDE_EPISODES]
-    beside = Beside(spec, companion, compared)
-    reports: list[EpisodeReport] = []
-    bad: list[BadEpisodeError] = []
-    left_out: list[BadEpisodeError] = []
-    for done, (number, item) in enumerate(read_chosen(reader, chosen), start=1):
-        if isinstance(item, BadEpisodeError):
-            (left_out if item.left_out else bad).append(item)
-        else:
-            report = measure(item, spec, num_actions, images)
-            reports.append(report)
-            if report.image_fault is None:
-                album.add(number, item)
-                beside.add(number, item)
-        if on_progress is not None:
-            on_progress(done, len(chosen), done - len(bad))
-    return SourceReport(
-        spec=spec,
-        episodes_per_part=tuple(reader.episodes_per_part),
-        looked_at=len(reports) + len(bad) + len(left_out),
-        episodes=tuple(reports),
-        bad=tuple(bad),
-        sheets=tuple(album.sheets[place] for place in sorted(album.sheets))[:SHEETS],
-        cameras=fit_cameras(album.changes, len(spec.arms)),
-        left_out=tuple(left_out),
-        joint_names=companion.joint_names,
-        beside=beside.report(),
-    )
-
-
 @dataclass
 class _Album:
-    """Images of the episodes that come first in a random order."""
+    """Contact sheets and camera changes of the episodes that come first in a random order."""
 
     spec: DatasetSpec
     place_of: dict[int, int]
@@ -333,16 +333,16 @@ class _Album:
     changes: list[Change] = field(default_factory=list)
 
     def add(self, number: int, trajectory: Trajectory) -> None:
-        """Keeps what is wanted of an episode.
+        """Keeps a sheet and the changes of an episode, if it is one of the first.
 
         Frames that start no sample are shown too: an image that fails there is no fault, and the
-        episode is only not shown.
+        episode is not shown.
         """
         place = self.place_of[number]
         frames = frames_with_image(trajectory, self.spec)
         if not len(frames):
             return
-        # the next ones stand in where the first are bad
+        # twice as many as needed: later ones replace those that cannot be shown
         if place < 2 * SHEETS:
             with contextlib.suppress(*DATA_ERRORS):
                 self.sheets[place] = _sheet(trajectory, self.spec, frames)

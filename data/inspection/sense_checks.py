@@ -1,4 +1,4 @@
-"""Checks of what the robot grips and sees: grippers and cameras."""
+"""Checks of grippers and cameras."""
 
 from __future__ import annotations
 

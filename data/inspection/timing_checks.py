@@ -1,4 +1,4 @@
-"""Checks of how numbers and images go together: delays, and the order of quaternions."""
+"""Checks of numbers against images and each other: delays, and the order of quaternions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from data.inspection.check import NO_ARMS, NO_EPISODES, Check, Measured, Unjudge
 from data.inspection.reports import SIDES, SourceReport
 from data.inspection.timing import Lag
 
-ALIKE = 0.3  # correlation from which on two signals are said to go together
+ALIKE = 0.3  # correlation from which two signals agree
 SURE = 0.8  # share of the resamples that find the same delay
-STANDS_OUT = 0.15  # by how much a delay fits better than none
-MIN_FRAMES = 2.0  # shorter delays of a camera are not told from none
+STANDS_OUT = 0.15  # correlation by which a delay fits better than none
+MIN_FRAMES = 2.0  # shorter delays of a camera cannot be distinguished from none
 ANSWER_S = 0.02  # no robot answers a command faster
 ANSWER_FRAMES = 0.5
 MOSTLY = 0.6  # share of the turning about the vertical that says that an order is right ...

@@ -1,7 +1,7 @@
-"""What the images of an episode show: sizes, blank and frozen cameras, views that are copies.
+"""Images of an episode: their sizes, blank and frozen cameras, views that are copies.
 
-Looked at are the images that training would take, of the frames that start a sample, through the
-same functions: what training takes is no fault here, and what it refuses is one.
+The images are those that training takes, of the frames that start a sample, read by the same
+functions: an image is a fault here exactly where training refuses it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 IMAGES = 16  # of a view in an episode that are decoded
-SIZE = 64  # px to which they are brought
+SIZE = 64  # px to which images are resized
 BLANK = 12  # grey levels between the darkest and the brightest; a small hand differs by more
 EQUAL = 1.0  # grey levels: mean difference of two views
 # a stopped camera gives the same file again; re-encoded, it differs by rounding
 SAME = 3  # grey levels, the largest difference of any pixel
-# a codec for videos draws a frozen scene anew at key frames: H.264 and AV1 of crf 23 to 40 were
+# a video codec encodes a frozen scene again at key frames: H.264 and AV1 of crf 23 to 40 were
 # measured to differ by up to 30 in the median; a hand of 1/40 of the image by 60 and more
 SAME_IN_VIDEO = 32  # grey levels, on images of about VIDEO_SIDE px
 VIDEO_SIDE = 128
@@ -48,7 +48,7 @@ PNG_END = b"IEND" + zlib.crc32(b"IEND").to_bytes(4, "big")
 
 
 class Look(NamedTuple):
-    """The images of an episode that were looked at.
+    """Images of an episode that were read.
 
     Attributes:
         reports: per view.
@@ -63,7 +63,7 @@ NOTHING_SEEN = Look((), [])
 
 
 def frames_with_image(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
-    """The frames [n] that have an image in every view."""
+    """Frames [n] that have an image in every view."""
     count = min((len(view) for view in trajectory.images), default=0) - spec.picture_offset
     return np.arange(max(0, min(count, len(trajectory.poses))))
 
@@ -84,7 +84,7 @@ def look(
     move: Movement,
     count: int = IMAGES,
 ) -> Look | BadEpisodeError:
-    """What the views show, or the fault for which training would leave the episode out.
+    """Reports on the views, or the fault for which training would skip the episode.
 
     Args:
         trajectory: the episode.
@@ -95,7 +95,7 @@ def look(
     """
     frames, rows = np.unique(samples.frames, return_index=True)
     views = samples.images
-    if not len(frames):  # training takes none, so no image can be at fault
+    if not len(frames):  # training takes no image, so none can be at fault
         frames = frames_with_image(trajectory, spec)
         rows, views = frames + spec.picture_offset, trajectory.images
     places = even_places(len(frames), count or len(frames)) if len(frames) else []
@@ -144,11 +144,11 @@ class _ImageError(Exception):
 def _look_at(
     view: Images, rows: Int64, chosen: Int64, order: str
 ) -> tuple[ViewReport, UInt8, list[bool]]:
-    """A report on one view, its images uint8[n, SIZE, SIZE, 3], and which are the same [n - 1]."""
+    """Report on a view, images uint8[n, SIZE, SIZE, 3], and where neighbours are equal [n - 1]."""
     raw, native = {}, {}
     for row in chosen.tolist():
         raw[row], native[row] = _loaded(view, row, order)
-    if isinstance(view, np.ndarray | FileImages):  # the others cost a seek, or a whole file
+    if isinstance(view, np.ndarray | FileImages):  # the others cost a seek, or an entire file
         for row in set(rows.tolist()) - set(raw):
             _check_complete(view, row, order)
     images = list(native.values())
@@ -176,7 +176,7 @@ def _loaded(view: Images, row: int, order: str) -> tuple[Any, UInt8]:
 
 
 def _check_complete(view: Images, row: int, order: str) -> None:
-    """Decodes an image only where it is not clearly complete, which is much cheaper."""
+    """Decodes an image only where its file may be incomplete, which is much cheaper."""
     try:
         stored = view[row]
         clear = isinstance(stored, bytes) and is_complete(stored)
@@ -187,8 +187,8 @@ def _check_complete(view: Images, row: int, order: str) -> None:
 
 
 def is_complete(stored: bytes) -> bool:
-    """Says whether a JPEG or PNG file has its beginning and its end, without decoding it."""
-    data = stored.rstrip(b"\0")  # HDF5 fills up with zeros
+    """True where a JPEG or PNG file has its beginning and its end; nothing is decoded."""
+    data = stored.rstrip(b"\0")  # HDF5 pads with zeros
     if data.startswith(b"\xff\xd8"):
         return data.endswith(b"\xff\xd9")
     if not data.startswith(b"\x89PNG") or not data.endswith(PNG_END):
@@ -202,7 +202,7 @@ def is_complete(stored: bytes) -> bool:
 
 
 def _still(images: list[UInt8], *, in_video: bool) -> list[bool]:
-    """Which images [n - 1] are the same as the one before, bit for bit or nearly."""
+    """True [n - 1] for images that are the same as the one before, bit for bit or nearly."""
     if len({pixels.shape for pixels in images}) > 1:
         return [False] * (len(images) - 1)
     if in_video:

@@ -95,20 +95,14 @@ def batches(
     """
     _check_at_least(1, batch_size=batch_size, shuffle_buffer=shuffle_buffer, prefetch=prefetch)
     _check_at_least(0, start_step=start_step, cache_mb=cache_mb, max_bad_episodes=max_bad_episodes)
-    # what the model asks for, apart from what decides the stream: a checkpoint's position is bound
-    # to the second alone
+    # a saved position depends on shape and sources alone, not on the form of the batches
     form = BatchForm(num_views, image_size, tokenize, fit, action_width)
-    threads = threads or os.cpu_count() or 1
+    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes)
+    faults, threads = Faults(max_bad_episodes), threads or os.cpu_count() or 1
+    rows = _rows_of_host(host, hosts, batch_size)
+    start = start_step if position is None else position
     maker = BatchMaker(
-        sources,
-        StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes),
-        form,
-        Faults(max_bad_episodes),
-        rows=_rows_of_host(host, hosts, batch_size),
-        start_step=start_step,
-        position=position,
-        threads=threads,
-        cache_mb=cache_mb,
+        sources, shape, form, faults, rows=rows, start=start, threads=threads, cache_mb=cache_mb
     )
     return Batches(maker, prefetch=prefetch)
 
@@ -195,12 +189,11 @@ class BatchMaker:
         faults: Faults,
         *,
         rows: slice,
-        start_step: int,
-        position: Mapping[str, Any] | None,
+        start: int | Mapping[str, Any],
         threads: int,
         cache_mb: float,
     ) -> None:
-        """Starts to read at `start_step`, or at a position (position.py) in its place.
+        """Starts to read at a step, or at a saved position (position.py).
 
         Raises:
             ValueError: the position is of another stream, or lanes do not divide the batch.
@@ -210,9 +203,10 @@ class BatchMaker:
             sources, form, faults, seed=shape.seed, cache_mb=cache_mb, threads=threads
         )
         self.identity = stream_identity(sources, shape)
+        position = None if isinstance(start, int) else start
         if position is not None:
             check_position(position, self.identity)
-        self.step: int = start_step if position is None else position["step"]
+        self.step: int = start if isinstance(start, int) else start["step"]
         # the mixer deals all positions of the run, of all hosts; seek draws those before this step
         weights = [source.weight for source in sources]
         self._mixer = Mixer(weights, shape.seed, batch_size=shape.batch_size, lanes=shape.lanes)

@@ -1,8 +1,8 @@
-"""Which episodes go into which shard: decided once, before the first is written.
+"""The plan of a built dataset: how images are stored, and which episodes go into which shard.
 
 The plan follows from the source and the options alone, so neither the number of workers nor a
-restart changes a shard. It rests on a look at a few episodes; shards come out at about the size
-asked for.
+restart changes a shard. It rests on a look at a few episodes, so a shard has about the size asked
+for.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from data.standard import StandardForm, form_of
 from data.trajectory import Reader, Trajectory
 
 PNG_LEVEL = 1  # a fifth of the time of Pillow's 6, for files larger by a sixth
+LOOKED_AT_PARTS = 3
+LOOKED_AT_FRAMES = 8  # of an episode
 
 
 @dataclass(frozen=True)
 class ImageRule:
-    """How images are stored.
+    """Form of the stored images.
 
     Attributes:
         image_size: side of the stored images; 0 leaves them as large as they are.
-        quality: of JPEG without colour subsampling, 1 to 100; 0 takes PNG, which loses nothing.
+        quality: of JPEG without colour subsampling, 1 to 100; 0 stores PNG, which loses nothing.
     """
 
     image_size: int
@@ -45,14 +47,14 @@ class ImageRule:
             )
 
     def channel_order(self, spec: DatasetSpec) -> str:
-        """The channel order of what is stored."""
+        """Channel order of the stored images."""
         return "rgb" if self.image_size else spec.encoded_channel_order
 
     def stored(self, image: Any, spec: DatasetSpec) -> bytes:
-        """The bytes to store for an image of a reader whose row is `spec`.
+        """Bytes to store for an image of a reader whose row is `spec`.
 
         Raises:
-            ValueError: it is no image; of one that is passed through, only the head is looked at.
+            ValueError: it is no image; of a file that is stored unchanged, only the head is read.
         """
         order = self.channel_order(spec)
         if isinstance(image, bytes) and order == spec.encoded_channel_order:
@@ -87,10 +89,6 @@ def _encoded_size(encoded: bytes) -> tuple[int, int]:
         ) from error
 
 
-LOOKED_AT_PARTS = 3
-LOOKED_AT_FRAMES = 8  # of an episode
-
-
 class Piece(NamedTuple):
     """Episodes first .. end - 1 of a part of the source."""
 
@@ -104,17 +102,17 @@ Shard = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a look at a few episodes told."""
+    """Result of a look at a few episodes."""
 
     form: StandardForm
     bytes_per_episode: float
 
 
 def look(reader: Reader, rule: ImageRule) -> Estimate:
-    """The form of the source's trajectories, and how large an episode will be.
+    """Reads a few episodes: the form of the source's trajectories, and the size of an episode.
 
     Raises:
-        ValueError: no episode is good; the message tells about the first.
+        ValueError: no episode is good; the message has the fault of the first.
     """
     form: StandardForm | None = None
     first_error: BadEpisodeError | ValueError | None = None
@@ -146,8 +144,8 @@ def look(reader: Reader, rule: ImageRule) -> Estimate:
 def cut(episodes_per_part: Sequence[int], per_shard: int) -> list[Shard]:
     """Shards of up to `per_shard` episodes, in the order of the source.
 
-    A part that is larger is cut into equal pieces, which share a shard with nothing else; smaller
-    ones are put together whole.
+    A part that is larger is cut into equal pieces, one to a shard; smaller parts are joined, and
+    none is divided.
     """
     shards: list[Shard] = []
     gathered: list[Piece] = []
@@ -167,13 +165,13 @@ def cut(episodes_per_part: Sequence[int], per_shard: int) -> list[Shard]:
 
 
 def tasks(shards: Sequence[Shard], missing: Iterable[int]) -> list[list[int]]:
-    """The missing shards, those of one part together: a worker reads that part once."""
+    """Groups the missing shards by part: a worker reads that part once."""
     by_part = itertools.groupby(sorted(missing), key=lambda number: shards[number][0].part)
     return [list(numbers) for _, numbers in by_part]
 
 
 def _spread(episodes_per_part: Sequence[int]) -> Iterator[int]:
-    """Parts that have episodes: a few from all over the source, and then the others."""
+    """Parts that have episodes: first `LOOKED_AT_PARTS` spread evenly, then the others."""
     filled = [part for part, count in enumerate(episodes_per_part) if count]
     count = min(LOOKED_AT_PARTS, len(filled))
     chosen = [filled[len(filled) * (2 * place + 1) // (2 * count)] for place in range(count)]

@@ -1,7 +1,7 @@
-"""What all datasets written here share: metadata, manifest, hashes, and one rename at the end.
+"""The end of writing a dataset: metadata, manifest, hashes, and one rename.
 
 A dataset is made in a hidden folder on the disk of its place and renamed when complete, so a folder
-with a manifest is always whole.
+with a manifest is always complete.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ with needs("data"):
 
 @dataclass(frozen=True)
 class Written:
-    """Where a dataset is, its manifest, and whether this call made it."""
+    """Folder and manifest of a dataset; `new` where this call made it."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -37,7 +37,7 @@ class Written:
 
 
 def circumstances(licence: str, command: str) -> dict[str, Any]:
-    """The entries of a manifest that tell who may use it, and how and when it was made.
+    """Entries of a manifest for the terms of use, and for how and when it was made.
 
     Raises:
         ValueError: no licence.
@@ -60,7 +60,7 @@ def circumstances(licence: str, command: str) -> dict[str, Any]:
 def dataset_info(
     name: str, version: str, folder: Path, description: str, features: tfds.features.FeaturesDict
 ) -> tfds.core.DatasetInfo:
-    """The metadata of a dataset whose files are in `folder`."""
+    """Metadata of a dataset whose files are in `folder`."""
     identity = DatasetIdentity(
         name=name,
         version=tfds.core.Version(version),
@@ -71,19 +71,19 @@ def dataset_info(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a dataset folder; empty where it has none."""
+    """Manifest of a dataset folder; empty where it has none."""
     return read_json(folder / MANIFEST_NAME)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty where there is none."""
+    """Content of a JSON file; empty where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def publish(
     made: Path, place: Path, manifest: Mapping[str, Any], known: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write the manifest into the folder `made`, and rename that to `place`.
+    """Writes the manifest into the folder `made`, and renames the folder to `place`.
 
     Args:
         made: the complete files, in a folder on the same disk.
@@ -103,13 +103,13 @@ def publish(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Writes a JSON file, completely or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, as hexadecimal digits."""
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Recorded episodes -> an RLDS dataset (tfds, TFRecord) with a manifest.
+"""Episode files (.npz) of the recorder -> an RLDS dataset (tfds, TFRecord) with a manifest.
 
-They come from the recorder or from the conversion of LIBERO's demonstrations, and hold what the
-standard trajectory has no place for (task, initial state, seed, commanded actions); for any other
-source see data/writing.
+The files come from the recorder or from the conversion of LIBERO's demonstrations. Their dataset
+keeps fields for which the standard trajectory has no place: task, initial state, seed, success and
+commanded actions. Any other source is built by build.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ from data.writing.publish import (
 with needs("data"):
     import tensorflow_datasets as tfds
 
+# folder under the data folder -> description; each is the storage of a row in data/rows/rlds.py
+RECORDED = {
+    "libero_demos": "Scripted LIBERO demonstrations under absolute end-effector control.",
+    "libero": "LIBERO's demonstrations, replayed under absolute end-effector control.",
+}
+VERSION = "1.0.0"
+MANIFEST_SCHEMA = 1
+EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
+SAME_IN_ALL = ("rate_hz", "image_size")
 # name -> dtype and shape of one frame; "S" stands for the scalar image_size
 FRAME_ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
     "agentview": (np.uint8, ("S", "S", 3)),  # RGB, upright: turned by 180 degrees
@@ -54,80 +63,6 @@ SCALARS: dict[str, type] = {
 }
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One recorded episode; the arrays are empty when only the scalars were read."""
-
-    path: Path
-    scalars: Mapping[str, Any]
-    frames: Mapping[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.frames["action"])
-
-
-def read_scalars(path: Path) -> dict[str, Any]:
-    """The scalars of an episode file, as plain Python values; reads no image."""
-    return dict(_read(path, frames=False).scalars)
-
-
-def read_episode(path: Path) -> Episode:
-    """The whole episode, checked.
-
-    Raises:
-        ValueError: a key is missing, or an array has the wrong type, shape, length or content.
-    """
-    episode = _read(path, frames=True)
-    lengths = {name: len(array) for name, array in episode.frames.items()}
-    if len(set(lengths.values())) != 1 or len(episode) == 0:
-        raise ValueError(f"{path}: arrays of unequal or no length: {lengths}")
-    for name, array in episode.frames.items():
-        dtype, shape = FRAME_ARRAYS[name]
-        sizes = tuple(episode.scalars["image_size"] if s == "S" else s for s in shape)
-        if array.dtype != dtype or array.shape[1:] != sizes:
-            raise ValueError(
-                f"{path}: {name} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} "
-                f"({len(array)}, {', '.join(map(str, sizes))})"
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} has a number that is not finite")
-    for name, column in GRIPPER_COLUMNS.items():
-        readings = episode.frames[name][:, column]
-        if not np.isin(readings, (-1.0, 1.0)).all():
-            raise ValueError(
-                f"{path}: the gripper in {name}[:, {column}] must be -1 (open) or +1 (closed), "
-                f"found {sorted(set(readings.tolist()))[:5]}"
-            )
-    return episode
-
-
-def _read(path: Path, *, frames: bool) -> Episode:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in (*SCALARS, *FRAME_ARRAYS) if name not in archive]
-            if missing:
-                raise ValueError(f"no {', '.join(missing)}; it has {', '.join(archive.files)}")
-            scalars = {name: kind(archive[name].item()) for name, kind in SCALARS.items()}
-            scalars["instruction"] = plain_text(archive["instruction"].item(), "instruction")
-            if not scalars["instruction"]:
-                raise ValueError("instruction is empty")
-            arrays = {name: archive[name] for name in FRAME_ARRAYS} if frames else {}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no recorded episode: {error}") from error
-    return Episode(path, scalars, arrays)
-
-
-# folder under the data folder -> what is in it; each is the storage of a row in data/rows/rlds.py
-RECORDED = {
-    "libero_demos": "Scripted LIBERO demonstrations under absolute end-effector control.",
-    "libero": "LIBERO's demonstrations, replayed under absolute end-effector control.",
-}
-VERSION = "1.0.0"
-MANIFEST_SCHEMA = 1
-EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
-SAME_IN_ALL = ("rate_hz", "image_size")
-
-
 def write_dataset(
     inputs: Sequence[Path],
     root: Path,
@@ -138,13 +73,13 @@ def write_dataset(
     receipt: Mapping[str, Any],
     on_episode: Callable[[Path], None],
 ) -> Written:
-    """Write the successful episodes among `inputs` to <root>/<name>/1.0.0.
+    """Writes the successful episodes among `inputs` to <root>/<name>/1.0.0.
 
     Failed demonstrations are counted in the manifest and left out. A dataset that is already there
-    and was made of the same files is returned as it is.
+    and was made of the same files is kept.
 
     Args:
-        inputs: episode files (data/writing/recorded.py), in the order to write.
+        inputs: episode files, in the order to write.
         root: the data folder.
         name: a key of `RECORDED`.
         licence: terms of use, for the manifest.
@@ -183,10 +118,10 @@ def write_dataset(
             "receipt": dict(receipt),
             "inputs": hashes,
         }
-        temporary.chmod(0o755)  # mkdtemp's are for the owner alone
+        temporary.chmod(0o755)  # a folder of mkdtemp is for its owner alone
         manifest = publish(temporary, folder, manifest, known={})
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone when it was renamed
+        shutil.rmtree(temporary, ignore_errors=True)  # absent once it was renamed
     return Written(folder, manifest, new=True)
 
 
@@ -197,7 +132,7 @@ def _write_tfds(
     name: str,
     on_episode: Callable[[Path], None],
 ) -> int:
-    """Write the good inputs to `folder`, in the order given; gives the number of frames."""
+    """Writes the good inputs to `folder`, in the order given; returns the number of frames."""
     info = dataset_info(
         name,
         VERSION,
@@ -269,7 +204,7 @@ def _example(episode: Episode) -> dict[str, Any]:
 
 
 def _shared_values(scalars: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """The values that all episodes of a dataset have in common."""
+    """Values that all episodes of a dataset have in common."""
     shared = {}
     for name in SAME_IN_ALL:
         values = {episode[name] for episode in scalars.values()}
@@ -282,7 +217,7 @@ def _shared_values(scalars: dict[Path, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _counts(scalars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the successful episodes are of, how many they are, and how many were left out."""
+    """Suites, tasks and number of the successful episodes, and how many were left out."""
     good = [episode for episode in scalars if episode["success"]]
     return {
         "suites": sorted({episode["suite"] for episode in good}),
@@ -300,3 +235,66 @@ def _existing_manifest(folder: Path, hashes: dict[str, str]) -> dict[str, Any]:
             f"episode files, now {len(hashes)}; remove it or choose another folder"
         )
     return manifest
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode; the arrays are empty when only the scalars were read."""
+
+    path: Path
+    scalars: Mapping[str, Any]
+    frames: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.frames["action"])
+
+
+def read_scalars(path: Path) -> dict[str, Any]:
+    """Reads the scalars of an episode file, as plain Python values; reads no image."""
+    return dict(_read(path, frames=False).scalars)
+
+
+def read_episode(path: Path) -> Episode:
+    """Reads and checks a complete episode.
+
+    Raises:
+        ValueError: a key is missing, or an array has the wrong type, shape, length or content.
+    """
+    episode = _read(path, frames=True)
+    lengths = {name: len(array) for name, array in episode.frames.items()}
+    if len(set(lengths.values())) != 1 or len(episode) == 0:
+        raise ValueError(f"{path}: arrays of unequal or no length: {lengths}")
+    for name, array in episode.frames.items():
+        dtype, shape = FRAME_ARRAYS[name]
+        sizes = tuple(episode.scalars["image_size"] if s == "S" else s for s in shape)
+        if array.dtype != dtype or array.shape[1:] != sizes:
+            raise ValueError(
+                f"{path}: {name} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} "
+                f"({len(array)}, {', '.join(map(str, sizes))})"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} has a number that is not finite")
+    for name, column in GRIPPER_COLUMNS.items():
+        readings = episode.frames[name][:, column]
+        if not np.isin(readings, (-1.0, 1.0)).all():
+            raise ValueError(
+                f"{path}: the gripper in {name}[:, {column}] must be -1 (open) or +1 (closed), "
+                f"found {sorted(set(readings.tolist()))[:5]}"
+            )
+    return episode
+
+
+def _read(path: Path, *, frames: bool) -> Episode:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in (*SCALARS, *FRAME_ARRAYS) if name not in archive]
+            if missing:
+                raise ValueError(f"no {', '.join(missing)}; it has {', '.join(archive.files)}")
+            scalars = {name: kind(archive[name].item()) for name, kind in SCALARS.items()}
+            scalars["instruction"] = plain_text(archive["instruction"].item(), "instruction")
+            if not scalars["instruction"]:
+                raise ValueError("instruction is empty")
+            arrays = {name: archive[name] for name in FRAME_ARRAYS} if frames else {}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no recorded episode: {error}") from error
+    return Episode(path, scalars, arrays)

@@ -1,7 +1,8 @@
-"""One worker's share: read episodes of the source, write shards of the dataset.
+"""One worker's share of building a dataset: reads episodes of the source, writes shards.
 
-A shard is written under a temporary name and renamed; then a JSON file beside it tells what it
-holds. A shard with its JSON is finished, everything else is done again.
+A shard is written under a temporary name and renamed; then a JSON file records its content. A shard
+with its JSON is finished, everything else is written again. The origin of a dataset is all that
+decides the bytes of its shards: only shards of one origin may lie together.
 """
 
 from __future__ import annotations
@@ -33,19 +34,23 @@ with needs("data"):
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 
-@dataclasses.dataclass(frozen=True)
+DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
+READ_TOGETHER = 64  # images of a view
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to build, and how.
+    """Request to build a dataset.
 
     Attributes:
         spec: the dataset row.
         root: data folder of the source.
-        outside_root: the files that it names may lie anywhere.
+        outside_root: files that the source names may lie anywhere.
         read_limit_s: a read that takes longer ends its process; 0 for none.
         out: data folder of what is built.
         rule: how images are stored.
         shard_mb: about how large a shard file is, in MiB.
-        max_bad_episodes: so many are left out; one more is an error.
+        max_bad_episodes: so many are skipped; one more fails.
         workers: processes that read and write.
         licence: terms of use, for the manifest.
         command: the command line, for the manifest.
@@ -71,51 +76,9 @@ class Request:
             )
 
 
-def origin_of(request: Request, reader: Reader) -> dict[str, Any]:
-    """What decides the bytes of the shards, as plain JSON values.
-
-    Raises:
-        ValueError: the reader has changed its row beyond what a storage may name.
-    """
-    names = [field.name for field in dataclasses.fields(request.spec)]
-    changed = [n for n in names if getattr(request.spec, n) != getattr(reader.spec, n)]
-    others = [name for name in changed if name not in built.NAMED_BY_STORAGE]
-    if others:
-        raise ValueError(
-            f"the reader of {request.spec.name!r} changes {', '.join(others)} of its row; a reader "
-            f"may change {', '.join(built.NAMED_BY_STORAGE)}"
-        )
-    origin = {
-        "root": request.root,
-        "parts": len(reader.episodes_per_part),
-        "episodes": sum(reader.episodes_per_part),
-        "named_by_storage": {name: getattr(reader.spec, name) for name in built.NAMED_BY_STORAGE},
-        "image_size": request.rule.image_size,
-        "quality": request.rule.quality,
-        "shard_mb": request.shard_mb,
-        "row": built.stored_row(request.spec),
-    }
-    return json.loads(json.dumps(origin))
-
-
-def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """A ValueError that begins with `what` and names all in which the two differ."""
-    keys = [key for key in built.differing(before, now) if key != "row"]
-    fields = built.differing(before.get("row", {}), now["row"])
-    differences = [*keys, *(f"{field} of the dataset row" for field in fields)]
-    if differences:
-        raise ValueError(
-            f"{what}, made with another {', '.join(differences)}; remove it, or build elsewhere"
-        )
-
-
-DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
-READ_TOGETHER = 64  # images of a view
-
-
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs to know."""
+    """Everything that a worker is given."""
 
     spec: DatasetSpec
     root: str  # of the source
@@ -129,11 +92,11 @@ class Job:
     shards: tuple[Shard, ...]
 
     def file_name(self, shard: int) -> str:
-        """The file of a shard, as tfds names it."""
+        """File name of a shard, as tfds names it."""
         return f"{self.name}-{SPLIT}.tfrecord-{shard:05d}-of-{len(self.shards):05d}"
 
     def record_path(self, shard: int) -> Path:
-        """Where it is written down what a finished shard holds."""
+        """JSON file that records the content of a finished shard."""
         return self.folder / SHARDS / f"{shard:05d}.json"
 
 
@@ -166,26 +129,26 @@ Event = EpisodeDone | BadEpisodeError | ShardDone
 
 
 def read_record(job: Job, shard: int) -> ShardRecord | None:
-    """What a shard holds if it is finished."""
+    """Record of a shard; None unless it is finished."""
     path = job.record_path(shard)
     if not path.exists():
         return None
     record = ShardRecord(**json.loads(path.read_text(encoding="utf-8")))
-    if record.file != job.file_name(shard):  # of another plan, or not ours
+    if record.file != job.file_name(shard):  # of another plan
         return None
     file = job.folder / DATASET / record.file
     return record if file.exists() and file.stat().st_size == record.bytes else None
 
 
 def write_shards(job: Job, reader: Reader, shards: Sequence[int]) -> Iterator[Event]:
-    """Write shards, those of one part in rising order."""
+    """Writes shards, those of one part in rising order."""
     features = job.form.features()
     specs: Any = features.get_serialized_info()
     serializer = ExampleSerializer(specs)
 
     def serialize(trajectory: Trajectory) -> bytes:
         example = features.encode_example(_example(job, reader.spec, trajectory))
-        # so that the bytes are the same in every process
+        # deterministic: the bytes are the same in every process
         return serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
     episodes = _Episodes(reader)
@@ -221,7 +184,7 @@ def _write_shard(
 
 
 class _Episodes:
-    """The episodes of pieces that follow one another; a part is opened again only to go back."""
+    """Episodes of pieces that follow one another; a part is read again only to go back."""
 
     def __init__(self, reader: Reader) -> None:
         self.spec = reader.spec
@@ -231,10 +194,10 @@ class _Episodes:
         self._items: Iterator[Trajectory | BadEpisodeError] = iter(())
 
     def of(self, piece: Piece) -> Iterator[Trajectory | BadEpisodeError]:
-        """The items of a piece, in the order stored."""
+        """Items of a piece, in the order stored."""
         if self._part != piece.part or self._place > piece.first:
             self._part, self._place = piece.part, 0
-            self._items = self._read(piece.part)
+            self._items = iter(self._reader.read(piece.part))
         while self._place < piece.end:
             item = next(self._items, None)
             if item is None:
@@ -245,9 +208,6 @@ class _Episodes:
             self._place += 1
             if self._place > piece.first:
                 yield item
-
-    def _read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        return iter(self._reader.read(part))
 
 
 def _example(job: Job, spec: DatasetSpec, trajectory: Trajectory) -> dict[str, Any]:
@@ -270,5 +230,43 @@ def _stored_images(rule: ImageRule, spec: DatasetSpec, key: str, view: Images) -
 
 
 def _relative(episode: str, root: str) -> str:
-    """The name of an episode without the folder of its source, which may lie anywhere."""
+    """Name of an episode without the folder of its source, which may lie anywhere."""
     return episode.removeprefix(f"{root.rstrip('/')}/")
+
+
+def origin_of(request: Request, reader: Reader) -> dict[str, Any]:
+    """Everything that decides the bytes of the shards, as plain JSON values.
+
+    Raises:
+        ValueError: the reader has changed its row beyond what a storage may name.
+    """
+    names = [field.name for field in dataclasses.fields(request.spec)]
+    changed = [n for n in names if getattr(request.spec, n) != getattr(reader.spec, n)]
+    others = [name for name in changed if name not in built.NAMED_BY_STORAGE]
+    if others:
+        raise ValueError(
+            f"the reader of {request.spec.name!r} changes {', '.join(others)} of its row; a reader "
+            f"may change {', '.join(built.NAMED_BY_STORAGE)}"
+        )
+    origin = {
+        "root": request.root,
+        "parts": len(reader.episodes_per_part),
+        "episodes": sum(reader.episodes_per_part),
+        "named_by_storage": {name: getattr(reader.spec, name) for name in built.NAMED_BY_STORAGE},
+        "image_size": request.rule.image_size,
+        "quality": request.rule.quality,
+        "shard_mb": request.shard_mb,
+        "row": built.stored_row(request.spec),
+    }
+    return json.loads(json.dumps(origin))
+
+
+def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Refuses another origin; the ValueError begins with `what` and names every difference."""
+    keys = [key for key in built.differing(before, now) if key != "row"]
+    fields = built.differing(before.get("row", {}), now["row"])
+    differences = [*keys, *(f"{field} of the dataset row" for field in fields)]
+    if differences:
+        raise ValueError(
+            f"{what}, made with another {', '.join(differences)}; remove it, or build elsewhere"
+        )

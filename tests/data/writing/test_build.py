@@ -167,7 +167,7 @@ def test_half_built_is_for_the_same_source_row_and_options_only(source, tmp_path
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         built(row, root, out, stop_after(20), shard_mb=0.3)
-    half = "holds a half built dataset, made with another"
+    half = "holds an incomplete dataset, made with another"
     with pytest.raises(ValueError, match=f"{half} shard_mb;"):
         built(row, root, out, shard_mb=0.2)
     with pytest.raises(ValueError, match=f"{half} image_size, quality;"):
