@@ -110,6 +110,7 @@ def line_chart(
         name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)]
         for name, points in series.items()
     }
+    # The axes end at round numbers around the values, and always include zero if linear.
     xs = [x for points in kept.values() for x, _ in points]
     ys = [*reach_y, *(y for points in kept.values() for _, y in points)]
     if not xs:
@@ -192,6 +193,7 @@ def path_chart(
         return '<p class="quiet">no points</p>'
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points))
     inner, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    # One scale for both axes, and no more than the chart's width for a millimetre.
     scale = min(inner / ((x1 - x0) or 1e-9), tall / ((y1 - y0) or 1e-9), inner / 1e-3)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -208,6 +210,7 @@ def path_chart(
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
         )
 
+    # Ticks of the area that is visible at this scale, which is larger than the path in one axis.
     half_x, half_y = inner / 2 / scale, tall / 2 / scale
     middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
     parts = [_OPEN]

@@ -21,7 +21,6 @@ from .traces import CallLog
 
 JOURNAL = "episodes.jsonl"
 
-
 # a call is [observations, milliseconds, first of its batch size], see `CallLog.add`
 _CALL = {
     "type": "array",
@@ -47,14 +46,14 @@ class JournalError(RuntimeError):
 
 
 class Journal:
-    """Lines of one evaluation; use as a context manager.
+    """The journal of one evaluation, open for appending; a context manager.
 
     Args:
-        path: the file, made where it is not there.
+        path: the file, created where it is missing.
         identity: plain values that decide outcomes: policies, rows, versions, seeds.
 
     Attributes:
-        is_new: True where nothing was noted before.
+        is_new: True where the file was missing or empty.
         episodes: (policy, task) -> records of finished episodes.
         calls: (policy, task) -> calls.
 

@@ -18,10 +18,10 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.client.episode import pictures, proprio, row_to_action
+from eval.client.episode import pictures, proprio
 from eval.pictures import needed
 from eval.robot.realtime import ChunkStream
-from eval.simulators.host import open_environment
+from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool
 from eval.tasks.spec import Episode, TaskSpec
 
@@ -244,32 +244,17 @@ def _apart(cells: Mapping[str, Mapping[int, Any]]) -> float:
     return 0.012 * (max(latencies, default=0) - min(latencies, default=0))
 
 
-class SteppedSimulator:
-    """The `World` inside a worker: it holds the environment of one task at a time.
-
-    Args:
-        spec: protocol of the episodes.
-    """
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self._spec = spec
-        self._env: Any = None
-        self._task_id: int | None = None
+class SteppedSimulator(SimulatorHost):
+    """The `World` inside a worker: a host that is controlled step by step."""
 
     def reset(self, episode: Episode) -> NDArray[np.float32]:
-        """Starts an episode, see `World.reset`; a new simulator only for another task."""
-        if self._task_id != episode.task_id:
-            if self._env is not None:
-                self._env.close()
-            self._env, self._task_id = None, None
-            self._env = open_environment(self._spec, episode.task_id)
-            self._task_id = episode.task_id
-        self._env.reset(episode.init_state, episode.seed)
+        """Starts an episode, see `World.reset`."""
+        self._reset(episode)
         return self.observe()["proprio"]
 
     def observe(self) -> dict[str, Any]:
         """Returns an observation, see `World.observe`."""
-        profile, raw = self._spec.client, self._env.observe()
+        profile, raw = self._spec.client, self._observe()
         return {
             "images": pictures(profile, raw),
             "instruction": self._env.instruction,
@@ -279,7 +264,7 @@ class SteppedSimulator:
 
     def step(self, row: NDArray[np.float32]) -> bool:
         """Carries out an action row, see `World.step`."""
-        return self._env.step(row_to_action(self._spec.client, row))
+        return self._step(row)
 
 
 class WorkerWorld:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
@@ -87,10 +86,6 @@ class CalvinEnv:
             "rgb_gripper": np.asarray(seen["rgb_obs"]["rgb_gripper"]),
             "robot_obs": np.asarray(seen["robot_obs"]),
         }
-
-    def image(self, view: View) -> NDArray[np.uint8]:
-        """Returns one view uint8[H, W, 3], turned as its row says."""
-        return view.turned(self.observe()[view.source])
 
     def step(self, action: ArrayLike) -> bool:
         """Carries out xyz (m), quaternion xyzw, gripper [8]; returns True after the last subtask.

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
@@ -86,10 +85,6 @@ class RobotwinEnv:
             "right_endpose": np.asarray(poses["right_endpose"], np.float64),
             "grippers": np.array([poses["left_gripper"], poses["right_gripper"]], np.float64),
         }
-
-    def image(self, view: View) -> NDArray[np.uint8]:
-        """Returns one view uint8[H, W, 3], turned as its row says."""
-        return view.turned(self.observe()[view.source][view.index])
 
     def step(self, action: ArrayLike) -> bool:
         """Carries out xyz (m), quaternion, gripper of both arms [16]; returns True when solved."""

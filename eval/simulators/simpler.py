@@ -12,9 +12,8 @@ import os
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
@@ -95,10 +94,6 @@ class SimplerEnv:
             "tcp_pose": np.asarray(seen["extra"]["tcp_pose"]),
             "base_pose": np.asarray(seen["agent"]["base_pose"]),
         }
-
-    def image(self, view: View) -> NDArray[np.uint8]:
-        """Returns one view uint8[H, W, 3], turned as its row says."""
-        return view.turned(self.observe()[view.source])
 
     def step(self, action: ArrayLike) -> bool:
         """Carries out xyz (m), euler xyz (rad), gripper [7]; returns True when solved."""

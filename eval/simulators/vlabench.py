@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from eval.files import listing, mapping, read_json
-from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
@@ -88,10 +87,6 @@ class VlabenchEnv:
         """Returns cameras `rgb` [n, H, W, 3] and `ee_state` [8]: xyz (m, world), wxyz, gripper."""
         seen = self._env.get_observation(require_pcd=False)
         return {"rgb": np.asarray(seen["rgb"]), "ee_state": np.array(seen["ee_state"])}
-
-    def image(self, view: View) -> NDArray[np.uint8]:
-        """Returns one view uint8[H, W, 3], turned as its row says."""
-        return view.turned(self.observe()[view.source][view.index])
 
     def step(self, action: ArrayLike) -> bool:
         """Carries out xyz (m, world), euler xyz (rad), fingers (m) [8]; True when solved."""

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping, Protocol
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .profiles import ClientProfile, View
+from .profiles import ClientProfile
 
 # Units of scores: of published results, and of what an adapter measures beside success.
 SUCCESS = "% success"
@@ -168,10 +167,6 @@ class Environment(Protocol):
 
     def observe(self) -> Mapping[str, Any]:
         """Returns the simulator's observation: arrays by the names that `client.views` use."""
-        ...
-
-    def image(self, view: View) -> NDArray[np.uint8]:
-        """Returns one view uint8[H, W, 3], turned as its row says."""
         ...
 
     def step(self, action: ArrayLike) -> bool:
