@@ -38,11 +38,8 @@ def train(
 ) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
 
-    Args:
-        config: as configs/base.py has it.
-        workdir: held by this process, or by the first of several.
-        processes: all processes of the run.
-        fields_set: fields of the config that the command line sets, as ``model.depth``.
+    The first process holds the workdir; ``fields_set`` are the fields of the config that the
+    command line sets, as ``model.depth``.
     """
     began = time.monotonic()
     run = TrainingRun.open(config, fields_set)
@@ -90,23 +87,28 @@ def train(
     if step < iters:
         print(f"stopped at step {step}; the same command continues from there")
         return STOPPED if stop.number == signal.SIGINT else 0
-    beyond = f", {iters} of which were asked for" if step > iters else ""
-    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
+    _report_end(run, checkpointer, step)
     if run.recipe.lora and processes.main:
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
         print(f"the adapter is in {workdir / PEFT}, for {relabel.said(run.model_config)}")
     return 0
 
 
+def _report_end(run: TrainingRun, checkpointer: Checkpointer, step: int) -> None:
+    iters = run.recipe.config.iters
+    beyond = f", {iters} of which were asked for" if step > iters else ""
+    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
+
+
 def _whole(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
-    """The position of the run, from that of each process."""
+    """Returns the position of the run, from that of each process."""
     return merge_positions(processes.gather_json(position, "saving the place in the data"))
 
 
 def _begin(
     run: TrainingRun, checkpointer: Checkpointer
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    """The newest state of the workdir and its place in the data, or a fresh one."""
+    """Returns the newest state of the workdir and its place in the data, or a fresh state."""
     step = checkpointer.latest_step()
     if step is None:
         params = run.loaded.params if run.loaded else None
@@ -127,7 +129,7 @@ def _begin(
 def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool) -> Iterator[None]:
     """Holds the workdir for the duration of a run: its first process does.
 
-    A run that ends before it writes anything leaves no workdir that was not there.
+    A run that ends before it writes anything removes a workdir that it made.
     """
     with contextlib.ExitStack() as stack:
         problem = None
@@ -147,5 +149,5 @@ def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool
 
 
 def _remove_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):  # there is something in it
+    with contextlib.suppress(OSError):  # it is not empty
         folder.rmdir()

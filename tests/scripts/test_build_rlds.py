@@ -173,7 +173,10 @@ def test_mixtures_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_pa
         (recorded, out, licence),
         (recorded, out, licence),
         ("--recorded=", "--data=Calvin", f"--root={tmp_path}", out, licence),
-        (f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5", out, licence, "--workers=1"),
+        (
+            f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5",
+            *(f"--root={tmp_path}", out, licence, "--workers=1"),
+        ),
     ]
     process = _start_python("-c", _LINES, json.dumps(lines), path=tmp_path)
     said = _said(process)
