@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format setup clean
+.PHONY: help demo test lint docs format setup clean
 
 VENV_PYTHON := .venv/bin/python
 
@@ -17,8 +17,9 @@ export PYTHON ?=
 
 help:
 	@echo "make demo    set up, then record, train, convert and evaluate a small X-VLA (python -m scripts.quickstart)"
-	@echo "make test    set up, then ruff, pyright and every test"
+	@echo "make test    set up, then ruff, pyright, the documentation and every test"
 	@echo "make lint    ruff and pyright only"
+	@echo "make docs    build the documentation site in site/; dead links and missing references fail"
 	@echo "make format  let ruff fix and format"
 	@echo "make setup   only make .venv and install into it"
 	@echo "make clean   remove .venv and caches; outputs/ stays"
@@ -27,11 +28,12 @@ demo: setup
 	@bash scripts/setup.sh gl
 	$(VENV_PYTHON) -m scripts.quickstart
 
-# Without headless GL the simulator's tests skip, without the compiler for TPUs the planner's, with
-# a reason; in CI that is a failure.
-test: setup lint
+# Without headless GL the simulator's tests skip, without the compiler for TPUs the planner's and
+# without a Chromium those that open pages, with a reason; in CI that is a failure.
+test: setup lint docs
 	@bash scripts/setup.sh gl || [ "$$CI" != true ]
 	@bash scripts/setup.sh tpu || [ "$$CI" != true ]
+	@bash scripts/setup.sh browser || [ "$$CI" != true ]
 	$(VENV_PYTHON) -m pytest $(PARALLEL)
 	$(VENV_PYTHON) -m pytest -m slow $(PARALLEL)
 
@@ -39,6 +41,10 @@ lint: setup
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m pyright
+
+# Strict: a dead link, anchor or reference fails. The variable silences an advertisement.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build
 
 format: setup
 	$(VENV_PYTHON) -m ruff check --fix .
@@ -51,5 +57,5 @@ setup: .venv/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="xvla-jax",
-    version="0.1.0",
+    version="0.2.0",
     description="X-VLA, a soft-prompted vision-language-action policy, in JAX/Flax for TPUs",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -71,6 +71,8 @@ setup(
         # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
+        # `make docs` builds the site; the API reference is read from the sources, never imported.
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
         # Only the parity tests need PyTorch; checkpoints, .bin files too, are read without.
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.

@@ -20,8 +20,8 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch, make_mesh
+from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
 from xvla_jax.training.optimizer import OptimizerConfig
-from xvla_jax.training.signals import keep_between_steps, trim_after_compiling
 from xvla_jax.training.state import Recipe, TrainState, init_state
 from xvla_jax.training.step import make_train_step
 

@@ -1,6 +1,6 @@
-"""Episodes that cannot be used: what is wrong with them, counted, and left out up to a bound.
+"""Bad episodes: named by kind, counted, and skipped up to a limit; and packages not installed.
 
-Nothing is repaired. A reader yields a `BadEpisodeError` in the place of a bad episode; a picture
+Nothing is repaired. A reader yields a `BadEpisodeError` in the place of a bad episode; an image
 that cannot be decoded is met when its sample is drawn, and another sample of the same block takes
 its place. Both depend on the data alone, so a stream with faults repeats like any other.
 """
@@ -16,30 +16,6 @@ from typing import TypeVar
 
 from data.stalls import read_of
 
-
-class MissingExtraError(ModuleNotFoundError):
-    """A package that belongs to an extra of setup.py and is not installed."""
-
-
-@contextlib.contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Around imports of packages of an extra.
-
-    Raises:
-        MissingExtraError: one of them is not installed.
-    """
-    try:
-        yield
-    except MissingExtraError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; it is in the extra {extra!r}: pip install -c "
-            f"requirements/constraints.txt -e '.[{extra}]' in the checkout",
-            name=error.name,
-        ) from error
-
-
 _log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
@@ -47,22 +23,22 @@ Made = TypeVar("Made")
 FAULTS: dict[str, str] = {
     "unreadable": "a file is absent, truncated or damaged",
     "missing_key": "an array or a feature that the row reads is not there",
-    "unequal_lengths": "pictures and numbers do not have the same length, or there are none",
+    "unequal_lengths": "images and numbers do not have the same length, or there are none",
     "not_finite": "a number is NaN or infinite",
     "zero_rotation": "a rotation that is all zeros, or a quaternion of length zero",
     "not_orthonormal": "a 6-D rotation whose columns are not one long and at right angles",
     "clock": "a clock stands, runs back or is not finite",
     "no_instruction": "the instruction is empty, and the row does not say what to do then",
-    "undecodable_picture": "a picture is absent, truncated, or of no known format",
+    "undecodable_picture": "an image is absent, truncated, or of no known format",
     "malformed": "an array or image has another type or shape than the row says, or than is read",
     "unexpected": "reading it raised an error that no reader expects, named with its class",
 }
-# episodes that a row leaves out: nothing is wrong with them, and they have no bound
+# episodes that a row leaves out: nothing is wrong with them, and they have no limit
 LEFT_OUT: dict[str, str] = {
     "empty_text": "the instruction is empty, and the row leaves such episodes out",
 }
 FRAMES_LEFT_OUT = "frames_without_text"  # counted beside LEFT_OUT
-# what was raised on the way -> kind, where it does not say itself; the first that fits
+# exception -> kind, where the exception does not say its kind; the first that fits
 _RAISED: tuple[tuple[type[Exception], str], ...] = (
     (OSError, "unreadable"),
     (EOFError, "unreadable"),
@@ -73,7 +49,7 @@ DATA_ERRORS = tuple(raised for raised, _ in _RAISED)
 
 
 class FaultError(ValueError):
-    """Something wrong with data, of a known kind."""
+    """A fault in data, of a known kind."""
 
     def __init__(self, kind: str, reason: str) -> None:
         if kind not in FAULTS | LEFT_OUT:
@@ -99,11 +75,11 @@ class BadEpisodeError(ValueError):
 
     @property
     def left_out(self) -> bool:
-        """Whether the row leaves the episode out; then it is not bad."""
+        """True where the row leaves the episode out; then it is not bad."""
         return self.kind in LEFT_OUT
 
     def __str__(self) -> str:
-        """All of it in one line."""
+        """Dataset, episode, reason and kind in one line."""
         return f"dataset {self.dataset!r}, episode {self.episode}: {self.reason} ({self.kind})"
 
 
@@ -112,7 +88,7 @@ class TooManyBadEpisodesError(ValueError):
 
 
 def bad_episode(dataset: str, episode: str, error: Exception) -> BadEpisodeError:
-    """The error of an episode, from whatever was raised while it was read."""
+    """Turns whatever was raised while an episode was read into its error."""
     if isinstance(error, BadEpisodeError):
         return error
     by_type = (kind for raised, kind in _RAISED if isinstance(error, raised))
@@ -124,28 +100,28 @@ def bad_episode(dataset: str, episode: str, error: Exception) -> BadEpisodeError
 
 
 def attempt(dataset: str, episode: str, make: Callable[[], Made]) -> Made | BadEpisodeError:
-    """What `make` gives, or the error of the episode.
+    """Returns what `make` returns, or the error of the episode.
 
-    All that reads data of an episode passes here. A damaged file makes libraries raise whatever
-    they happen to, so every exception counts as the episode's; one that no reader expects is of
-    kind "unexpected", and its traceback is in the log.
+    Everything that reads data of an episode goes through here. A damaged file makes libraries raise
+    whatever they happen to, so every exception counts as the episode's; one that no reader expects
+    is of kind "unexpected", and its traceback is in the log.
     """
     try:
         with read_of(f"dataset {dataset!r}, episode {episode}"):
             return make()
     except Exception as error:  # noqa: BLE001 - the one place: see above
-        found = bad_episode(dataset, episode, error)
-        found.__cause__ = error if found is not error else error.__cause__
-        if found.kind == "unexpected":
-            _log.warning("%s", found, exc_info=error)
-        return found
+        bad = bad_episode(dataset, episode, error)
+        bad.__cause__ = error if bad is not error else error.__cause__
+        if bad.kind == "unexpected":
+            _log.warning("%s", bad, exc_info=error)
+        return bad
 
 
 class Faults:
-    """Bad episodes of a run, told apart by name; safe to use from several threads."""
+    """Bad episodes of a run by name, each counted once; safe to use from several threads."""
 
     def __init__(self, max_bad_episodes: int) -> None:
-        """So many bad episodes of one source are left out; one more is an error."""
+        """Skips up to `max_bad_episodes` of each source; one more raises."""
         if max_bad_episodes < 0:
             raise ValueError(f"max_bad_episodes is {max_bad_episodes}; it must be 0 or more")
         self._limit = max_bad_episodes
@@ -169,23 +145,23 @@ class Faults:
         """Dataset -> kind -> episodes (or frames) that the row leaves out; these are not bad."""
         with self._lock:
             return {
-                dataset: {kind: sum(found.values()) for kind, found in sorted(kinds.items())}
+                dataset: {kind: sum(counts.values()) for kind, counts in sorted(kinds.items())}
                 for dataset, kinds in sorted(self._left_out.items())
             }
 
-    def sift(self, found: Iterable[Made | BadEpisodeError]) -> Iterator[Made]:
-        """What is good of the items of a reader; `add` takes the others."""
-        for item in found:
+    def sift(self, items: Iterable[Made | BadEpisodeError]) -> Iterator[Made]:
+        """Yields the good items of a reader; `add` takes the others."""
+        for item in items:
             if isinstance(item, BadEpisodeError):
                 self.add(item)
             else:
                 yield item
 
     def add(self, error: BadEpisodeError) -> None:
-        """Count an episode, once however often it is met.
+        """Counts an episode, once however often it is met.
 
         Raises:
-            TooManyBadEpisodesError: the bound is passed.
+            TooManyBadEpisodesError: it is one more than the limit.
         """
         if error.left_out:
             self.leave_out(error.dataset, error.episode, error.kind, 1)
@@ -204,12 +180,12 @@ class Faults:
             _log.warning("left out: %s", error)
 
     def leave_out(self, dataset: str, episode: str, kind: str, count: int) -> None:
-        """Note what a row leaves out of an episode, once however often it is met."""
+        """Counts what a row leaves out of an episode, once however often it is met."""
         with self._lock:
-            found = self._left_out[dataset][kind]
-            new = not found
-            found[episode] = count
-        if new:
+            counts = self._left_out[dataset][kind]
+            first = not counts
+            counts[episode] = count
+        if first:
             _log.info(
                 "dataset %r leaves out %s by its row (%s); the first is %s, more are only counted",
                 dataset,
@@ -217,3 +193,26 @@ class Faults:
                 kind,
                 episode,
             )
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package that belongs to an extra of setup.py and is not installed."""
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Guards imports of packages of an extra.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; it is in the extra {extra!r}: pip install -c "
+            f"requirements/constraints.txt -e '.[{extra}]' in the checkout",
+            name=error.name,
+        ) from error

@@ -1,8 +1,8 @@
-"""Encoded pictures -> uint8 RGB at the model's size.
+"""Images: the forms in which recordings store them, and the way to uint8 RGB at the model's size.
 
 Pillow decodes JPEG with the accurate integer transform and resizes with its antialiased bicubic
-filter, on which X-VLA's training and evaluation both rest. It lets go of Python's global lock while
-it works, so threads scale.
+filter, as X-VLA's training and evaluation do. It releases Python's global lock while it works, so
+threads scale.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Views = tuple[UInt8, ...]  # of one sample
 FORMATS = ("JPEG", "PNG")
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # with which files of FORMATS begin
 LARGEST = 1 << 26  # pixels: 8192 x 8192
-# what Pillow raises for damaged files, and files that claim to be huge
-PICTURE_ERRORS = (
+# exceptions of Pillow for damaged files, and files that claim to be huge
+IMAGE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -46,44 +46,49 @@ PICTURE_ERRORS = (
     zlib.error,
 )
 # bytes of a camera buffer that was stored as it is -> its shape, RGB
-RAW_PICTURES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
+RAW_IMAGES = {480 * 640 * 3: (480, 640, 3), 720 * 1280 * 3: (720, 1280, 3)}
 
+
+# forms of a stored image
+ENCODED, PIXELS, CHANNELS_FIRST = "encoded", "pixels", "channels first"
+READABLE = "encoded bytes, uint8[H, W, 3] or uint8[3, H, W]"
+_MAYBE_CHANNELS = (1, 3, 4)
 
 Fit = Callable[[UInt8], UInt8]  # pixels [H, W, 3] RGB of any size -> those of the network
 
 
-def load_picture(
-    picture: bytes | UInt8, *, size: int | None, channel_order: str, fit: Fit | None = None
+def load_image(
+    image: bytes | UInt8, *, size: int | None, channel_order: str, fit: Fit | None = None
 ) -> UInt8:
-    """An encoded picture, or pixels uint8[H, W, 3] RGB as they are -> uint8[size, size, 3] RGB.
+    """An encoded image, or pixels uint8[H, W, 3] RGB -> uint8[size, size, 3] RGB.
 
-    Without a size it stays as large as it is. With ``fit`` that does what else is resized by the
-    bicubic filter, in place of it.
+    Without a size it stays as large as it is. `fit` takes the place of the bicubic filter and of
+    `size`. Pixels are RGB already, whatever the channel order.
 
     Raises:
         ValueError: it is neither.
     """
     if fit is not None:
-        return fit(load_picture(picture, size=None, channel_order=channel_order))
-    if isinstance(picture, bytes):
-        return decode_image(picture, size=size, channel_order=channel_order)
-    return _pixels(_resized(Image.fromarray(check_pixels(picture)), size), "RGB")
+        return fit(load_image(image, size=None, channel_order=channel_order))
+    if isinstance(image, bytes):
+        return decode_image(image, size=size, channel_order=channel_order)
+    return _pixels(_resized(Image.fromarray(check_pixels(image)), size), "RGB")
 
 
-def check_pixels(picture: Any) -> UInt8:
-    """The picture when it is uint8[H, W, 3], else a ValueError."""
-    pixels = np.asarray(picture)
+def check_pixels(image: Any) -> UInt8:
+    """Returns pixels uint8[H, W, 3]; raises a ValueError for anything else."""
+    pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
-            f"a picture is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
+            f"an image is encoded bytes or uint8[H, W, 3], not {pixels.dtype}{list(pixels.shape)}"
         )
     return pixels
 
 
 def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UInt8:
-    """One JPEG or PNG picture of any size -> uint8[size, size, 3] RGB.
+    """One JPEG or PNG image of any size -> uint8[size, size, 3] RGB.
 
-    Grey, palette and 16-bit pictures become 8-bit RGB; an alpha channel is dropped.
+    Grey, palette and 16-bit images become 8-bit RGB; an alpha channel is dropped.
 
     Args:
         encoded: the file's bytes.
@@ -91,25 +96,25 @@ def decode_image(encoded: bytes, *, size: int | None, channel_order: str) -> UIn
         channel_order: "rgb", or "bgr_swapped" to exchange red and blue after decoding.
 
     Raises:
-        ValueError: the bytes are no complete JPEG or PNG picture.
+        ValueError: the bytes are no complete JPEG or PNG image.
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            check_pixel_count(picture)
-            rgb = _eight_bit_rgb(picture)
-    except PICTURE_ERRORS as error:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            check_pixel_count(image)
+            rgb = _eight_bit_rgb(image)
+    except IMAGE_ERRORS as error:
         head = encoded[:8].hex(" ")
         raise ValueError(
-            f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete picture "
+            f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete image "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
     return _pixels(_resized(rgb, size), "BGR" if channel_order == "bgr_swapped" else "RGB")
 
 
-def check_pixel_count(picture: Image.Image) -> None:
-    """A ValueError for a picture that claims more than `LARGEST` pixels; none is decoded."""
-    if picture.width * picture.height > LARGEST:
-        raise ValueError(f"it has {picture.width} x {picture.height} pixels, {LARGEST} are allowed")
+def check_pixel_count(image: Image.Image) -> None:
+    """Refuses an image that claims more than `LARGEST` pixels; none is decoded."""
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, {LARGEST} are allowed")
 
 
 def _resized(rgb: Image.Image, size: int | None) -> Image.Image:
@@ -119,54 +124,25 @@ def _resized(rgb: Image.Image, size: int | None) -> Image.Image:
 
 
 def _pixels(rgb: Image.Image, order: str) -> UInt8:
-    """Pillow packs in either order at one price; numpy takes long to reverse an axis of three."""
+    """Pixels in RGB or BGR order; Pillow swaps while it packs, numpy would take far longer."""
     return np.frombuffer(rgb.tobytes("raw", order), np.uint8).reshape(rgb.height, rgb.width, 3)
 
 
-def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255; other decoders keep the high byte
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "RGB":
-        picture.load()
-        return picture  # not `convert`, which would copy it
-    return picture.convert("RGB")
-
-
-class ImageCache:
-    """Decoded views of samples, kept until `limit_mb` is full. What does not fit is decoded again.
-
-    Nothing is ever replaced: a training stream visits every sample equally often, so a fixed
-    subset serves as well as a moving one and costs no bookkeeping.
-    """
-
-    def __init__(self, limit_mb: float) -> None:
-        self._free_bytes = int(limit_mb * 2**20)
-        self._entries: dict[Hashable, Views] = {}
-
-    def get(self, key: Hashable, decode: Callable[[], Views]) -> Views:
-        """The entry of `key`, made by `decode` where absent."""
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = decode()
-            size = sum(view.nbytes for view in entry)
-            if size <= self._free_bytes:
-                # two threads may both get here: the limit is then passed by a few pictures
-                self._free_bytes -= size
-                self._entries[key] = entry
-        return entry
-
-
-ENCODED, PIXELS, CHANNELS_FIRST = "encoded", "pixels", "channels first"
-READABLE = "encoded bytes, uint8[H, W, 3] or uint8[3, H, W]"
-_MAYBE_CHANNELS = (1, 3, 4)
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image  # not `convert`, which would copy it
+    return image.convert("RGB")
 
 
 def image_form(dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> str:
-    """ENCODED, PIXELS or CHANNELS_FIRST: how one image of this type and shape is read.
+    """Form of one image of this type and shape: ENCODED, PIXELS or CHANNELS_FIRST.
 
     Raises:
-        FaultError: `malformed`, in any other case: grey, depth, alpha, floats, an unclear layout.
+        FaultError: `malformed`, for anything else: grey, depth, alpha, floats, an unclear layout.
     """
     if (dtype.kind in "SV" and shape == ()) or (dtype in (np.uint8, np.int8) and len(shape) == 1):
         return ENCODED
@@ -185,7 +161,7 @@ def stored_image(value: Any, name: str) -> bytes | UInt8:
     """One recorded image -> the bytes of its file, or uint8[H, W, 3] RGB.
 
     Args:
-        value: bytes, or an array of one of the forms above.
+        value: bytes, or an array in one of the forms.
         name: of the view, for messages.
 
     Raises:
@@ -197,23 +173,23 @@ def stored_image(value: Any, name: str) -> bytes | UInt8:
     form = image_form(array.dtype, array.shape, name)
     if form == ENCODED:
         return array.tobytes()
-    return array if form == PIXELS else np.moveaxis(array, 0, -1)
+    return array if form == PIXELS else np.moveaxis(array, 0, -1)  # [3, H, W] -> [H, W, 3]
 
 
 def stored_images(rows: Iterable[Any], name: str) -> NDArray[np.object_]:
     """The images of a view, one per row, as an object array; see `stored_image`."""
-    found = [stored_image(row, name) for row in rows]
-    images = np.empty(len(found), object)
-    for place, image in enumerate(found):  # numpy would take equal shapes for more axes
+    stored = [stored_image(row, name) for row in rows]
+    images = np.empty(len(stored), object)
+    for place, image in enumerate(stored):  # numpy would turn equal shapes into more axes
         images[place] = image
     return images
 
 
-class FilePictures:
+class FileImages:
     """Images that are in files of their own, read when asked for; some may be in memory."""
 
     def __init__(self, folder: Path, places: NDArray[np.object_]) -> None:
-        """`places` has the bytes of an image, or its path: below `folder`, or absolute."""
+        """Takes for each image its bytes, or its path: below `folder`, or absolute."""
         self._folder = folder
         self._places = places
 
@@ -221,13 +197,37 @@ class FilePictures:
         return len(self._places)
 
     def __getitem__(self, index: int) -> bytes:
-        """The file's bytes; a ValueError names the file."""
+        """Bytes of the file; a ValueError names a file that cannot be read."""
         place = self._places[index]
         try:
             return place if isinstance(place, bytes) else (self._folder / place).read_bytes()
         except OSError as error:
             raise ValueError(str(error)) from error
 
-    def take(self, indices: NDArray[np.int64]) -> FilePictures:
+    def take(self, indices: NDArray[np.int64]) -> FileImages:
         """The images at `indices`, read when asked for."""
-        return FilePictures(self._folder, self._places[indices])
+        return FileImages(self._folder, self._places[indices])
+
+
+class ImageCache:
+    """Decoded views of samples, kept until `limit_mb` is full. What does not fit is decoded again.
+
+    Nothing is ever replaced: a training stream visits every sample equally often, so a fixed
+    subset serves as well as a moving one and costs no bookkeeping.
+    """
+
+    def __init__(self, limit_mb: float) -> None:
+        self._free_bytes = int(limit_mb * 2**20)
+        self._entries: dict[Hashable, Views] = {}
+
+    def get(self, key: Hashable, decode: Callable[[], Views]) -> Views:
+        """Returns the entry of `key`, made by `decode` where it is absent."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = decode()
+            size = sum(view.nbytes for view in entry)
+            if size <= self._free_bytes:
+                # two threads may both get here: the limit is then exceeded by a few images
+                self._free_bytes -= size
+                self._entries[key] = entry
+        return entry

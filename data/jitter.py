@@ -1,7 +1,7 @@
-"""How the colours of a training picture are changed: drawn here, applied in the train step.
+"""Colour changes of a training image: drawn here, applied in the train step.
 
 Factors and order mean what they mean to torchvision's ColorJitter. A Jitter is two numbers for each
-of three operations, where a picture is 150,000 bytes to go through on the host.
+of three operations; changing an image of 150,000 bytes on the host would cost more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def draw_nothing(seed: int, *purpose: str | int) -> Jitter:  # noqa: ARG001
 
 
 def draw_jitter(seed: int, *purpose: str | int) -> Jitter:
-    """The jitter that `seed` and `purpose` decide."""
+    """Draws the jitter that `seed` and `purpose` decide."""
     count = len(OPERATIONS)
     factors = 1.0 + STRENGTH * (2.0 * uniforms(count, seed, *purpose, "factors") - 1.0)
     order = permutation(count, seed, *purpose, "order")
@@ -42,5 +42,5 @@ AUGMENTS: Mapping[str, Callable[..., Jitter]] = {"none": draw_nothing, "jitter":
 
 
 def any_drawn(augments: Iterable[str]) -> bool:
-    """Whether some row of a mixture changes colours; its batches then say how."""
+    """True where some row of a mixture changes colours; its batches then have jitter fields."""
     return any(AUGMENTS[augment] is not draw_nothing for augment in augments)

@@ -1,4 +1,8 @@
-"""Raw robot state of one arm -> ten EE6D numbers: xyz (m), 6-D rotation, gripper (1 = closed)."""
+"""Recorded state of one arm -> ten EE6D numbers: xyz (m), 6-D rotation, gripper (1 = closed).
+
+Rotations are handled as the first two columns of their matrix, [..., 3, 2]; the order of the six
+numbers, interleaved or contiguous, is in the function's name.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from data.faults import FaultError
 
 Float64 = NDArray[np.float64]
 
+ARM_WIDTH = 10
+ACTION_WIDTH = 2 * ARM_WIDTH  # left arm, then right arm
 # of lengths and of the cosine between columns; rounding to float16 costs 1e-3 at most
 TOLERANCE = 1e-3
 
@@ -20,7 +26,7 @@ def columns_from_quat_xyzw(quat: ArrayLike) -> Float64:
     """First two matrix columns of quaternions [..., 4] of any length, order x, y, z, w.
 
     Raises:
-        FaultError: a quaternion is zero, or as good as that; a `ValueError`.
+        FaultError: a quaternion is shorter than `TOLERANCE`.
     """
     q = np.asarray(quat, np.float64)
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
@@ -48,18 +54,18 @@ def columns_from_axis_angle(vectors: ArrayLike) -> Float64:
     """First two matrix columns of rotation vectors [..., 3]: unit axis times angle (rad)."""
     v = np.asarray(vectors, np.float64)
     angle = np.linalg.norm(v, axis=-1, keepdims=True)
-    # sinc keeps sin(angle / 2) / angle exact at angle 0
+    # np.sinc(x) is sin(pi x) / (pi x): the axis times sin(angle / 2), exact at angle 0
     imaginary = v * np.sinc(angle / (2 * np.pi)) / 2
     return columns_from_quat_xyzw(np.concatenate((imaginary, np.cos(angle / 2)), axis=-1))
 
 
 def columns_to_rot6d_interleaved(columns: Float64) -> Float64:
-    """[..., 3, 2] -> [..., 6], row by row."""
+    """Rows of the two columns, one after another: [..., 3, 2] -> [..., 6]."""
     return columns.reshape(*columns.shape[:-2], 6)
 
 
 def columns_to_rot6d_contiguous(columns: Float64) -> Float64:
-    """[..., 3, 2] -> [..., 6], column by column."""
+    """First column, then the second: [..., 3, 2] -> [..., 6]."""
     return columns.swapaxes(-1, -2).reshape(*columns.shape[:-2], 6)
 
 
@@ -76,7 +82,7 @@ _COLUMNS_OF_ROT6D: dict[str, Callable[[Float64], Float64]] = {
 
 
 def check_rotations(rot6d: Float64, layouts: tuple[str, ...]) -> None:
-    """Test that 6-D rotations [T, 6] are rotations in one of `layouts`.
+    """Checks that 6-D rotations [T, 6] are rotations in one of `layouts`.
 
     The two columns must be one long and at right angles, within `TOLERANCE`.
 
@@ -102,7 +108,7 @@ def check_rotations(rot6d: Float64, layouts: tuple[str, ...]) -> None:
 
 
 def _rot6d_error(rot6d: Float64, layout: str) -> Float64:
-    """How far the columns are from length one and from right angles: [T, 6] -> [T]."""
+    """Distance of the columns from length one and from right angles: [T, 6] -> [T]."""
     first, second = np.moveaxis(_COLUMNS_OF_ROT6D[layout](rot6d), -1, 0)  # [T, 3] each
     lengths = np.linalg.norm((first, second), axis=-1)  # [2, T]
     slant = np.abs((first * second).sum(axis=-1))
@@ -113,17 +119,13 @@ def _stack_columns(first: tuple[Float64, ...], second: tuple[Float64, ...]) -> F
     return np.stack((np.stack(first, axis=-1), np.stack(second, axis=-1)), axis=-1)
 
 
-ARM_WIDTH = 10
-ACTION_WIDTH = 2 * ARM_WIDTH  # left arm, then right arm
-
-
 @dataclass(frozen=True)
 class PoseEncoding:
-    """How a recording writes a pose: xyz first, then `width` - 3 numbers of rotation."""
+    """Form of a recorded pose: xyz first, then `width` - 3 numbers of rotation."""
 
     width: int
     to_columns: Callable[[ArrayLike], Float64] | None  # None: 6-D already, and copied
-    layouts: tuple[str, ...] = ()  # of what is copied, where it is not the row's own
+    layouts: tuple[str, ...] = ()  # in which copied rotations may be; empty: the row's own
 
 
 POSE_ENCODINGS: dict[str, PoseEncoding] = {
@@ -143,10 +145,10 @@ POSE_ENCODINGS: dict[str, PoseEncoding] = {
 def xyz_rot6d(raw: ArrayLike, encoding: str, layout: str, *others: str) -> Float64:
     """Poses [T, width of the encoding] -> float64[T, 9], the rotation in `layout`.
 
-    What is 6-D already is copied, and may be in one of `others` as well.
+    Rotations that are 6-D already are copied, and may be in one of `others` as well.
 
     Raises:
-        FaultError: a rotation is zero, or copied and not orthonormal; the others are by formula.
+        FaultError: a rotation is zero, or is copied and not orthonormal.
     """
     values = np.asarray(raw, np.float64)
     row = POSE_ENCODINGS[encoding]

@@ -1,7 +1,7 @@
-"""Counter-based randomness: every choice is a function of the seed and of what is chosen.
+"""Counter-based randomness: every choice is a function of the seed and of its purpose.
 
-Built on raw 64-bit words of numpy's Philox, whose values numpy guarantees across releases (those of
-`Generator.permutation` and friends it does not), so a stream survives an upgrade.
+It is built on raw 64-bit words of numpy's Philox, whose values numpy guarantees across releases
+(those of `Generator.permutation` it does not), so a stream survives an upgrade.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def random_words(count: int, seed: int, *purpose: str | int) -> NDArray[np.uint6
 
 
 def permutation(count: int, seed: int, *purpose: str | int) -> Int64:
-    """A random order of 0 .. count - 1 that depends on the arguments alone."""
+    """Random order of 0 .. count - 1 that depends on the arguments alone."""
     return np.argsort(random_words(count, seed, *purpose), kind="stable")
 
 
@@ -65,7 +65,7 @@ class Mixer:
         return self._dealt.copy()
 
     def seek(self, position: int) -> None:
-        """Go on from `position`.
+        """Moves to `position`.
 
         Draws a word for every position before it, which takes about 3 s for 10**8 of them.
         """
@@ -78,13 +78,13 @@ class Mixer:
             )
 
     def assign(self, count: int) -> tuple[Int64, Int64]:
-        """Source and number in its stream of the next `count` positions, each int64[count]."""
+        """Deals the next `count` positions: source and number in its stream, each int64[count]."""
         chunks: list[Int64] = []
         while count > 0:
             step = min(count, DRAWS_PER_KEY - self._position % DRAWS_PER_KEY)
             chunks.append(self._places(step))
             count -= step
-        places = np.concatenate(chunks)
+        places = np.concatenate(chunks)  # [count], source * lanes + lane
         numbers = np.empty_like(places)
         dealt = self._dealt.reshape(-1)
         for place in np.unique(places).tolist():

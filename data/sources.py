@@ -1,4 +1,9 @@
-"""Storage formats by name, and the way from a mixture to opened sources."""
+"""Opened sources: a reader for each storage, opened for a row, a mixture or X-VLA's meta files.
+
+To add a storage, write a class with the interface of `data.trajectory.Reader` and add it to
+`READERS`, or name it module:NAME in a row of your own. Opened sources can be divided into training
+and held-out episodes, and described for the provenance of a run.
+"""
 
 from __future__ import annotations
 
@@ -23,115 +28,12 @@ from data.readers.scattered import ScatteredReader
 from data.rows.mixtures import MIXTURES, Mixture, check_mixture
 from data.rows.table import dataset, table_row
 from data.spec import DatasetSpec, is_named, load_named
-from data.stream.pipeline import Source
-from data.trajectory import Reader, Trajectory
+from data.trajectory import Reader, Source, Trajectory
 from data.untrusted import Places, read_json
-
-NOT_STATED = "not stated"
-_LICENCE_KEYS = ("licence", "license")
-_TERMS = "redistributionInfo"  # where dataset_info.json of tfds has them
-
-
-def origin(source: Source, *, held_out: int = 0) -> dict[str, Any]:
-    """What there is to say of an opened source, as plain JSON values.
-
-    Args:
-        source: as it is trained on.
-        held_out: how many of its episodes are kept out of training.
-    """
-    reader = source.reader
-    files = [epath.Path(path) for path in getattr(reader, "index_files", ())]
-    return {
-        "name": reader.spec.name,
-        "domain_id": reader.spec.domain_id,
-        "storage": reader.spec.storage,
-        "row": reader.spec.fingerprint,
-        "weight": source.weight,
-        "episodes": sum(reader.episodes_per_part),
-        "held_out_episodes": held_out,
-        "index_files": {str(path): _sha256(path) for path in files},
-        "licence": _licence(files),
-    }
-
-
-def _sha256(path: epath.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _licence(files: Iterable[epath.Path]) -> str:
-    """The first that a JSON among the files states."""
-    for path in files:
-        if path.suffix != ".json":
-            continue
-        content = read_json(path)
-        if not isinstance(content, dict):
-            continue
-        terms = content.get(_TERMS)
-        for place in (content, terms if isinstance(terms, dict) else {}):
-            stated = next((place[key] for key in _LICENCE_KEYS if place.get(key)), None)
-            if stated:
-                return str(stated)
-    return NOT_STATED
-
-
-class SomeEpisodes:
-    """A reader of some of another's episodes; parts that hold none of them are passed over."""
-
-    def __init__(self, reader: Reader, numbers: frozenset[int]) -> None:
-        """`numbers` count the reader's episodes from 0, part after part."""
-        self.spec: DatasetSpec = reader.spec
-        self.index_files = getattr(reader, "index_files", ())  # readers of users may have none
-        self._reader = reader
-        self._kept: list[tuple[int, frozenset[int]]] = []  # part, episodes counted within it
-        first = 0
-        for part, size in enumerate(reader.episodes_per_part):
-            within = frozenset(n - first for n in numbers if first <= n < first + size)
-            if within:
-                self._kept.append((part, within))
-            first += size
-        self.episodes_per_part = tuple(len(within) for _, within in self._kept)
-
-    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The kept episodes of a part, bad ones in their place."""
-        of_reader, within = self._kept[part]
-        last = max(within)
-        for number, episode in enumerate(self._reader.read(of_reader)):
-            if number in within:
-                yield episode
-            if number == last:
-                return
-
-
-def evenly_spread(count: int, total: int) -> frozenset[int]:
-    """`count` of the numbers 0 .. total - 1, in the middle of stretches of equal length."""
-    return frozenset((2 * i + 1) * total // (2 * count) for i in range(count))
-
-
-def hold_out(source: Source, count: int) -> tuple[Source, Source]:
-    """A source without `count` of its episodes, and these.
-
-    Raises:
-        ValueError: nothing would be left to train on, or `count` is not positive.
-    """
-    total = sum(source.reader.episodes_per_part)
-    if not 0 < count < total:
-        raise ValueError(
-            f"config.validation.episodes is {count}; dataset {source.reader.spec.name!r} has "
-            f"{total} episodes, so 1 to {total - 1} of them can be held out"
-        )
-    held = evenly_spread(count, total)
-    rest = frozenset(range(total)) - held
-    return (
-        Source(SomeEpisodes(source.reader, rest), source.weight),
-        Source(SomeEpisodes(source.reader, held), source.weight),
-    )
-
 
 _log = logging.getLogger(__name__)
 
-OpenReader = Callable[[DatasetSpec, epath.PathLike, Places], Reader]
-
-READERS: dict[str, OpenReader] = {
+READERS: dict[str, Callable[[DatasetSpec, epath.PathLike, Places], Reader]] = {
     "rlds": lambda spec, root, _: RldsReader(spec, root),
     "hdf5": Hdf5Reader,
     "lerobot": LeRobotReader,
@@ -139,12 +41,27 @@ READERS: dict[str, OpenReader] = {
     "calvin": lambda spec, root, _: CalvinReader(spec, root),
     "bridge_raw": lambda spec, root, _: BridgeRawReader(spec, root),
 }
+# X-VLA's table of weights; what is not in it weighs 1
+META_WEIGHTS: Mapping[str, float] = {
+    **dict(MIXTURES["xvla_pretrain"]),
+    "agiworld-on-site-pack": 0.8,
+    "agiworld-on-site-pack-extra": 0.2,
+    "agiworld-on-site-conveyor": 0.8,
+    "agiworld-on-site-conveyor-extra": 0.2,
+    "agiworld-on-site-microwave": 1.2,
+    "agiworld-on-site-cloth": 1.2,
+    "agiworld-on-site-cloth-2": 0.1,
+}
+LEROBOT_KEY = "codebase_version"  # of LeRobot's meta/info.json
+NOT_STATED = "not stated"
+_LICENCE_KEYS = ("licence", "license")
+_TERMS = "redistributionInfo"  # where dataset_info.json of tfds has them
 
 
 def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None = None) -> Reader:
-    """The reader of `spec`, opened under the data folder `root`.
+    """Opens the reader of `spec` under the data folder `root`.
 
-    A dataset built there with this row (data/readers/built.py) is taken before the recording itself. A
+    A dataset built there with this row (data/readers/built.py) comes before the recording. A
     storage module:NAME is a class with the interface of `data.trajectory.Reader`, or a generator
     function of trajectories; either is called with the row and the data folder. The files that a
     dataset names lie in `places`, by default below `root`.
@@ -167,7 +84,7 @@ def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None =
 def open_mixture(
     pairs: Mixture, root: epath.PathLike, *, outside_root: bool = False
 ) -> list[Source]:
-    """Opened sources of a mixture's (dataset, weight) pairs, all under the data folder `root`.
+    """Opens the (dataset, weight) pairs of a mixture, all under the data folder `root`.
 
     With `outside_root` their files may name others anywhere (data/untrusted.py).
     """
@@ -178,10 +95,70 @@ def open_mixture(
     ]
 
 
+def open_metas(
+    path: epath.PathLike, *, data_root: epath.PathLike = "", outside_root: bool = False
+) -> list[Source]:
+    """Opens a source for every meta file at or below `path`.
+
+    Args:
+        path: a meta file, or a folder of them.
+        data_root: below which the files that they name may lie, beside the folder of `path`.
+        outside_root: they may lie anywhere.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: two files of one name, an unknown dataset, or a file that is not JSON.
+    """
+    top = Path(path)
+    files = sorted(top.rglob("*.json")) if top.is_dir() else [top]
+    if not top.exists():
+        raise FileNotFoundError(f"train_metas_path: {top} does not exist")
+    places = Places.of(top, data_root, anywhere=outside_root)
+    by_name: dict[str, tuple[Path, Source]] = {}
+    for file in files:
+        opened = _open_meta(file, places)
+        if opened is None:
+            continue
+        name, source = opened
+        if name in by_name:
+            raise ValueError(
+                f"{by_name[name][0]} and {file} are both of dataset {name!r}; give one of them "
+                "another dataset_name"
+            )
+        by_name[name] = (file, source)
+    if not by_name:
+        raise FileNotFoundError(
+            f"train_metas_path: {top} holds no meta file; one has the keys "
+            f"{' and '.join(STYLE_KEYS)}, or is LeRobot's meta/info.json"
+        )
+    return [source for _, source in by_name.values()]
+
+
+def _open_meta(file: Path, places: Places) -> tuple[str, Source] | None:
+    """The name and source of a meta file; None for another JSON file."""
+    content = read_meta(file)
+    if all(key in content for key in STYLE_KEYS):
+        check_meta(content, file)
+        name, root = content["dataset_name"], file
+    elif LEROBOT_KEY in content:
+        root = places.path(file.parent.parent, content.get("root_path") or "", file)
+        name = str(root)
+    else:
+        _log.warning("%s is no meta file and is skipped", file)
+        return None
+    handler = content.get("robot_type") or content.get("dataset_name")
+    try:
+        row = table_row(handler)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    spec = dataclasses.replace(row, name=name)
+    return name, Source(open_reader(spec, root, places), META_WEIGHTS.get(name, 1.0))
+
+
 class GeneratedReader:
     """A generator function of trajectories as a reader of one part.
 
-    It is run once on opening, to count the episodes, and again for every read. All samples of the
+    It runs once on opening, to count the episodes, and again for every read. All samples of the
     set are in memory together: for a large one, write a class that has parts.
     """
 
@@ -203,75 +180,92 @@ class GeneratedReader:
         return self._generate(self.spec, self._root)
 
 
-LEROBOT_KEY = "codebase_version"
-
-# X-VLA's table of weights; what is not in it weighs 1
-META_WEIGHTS: Mapping[str, float] = {
-    **dict(MIXTURES["xvla_pretrain"]),
-    "agiworld-on-site-pack": 0.8,
-    "agiworld-on-site-pack-extra": 0.2,
-    "agiworld-on-site-conveyor": 0.8,
-    "agiworld-on-site-conveyor-extra": 0.2,
-    "agiworld-on-site-microwave": 1.2,
-    "agiworld-on-site-cloth": 1.2,
-    "agiworld-on-site-cloth-2": 0.1,
-}
-
-
-def open_metas(
-    path: epath.PathLike, *, data_root: epath.PathLike = "", outside_root: bool = False
-) -> list[Source]:
-    """Opened sources of every meta file at or below `path`.
-
-    Args:
-        path: a meta file, or a folder of them.
-        data_root: below which the files that they name may lie, beside the folder of `path`.
-        outside_root: they may lie anywhere.
+def hold_out(source: Source, count: int) -> tuple[Source, Source]:
+    """Divides a source: all episodes but `count`, and these, spread evenly over the source.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: two files of one name, an unknown dataset, or a file that is not JSON.
+        ValueError: nothing would be left to train on, or `count` is not positive.
     """
-    top = Path(path)
-    files = sorted(top.rglob("*.json")) if top.is_dir() else [top]
-    if not top.exists():
-        raise FileNotFoundError(f"train_metas_path: {top} does not exist")
-    places = Places.of(top, data_root, anywhere=outside_root)
-    found: dict[str, tuple[Path, Source]] = {}
-    for file in files:
-        named = _open(file, places)
-        if named is None:
-            continue
-        name, source = named
-        if name in found:
-            raise ValueError(
-                f"{found[name][0]} and {file} are both of dataset {name!r}; give one of them "
-                "another dataset_name"
-            )
-        found[name] = (file, source)
-    if not found:
-        raise FileNotFoundError(
-            f"train_metas_path: {top} holds no meta file; one has the keys "
-            f"{' and '.join(STYLE_KEYS)}, or is LeRobot's meta/info.json"
+    total = sum(source.reader.episodes_per_part)
+    if not 0 < count < total:
+        raise ValueError(
+            f"config.validation.episodes is {count}; dataset {source.reader.spec.name!r} has "
+            f"{total} episodes, so 1 to {total - 1} of them can be held out"
         )
-    return [source for _, source in found.values()]
+    held = evenly_spread(count, total)
+    rest = frozenset(range(total)) - held
+    return (
+        Source(SomeEpisodes(source.reader, rest), source.weight),
+        Source(SomeEpisodes(source.reader, held), source.weight),
+    )
 
 
-def _open(file: Path, places: Places) -> tuple[str, Source] | None:
-    content = read_meta(file)
-    if all(key in content for key in STYLE_KEYS):
-        check_meta(content, file)
-        name, root = content["dataset_name"], file
-    elif LEROBOT_KEY in content:
-        root = places.path(file.parent.parent, content.get("root_path") or "", file)
-        name = str(root)
-    else:
-        _log.warning("%s is no meta file; it is left out", file)
-        return None
-    handler = content.get("robot_type") or content.get("dataset_name")
-    try:
-        row = table_row(handler)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    spec = dataclasses.replace(row, name=name)
-    return name, Source(open_reader(spec, root, places), META_WEIGHTS.get(name, 1.0))
+def evenly_spread(count: int, total: int) -> frozenset[int]:
+    """`count` of the numbers 0 .. total - 1, in the middle of stretches of equal length."""
+    return frozenset((2 * i + 1) * total // (2 * count) for i in range(count))
+
+
+class SomeEpisodes:
+    """A reader of some of another's episodes; parts that hold none of them are never read."""
+
+    def __init__(self, reader: Reader, numbers: frozenset[int]) -> None:
+        """Keeps the episodes `numbers`, counted from 0 part after part."""
+        self.spec: DatasetSpec = reader.spec
+        self.index_files = getattr(reader, "index_files", ())  # readers of users may have none
+        self._reader = reader
+        self._kept: list[tuple[int, frozenset[int]]] = []  # part, episodes counted within it
+        first = 0
+        for part, size in enumerate(reader.episodes_per_part):
+            within = frozenset(n - first for n in numbers if first <= n < first + size)
+            if within:
+                self._kept.append((part, within))
+            first += size
+        self.episodes_per_part = tuple(len(within) for _, within in self._kept)
+
+    def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
+        """Kept episodes of a part, bad ones in their place."""
+        of_reader, within = self._kept[part]
+        last = max(within)
+        for number, episode in enumerate(self._reader.read(of_reader)):
+            if number in within:
+                yield episode
+            if number == last:
+                return
+
+
+def origin(source: Source, *, held_out: int = 0) -> dict[str, Any]:
+    """Description of an opened source for the provenance of a run, as plain JSON values.
+
+    Args:
+        source: as it is trained on.
+        held_out: how many of its episodes are kept out of training.
+    """
+    reader = source.reader
+    files = [epath.Path(path) for path in getattr(reader, "index_files", ())]
+    return {
+        "name": reader.spec.name,
+        "domain_id": reader.spec.domain_id,
+        "storage": reader.spec.storage,
+        "row": reader.spec.fingerprint,
+        "weight": source.weight,
+        "episodes": sum(reader.episodes_per_part),
+        "held_out_episodes": held_out,
+        "index_files": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "licence": _licence(files),
+    }
+
+
+def _licence(files: Iterable[epath.Path]) -> str:
+    """The first licence that a JSON among the files states."""
+    for path in files:
+        if path.suffix != ".json":
+            continue
+        content = read_json(path)
+        if not isinstance(content, dict):
+            continue
+        terms = content.get(_TERMS)
+        for place in (content, terms if isinstance(terms, dict) else {}):
+            stated = next((place[key] for key in _LICENCE_KEYS if place.get(key)), None)
+            if stated:
+                return str(stated)
+    return NOT_STATED

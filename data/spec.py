@@ -1,7 +1,8 @@
-"""DatasetSpec: everything that tells one recording from another, as one table row.
+"""DatasetSpec: everything in which one dataset differs from another, as one table row.
 
-What identifies a robot has no default: its layout, rate and polarity are never guessed. The quirks
-at the end of a row default to their absence.
+The fields that identify a robot have no default: its layout, rate and polarity are never guessed.
+The quirks at the end of a row default to their absence. A row, or a reader, of your own stays
+outside the repository and is named module:NAME.
 """
 
 from __future__ import annotations
@@ -18,22 +19,36 @@ from pathlib import Path
 from data.jitter import AUGMENTS
 from data.poses import ACTION_WIDTH, POSE_ENCODINGS, ROT6D_LAYOUTS
 
-SEPARATOR = ":"
+STORAGES = ("rlds", "hdf5", "lerobot", "scattered", "calvin", "bridge_raw")
+NAMES_OWN_VIEWS = ("hdf5",)  # the meta file of the recording lists the views
+CHANNEL_ORDERS = ("rgb", "bgr_swapped")  # bgr_swapped: red and blue exchanged
+CLOSED = ("high", "low")
+PROPRIO_SOURCES = ("measured", "commanded", "zero")
+NO_ROTATION = "none"  # layout of a row whose channels are joints
+# a frame without a text makes its episode bad; or starts no sample (and an episode without any text
+# is left out, which is no fault); or has the row's `stated_text`
+EMPTY_TEXT = ("fault", "leave_out", "stated")
+TEXT_KEYS = ("rlds", "hdf5", "lerobot")  # storages in which instruction_key names the text
+# fields younger than positions saved in checkpoints: at their default the fingerprint omits them
+_YOUNGER = ("empty_text", "stated_text")
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_MAKERS = (__name__, "dataclasses", "copy")  # code that runs while a row is made
+_SEPARATOR = ":"
 
 
 def is_named(text: str) -> bool:
-    """Whether `text` has the form module:NAME."""
-    module, separator, name = text.partition(SEPARATOR)
+    """True for text of the form module:NAME."""
+    module, separator, name = text.partition(_SEPARATOR)
     return bool(separator) and name.isidentifier() and all(map(str.isidentifier, module.split(".")))
 
 
 def load_named(text: str) -> object:
-    """What `module:NAME` names; the module is imported.
+    """Imports the module of `module:NAME`; returns what NAME is there.
 
     Raises:
         ValueError: no such module, or no such name in it.
     """
-    module_name, _, name = text.partition(SEPARATOR)
+    module_name, _, name = text.partition(_SEPARATOR)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -41,35 +56,16 @@ def load_named(text: str) -> object:
             f"{text}: {error}; the folder of your module must be on PYTHONPATH"
         ) from error
     if not hasattr(module, name):
-        names = ", ".join(found for found in vars(module) if not found.startswith("_"))
+        names = ", ".join(public for public in vars(module) if not public.startswith("_"))
         raise ValueError(f"{text}: {module_name} has no {name}; it has {names}")
     return getattr(module, name)
-
-
-STORAGES = ("rlds", "hdf5", "lerobot", "scattered", "calvin", "bridge_raw")
-NAMES_OWN_VIEWS = ("hdf5",)  # the meta file of the recording lists the views
-CHANNEL_ORDERS = (
-    "rgb",
-    "bgr_swapped",
-)  # bgr_swapped: red and blue exchanged
-CLOSED = ("high", "low")
-PROPRIO_SOURCES = ("measured", "commanded", "zero")
-NO_ROTATION = "none"  # layout of a row whose channels are joints
-# what becomes of a frame without a text: its episode is bad, it starts no sample (and an episode
-# without any text is left out, apart from bad ones), or it has the row's `stated_text`
-EMPTY_TEXT = ("fault", "leave_out", "stated")
-TEXT_KEYS = ("rlds", "hdf5", "lerobot")  # storages in which instruction_key names the text
-# fields younger than positions saved in checkpoints: at their default they leave the fingerprint
-_YOUNGER = ("empty_text", "stated_text")
-_CHECKOUT = Path(__file__).resolve().parents[1]
-_MAKERS = (__name__, "dataclasses", "copy")  # code that runs while a row is made
 
 
 @dataclass(frozen=True)
 class Columns:
     """Columns first .. end - 1 of a recorded array; its axes after the first are flattened.
 
-    How many columns the whole array has, the row says in `widths`.
+    `widths` of the row says how many columns the array has in all.
     """
 
     key: str
@@ -93,9 +89,9 @@ class Channel:
 
 @dataclass(frozen=True, kw_only=True)
 class Gripper:
-    """Where the gripper reading is and what it means; see `data.poses.gripper_closed`.
+    """Column and meaning of a gripper reading; see `data.poses.gripper_closed`.
 
-    A negative column counts from the end of the array, which is as wide as `width_of` the row says.
+    A negative column counts from the end of the array, whose width `DatasetSpec.width_of` gives.
     """
 
     key: str
@@ -126,10 +122,10 @@ class LateInstruction:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFolder:
-    """An episode as a folder of loose files; templates of paths inside it.
+    """An episode that is a folder of loose files, as templates of paths inside it.
 
     `{episode}` is the folder's own name, `{view}` the view, `{frame}` the number of the frame. A
-    picture template without `{frame}` is one video per view.
+    template of images without `{frame}` is one video per view.
     """
 
     state: str  # .h5 by dataset path, or .json: a list of frames under "data"
@@ -153,7 +149,7 @@ class DatasetSpec:
     instruction_key: str | None  # None: the storage has its own place for it
     arms: tuple[Arm, ...]  # one arm fills numbers 0..9; two are left, right
     rotation_layout: str
-    views: tuple[str, ...]  # keys of the pictures; view 0 is the main camera
+    views: tuple[str, ...]  # keys of the images; view 0 is the main camera
     encoded_channel_order: str
     proprio: str  # what the poses are: measured, or commanded; zero where all of proprio is masked
     rate_hz: float
@@ -162,7 +158,7 @@ class DatasetSpec:
     delta_idx: tuple[int, ...]  # channels of the actions made relative to the proprio
     mask_proprio_idx: tuple[int, ...]  # channels of the proprio set to zero afterwards
     static_epsilon: float  # samples that move less than this in their first step are left out
-    augment: str  # of training pictures; data.jitter.AUGMENTS
+    augment: str  # of training images; data.jitter.AUGMENTS
     # actions of a joint space, as many channels as it has, behind which readers leave zeros; `arms`
     # then only judge whether a sample moves
     joints: tuple[Columns, ...] = ()
@@ -172,7 +168,7 @@ class DatasetSpec:
     first_always: bool = False  # frame 0 starts a sample however short the episode
     static_frames: bool = False  # the first step is one recorded frame, not 1/T of the window
     command_lag: int = 0  # row i is the recorded row i - lag; the first is repeated
-    picture_offset: int = 0  # picture i + offset belongs to row i
+    picture_offset: int = 0  # image i + offset belongs to row i
     switch_frames: int = 0  # frames within this of a gripper switch are samples once more
     fixed_instruction: str | None = None  # of every episode; what was recorded is not read
     empty_text: str = "fault"
@@ -185,7 +181,7 @@ class DatasetSpec:
     # columns of each recorded array, axes after the first flattened; a recording of another width
     # is refused. Needed to count a gripper from the end of an array that holds more than a pose
     widths: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
-    # file of the checkout, or module elsewhere, that holds the row: where messages send the reader
+    # file of the checkout, or module elsewhere, that holds the row: messages send the reader there
     written_in: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -251,7 +247,7 @@ class DatasetSpec:
 
     @property
     def state_keys(self) -> tuple[str, ...]:
-        """Every key of numbers that the row reads, without repeats."""
+        """Keys of all numbers that the row reads, without repeats."""
         keys = [columns.key for columns in self.joints]
         for arm in self.arms:
             keys += [columns.key for columns in arm.pose] + [arm.gripper.key]
@@ -259,10 +255,10 @@ class DatasetSpec:
         return tuple(dict.fromkeys(keys))
 
     def width_of(self, key: str) -> int | None:
-        """Columns of the recorded array `key`, where the row says so.
+        """Columns of the recorded array `key`, or None where the row does not say.
 
-        It does in `widths`. Failing that, a clock is one column, and an array that holds both poses
-        and, counted from its end, grippers ends with them.
+        It says so in `widths`; or else a clock is one column, and an array that holds poses and,
+        counted from its end, grippers ends with them.
         """
         if key in self.widths:
             return self.widths[key]
@@ -277,12 +273,12 @@ class DatasetSpec:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key that the row reads, without repeats: views, instruction, numbers."""
+        """Keys of all that the row reads, without repeats: views, instruction, numbers."""
         return tuple(dict.fromkeys([*self.views, *self.text_keys, *self.state_keys]))
 
     @property
     def text_keys(self) -> tuple[str, ...]:
-        """The key of the instruction, where one is read."""
+        """Key of the instruction, where one is read."""
         if self.instruction_key is None or self.fixed_instruction is not None:
             return ()
         return (self.instruction_key,)
@@ -324,9 +320,9 @@ class DatasetSpec:
         for arm in self.arms:
             self._one_of("pose_encoding", arm.pose_encoding, POSE_ENCODINGS)
             self._one_of("gripper.closed", arm.gripper.closed, CLOSED)
-            found = sum(columns.end - columns.first for columns in arm.pose)
+            stated = sum(columns.end - columns.first for columns in arm.pose)
             width = POSE_ENCODINGS[arm.pose_encoding].width
-            self._check("pose", found == width, f"{found} columns", f"{width} columns")
+            self._check("pose", stated == width, f"{stated} columns", f"{width} columns")
         clocks = {arm.clock_key is None for arm in self.arms}
         self._check("clock_key", len(clocks) < 2, "given for one arm", "given for all or none")
         joints = self.width if self.joints else 0
@@ -368,7 +364,7 @@ class DatasetSpec:
 
 
 def default_values() -> dict[str, object]:
-    """Field -> default, of the fields of a row that have one."""
+    """Defaults by field, of the fields of a row that have one."""
     fields = dataclasses.fields(DatasetSpec)
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
@@ -386,6 +382,6 @@ def _caller() -> tuple[str, str]:
 
 
 def _holds_rows(module: str) -> bool:
-    """Whether rows are written there; what else is in data/ makes variants of them in passing."""
+    """True for modules in which rows are written; others in data/ only make variants of them."""
     package, _, name = module.partition(".")
     return package != "data" or name.startswith("rows")

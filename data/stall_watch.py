@@ -1,6 +1,6 @@
-"""Ends a process whose read stands still; data/stalls.py starts it with the process's id.
+"""Ends a process whose read takes too long; data/stalls.py starts it with the process's id.
 
-A line "+7 NAME" on stdin begins read 7, "-7" ends it. Needs the standard library alone.
+A line "+7 NAME" on stdin begins read 7, "-7" ends it. It needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def watch(pid: int, limit_s: float) -> None:
         oldest = min((moment for moment, _ in begun.values()), default=time.monotonic())
         wait = max(0.0, oldest + limit_s - time.monotonic()) if begun else None
         if select.select([0], [], [], wait)[0]:
-            found = os.read(0, 1 << 16)
-            if not found:
+            received = os.read(0, 1 << 16)
+            if not received:
                 return
-            *lines, rest = (rest + found).split(b"\n")
+            *lines, rest = (rest + received).split(b"\n")
             for line in lines:
                 number, _, name = line[1:].partition(b" ")
                 if line.startswith(b"+"):

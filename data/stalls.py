@@ -1,7 +1,7 @@
-"""Reads that do not end: named on stderr, and the process ended, after a limit.
+"""Ends the process when a read takes longer than a limit, and names the read on stderr.
 
-A damaged file can make a library's C code walk for ever, with Python's lock in its hands. Nothing
-inside the process can end that, so a small process beside it (data/stall_watch.py) is told of the
+A damaged file can make a library's C code loop for ever while it holds Python's lock. Nothing
+inside the process can end that, so a small process beside it (data/stall_watch.py) hears of the
 begin and end of every read.
 """
 
@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _WATCH = Path(__file__).with_name("stall_watch.py")
-_LONGEST = 400  # bytes of a name: a line is written at once, so that threads do not mix theirs
+_LONGEST = 400  # bytes of a name: short lines are written at once, so threads do not mix theirs
 _numbers = itertools.count()
 _watch: tuple[int, subprocess.Popen[bytes]] | None = None  # of which process, and the watcher
 
 
 def end_reads_after(limit_s: float) -> None:
-    """Starts to watch this process; 0 ends the watching.
+    """Starts to watch this process; a limit of 0 stops it.
 
     Raises:
         ValueError: the limit is below 0.
@@ -48,19 +48,19 @@ def end_reads_after(limit_s: float) -> None:
 
 @contextlib.contextmanager
 def read_of(name: str) -> Iterator[None]:
-    """Watches a read, where watching was asked for; ``name`` says what is read."""
+    """Watches the read `name`, where `end_reads_after` has started the watching."""
     if _watch is None or _watch[0] != os.getpid() or _watch[1].stdin is None:
         yield
         return
     number, out = next(_numbers), _watch[1].stdin.fileno()
     line = name.replace("\n", " ").encode(errors="replace")[-_LONGEST:]
-    _tell(out, b"+%d %s\n" % (number, line))
+    _send(out, b"+%d %s\n" % (number, line))
     try:
         yield
     finally:
-        _tell(out, b"-%d\n" % number)
+        _send(out, b"-%d\n" % number)
 
 
-def _tell(out: int, line: bytes) -> None:
-    with contextlib.suppress(OSError):  # the watcher is gone; reading goes on without it
+def _send(out: int, line: bytes) -> None:
+    with contextlib.suppress(OSError):  # the watcher is gone; reading continues without it
         os.write(out, line)

@@ -1,10 +1,10 @@
 """The standard trajectory as an RLDS episode, there and back without loss.
 
-A step has the picture of each view, `pose` and, where the trajectory has them, `clock` and
-`still_row`; picture i of a view is in step i, also where the row's picture_offset pairs it with
-another pose, and pictures beyond the last step are in the metadata. Numbers are stored as bytes,
-since TFRecord knows floats of 32 bits only. Reward, discount and is_terminal have no place in a
-standard trajectory: they are 0, 1 and False throughout.
+A step has the image of each view, `pose` and, where the trajectory has them, `clock` and
+`still_row`. Image i of a view is in step i, also where the row's picture_offset pairs it with
+another pose; images beyond the last step are in the metadata. Numbers are stored as bytes, because
+a TFRecord has no floats of 64 bits. Reward, discount and is_terminal have no place in a standard
+trajectory: they are 0, 1 and False throughout.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from numpy.typing import NDArray
 from data.faults import FaultError, needs
 from data.poses import ACTION_WIDTH
 from data.texts import FrameTexts
-from data.trajectory import Float64, Pictures, Trajectory
+from data.trajectory import Float64, Images, Trajectory
 
 with needs("data"):
     import tensorflow_datasets as tfds
 
 STATE = ("pose", "clock", "still_row")
 NO_SPAN = (-1, -1)
-# the largest protobuf message is 2 GiB; what is not a picture fits in the rest
-MAX_PICTURE_BYTES = 2**31 - 2**26
+# a protobuf message is at most 2 GiB; 64 MiB are left for everything but images
+MAX_IMAGE_BYTES = 2**31 - 2**26
 
 
 @dataclass(frozen=True)
 class StandardForm:
-    """What the trajectories of one dataset have; stored in its manifest.
+    """Form of all trajectories of one dataset; stored in its manifest.
 
     Attributes:
-        views: the features that hold the pictures, view 0 first.
+        views: the features that hold the images, view 0 first.
         clocks: arms that have a clock each, or 0.
         still_columns: columns of still_rows, or 0.
-        more_pictures: whether a view may have more pictures than there are steps.
-        step_texts: whether the text may change from step to step; what was built without it has
-            the first text in every step.
+        more_pictures: whether a view may have more images than there are steps.
+        step_texts: whether the text may change from step to step; datasets built before it was
+            possible have the first text in every step.
     """
 
     views: tuple[str, ...]
@@ -57,8 +57,8 @@ class StandardForm:
 
     def features(self) -> tfds.features.FeaturesDict:
         """The features of the RLDS dataset."""
-        picture = tfds.features.Image(shape=(None, None, 3))  # JPEG or PNG
-        observation: dict[str, Any] = dict.fromkeys(self.views, picture)
+        image = tfds.features.Image(shape=(None, None, 3))  # JPEG or PNG
+        observation: dict[str, Any] = dict.fromkeys(self.views, image)
         for name, width in self._widths().items():
             observation[name] = tfds.features.Tensor(
                 shape=(width,), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
@@ -81,24 +81,24 @@ class StandardForm:
         if self.step_texts:
             metadata["paraphrase_counts"] = tfds.features.Sequence(np.int64)
         if self.more_pictures:
-            more = {view: tfds.features.Sequence(picture) for view in self.views}
+            more = {view: tfds.features.Sequence(image) for view in self.views}
             metadata["more_pictures"] = tfds.features.FeaturesDict(more)
         return tfds.features.FeaturesDict(
             {"steps": tfds.features.Dataset(steps), "episode_metadata": metadata}
         )
 
     def example(
-        self, trajectory: Trajectory, source: str, pictures: Sequence[Sequence[bytes]]
+        self, trajectory: Trajectory, source: str, images: Sequence[Sequence[bytes]]
     ) -> dict[str, Any]:
         """One RLDS episode of `features`.
 
         Args:
-            trajectory: what is stored; its pictures are not read.
+            trajectory: what is stored; its images are not read.
             source: the name of the episode.
-            pictures: encoded, per view.
+            images: encoded, per view.
 
         Raises:
-            FaultError: the arrays or the pictures are not of this form, or too large together.
+            FaultError: the arrays or the images are not of this form, or too large together.
         """
         state = self._state(trajectory)
         frames = len(trajectory.poses)
@@ -107,11 +107,11 @@ class StandardForm:
             raise FaultError("malformed", "its text changes, that of the dataset does not")
         spoken = [trajectory.instruction] * frames if texts is None else texts.by_frame()
         paraphrases = (trajectory.paraphrases,) if texts is None else texts.paraphrases
-        self._check_pictures(frames, pictures)
+        self._check_images(frames, images)
         steps = [
             {
                 "observation": {
-                    **{view: stored[i] for view, stored in zip(self.views, pictures, strict=True)},
+                    **{view: stored[i] for view, stored in zip(self.views, images, strict=True)},
                     **{name: rows[i] for name, rows in state.items()},
                 },
                 "language_instruction": spoken[i],
@@ -132,14 +132,14 @@ class StandardForm:
         if self.step_texts:  # in the order in which texts first come
             metadata["paraphrase_counts"] = [len(others) for others in paraphrases]
         if self.more_pictures:
-            named = zip(self.views, pictures, strict=True)
+            named = zip(self.views, images, strict=True)
             metadata["more_pictures"] = {view: list(stored[frames:]) for view, stored in named}
         return {"steps": steps, "episode_metadata": metadata}
 
     def trajectory(self, raw: Mapping[str, Any], dataset: str, place: str) -> Trajectory:
         """The trajectory of an episode as read: nested arrays over the steps, nothing decoded."""
         observation, metadata = raw["steps"]["observation"], raw["episode_metadata"]
-        images: list[Pictures] = []
+        images: list[Images] = []
         for view in self.views:
             more = (metadata["more_pictures"][view],) if self.more_pictures else ()
             images.append(np.concatenate((observation[view], *more)))
@@ -177,29 +177,29 @@ class StandardForm:
 
     def _state(self, trajectory: Trajectory) -> dict[str, Float64]:
         frames, clocks = len(trajectory.poses), trajectory.clocks
-        found = (trajectory.poses, None if clocks is None else clocks.T, trajectory.still_rows)
-        state = {n: rows for n, rows in zip(STATE, found, strict=True) if rows is not None}
+        arrays = (trajectory.poses, None if clocks is None else clocks.T, trajectory.still_rows)
+        state = {n: rows for n, rows in zip(STATE, arrays, strict=True) if rows is not None}
         shapes = {name: (str(rows.dtype), rows.shape) for name, rows in state.items()}
-        wanted = {name: ("float64", (frames, width)) for name, width in self._widths().items()}
-        if shapes != wanted or not frames:
-            raise FaultError("malformed", f"arrays are {shapes}, those of the dataset {wanted}")
+        stated = {name: ("float64", (frames, width)) for name, width in self._widths().items()}
+        if shapes != stated or not frames:
+            raise FaultError("malformed", f"arrays are {shapes}, those of the dataset {stated}")
         return state
 
-    def _check_pictures(self, frames: int, pictures: Sequence[Sequence[bytes]]) -> None:
-        counts = [len(stored) for stored in pictures]
+    def _check_images(self, frames: int, images: Sequence[Sequence[bytes]]) -> None:
+        counts = [len(stored) for stored in images]
         if min(counts) < frames or (max(counts) > frames and not self.more_pictures):
-            raise FaultError("unequal_lengths", f"{counts} pictures for {frames} frames")
-        size = sum(len(picture) for stored in pictures for picture in stored)
-        if size > MAX_PICTURE_BYTES:
+            raise FaultError("unequal_lengths", f"{counts} images for {frames} frames")
+        size = sum(len(image) for stored in images for image in stored)
+        if size > MAX_IMAGE_BYTES:
             raise FaultError(
                 "malformed",
-                f"pictures of {size / 2**30:.1f} GiB, a TFRecord holds less than 2 GiB; build it "
-                "with smaller pictures (--image_size) or with lossy ones (--quality)",
+                f"images of {size / 2**30:.1f} GiB, a TFRecord holds less than 2 GiB; build it "
+                "with smaller images (--image_size) or with lossy ones (--quality)",
             )
 
 
 def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool) -> StandardForm:
-    """The form of a dataset, from one of its trajectories and the names of its views."""
+    """Form of a dataset, from one of its trajectories and the names of its views."""
     clocks, still = trajectory.clocks, trajectory.still_rows
     return StandardForm(
         views=feature_names(views),
@@ -211,10 +211,7 @@ def form_of(trajectory: Trajectory, views: Iterable[str], *, more_pictures: bool
 
 
 def feature_names(views: Iterable[str]) -> tuple[str, ...]:
-    """A feature for each view: its key with `_` for what is no letter or digit, each unlike all.
-
-    "rgb/static" becomes rgb_static.
-    """
+    """A feature for each view: "rgb/static" becomes rgb_static; a name in use gets a number."""
     names: list[str] = []
     for view in views:
         plain = re.sub(r"\W+", "_", view).strip("_")

@@ -1,7 +1,7 @@
-"""The one door for instructions: what a reader finds -> plain text, for each frame of an episode.
+"""The one door for instructions: recorded texts -> plain text, for each frame of an episode.
 
-A recorded text is one of `READABLE`. Whatever else comes is refused by the type that was found, and
-nothing is guessed: a number is no text, and neither is JSON.
+A recorded text is one of `READABLE`. Anything else is refused with its type, and nothing is
+guessed: a number is no text, and neither is JSON.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from data.faults import FaultError
 from data.spec import DatasetSpec
 
 READABLE = "text, its UTF-8 bytes, or an array of these as integers 0..255, zeros behind"
-MAX_CHARACTERS = 10_000  # a token limit cuts far shorter ones; this is no instruction at all
+MAX_CHARACTERS = 10_000  # the tokenizer cuts far earlier; a longer text is no instruction
 _LINE_CHARACTERS = "\t\n\r"
 
 
 @dataclass(frozen=True)
 class FrameTexts:
-    """The texts of an episode, each once, and which of them is that of a frame.
+    """The texts of an episode, each once, and for each frame its place among them.
 
     A frame whose text is "" has none, and starts no sample.
     """
@@ -37,7 +37,7 @@ class FrameTexts:
 
     @property
     def first(self) -> int:
-        """The place of the first text that is not empty; a FaultError if all are."""
+        """Place of the first text that is not empty; a FaultError if all are."""
         given = (place for place, text in enumerate(self.texts) if text)
         place = next(given, None)
         if place is None:
@@ -46,7 +46,7 @@ class FrameTexts:
 
     @property
     def given(self) -> NDArray[np.bool_]:
-        """Which frames have a text: [T]."""
+        """True [T] for the frames that have a text."""
         return np.array([bool(text) for text in self.texts])[self.places]
 
     def at(self, frames: NDArray[np.int64]) -> FrameTexts:
@@ -59,7 +59,7 @@ class FrameTexts:
 
     @staticmethod
     def of_steps(steps: Sequence[str], paraphrases: tuple[tuple[str, ...], ...]) -> FrameTexts:
-        """From the text of each frame, and paraphrases in the order in which texts first come."""
+        """Makes them from the text of each frame, and paraphrases in the order of first use."""
         places: dict[str, int] = {}
         numbers = [places.setdefault(text, len(places)) for text in steps]
         return FrameTexts(tuple(places), paraphrases, np.array(numbers, np.int32))
@@ -71,12 +71,12 @@ def frame_texts(
     num_frames: int,
     paraphrases: Mapping[str, tuple[str, ...]],
 ) -> FrameTexts:
-    """The texts of an episode as its row wants them.
+    """The texts of an episode as its row uses them.
 
     Args:
-        recorded: one `READABLE`, or an array or list of one for each frame; not looked at where
-            the row has a fixed instruction.
-        spec: the row; it may cut texts, and says what becomes of empty ones.
+        recorded: one `READABLE`, or an array or list of one for each frame; ignored where the row
+            has a fixed instruction.
+        spec: the row; it may cut texts, and says what to do with empty ones.
         num_frames: T.
         paraphrases: of any text.
 
@@ -87,17 +87,17 @@ def frame_texts(
     if spec.fixed_instruction is not None:
         recorded = spec.fixed_instruction
     where = spec.instruction_key or "the instruction"
-    found = recorded_texts(recorded, where)
-    if len(found) not in (1, num_frames):
-        raise FaultError("unequal_lengths", f"{where}: {len(found)} texts, {num_frames} frames")
+    values = recorded_texts(recorded, where)
+    if len(values) not in (1, num_frames):
+        raise FaultError("unequal_lengths", f"{where}: {len(values)} texts, {num_frames} frames")
     used: dict[str | bytes | None, str] = {}
     places: dict[str, int] = {}
     numbers = np.zeros(num_frames, np.int32)
-    for frame, value in enumerate(found):
-        # looked at once: long episodes say the same in every frame
+    for frame, value in enumerate(values):
+        # each value is read once: long episodes say the same in every frame
         if not isinstance(value, str | bytes | None) or value not in used:
             text = plain_text(value, where)
-            at_frame = f" at frame {frame}" if len(found) > 1 else ""
+            at_frame = f" at frame {frame}" if len(values) > 1 else ""
             used[value] = _by_row(text, spec, f"{where}{at_frame}")
         numbers[frame] = places.setdefault(used[value], len(places))
     if not any(places):
@@ -107,10 +107,10 @@ def frame_texts(
 
 
 def recorded_texts(recorded: Any, where: str) -> list[Any]:
-    """The recorded texts as a list of str, bytes or None: of one, or of one for each frame.
+    """The recorded texts as a list of str, bytes or None: one, or one for each frame.
 
     Raises:
-        FaultError: it is of no type that is read.
+        FaultError: a type that is not read.
     """
     if isinstance(recorded, list | tuple):
         recorded = _array(recorded)
@@ -130,7 +130,7 @@ def recorded_texts(recorded: Any, where: str) -> list[Any]:
 
 
 def plain_text(value: Any, where: str) -> str:
-    """One recorded text as str; "" where nothing visible is there.
+    """One recorded text as str; "" where it shows nothing.
 
     Raises:
         FaultError: it is no text, no UTF-8, JSON, or far too long.
@@ -155,44 +155,45 @@ def plain_text(value: Any, where: str) -> str:
         raise FaultError(
             "malformed", f"{where} has the character U+{ord(odd):04X} in {text[:40]!r}"
         )
-    found = _literal(text)
-    if found is not None:
+    literal = _literal(text)
+    if literal is not None:
         raise FaultError(
             "malformed",
-            f"{where} is {found} written as text, plain text is wanted: {text[:60]!r}",
+            f"{where} is {literal} written as text, plain text is allowed: {text[:60]!r}",
         )
     return text if any(c.isprintable() and not c.isspace() for c in text) else ""
 
 
-def read_paraphrases(found: Any, where: str) -> dict[str, tuple[str, ...]]:
-    """X-VLA's lang_aug_map: text -> list of texts that may stand in its place.
+def read_paraphrases(content: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """X-VLA's lang_aug_map: text -> texts that may stand in its place.
 
     Raises:
         ValueError: it is of another form, or a paraphrase is empty.
     """
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(
-            f"{where}: lang_aug_map is {type_name(found)}; wanted is a map, text -> list of texts"
+            f"{where}: lang_aug_map is {type_name(content)}; allowed is a map, text -> list of "
+            "texts"
         )
-    made: dict[str, tuple[str, ...]] = {}
-    for text, others in found.items():
+    paraphrases: dict[str, tuple[str, ...]] = {}
+    for text, others in content.items():
         name = f"{where}: lang_aug_map[{text[:40]!r}]"
         recorded = recorded_texts(others, name) if others != [] else []
-        made[text] = tuple(plain_text(other, name) for other in recorded)
-        if not all(made[text]):
+        paraphrases[text] = tuple(plain_text(other, name) for other in recorded)
+        if not all(paraphrases[text]):
             raise ValueError(f"{name} has an empty text")
-    return made
+    return paraphrases
 
 
 def type_name(value: Any) -> str:
-    """The type of a value, of arrays with dtype and shape."""
+    """The type of a value; dtype and shape of an array."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype}{list(value.shape) if value.shape else ''}"
     return "null" if value is None else type(value).__name__
 
 
 def _by_row(text: str, spec: DatasetSpec, where: str) -> str:
-    """The text that the row makes of a recorded one."""
+    """Cuts a recorded text as the row says, or replaces an empty one."""
     if spec.instruction_end is not None:
         text = text.split(spec.instruction_end)[0]
     if text.strip():
@@ -204,10 +205,10 @@ def _by_row(text: str, spec: DatasetSpec, where: str) -> str:
 
 def _only(recorded: Any, where: str) -> Any:
     """The one text that an array holds."""
-    found = recorded_texts(recorded, where)
-    if len(found) != 1:
+    texts = recorded_texts(recorded, where)
+    if len(texts) != 1:
         raise _no_text(recorded, where)
-    return found[0]
+    return texts[0]
 
 
 def _array(values: Sequence[Any]) -> NDArray[Any]:
@@ -237,25 +238,25 @@ def _no_text(value: Any, where: str) -> FaultError:
 
 
 def _unreadable(character: str) -> bool:
-    """Control characters and halves of surrogate pairs."""
+    """True for control characters and halves of surrogate pairs."""
     if character.isprintable() or character in _LINE_CHARACTERS:
         return False
     return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _literal(text: str) -> str | None:
-    """The name of what is no text but was written as one: JSON, or a list or bytes by Python."""
+    """Name of a value that was written as text: JSON, or a list or bytes by Python; or None."""
     head = text.lstrip()[:2]
     if not head.startswith(("[", "{", "(", "b'", 'b"')):
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         return "JSON"
     except ValueError:
         try:
-            found = ast.literal_eval(text.strip())
+            value = ast.literal_eval(text.strip())
         except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
             return None
     kinds = {list: "a list", tuple: "a list", set: "a list", dict: "a map", bytes: "bytes"}
-    return kinds.get(type(found))
+    return kinds.get(type(value))

@@ -1,4 +1,4 @@
-"""The standard trajectory that every storage reader yields, and the reader's interface."""
+"""The standard trajectory that every reader yields, the reader's interface, and `Source`."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Float64 = NDArray[np.float64]
 STILLNESS_LAYOUT = "interleaved"
 STILLNESS_LAYOUTS = (STILLNESS_LAYOUT, "contiguous")
 NUMBERS = "biuf"  # numpy's kinds
-# widths of an array of its own of which the last column is the gripper without the row saying so:
-# it alone, or the action of Open X-Embodiment (position, rotation of three numbers, gripper)
+# widths of an array whose last column is the gripper although the row states no width: the gripper
+# alone, or the action of Open X-Embodiment (position, rotation of three numbers, gripper)
 LONE_GRIPPERS = (1, 7)
 
 
-class Pictures(Protocol):
-    """The pictures of one view in the order recorded; an object array of bytes is one."""
+class Images(Protocol):
+    """The images of one view in the order recorded; an object array of bytes is one."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """One picture: an encoded file's bytes, or uint8[H, W, 3] RGB."""
+        """One image: an encoded file's bytes, or uint8[H, W, 3] RGB."""
         ...
 
-    def take(self, indices: NDArray[np.int64], /) -> Pictures:
-        """The pictures at `indices`: what is cheap to hold is read now, videos are not."""
+    def take(self, indices: NDArray[np.int64], /) -> Images:
+        """Images at `indices`: those that are small in memory are read now, videos are not."""
         ...
 
 
 @dataclass(frozen=True)
-class UnreadablePictures:
-    """Stands for the pictures of a view that could not be read."""
+class UnreadableImages:
+    """Stands for the images of a view that could not be read."""
 
     reason: str
     length: int
@@ -51,23 +51,23 @@ class UnreadablePictures:
         return self.length
 
     def __getitem__(self, index: int) -> bytes:
-        """Always a ValueError that tells the reason."""
+        """Raises the reason as a ValueError."""
         raise ValueError(self.reason)
 
-    def take(self, indices: NDArray[np.int64]) -> UnreadablePictures:
-        """No more readable than the whole."""
-        return UnreadablePictures(self.reason, len(indices))
+    def take(self, indices: NDArray[np.int64]) -> UnreadableImages:
+        """The same, for fewer images."""
+        return UnreadableImages(self.reason, len(indices))
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode of T frames. Pictures stay encoded until their sample is drawn."""
+    """One episode of T frames. Images stay encoded until their sample is drawn."""
 
     dataset: str
     episode: str  # where it lies: file and number
     instruction: str  # the first, where the text changes
-    poses: Float64  # [T, 20]; picture i + picture_offset of the row belongs to pose i
-    images: tuple[Pictures, ...]  # per view
+    poses: Float64  # [T, 20]; image i + picture_offset of the row belongs to pose i
+    images: tuple[Images, ...]  # per view
     clocks: Float64 | None = None  # [arms, T] s since the first reading; None: evenly spaced
     still_rows: Float64 | None = None  # [T, C] judged for stillness in place of `poses`
     span: tuple[int, int] | None = None  # samples start within these frames; None: all
@@ -76,26 +76,34 @@ class Trajectory:
 
     @property
     def frames_without_text(self) -> int:
-        """Frames that start no sample because their text is empty."""
+        """Number of frames that start no sample because their text is empty."""
         return 0 if self.texts is None else int((~self.texts.given).sum())
 
 
 class Reader(Protocol):
     """A storage format, opened for one dataset row.
 
-    A part is what is read at once (an RLDS shard, say); reading it twice gives the same
-    trajectories in the same order. Everything random comes later.
+    A part is read at once, as an RLDS shard is; reading it twice gives the same trajectories in the
+    same order. Everything random comes later.
     """
 
     spec: DatasetSpec
     episodes_per_part: tuple[int, ...]
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of one part, in the order stored.
+        """Trajectories of one part, in the order stored.
 
         An episode that cannot be used is yielded as its error; what is raised ends the run.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened dataset and its share of the samples."""
+
+    reader: Reader
+    weight: float
 
 
 def standard_trajectory(
@@ -104,32 +112,32 @@ def standard_trajectory(
     episode: str,
     *,
     instruction: Any,
-    images: tuple[Pictures, ...],
+    images: tuple[Images, ...],
     span: tuple[int, int] | None = None,
     paraphrases: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Trajectory:
-    """Recorded arrays by key, each [T, ...], -> the standard trajectory.
+    """Recorded arrays by key, each [T, ...] -> the standard trajectory.
 
     Args:
         raw: the arrays of `spec.state_keys`.
         spec: the dataset row.
         episode: file and number, for messages.
-        instruction: as recorded, one or one for each frame (data/texts.py); the row may cut it.
-        images: the pictures of each view, at least T and at most T + picture_offset; an array is
+        instruction: as recorded, one for all frames or one for each (data/texts.py).
+        images: the images of each view, at least T and at most T + picture_offset; an array is
             of encoded files or pixels, in a form of data/images.py.
         span: first frame and one past the last that may start a sample.
         paraphrases: of any instruction.
 
     Raises:
         BadEpisodeError: arrays of unequal length, a number that is not finite, a zero quaternion,
-            an array of the wrong width, a clock that stands, no instruction or what is no text.
+            an array of the wrong width, a clock that stands, no instruction or one that is no text.
     """
     try:
         num_frames = _common_length(raw, spec, images)
         flat = {key: _flattened(raw[key], key, spec) for key in spec.state_keys}
         recorded = {key: _lagged(rows, spec.command_lag) for key, rows in flat.items()}
         arms = np.zeros((num_frames, ACTION_WIDTH))
-        # beside joints, arms only show whether anything moves, in whichever layout
+        # beside joints, arms only show whether anything moves: either layout does
         layouts = STILLNESS_LAYOUTS if spec.joints else (spec.rotation_layout,)
         for number, arm in enumerate(spec.arms):
             columns = slice(number * ARM_WIDTH, (number + 1) * ARM_WIDTH)
@@ -156,12 +164,12 @@ def standard_trajectory(
     )
 
 
-def _readable(view: Pictures, name: str) -> Pictures:
+def _readable(view: Images, name: str) -> Images:
     """The images of a view; an array of them in the forms of data/images.py."""
     return stored_images(view, name) if isinstance(view, np.ndarray) else view
 
 
-def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...]) -> int:
+def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Images, ...]) -> int:
     single = [key for key in spec.state_keys if np.ndim(raw[key]) == 0]
     if single:
         raise FaultError("malformed", f"{', '.join(single)}: a single value, not one per frame")
@@ -169,10 +177,10 @@ def _common_length(raw: Arrays, spec: DatasetSpec, images: tuple[Pictures, ...])
     num_frames = min(lengths.values())
     if num_frames == 0:
         raise FaultError("unequal_lengths", "no frames")
-    pictures = {key: len(view) for key, view in zip(spec.views, images, strict=True)}
+    per_view = {key: len(view) for key, view in zip(spec.views, images, strict=True)}
     allowed = range(num_frames, num_frames + spec.picture_offset + 1)
-    if len(set(lengths.values())) != 1 or not set(pictures.values()) <= set(allowed):
-        raise FaultError("unequal_lengths", f"arrays of unequal length: {pictures | lengths}")
+    if len(set(lengths.values())) != 1 or not set(per_view.values()) <= set(allowed):
+        raise FaultError("unequal_lengths", f"arrays of unequal length: {per_view | lengths}")
     return num_frames
 
 
@@ -181,20 +189,20 @@ def _lagged(rows: NDArray[Any], lag: int) -> NDArray[Any]:
 
 
 def _flattened(rows: NDArray[Any], key: str, spec: DatasetSpec) -> NDArray[Any]:
-    """A recorded array as [T, columns]; a FaultError where it is no numbers or of another width."""
+    """A recorded array as [T, columns]; raises where it is no numbers or of another width."""
     if rows.dtype.kind not in NUMBERS:
         raise FaultError("malformed", f"{key} is an array of {rows.dtype}, not of numbers")
     flat = rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
-    found, stated = flat.shape[1], spec.width_of(key)
-    if stated is None and found not in LONE_GRIPPERS and _counts_from_end(key, spec):
+    width, stated = flat.shape[1], spec.width_of(key)
+    if stated is None and width not in LONE_GRIPPERS and _counts_from_end(key, spec):
         raise FaultError(
             "malformed",
-            f"{key} has {found} columns and the row does not state how many it needs, so its last "
-            f"may be no gripper: give the row widths={{{key!r}: {found}}} if it is",
+            f"{key} has {width} columns and the row does not state how many it needs, so its last "
+            f"may be no gripper: give the row widths={{{key!r}: {width}}} if it is",
         )
-    if stated is not None and found != stated:
+    if stated is not None and width != stated:
         raise FaultError(
-            "malformed", f"{key} has {found} columns, {stated} are needed (widths of the row)"
+            "malformed", f"{key} has {width} columns, {stated} are needed (widths of the row)"
         )
     return flat
 
@@ -229,9 +237,9 @@ def _arm_rows(raw: Arrays, arm: Arm, layouts: tuple[str, ...]) -> Float64:
 
 
 def _joint_rows(raw: Arrays, joints: tuple[Columns, ...]) -> Float64:
-    found = np.concatenate([_columns(raw, columns) for columns in joints], axis=1)
-    rows = np.zeros((len(found), ACTION_WIDTH))
-    rows[:, : found.shape[1]] = found
+    joined = np.concatenate([_columns(raw, columns) for columns in joints], axis=1)
+    rows = np.zeros((len(joined), ACTION_WIDTH))
+    rows[:, : joined.shape[1]] = joined
     return rows
 
 

@@ -1,6 +1,6 @@
-"""JSON that others wrote, held against the types that readers need.
+"""Files that others wrote: JSON checked by type, paths and path templates kept inside the data.
 
-A file that does not fit is refused in one line: file, field, value found, what is allowed.
+A file that does not fit is refused in one line: file, field, value, what is allowed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Kind = TypeVar("Kind")
 
 STRICT: Final = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 _SHOWN: Final = 120  # characters of a value that a message repeats
+_SPEC: Final = re.compile(r"(0?\d{1,2}d?)?")  # of a template's field: 06d
 
 
 def read_json(path: Path | epath.Path) -> Any:
-    """Returns what a JSON file holds.
+    """Returns the content of a JSON file.
 
     Raises:
         ValueError: the file cannot be read, is not JSON, or is nested too deeply.
@@ -38,7 +39,7 @@ def read_json(path: Path | epath.Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """File and number of each line of a list with a JSON value in each, and the value.
+    """Yields the place (file and line number) and the value of each line of a JSON-lines file.
 
     Raises:
         ValueError: the file is no text, or a line is no JSON.
@@ -56,14 +57,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 raise ValueError(f"{where} is no JSON: {error}") from error
 
 
-def typed(kind: pydantic.TypeAdapter[Kind], found: Any, where: object, field: str = "") -> Kind:
-    """Returns ``found`` as ``kind``; ``field`` names the part of the file that it is.
+def typed(kind: pydantic.TypeAdapter[Kind], value: Any, where: object, field: str = "") -> Kind:
+    """Returns ``value`` as ``kind``; ``field`` names the part of the file ``where`` it stands.
 
     Raises:
         ValueError: names the first field at fault, its value, and what is allowed there.
     """
     try:
-        return kind.validate_python(found)
+        return kind.validate_python(value)
     except pydantic.ValidationError as problem:
         details = problem.errors(include_url=False)
         place = details[0]["loc"]
@@ -86,9 +87,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-_SPEC = re.compile(r"(0?\d{1,2}d?)?")  # of a template's field: 06d
-
-
 @dataclass(frozen=True)
 class Places:
     """The folders below which files named by a dataset may lie.
@@ -103,7 +101,7 @@ class Places:
 
     @classmethod
     def of(cls, *roots: epath.PathLike, anywhere: bool = False) -> Places:
-        """Below folders, or beside files; empty paths count for nothing."""
+        """Places below folders, or beside files; empty paths are ignored."""
         paths = [Path(os.path.abspath(root)) for root in roots if str(root)]
         return cls(tuple(path.parent if path.is_file() else path for path in paths), anywhere)
 
@@ -130,18 +128,18 @@ class Places:
         return path
 
     def _holds(self, path: Path) -> bool:
-        plain = Path(os.path.abspath(path))  # `..` is taken away as text
+        plain = Path(os.path.abspath(path))  # `..` is resolved as text, links are not
         if any(plain.is_relative_to(top) for top in self.tops):
             return True
-        # the same folder under another name
+        # a link may give the same folder another name
         return any(plain.resolve().is_relative_to(top.resolve()) for top in self.tops)
 
 
 def fill_template(template: Any, values: Mapping[str, Any], where: object) -> str:
     """Returns a path template of a dataset with its fields filled in.
 
-    Only `{name}` and `{name:06d}` are filled: `str.format` would take widths of gigabytes, and
-    reach into what it is given.
+    Only `{name}` and `{name:06d}` are filled: `str.format` would accept widths of gigabytes, and
+    attributes of the values.
 
     Raises:
         ValueError: it is no template, or has another field.
@@ -162,5 +160,5 @@ def fill_template(template: Any, values: Mapping[str, Any], where: object) -> st
             )
     try:
         return template.format(**values)
-    except ValueError as error:  # a number's form for a text
+    except ValueError as error:  # the form of a number for a text
         raise ValueError(f"{where} has a path template {shown(template)}: {error}") from error

@@ -1,7 +1,7 @@
-"""Camera images on their way to a policy server: made smaller as the server would, and encoded.
+"""Images: resized as a policy server does, encoded for it, and joined to films.
 
-The resize gives the bits that Pillow's bicubic filter gives, so that a picture that was resized by
-the client is the picture that the server would have made of the whole one.
+`resize_bicubic` equals Pillow's bicubic filter bit for bit, so an image that the client resizes is
+the image that the server would make from the original.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BICUBIC = 3  # number of the filter in a checkpoint's processor file, as Pillow has it
-STRETCH = "stretch"  # to a square by that filter, as a checkpoint's processor calls it
+BICUBIC = 3  # Pillow's number of the filter, in a checkpoint's processor file
+STRETCH = "stretch"  # name of a resize to a square, in a checkpoint's processor file
 _BITS = 22  # Pillow's fixed point for 8-bit images
-_SUPPORT = 2.0  # of the bicubic kernel, in pixels of the smaller picture
+_SUPPORT = 2.0  # of the bicubic kernel, in pixels of the smaller image
 _KERNEL_A = -0.5
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB8 = bytes([8, 2, 0, 0, 0])  # bits, colour type, compression, filter, interlace
@@ -36,7 +36,7 @@ def needed(package: str, extra: str = "client") -> Any:
     """Imports a package of an optional extra.
 
     Raises:
-        MissingExtraError: it is not installed; the message says how to get it.
+        MissingExtraError: it is not installed; the message has the command to install it.
     """
     try:
         return importlib.import_module(package)
@@ -49,7 +49,7 @@ def needed(package: str, extra: str = "client") -> Any:
 
 
 def check_image(image: Any) -> NDArray[np.uint8]:
-    """An image as door 2 has it.
+    """Returns an image of door 2 as a contiguous array.
 
     Raises:
         ValueError: it is no uint8[H, W, 3].
@@ -61,7 +61,8 @@ def check_image(image: Any) -> NDArray[np.uint8]:
 
 
 def resize_bicubic(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """uint8[H, W, 3] -> uint8[side, side, 3], bit for bit as Pillow does; ratio is not kept."""
+    """uint8[H, W, 3] -> uint8[side, side, 3], bit for bit as Pillow does; stretches the ratio."""
+    # Across first, then down, as Pillow does: each pass rounds to 8 bits.
     rows = _resize_columns(check_image(image), side)
     return _resize_columns(rows.swapaxes(0, 1), side).swapaxes(0, 1)
 
@@ -70,6 +71,7 @@ def _resize_columns(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     if image.shape[1] == width:
         return image
     first, weights = _taps(image.shape[1], width)
+    # Starts at one half in fixed point, so that the shift at the end rounds to nearest.
     total = np.full((image.shape[0], width, 3), 1 << (_BITS - 1), np.int32)
     last = image.shape[1] - 1
     for tap in range(weights.shape[1]):
@@ -95,6 +97,7 @@ def _taps(size: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
 
 
 def _kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel with a = -0.5."""
     x = np.abs(x)
     near = ((_KERNEL_A + 2) * x - (_KERNEL_A + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * _KERNEL_A
@@ -102,10 +105,10 @@ def _kernel(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """The bytes of a PNG file, without loss; numpy and zlib do it."""
+    """Encodes an image as PNG, without loss, with numpy and zlib alone."""
     height, width, _ = image.shape
     rows = image.copy()
-    rows[:, 1:] -= image[:, :-1]  # uint8 wraps, as the filter wants
+    rows[:, 1:] -= image[:, :-1]  # uint8 wraps, as the filter is defined
     lines = np.empty((height, 1 + 3 * width), np.uint8)
     lines[:, 0] = _PNG_SUB
     lines[:, 1:] = rows.reshape(height, -1)
@@ -119,7 +122,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """The bytes of a JPEG file (quality 95); changes pixels, so the policy sees another image."""
+    """Encodes an image as JPEG (quality 95), which changes pixels that the policy sees."""
     stream = io.BytesIO()
     needed("PIL.Image").fromarray(image).save(stream, "JPEG", quality=_JPEG_QUALITY)
     return stream.getvalue()
@@ -129,7 +132,7 @@ def _file_of(encode: Callable[[NDArray[np.uint8]], bytes]) -> Callable[[Any], ND
     return lambda image: np.frombuffer(encode(image), np.uint8)
 
 
-# How an image travels: the array itself, or a file as uint8[n]; the server reads all three.
+# Forms of an image in a request: the array itself, or a file as uint8[n]; servers read all three.
 ENCODINGS: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
     "raw": lambda image: image,
     "png": _file_of(png),
@@ -138,12 +141,12 @@ ENCODINGS: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
 
 
 def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
-    """MP4 (H.264, 4:2:0) of uint8[f, H, W, 3] frames.
+    """Encodes uint8[f, H, W, 3] frames as MP4 (H.264, 4:2:0).
 
     Args:
         frames: RGB, at least one; H * scale and W * scale must be even.
         fps: frames in a second.
-        scale: enlargement by whole pixels, as small frames blur when a browser enlarges them.
+        scale: integer factor of enlargement, as browsers blur small frames.
     """
     imageio_ffmpeg = needed("imageio_ffmpeg", "sim")
 
@@ -158,7 +161,7 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
         writer = imageio_ffmpeg.write_frames(
             path, (width, height), fps=fps, codec="libx264", quality=7, macro_block_size=2
         )
-        writer.send(None)  # runs it up to where it takes frames
+        writer.send(None)  # a generator takes values after its first step
         for frame in large:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
@@ -167,7 +170,7 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: int, scale: int = 2) -> bytes:
 
 
 def side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Views uint8[h, w, 3] in a row, black below the shorter ones."""
+    """Joins views uint8[h, w, 3] in a row, black below the shorter ones."""
     height = max(image.shape[0] for image in images)
     padded = [np.pad(i, ((0, height - i.shape[0]), (0, 0), (0, 0))) for i in images]
     return np.concatenate(padded, axis=1)

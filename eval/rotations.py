@@ -1,7 +1,7 @@
-"""Rotations as simulators and policies write them, in numpy with float64 inside.
+"""Conversions between the rotations of simulators and policies, in float64.
 
-Everything goes through the 3x3 matrix R, whose columns are the rotated axes. The 6-D form holds its
-first two columns, in one of two layouts that are told apart by the function's name only:
+All go through the 3x3 matrix R, whose columns are the rotated axes. The 6-D form holds its first
+two columns, in one of two layouts, which is in the function's name:
 
     interleaved  [R00, R01, R10, R11, R20, R21]   everything but LIBERO
     contiguous   [R00, R10, R20, R01, R11, R21]   LIBERO
@@ -17,22 +17,22 @@ from typing import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Below this length a vector has no direction worth the name.
+# A vector below this length has no direction.
 TOO_SHORT = 1e-8
 
 _INTERLEAVED = [0, 2, 4, 1, 3, 5]
 
 
 def matrix_to_rot6d_contiguous(matrix: ArrayLike) -> NDArray[np.float64]:
-    """R [..., 3, 3] -> [..., 6], column 0 and then column 1."""
+    """R [..., 3, 3] -> [..., 6]: column 0, then column 1."""
     m = np.asarray(matrix, np.float64)
     return np.concatenate((m[..., :, 0], m[..., :, 1]), axis=-1)
 
 
 def matrix_to_rot6d_interleaved(matrix: ArrayLike) -> NDArray[np.float64]:
-    """R [..., 3, 3] -> [..., 6], the first two columns read row by row."""
+    """R [..., 3, 3] -> [..., 6]: the first two columns, read row by row."""
     m = np.asarray(matrix, np.float64)
-    return m[..., :, :2].reshape((*m.shape[:-2], 6))
+    return m[..., :, :2].reshape((*m.shape[:-2], 6))  # [..., 3, 2] -> [..., 6]
 
 
 def rot6d_contiguous_to_matrix(rot6d: ArrayLike) -> NDArray[np.float64]:

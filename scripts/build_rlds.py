@@ -65,10 +65,10 @@ Row = tuple[str, "Written", float]
 
 def _build_sources(console: Console, command: str) -> list[Row]:
     from data.writing.build import build
-    from data.writing.plan import PictureRule
+    from data.writing.plan import ImageRule
     from data.writing.shards import Request
 
-    rule = PictureRule(_IMAGE_SIZE.value, _QUALITY.value)
+    rule = ImageRule(_IMAGE_SIZE.value, _QUALITY.value)
     rows: list[Row] = []
     for name, _ in mixture(_DATA.value):
         began = time.monotonic()

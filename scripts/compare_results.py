@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eval.files import FileError
 from eval.runs.compare import (
     Comparison,
     PairingError,
@@ -25,7 +26,7 @@ from eval.runs.compare import (
     protocol_differences,
     total,
 )
-from eval.runs.receipt import ReceiptError, read_receipt
+from eval.runs.receipt import read_receipt
 from scripts.terminal import Command, UsageError
 
 COMMAND = Command(__doc__, more=True)
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     try:
         (first, one), (second, other) = map(_side, arguments)
         comparisons = compare_runs(first, one, second, other)
-    except (ReceiptError, PairingError) as error:
+    except (FileError, PairingError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     names = (one, other) if one != other else (f"{one} (first)", f"{other} (second)")

@@ -11,6 +11,7 @@ import sys
 
 from rich.console import Console
 
+from eval.files import FileError
 from eval.runs.golden_frame import (
     FOLDER,
     GoldenFrameError,
@@ -43,7 +44,7 @@ def main(_: list[str]) -> int:
                 frame = first_frame(pool, spec)[1]
                 save_frame(FOLDER, frame_name(spec), frame)
                 console.print(f"stored {FOLDER / frame_name(spec)}", markup=False)
-    except (GoldenFrameError, SimulatorSetupError, WorkerError) as error:
+    except (FileError, GoldenFrameError, SimulatorSetupError, WorkerError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0

@@ -25,7 +25,7 @@ from scripts.terminal import Command, UsageError, episode_progress
 
 if TYPE_CHECKING:
     from data.inspection.check import Finding
-    from data.stream.pipeline import Source
+    from data.trajectory import Source
     from scripts.inspection.page import Inspection
 
 STYLE = Path(__file__).parent / "inspection" / "page.css"

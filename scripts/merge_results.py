@@ -13,9 +13,9 @@ import sys
 
 from rich.console import Console
 
-from eval.files import write_json
+from eval.files import FileError, write_json
 from eval.pages.evaluation import write_evaluation_page
-from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
 from eval.runs.shards import MergeError, merge_receipts
 from scripts.evaluation.success_table import PAGE, print_tables
 from scripts.terminal import Command, UsageError
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     console, out = Console(), pathlib.Path(_OUT.value)
     try:
         merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in arguments])
-    except (ReceiptError, MergeError) as error:
+    except (FileError, MergeError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     out.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def _list(console: Console, checkpoint: str) -> None:
 
 def _add(console: Console, checkpoint: str, target: str) -> None:
     from xvla_jax.checkpoint_tools import domains
-    from xvla_jax.checkpoints.safetensors_files import check_target
+    from xvla_jax.checkpoints.folders import check_target
     from xvla_jax.pretrained import load_checkpoint
 
     check_target(target, source=checkpoint)
@@ -154,7 +154,7 @@ def _export(console: Console, checkpoint: str, file: str) -> None:
 
 def _import(console: Console, checkpoint: str, file: str, target: str) -> None:
     from xvla_jax.checkpoint_tools import domains
-    from xvla_jax.checkpoints.safetensors_files import check_target
+    from xvla_jax.checkpoints.folders import check_target
     from xvla_jax.pretrained import load_checkpoint
 
     check_target(target, source=checkpoint)

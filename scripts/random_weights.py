@@ -20,12 +20,12 @@ import numpy as np
 
 from configs import models
 from xvla_jax.checkpoints import torch_tensors
+from xvla_jax.checkpoints.folders import atomic_folder
 from xvla_jax.checkpoints.lerobot import config_from_dict
 from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
     WEIGHTS_NAME,
     TensorInfo,
-    whole_folder,
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
@@ -125,7 +125,7 @@ def write_random_checkpoint(
     Raises:
         CheckpointError: the folder is in use.
     """
-    buffers = torch_tensors.made_up_buffers(config)
+    buffers = torch_tensors.reference_buffers(config)
     shapes = torch_tensors.torch_shapes(config, abstract_params(config))
     shapes |= {name: value.shape for name, value in buffers.items()}
     stored = STORED[dtype]
@@ -137,7 +137,7 @@ def write_random_checkpoint(
         on_tensor(len(read), len(shapes))
         return value.astype(DTYPES[stored], copy=False)
 
-    with whole_folder(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         weights = scratch / WEIGHTS_NAME
         info = {name: TensorInfo(stored, shape) for name, shape in shapes.items()}
         write_safetensors(weights, info, read_one, metadata={"format": "pt"})

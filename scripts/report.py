@@ -1,4 +1,4 @@
-"""Writes the page of a quickstart; scripts.quickstart does it as its last stage.
+"""Writes the page and the film of a quickstart; scripts.quickstart does it as its last stage.
 
 python -m scripts.report --workdir=outputs/quickstart
 """
@@ -11,9 +11,11 @@ import shlex
 import sys
 from typing import Any
 
+from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
-from eval.runs.receipt import RESULTS, ReceiptError, read_receipt
+from eval.runs.receipt import RESULTS, read_receipt
+from scripts.demo import animation
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.terminal import Command
@@ -92,6 +94,14 @@ def _curves(workdir: pathlib.Path) -> list[Curve]:
     ]
 
 
+def _animate(workdir: pathlib.Path) -> None:
+    """Writes the film of a success, where there is one, as a moving image."""
+    (task,) = read_receipt(workdir / "evaluation" / RESULTS)["tasks"].values()
+    films = [workdir / "evaluation" / film["film"] for film in task["films"] if film["success"]]
+    if films and films[0].is_file():
+        animation.write_animation(films[0], workdir / animation.FILE)
+
+
 def main(_: list[str]) -> int:
     """Writes the page and prints its path."""
     workdir = pathlib.Path(_WORKDIR.value)
@@ -105,7 +115,8 @@ def main(_: list[str]) -> int:
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
-    except ReceiptError as error:
+        _animate(workdir)
+    except FileError as error:
         print(f"error: {error}")
         return 1
     print(workdir / REPORT)

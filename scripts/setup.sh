@@ -3,11 +3,12 @@
 #   setup.sh venv   makes .venv and installs the pinned packages into it
 #   setup.sh gl     sees to it that MuJoCo can render without a display
 #   setup.sh tpu    installs the compiler for TPUs, which the planner needs
+#   setup.sh browser  sees to it that tests can open pages in a Chromium
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT
 
-EXTRAS="data,sim,serve,dev"
+EXTRAS="data,sim,serve,docs,dev"
 # EGL for MuJoCo; libgl1 and libglib2.0-0 for the OpenCV that LIBERO imports. libosmesa6 is a second
 # renderer, which newer distributions no longer have.
 GL_PACKAGES="libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
@@ -96,6 +97,16 @@ ensure_gl() {
 and try again; .venv/bin/python -m scripts.doctor shows what is still missing"
 }
 
+# A runner of continuous integration often brings Chrome; where neither is, Debian packages Chromium.
+ensure_browser() {
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    command -v "$name" >/dev/null && return
+  done
+  apt_install chromium || die "no Chromium is found, so tests that open pages are skipped. Run
+  sudo apt-get install -y --no-install-recommends chromium"
+}
+
 case "${1:-}" in
   venv)
     .venv/bin/python -c '' 2>/dev/null || make_venv
@@ -107,7 +118,10 @@ case "${1:-}" in
   tpu)
     install_tpu_compiler
     ;;
+  browser)
+    ensure_browser
+    ;;
   *)
-    die "usage: setup.sh venv | gl | tpu"
+    die "usage: setup.sh venv | gl | tpu | browser"
     ;;
 esac

@@ -11,7 +11,6 @@ work behind --config=configs/xvla_released.py.
 from __future__ import annotations
 
 import logging
-import pathlib
 import sys
 
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
@@ -31,15 +30,17 @@ def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
     from scripts.training.session import held_workdir, train
     from xvla_jax.errors import XVLAError
+    from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
     from xvla_jax.training.multihost import DistributedConfig, start
-    from xvla_jax.training.signals import keep_between_steps, trim_after_compiling
+    from xvla_jax.training.workdir_lock import mounted_workdir
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
     keep_between_steps()
     trim_after_compiling()
-    workdir, config = pathlib.Path(_WORKDIR.value), _CONFIG.value
+    config = _CONFIG.value
     try:
+        workdir = mounted_workdir(_WORKDIR.value)
         with Termination():  # until the loop waits for signals itself, one ends at once
             processes = start(DistributedConfig(**config.distributed.to_dict()))
             with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):

@@ -111,7 +111,7 @@ def _files() -> tuple[str, ...]:
 
 def dotted_names(text: Text) -> Iterator[tuple[str, str]]:
     """Place and name of everything that looks like a name in this repository's modules."""
-    yield from text.cited(_DOTTED)
+    yield from (cited for cited in text.cited(_DOTTED) if not cited[1].endswith(".md"))  # a page
 
 
 def dotted_exists(name: str) -> bool:

@@ -5,5 +5,5 @@ from xvla_jax.models.xvla import XVLA
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_pretrained, save_pretrained
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["XVLA", "Policy", "XVLAConfig", "load_pretrained", "save_pretrained"]

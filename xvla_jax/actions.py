@@ -1,8 +1,8 @@
-"""Action spaces: width, loss terms, and what happens before and after the network.
+"""Action spaces: width, loss terms, and the steps before and after the network.
 
-A row of ``_SPACES`` is an action space. Losses are means over batch, time and
-the named channels; binary cross-entropy takes logits. The training loss is the plain sum of the
-terms. `misfit` is the one comparison of a robot's actions with an action space.
+A row of ``_SPACES`` is an action space. Losses are means over batch, time and the named channels;
+binary cross-entropy takes logits. The training loss is the plain sum of the terms. `misfit` is the
+one comparison of a robot's actions with an action space.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ class ActionSpace:
     logits: Channels = ()
 
     def preprocess(self, proprio: Array, actions: Array) -> tuple[Array, Array]:
-        """Proprio ``[B, d]`` and actions ``[B, T, d]`` -> both of width D, hidden channels zero.
+        """Pads proprio ``[B, d]`` and actions ``[B, T, d]`` to D, and zeroes hidden channels.
 
         d is the real or the padded width.
         """
         return self._hide(self.pad(proprio)), self._hide(self.pad(actions))
 
     def losses(self, prediction: Array, target: Array) -> dict[str, Array]:
-        """Named scalars for a prediction ``[B, T, D]`` and a target ``[B, T, d]``.
+        """Returns loss terms by name for a prediction ``[B, T, D]`` and a target ``[B, T, d]``.
 
         d is the real or the padded width.
         """
         return {k: v.mean() for k, v in self.sample_losses(prediction, target).items()}
 
     def sample_losses(self, prediction: Array, target: Array) -> dict[str, Array]:
-        """The same for each sample: named ``[B]``."""
+        """Returns loss terms ``[B]`` by name, one number for each sample."""
         target = self.pad(target)
 
         def total(term: LossTerm) -> Array:
@@ -88,12 +88,12 @@ class ActionSpace:
                 element_loss(prediction[..., _index(g)], target[..., _index(g)]).mean((-2, -1))
                 for g in term.groups
             )
-            return cast(Array, sum(means))  # no term is without groups, so never the int 0
+            return cast(Array, sum(means))  # terms have groups, so this is never the int 0
 
         return {term.name: term.weight * total(term) for term in self.terms}
 
     def postprocess(self, actions: Array) -> Array:
-        """Network output ``[B, T, D]`` -> the robot's action ``[B, T, real]``.
+        """Turns network output ``[B, T, D]`` into the robot's actions ``[B, T, real]``.
 
         Logits become probabilities.
         """
@@ -108,21 +108,21 @@ class ActionSpace:
         Raises:
             InputError: the last axis has any other width.
         """
-        found = x.shape[-1]
-        if found not in (self.width, self.real_width):
+        channels = x.shape[-1]
+        if channels not in (self.width, self.real_width):
             raise InputError(
-                f"action space {self.mode!r}: the last axis has {found} channels, "
+                f"action space {self.mode!r}: the last axis has {channels} channels, "
                 f"expected {self.real_width}"
                 + (f" or {self.width}" if self.width != self.real_width else "")
             )
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.width - found)])
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.width - channels)])
 
     def _hide(self, x: Array) -> Array:
         return x.at[..., _index(self.hidden)].set(0.0) if self.hidden else x
 
 
 def action_space(config: XVLAConfig) -> ActionSpace:
-    """The action space that ``config.action_mode`` names.
+    """Returns the action space that ``config.action_mode`` names.
 
     Raises:
         ConfigError: no such action space.
@@ -136,7 +136,7 @@ def action_space(config: XVLAConfig) -> ActionSpace:
 
 
 def action_kind(mode: str) -> str:
-    """`POSES` or `JOINTS`: the kind of actions that an action space is for.
+    """Returns `POSES` or `JOINTS`, the kind of actions of an action space.
 
     Raises:
         ConfigError: no such action space.
@@ -154,13 +154,13 @@ def misfit(
     channels: int | None = None,
     relative_channels: Channels = (),
 ) -> str:
-    """Says why actions do not fit an action space; empty where they do.
+    """Says why actions do not fit an action space; returns an empty text if they fit.
 
     Args:
         mode: name of the action space.
-        real_width: its channels of a robot's action; None where the model is not known.
-        rotation_layout: of the actions; ``none`` says that they are joints.
-        channels: of the actions, 10 for each arm of poses; None where they are not known.
+        real_width: its channels of a robot's action; None if the model is not known.
+        rotation_layout: of the actions; ``none`` for joints.
+        channels: of the actions, 10 for each arm of poses; None if they are not known.
         relative_channels: of the actions.
 
     Raises:
@@ -172,12 +172,12 @@ def misfit(
     if real_width:
         counts = (real_width // 2, real_width) if kind == POSES else (real_width,)
     if rotation_layout not in layouts or (channels and channels not in counts):
-        taken = f"{' or '.join(map(str, counts))} channels of {kind}" if real_width else kind
+        expected = f"{' or '.join(map(str, counts))} channels of {kind}" if real_width else kind
         given = f"{channels} channels of " if channels else ""
         given += JOINTS if rotation_layout in ROTATION_LAYOUTS[JOINTS] else POSES
         return (
             f"{given} with rotation_layout {rotation_layout!r}, but action space {mode!r} takes "
-            f"{taken} with rotation_layout {' or '.join(map(repr, layouts))}"
+            f"{expected} with rotation_layout {' or '.join(map(repr, layouts))}"
         )
     beyond = [c for c in relative_channels if c < 0 or (real_width and c >= real_width)]
     if beyond:

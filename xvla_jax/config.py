@@ -22,7 +22,9 @@ from xvla_jax.untrusted import (
     Layers,
     Positions,
     Share,
+    Vocabulary,
     Width,
+    check_bound,
     shown,
     typed_fields,
     typed_map,
@@ -34,7 +36,6 @@ _Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
 _Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
 _FLORENCE: Final = "florence_config"
 _STAGES: Final = Field(min_length=1, max_length=16)
-_Vocabulary = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class VisionConfig:
 class TextConfig:
     """BART encoder of Florence-2."""
 
-    vocab_size: _Vocabulary = 51289
+    vocab_size: Vocabulary = 51289
     d_model: Width = 1024
     encoder_layers: Layers = 12
     encoder_attention_heads: Width = 16
@@ -79,8 +80,8 @@ class TextConfig:
 class XVLAConfig:
     """Shape of an X-VLA model.
 
-    Field names and defaults are those of the released ``config.json``. ``extra``
-    holds, as JSON text, the whole file that was read: what we do not know survives.
+    Field names and defaults are those of the released ``config.json``. ``extra`` is the JSON text
+    of the file that was read, so fields that are not used here survive.
     """
 
     vision: VisionConfig
@@ -109,11 +110,11 @@ class XVLAConfig:
         """Builds a config from the parsed ``config.json`` of a release.
 
         Args:
-            raw: what the file holds.
+            raw: content of the file.
             where: the file, for messages.
 
         Raises:
-            ConfigError: a field is missing, of the wrong type, too large to be one, or contradicts
+            ConfigError: a field is missing, of the wrong type, out of bounds, or contradicts
                 another.
         """
         if raw.get("model_type", "xvla") != "xvla":
@@ -158,7 +159,7 @@ class XVLAConfig:
             raise ConfigError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The released ``config.json``: our values over everything that was read."""
+        """Returns the released ``config.json``: these values over all that was read."""
         raw = json.loads(self.extra)
         florence = raw.setdefault("florence_config", {})
         vision = florence.setdefault("vision_config", {})
@@ -184,7 +185,7 @@ class XVLAConfig:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``folder/config.json``."""
-        text = json.dumps(self.to_dict(), indent=2)  # in the order read, which views rest on
+        text = json.dumps(self.to_dict(), indent=2)  # not sorted: view slots follow this order
         (pathlib.Path(folder) / CONFIG_NAME).write_text(text + "\n")
 
 
@@ -192,7 +193,7 @@ _POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
 
 
 def _position_rows(vision: Mapping[str, Any], where: object) -> dict[str, int]:
-    """Rows of the position tables out of the two nested tables of the file."""
+    """Reads the rows of the position tables from the file's two nested tables."""
     rows = {}
     for key, kind, field in (
         ("image_pos_embed", "learned_abs_2d", "max_pos_embeddings"),
@@ -215,6 +216,7 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
     stages = len(vision.depths)
+    check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (
         "patch_size",
         "patch_stride",

@@ -1,7 +1,7 @@
-"""The action contract: what the numbers of a domain mean. It travels inside every checkpoint.
+"""Action contract: the meaning of a domain's numbers, which travels inside each checkpoint.
 
-A policy that speaks another convention than the robot or simulator it drives fails silently, so
-whoever connects the two compares contracts first and refuses a difference by name.
+A policy whose conventions differ from those of the robot or simulator fails silently, so code that
+connects the two compares contracts first and refuses each difference by name.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Channel:
 
     Attributes:
         name: as the action space or the recording calls it.
-        unit: ``m``, ``rad``, ``deg``, ...; ``unknown`` where nobody stated it.
-        low: meaning of low values of a gripper, ``open``, ``closed``, or that it is the robot's
-            own; empty for what is no gripper.
+        unit: ``m``, ``rad``, ``deg``, ...; ``unknown`` where it was not stated.
+        low: meaning of low values of a gripper, ``open`` or ``closed``, or a note that it is the
+            robot's own; empty for other channels.
         high: meaning of its high values.
     """
 
@@ -58,7 +58,7 @@ def _pose(arm: str) -> tuple[Channel, ...]:
     )
 
 
-# Spaces whose numbers mean the same on every robot; those of joints are the robot's own.
+# Spaces whose numbers mean the same on all robots; joints are the robot's own.
 _DERIVED: Final[Mapping[str, tuple[Channel, ...]]] = dict.fromkeys(
     ("ee6d", "agibot_ee6d"), (*_pose("left"), *_pose("right"))
 )
@@ -66,7 +66,7 @@ _DERIVED: Final[Mapping[str, tuple[Channel, ...]]] = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """Conventions of one domain; a ContractError where they contradict each other.
+    """Conventions of one domain; contradictions raise a ContractError.
 
     Attributes:
         domain_id: row of the soft prompts and per-domain layers.
@@ -75,8 +75,7 @@ class Contract:
             spaces.
         anchor_hz: actions of a chunk per second.
         views: camera names in the order of the view slots; the first is the main camera.
-        proprio: ``measured``, ``commanded`` or ``zero``: what the policy is told about the present
-            state.
+        proprio: ``measured``, ``commanded`` or ``zero``: the state that the policy is given.
         relative_channels: channels of the action that are relative to proprio.
         channels: name, unit and polarity of each, as `Channel` or its fields; those of poses follow
             from the action space, those of joints are unknown where empty.
@@ -121,8 +120,7 @@ class Contract:
         """Inverse of `to_dict`; ``where`` is the file for messages.
 
         Raises:
-            error: a field is missing, unknown, or has a value that no contract has, or fields
-                contradict each other.
+            error: a field is missing, unknown or not allowed, or fields contradict each other.
         """
         return typed(_CONTRACT, raw, where, error=error)
 
@@ -136,7 +134,7 @@ _REPAIR: Final = (
 
 
 def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Contract]:
-    """Contracts by domain, as a checkpoint stores them.
+    """Reads contracts by domain from their form in a checkpoint.
 
     Args:
         raw: parsed JSON, a list of `Contract.to_dict`.
@@ -144,7 +142,7 @@ def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Con
         where: the file, for messages.
 
     Raises:
-        CheckpointError: they cannot be read, or are not those of the checkpoint's model.
+        CheckpointError: they cannot be read, or do not fit the checkpoint's model.
     """
     try:
         contracts = typed(_CONTRACTS, raw, where)
@@ -157,10 +155,10 @@ def read_contracts(raw: Any, config: XVLAConfig, *, where: str) -> dict[int, Con
 
 
 def check_fits(contracts: Iterable[Contract], config: XVLAConfig) -> None:
-    """Refuses contracts that are not those of a model.
+    """Refuses contracts that do not fit a model.
 
     Raises:
-        ContractError: names the domain, what its contract says and what the model has.
+        ContractError: names the domain, the value of its contract and that of the model.
     """
     space, known = action_space(config), set()
     for contract in contracts:
@@ -182,41 +180,42 @@ def check_fits(contracts: Iterable[Contract], config: XVLAConfig) -> None:
         known.add(contract.domain_id)
 
 
-def check_contract(found: Mapping[int, Contract], wanted: Contract, *, who: str) -> None:
-    """Refuses a policy whose contract for the wanted domain differs.
+def check_contract(contracts: Mapping[int, Contract], task: Contract, *, who: str) -> None:
+    """Refuses a policy whose contract for a task's domain differs from the task's.
 
     Args:
-        found: the checkpoint's contracts by domain id.
-        wanted: what the task expects.
+        contracts: of the checkpoint, by domain.
+        task: contract of the task.
         who: name of the task, for the message.
 
     Raises:
-        ContractError: names every field that differs, with both values.
+        ContractError: names each field that differs, with both values.
     """
-    if wanted.domain_id not in found:
+    if task.domain_id not in contracts:
         raise ContractError(
-            f"{who} needs domain {wanted.domain_id}; the checkpoint was trained for {sorted(found)}"
+            f"{who} needs domain {task.domain_id}; the checkpoint was trained for "
+            f"{sorted(contracts)}"
         )
-    ours = found[wanted.domain_id]
+    ours = contracts[task.domain_id]
     differing = [
         f"{field.name}: checkpoint {getattr(ours, field.name)!r}, "
-        f"{who} {getattr(wanted, field.name)!r}"
+        f"{who} {getattr(task, field.name)!r}"
         for field in dataclasses.fields(Contract)
-        if field.name != "channels" and getattr(ours, field.name) != getattr(wanted, field.name)
+        if field.name != "channels" and getattr(ours, field.name) != getattr(task, field.name)
     ]
-    differing += _differing_channels(ours.channels, wanted.channels, who)
+    differing += _differing_channels(ours.channels, task.channels, who)
     if differing:
         raise ContractError("the action contracts differ; " + "; ".join(differing))
 
 
-def _differing_channels(ours: Sequence[Channel], wanted: Sequence[Channel], who: str) -> list[str]:
-    """One line for each channel that differs; none where one side does not state its channels."""
-    if not ours or not wanted:
+def _differing_channels(ours: Sequence[Channel], task: Sequence[Channel], who: str) -> list[str]:
+    """Returns a line for each channel that differs; none where one side states no channels."""
+    if not ours or not task:
         return []
-    if len(ours) != len(wanted):
-        return [f"channels: checkpoint has {len(ours)}, {who} {len(wanted)}"]
+    if len(ours) != len(task):
+        return [f"channels: checkpoint has {len(ours)}, {who} {len(task)}"]
     return [
         f"channel {i}: checkpoint {one}, {who} {other}"
-        for i, (one, other) in enumerate(zip(ours, wanted, strict=True))
+        for i, (one, other) in enumerate(zip(ours, task, strict=True))
         if one != other
     ]

@@ -1,4 +1,4 @@
-"""Named errors. Each message says what was found, what is allowed, and where to change it."""
+"""Named errors. Each message states the value, the allowed values, and where to change it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class MissingExtraError(ModuleNotFoundError):
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports of packages of an extra.
+    """Wraps imports of packages of an extra.
 
     Raises:
         MissingExtraError: one of them is not installed.
@@ -30,7 +30,7 @@ def needs(extra: str) -> Iterator[None]:
 
 
 class XVLAError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of the errors that this library raises on purpose."""
 
 
 class ConfigError(XVLAError, ValueError):
@@ -42,7 +42,7 @@ class CheckpointError(XVLAError, ValueError):
 
 
 class InputError(XVLAError, ValueError):
-    """An observation or batch that does not fit the model; `field` of it is meant, where known."""
+    """An observation or batch that does not fit the model; `field` names the part, where known."""
 
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
@@ -54,12 +54,12 @@ class ContractError(XVLAError, ValueError):
 
 
 class TrainingError(XVLAError, RuntimeError):
-    """A run that cannot go on."""
+    """A run that cannot continue."""
 
 
 class ProgramError(XVLAError, ValueError):
-    """A compiled program that is not what was expected of it."""
+    """A compiled program that breaks an expectation of the planner."""
 
 
 class DistributedError(XVLAError, RuntimeError):
-    """Processes of a run that disagree, do not come, or are gone."""
+    """Processes of a run that disagree, do not connect, or have ended."""

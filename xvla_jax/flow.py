@@ -1,8 +1,8 @@
-"""The flow: loss and sampler side by side.
+"""The flow: training loss and sampler, side by side.
 
-Convention, stated once: t = 1 is noise and t = 0 is data, ``x_t = t * noise + (1 - t) * actions``,
-and the network predicts the clean chunk. The sampler keeps one noise for all steps and rebuilds x_t
-from it and the latest clean estimate; it is not an Euler step.
+t = 1 is noise and t = 0 is data: ``x_t = t * noise + (1 - t) * actions``, and the network predicts
+the clean chunk. The sampler keeps one noise for all steps and builds each x_t from that noise and
+the latest clean estimate; it takes no Euler steps.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ from xvla_jax.models.xvla import XVLA, Context
 Array = jax.Array
 Params = Mapping[str, Any]
 
-_TIME_WRAP: Final = 1.0 - 1e-5  # strata wrap below 1
+_TIME_WRAP: Final = 1.0 - 1e-5  # X-VLA's; times stay below 1
 
 
 def stratified_time(u: Array, batch_size: int) -> Array:
-    """One uniform draw ``u`` in [0, 1) -> times ``[B]``.
-
-    One per stratum, in the order of the batch.
-    """
+    """Turns one uniform draw ``u`` in [0, 1) into times ``[B]``, one in each of B equal strata."""
     return (u + jnp.arange(batch_size, dtype=jnp.float32) / batch_size) % _TIME_WRAP
 
 
+def step_time(i: Array, steps: Array) -> Array:
+    """Time of the sampler's step ``i`` of ``steps``: from 1 down to 1 / steps, evenly spaced.
+
+    The one place that states the grid: inpainting takes its times from here as well.
+    """
+    return (steps - i).astype(jnp.float32) / steps
+
+
 def interpolate(noise: Array, actions: Array, t: Array) -> Array:
-    """x_t of ``noise`` and ``actions`` ``[B, T, D]`` at ``t`` ``[B]``."""
-    t = t[:, None, None]
+    """Mixes ``noise`` and ``actions`` ``[B, T, D]`` to x_t at times ``t`` ``[B]``."""
+    t = t[:, None, None]  # [B, 1, 1]
     return t * noise + (1.0 - t) * actions
 
 
@@ -47,12 +52,12 @@ def loss_terms(
     t: Array,
     rng: Array | None = None,
 ) -> dict[str, Array]:
-    """Loss terms of a batch, named as the action space names them; the training loss is their sum.
+    """Returns the loss terms of a batch by their names in the action space; training sums them.
 
     The arguments are those of `sample_losses`.
     """
-    found = sample_losses(model, params, batch, noise=noise, t=t, rng=rng)
-    return {name: values.mean() for name, values in found.items()}
+    losses = sample_losses(model, params, batch, noise=noise, t=t, rng=rng)
+    return {name: values.mean() for name, values in losses.items()}
 
 
 def sample_losses(
@@ -64,7 +69,7 @@ def sample_losses(
     t: Array,
     rng: Array | None = None,
 ) -> dict[str, Array]:
-    """Loss terms of each sample, ``[B]``.
+    """Returns the loss terms of each sample, ``[B]``.
 
     Args:
         model: the module.
@@ -79,7 +84,8 @@ def sample_losses(
     space = action_space(model.config)
     train = rng is not None
     rngs = {"dropout": rng} if train else {}
-    noisy = interpolate(noise, batch["actions"], t)
+    noisy = interpolate(noise, batch["actions"], t)  # [B, T, d]
+    # The action space pads to D and hides what is never denoised.
     proprio, noisy = space.preprocess(batch["proprio"], noisy)
     prediction = model.apply(
         {"params": params},
@@ -109,8 +115,8 @@ def sample(
 ) -> Array:
     """Denoises ``noise`` float32[B, T, D] in ``steps`` >= 1 steps.
 
-    With ``steps`` int32[B] each sample has a number of its own, and those that are done wait. With
-    a ``prefix`` the chunk begins as it says; where its weight is 0 everywhere it changes no bit.
+    With ``steps`` int32[B] each sample has its own number of steps, and keeps its estimate after
+    the last one. With a ``prefix`` the chunk begins with its rows; one of weight 0 changes no bit.
 
     Returns:
         float32[B, T, real width], postprocessed: gripper logits are probabilities, padding is cut.
@@ -118,12 +124,15 @@ def sample(
     if isinstance(steps, int) and steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed")
     space = action_space(model.config)
+    # Once for all steps: the tokens of the observation and their part of the first block.
     prepared = model.apply({"params": params}, context, domain_id, method="prepare")
-    count = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), noise.shape[:1])
+    count = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), noise.shape[:1])  # [B]
+    # A static bound where all samples have the same number of steps, so that work can be counted.
     most = steps if isinstance(steps, int) else jnp.max(count)
 
+    # The carry is the latest clean estimate [B, T, D], x_t is built from it in each step.
     def step(i: Array, actions: Array) -> Array:
-        t = (count - i).astype(jnp.float32) / count
+        t = step_time(i, count)  # [B]
         state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t))
         prediction = model.apply(
             {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
@@ -131,8 +140,11 @@ def sample(
         estimate = cast(Array, prediction)
         if prefix is not None:
             estimate = inpainting.guide(prefix, estimate, t, space)
-        return jnp.where((i < count)[:, None, None], estimate, actions)
+        return jnp.where((i < count)[:, None, None], estimate, actions)  # done samples wait
 
+    # Zeros stand for the first estimate, which t = 1 multiplies by zero.
     clean = jax.lax.fori_loop(0, most, step, jnp.zeros_like(noise, dtype=jnp.float32))
     chunk = space.postprocess(clean)
-    return chunk if prefix is None else inpainting.settle(prefix, chunk, 1.0 / count, space)
+    if prefix is None:
+        return chunk
+    return inpainting.settle(prefix, chunk, step_time(count - 1, count), space)

@@ -1,21 +1,20 @@
-"""Chunks that begin as promised: inpainting in the sampler, for control that does not wait.
+"""Inpainting in the sampler: chunks that begin with given rows, for control without waiting.
 
-While a robot waits for a chunk it goes on with the rows of the one before. Those are a *prefix* of
-the new chunk: the first of them are committed (they will have been carried out when the answer
-comes) and are returned as they are; the others are what the old chunk had in mind, and guide.
+While a robot waits for a chunk it executes rows of the previous one. Those rows are a *prefix* of
+the new chunk. The first of them are committed: they will have been executed when the chunk arrives,
+and are returned unchanged. The others guide: the new chunk is drawn towards them.
 
-The network predicts the clean chunk, and the sampler makes x_t anew from one noise and the latest
-clean estimate a. So a prefix c is put in place of the estimate's rows, and x_t there becomes
-``t * noise + (1 - t) * c``: just what the network saw in training.
+The network predicts the clean chunk, and the sampler builds each x_t from one noise and the latest
+clean estimate a. A prefix c replaces rows of the estimate, so x_t there is
+``t * noise + (1 - t) * c``, as the network saw it in training.
 
-Rows that guide follow real-time chunking (Black, Galliker and Levine 2025): weights W that fall
-from the end of the committed rows to the end of the prefix. There the velocity gets a correction
-``min(beta, (t^2 + (1 - t)^2) / (t (1 - t))) * J^T W (c - a)``, with J the derivative of a by x_t. A
-velocity is the clean estimate over t, so that the estimate is moved by t times as much:
-``a + W g (c - a)`` with ``g = min(beta t, (t^2 + (1 - t)^2) / (1 - t))``. We take the unit matrix
-for J and never more than the whole way, g = 1. It costs nothing, where J^T asks for a backward pass
-through the head in every step, and our sampler has no state that J could be the derivative for, but
-x_t that is made anew.
+Guiding rows follow real-time chunking (Black, Galliker and Levine 2025), with weights W that fall
+from the end of the committed rows to the end of the prefix. The paper corrects the velocity by
+``min(beta, (t^2 + (1 - t)^2) / (t (1 - t))) * J^T W (c - a)``, J being the derivative of a by x_t.
+A velocity is the clean estimate over t, so the estimate moves t times as far: ``a + W g (c - a)``
+with ``g = min(beta t, (t^2 + (1 - t)^2) / (1 - t))``. Here J is the identity and g is at most 1:
+J^T would need a backward pass through the head in each step, and x_t is no state of this sampler
+that a derivative could correct, as each step builds it again.
 """
 
 from __future__ import annotations
@@ -38,17 +37,16 @@ _BETA: Final = 5.0  # as in the paper's experiments
 
 
 class Prefix(struct.PyTreeNode):
-    """Prefixes of a batch, of one shape whatever their lengths."""
+    """Prefixes of a batch; the shape does not depend on their lengths."""
 
-    rows: Array  # float32[B, T, d], d the real or the padded width; as `postprocess` returns them
+    rows: Array  # float32[B, T, d], d the real or the padded width; postprocessed
     weight: Array  # float32[B, T]: 1 committed, between 0 and 1 guiding, 0 free
 
 
 def guide(prefix: Prefix, estimate: Array, t: Array, space: ActionSpace) -> Array:
-    """The clean estimate ``[B, T, D]`` at times ``t`` ``[B]``, drawn to the prefix.
+    """Draws the clean estimate ``[B, T, D]`` at times ``t`` ``[B]`` towards the prefix.
 
-    Channels that are logits here are left: no network sees them, and `settle` has them as
-    probabilities.
+    Channels of logits stay: the network never sees them, and `settle` draws them as probabilities.
     """
     share = _share(prefix, t)
     drawn = (1.0 - share) * estimate + share * space.pad(prefix.rows)
@@ -56,9 +54,9 @@ def guide(prefix: Prefix, estimate: Array, t: Array, space: ActionSpace) -> Arra
 
 
 def settle(prefix: Prefix, chunk: Array, t: Array, space: ActionSpace) -> Array:
-    """The end: a postprocessed chunk ``[B, T, d]`` whose committed rows are those of the prefix.
+    """Puts the committed rows into a postprocessed chunk ``[B, T, d]``.
 
-    Probabilities of rows that guide are drawn as other channels were at the last time ``t``
+    Draws probabilities of guiding rows as `guide` drew other channels at the last time ``t``
     ``[B]``.
     """
     width = chunk.shape[-1]
@@ -69,20 +67,21 @@ def settle(prefix: Prefix, chunk: Array, t: Array, space: ActionSpace) -> Array:
 
 
 def _share(prefix: Prefix, t: Array) -> Array:
-    """How far rows are drawn, ``[B, T, 1]``."""
-    paper = jnp.minimum(_BETA * t, (t**2 + (1.0 - t) ** 2) / (1.0 - t))  # at t = 1 beta
-    guiding = prefix.weight * jnp.minimum(1.0, paper)[:, None]
+    """Returns the share ``[B, T, 1]`` of the way to the prefix that rows are drawn at ``t``."""
+    paper = jnp.minimum(_BETA * t, (t**2 + (1.0 - t) ** 2) / (1.0 - t))  # at t = 1: beta
+    guiding = prefix.weight * jnp.minimum(1.0, paper)[:, None]  # [B, T]
     return jnp.where(prefix.weight >= 1.0, 1.0, guiding)[..., None]
 
 
 def _logits(space: ActionSpace) -> np.ndarray:
+    """Returns bool ``[D]``, True for channels of logits."""
     return np.isin(np.arange(space.width), space.logits)
 
 
 def weights(length: int, committed: int, num_actions: int) -> np.ndarray:
-    """float32[T]: 1 for committed rows, falling to the prefix' end as in the paper, then 0.
+    """Returns float32[T]: 1 for committed rows, falling to the end of the prefix, then 0.
 
-    ``c (e^c - 1) / (e - 1)`` with c falling evenly from below 1 to above 0.
+    As in the paper, ``c (e^c - 1) / (e - 1)`` with c falling evenly from below 1 to above 0.
     """
     row = np.arange(num_actions)
     c = np.clip((length - row) / (length - committed + 1), 0.0, 1.0)
@@ -98,7 +97,7 @@ def prepare(
     *,
     who: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ``float32[T, D]`` and weights ``float32[T]`` of an observation; zeros without a prefix.
+    """Returns rows ``float32[T, D]`` and weights ``float32[T]``; zeros without a prefix.
 
     Args:
         observation: may have ``prefix`` and ``prefix_committed``.
@@ -108,8 +107,8 @@ def prepare(
         who: begins the message of an error.
 
     Raises:
-        InputError: the prefix does not fit, or rows of its domain mean something only beside the
-            proprio of their own query.
+        InputError: the prefix does not fit, or its domain has actions relative to the proprio of
+            their own query.
     """
     rows = np.zeros(shape, np.float32)
     if observation.get("prefix") is None:

@@ -1,14 +1,14 @@
 """LoRA adapters: low-rank tensors beside the parameters, merged by path.
 
 An adapter's tensors form a tree like the parameters' own. At a changed leaf it holds either a pair
-``{"a", "b"}``, for ``W + scale * a @ b``, or the whole new leaf. Its paths begin as the parameters'
-do, so the optimizer's path table covers it. `apply_adapter` works inside a jitted step.
+``{"a", "b"}``, for ``W + scale * a @ b``, or a new leaf. Its paths begin with the parameters'
+paths, so the optimizer's path table covers it. `apply_adapter` works inside a jitted step.
 
-On disk an adapter is a PEFT folder (``formats.lora_files``), as X-VLA's are released, or the steps
-of a LoRA run (``formats.lora_step``). A base and an adapter become one checkpoint by::
+On disk an adapter is a PEFT folder, as X-VLA's are released, or the steps of a LoRA run (see
+``xvla_jax/pretrained.py``). A base and an adapter become one checkpoint by::
 
     loaded = pretrained.load_checkpoint(base)
-    adapter = lora_files.load_adapter(folder, loaded.config)
+    adapter = lora.load_adapter(folder, loaded.config)
     params = lora.merge_adapter(loaded.params, adapter)
     pretrained.save_pretrained(target, loaded.config, params, "hf", ...)
 """
@@ -31,6 +31,7 @@ from flax.traverse_util import unflatten_dict
 
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoints.accounting import not_finite, refuse_not_finite, tensor_problems
+from xvla_jax.checkpoints.folders import atomic_folder
 from xvla_jax.checkpoints.names import DIALECTS, LAYOUTS, Dialect, Path
 from xvla_jax.checkpoints.peft import (
     ADAPTER_CONFIG_NAME,
@@ -46,14 +47,13 @@ from xvla_jax.checkpoints.safetensors_files import (
     StoredLeaf,
     TensorFiles,
     TensorInfo,
-    whole_folder,
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.untrusted import shown
 
-# What X-VLA's LoRA recipe trains as a whole, by PyTorch name.
+# Modules that X-VLA's LoRA recipe trains in full, by PyTorch name.
 RELEASED_MODULES_TO_SAVE: Final = (
     "transformer.soft_prompt_hub",
     "transformer.action_encoder",
@@ -62,18 +62,24 @@ RELEASED_MODULES_TO_SAVE: Final = (
 
 MERGE_SCOPE: Final = "merge_adapter"  # of `apply_adapter` in the names of a program's operations
 
+ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+ADAPTER_BIN_NAME: Final = "adapter_model.bin"  # of older versions of PEFT
+# Metadata of the weights of an adapter that was trained with another action space than its base's.
+_MODE: Final = "xvla_action_mode"
+_REAL: Final = "xvla_real_action_dim"
+
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which adapter learns in the place of the parameters; the defaults are X-VLA's recipe.
+    """Adapter to train in place of the parameters; the defaults are X-VLA's recipe.
 
     Attributes:
         rank: columns of A.
         alpha: the pairs are scaled by ``alpha / rank``.
-        dropout: 0. PEFT drops inputs of the pair alone, which merged weights cannot express.
+        dropout: only 0: PEFT drops inputs of the pair alone, which merged weights cannot express.
         target_modules: "all-linear", a regular expression over the released module names, or such
             names or their ends.
-        modules_to_save: modules that learn as a whole, by released name or its end.
+        modules_to_save: modules that are trained in full, by released name or its end.
     """
 
     rank: int = 8
@@ -83,7 +89,7 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = RELEASED_MODULES_TO_SAVE
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for what cannot be trained."""
+        """Refuses a rank below 1 and dropout, with a ConfigError."""
         if self.rank < 1:
             raise ConfigError(f"config.lora.rank is {self.rank}; 1 or more, or 0 for no adapter")
         if self.dropout:
@@ -93,7 +99,7 @@ class LoraConfig:
             )
 
     def peft(self, base: str | None = None) -> PeftConfig:
-        """As ``adapter_config.json``; ``base`` is noted for the reader."""
+        """Returns the content of ``adapter_config.json``, which names ``base`` for its readers."""
         targets = self.target_modules
         return PeftConfig(
             {
@@ -123,7 +129,7 @@ class Adapter:
             zero in both, so their gradients are zero too.
         scales: by path of the changed parameter, ``float32[]`` or ``float32[layers, 1, 1]``.
         peft: the adapter's config, with all its fields.
-        dialect: in which the file names its tensors, a key of ``torch_names.DIALECTS``.
+        dialect: of the file's tensor names, a key of ``xvla_jax.checkpoints.names.DIALECTS``.
         dtypes: safetensors' name of the stored type, by name in the file; float32 if absent.
     """
 
@@ -134,7 +140,8 @@ class Adapter:
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
 
-_product = functools.partial(jnp.matmul, precision="highest")  # TPUs round float32 factors else
+# TPUs round float32 factors to bfloat16 at any lower precision.
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 def apply_adapter(
@@ -145,15 +152,15 @@ def apply_adapter(
     product: Callable[[Any, Any], Any] = _product,
     dtype: Any = np.float32,
 ) -> dict[str, Any]:
-    """Parameters with an adapter's tensors in them; the originals stay as they are.
+    """Returns the parameters with an adapter's tensors merged; the originals stay unchanged.
 
     Args:
         params: the base's parameters; leaves that do not change are passed on, not copied.
-        tensors: as in `Adapter`, possibly traced.
-        scales: as in `Adapter`.
+        tensors: see `Adapter`; may be traced.
+        scales: see `Adapter`.
         product: matrix product with batch axes.
-        dtype: of the matrices that change by a pair. The model's computing type makes the merged
-            copy and its gradient as small as can be, and the model would cast them anyway.
+        dtype: of the matrices that change by a pair. With the model's computing type, to which the
+            model casts them anyway, the merged copy and its gradient are smallest.
 
     Raises:
         CheckpointError: the adapter changes a parameter that is not there or has another shape.
@@ -169,9 +176,9 @@ def apply_adapter(
 
 
 def merge_adapter(params: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
-    """As `apply_adapter`, on the host: what a merged checkpoint holds.
+    """Merges an adapter on the host, for a merged checkpoint.
 
-    A leaf that is still on disk (`StoredLeaf`) stays there: it is read and merged when asked for.
+    A leaf on disk (`StoredLeaf`) stays there, and is read and merged when it is used.
     """
 
     def value(leaf: Any, change: Any, scale: Any, layer: int | None) -> np.ndarray:
@@ -194,7 +201,7 @@ def _merged(
     tensors: Mapping[str, Any],
     merge: Callable[[Any, Any, Path], Any],
 ) -> dict[str, Any]:
-    """``merge(leaf, change, path)`` where there is a change, the leaf itself elsewhere."""
+    """Returns ``merge(leaf, change, path)`` where there is a change, the leaf itself elsewhere."""
 
     def visit(node: Any, change: Any, path: Path) -> Any:
         where = "/".join(path)
@@ -222,10 +229,10 @@ def _merged(
 
 
 def abstract_adapter(config: XVLAConfig, peft: PeftConfig) -> Adapter:
-    """An adapter of a model, with shapes in the place of tensors.
+    """Returns an adapter of a model with shapes in place of tensors.
 
     Raises:
-        CheckpointError: the model has nothing of what is asked for.
+        CheckpointError: the model has no module that the adapter names.
     """
     table = slots(config, peft, DIALECTS["hf"])
     shapes = {slot.path: jax.ShapeDtypeStruct(slot.leaf_shape, np.float32) for slot in table}
@@ -235,18 +242,18 @@ def abstract_adapter(config: XVLAConfig, peft: PeftConfig) -> Adapter:
 def init_adapter(
     params: Mapping[str, Any], config: XVLAConfig, peft: PeftConfig, *, seed: int
 ) -> Adapter:
-    """A fresh adapter, which changes nothing yet: A is random, B zero, whole tensors are copies.
+    """Returns a new adapter, which changes nothing: A is random, B zero, full leaves are copies.
 
-    A is uniform within ``1 / sqrt(in)``, as PEFT has it.
+    A is uniform within ``1 / sqrt(in)``, as in PEFT.
 
     Args:
         params: of the base.
         config: of the base.
-        peft: which adapter, as `LoraConfig.peft` gives it.
+        peft: the adapter's config, from `LoraConfig.peft`.
         seed: of A.
 
     Raises:
-        CheckpointError: the base has nothing of what is asked for.
+        CheckpointError: the base has no module that the adapter names.
     """
     rng = np.random.default_rng(seed)
 
@@ -255,7 +262,7 @@ def init_adapter(
             return read_slot(params, slot)
         if slot.path[-1] == "b":
             return np.zeros(slot.shape, np.float32)
-        bound = float(np.prod(slot.shape[1:])) ** -0.5  # fan in
+        bound = float(np.prod(slot.shape[1:])) ** -0.5  # fan in: PyTorch's shape is [out, in]
         return rng.uniform(-bound, bound, slot.shape).astype(np.float32)
 
     table = slots(config, peft, DIALECTS["hf"])
@@ -263,7 +270,7 @@ def init_adapter(
 
 
 def fill_slots(table: Iterable[Slot], value: Callable[[Slot], np.ndarray]) -> dict[str, Any]:
-    """``Adapter.tensors`` from the tensors of a file, given by ``value``."""
+    """Builds ``Adapter.tensors`` from the tensors of a file, which ``value`` returns."""
     leaves: dict[Path, np.ndarray] = {}
     for slot in table:
         if slot.path not in leaves:
@@ -274,7 +281,7 @@ def fill_slots(table: Iterable[Slot], value: Callable[[Slot], np.ndarray]) -> di
 
 
 def slot_scales(table: Iterable[Slot]) -> dict[Path, np.ndarray]:
-    """``Adapter.scales``."""
+    """Builds ``Adapter.scales``."""
     scales: dict[Path, np.ndarray] = {}
     for slot in table:
         if slot.scale is not None:
@@ -286,18 +293,11 @@ def slot_scales(table: Iterable[Slot]) -> dict[Path, np.ndarray]:
 
 
 def read_slot(tensors: Mapping[str, Any], slot: Slot) -> np.ndarray:
-    """The tensor of a slot as the file holds it, but in float32."""
+    """Returns the tensor of a slot in the file's layout, in float32."""
     node: Any = tensors
     for key in slot.path:
         node = node[key]
     return LAYOUTS[slot.layout].to_torch(np.asarray(node, dtype=np.float32)[slot.index])
-
-
-ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
-# Metadata of the weights of an adapter that was trained with another action space than its base's.
-_MODE: Final = "xvla_action_mode"
-_REAL: Final = "xvla_real_action_dim"
-ADAPTER_BIN_NAME: Final = "adapter_model.bin"  # of older versions of PEFT
 
 
 def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
@@ -305,11 +305,11 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
 
     Args:
         folder: has ``adapter_config.json`` and ``adapter_model.safetensors``, or ``.bin``.
-        config: of the base that it is to change.
+        config: of its base.
 
     Raises:
         CheckpointError: it is no adapter, one of a kind that is not supported, one for another
-            base (all tensors at fault are listed) or action space, or holds values that are not
+            base (all tensors at fault are listed) or action space, or has values that are not
             finite.
     """
     folder = pathlib.Path(folder)
@@ -334,7 +334,7 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
 
     tensors = fill_slots(table, value)
     refuse_not_finite(bad)
-    dtypes = {name: found.dtype for name, found in info.items()}
+    dtypes = {name: tensor.dtype for name, tensor in info.items()}
     return Adapter(tensors, slot_scales(table), peft, dialect.name, dtypes)
 
 
@@ -346,16 +346,16 @@ def save_adapter(
     overwrite: bool = False,
     relabelled: bool = False,
 ) -> None:
-    """Writes a folder that PEFT loads onto the original X-VLA; it appears whole or not at all.
+    """Writes a folder that PEFT loads onto the original X-VLA; it appears complete or not at all.
 
-    An adapter that PEFT has saved comes out as it was, byte for byte. A trained one is
+    An adapter that PEFT saved is written byte for byte as it was. A trained one is
     ``dataclasses.replace(adapter, tensors=...)``.
 
     Args:
         folder: must not exist, or be empty, unless ``overwrite``.
-        adapter: to be written.
+        adapter: to write.
         config: of its base.
-        overwrite: replace the folder, once the new one is whole.
+        overwrite: replace the folder, once the new one is complete.
         relabelled: the base had another action space than ``config``, which is noted beside the
             tensors.
 
@@ -378,20 +378,20 @@ def save_adapter(
         refuse_not_finite({name: not_finite(value)})
         return value
 
-    with whole_folder(folder, overwrite=overwrite) as scratch:
+    with atomic_folder(folder, overwrite=overwrite) as scratch:
         write_safetensors(scratch / ADAPTER_WEIGHTS_NAME, info, read, metadata=metadata)
         text = json.dumps(dict(adapter.peft.raw), indent=2, sort_keys=True)  # as PEFT writes it
         (scratch / ADAPTER_CONFIG_NAME).write_text(text)
 
 
 def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
-    """The action space to which the base of an adapter is to be relabelled.
+    """Reads the action space that an adapter was trained with.
 
     Returns:
         Its name and the channels of a robot's action; ``("", 0)`` where it is that of the base.
 
     Raises:
-        CheckpointError: no tensors, or channels that are no number.
+        CheckpointError: the folder has no tensors, or the channels are not a number.
     """
     noted = _tensors(pathlib.Path(folder)).metadata
     if not {_MODE, _REAL} <= set(noted):
@@ -402,7 +402,7 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
 
 
 def _tensors(folder: pathlib.Path) -> TensorFiles:
-    """The tensors of an adapter; those of older versions of PEFT are in a .bin file."""
+    """Opens the tensors of an adapter; older versions of PEFT write a .bin file."""
     in_bin = (folder / ADAPTER_BIN_NAME).is_file() and not (folder / ADAPTER_WEIGHTS_NAME).is_file()
     return TensorFiles.open(folder / (ADAPTER_BIN_NAME if in_bin else ADAPTER_WEIGHTS_NAME))
 
@@ -419,15 +419,15 @@ def _check_action_space(folder: pathlib.Path, config: XVLAConfig) -> None:
 
 
 def _plain(name: str) -> str:
-    """The name under which PEFT saves a tensor; a live model's ``state_dict`` has longer ones."""
+    """Returns the name under which PEFT saves a tensor; a ``state_dict`` has longer ones."""
     name = re.sub(r"\.modules_to_save(\.default)?\.", ".", name)
     return re.sub(r"\.(lora_[AB])\.default\.", r".\1.", name)
 
 
 def _nearest_dialect(names: Iterable[str], config: XVLAConfig) -> Dialect:
-    """The dialect that knows most of the modules which the names belong to."""
-    found = {re.sub(r"(\.lora_[AB])?\.\w+$", "", name.removeprefix(PREFIX)) for name in names}
-    return max(DIALECTS.values(), key=lambda dialect: len(found & modules(config, dialect)))
+    """Returns the dialect that has most of the modules that the tensors belong to."""
+    named = {re.sub(r"(\.lora_[AB])?\.\w+$", "", name.removeprefix(PREFIX)) for name in names}
+    return max(DIALECTS.values(), key=lambda dialect: len(named & modules(config, dialect)))
 
 
 def _account(
@@ -437,7 +437,7 @@ def _account(
     table: list[Slot],
     info: Mapping[str, TensorInfo],
 ) -> None:
-    """Every tensor must be used once, and have the shape that model and rank imply."""
+    """Refuses tensors that are missing, unused, or not of the shape that model and rank imply."""
     problems = tensor_problems(info, {slot.name: slot.shape for slot in table})
     if problems:
         raise CheckpointError(

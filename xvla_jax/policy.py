@@ -1,4 +1,8 @@
-"""Policy: observations in, chunks of actions out, jitted and batched."""
+"""Policy: observations in, chunks of actions out, jitted and batched.
+
+`Policy.act` is `Policy.prepare`, which needs no device, and `Policy.run`, which runs `chunk`: one
+program from images to actions for each number of views and each power of two of observations.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,20 @@ import numpy as np
 
 from xvla_jax import flow, inpainting
 from xvla_jax.actions import ActionSpace, action_space
-from xvla_jax.batch import Observation, check_domains, normalise
+from xvla_jax.batch import Observation, check_observation, normalise
 from xvla_jax.checkpoints.relabel import relabelled
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
-from xvla_jax.models.xvla import XVLA, Context, abstract_inference_params, inference_params
+from xvla_jax.models.inference import abstract_inference_params, inference_params
+from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
+
+STEPS: Final = 10  # denoising steps, everywhere in X-VLA
+_TOKENIZING: Final = threading.Lock()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mean", "std", "steps"))
@@ -37,13 +45,14 @@ def chunk(
     *,
     steps: int | None = None,
 ) -> jax.Array:
-    """Chunks ``float32[B, T, D]`` for the inputs that `example_inputs` shows.
+    """Returns chunks ``float32[B, T, D]`` for inputs like `example_inputs`.
 
     Policies of one model share their programs, and no program keeps a policy's weights alive.
-    Without ``steps`` the inputs have them, one number for each observation. A prefix is an input as
-    well, so that there is one program for all lengths of it, none among them.
+    Without ``steps`` the inputs have them, one number for each observation. The prefix is an input,
+    so one program serves all its lengths, 0 among them.
     """
     shape = (model.config.num_actions, action_space(model.config).width)
+    # A draw of its own for each seed, so an observation's noise does not depend on its batch.
     noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape, jnp.float32))(
         inputs["seed"]
     )
@@ -73,7 +82,7 @@ def lower_sampler(
     steps: int,
     sharding: jax.sharding.Sharding,
 ) -> jax.stages.Lowered:
-    """The program of `Policy.act` from shapes alone, for devices that need not be there."""
+    """Lowers the program of `Policy.act` from shapes alone, also for devices of another machine."""
     shape = config.num_actions, action_space(config).width
     inputs = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -92,13 +101,13 @@ def lower_sampler(
 def example_inputs(
     processor: Processor, shape: tuple[int, int], views: int, batch: int
 ) -> dict[str, np.ndarray]:
-    """Inputs of zeros, for one observation or several alike.
+    """Returns inputs of zeros.
 
     Args:
         processor: of the policy.
         shape: of a chunk, T and D.
-        views: that are shown.
-        batch: size.
+        views: number of images of an observation.
+        batch: number of observations.
     """
     side = processor.image_size
     return {
@@ -113,13 +122,9 @@ def example_inputs(
     }
 
 
-STEPS: Final = 10  # denoising steps, everywhere in X-VLA
-_TOKENIZING: Final = threading.Lock()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """An observation that was checked and brought into the form that the device takes."""
+    """An observation, checked and in the form of the device's inputs."""
 
     images: np.ndarray  # [present views, S, S, 3], of the processor's `pixel_dtype`
     input_ids: np.ndarray  # int32[L]
@@ -133,8 +138,7 @@ class Policy:
     """A checkpoint that acts.
 
     Batches are padded to the next power of two, so few programs are compiled. The noise of an
-    observation is a function of its seed alone: the result does not depend on the batch it lands
-    in.
+    observation is a function of its seed alone, so its result does not depend on its batch.
     """
 
     def __init__(
@@ -169,13 +173,13 @@ class Policy:
         Args:
             folder: the checkpoint, with its processor files unless ``processor`` has them.
             dtype: computing type.
-            adapter: folder of a LoRA adapter, which is merged into the parameters.
+            adapter: folder of a LoRA adapter to merge into the parameters.
             processor: another folder with processor files.
 
         Raises:
             CheckpointError: something is missing or does not fit.
         """
-        # From disk to the device layer by layer: one copy in memory, where nothing is merged.
+        # Without an adapter parameters go from disk to the device leaf by leaf: one copy in memory.
         loaded = load_checkpoint(folder, stored=adapter is None)
         if adapter is not None:
             loaded = relabelled(loaded, *adapter_space(adapter))
@@ -197,12 +201,12 @@ class Policy:
         steps: int | Sequence[int] = STEPS,
         seed: int | Sequence[int] = 0,
     ) -> np.ndarray:
-        """Chunks for a batch of observations, robots mixed at will.
+        """Returns chunks for a batch of observations, also of different robots.
 
         Args:
             observations: at least one.
-            steps: denoising steps, at least 1; one number for all, or one per observation.
-            seed: one for all, or one per observation.
+            steps: denoising steps, at least 1; one number for all, or one for each observation.
+            seed: one for all, or one for each observation.
 
         Returns:
             float32[B, T, D], postprocessed: grippers are probabilities of closed.
@@ -214,16 +218,16 @@ class Policy:
         return self.run(prepared, steps=steps, seed=seed)
 
     def prepare(self, observation: Observation, *, who: str = "") -> Prepared:
-        """What of `act` needs no device; any number of threads may do it at once.
+        """Does the part of `act` that needs no device; threads may call it at the same time.
 
         Args:
-            observation: one.
+            observation: to check and prepare.
             who: begins the message of an error.
 
         Raises:
             InputError: the observation does not fit the model.
         """
-        check_domains(observation["domain_id"], self.config)
+        check_observation(observation, self.config, who=who)
         images, mask = self.processor.prepare_images(observation["images"])
         proprio = np.asarray(observation["proprio"], np.float32)
         state = self.processor.state
@@ -255,10 +259,10 @@ class Policy:
         seed: int | Sequence[int] = 0,
         views: int = 1,
     ) -> np.ndarray:
-        """The rest of `act`; arguments and result are its own.
+        """Does the rest of `act`, with the same arguments and result.
 
-        The program is that of the batch's next power of two and of its largest number of views,
-        ``views`` at the least.
+        The program is that of the next power of two of the batch, and of its largest number of
+        views, at least ``views``.
         """
         if not prepared:
             raise InputError("act was given no observation; at least one is needed")
@@ -276,7 +280,10 @@ class Policy:
         return self.processor.action.unscale(actions) if self.processor.action else actions
 
     def _scaled_prefix(self, observation: Observation) -> Observation:
-        """The observation with its prefix in the network's units; of another width, as it is."""
+        """Returns the observation with its prefix in the network's units.
+
+        A prefix of a wrong width stays as it is: `inpainting.prepare` refuses it by name.
+        """
         scaling, prefix = self.processor.action, observation.get("prefix")
         if scaling is None or prefix is None:
             return observation
@@ -286,7 +293,7 @@ class Policy:
         return {**observation, "prefix": scaling.scale(rows, what="prefix")}
 
     def _stack(self, prepared: Sequence[Prepared], shown: int) -> dict[str, np.ndarray]:
-        """Slots behind the last view of the batch stay out of the tower: a program by views."""
+        """Stacks a batch; slots behind its last view stay out of the tower."""
         side = self.processor.image_size
         images = np.zeros((len(prepared), shown, side, side, 3), self.processor.pixel_dtype)
         for row, one in zip(images, prepared, strict=True):
@@ -303,17 +310,17 @@ class Policy:
         }
 
     def lower(self, *, views: int, batch: int, steps: int = STEPS) -> jax.stages.Lowered:
-        """The program of `act` for a batch size and a number of views, before it is compiled.
+        """Lowers the program of `act` for a batch size and a number of views.
 
-        Compiled, it takes ``policy.params`` and what `example_inputs` shows; it is one dispatch,
-        without a round trip to the host between steps. `act` is told the number of steps at run
-        time; here it is fixed, so that the program's work can be counted.
+        Compiled, it takes ``policy.params`` and inputs like `example_inputs`. It is one dispatch,
+        without a round trip to the host between steps. `act` gives the number of steps at run time;
+        here it is fixed, so that the program's work can be counted.
         """
         inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
         return chunk.lower(*self._static, self.params, inputs, steps=steps)
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
-        """Inputs of zeros, as `lower` has them."""
+        """Returns inputs of zeros for the program of `lower`."""
         return example_inputs(self.processor, self._shape, views, batch)
 
     @property
@@ -337,11 +344,12 @@ def _check_scalings(processor: Processor, space: ActionSpace) -> None:
 
 
 def _bucket(size: int) -> int:
-    """The batch size that ``size`` observations are padded to: the next power of two."""
+    """Returns the batch size to which observations are padded: the next power of two."""
     return 1 << (size - 1).bit_length()
 
 
 def _one_each(what: str, value: int | Sequence[int], size: int, dtype: Any) -> np.ndarray:
+    """Returns an array of ``size`` numbers: one number repeated, or as many as given."""
     values = [value] * size if isinstance(value, int) else list(value)
     if len(values) != size:
         raise InputError(f"{len(values)} {what} for {size} observations; one each is expected")
@@ -350,6 +358,9 @@ def _one_each(what: str, value: int | Sequence[int], size: int, dtype: Any) -> n
 
 @functools.lru_cache(maxsize=1024)
 def _token_ids(processor: Processor, instruction: str) -> np.ndarray:
-    """Robots repeat their instructions. The tokenizer serves one thread at a time."""
+    """Tokenizes an instruction; robots repeat theirs, so ids are kept.
+
+    The tokenizer is not safe for threads.
+    """
     with _TOKENIZING:
         return processor.tokenize([instruction])[0]

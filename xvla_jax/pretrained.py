@@ -1,4 +1,9 @@
-"""Loading and saving whole checkpoints, whatever their layout."""
+"""Loads and saves checkpoints of every layout, LoRA runs among them.
+
+`load_pretrained` and `save_pretrained` are for users; `load_checkpoint` also returns processor,
+contracts and the files beside. A LoRA run keeps its adapter alone: its base is found by the path
+and the digest that the ``model`` item of each step states, and merged when the run is loaded.
+"""
 
 from __future__ import annotations
 
@@ -12,178 +17,39 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax.checkpoints import hf_folder, lerobot, orbax
+from xvla_jax.checkpoints import hf_folder, lerobot, orbax, run_folder
 from xvla_jax.checkpoints.accounting import STORED, check_tree
-from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
 from xvla_jax.checkpoints.fingerprints import params_digest
-from xvla_jax.checkpoints.hf_folder import (
-    Pretrained,
-    buffers_from_json,
-    buffers_to_json,
-    files_from_json,
-    files_to_json,
-)
+from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
+from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.checkpoints.names import DIALECTS
 from xvla_jax.checkpoints.orbax import load_params
 from xvla_jax.checkpoints.peft import PeftConfig
-from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, whole_folder
+from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits, read_contracts
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter, save_adapter
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
-from xvla_jax.training import checkpointer
 
+ORBAX: Final = "orbax"
+LAYOUTS: Final = (*DIALECTS, ORBAX)
 ADAPTER: Final = "adapter"  # section of the model item
-_RELABELLED: Final = "relabelled"  # in it, where the base has another action space
-PEFT: Final = "peft"  # the layout of an adapter's folder
+_RELABELLED: Final = "relabelled"  # in that section: the base has another action space
+PEFT: Final = "peft"  # layout of an adapter's folder
 _HOW_TO_MERGE: Final = (
     "python -m scripts.convert_checkpoint RUN ADAPTER --layout=peft writes the adapter alone; "
     "python -m scripts.convert_checkpoint BASE DST --layout=hf --adapter=ADAPTER merges it"
 )
 
 
-def adapter_section(
-    peft: PeftConfig, base: str | os.PathLike[str], digest: str, *, relabelled: bool = False
-) -> dict[str, Any]:
-    """Returns what the ``model`` item of a LoRA run says.
-
-    Args:
-        peft: the adapter's config.
-        base: folder of the base.
-        digest: `params_digest` of the base.
-        relabelled: the run has another action space than the base.
-    """
-    folder = str(pathlib.Path(base).resolve())
-    section: dict[str, Any] = {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
-    return section | ({_RELABELLED: True} if relabelled else {})
-
-
-def is_lora_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is the workdir of a LoRA run, or one of its steps."""
-    step = checkpointer.find_step(folder)
-    return step is not None and ADAPTER in checkpointer.read_model(step)
-
-
-def read_adapter(step: pathlib.Path) -> Adapter:
-    """The adapter of a step, on the host.
-
-    Raises:
-        CheckpointError: it cannot be read, or is that of another model.
-    """
-    item = checkpointer.read_model(step)
-    adapter = abstract_adapter(
-        lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
-    )
-    return dataclasses.replace(adapter, tensors=load_params(step.resolve(), adapter.tensors))
-
-
-def base_folder(step: pathlib.Path) -> pathlib.Path:
-    """Where the base of a step is.
-
-    Raises:
-        CheckpointError: it is not there; the message says how to go on without it.
-    """
-    folder = pathlib.Path(checkpointer.read_model(step)[ADAPTER]["base"])
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{step} is of a LoRA run, and its base {folder} is not here. Put it back, or merge "
-            f"the adapter into a copy of it: {_HOW_TO_MERGE}"
-        )
-    return folder
-
-
-def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's parameters with the adapter of a step in them, lazily where the base is stored.
-
-    Raises:
-        CheckpointError: the adapter was trained on other parameters.
-    """
-    item = checkpointer.read_model(step)
-    section, config = item[ADAPTER], lerobot.config_from_dict(item["config"])
-    found = params_digest(base, config)
-    if found != section["base_sha256"]:
-        raise CheckpointError(
-            f"{step} is of a LoRA run on {section['base']} with parameters of SHA-256 "
-            f"{section['base_sha256']}; those there now have {found}. Give the base that it was "
-            f"trained on, or merge the adapter into this one all the same: {_HOW_TO_MERGE}"
-        )
-    return merge_adapter(base, read_adapter(step))
-
-
-def export_adapter(
-    step: pathlib.Path, folder: str | os.PathLike[str], *, overwrite: bool = False
-) -> None:
-    """Writes the adapter of a step as a folder that PEFT loads.
-
-    Raises:
-        CheckpointError: the step is not of a LoRA run, or the folder is in use.
-    """
-    item = checkpointer.read_model(step)
-    if ADAPTER not in item:
-        raise CheckpointError(
-            f"{step} is not of a LoRA run, so it has no adapter; layouts of whole checkpoints are "
-            "hf, lerobot-vendored, lerobot-native and orbax"
-        )
-    config = lerobot.config_from_dict(item["config"])
-    save_adapter(
-        folder,
-        read_adapter(step),
-        config,
-        overwrite=overwrite,
-        relabelled=item[ADAPTER].get(_RELABELLED, False),
-    )
-
-
-def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:
-    """Refuses to go on from a step with another adapter or base than it has.
-
-    Args:
-        step: of the run that is to be resumed.
-        ours: the ``model`` item that the run would write now.
-
-    Raises:
-        CheckpointError: names what differs.
-    """
-    saved: Any = checkpointer.read_model(step).get(ADAPTER)
-    wanted: Any = ours.get(ADAPTER)
-    if saved is None and wanted is None:
-        return
-    if saved is None or wanted is None:
-        has, asked = ("no adapter", "one") if saved is None else ("an adapter", "none")
-        raise CheckpointError(
-            f"{step} holds {has}, but config.lora asks for {asked}; use another --workdir, or the "
-            "config that the run was started with"
-        )
-    problems = [
-        f"{field} is {wanted['peft'].get(field)!r} now and was {value!r}"
-        for field, value in saved["peft"].items()
-        if value != wanted["peft"].get(field) and field != "base_model_name_or_path"
-    ]
-    if saved["base_sha256"] != wanted["base_sha256"]:
-        problems.append(
-            f"config.init_from is {wanted['base']} (SHA-256 {wanted['base_sha256']}), the base was "
-            f"{saved['base']} ({saved['base_sha256']})"
-        )
-    if problems:
-        raise CheckpointError(
-            f"{step} is of a LoRA run with another adapter or base; " + "; ".join(problems)
-        )
-
-
-__all__ = ["Pretrained", "load_checkpoint", "load_pretrained", "model_item", "save_pretrained"]
-
-ORBAX: Final = "orbax"
-LAYOUTS: Final = (*DIALECTS, ORBAX)
-
-
 def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[str, Any]]:
-    """Config and parameters of a checkpoint.
+    """Loads config and parameters of a checkpoint.
 
     Args:
-        folder: released Hugging Face layout, one of LeRobot's, or an Orbax workdir, or one of its
-            steps. Those of a LoRA run are merged into their base, which must be where it was.
+        folder: released Hugging Face layout, one of LeRobot's, or an Orbax workdir or one of its
+            steps. The adapter of a LoRA run is merged into its base, which must be where it was.
 
     Returns:
         The config, and the parameters as a nested dict of float32 numpy arrays.
@@ -196,15 +62,15 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[st
 
 
 def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> Pretrained:
-    """As `load_pretrained`, with all that belongs to the parameters.
+    """Loads a checkpoint with its processor, contracts and the files beside.
 
-    With ``stored`` they stay on disk as `StoredLeaf` until somebody, `save_pretrained` for one,
-    reads them; only then are values that are not finite found.
+    With ``stored`` parameters stay on disk as `StoredLeaf` until they are read, by
+    `save_pretrained` for example; values that are not finite are refused then.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpointer.find_step(folder)
+    step = run_folder.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)
     return hf_folder.load(folder, _template, stored=stored)
@@ -225,9 +91,9 @@ def save_pretrained(
     progress: Progress | None = None,
     domain: int | None = None,
 ) -> int:
-    """Writes a checkpoint in any layout; those of PyTorch users load in their own packages.
+    """Writes a checkpoint in any layout; PyTorch's layouts load in the packages they are from.
 
-    The folder appears whole or not at all. Without a processor its files are left out.
+    The folder appears complete or not at all. Without a processor its files are left out.
 
     Args:
         folder: must not exist, or be empty, unless ``overwrite``.
@@ -237,16 +103,16 @@ def save_pretrained(
             whose step 0 has no optimizer.
         processor: image and text preprocessing that the weights were trained with.
         contracts: action contracts by domain; our addition, other readers ignore it.
-        overwrite: replace the folder, once the new one is whole.
-        buffers: as `Pretrained` has them.
+        overwrite: replace the folder, once the new one is complete.
+        buffers: see `Pretrained`.
         dtype: of the stored tensors: ``float32``, ``bfloat16`` or ``float16``. Orbax keeps float32,
             and the name.
-        files: as `Pretrained` has them.
-        progress: told of every tensor or leaf.
+        files: see `Pretrained`.
+        progress: called after each tensor or leaf.
         domain: of LeRobot's pipeline, where there are several contracts.
 
     Returns:
-        How many tensors ``dtype`` does not hold exactly, and so were rounded.
+        Number of tensors that were rounded, as ``dtype`` does not hold them exactly.
 
     Raises:
         CheckpointError, ContractError: the folder is in use, the layout unknown, or parameters or
@@ -256,15 +122,179 @@ def save_pretrained(
     _check_names(layout, dtype)
     check_tree(dict(params), _template(config))
     check_fits((contracts or {}).values(), config)
-    agreed, saved = dict(contracts or {}), dict(buffers or {})
-    whole = Pretrained(config, dict(params), processor, agreed, saved, dtype, dict(files or {}))
+    checkpoint = Pretrained(
+        config,
+        dict(params),
+        processor,
+        dict(contracts or {}),
+        dict(buffers or {}),
+        dtype,
+        dict(files or {}),
+    )
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
-    with whole_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
+    with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
-            item = model_item(config, processor, whole.contracts, source=whole)
-            orbax.write_step(scratch, whole.params, item, progress=progress)
+            item = model_item(config, processor, checkpoint.contracts, source=checkpoint)
+            orbax.write_step(scratch, checkpoint.params, item, progress=progress)
             return 0
-        return hf_folder.write(scratch, whole, layout, progress=progress, domain=domain)
+        return hf_folder.write(scratch, checkpoint, layout, progress=progress, domain=domain)
+
+
+def model_item(
+    config: XVLAConfig,
+    processor: Processor | None,
+    contracts: Mapping[int, Contract],
+    *,
+    source: Pretrained | None = None,
+) -> dict[str, Any]:
+    """Returns the ``model`` item of an Orbax checkpoint; `load_checkpoint` reads it back.
+
+    Args:
+        config: the model.
+        processor: None where it is unknown; no `Policy` can be made of such a checkpoint.
+        contracts: action contracts by domain.
+        source: checkpoint that training began with; its buffers, stored type and files are kept.
+    """
+    item = {
+        "config": config.to_dict(),
+        "processor": processor.to_dict() if processor else None,
+        "contracts": [c.to_dict() for c in contracts.values()],
+    }
+    if source:
+        item["source"] = {
+            "buffers": run_folder.buffers_to_json(source.buffers),
+            "stored_dtype": source.stored_dtype,
+            "files": run_folder.files_to_json(source.files),
+        }
+    return item
+
+
+def adapter_section(
+    peft: PeftConfig, base: str | os.PathLike[str], digest: str, *, relabelled: bool = False
+) -> dict[str, Any]:
+    """Returns the section `ADAPTER` of the ``model`` item of a LoRA run.
+
+    Args:
+        peft: the adapter's config.
+        base: folder of the base.
+        digest: `params_digest` of the base.
+        relabelled: the run has another action space than the base.
+    """
+    folder = str(pathlib.Path(base).resolve())
+    section: dict[str, Any] = {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
+    return section | ({_RELABELLED: True} if relabelled else {})
+
+
+def is_lora_run(folder: str | os.PathLike[str]) -> bool:
+    """Returns True for the workdir of a LoRA run and for its steps."""
+    step = run_folder.find_step(folder)
+    return step is not None and ADAPTER in run_folder.read_model(step)
+
+
+def read_adapter(step: pathlib.Path) -> Adapter:
+    """Loads the adapter of a step to the host.
+
+    Raises:
+        CheckpointError: it cannot be read, or belongs to another model.
+    """
+    item = run_folder.read_model(step)
+    adapter = abstract_adapter(
+        lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
+    )
+    return dataclasses.replace(adapter, tensors=load_params(step.resolve(), adapter.tensors))
+
+
+def base_folder(step: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a step's base.
+
+    Raises:
+        CheckpointError: it is missing; the message says how to continue without it.
+    """
+    folder = pathlib.Path(run_folder.read_model(step)[ADAPTER]["base"])
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{step} is of a LoRA run, and its base {folder} is not here. Put it back, or merge "
+            f"the adapter into a copy of it: {_HOW_TO_MERGE}"
+        )
+    return folder
+
+
+def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the base's parameters with a step's adapter merged, lazily for a base on disk.
+
+    Raises:
+        CheckpointError: the adapter was trained on other parameters.
+    """
+    item = run_folder.read_model(step)
+    section, config = item[ADAPTER], lerobot.config_from_dict(item["config"])
+    digest = params_digest(base, config)
+    if digest != section["base_sha256"]:
+        raise CheckpointError(
+            f"{step} is of a LoRA run on {section['base']} with parameters of SHA-256 "
+            f"{section['base_sha256']}; those there now have {digest}. Give the base that it was "
+            f"trained on, or merge the adapter into this one all the same: {_HOW_TO_MERGE}"
+        )
+    return merge_adapter(base, read_adapter(step))
+
+
+def export_adapter(
+    step: pathlib.Path, folder: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Writes the adapter of a step as a folder that PEFT loads.
+
+    Raises:
+        CheckpointError: the step is not of a LoRA run, or the folder is in use.
+    """
+    item = run_folder.read_model(step)
+    if ADAPTER not in item:
+        raise CheckpointError(
+            f"{step} is not of a LoRA run, so it has no adapter; layouts of checkpoints are "
+            f"{', '.join(LAYOUTS)}"
+        )
+    config = lerobot.config_from_dict(item["config"])
+    save_adapter(
+        folder,
+        read_adapter(step),
+        config,
+        overwrite=overwrite,
+        relabelled=item[ADAPTER].get(_RELABELLED, False),
+    )
+
+
+def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:
+    """Refuses to resume from a step with another adapter or base than it has.
+
+    Args:
+        step: of the run to resume.
+        ours: ``model`` item that the run would write now.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    saved: Any = run_folder.read_model(step).get(ADAPTER)
+    current: Any = ours.get(ADAPTER)
+    if saved is None and current is None:
+        return
+    if saved is None or current is None:
+        has, asked = ("no adapter", "one") if saved is None else ("an adapter", "none")
+        raise CheckpointError(
+            f"{step} holds {has}, but config.lora asks for {asked}; use another --workdir, or the "
+            "config that the run was started with"
+        )
+    problems = [
+        f"{field} is {current['peft'].get(field)!r} now and was {value!r}"
+        for field, value in saved["peft"].items()
+        if value != current["peft"].get(field) and field != "base_model_name_or_path"
+    ]
+    if saved["base_sha256"] != current["base_sha256"]:
+        problems.append(
+            f"config.init_from is {current['base']} (SHA-256 {current['base_sha256']}), the base "
+            f"was {saved['base']} ({saved['base_sha256']})"
+        )
+    if problems:
+        raise CheckpointError(
+            f"{step} is of a LoRA run with another adapter or base; " + "; ".join(problems)
+        )
 
 
 def _check_names(layout: str, dtype: str) -> None:
@@ -278,37 +308,8 @@ def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
     return size * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def model_item(
-    config: XVLAConfig,
-    processor: Processor | None,
-    contracts: Mapping[int, Contract],
-    *,
-    source: Pretrained | None = None,
-) -> dict[str, Any]:
-    """The ``model`` item of an Orbax checkpoint; `load_checkpoint` reads it back.
-
-    Args:
-        config: the model.
-        processor: None where it is unknown; nothing can act with such a checkpoint.
-        contracts: action contracts by domain.
-        source: the checkpoint that training began with: buffers, stored type and files go on.
-    """
-    item = {
-        "config": config.to_dict(),
-        "processor": processor.to_dict() if processor else None,
-        "contracts": [c.to_dict() for c in contracts.values()],
-    }
-    if source:
-        item["source"] = {
-            "buffers": buffers_to_json(source.buffers),
-            "stored_dtype": source.stored_dtype,
-            "files": files_to_json(source.files),
-        }
-    return item
-
-
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
-    item = checkpointer.read_model(step)
+    item = run_folder.read_model(step)
     config = lerobot.config_from_dict(item["config"], f"{step}: model.config")
     if ADAPTER in item:
         base = load_checkpoint(base_folder(step), stored=stored)
@@ -331,15 +332,15 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
         params,
         Processor.from_dict(item["processor"], step) if item["processor"] else None,
         contracts,
-        buffers_from_json(source.get("buffers", {}), step),
+        run_folder.buffers_from_json(source.get("buffers", {}), step),
         stored_dtype,
-        files_from_json(source.get("files", {}), step),
+        run_folder.files_from_json(source.get("files", {}), step),
     )
 
 
 @functools.lru_cache(maxsize=4)
 def _template(config: XVLAConfig) -> dict[str, Any]:
-    """The shapes of a model's parameters; tracing the full-size one takes a second or two."""
+    """Returns the shapes of a model's parameters; tracing the released size takes a second."""
     try:
         return abstract_params(config)
     except (ValueError, TypeError, ArithmeticError) as error:

@@ -1,8 +1,8 @@
-"""From an instruction and camera images to what the model takes.
+"""Turns an instruction and camera images into ids ``[L]`` and images ``[V, S, S, 3]``.
 
-That is ids ``[L]`` and images ``[V, S, S, 3]``. Image side, the way to it, number of views, text
-length and the units of the numbers are part of a checkpoint's contract: another value gives other
-actions. They are read from the checkpoint's files; none of the code that comes with it is run.
+Image side, resizing, number of views, text length and units are part of a checkpoint's contract:
+another value gives other actions. They are read from the checkpoint's files; code that lies beside
+them is never run.
 """
 
 from __future__ import annotations
@@ -36,69 +36,11 @@ from xvla_jax.untrusted import (
     typed,
 )
 
+PREPROCESSOR_NAME: Final = "preprocessor_config.json"
 TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
 BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parent / "assets" / "bart_tokenizer"
 
-_VOCABULARY: Final = pydantic.TypeAdapter(dict[str, int], config=STRICT)
-
-
-@pydantic.with_config(STRICT)
-class _TokenizerModel(TypedDict):
-    vocab: dict[str, int]
-
-
-@pydantic.with_config(STRICT)
-class _TokenizerFile(TypedDict):
-    model: _TokenizerModel
-
-
-_TOKENIZER_FILE: Final = pydantic.TypeAdapter(_TokenizerFile)
-
-
-def other_tokenizer(folder: pathlib.Path) -> str | None:
-    """The folder if it holds another tokenizer than the bundled one.
-
-    More entries make no other: those from 50,265 on are names of places in Florence-2, which no
-    instruction contains.
-    """
-    path, whole = folder / "vocab.json", folder / "tokenizer.json"
-    if path.is_file():
-        vocabulary = typed(_VOCABULARY, read_json(path), path)
-    elif whole.is_file():
-        vocabulary = typed(_TOKENIZER_FILE, read_json(whole), whole)["model"]["vocab"]
-    else:
-        return None
-    bundled = read_json(BUNDLED_TOKENIZER / "vocab.json")
-    merges = folder / "merges.txt"
-    same_merges = not merges.is_file() or _merges(folder) == _merges(BUNDLED_TOKENIZER)
-    if same_merges and vocabulary.items() >= bundled.items():
-        return None
-    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{folder}: its vocabulary is another than X-VLA's (BART's), and there are not both of "
-            f"{', '.join(TOKENIZER_FILES)} to read it with"
-        )
-    _check_tokenizer_config(folder / "tokenizer_config.json")
-    return str(folder)
-
-
-def _check_tokenizer_config(path: pathlib.Path) -> None:
-    """Refuses a tokenizer's config that leads to files outside its folder."""
-    if path.is_file():
-        raw = check_object(read_json(path), path, error=CheckpointError)
-        for key, value in raw.items():
-            if key.endswith("_file") and value is not None:
-                plain_name(value, f"{path}: {key}")
-
-
-def _merges(folder: pathlib.Path) -> list[str]:
-    lines = (folder / "merges.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#version")]
-
-
-PREPROCESSOR_NAME: Final = "preprocessor_config.json"
-
-# Fields of the released file that we honour by refusing any other value.
+# Fields of the released file of which no other value is supported.
 _FIXED: Final[Mapping[str, Any]] = {
     "do_resize": True,
     "do_center_crop": False,
@@ -133,15 +75,15 @@ class Processor:
         image_size: side S in pixels of the images that the network sees.
         num_views: view slots V; missing views are zero images with mask False.
         text_length: L; ids are padded with 1 and cut to it. Padding is attended, so L matters.
-        resize: how other images become S x S; a row of ``resizing.RESIZING``.
+        resize: way from other sizes to S x S; a row of ``resizing.RESIZING``.
         resample: PIL filter number where they are stretched; 3 = bicubic.
         mean: of the normalisation, RGB.
         std: of the normalisation, RGB.
         tokenizer_dir: folder with ``vocab.json`` and ``merges.txt``; the bundled BART tokenizer if
             None.
-        state: what proprio is normalised by; None: the network takes the robot's units.
-        action: the same for actions.
-        extra: JSON text of the fields that were read and mean nothing here; they are written back.
+        state: normalisation of proprio; None: the network takes the robot's units.
+        action: normalisation of actions.
+        extra: JSON text of fields that are not used here; they are written back.
     """
 
     __pydantic_config__: ClassVar = STRICT | {"extra": "forbid"}
@@ -159,7 +101,7 @@ class Processor:
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuses a way of resizing that does not exist."""
+        """Refuses a ``resize`` that is not a row of ``RESIZING``."""
         if self.resize not in resizing.RESIZING:
             raise CheckpointError(
                 f"resize is {self.resize!r}; known are {', '.join(resizing.RESIZING)}"
@@ -170,8 +112,7 @@ class Processor:
         """Reads ``preprocessor_config.json``, and the tokenizer's files where the folder has them.
 
         Raises:
-            CheckpointError: the file is missing, or asks for something that this processor does not
-                do.
+            CheckpointError: the file is missing, or asks for a step that is not supported.
         """
         path = pathlib.Path(folder) / PREPROCESSOR_NAME
         if not path.is_file():
@@ -222,7 +163,7 @@ class Processor:
             | json.loads(self.extra)
         )
         ours = self._ours()
-        if ours != Processor()._ours():  # the reference's class constants go unsaid
+        if ours != Processor()._ours():  # X-VLA's own values are not in its files
             raw[_OURS] = ours
         (folder / PREPROCESSOR_NAME).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
         for name in TOKENIZER_FILES:
@@ -232,7 +173,7 @@ class Processor:
         )
 
     def _ours(self) -> dict[str, Any]:
-        """Fields that the released file has no place for; those that ask for nothing go unsaid."""
+        """Returns the fields that the released file has no place for, without empty ones."""
         ours: dict[str, Any] = {"num_views": self.num_views, "text_length": self.text_length}
         if self.resize != "stretch":
             ours["resize"] = self.resize
@@ -242,7 +183,7 @@ class Processor:
         return ours
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint item.
+        """Returns plain values for a checkpoint item.
 
         Raises:
             CheckpointError: the tokenizer is not the bundled one; an item has no place for it.
@@ -261,23 +202,23 @@ class Processor:
         """Inverse of `to_dict`, with the bundled tokenizer; ``where`` is the file for messages.
 
         Raises:
-            CheckpointError: a value is none that a processor has, or names a tokenizer's folder.
+            CheckpointError: a value has a wrong type or range, or names a tokenizer's folder.
         """
-        found = typed(_PROCESSOR, values, where, field="processor")
-        if found.tokenizer_dir is not None:
+        processor = typed(_PROCESSOR, values, where, field="processor")
+        if processor.tokenizer_dir is not None:
             raise CheckpointError(
-                f"{where}: processor.tokenizer_dir is {shown(found.tokenizer_dir)}; no item of a "
-                "checkpoint names a folder"
+                f"{where}: processor.tokenizer_dir is {shown(processor.tokenizer_dir)}; an item of "
+                "a checkpoint names no folder"
             )
         try:
-            extra = parse_json(found.extra)
+            extra = parse_json(processor.extra)
         except ValueError as error:
             raise CheckpointError(f"{where}: processor.extra is not JSON ({error})") from error
         check_object(extra, where, error=CheckpointError)
-        return found
+        return processor
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Instructions -> ``int32[n, L]``.
+        """Tokenizes instructions as ``int32[n, L]``.
 
         A row is ``<s> text </s>``, padded with 1, cut to L with ``</s>`` kept.
         """
@@ -292,11 +233,11 @@ class Processor:
         return np.asarray(encoded["input_ids"], dtype=np.int32)
 
     def prepare_images(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Present views of one sample -> `pixel_dtype` ``[V, S, S, 3]`` and ``bool[V]``.
+        """Turns the present views of a sample into `pixel_dtype` ``[V, S, S, 3]`` and ``bool[V]``.
 
         Raises:
-            InputError: there are too many or none, or one is no uint8 RGB image of a size that
-                the checkpoint takes.
+            InputError: there are too many or none, or one is not uint8 RGB or has a size that the
+                checkpoint refuses.
         """
         if not 1 <= len(images) <= self.num_views:
             raise InputError(
@@ -309,23 +250,23 @@ class Processor:
         return out, np.arange(self.num_views) < len(images)
 
     def fit(self, image: np.ndarray, *, who: str = "an image") -> np.ndarray:
-        """One image ``uint8[H, W, 3]`` RGB as the network sees it, `pixel_dtype` ``[S, S, 3]``."""
+        """Resizes one image ``uint8[H, W, 3]`` RGB to `pixel_dtype` ``[S, S, 3]``."""
         side, mode = self.image_size, self.resize
         return resizing.resize(image, side, mode, resample=self.resample, mean=self.mean, who=who)
 
     def fit_levels(self, image: np.ndarray) -> np.ndarray:
-        """As `fit`, rounded to the uint8 of a training `Batch`: half a level from it at most."""
+        """Resizes like `fit`, rounded to the uint8 of a training `Batch`."""
         return np.rint(self.fit(image)).astype(np.uint8)
 
     @property
     def training_fit(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        """`fit_levels`, or None where it is what ``data/`` does by itself: stretch, bicubic."""
+        """Returns `fit_levels`, or None if it equals the default of ``data/``: stretch, bicubic."""
         usual = (self.resize, self.resample) == (Processor.resize, Processor.resample)
         return None if usual else self.fit_levels
 
     @property
     def pixel_dtype(self) -> type[np.generic]:
-        """Type of the images that `prepare_images` gives: uint8, or float32 of 0 .. 255."""
+        """Type of prepared images: uint8, or float32 of 0 .. 255."""
         return resizing.pixel_dtype(self.resize)
 
     @property
@@ -366,15 +307,73 @@ _RELEASED: Final = pydantic.TypeAdapter(_Released)
 _PROCESSOR: Final = pydantic.TypeAdapter(Processor)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, float):
-        return isinstance(found, float) and abs(found - wanted) < 1e-9
-    return found is wanted
+def _same(value: Any, fixed: Any) -> bool:
+    if isinstance(fixed, float):
+        return isinstance(value, float) and abs(value - fixed) < 1e-9
+    return value is fixed
+
+
+_VOCABULARY: Final = pydantic.TypeAdapter(dict[str, int], config=STRICT)
+
+
+@pydantic.with_config(STRICT)
+class _TokenizerModel(TypedDict):
+    vocab: dict[str, int]
+
+
+@pydantic.with_config(STRICT)
+class _TokenizerFile(TypedDict):
+    model: _TokenizerModel
+
+
+_TOKENIZER_FILE: Final = pydantic.TypeAdapter(_TokenizerFile)
+
+
+def other_tokenizer(folder: pathlib.Path) -> str | None:
+    """Returns the folder if its tokenizer differs from the bundled one, else None.
+
+    Further entries make no difference: those from 50,265 on are Florence-2's location tokens, which
+    no instruction contains.
+    """
+    path, combined = folder / "vocab.json", folder / "tokenizer.json"
+    if path.is_file():
+        vocabulary = typed(_VOCABULARY, read_json(path), path)
+    elif combined.is_file():
+        vocabulary = typed(_TOKENIZER_FILE, read_json(combined), combined)["model"]["vocab"]
+    else:
+        return None
+    bundled = read_json(BUNDLED_TOKENIZER / "vocab.json")
+    merges = folder / "merges.txt"
+    same_merges = not merges.is_file() or _merges(folder) == _merges(BUNDLED_TOKENIZER)
+    if same_merges and vocabulary.items() >= bundled.items():
+        return None
+    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{folder}: its vocabulary is another than X-VLA's (BART's), and there are not both of "
+            f"{', '.join(TOKENIZER_FILES)} to read it with"
+        )
+    _check_tokenizer_config(folder / "tokenizer_config.json")
+    return str(folder)
+
+
+def _check_tokenizer_config(path: pathlib.Path) -> None:
+    """Refuses a tokenizer's config that names files outside its folder."""
+    if path.is_file():
+        raw = check_object(read_json(path), path, error=CheckpointError)
+        for key, value in raw.items():
+            if key.endswith("_file") and value is not None:
+                plain_name(value, f"{path}: {key}")
+
+
+def _merges(folder: pathlib.Path) -> list[str]:
+    lines = (folder / "merges.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#version")]
 
 
 @functools.cache
 def _tokenizer(folder: str) -> Any:
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
-    from transformers import BartTokenizer
+    # transformers warns that PyTorch is missing; a tokenizer does not need it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import BartTokenizer  # seconds to import, so only when used
 
     return BartTokenizer.from_pretrained(folder)

@@ -1,7 +1,7 @@
-"""Camera images to squares: one row of ``RESIZING`` for every way that a checkpoint can ask for.
+"""Resizes camera images to squares, in one of the ways of ``RESIZING``.
 
-A network sees geometry and filter of the images that it was trained on: another row gives other
-actions of the same weights. `xvla_jax.processor.Processor` names the row.
+Geometry and filter are those of training: another row gives other actions from the same weights.
+`xvla_jax.processor.Processor` names the row.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ _IN_FLOAT: Final = ("pad", "linear")  # pixels between the levels of uint8
 
 
 def pixel_dtype(mode: str) -> type[np.generic]:
-    """Type of the pixels that a row gives."""
+    """Type of the pixels that a row returns."""
     return np.float32 if mode in _IN_FLOAT else np.uint8
 
 
 def resize(
     image: np.ndarray, side: int, mode: str, *, resample: int, mean: Sequence[float], who: str
 ) -> np.ndarray:
-    """An image ``uint8[H, W, 3]`` as ``[S, S, 3]`` of `pixel_dtype`, values 0 .. 255.
+    """Resizes an image ``uint8[H, W, 3]`` to ``[S, S, 3]`` of `pixel_dtype`, values 0 .. 255.
 
-    An image of the right size stays as it is, whatever the mode.
+    An image of the right size is unchanged in all modes.
 
     Args:
         image: RGB.
@@ -88,7 +88,7 @@ def resize(
         who: begins the message of an error.
 
     Raises:
-        InputError: the image is not uint8 RGB, or the mode takes none of its size.
+        InputError: the image is not uint8 RGB, or the mode refuses its size.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise InputError(
@@ -105,7 +105,7 @@ def resize(
 
 @functools.lru_cache(maxsize=32)
 def _neighbours(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and second pixel, and the share of the second, of each that is interpolated."""
+    """Returns first and second source pixel of each target pixel, and the share of the second."""
     scale = np.float32(size) / np.float32(target)
     place = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - 0.5, 0)
     first = place.astype(np.int64)
@@ -115,7 +115,7 @@ def _neighbours(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 @functools.lru_cache(maxsize=32)
 def _triangles(size: int, target: int) -> np.ndarray:
-    """Weights ``float32[target, size]`` of bilinear interpolation that averages when it shrinks."""
+    """Returns weights ``float32[target, size]`` of antialiased bilinear interpolation."""
     scale = size / target
     reach = max(scale, 1.0)
     weights = np.zeros((target, size), np.float32)

@@ -1,8 +1,7 @@
-"""Units of a network whose state or actions were normalised in training, as LeRobot does it.
+"""Scales state and actions for networks that were trained on normalised numbers, as in LeRobot.
 
-The network sees and predicts normalised numbers; robots see their own. Sampling mixes noise with
-what is predicted, so that no change of weights could stand for it: the numbers themselves are
-scaled, before the network and after it.
+The network sees and predicts normalised numbers, robots use their own. The sampler mixes noise with
+predictions, so no change of weights can replace the scaling before and after the network.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from xvla_jax.untrusted import STRICT
 
 _Numbers = Annotated[tuple[float, ...], Field(max_length=65_536)]
 
-# Mode -> the two statistics it rests on, and whether they end a range that becomes -1 .. 1.
+# Mode: its two statistics, and True if they are the ends of a range that becomes -1 .. 1.
 MODES: Final[Mapping[str, tuple[str, str, bool]]] = {
     "MEAN_STD": ("mean", "std", False),
     "MIN_MAX": ("min", "max", True),
@@ -30,7 +29,7 @@ MODES: Final[Mapping[str, tuple[str, str, bool]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Statistics of the first channels of a vector, and what is done with them.
+    """Statistics of the first channels of a vector, and the mode of scaling.
 
     Attributes:
         mode: key of ``MODES``.
@@ -47,7 +46,7 @@ class Scaling:
     eps: Annotated[float, Field(ge=0)]
 
     def __post_init__(self) -> None:
-        """Refuses statistics that no numbers can be scaled by."""
+        """Refuses an unknown mode and statistics that are not finite or not in pairs."""
         numbers = np.asarray([self.low, self.high]) if len(self.low) == len(self.high) else None
         if self.mode not in MODES or numbers is None or not np.isfinite(numbers).all():
             raise CheckpointError(
@@ -61,7 +60,7 @@ class Scaling:
         return len(self.low)
 
     def scale(self, values: np.ndarray, *, what: str) -> np.ndarray:
-        """A robot's numbers ``float32[..., d]`` in the network's units; d at least the width.
+        """Scales a robot's numbers ``float32[..., d]``, d >= width, to the network's units.
 
         Raises:
             InputError: there are fewer channels than statistics; ``what`` begins the message.

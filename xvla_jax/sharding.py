@@ -1,7 +1,7 @@
 """Mesh, placement of parameters by path, placement of batches.
 
 A parallelism scheme is a table of (path regex, placement); the first match wins. The same table
-places optimizer moments, whose paths contain the parameter's.
+places optimizer moments, as their paths contain the parameter's path.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ Placement = Callable[[tuple[int, ...], str, int], P]
 
 
 def replicated(shape: tuple[int, ...], path: str, size: int) -> P:  # noqa: ARG001
-    """A copy on every device."""
+    """Puts a copy on each device."""
     return P()
 
 
 def largest_axis(shape: tuple[int, ...], path: str, size: int) -> P:
-    """FSDP: the largest axis that ``size`` divides goes over ``fsdp``.
-
-    The layer axis of scanned towers never does.
-    """
+    """Splits the largest axis that ``size`` divides over ``fsdp``."""
+    # A scan takes one layer at a time, so the layer axis of stacked parameters is never split.
     first = 1 if re.search(r"(^|/)(blocks|layers)/", path) else 0
     axes = [i for i in range(first, len(shape)) if shape[i] % size == 0]
     if not axes or np.prod(shape) < _MIN_SHARDED:
@@ -52,7 +50,7 @@ RULES: Final[tuple[tuple[str, Placement], ...]] = (
 
 
 def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
-    """A ``data x fsdp`` mesh with Auto axes; -1 for one of the two means "all the rest".
+    """Makes a ``data x fsdp`` mesh with Auto axes; one of the two may be -1, "all the rest".
 
     Raises:
         ConfigError: the product is not the number of devices.
@@ -69,15 +67,16 @@ def make_mesh(data: int, fsdp: int, devices: list[Any] | None = None) -> Mesh:
             f"mesh data x fsdp = {data} x {fsdp} does not use all of the {len(devices)} devices; "
             "set config.mesh.data and config.mesh.fsdp (-1 = all the rest)"
         )
+    # Auto: the compiler propagates shardings; make_mesh's default is Explicit axes.
     return jax.make_mesh((data, fsdp), MESH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def global_batch_size(batch_size: int, *, per: str, devices: int) -> int:
-    """Samples of a step over all of so many devices.
+    """Returns the samples of a step over all devices.
 
     Args:
-        batch_size: as the config has it.
-        per: what it counts for: ``run`` or ``device``.
+        batch_size: from the config.
+        per: unit of ``batch_size``: ``run`` or ``device``.
         devices: of the mesh.
 
     Raises:
@@ -90,10 +89,10 @@ def global_batch_size(batch_size: int, *, per: str, devices: int) -> int:
 
 
 def batch_split(x: jax.Array) -> jax.Array:
-    """Keeps activations ``[B, ...]`` split like the batch, where a mesh is set.
+    """Keeps activations ``[B, ...]`` split like the batch, if ``jax.set_mesh`` has set a mesh.
 
-    Without it the compiler may split them like the weights that they meet, and then gathers
-    activations instead of weights. ``jax.set_mesh(mesh)`` around the call sets the mesh.
+    Without it the compiler may split them like the weights of a product, and then gathers
+    activations instead of weights.
     """
     if set(MESH_AXES) - set(jax.sharding.get_abstract_mesh().axis_names):
         return x
@@ -101,17 +100,17 @@ def batch_split(x: jax.Array) -> jax.Array:
 
 
 def path_of(key_path: Any) -> str:
-    """A JAX key path as ``a/b/c``."""
+    """Joins a JAX key path to ``a/b/c``."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in key_path
     )
 
 
 def tree_shardings(tree: Any, mesh: Mesh, rules: tuple[tuple[str, Placement], ...] = RULES) -> Any:
-    """A sharding for every leaf (anything with ``shape``) of a tree.
+    """Returns a sharding for each leaf of a tree; leaves need a ``shape`` alone.
 
     Raises:
-        ConfigError: a path that no rule covers.
+        ConfigError: no rule covers a path.
     """
 
     def place(key_path: Any, leaf: Any) -> NamedSharding:
@@ -125,9 +124,9 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: tuple[tuple[str, Placement], ..
 
 
 def global_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch -> global arrays split over both mesh axes.
+    """Turns this process's part of a batch, numpy ``[B, ...]``, into global arrays.
 
-    The part is numpy, with leading axis B.
+    They are split over both mesh axes.
 
     Raises:
         ConfigError: the devices of this process do not divide its part.

@@ -1,6 +1,6 @@
-"""JSON that others wrote, held against the types that the code needs.
+"""Checks JSON that others wrote against the types that the code needs.
 
-A file that does not fit is refused in one line: file, field, value found, what is allowed.
+A file that does not fit is refused in one line: file, field, value, allowed values.
 """
 
 from __future__ import annotations
@@ -21,25 +21,53 @@ Kind = TypeVar("Kind")
 
 STRICT: Final = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 _MAP: Final = pydantic.TypeAdapter(dict[str, Any], config=STRICT)
-LARGEST: Final = 16 << 20  # bytes of a file that is not weights
 _SHOWN: Final = 120  # characters of a value that a message repeats
 
-# Bounds far above any model that exists, and far below what would exhaust a machine.
-Layers = Annotated[int, Field(ge=1, le=1024)]
-Width = Annotated[int, Field(ge=1, le=65_536)]
-Positions = Annotated[int, Field(ge=1, le=16_384)]
-Side = Annotated[int, Field(ge=1, le=4096)]  # pixels
+# The most that files of others may ask for: far above any model that exists, and far below what
+# would exhaust a machine. Every message about a bound names this table as the place to raise it.
+BOUNDS: Final[dict[str, int]] = {
+    "layers": 1024,  # of one tower or stage
+    "vision blocks": 128,  # of all stages; they are traced one by one, 0.1 s each
+    "channels": 65_536,
+    "positions": 16_384,
+    "pixels of a side": 4096,
+    "domains": 65_535,
+    "tokens of the vocabulary": 1 << 22,
+    "columns of a low-rank pair": 65_536,
+    "parameters": 20 * 10**9,  # of a model or an adapter; X-VLA has 0.9 * 10**9
+    "bytes of tensors": 160 * 10**9,  # of all weight files, 8 a parameter
+    "bytes of a buffer": 1 << 30,
+    "bytes of a pickle": 1 << 26,  # names and places of a million tensors
+    "bytes of JSON": 1 << 26,
+    "bytes of a carried file": 1 << 24,
+}
+_RAISE: Final = "BOUNDS in xvla_jax/untrusted.py has this limit"
+
+Layers = Annotated[int, Field(ge=1, le=BOUNDS["layers"])]
+Width = Annotated[int, Field(ge=1, le=BOUNDS["channels"])]
+Positions = Annotated[int, Field(ge=1, le=BOUNDS["positions"])]
+Side = Annotated[int, Field(ge=1, le=BOUNDS["pixels of a side"])]
 Share = Annotated[float, Field(ge=0, le=1)]
-DomainId = Annotated[int, Field(ge=0, lt=65_536)]
+DomainId = Annotated[int, Field(ge=0, le=BOUNDS["domains"])]
+Vocabulary = Annotated[int, Field(ge=1, le=BOUNDS["tokens of the vocabulary"])]
+
+
+def check_bound(
+    row: str, value: int, where: object, *, error: type[XVLAError] = CheckpointError
+) -> None:
+    """Refuses a value beyond its row of `BOUNDS`; ``where`` is the file for the message."""
+    if value > BOUNDS[row]:
+        raise error(f"{where} has {value:,} {row}; at most {BOUNDS[row]:,} are allowed ({_RAISE})")
 
 
 def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -> Any:
-    """Returns what a JSON file holds.
+    """Returns the content of a JSON file.
 
     Raises:
-        error: the file is not JSON, or nested too deeply to be read.
+        error: the file is not JSON, too large, or nested too deeply to be read.
         OSError: it cannot be read.
     """
+    check_bound("bytes of JSON", path.stat().st_size, path, error=error)
     try:
         return parse_json(path.read_bytes())
     except ValueError as problem:
@@ -47,35 +75,35 @@ def read_json(path: pathlib.Path, *, error: type[XVLAError] = CheckpointError) -
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Returns what JSON text says; a ValueError says why it cannot be read."""
+    """Parses JSON text; a ValueError says why it cannot be read."""
     try:
         return json.loads(text)
     except RecursionError as problem:
         raise ValueError("nested too deeply") from problem
 
 
-def check_object(found: Any, where: object, *, error: type[XVLAError]) -> dict[str, Any]:
-    """Returns a JSON object as it is, and refuses anything else."""
-    if not isinstance(found, dict):
-        raise error(f"{where}: a JSON object is expected, found {shown(found)}")
-    return found
+def check_object(raw: Any, where: object, *, error: type[XVLAError]) -> dict[str, Any]:
+    """Returns a JSON object unchanged, and refuses any other value."""
+    if not isinstance(raw, dict):
+        raise error(f"{where}: a JSON object is expected, found {shown(raw)}")
+    return raw
 
 
 def typed(
     kind: pydantic.TypeAdapter[Kind],
-    found: Any,
+    raw: Any,
     where: object,
     *,
     field: str = "",
     error: type[XVLAError] = CheckpointError,
 ) -> Kind:
-    """Returns ``found`` as ``kind``.
+    """Returns ``raw`` as ``kind``.
 
     Args:
-        kind: of what is expected, strict where its config is `STRICT`.
-        found: plain JSON values.
+        kind: expected type, strict where its config is `STRICT`.
+        raw: plain JSON values.
         where: the file, for the message.
-        field: of the file, where ``found`` is a part of it.
+        field: of the file, where ``raw`` is a part of it.
         error: class of the error.
 
     Raises:
@@ -83,7 +111,7 @@ def typed(
     """
     try:
         # From text, because strict types take a list for a tuple there.
-        return kind.validate_json(json.dumps(found))
+        return kind.validate_json(json.dumps(raw))
     except pydantic.ValidationError as problem:
         raise error(f"{where}: {_first(problem, field)}") from None
     except RecursionError as problem:
@@ -91,10 +119,10 @@ def typed(
 
 
 def typed_map(
-    found: Any, where: object, field: str, *, error: type[XVLAError] = CheckpointError
+    raw: Any, where: object, field: str, *, error: type[XVLAError] = CheckpointError
 ) -> dict[str, Any]:
-    """Returns a part of a file that must be an object, whatever it holds."""
-    return typed(_MAP, found, where, field=field, error=error)
+    """Returns a part of a file that must be an object, with any content."""
+    return typed(_MAP, raw, where, field=field, error=error)
 
 
 def typed_fields(
@@ -128,7 +156,7 @@ def _adapters(kind: type) -> dict[str, pydantic.TypeAdapter[Any]]:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as it stands in a message."""
+    """Returns a value as text for a message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -136,13 +164,13 @@ def shown(value: Any) -> str:
 def _first(problem: pydantic.ValidationError, prefix: str) -> str:
     details = problem.errors(include_url=False)
     raised = details[0].get("ctx", {}).get("error")
-    if isinstance(raised, XVLAError):  # of a class that checks itself: it says all there is to say
+    if isinstance(raised, XVLAError):  # from a class that checks itself; its message is complete
         return str(raised)
     place = details[0]["loc"]
     field = ".".join(filter(None, (prefix, *map(str, place)))) or "the content"
     allowed = [_allowed(detail) for detail in details if detail["loc"] == place]
     if details[0]["type"] == "extra_forbidden":
-        return f"{field} is no field that is known; remove it, or correct its name"
+        return f"{field} is an unknown field; remove it, or correct its name"
     if details[0]["type"] == "missing":
         return f"{field} is missing"
     return f"{field} is {shown(details[0]['input'])}; allowed is {' or '.join(allowed)}"
@@ -150,7 +178,8 @@ def _first(problem: pydantic.ValidationError, prefix: str) -> str:
 
 def _allowed(detail: Mapping[str, Any]) -> str:
     text = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+    bounded = detail.get("ctx", {}).get("le") in BOUNDS.values()
+    return text[:1].lower() + text[1:] + (f" ({_RAISE})" if bounded else "")
 
 
 _LONGEST: Final = 255  # bytes of a name on the usual file systems
@@ -159,14 +188,14 @@ _LONGEST: Final = 255  # bytes of a name on the usual file systems
 def plain_name(name: Any, where: object) -> str:
     """Returns a stored name that is a single component of a path, and refuses any other.
 
-    Whatever becomes a path below a folder passes through here, so that no file can lead out of it.
+    Each name that becomes a path below a folder passes through here, so none leads out of it.
 
     Args:
-        name: as the file has it.
+        name: from the file.
         where: file and field, for the message.
 
     Raises:
-        CheckpointError: the name is no text, empty, ``.`` or ``..``, too long, or has a separator
+        CheckpointError: the name is not text, empty, ``.`` or ``..``, too long, or has a separator
             or a control character.
     """
     if (
@@ -184,8 +213,8 @@ def plain_name(name: Any, where: object) -> str:
 def check_link(path: pathlib.Path) -> bool:
     """Returns True, and refuses a symbolic link that leads out of its folder.
 
-    A file that is carried along ends up in what somebody publishes. Links of a Hugging Face cache
-    lead to its own ``blobs``.
+    Carried files end up in checkpoints that are published. Links of a Hugging Face cache lead to
+    its own ``blobs``.
 
     Raises:
         CheckpointError: the link leads elsewhere.

@@ -14,8 +14,9 @@ from benchmarks.data.recordings import Recording, hdf5_set, image_bytes, rlds_se
 from benchmarks.data.speed import NUM_ACTIONS, SLOTS, TEXT_LENGTH, tokenize
 from data.sources import open_reader
 from data.stream.memory import SourceSize, host_bytes
-from data.stream.pipeline import Batches, Source, batches
+from data.stream.pipeline import Batches, batches
 from data.stream.stream import StreamShape
+from data.trajectory import Source
 
 # small images, so that as many steps as a training run has take minutes
 _SIZES: Final = {
@@ -122,6 +123,6 @@ def _source_size(workdir: pathlib.Path, kind: str) -> SourceSize:
     return SourceSize(
         part_samples=samples * max(reader.episodes_per_part),
         episode_samples=samples,
-        picture_bytes=image_bytes(folder, size) * size.views,
+        image_bytes=image_bytes(folder, size) * size.views,
         num_views=size.views,
     )

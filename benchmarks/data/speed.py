@@ -21,7 +21,8 @@ from benchmarks.data.recordings import Recording, hdf5_set, image_bytes, rlds_se
 from data.faults import BadEpisodeError
 from data.sources import open_reader
 from data.spec import DatasetSpec
-from data.stream.pipeline import Batches, Source, batches
+from data.stream.pipeline import Batches, batches
+from data.trajectory import Source
 
 BATCH_SIZE: Final = 16  # X-VLA's
 NUM_ACTIONS: Final = 30

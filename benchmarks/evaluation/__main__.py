@@ -24,7 +24,6 @@ from benchmarks.evaluation.libero_original import OriginalLoop
 from benchmarks.evaluation.policies import ReplayPolicy, SleepingEnv, WanderingPolicy
 from eval.files import write_json
 from eval.runs.rollout import (
-    CallLog,
     EpisodeResult,
     MeteredPolicy,
     Policy,
@@ -32,6 +31,7 @@ from eval.runs.rollout import (
     rollout,
     simulator_pool,
 )
+from eval.runs.traces import CallLog
 from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerPool, run_jobs
 from eval.tasks.table import TASKS, Episode, TaskSpec, episodes

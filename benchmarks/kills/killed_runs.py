@@ -21,7 +21,7 @@ from benchmarks.data.recordings import Scene
 from benchmarks.kills.run_state import different, newest_step
 from data.rows.table import dataset
 from data.writing.recorded import write_dataset
-from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.training.telemetry import all_lines
 
 SAVE_EVERY: Final = 20  # config.save_every: steps that may be lost; a save starts every 10

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.training.telemetry import read_metrics
 
 

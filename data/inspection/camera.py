@@ -1,6 +1,6 @@
 """A camera for drawing the path of a hand over the main view, where a dataset has no calibration.
 
-Between two pictures the places that change lie where the moving hand is. The centre of the change
+Between two images the places that change lie where the moving hand is. The centre of the change
 is regressed on the position of the hand: an affine camera, good enough for a drawing. How well it
 explains episodes that were left out of the fit says whether it may be drawn at all.
 """
@@ -19,8 +19,8 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 CHANGED = 16  # grey levels
-MIN_SHARE, MAX_SHARE = 0.002, 0.35  # of the picture: less is noise, more is light or the camera
-MIN_STEP = 0.005  # m between the two pictures
+MIN_SHARE, MAX_SHARE = 0.002, 0.35  # of the image: less is noise, more is light or the camera
+MIN_STEP = 0.005  # m between the two images
 ALONE = 3.0  # an arm explains the change if it moves so many times as far as the others
 MIN_PAIRS = 16
 FOLDS = 5
@@ -29,21 +29,21 @@ ENOUGH_R2 = 0.5
 
 
 class Change(NamedTuple):
-    """Where the main view changed between two pictures, and the hand that did it."""
+    """Where the main view changed between two images, and the hand that did it."""
 
     group: int  # episode
     arm: int
     xyz: Float64  # [3] m, half-way
-    centre: Float64  # [2] across, down; in parts of the picture
+    centre: Float64  # [2] across, down; in parts of the image
 
 
-def changes(pictures: UInt8, xyz: Float64, group: int) -> list[Change]:
-    """Changes between neighbours of pictures [n, S, S, 3] with hands at xyz [arms, n, 3]."""
-    found = []
-    size = pictures.shape[1]
+def changes(images: UInt8, xyz: Float64, group: int) -> list[Change]:
+    """Changes between neighbours of images [n, S, S, 3] with hands at xyz [arms, n, 3]."""
+    noted = []
+    size = images.shape[1]
     ways = np.linalg.norm(np.diff(xyz, axis=1), axis=-1)
-    grey = pictures.astype(np.float64).mean(axis=-1)
-    for i in range(len(pictures) - 1):
+    grey = images.astype(np.float64).mean(axis=-1)
+    for i in range(len(images) - 1):
         arm = int(np.argmax(ways[:, i]))
         others = np.delete(ways[:, i], arm).max(initial=0.0)
         difference = np.abs(grey[i + 1] - grey[i])
@@ -55,15 +55,15 @@ def changes(pictures: UInt8, xyz: Float64, group: int) -> list[Change]:
         down, across = np.nonzero(mask)
         weights = difference[mask]
         centre = np.array([np.average(across, weights=weights), np.average(down, weights=weights)])
-        found.append(Change(group, arm, xyz[arm, i : i + 2].mean(axis=0), (centre + 0.5) / size))
-    return found
+        noted.append(Change(group, arm, xyz[arm, i : i + 2].mean(axis=0), (centre + 0.5) / size))
+    return noted
 
 
-def fit_cameras(found: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
+def fit_cameras(noted: Sequence[Change], num_arms: int) -> tuple[Camera, ...]:
     """One camera for each arm with enough changes; its r2 may still be too low to be drawn."""
     cameras = []
     for arm in range(num_arms):
-        mine = [change for change in found if change.arm == arm]
+        mine = [change for change in noted if change.arm == arm]
         groups = np.array([change.group for change in mine])
         if len(mine) < MIN_PAIRS or len(np.unique(groups)) < 2:
             continue

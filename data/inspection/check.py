@@ -92,9 +92,9 @@ def judge(check: Check, source: SourceReport, sources: Sequence[SourceReport]) -
     return Finding(source.name, check, severity, measured)
 
 
-def percent(part: float, whole: float) -> float:
+def percent(part: float, total: float) -> float:
     """100 * part / whole, and 0 of nothing."""
-    return 100.0 * part / whole if whole else 0.0
+    return 100.0 * part / total if total else 0.0
 
 
 def named(episodes: Iterable[str]) -> str:

@@ -35,12 +35,12 @@ def examine(sources: Sequence[SourceReport], *, max_bad_episodes: int) -> list[F
 def verdict(findings: Sequence[Finding]) -> str:
     """ok, or how many warnings and errors."""
     counts = Counter(finding.severity for finding in findings)
-    told = [
+    counted = [
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}"
         for severity in ("error", "warning")
         if counts[severity]
     ]
-    return ", ".join(told) or "ok"
+    return ", ".join(counted) or "ok"
 
 
 def coverage(findings: Sequence[Finding]) -> str:
@@ -52,8 +52,8 @@ def coverage(findings: Sequence[Finding]) -> str:
 def applied(findings: Sequence[Finding]) -> str:
     """How many of the checks of a source applied, and how many could not."""
     count = sum(finding.severity != "not judged" for finding in findings)
-    told = f"{count} of {len(findings)} checks applied"
-    return told if count == len(findings) else f"{told}, {len(findings) - count} could not"
+    summary = f"{count} of {len(findings)} checks applied"
+    return summary if count == len(findings) else f"{summary}, {len(findings) - count} could not"
 
 
 def unjudged(findings: Sequence[Finding]) -> dict[str, list[str]]:

@@ -29,14 +29,14 @@ def copies(episodes: Sequence[EpisodeReport]) -> list[Copy]:
     """Every episode that repeats an earlier one, once."""
     if not episodes:
         return []
-    found: list[Copy] = []
+    repeats: list[Copy] = []
     first_of: dict[bytes, int] = {}
     for number, episode in enumerate(episodes):
         if episode.digest in first_of:
-            found.append(Copy(first_of[episode.digest], number, exact=True))
+            repeats.append(Copy(first_of[episode.digest], number, exact=True))
         else:
             first_of[episode.digest] = number
-    return sorted([*found, *_near(episodes, sorted(first_of.values()))], key=lambda c: c.second)
+    return sorted([*repeats, *_near(episodes, sorted(first_of.values()))], key=lambda c: c.second)
 
 
 def _near(episodes: Sequence[EpisodeReport], numbers: list[int]) -> list[Copy]:
@@ -74,11 +74,11 @@ def _bad_episodes(source: SourceReport, _: Sequence[SourceReport]) -> Measured:
     kinds = Counter(fault.kind for fault in source.faults)
     if not kinds:
         return Measured(0, f"all {source.looked_at} episodes could be read")
-    told = "; ".join(f"{count} {kind}: {FAULTS[kind]}" for kind, count in kinds.most_common())
+    counts = "; ".join(f"{count} {kind}: {FAULTS[kind]}" for kind, count in kinds.most_common())
     first = source.faults[0]
     return Measured(
         sum(kinds.values()),
-        f"of {source.looked_at} episodes: {told}. The first is {first.episode}: {first.reason}",
+        f"of {source.looked_at} episodes: {counts}. The first is {first.episode}: {first.reason}",
     )
 
 
@@ -89,15 +89,15 @@ def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measure
     value = percent(len(empty), len(source.episodes))
     lengths = sorted(episode.num_frames for episode in source.episodes)
     margin, longest = source.spec.index_margin, lengths[-1]
-    told = f"{source.num_samples} samples from {len(lengths)} episodes of {lengths[0]} to {longest}"
-    told += f" frames; {len(empty)} episodes give none"
+    text = f"{source.num_samples} samples from {len(lengths)} episodes of {lengths[0]} to {longest}"
+    text += f" frames; {len(empty)} episodes give none"
     if source.num_samples or not empty:
-        return Measured(value, told)
+        return Measured(value, text)
     if not source.num_candidates:
         keep = max(1, longest // 10)
         return Measured(
             value,
-            f"{told}: no frame can start a sample, because the last {margin} of every episode "
+            f"{text}: no frame can start a sample, because the last {margin} of every episode "
             f"start none (index_margin {margin}), and the longest episode has {longest}",
             f"use recordings longer than {margin} frames, or lower index_margin in a row of your "
             f"own: with index_margin {keep} each episode of {longest} frames would have up to "
@@ -105,7 +105,7 @@ def _without_samples(source: SourceReport, _: Sequence[SourceReport]) -> Measure
         )
     return Measured(
         value,
-        f"{told}: {source.num_candidates} frames could start one, but all move less than "
+        f"{text}: {source.num_candidates} frames could start one, but all move less than "
         f"{source.spec.static_epsilon:g} in their first step (static_epsilon)",
         "check that the pose columns of the row are those that move; lower static_epsilon if the "
         "hand really moves so little",
@@ -117,8 +117,8 @@ def _short(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudg
         return NO_EPISODES
     least = source.spec.index_margin + 2
     short = [episode for episode in source.episodes if episode.num_frames < least]
-    told = f"{len(short)} of {len(source.episodes)} have fewer than {least} frames"
-    return Measured(percent(len(short), len(source.episodes)), told)
+    text = f"{len(short)} of {len(source.episodes)} have fewer than {least} frames"
+    return Measured(percent(len(short), len(source.episodes)), text)
 
 
 def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -126,11 +126,11 @@ def _language(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unj
         return NO_EPISODES
     texts = Counter(text for e in source.episodes for text in e.instructions)
     odd = Counter({text: count for text, count in texts.items() if is_placeholder(text)})
-    told = f"{odd.total()} of {texts.total()} instructions tell no task"
+    text = f"{odd.total()} of {texts.total()} instructions tell no task"
     if odd:
         most = odd.most_common(3)
-        told += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in most)
-    return Measured(percent(odd.total(), texts.total()), told + _apart(source))
+        text += ": " + ", ".join(f"“{text}” ({count} times)" for text, count in most)
+    return Measured(percent(odd.total(), texts.total()), text + _apart(source))
 
 
 def _apart(source: SourceReport) -> str:
@@ -153,20 +153,20 @@ def is_placeholder(text: str) -> bool:
 def _duplicates(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
         return NO_EPISODES
-    found = copies(source.episodes)
-    told = f"{len(found)} of {len(source.episodes)} episodes repeat an earlier one"
-    if found:
-        exact = sum(copy.exact for copy in found)
-        one, other = (source.episodes[i] for i in (found[0].first, found[0].second))
+    repeats = copies(source.episodes)
+    text = f"{len(repeats)} of {len(source.episodes)} episodes repeat an earlier one"
+    if repeats:
+        exact = sum(copy.exact for copy in repeats)
+        one, other = (source.episodes[i] for i in (repeats[0].first, repeats[0].second))
         retold = sum(
             source.episodes[copy.first].instructions != source.episodes[copy.second].instructions
-            for copy in found
+            for copy in repeats
         )
-        told += (
-            f": {exact} bit for bit, {len(found) - exact} within a millimetre; {retold} under "
+        text += (
+            f": {exact} bit for bit, {len(repeats) - exact} within a millimetre; {retold} under "
             f"another instruction. The first is {other.episode}, which repeats {one.episode}"
         )
-    return Measured(percent(len(found), len(source.episodes)), told)
+    return Measured(percent(len(repeats), len(source.episodes)), text)
 
 
 def _idle_frames(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -174,8 +174,8 @@ def _idle_frames(source: SourceReport, _: Sequence[SourceReport]) -> Measured | 
     if steps <= 0:
         return ONE_FRAME
     still = sum(episode.still_steps for episode in source.episodes)
-    told = f"{still} of {steps} steps move less than {source.spec.static_epsilon:g} in any channel"
-    return Measured(percent(still, steps), told)
+    text = f"{still} of {steps} steps move less than {source.spec.static_epsilon:g} in any channel"
+    return Measured(percent(still, steps), text)
 
 
 def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -185,11 +185,11 @@ def _idle_ends(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Un
     ends = [max(e.idle_head - 1, 0) + max(e.idle_tail - 1, 0) for e in source.episodes]
     idle = np.minimum(ends, [episode.num_frames for episode in source.episodes])
     longest = source.episodes[int(np.argmax(idle))]
-    told = (
+    text = (
         f"episodes wait {np.median(idle) / source.spec.rate_hz:.1f} s in the median at both ends "
         f"together, {idle.max() / source.spec.rate_hz:.1f} s in the longest ({longest.episode})"
     )
-    return Measured(percent(float(idle.sum()), source.num_frames), told)
+    return Measured(percent(float(idle.sum()), source.num_frames), text)
 
 
 CONTENT_CHECKS = (

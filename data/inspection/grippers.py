@@ -135,18 +135,18 @@ def polarity(grippers: Sequence[GripperReport]) -> Polarity | None:
 
 def polarity_evidence(guess: Polarity, side: str) -> str:
     """What the guess rests on, for the gripper of `side` ("left ", or nothing)."""
-    told = (
+    text = (
         f"{guess.start_closed} of {guess.switching} episodes with a switch of the {side}gripper "
         f"start closed ({guess.both_closed} also end so)"
     )
     if not math.isnan(guess.rise):
-        told += f"; closed, the hand rises by {100 * guess.rise:.0f} cm in the median"
+        text += f"; closed, the hand rises by {100 * guess.rise:.0f} cm in the median"
     if max(guess.open_spread, guess.closed_spread) >= 0.005:  # not 0.00 in the text
-        told += (
+        text += (
             f"; readings vary between episodes by {guess.open_spread:.2f} when open and "
             f"{guess.closed_spread:.2f} when closed (a hand that holds something varies more)"
         )
-    return told
+    return text
 
 
 def wilson_low(hits: int, count: int) -> float:

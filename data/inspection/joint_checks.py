@@ -120,9 +120,9 @@ def _is_bimodal(parts: list[Float64]) -> bool:
 
 def _judged_joints(source: SourceReport) -> list[Range]:
     grippers = {gripper.channel for gripper in joint_grippers(source)}
-    found = ranges(source.spec, [episode.poses for episode in source.episodes])
+    spans = ranges(source.spec, [episode.poses for episode in source.episodes])
     names = _names(source)
-    return [r._replace(name=names[i]) for i, r in enumerate(found) if i not in grippers]
+    return [r._replace(name=names[i]) for i, r in enumerate(spans) if i not in grippers]
 
 
 def _size(joint: Range) -> float:
@@ -137,13 +137,13 @@ def _unit(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudge
     if not joints:
         return Unjudged("all joints are grippers")
     widest = max(joints, key=_size)
-    told = (
+    text = (
         f"{widest.name} runs from {widest.one_percent:.3g} to {widest.ninety_nine_percent:.3g} "
         "(1 % to 99 %)"
     )
     if _size(widest) >= FULL_TURN:
-        told += f", which looks like {_looks_like(joints)}, not like radians"
-    return Measured(_size(widest), told)
+        text += f", which looks like {_looks_like(joints)}, not like radians"
+    return Measured(_size(widest), text)
 
 
 def _looks_like(joints: list[Range]) -> str:

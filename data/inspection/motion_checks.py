@@ -52,8 +52,8 @@ def _position_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured
         return ONE_FRAME if hands else _no_hands(source)
     count = sum(hand.position_jumps for _, hand in hands)
     longest, where = max(((h.longest_step, e.episode) for e, h in hands), key=lambda x: x[0])
-    told = f"{count} of {_steps(source)} steps; the longest is {longest:.3g} m, in {where}"
-    return Measured(percent(count, _steps(source)), told)
+    text = f"{count} of {_steps(source)} steps; the longest is {longest:.3g} m, in {where}"
+    return Measured(percent(count, _steps(source)), text)
 
 
 def _rotation_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -62,9 +62,9 @@ def _rotation_jumps(source: SourceReport, _: Sequence[SourceReport]) -> Measured
         return ONE_FRAME if hands else _no_hands(source)
     count = sum(hand.rotation_jumps for _, hand in hands)
     widest, where = max(((h.widest_turn, e.episode) for e, h in hands), key=lambda x: x[0])
-    told = f"{count} of {_steps(source)} steps; the widest turns {math.degrees(widest):.0f} degrees"
-    told += f", in {where}"
-    return Measured(percent(count, _steps(source)), told)
+    text = f"{count} of {_steps(source)} steps; the widest turns {math.degrees(widest):.0f} degrees"
+    text += f", in {where}"
+    return Measured(percent(count, _steps(source)), text)
 
 
 def _skew(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -78,14 +78,16 @@ def _skew(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudge
 def _reach(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes or source.spec.joints:
         return NO_ARMS if source.episodes else NO_EPISODES
-    found = [r for r in ranges(source.spec, [e.poses for e in source.episodes]) if r.unit == "m"]
-    furthest = max(found, key=_size)
+    positions = [
+        r for r in ranges(source.spec, [e.poses for e in source.episodes]) if r.unit == "m"
+    ]
+    furthest = max(positions, key=_size)
     value = _size(furthest)
-    told = (
+    text = (
         f"{furthest.name} runs from {furthest.one_percent:.3g} to "
         f"{furthest.ninety_nine_percent:.3g} (1 % to 99 %)"
     )
-    return Measured(value, told + (", which looks like millimetres" if value > 30 else ""))
+    return Measured(value, text + (", which looks like millimetres" if value > 30 else ""))
 
 
 def _size(channel: Range) -> float:
@@ -95,16 +97,16 @@ def _size(channel: Range) -> float:
 def _standing(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
     if not source.episodes:
         return NO_EPISODES
-    found = ranges(source.spec, [episode.poses for episode in source.episodes])
+    spread = ranges(source.spec, [episode.poses for episode in source.episodes])
     if source.spec.joints:
-        stand = [r.name for r in found if r.high - r.low < STANDS_JOINT]
-        return Measured(len(stand), f"of {len(found)} joints: {', '.join(stand) or 'all move'}")
-    stand = [r.name for r in found if r.unit == "m" and r.high - r.low < STANDS_M]
+        stand = [r.name for r in spread if r.high - r.low < STANDS_JOINT]
+        return Measured(len(stand), f"of {len(spread)} joints: {', '.join(stand) or 'all move'}")
+    stand = [r.name for r in spread if r.unit == "m" and r.high - r.low < STANDS_M]
     for arm, side in enumerate(SIDES[len(source.spec.arms)]):
         if max(e.hands[arm].turned for e in source.episodes) < STANDS_RAD:
             stand.append(f"{side}rotation")
-    told = f"stand in all episodes: {', '.join(stand)}" if stand else "all of xyz and rotation move"
-    return Measured(len(stand), told)
+    text = f"stand in all episodes: {', '.join(stand)}" if stand else "all of xyz and rotation move"
+    return Measured(len(stand), text)
 
 
 def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -121,8 +123,8 @@ def _scales(source: SourceReport, sources: Sequence[SourceReport]) -> Measured |
             if one.unit != two.unit or (one.unit == "" and not source.spec.joints):
                 continue
             low, high = sorted((max(one.span, STANDS_M), max(two.span, STANDS_M)))
-            told = f"{one.name} spans {one.span:.3g} here and {two.span:.3g} in {other.name}"
-            worst = max(worst or (0.0, ""), (high / low, told))
+            text = f"{one.name} spans {one.span:.3g} here and {two.span:.3g} in {other.name}"
+            worst = max(worst or (0.0, ""), (high / low, text))
     if worst is None:
         return Unjudged("no other source has this domain id")
     return Measured(worst[0], f"{worst[1]}; both have domain id {source.spec.domain_id}")
@@ -151,8 +153,8 @@ def _clock_jitter(source: SourceReport, _: Sequence[SourceReport]) -> Measured |
         return NO_CLOCK
     jitter = 100 * np.array([clock.jitter for _, clock in clocks])
     worst = clocks[int(np.argmax(jitter))][0].episode
-    told = f"99 % of the steps are within this of the usual one; {jitter.max():.0f} % in {worst}"
-    return Measured(float(np.median(jitter)), told)
+    text = f"99 % of the steps are within this of the usual one; {jitter.max():.0f} % in {worst}"
+    return Measured(float(np.median(jitter)), text)
 
 
 def _arms_apart(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -161,8 +163,8 @@ def _arms_apart(source: SourceReport, _: Sequence[SourceReport]) -> Measured | U
         return Unjudged("one arm") if clocks else NO_CLOCK
     frames = [clock.drift_s * source.spec.rate_hz for _, clock in clocks]
     apart = [e.episode for (e, _), drift in zip(clocks, frames, strict=True) if drift >= 1]
-    told = f"{len(apart)} of {len(clocks)} episodes drift by a frame or more"
-    return Measured(max(frames), told + (f": {named(apart)}" if apart else ""))
+    text = f"{len(apart)} of {len(clocks)} episodes drift by a frame or more"
+    return Measured(max(frames), text + (f": {named(apart)}" if apart else ""))
 
 
 MOTION_CHECKS = (
@@ -250,7 +252,7 @@ MOTION_CHECKS = (
         warn_from=60,
         error_from=None,
         because="a late frame of half a step is usual with USB cameras",
-        meaning="Frames come unevenly in time. Poses are interpolated by their clocks, pictures "
+        meaning="Frames come unevenly in time. Poses are interpolated by their clocks, images "
         "are not, so what the camera shows is early or late by as much.",
         remedy="look for lost frames; record with a steady clock",
         measure=_clock_jitter,

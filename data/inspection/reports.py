@@ -1,4 +1,4 @@
-"""What the doctor notes of an episode and of a source: numbers and a few small pictures."""
+"""What the doctor notes of an episode and of a source: numbers and a few small images."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ class ClockReport:
 
 @dataclass(frozen=True)
 class ViewReport:
-    """A few pictures of one view in one episode."""
+    """A few images of one view in one episode."""
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) met
-    encoded_bytes: float  # mean; NaN where pictures are pixels or frames of a video
-    blank: bool  # one colour all over, in every picture; then it is not frozen
+    encoded_bytes: float  # mean; NaN where images are pixels or frames of a video
+    blank: bool  # one colour all over, in every image; then it is not frozen
     live: bool  # some of the images differ
     frozen_frames: int  # longest stretch without change while a hand moved
 
@@ -131,8 +131,8 @@ class EpisodeReport:
     longest_joint_step: float
     clock: ClockReport | None
     views: tuple[ViewReport, ...]
-    equal_views: tuple[tuple[int, int], ...]  # views that show the same pictures
-    picture_fault: BadEpisodeError | None
+    equal_views: tuple[tuple[int, int], ...]  # views that show the same images
+    image_fault: BadEpisodeError | None
     poses: Channels
     targets: Channels | None  # the actions to be learned; None without samples
     steps: Float32  # [n] m: some of the distances from frame to frame, of any arm
@@ -142,12 +142,12 @@ class EpisodeReport:
     @property
     def instructions(self) -> tuple[str, ...]:
         """The texts that samples have."""
-        return tuple(found.text for found in self.texts if found.text)
+        return tuple(stated.text for stated in self.texts if stated.text)
 
     @property
     def frames_without_text(self) -> int:
         """Frames that their row leaves out because their text is empty."""
-        return sum(found.frames for found in self.texts if not found.text)
+        return sum(stated.frames for stated in self.texts if not stated.text)
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class Sheet:
 
     episode: str
     instruction: str
-    frames: NDArray[np.int64]  # [n] of the pictures
-    pictures: tuple[UInt8, ...]  # per view, [n, S, S, 3]
+    frames: NDArray[np.int64]  # [n] of the images
+    images: tuple[UInt8, ...]  # per view, [n, S, S, 3]
     hands: Float64  # [arms, T, 10]
     turned: Float64  # [arms, T] rad from the first frame
     joints: Float64 | None  # [T, C] for a joint space
@@ -170,12 +170,12 @@ class Camera:
     """An affine camera per arm, fitted to where the main view changes as the hand moves."""
 
     arm: int
-    matrix: Float64  # [2, 4]: (x, y, z, 1) -> (across, down), in parts of the picture
+    matrix: Float64  # [2, 4]: (x, y, z, 1) -> (across, down), in parts of the image
     r2: float  # of episodes left out of the fit
-    pairs: int  # pairs of pictures that were used
+    pairs: int  # pairs of images that were used
 
     def project(self, xyz: Float64) -> Float64:
-        """Positions [..., 3] (m) -> [..., 2] across and down, in parts of the picture."""
+        """Positions [..., 3] (m) -> [..., 2] across and down, in parts of the image."""
         return xyz @ self.matrix[:, :3].T + self.matrix[:, 3]
 
 
@@ -215,9 +215,9 @@ class SourceReport:
 
     @property
     def faults(self) -> tuple[BadEpisodeError, ...]:
-        """Bad episodes, and those of which a picture is bad."""
-        pictures = tuple(e.picture_fault for e in self.episodes if e.picture_fault is not None)
-        return self.bad + pictures
+        """Bad episodes, and those of which an image is bad."""
+        images = tuple(e.image_fault for e in self.episodes if e.image_fault is not None)
+        return self.bad + images
 
     @property
     def num_frames(self) -> int:

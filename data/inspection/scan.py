@@ -33,13 +33,13 @@ from data.inspection.reports import (
 )
 from data.inspection.timing import Timing
 from data.inspection.views import (
+    IMAGES,
     NOTHING_SEEN,
-    PICTURES,
     SIZE,
     decode,
     equal_views,
+    frames_with_image,
     look,
-    pictured_frames,
 )
 from data.sampling import permutation
 from data.spec import DatasetSpec
@@ -67,7 +67,7 @@ VISIBLE_JOINT = 0.01
 
 
 def measure(
-    trajectory: Trajectory, spec: DatasetSpec, num_actions: int, images: int = PICTURES
+    trajectory: Trajectory, spec: DatasetSpec, num_actions: int, images: int = IMAGES
 ) -> EpisodeReport:
     """The report of one episode; decodes up to `images` images of each view, 0: all of them."""
     move = movement(trajectory, spec)
@@ -102,7 +102,7 @@ def measure(
         clock=None if trajectory.clocks is None else _clock(trajectory.clocks),
         views=seen.reports,
         equal_views=equal_views(seen.shown),
-        picture_fault=fault,
+        image_fault=fault,
         poses=channels(trajectory.poses[:, :width], KEPT_ROWS),
         targets=_targets(samples.actions[..., :width]),
         steps=_some(way),
@@ -113,11 +113,11 @@ def measure(
 
 def _texts(trajectory: Trajectory) -> tuple[TextReport, ...]:
     """The texts in the order in which they first come."""
-    found, frames = trajectory.texts, len(trajectory.poses)
-    if found is None:
+    texts, frames = trajectory.texts, len(trajectory.poses)
+    if texts is None:
         return (TextReport(trajectory.instruction, frames, len(trajectory.paraphrases)),)
-    counts = np.bincount(found.places, minlength=len(found.texts)).tolist()
-    rows = zip(found.texts, counts, found.paraphrases, strict=True)
+    counts = np.bincount(texts.places, minlength=len(texts.texts)).tolist()
+    rows = zip(texts.texts, counts, texts.paraphrases, strict=True)
     return tuple(TextReport(text, count, len(others)) for text, count, others in rows)
 
 
@@ -185,11 +185,11 @@ def _path(rows: Float64) -> NDArray[np.float32]:
 
 
 SHEETS = 4  # episodes to look at
-SHEET_PICTURES = 8
+SHEET_IMAGES = 8
 SHEET_SIZE = 192  # px
 CAMERA_EPISODES = 32
 BESIDE_EPISODES = 32  # compared with their images and with what else is recorded
-CAMERA_PICTURES = 40  # of one episode
+CAMERA_IMAGES = 40  # of one episode
 
 Progress = Callable[[int, int, int], None]  # (episodes done, in all, of these good)
 
@@ -208,7 +208,7 @@ class Beside:
         self._numbers = set(numbers)
         self._timing = Timing(spec, companion)
         read = () if companion.reader is None else read_chosen(companion.reader, numbers)
-        self._rows = {n: found.poses for n, found in read if isinstance(found, Trajectory)}
+        self._rows = {n: item.poses for n, item in read if isinstance(item, Trajectory)}
         self._turns: list[list[Float64]] = [[] for _ in companion.turns]
 
     def add(self, number: int, trajectory: Trajectory) -> None:
@@ -253,14 +253,14 @@ def read_chosen(
     reader: Reader, chosen: Sequence[int]
 ) -> Iterator[tuple[int, Trajectory | BadEpisodeError]]:
     """The chosen episodes, numbers in rising order, from the parts that hold them."""
-    wanted = set(chosen)
+    numbers = set(chosen)
     first = 0
     for part, count in enumerate(reader.episodes_per_part):
         end = bisect.bisect_left(chosen, first + count)
         if end and chosen[end - 1] >= first:
-            for number, found in enumerate(reader.read(part), start=first):
-                if number in wanted:
-                    yield number, found
+            for number, item in enumerate(reader.read(part), start=first):
+                if number in numbers:
+                    yield number, item
                 if number == chosen[end - 1]:
                     break
         first += count
@@ -272,7 +272,7 @@ def scan(
     num_actions: int,
     episodes: int = 0,
     seed: int = 0,
-    images: int = PICTURES,
+    images: int = IMAGES,
     companion: Companion | None = None,
     on_progress: Progress | None = None,
 ) -> SourceReport:
@@ -298,15 +298,15 @@ def scan(
     reports: list[EpisodeReport] = []
     bad: list[BadEpisodeError] = []
     left_out: list[BadEpisodeError] = []
-    for done, (number, found) in enumerate(read_chosen(reader, chosen), start=1):
-        if isinstance(found, BadEpisodeError):
-            (left_out if found.left_out else bad).append(found)
+    for done, (number, item) in enumerate(read_chosen(reader, chosen), start=1):
+        if isinstance(item, BadEpisodeError):
+            (left_out if item.left_out else bad).append(item)
         else:
-            report = measure(found, spec, num_actions, images)
+            report = measure(item, spec, num_actions, images)
             reports.append(report)
-            if report.picture_fault is None:
-                album.add(number, found)
-                beside.add(number, found)
+            if report.image_fault is None:
+                album.add(number, item)
+                beside.add(number, item)
         if on_progress is not None:
             on_progress(done, len(chosen), done - len(bad))
     return SourceReport(
@@ -325,7 +325,7 @@ def scan(
 
 @dataclass
 class _Album:
-    """Pictures of the episodes that come first in a random order."""
+    """Images of the episodes that come first in a random order."""
 
     spec: DatasetSpec
     place_of: dict[int, int]
@@ -339,7 +339,7 @@ class _Album:
         episode is only not shown.
         """
         place = self.place_of[number]
-        frames = pictured_frames(trajectory, self.spec)
+        frames = frames_with_image(trajectory, self.spec)
         if not len(frames):
             return
         # the next ones stand in where the first are bad
@@ -347,15 +347,15 @@ class _Album:
             with contextlib.suppress(*DATA_ERRORS):
                 self.sheets[place] = _sheet(trajectory, self.spec, frames)
         if place < CAMERA_EPISODES and self.spec.arms:
-            some = frames[even_places(len(frames), CAMERA_PICTURES)]
+            some = frames[even_places(len(frames), CAMERA_IMAGES)]
             with contextlib.suppress(*DATA_ERRORS):
                 shown = _shown(trajectory, self.spec, some, 1, SIZE)[0]
                 hands = grippers.hand_rows(trajectory, self.spec)
                 self.changes += changes(shown, hands[:, some, :3], place)
 
 
-def _sheet(trajectory: Trajectory, spec: DatasetSpec, pictured: NDArray[np.int64]) -> Sheet:
-    frames = pictured[even_places(len(pictured), SHEET_PICTURES)]
+def _sheet(trajectory: Trajectory, spec: DatasetSpec, shown: NDArray[np.int64]) -> Sheet:
+    frames = shown[even_places(len(shown), SHEET_IMAGES)]
     hands = grippers.hand_rows(trajectory, spec)
     rotations = grippers.matrices(grippers.rotation_columns(hands, spec))
     names = tuple(name for name, _ in channel_names(spec))
@@ -363,7 +363,7 @@ def _sheet(trajectory: Trajectory, spec: DatasetSpec, pictured: NDArray[np.int64
         episode=trajectory.episode,
         instruction=trajectory.instruction,
         frames=frames,
-        pictures=tuple(_shown(trajectory, spec, frames, len(spec.views), SHEET_SIZE)),
+        images=tuple(_shown(trajectory, spec, frames, len(spec.views), SHEET_SIZE)),
         hands=hands,
         turned=grippers.angles(rotations, rotations[:, :1]),
         joints=trajectory.poses[:, : len(names)] if spec.joints else None,

@@ -38,8 +38,8 @@ def _never_switches(source: SourceReport, _: Sequence[SourceReport]) -> Measured
     if not source.episodes or not source.spec.arms:
         return NO_ARMS if source.episodes else NO_EPISODES
     never = [e for e in source.episodes if not any(hand.gripper.switches for hand in e.hands)]
-    told = f"{len(never)} of {len(source.episodes)} episodes have no switch of any gripper"
-    return Measured(percent(len(never), len(source.episodes)), told)
+    text = f"{len(never)} of {len(source.episodes)} episodes have no switch of any gripper"
+    return Measured(percent(len(never), len(source.episodes)), text)
 
 
 def _outside(source: SourceReport, _: Sequence[SourceReport]) -> Measured | Unjudged:
@@ -67,13 +67,13 @@ def _views_that(source: SourceReport, flags: list[list[bool]]) -> Measured | Unj
         return NO_IMAGES
     columns = [list(column) for column in zip(*flags, strict=True)]
     counts = [sum(column) for column in columns]
-    told = []
+    lines = []
     for number, count in enumerate(counts):
         if count:
             where = [e.episode for e, bad in zip(seen, columns[number], strict=True) if bad]
-            told.append(f"{count} of {len(seen)} in {_view_name(source, number)}: {named(where)}")
+            lines.append(f"{count} of {len(seen)} in {_view_name(source, number)}: {named(where)}")
     return Measured(
-        percent(max(counts), len(seen)), "; ".join(told) or f"none in {len(seen)} episodes"
+        percent(max(counts), len(seen)), "; ".join(lines) or f"none in {len(seen)} episodes"
     )
 
 
@@ -89,10 +89,10 @@ def _all_frozen(source: SourceReport, _: Sequence[SourceReport]) -> Measured | U
     still = [
         e for e in seen if not _any_live(e) and any(view.frozen_frames > 0 for view in e.views)
     ]
-    told = f"{len(still)} of {len(seen)} episodes show one image throughout in every view"
+    text = f"{len(still)} of {len(seen)} episodes show one image throughout in every view"
     if still:
-        told += f": {named(e.episode for e in still)}"
-    return Measured(percent(len(still), len(seen)), told)
+        text += f": {named(e.episode for e in still)}"
+    return Measured(percent(len(still), len(seen)), text)
 
 
 def _any_live(episode: EpisodeReport) -> bool:
@@ -108,11 +108,11 @@ def _copied_views(source: SourceReport, _: Sequence[SourceReport]) -> Measured |
     if not seen or len(seen[0].views) < 2:
         return Unjudged("one view") if seen else NO_IMAGES
     equal = [episode for episode in seen if episode.equal_views]
-    told = f"{len(equal)} of {len(seen)} episodes"
+    text = f"{len(equal)} of {len(seen)} episodes"
     if equal:
         pair = " and ".join(_view_name(source, number) for number in equal[0].equal_views[0])
-        told += f": {pair} in {named(e.episode for e in equal)}"
-    return Measured(percent(len(equal), len(seen)), told)
+        text += f": {pair} in {named(e.episode for e in equal)}"
+    return Measured(percent(len(equal), len(seen)), text)
 
 
 SENSE_CHECKS = (
@@ -125,7 +125,7 @@ SENSE_CHECKS = (
         meaning="A hand usually starts open, and closes to lift something. Where most episodes "
         "that switch begin closed, the row may have open and closed exchanged. A guess: the lower "
         f"95 % bound of the share that starts closed, from {MIN_EPISODES} episodes on.",
-        remedy="look at the pictures below; if the hand is open where the plot says closed, change "
+        remedy="look at the images below; if the hand is open where the plot says closed, change "
         "gripper.closed of the row",
         measure=_polarity,
     ),
@@ -182,7 +182,7 @@ SENSE_CHECKS = (
         error_from=20,
         because="a camera that stops once spoils one episode, one that stops in every fifth is "
         "broken",
-        meaning="A view shows one colour all over, black for example, in every looked-at picture.",
+        meaning="A view shows one colour all over, black for example, in every looked-at image.",
         remedy="drop the view from the row (absent views are masked), or leave the episodes out",
         measure=_blank,
     ),
@@ -192,7 +192,7 @@ SENSE_CHECKS = (
         warn_from=1,
         error_from=None,
         because="two cameras never see the same image",
-        meaning="Two views show the same pictures: one key names the camera of the other.",
+        meaning="Two views show the same images: one key names the camera of the other.",
         remedy="check the views of the row, or the meta file",
         measure=_copied_views,
     ),

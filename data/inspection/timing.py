@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.inspection.companion import Companion
 from data.inspection.movement import Movement
 from data.inspection.reports import Lag, UInt8, channel_names
-from data.inspection.views import SIZE, decode, pictured_frames
+from data.inspection.views import SIZE, decode, frames_with_image
 from data.spec import DatasetSpec
 from data.trajectory import Trajectory
 
@@ -111,7 +111,7 @@ class Timing:
         if other is not None and len(other) == len(trajectory.poses) and self.companion.other:
             own, theirs = np.array(self.companion.other).T
             self.values.append((trajectory.poses[:, own], other[:, theirs]))
-        frames = pictured_frames(trajectory, self.spec)
+        frames = frames_with_image(trajectory, self.spec)
         first = max(0, (len(frames) - LAG_IMAGES) // 2)
         frames = frames[first : first + LAG_IMAGES]
         stride = max(1, round(self.spec.rate_hz / CHANGE_HZ))
@@ -145,10 +145,10 @@ class Timing:
         states = [np.diff(state, axis=0) for state, _ in pairs]
         absolute = [np.diff(command, axis=0) for _, command in pairs]
         relative = [command[:-1] - command.mean(axis=0) for _, command in pairs]
-        found = find_lag(_scaled(absolute, states), self._max_lag())
+        as_target = find_lag(_scaled(absolute, states), self._max_lag())
         other = find_lag(_scaled(relative, states), self._max_lag())
-        if found is None or other is None or found.peak >= other.peak:
-            return found
+        if as_target is None or other is None or as_target.peak >= other.peak:
+            return as_target
         return other._replace(frames=other.frames + 1)  # a step shows in the state after it
 
     def grippers(self) -> tuple[int, ...]:
@@ -157,14 +157,14 @@ class Timing:
 
     def gripper_agreement(self) -> tuple[tuple[int, float], ...]:
         """(channel of the row, correlation with the other array) of each named gripper."""
-        found = []
+        agreement = []
         for place, (channel, _) in enumerate(self.companion.other):
             if channel not in self.grippers() or not self.values:
                 continue
             one, two = (np.concatenate([pair[i][:, place] for pair in self.values]) for i in (0, 1))
             if min(one.std(), two.std()) > _TINY:
-                found.append((channel, float(np.corrcoef(one, two)[0, 1])))
-        return tuple(found)
+                agreement.append((channel, float(np.corrcoef(one, two)[0, 1])))
+        return tuple(agreement)
 
     def _max_lag(self) -> int:
         return max(2, min(MAX_LAG, int(LAG_SHARE * np.median(self.lengths))))

@@ -29,14 +29,14 @@ def _command_lead(source: SourceReport, _: Sequence[SourceReport]) -> Measured |
     if lead is None or lead.peak < ALIKE or lead.sure < SURE:
         return Unjudged(f"the row and {beside.other_key} do not move alike")
     least = min(ANSWER_FRAMES, ANSWER_S * source.spec.rate_hz)
-    told = f"commands lead the state by {lead.frames:.1f} frames"
+    text = f"commands lead the state by {lead.frames:.1f} frames"
     if lead.frames <= -0.5:
-        told = f"commands come {-lead.frames:.1f} frames after the state that they should cause"
+        text = f"commands come {-lead.frames:.1f} frames after the state that they should cause"
     elif lead.frames < least:
-        told = "commands are those of the state of the same frame: late by a frame, or a copy of it"
+        text = "commands are those of the state of the same frame: late by a frame, or a copy of it"
     return Measured(
         max(0.0, least - lead.frames),
-        f"{told} ({beside.other_key}, correlation {lead.peak:.2f}, {beside.episodes} episodes)",
+        f"{text} ({beside.other_key}, correlation {lead.peak:.2f}, {beside.episodes} episodes)",
     )
 
 

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.faults import DATA_ERRORS, BadEpisodeError
-from data.images import load_picture
+from data.images import load_image
 from data.inspection.movement import Movement
 from data.inspection.reports import UInt8, ViewReport, even_places
-from data.readers.scattered import FilePictures
-from data.readers.videos import VideoPictures
+from data.readers.scattered import FileImages
+from data.readers.videos import VideoImages
 from data.spec import DatasetSpec
 from data.stream.windows import EpisodeSamples
-from data.trajectory import Pictures, Trajectory
+from data.trajectory import Images, Trajectory
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-PICTURES = 16  # of a view in an episode that are decoded
+IMAGES = 16  # of a view in an episode that are decoded
 SIZE = 64  # px to which they are brought
 BLANK = 12  # grey levels between the darkest and the brightest; a small hand differs by more
 EQUAL = 1.0  # grey levels: mean difference of two views
@@ -62,17 +62,17 @@ class Look(NamedTuple):
 NOTHING_SEEN = Look((), [])
 
 
-def pictured_frames(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
+def frames_with_image(trajectory: Trajectory, spec: DatasetSpec) -> Int64:
     """The frames [n] that have an image in every view."""
     count = min((len(view) for view in trajectory.images), default=0) - spec.picture_offset
     return np.arange(max(0, min(count, len(trajectory.poses))))
 
 
-def decode(view: Pictures, places: Int64, *, size: int, channel_order: str) -> UInt8:
+def decode(view: Images, places: Int64, *, size: int, channel_order: str) -> UInt8:
     """Images number `places` as uint8[n, size, size, 3]; a ValueError says what is wrong."""
     taken = view.take(places)
     shown = [
-        load_picture(taken[i], size=size, channel_order=channel_order) for i in range(len(places))
+        load_image(taken[i], size=size, channel_order=channel_order) for i in range(len(places))
     ]
     return np.stack(shown)
 
@@ -82,7 +82,7 @@ def look(
     samples: EpisodeSamples,
     spec: DatasetSpec,
     move: Movement,
-    count: int = PICTURES,
+    count: int = IMAGES,
 ) -> Look | BadEpisodeError:
     """What the views show, or the fault for which training would leave the episode out.
 
@@ -96,7 +96,7 @@ def look(
     frames, rows = np.unique(samples.frames, return_index=True)
     views = samples.images
     if not len(frames):  # training takes none, so no image can be at fault
-        frames = pictured_frames(trajectory, spec)
+        frames = frames_with_image(trajectory, spec)
         rows, views = frames + spec.picture_offset, trajectory.images
     places = even_places(len(frames), count or len(frames)) if len(frames) else []
     if not len(places) or not views:
@@ -142,20 +142,20 @@ class _ImageError(Exception):
 
 
 def _look_at(
-    view: Pictures, rows: Int64, chosen: Int64, order: str
+    view: Images, rows: Int64, chosen: Int64, order: str
 ) -> tuple[ViewReport, UInt8, list[bool]]:
     """A report on one view, its images uint8[n, SIZE, SIZE, 3], and which are the same [n - 1]."""
     raw, native = {}, {}
     for row in chosen.tolist():
         raw[row], native[row] = _loaded(view, row, order)
-    if isinstance(view, np.ndarray | FilePictures):  # the others cost a seek, or a whole file
+    if isinstance(view, np.ndarray | FileImages):  # the others cost a seek, or a whole file
         for row in set(rows.tolist()) - set(raw):
-            _check_whole(view, row, order)
+            _check_complete(view, row, order)
     images = list(native.values())
-    small = np.stack([load_picture(pixels, size=SIZE, channel_order="rgb") for pixels in images])
+    small = np.stack([load_image(pixels, size=SIZE, channel_order="rgb") for pixels in images])
     lengths = [len(image) for image in raw.values() if isinstance(image, bytes)]
     blank = _is_blank(small)
-    still = _still(images, in_video=isinstance(view, VideoPictures))
+    still = _still(images, in_video=isinstance(view, VideoImages))
     report = ViewReport(
         sizes=tuple(sorted({(pixels.shape[0], pixels.shape[1]) for pixels in images})),
         encoded_bytes=float(np.mean(lengths)) if lengths else math.nan,
@@ -166,16 +166,16 @@ def _look_at(
     return report, small, still
 
 
-def _loaded(view: Pictures, row: int, order: str) -> tuple[Any, UInt8]:
+def _loaded(view: Images, row: int, order: str) -> tuple[Any, UInt8]:
     """An image as stored and decoded, by the function that training decodes with."""
     try:
         stored = view[row]
-        return stored, load_picture(stored, size=None, channel_order=order)
+        return stored, load_image(stored, size=None, channel_order=order)
     except DATA_ERRORS as error:
         raise _ImageError(row) from error
 
 
-def _check_whole(view: Pictures, row: int, order: str) -> None:
+def _check_complete(view: Images, row: int, order: str) -> None:
     """Decodes an image only where it is not clearly complete, which is much cheaper."""
     try:
         stored = view[row]

@@ -1,8 +1,8 @@
-"""Reader for what `python -m scripts.build_rlds` wrote: standard trajectories in RLDS.
+"""Reader for datasets of `python -m scripts.build_rlds`: standard trajectories in RLDS.
 
-It serves the same dataset row as the recording they were made of. The fields `STORED` of the row
-are applied when a dataset is built, so they must be those of then; the fields `APPLIED_LATER` act
-on every sample drawn and may change.
+It serves the same dataset row as the recording that they were made of. The fields `STORED` of the
+row are applied when a dataset is built, so they must not change afterwards; the fields
+`APPLIED_LATER` act on every sample drawn and may change.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ _MANIFEST = pydantic.TypeAdapter(_Manifest)
 class BuiltReader:
     """A built dataset, opened for the row that it was made with; a part is a shard file.
 
-    Its `spec` has the views that the original storage named, and the channel order of the pictures
+    Its `spec` has the views that the original storage named, and the channel order of the images
     as they are stored.
 
     Raises:
-        ValueError: the row is not the one of then, or the dataset was made by other software.
+        ValueError: the row has changed since, or the dataset was made by other software.
     """
 
     def __init__(self, spec: DatasetSpec, folder: epath.Path) -> None:
@@ -153,12 +153,12 @@ class BuiltReader:
         )
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of shard file number `part`, one at a time, pictures encoded."""
+        """Trajectories of shard file number `part`, one at a time, images encoded."""
         path = str(self.folder / self._files[part])
         records = tf.data.TFRecordDataset([path]).map(self._parse).as_numpy_iterator()
         lost: FaultError | None = None
         for number in range(self.episodes_per_part[part]):
-            # a TFRecord file has no way past a damaged record
+            # nothing behind a damaged record of a TFRecord file can be read
             name = f"{self._files[part]}#{number}"
             with read_of(f"dataset {self.spec.name!r}, episode {name}"):
                 raw = lost or _next_record(records)
@@ -172,7 +172,7 @@ class BuiltReader:
 
 
 def find_built(spec: DatasetSpec, root: epath.PathLike) -> epath.Path | None:
-    """The folder of the dataset built with `spec` under `root`, if there is one."""
+    """Folder of the dataset built with `spec` under `root`, or None."""
     parent = epath.Path(root) / built_name(spec)
     if not parent.is_dir():
         return None
@@ -185,17 +185,17 @@ def find_built(spec: DatasetSpec, root: epath.PathLike) -> epath.Path | None:
 
 
 def built_name(spec: DatasetSpec) -> str:
-    """The folder of a row's dataset, in the letters that tfds.load takes.
+    """Name of a row's built dataset, in the letters that tfds.load accepts.
 
-    It is made of the name of the row, not of its storage: two rows of one storage differ in poses.
-    Droid-Left and droid_left come out alike; such two cannot be built into the same data folder.
+    It comes from the name of the row, not of its storage: two rows of one storage differ in poses.
+    Droid-Left and droid_left give the same name and cannot be built into the same data folder.
     """
     name = re.sub(r"\W", "_", spec.name).lower()
     return name if re.match("[a-z]", name) else f"set_{name}"
 
 
 def stored_row(spec: DatasetSpec) -> dict[str, Any]:
-    """The fields `STORED` of a row, as plain JSON values."""
+    """Fields `STORED` of a row, as plain JSON values."""
     values = dataclasses.asdict(spec)
     return json.loads(json.dumps({field: values[field] for field in STORED}))
 
@@ -205,15 +205,15 @@ def fingerprint(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
-def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The keys of either under which the two have unlike values."""
-    keys = dict.fromkeys([*found, *wanted])
-    return [key for key in keys if found.get(key) != wanted.get(key)]
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Keys of either under which the two have different values."""
+    keys = dict.fromkeys([*one, *other])
+    return [key for key in keys if one.get(key) != other.get(key)]
 
 
 def _check_row(spec: DatasetSpec, built: Mapping[str, Any], folder: epath.Path) -> None:
     row = stored_row(spec)
-    # a field younger than the dataset had its default then
+    # a field added to rows since the dataset was built had its default
     built = {field: default_values().get(field) for field in STORED} | dict(built)
     fields = differing(built, row)
     if fields:

@@ -3,9 +3,9 @@
 dlimp has no licence and is on no package index, so it is optional; this class stands in for it.
 The contract tests (tests/data/readers/test_dlataset.py) run against both.
 
-A `tf.data` pipeline traces its functions anew wherever one is made: 0.2 s of Python for each shard
-that is read. Here records are plain, and what makes a trajectory of one is traced once for each
-dataset and chain of functions.
+A `tf.data` pipeline traces its functions each time one is made: 0.2 s of Python for each shard that
+is read. Here the pipeline yields plain records, and the function that turns one into a trajectory
+is traced once for each dataset and chain of functions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ with needs("data"):
 
 Traj = dict[str, Any]
 TrajFn = Callable[[Traj], Traj]
-_KEPT_FUNCTIONS = 64  # traced; as many datasets of a mixture can be read in turn
+_KEPT_FUNCTIONS = 64  # traced functions in memory: datasets of a mixture that are read in turn
 
 
 class DLataset:
@@ -40,7 +40,7 @@ class DLataset:
         features: tfds.features.FeaturesDict,
         fns: tuple[TrajFn, ...],
     ) -> None:
-        """Of serialised episodes."""
+        """Makes it from serialised episodes; `from_rlds` is the public way."""
         self._records = records
         self._features = features
         self._fns = fns
@@ -61,14 +61,14 @@ class DLataset:
         return DLataset(records, builder.info.features, ())
 
     def traj_map(self, fn: TrajFn) -> DLataset:
-        """Apply `fn`, trajectory in, trajectory out.
+        """Applies `fn`, trajectory in, trajectory out.
 
-        It is traced once: hand in the same function to read another part of the dataset.
+        It is traced once: pass the same function to read another part of the dataset.
         """
         return DLataset(self._records, self._features, (*self._fns, fn))
 
     def with_options(self, options: tf.data.Options) -> DLataset:
-        """Set tf.data options; without parallel maps, trajectories are in file order under any."""
+        """Sets tf.data options; the order stays that of the file, since no map is parallel."""
         return DLataset(self._records.with_options(options), self._features, self._fns)
 
     def iterator(self, *, prefetch: int = tf.data.AUTOTUNE) -> Iterator[Traj]:
@@ -84,7 +84,7 @@ class DLataset:
 def _traced(
     features: tfds.features.FeaturesDict, fns: tuple[TrajFn, ...]
 ) -> Callable[[tf.Tensor, tf.Tensor], Traj]:
-    """Number and serialised episode -> trajectory."""
+    """Traces the function: number and serialised episode -> trajectory."""
     decoders: Any = {"steps": tfds.decode.SkipDecoding()}
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string)])

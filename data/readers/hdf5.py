@@ -13,38 +13,38 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt, needs
-from data.images import ENCODED, MAGIC, RAW_PICTURES, UInt8, image_form, stored_images
+from data.images import ENCODED, MAGIC, RAW_IMAGES, UInt8, image_form, stored_images
 from data.readers.hdf5_files import (
+    all_values,
     check_frame_size,
     has_key,
     stored_array,
     stored_attribute,
     stored_item,
-    whole_array,
 )
 from data.readers.meta_files import MetaFile, find_meta_file
 from data.spec import DatasetSpec
 from data.texts import recorded_texts
-from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import Places
 
 _log = logging.getLogger(__name__)
 
-OBSERVATIONS = "observation_key"
-TEXT_FIELD = "language_instruction_key"  # of a meta file
 with needs("data"):
     import h5py
+
+OBSERVATIONS, TEXT_FIELD = "observation_key", "language_instruction_key"  # of a meta file
 
 
 class Hdf5Reader:
     """The episodes of a meta file, opened for a dataset row; a part is one episode.
 
     The meta file names the views and the instruction (`observation_key`,
-    `language_instruction_key`); the row has everything else, and may name the views in its place.
-    The text may be an array or an attribute; a row with a fixed instruction needs none.
+    `language_instruction_key`); the row has everything else, and may name the views instead. The
+    text may be an array or an attribute; a row with a fixed instruction needs none.
 
     Raises:
-        FileNotFoundError: no meta file, or its first episode is not there.
+        FileNotFoundError: no meta file, or its first episode is absent.
         ValueError: the first episode has not the keys of the meta file and the row.
     """
 
@@ -67,7 +67,7 @@ class Hdf5Reader:
         self._check_first()
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of episode number `part`; its pictures are read when they are taken."""
+        """Trajectory of episode number `part`; its images are read when they are taken."""
         path = self._paths[part]
         yield attempt(self.spec.name, str(path), lambda: self._trajectory(path))
 
@@ -76,7 +76,7 @@ class Hdf5Reader:
             self._check_keys(file)
             raw = read_arrays(file, self.spec.state_keys)
             instruction = self._text(file, min(map(len, raw.values())))
-            views = tuple(Hdf5Pictures.open(file, path, key) for key in self.spec.views)
+            views = tuple(Hdf5Images.open(file, path, key) for key in self.spec.views)
         return standard_trajectory(
             raw,
             self.spec,
@@ -89,16 +89,16 @@ class Hdf5Reader:
     def _text(self, file: h5py.File, num_frames: int) -> Any:
         """The instruction as recorded: one text, or one for each frame.
 
-        Of a list of another length X-VLA takes the first.
+        X-VLA takes the first text of a list of another length.
         """
         if not self.spec.text_keys:
             return None
         (key,) = self.spec.text_keys
-        found = recorded_texts(_recorded(file, key), key)
-        if len(found) in (1, num_frames) or len(set(found)) == 1:
-            return found if len(found) == num_frames else found[0]
-        if abs(len(found) - num_frames) <= max(1, self.spec.picture_offset):
-            raise FaultError("unequal_lengths", f"{key}: {len(found)} texts, {num_frames} frames")
+        texts = recorded_texts(_recorded(file, key), key)
+        if len(texts) in (1, num_frames) or len(set(texts)) == 1:
+            return texts if len(texts) == num_frames else texts[0]
+        if abs(len(texts) - num_frames) <= max(1, self.spec.picture_offset):
+            raise FaultError("unequal_lengths", f"{key}: {len(texts)} texts, {num_frames} frames")
         if not self._warned:
             self._warned = True
             _log.warning(
@@ -106,10 +106,10 @@ class Hdf5Reader:
                 "here and in every such episode",
                 file.filename,
                 key,
-                len(found),
+                len(texts),
                 num_frames,
             )
-        return found[0]
+        return texts[0]
 
     def _check_keys(self, file: h5py.File) -> None:
         texts = [key for key in self.spec.text_keys if stored_attribute(file, key) is None]
@@ -125,12 +125,12 @@ class Hdf5Reader:
             ) from error
 
 
-class Hdf5Pictures:
+class Hdf5Images:
     """The images of one view of an HDF5 episode, in any of the usual forms.
 
-    That is an array [T, ...], or a group with an array per frame under its number. A frame is bytes
-    of fixed or variable length, a row of bytes filled up with zeros, or pixels. Encoded images are
-    read when they are taken; pixels, which are large, stay in the file until asked for.
+    The form is an array [T, ...], or a group with an array per frame under its number. A frame is
+    bytes of fixed or variable length, a row of bytes padded with zeros, or pixels. Encoded images
+    are read when they are taken; pixels, which are large, stay in the file until asked for.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Hdf5Pictures:
         *,
         pixels: bool,
     ) -> None:
-        """Frames number `places`; `names` of the frames where `key` is a group, else empty."""
+        """Takes the frames `places`; `names` are those of the frames where `key` is a group."""
         self._path = path
         self._key = key
         self._names = names
@@ -150,8 +150,8 @@ class Hdf5Pictures:
         self._pixels = pixels
 
     @staticmethod
-    def open(file: h5py.File, path: Path, key: str) -> Hdf5Pictures:
-        """The images under `key`; a FaultError says what is there instead."""
+    def open(file: h5py.File, path: Path, key: str) -> Hdf5Images:
+        """Opens the images under `key`; a FaultError says what is there instead."""
         item = stored_item(file, key)
         names = () if isinstance(item, h5py.Dataset) else _frame_names(file, key, item)
         frame: Any = stored_array(file, f"{key}/{names[0]}") if names else item
@@ -167,7 +167,7 @@ class Hdf5Pictures:
             if h5py.check_string_dtype(frame.dtype) is None and values is not None:
                 image_form(np.dtype(values), (1,), key)
         places = np.arange(len(names or frame))
-        return Hdf5Pictures(path, key, names, places, pixels=form != ENCODED)
+        return Hdf5Images(path, key, names, places, pixels=form != ENCODED)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -179,11 +179,11 @@ class Hdf5Pictures:
         except OSError as error:
             raise ValueError(f"{self._path}: {error}") from error
 
-    def take(self, indices: NDArray[np.int64]) -> Pictures:
-        """The images at `indices`, in memory where they are encoded."""
+    def take(self, indices: NDArray[np.int64]) -> Images:
+        """Images at `indices`, in memory where they are encoded."""
         places = self._places[indices]
         if self._pixels:
-            return Hdf5Pictures(self._path, self._key, self._names, places, pixels=True)
+            return Hdf5Images(self._path, self._key, self._names, places, pixels=True)
         return self._read(places)
 
     def _read(self, places: NDArray[np.int64]) -> NDArray[np.object_]:
@@ -193,7 +193,7 @@ class Hdf5Pictures:
         with h5py.File(self._path) as file:
             if self._names:
                 frames = self._names[first:end]
-                rows: Any = [whole_array(file, f"{self._key}/{name}") for name in frames]
+                rows: Any = [all_values(file, f"{self._key}/{name}") for name in frames]
             else:
                 rows = stored_array(file, self._key)[first:end]
         if isinstance(rows, np.ndarray) and rows.dtype.kind == "S":
@@ -209,25 +209,25 @@ def read_arrays(
     keys: tuple[str, ...],
     substitutes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays under `keys`; an absent one is made of column 0 of each of its substitutes.
+    """Reads the arrays under `keys`; an absent one is column 0 of each of its substitutes.
 
     Raises:
-        LookupError: names what is missing, and what there is.
+        LookupError: names the missing keys, and those that the file has.
     """
     arrays = {}
     for key in keys:
         others = () if has_key(file, key) else (substitutes or {}).get(key, ())
         check_present(file, others or (key,))
         if others:
-            columns = [whole_array(file, other) for other in others]
+            columns = [all_values(file, other) for other in others]
             arrays[key] = np.stack([c.reshape(len(c), -1)[:, 0] for c in columns], axis=1)
         else:
-            arrays[key] = whole_array(file, key)
+            arrays[key] = all_values(file, key)
     return arrays
 
 
 def check_present(file: h5py.File, keys: Iterable[str]) -> None:
-    """A LookupError names those of `keys` that the file lacks, and what it has."""
+    """Raises a LookupError that names those of `keys` that the file lacks, and what it has."""
     missing = [key for key in keys if not has_key(file, key)]
     if missing:
         paths: list[str] = []
@@ -239,7 +239,7 @@ def check_present(file: h5py.File, keys: Iterable[str]) -> None:
 
 
 def _views(meta: MetaFile, spec: DatasetSpec) -> tuple[str, ...]:
-    """The views that the meta file names, or else the row; a ValueError where they disagree."""
+    """Views that the meta file names, or else the row; a ValueError where they disagree."""
     if spec.views and OBSERVATIONS not in meta.content:
         return spec.views
     stated = meta.field(OBSERVATIONS)
@@ -263,26 +263,26 @@ def _is_array(item: Any) -> bool:
 
 
 def _instruction_key(meta: MetaFile, spec: DatasetSpec) -> str | None:
-    """Where the text is: the meta file says it, or else the row; None: the row fixes the text."""
+    """Key of the text, from the meta file or else the row; None where the row fixes the text."""
     key = meta.content.get(TEXT_FIELD, spec.instruction_key)
     if key is None and spec.fixed_instruction is not None:
         return None
     key = meta.field(TEXT_FIELD) if key is None else key
     if not isinstance(key, str):
-        raise ValueError(f"{meta.path}: {TEXT_FIELD} is {key!r}, wanted is the path of an array")
+        raise ValueError(f"{meta.path}: {TEXT_FIELD} is {key!r}, allowed is the path of an array")
     return key
 
 
 def _recorded(file: h5py.File, key: str) -> Any:
-    """What a text's array, or attribute in its place, holds; None for HDF5's Empty."""
-    found = stored_attribute(file, key)
-    if found is None:
-        found = whole_array(file, key)
-    return None if isinstance(found, h5py.Empty) else found
+    """Value of a text's attribute, or else of its array; None for HDF5's Empty."""
+    value = stored_attribute(file, key)
+    if value is None:
+        value = all_values(file, key)
+    return None if isinstance(value, h5py.Empty) else value
 
 
 def _frame_names(file: h5py.File, key: str, item: h5py.Group) -> tuple[str, ...]:
-    """The members of a group with one per frame, in their order."""
+    """Members of a group with one per frame, in their order."""
     numbers = sorted((int(name), name) for name in map(str, item) if name.isdecimal())
     first = numbers[0][0] if numbers else 0
     counted = [number for number, _ in numbers] == list(range(first, first + len(item)))
@@ -297,15 +297,15 @@ def _frame_names(file: h5py.File, key: str, item: h5py.Group) -> tuple[str, ...]
 
 
 def _with_zeros(rows: NDArray[Any]) -> NDArray[Any]:
-    """Byte strings of a camera buffer's length as rows of bytes: numpy cuts zeros at their end."""
-    if rows.dtype.itemsize not in RAW_PICTURES:
+    """Byte strings of a camera buffer's length as rows of bytes; numpy would cut zeros behind."""
+    if rows.dtype.itemsize not in RAW_IMAGES:
         return rows
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
 def _camera_buffer(image: bytes | UInt8) -> bytes | UInt8:
-    """Bytes that are no file but the pixels of a known camera, as uint8[H, W, 3]."""
+    """Turns bytes that are the pixels of a known camera into uint8[H, W, 3]; files stay bytes."""
     if not isinstance(image, bytes) or image.startswith(MAGIC):
         return image
-    shape = RAW_PICTURES.get(len(image))
+    shape = RAW_IMAGES.get(len(image))
     return image if shape is None else np.frombuffer(image, np.uint8).reshape(shape)

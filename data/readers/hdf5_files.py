@@ -1,7 +1,7 @@
-"""HDF5 files from others, opened and read so that they lead nowhere else and cannot stall.
+"""Reads HDF5 files that others wrote, so that they lead to no other file and cannot stall.
 
 A file may link to objects of other files, keep an array's values in other files, claim any size,
-and hold a heap of strings whose walk never ends. All four are refused by name.
+and hold a heap of strings in which HDF5 loops for ever. All four are refused by name.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ def stored_item(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group:
 
     Raises:
         KeyError: no such key, or it is neither.
-        FaultError: it lies in another file, or its strings cannot be read without end.
+        FaultError: it lies in another file, or reading its strings would not end.
     """
-    found = _item(file, key)
-    if isinstance(found, h5py.Group):
-        return found
-    if not isinstance(found, h5py.Dataset):
+    item = _item(file, key)
+    if isinstance(item, h5py.Group):
+        return item
+    if not isinstance(item, h5py.Dataset):
         raise KeyError(f"{key} is no array")
-    if found.is_virtual or found.external:
+    if item.is_virtual or item.external:
         raise FaultError("malformed", f"{key} keeps its values in other files, which is refused")
-    _check_strings(file, found.dtype)
-    return found
+    _check_strings(file, item.dtype)
+    return item
 
 
 def stored_array(file: h5py.File, key: str) -> h5py.Dataset:
     """The array under `key`; raises as `stored_item`, and a KeyError where it is a group."""
-    found = stored_item(file, key)
-    if not isinstance(found, h5py.Dataset):
+    item = stored_item(file, key)
+    if not isinstance(item, h5py.Dataset):
         raise KeyError(f"{key} is no array")
-    return found
+    return item
 
 
 def stored_attribute(file: h5py.File, key: str) -> Any:
     """The attribute `key` of the file or of a group in it; None where there is none, or an array.
 
     Raises:
-        FaultError: a link leads out of the file, or its strings cannot be read without end.
+        FaultError: a link leads out of the file, or reading its strings would not end.
     """
     folder, _, name = key.rpartition("/")
     if has_key(file, key) or not has_key(file, folder):
@@ -67,25 +67,25 @@ def stored_attribute(file: h5py.File, key: str) -> Any:
     return attributes[name]
 
 
-def whole_array(file: h5py.File, key: str) -> Any:
-    """The values of a numeric array; a FaultError where they take more than `LARGEST_ARRAY`."""
-    found = stored_array(file, key)
-    check_size(found, key)
-    return found[()]
+def all_values(file: h5py.File, key: str) -> Any:
+    """Values of a numeric array; a FaultError where they take more than `LARGEST_ARRAY`."""
+    array = stored_array(file, key)
+    check_size(array, key)
+    return array[()]
 
 
-def check_size(found: h5py.Dataset, key: str) -> None:
-    """A FaultError where the values take more than `LARGEST_ARRAY`; none is read."""
-    if found.size and found.size * found.dtype.itemsize > LARGEST_ARRAY:
+def check_size(array: h5py.Dataset, key: str) -> None:
+    """Refuses an array whose values take more than `LARGEST_ARRAY`; none is read."""
+    if array.size and array.size * array.dtype.itemsize > LARGEST_ARRAY:
         raise FaultError(
             "malformed",
-            f"{key} is {found.dtype}{list(found.shape)}, {found.size * found.dtype.itemsize} "
+            f"{key} is {array.dtype}{list(array.shape)}, {array.size * array.dtype.itemsize} "
             f"bytes; allowed are {LARGEST_ARRAY}",
         )
 
 
 def check_frame_size(dtype: Any, shape: tuple[int, ...], key: str) -> None:
-    """A FaultError where one image of an array takes more than the largest picture has."""
+    """Refuses an array of which one image takes more bytes than the largest allowed image."""
     size = math.prod(shape) * dtype.itemsize
     if size > 3 * LARGEST:
         raise FaultError(
@@ -95,7 +95,7 @@ def check_frame_size(dtype: Any, shape: tuple[int, ...], key: str) -> None:
 
 
 def has_key(file: h5py.File, key: str) -> bool:
-    """Whether a file has something under `key`; a FaultError where a link leads out of it."""
+    """True where a file has `key`; a FaultError where a link leads out of it."""
     try:
         _item(file, key)
     except KeyError:
@@ -104,7 +104,7 @@ def has_key(file: h5py.File, key: str) -> bool:
 
 
 def _item(file: h5py.File, key: str) -> Any:
-    """What lies under `key`, reached by links within the file alone."""
+    """The object under `key`, reached by links within the file alone."""
     node: Any = file
     for name in filter(None, key.split("/")):
         if not isinstance(node, h5py.Group):
@@ -119,7 +119,7 @@ def _item(file: h5py.File, key: str) -> Any:
 
 
 def _check_soft(file: h5py.File, node: h5py.Group, target: str, key: str) -> None:
-    """Walks a chain of soft links as HDF5 would, so that an external one in it is seen."""
+    """Follows a chain of soft links as HDF5 would, to refuse an external one in it."""
     for _ in range(_LONGEST_CHAIN):
         parent, _, last = target.rstrip("/").rpartition("/")
         top: Any = file if target.startswith("/") else node
@@ -146,7 +146,7 @@ def _check_strings(file: h5py.File, dtype: Any) -> None:
 
 
 def _has_references(dtype: Any) -> bool:
-    """Whether values lie in the global heap: strings and arrays of variable length."""
+    """True where values lie in the global heap: strings and arrays of variable length."""
     if dtype.fields:
         return any(_has_references(field[0]) for field in dtype.fields.values())
     if dtype.subdtype:
@@ -156,17 +156,17 @@ def _has_references(dtype: Any) -> bool:
 
 @functools.lru_cache(_KNOWN_FILES)
 def _check_heap(path: Path, _size: int, _modified_ns: int) -> None:
-    """Refuses a file with a heap in which the HDF5 library would walk for ever.
+    """Refuses a file with a heap in which the HDF5 library would loop for ever.
 
-    The library takes an object's size on trust: one of 0 bytes in the free space is met again and
-    again. Heaps are jumped over once checked, so pictures in them are not read.
+    The library trusts an object's size: one of 0 bytes in the free space is met again and again.
+    A checked heap is skipped as one, so images in it are not read.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         place = content.find(_HEAP)
         while place >= 0:
             size = int.from_bytes(content[place + 8 : place + 16], "little")
             if size < _HEAP_HEAD or place + size > len(content):
-                place = content.find(_HEAP, place + 1)  # bytes of something else
+                place = content.find(_HEAP, place + 1)  # these bytes begin no heap
                 continue
             if not _walk_ends(content, place + _HEAP_HEAD, place + size):
                 raise FaultError(
@@ -176,7 +176,7 @@ def _check_heap(path: Path, _size: int, _modified_ns: int) -> None:
 
 
 def _walk_ends(content: mmap.mmap, place: int, end: int) -> bool:
-    """Whether the objects of a collection follow one another up to its end."""
+    """True where the objects of a collection follow one another up to its end."""
     while end - place >= _OBJECT_HEAD:
         head = content[place : place + _OBJECT_HEAD]
         number, size = int.from_bytes(head[:2], "little"), int.from_bytes(head[8:], "little")

@@ -1,6 +1,6 @@
 """Reader for LeRobot datasets (parquet and MP4): formats v2.0, v2.1 and v3, and AgiBot World.
 
-Where the episodes lie is told by data/readers/lerobot_index.py. A part is one episode, or with v3 a few
+data/readers/lerobot_index.py finds the episodes. A part is one episode, or with v3 a few
 neighbours in the same parquet file. Only the columns of the row are read; videos are opened when a
 sample is drawn.
 """
@@ -17,20 +17,20 @@ from etils import epath
 from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, attempt, needs
-from data.images import FilePictures, stored_images
+from data.images import FileImages, stored_images
 from data.readers.lerobot_index import EpisodeFiles, read_index
 from data.readers.lerobot_tasks import TASK_INDEX, episode_text
-from data.readers.videos import VideoPictures
+from data.readers.videos import VideoImages
 from data.rows.contracts import with_channel_names
 from data.spec import DatasetSpec
-from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import Places
 
-_log = logging.getLogger(__name__)
 with needs("data"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+_log = logging.getLogger(__name__)
 MAX_EPISODES_PER_PART = 20
 LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 IMAGE_TYPES = (
@@ -64,7 +64,7 @@ class LeRobotReader:
         self._warn_of_first_tasks(index.episodes)
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of one part, in the order of the index."""
+        """Trajectories of one part, in the order of the index."""
         episodes = self._parts[part]
         table = attempt(self.spec.name, episodes[0].name, partial(self._read_table, episodes))
         if isinstance(table, BadEpisodeError):
@@ -99,27 +99,27 @@ class LeRobotReader:
         if key != TASK_INDEX:
             column_type = table.schema.field(key).type
             if not _is_text(column_type):
-                raise FaultError("malformed", f"{key} holds {column_type}, wanted is text")
+                raise FaultError("malformed", f"{key} holds {column_type}, allowed is text")
             return table.column(key).to_pylist()
         numbers = column_array(table, key) if key in table.column_names else None
         return episode_text(episode.tasks, self._tasks, numbers)
 
-    def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Pictures:
+    def _view(self, episode: EpisodeFiles, key: str, table: pa.Table) -> Images:
         if key in table.column_names:
-            return _stored_pictures(table, key, episode)
+            return _stored_images(table, key, episode)
         if key not in episode.videos:
             raise FaultError("missing_key", f"{key} is neither a column nor a video")
         video = episode.videos[key]
         if video.start_s is None:
-            return VideoPictures(video.path)
+            return VideoImages(video.path)
         rate = self.spec.rate_hz
         times = video.start_s + np.arange(len(table)) / rate
-        return VideoPictures(video.path, times=times, rate_hz=rate)
+        return VideoImages(video.path, times=times, rate_hz=rate)
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         text = self.spec.instruction_key or TASK_INDEX
-        wanted = [*self.spec.keys, text, "episode_index", "frame_index"]
-        return [key for key in dict.fromkeys(wanted) if key in schema.names]
+        keys = [*self.spec.keys, text, "episode_index", "frame_index"]
+        return [key for key in dict.fromkeys(keys) if key in schema.names]
 
     def _check_first(self, episode: EpisodeFiles) -> None:
         names = pq.read_schema(episode.table).names
@@ -138,8 +138,8 @@ class LeRobotReader:
         reads_tasks = not self.spec.text_keys and self.spec.fixed_instruction is None
         if several and reads_tasks and TASK_INDEX not in pq.read_schema(episodes[0].table).names:
             _log.warning(
-                "%s: %d episodes list several tasks, and no column %s says which frame is of "
-                "which; the first is taken for all frames, as by X-VLA's own reader",
+                "%s: %d episodes list several tasks, and no column %s says which frame has which; "
+                "all frames get the first, as in X-VLA's own reader",
                 self.spec.name,
                 len(several),
                 TASK_INDEX,
@@ -166,8 +166,8 @@ def column_array(table: pa.Table, key: str) -> NDArray[Any]:
     return values.reshape(len(table), -1)
 
 
-def _stored_pictures(table: pa.Table, key: str, episode: EpisodeFiles) -> Pictures:
-    """Images kept in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
+def _stored_images(table: pa.Table, key: str, episode: EpisodeFiles) -> Images:
+    """Images in the table: pixels, bytes, or structures of "bytes" and, without them, "path".
 
     Raises:
         FaultError: the column is of another type, or a frame has neither bytes nor a path.
@@ -196,7 +196,7 @@ def _stored_pictures(table: pa.Table, key: str, episode: EpisodeFiles) -> Pictur
     for frame, image in enumerate(images):
         where = f"{episode.name}: {key}"
         places[frame] = image if isinstance(image, bytes) else episode.top.stored_path(image, where)
-    return FilePictures(episode.top.path, places)
+    return FileImages(episode.top.path, places)
 
 
 def _storage(table: pa.Table, key: str) -> Any:
@@ -209,7 +209,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _flat_values(values: Any, key: str) -> tuple[NDArray[Any], list[int]]:
-    """A column of (nested) lists as one flat array, and the lengths of the lists of a row."""
+    """Flattens a column of (nested) lists; returns it with the lengths of the lists of a row."""
     shape: list[int] = []
     while _is_list(values.type):
         fixed = pa.types.is_fixed_size_list(values.type)
@@ -222,7 +222,7 @@ def _flat_values(values: Any, key: str) -> tuple[NDArray[Any], list[int]]:
 
 
 def _parts(episodes: tuple[EpisodeFiles, ...]) -> list[list[EpisodeFiles]]:
-    """Neighbours that share a file together, at most so many."""
+    """Groups neighbours that share a file, at most `MAX_EPISODES_PER_PART` together."""
     parts: list[list[EpisodeFiles]] = []
     for episode in episodes:
         last = parts[-1] if parts else []

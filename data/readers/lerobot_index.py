@@ -1,4 +1,7 @@
-"""Where the episodes of a LeRobot dataset lie: formats v2.0, v2.1, v3, AgiBot World's meta file."""
+"""Index of a LeRobot dataset: the files of each episode, names of columns, and tasks.
+
+Formats v2.0, v2.1 and v3, and AgiBot World, which has LeRobot's folders but a meta file of X-VLA.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _Number = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 @pydantic.with_config(STRICT)
 class _Feature(TypedDict, total=False):
-    """What is read of a feature, beside its names (`channel_names` of data/readers/lerobot_index.py)."""
+    """Fields of a feature that are read, beside its names (`channel_names`)."""
 
     dtype: str | None
     info: dict[str, Any] | None
@@ -38,7 +41,7 @@ class _Feature(TypedDict, total=False):
 
 @pydantic.with_config(STRICT)
 class _Info(TypedDict, total=False):
-    """What any version has of these fields; data/texts.py reads the paraphrases."""
+    """Fields of any version; data/texts.py reads the paraphrases."""
 
     codebase_version: str
     fps: float
@@ -109,7 +112,7 @@ AGIBOT_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_in
 
 @dataclass(frozen=True)
 class VideoPlace:
-    """A video file, and where in it the episode starts; None: the file is the episode's own."""
+    """A video file, and the second at which the episode starts; None: the file is all its own."""
 
     path: Path
     start_s: float | None = None
@@ -117,7 +120,7 @@ class VideoPlace:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of episodes, the file that names what is in it, and where that may lie."""
+    """A folder of episodes, the file that lists its content, and where that may lie."""
 
     path: Path
     index: Path
@@ -134,7 +137,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """One episode: its table, its videos by view, and what is said of it."""
+    """One episode: its table, videos by view, tasks, and the frames that may start samples."""
 
     name: str
     number: int
@@ -152,7 +155,7 @@ class EpisodeFiles:
         return pc.field("episode_index").isin([episode.number for episode in episodes])
 
     def rows(self, table: pa.Table) -> pa.Table:
-        """The rows of this episode in a table that was read, by frame."""
+        """Rows of this episode in a table that was read, by frame."""
         if not self.shared:
             return table
         mine = table.filter(pc.field("episode_index") == self.number)
@@ -161,9 +164,9 @@ class EpisodeFiles:
 
 @dataclass(frozen=True)
 class LeRobotIndex:
-    """All episodes and the files that list them.
+    """All episodes, the files that list them, and what these say of texts and columns.
 
-    With the paraphrases, the names of columns by feature, and the tasks by number.
+    `channel_names` has the names of columns by feature, `tasks` the tasks by number.
     """
 
     episodes: tuple[EpisodeFiles, ...]
@@ -176,7 +179,7 @@ class LeRobotIndex:
 def read_index(
     spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
 ) -> LeRobotIndex:
-    """The index of the dataset of `spec` at <root>/<storage_name> or at <root> itself.
+    """Reads the index of the dataset of `spec` at <root>/<storage_name> or at <root> itself.
 
     Raises:
         FileNotFoundError: neither LeRobot's meta/info.json nor a meta file of X-VLA is there.
@@ -222,7 +225,7 @@ def channel_names(info: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
     LeRobot writes a list, lists by group (`{"motors": [...]}`), or numbers by name.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    names_by_key: dict[str, tuple[str, ...]] = {}
     features = info.get("features")
     for key, feature in features.items() if isinstance(features, dict) else ():
         names = feature.get("names") if isinstance(feature, dict) else None
@@ -237,12 +240,12 @@ def channel_names(info: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             and feature.get("shape") == [len(names)]
             and all(isinstance(name, str) for name in names)
         ):
-            found[key] = tuple(names)
-    return found
+            names_by_key[key] = tuple(names)
+    return names_by_key
 
 
 def _check_views(spec: DatasetSpec, path: Path, features: Mapping[str, Any]) -> None:
-    """A ValueError where a view of the row is no camera, or one of depth, by info.json."""
+    """Refuses a view of the row that is no camera, or one of depth, by info.json."""
     types = {key: feature.get("dtype") for key, feature in features.items()}
     cameras = [key for key, dtype in types.items() if dtype in CAMERA_TYPES]
     for key in (view for view in spec.views if view in features):
@@ -275,7 +278,7 @@ def _version_2(
 
 
 def _listed_episodes(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The episodes of a list with a JSON object in each line, as they are there."""
+    """Yields the episodes of a list with a JSON object in each line, as recorded."""
     for where, episode in read_lines(path):
         typed(ROW_2, episode, where)
         yield episode
@@ -288,7 +291,7 @@ def _version_3(
     top = Folder(path.parent.parent, path, places)
     files = sorted((path.parent / "episodes").glob("*/*.parquet"))
     rows = [typed(ROW_3, row, file) and row for file in files for row in _episode_rows(file)]
-    found = []
+    episodes = []
     for row in sorted(rows, key=lambda row: row["episode_index"]):
         videos = {
             key: _shared_video(top, info.get("video_path"), key, row)
@@ -297,7 +300,7 @@ def _version_3(
         }
         place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
         table = top.file(info["data_path"], place)
-        found.append(
+        episodes.append(
             EpisodeFiles(
                 name=f"{table}#{row['episode_index']}",
                 number=row["episode_index"],
@@ -308,7 +311,7 @@ def _version_3(
                 tasks=row.get("tasks"),
             )
         )
-    return found
+    return episodes
 
 
 def _shared_video(top: Folder, template: Any, key: str, row: Mapping[str, Any]) -> VideoPlace:

@@ -20,9 +20,6 @@ from data.untrusted import read_lines
 with needs("data"):
     import pyarrow.parquet as pq
 
-with needs("data"):
-    import pyarrow.parquet as pq
-
 TASK_INDEX = "task_index"
 LINES, TABLE = "tasks.jsonl", "tasks.parquet"
 # pandas writes the texts as the index of the table, with or without a name
@@ -32,7 +29,7 @@ Tasks = Mapping[int, Any]
 
 
 def read_tasks(meta: Path) -> Tasks | None:
-    """Number -> task as recorded, of the folder `meta`; None where it has no list of tasks.
+    """Reads number -> task as recorded, of the folder `meta`; None where it has no list of tasks.
 
     Raises:
         ValueError: the list is of another form; the message names file and line.
@@ -42,16 +39,17 @@ def read_tasks(meta: Path) -> Tasks | None:
         return _numbered([row for _, row in read_lines(lines)], lines)
     if not table.is_file():
         return None
-    found = pq.read_table(table)
-    names = [name for name in _TEXT_COLUMNS if name in found.column_names]
-    if TASK_INDEX not in found.column_names or not names:
+    content = pq.read_table(table)
+    names = [name for name in _TEXT_COLUMNS if name in content.column_names]
+    if TASK_INDEX not in content.column_names or not names:
         raise ValueError(
-            f"{table} has columns {', '.join(found.column_names)}; wanted are {TASK_INDEX} and task"
+            f"{table} has columns {', '.join(content.column_names)}; needed are {TASK_INDEX} and "
+            "task"
         )
     return _numbered(
         [
             {TASK_INDEX: row[TASK_INDEX], "task": row[names[0]]}
-            for row in found.select([TASK_INDEX, names[0]]).to_pylist()
+            for row in content.select([TASK_INDEX, names[0]]).to_pylist()
         ],
         table,
     )
@@ -64,31 +62,33 @@ def episode_text(listed: Any, tasks: Tasks | None, numbers: NDArray[Any] | None)
         listed: the tasks of the episode: a text, or a list of texts or of places in `tasks`;
             None: it lists none.
         tasks: the list of tasks; None: there is none.
-        numbers: [T] task_index of the frames; None: the table has no such column, and the first
-            task is that of the whole episode, as in X-VLA's own reader.
+        numbers: [T] task_index of the frames; None: the table has no such column, and all frames
+            have the first task, as in X-VLA's own reader.
 
     Raises:
         FaultError: the frames, the list of tasks and the episode do not agree.
     """
     texts = _listed(listed, tasks)
     if numbers is None or tasks is None:
-        return _of_whole_episode(texts, numbers)
+        return _text_of_episode(texts, numbers)
     if numbers.dtype.kind not in "iu":
-        raise FaultError("malformed", f"{TASK_INDEX} is {type_name(numbers)}, wanted are integers")
+        raise FaultError("malformed", f"{TASK_INDEX} is {type_name(numbers)}, allowed are integers")
     chosen, places = np.unique(numbers.reshape(-1), return_inverse=True)
-    found = [_task(int(number), tasks, TASK_INDEX) for number in chosen]
+    texts_by_task = [_task(int(number), tasks, TASK_INDEX) for number in chosen]
     if texts:
         among = {plain_text(text, "tasks of the episode") for text in texts}
-        others = [text for text in found if plain_text(text, "task") not in among]
+        others = [text for text in texts_by_task if plain_text(text, "task") not in among]
         if others:
             raise FaultError(
                 "malformed",
                 f"its frames have the task {others[0]!r}, the episode lists {sorted(among)}",
             )
-    return [found[place] for place in places] if len(found) > 1 else found[0]
+    return (
+        [texts_by_task[place] for place in places] if len(texts_by_task) > 1 else texts_by_task[0]
+    )
 
 
-def _of_whole_episode(texts: Sequence[Any] | None, numbers: NDArray[Any] | None) -> Any:
+def _text_of_episode(texts: Sequence[Any] | None, numbers: NDArray[Any] | None) -> Any:
     if texts is None:
         raise FaultError(
             "missing_key",
@@ -106,14 +106,14 @@ def _of_whole_episode(texts: Sequence[Any] | None, numbers: NDArray[Any] | None)
 
 
 def _listed(listed: Any, tasks: Tasks | None) -> list[Any] | None:
-    """The tasks that an episode lists, places replaced by what is there."""
+    """Tasks that an episode lists, places replaced by the tasks there."""
     if listed is None:
         return None
     if isinstance(listed, str | bytes):
         listed = [listed]
     if not isinstance(listed, list):
         raise FaultError(
-            "malformed", f"tasks is {type_name(listed)}, wanted is a text or a list of texts"
+            "malformed", f"tasks is {type_name(listed)}, allowed is a text or a list of texts"
         )
     return [_task(item, tasks, "tasks") if type(item) is int else item for item in listed]
 
@@ -133,8 +133,8 @@ def _numbered(rows: Sequence[Any], path: Path) -> Tasks:
         good = isinstance(row, dict) and type(row.get(TASK_INDEX)) is int and "task" in row
         if not good or row[TASK_INDEX] in made:
             raise ValueError(
-                f"{path}, entry {number}: {str(row)[:80]}; wanted is {TASK_INDEX}, a number of its "
-                "own, and task"
+                f"{path}, entry {number}: {str(row)[:80]}; needed are {TASK_INDEX}, a number of "
+                "its own, and task"
             )
         made[row[TASK_INDEX]] = row["task"]
     return made

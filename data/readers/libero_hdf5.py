@@ -1,8 +1,8 @@
 """LIBERO's public demonstration files, as far as their conversion needs them.
 
 One file is one task, SUITE/TASK_demo.hdf5: `data/demo_i` has `states` [T, S] and relative `actions`
-[T, 7]. The images in it are small and upside down; they are rendered anew. The attribute that names
-the task's BDDL file is not read: it has paths of the machine that recorded, some before a renaming.
+[T, 7]. The images in it are small and upside down; the conversion renders them again. The attribute
+that names the task's BDDL file is not read: it has paths of the machine that recorded it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUFFIX = "_demo"
 
 @dataclass(frozen=True)
 class LiberoFile:
-    """One task's recordings: where, of which suite and task, and the numbers of its demos."""
+    """One task's recordings: file, suite, task, and the numbers of its demos."""
 
     path: Path
     suite: str
@@ -36,11 +36,11 @@ class LiberoFile:
 
 
 def find_libero_files(folder: Path, suites: Sequence[str]) -> list[LiberoFile]:
-    """The LIBERO recordings below `folder`, by suite and name.
+    """Lists the LIBERO recordings below `folder`, by suite and name.
 
     Raises:
-        ValueError: there is none, one is not of the public form, a task is there twice, or a suite
-            is not one of `suites`.
+        ValueError: there is none, one is not of the public form, a task comes twice, or a suite is
+            not one of `suites`.
     """
     paths = sorted(folder.rglob("*.hdf5"))
     if not paths:
@@ -67,15 +67,15 @@ def read_libero_demo(
         arrays = {}
         for name in ("states", "actions"):
             try:
-                found = stored_array(opened, f"data/demo_{number}/{name}")
+                array = stored_array(opened, f"data/demo_{number}/{name}")
             except KeyError as error:
                 raise ValueError(f"{where} has no array {name!r}") from error
-            check_size(found, f"{where}/{name}")
-            arrays[name] = np.asarray(found[:1] if name == "states" else found[()], np.float64)
+            check_size(array, f"{where}/{name}")
+            arrays[name] = np.asarray(array[:1] if name == "states" else array[()], np.float64)
     state, actions = arrays["states"], arrays["actions"]
     if state.ndim != 2 or not len(state) or actions.ndim != 2 or actions.shape[1:] != (7,):
         raise ValueError(
-            f"{where} has states {state.shape[1:]} and actions {actions.shape}; wanted are states "
+            f"{where} has states {state.shape[1:]} and actions {actions.shape}; needed are states "
             "[T, S] and actions [T, 7], T at least 1"
         )
     if not (np.isfinite(state).all() and np.isfinite(actions).all()):

@@ -1,6 +1,6 @@
-"""X-VLA's meta files: one JSON per dataset that lists its episodes and says where things are.
+"""X-VLA's meta files: one JSON per dataset, which lists its episodes and names their arrays.
 
-They are read as they are. Two things are ours: a path may be relative to the folder of the file,
+They are read as published, with two extensions: a path may be relative to the folder of the file,
 and a key `encoded_channel_order` replaces that of the dataset row.
 """
 
@@ -29,7 +29,7 @@ class _Required(TypedDict):
 
 @pydantic.with_config(STRICT)
 class _Content(_Required, total=False):
-    """The fields that are read here.
+    """Fields that are read here.
 
     Entries, keys of arrays (data/readers/hdf5.py) and texts (data/texts.py) are checked where used.
     """
@@ -52,7 +52,7 @@ class MetaFile:
 
     @property
     def entries(self) -> list[Any]:
-        """One entry per episode; what it is depends on the storage."""
+        """One entry per episode, in the form of the storage."""
         return self.content["datalist"]
 
     @property
@@ -66,17 +66,17 @@ class MetaFile:
 
     @property
     def paraphrases(self) -> dict[str, tuple[str, ...]]:
-        """Instruction -> what may stand in its place."""
+        """Paraphrases by instruction."""
         return read_paraphrases(self.content.get("lang_aug_map", {}), str(self.path))
 
     def field(self, key: str) -> Any:
-        """The value of `key`; a ValueError says what the file has instead."""
+        """Value of `key`; a ValueError lists the keys that the file has."""
         if key not in self.content:
             raise ValueError(f"{self.path} has no {key!r}; it has {', '.join(self.content)}")
         return self.content[key]
 
     def resolve(self, path: Any, below: Path | None = None) -> Path:
-        """`path` as it is where absolute, else below the folder of the file, or a given one.
+        """Returns `path`, which if relative lies below the folder of the file or a given one.
 
         Raises:
             ValueError: it is no path of this machine, or leads out of the data folder
@@ -90,7 +90,7 @@ class MetaFile:
         return self.places.path(below or self.path.parent, path, self.path)
 
     def values(self, entry: Any, *keys: str) -> list[Any]:
-        """The values of an entry that is a dictionary; a ValueError names those that it lacks."""
+        """Values of an entry that is a dictionary; a ValueError names the keys it must have."""
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise ValueError(
@@ -111,10 +111,10 @@ class MetaFile:
 
 
 def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None) -> MetaFile:
-    """The meta file of dataset `name`: `root` itself, or a JSON in <root>/ or <root>/<name>/.
+    """Finds the meta file of dataset `name`: `root` itself, or a JSON in <root>/ or <root>/<name>/.
 
-    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`. What it names
-    lies in `places`; by default below `root`.
+    It is the one whose `robot_type`, or in its absence `dataset_name`, is `name`. The files that it
+    names lie in `places`; by default below `root`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -123,10 +123,10 @@ def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None
     top = Path(root)
     folders = (top, top / name)
     paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
-    found = {path: read_meta(path) for path in paths}
-    styled = {p: c for p, c in found.items() if all(key in c for key in STYLE_KEYS)}
+    contents = {path: read_meta(path) for path in paths}
+    styled = {p: c for p, c in contents.items() if all(key in c for key in STYLE_KEYS)}
     names = {path: c.get("robot_type") or c["dataset_name"] for path, c in styled.items()}
-    matching = [path for path, found_name in names.items() if found_name == name]
+    matching = [path for path, stated in names.items() if stated == name]
     if not matching:
         there = ", ".join(f"{path} ({names[path]})" for path in styled) or "no meta file"
         raise FileNotFoundError(
@@ -143,13 +143,13 @@ def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None
 
 
 def read_meta(path: Path) -> Mapping[str, Any]:
-    """What a JSON file holds; empty where that is no object."""
+    """Content of a JSON file; empty where that is no object."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 
 def check_meta(content: Mapping[str, Any], path: Path) -> None:
-    """Refuses fields of a meta file that have another type; a ValueError names the first."""
+    """Refuses a meta file with a field of another type; the ValueError names the first."""
     entries = content["datalist"]
     if not isinstance(entries, list) or not entries:
         raise ValueError(

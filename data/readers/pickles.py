@@ -1,8 +1,8 @@
-"""Pickled arrays of public recordings, read without running what a pickle may ask for.
+"""Reads pickled arrays of public recordings without running code that a pickle names.
 
 The unpickler makes no object of numpy's: stand-ins collect what a pickle says, and arrays are made
-of it at the end, with types from a table and after lengths were compared. An object of any other
-class becomes an `Inert` one, which does nothing; it is an error only for whom it was meant.
+from them at the end, with types from a table and after lengths were compared. An object of any
+other class becomes an `Inert` one, which does nothing; a reader that needs it refuses it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ORDERS = ("<", ">", "=", "|")
 _MOST_AXES = 32
 # opcodes that name a place in the unpickler's memory, which is made as large as the place
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
-# what damaged or foreign bytes make the unpickler raise
+# exceptions of the unpickler for damaged or foreign bytes
 _NO_PICKLE = (
     pickle.UnpicklingError,
     AttributeError,
@@ -45,7 +45,7 @@ class Inert:
     """Stands for an object of a class that is not made."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
-        """Takes anything."""
+        """Accepts any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -80,7 +80,7 @@ class _Type:
 
     @property
     def objects(self) -> bool:
-        """Whether an array of this type holds references."""
+        """True where an array of this type holds references."""
         return self.code in ("O8", "O")
 
     def dtype(self) -> np.dtype:
@@ -135,7 +135,7 @@ class _Scalar(_Array):
 
 
 class _Maker:
-    """What a pickle calls; it has no state that a pickle could change."""
+    """A function that a pickle may call; it has no state that a pickle could change."""
 
     __slots__ = ("_make",)
 
@@ -152,7 +152,7 @@ class _Maker:
 
 
 def _bytes(text: Any, encoding: Any) -> bytes:
-    """What old pickles have in place of bytes."""
+    """Bytes of old pickles, which write them as text."""
     if not isinstance(text, str) or encoding != "latin1":
         raise ValueError(f"bytes in {encoding!r}")
     return text.encode("latin1")
@@ -206,7 +206,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def _real(node: Any, known: dict[int, Any]) -> Any:
-    """What was unpickled with arrays in the place of their stand-ins; shared parts stay shared."""
+    """Replaces stand-ins by their arrays; shared parts stay shared."""
     if id(node) in known:
         return known[id(node)]
     made: Any = node

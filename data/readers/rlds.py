@@ -35,17 +35,9 @@ else:
     from data.readers.dlataset import DLataset
 
 
-@pydantic.with_config(STRICT)
-class Recorded(TypedDict):
-    """What a manifest says of a recording."""
-
-    rate_hz: float
-
-
 SPLIT = "train"
 INDEX = "_traj_index"
 MANIFEST_NAME = "manifest.json"
-_MANIFEST = pydantic.TypeAdapter(Recorded)
 INFO_NAME = "dataset_info.json"
 INDEX_NAMES = (MANIFEST_NAME, INFO_NAME, "features.json")
 # dlimp sets deterministic = False: its parallel maps, which parse the records before it numbers
@@ -54,8 +46,18 @@ IN_FILE_ORDER = tf.data.Options()
 IN_FILE_ORDER.deterministic = True
 
 
+@pydantic.with_config(STRICT)
+class Recorded(TypedDict):
+    """Fields of a recording's manifest that are read here."""
+
+    rate_hz: float
+
+
+_MANIFEST = pydantic.TypeAdapter(Recorded)
+
+
 def index_files(folder: epath.Path) -> tuple[epath.Path, ...]:
-    """The files of a tfds folder that say what is in it."""
+    """Files of a tfds folder that describe its content."""
     return tuple(folder / name for name in INDEX_NAMES if (folder / name).exists())
 
 
@@ -82,34 +84,34 @@ class RldsReader:
         self._text_of_step = not set(spec.text_keys) - self._step_keys()
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectories of shard file number `part`, in file order, images encoded."""
+        """Trajectories of shard file number `part`, in file order, images encoded."""
         count = self.episodes_per_part[part]
         first = sum(self.episodes_per_part[:part])
-        found = self._load(first, count) if count else {}
+        loaded = self._load(first, count) if count else {}
         lost: FaultError | None = None
         for number in range(count):
-            raw = found.pop(number, None) or lost or self._load_alone(first + number)
+            raw = loaded.pop(number, None) or lost or self._load_alone(first + number)
             if isinstance(raw, FaultError) and raw.kind == "unreadable":
-                lost = raw  # a TFRecord file has no way past a damaged record
+                lost = raw  # nothing behind a damaged record of a TFRecord file can be read
             name = f"{self._files[part]}#{number}"
             yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
 
     def _load(self, first: int, count: int) -> dict[int, dict[str, Any]]:
-        """Arrays of the episodes from `first` on, by place; what cannot be read is not there."""
-        found: dict[int, dict[str, Any]] = {}
+        """Arrays of the episodes from `first` on, by place; unreadable ones are absent."""
+        loaded: dict[int, dict[str, Any]] = {}
         try:
             with read_of(f"dataset {self.spec.name!r}, {count} episodes from number {first} on"):
                 for raw in self._iterate(first, count):
                     if len(raw[INDEX]):
-                        found[int(raw[INDEX][0])] = raw
+                        loaded[int(raw[INDEX][0])] = raw
         except tf.errors.OpError:
-            # the pipeline ends here, so the episodes behind are missing as well: the caller asks
-            # for each again
-            return found
-        return found
+            # the pipeline ends here, so the episodes behind are missing as well: the caller reads
+            # each of them alone
+            return loaded
+        return loaded
 
     def _load_alone(self, number: int) -> dict[str, Any] | FaultError:
-        """The arrays of one episode, or what is wrong with it."""
+        """Arrays of one episode, or its fault."""
         try:
             with read_of(f"dataset {self.spec.name!r}, episode number {number}"):
                 raw = next(self._iterate(number, 1), None)
@@ -139,12 +141,12 @@ class RldsReader:
         )
 
     def _text(self, raw: dict[str, Any]) -> Any:
-        """The text of every step, or the one of the episode."""
+        """Text of every step, or the one of the episode."""
         if not self.spec.text_keys:
             return None
-        found = raw[self.spec.text_keys[0]]
-        # what belongs to the episode is repeated for each of its steps, element by element
-        return found if self._text_of_step else found.reshape(-1, len(raw[INDEX]))[:, 0]
+        texts = raw[self.spec.text_keys[0]]
+        # the metadata of an episode is repeated for each step, element by element: [L * T] -> [L]
+        return texts if self._text_of_step else texts.reshape(-1, len(raw[INDEX]))[:, 0]
 
     def _features(self) -> dict[str, Any]:
         top = self._builder.info.features
@@ -181,18 +183,18 @@ class RldsReader:
             self._check_view(key, present[key])
 
     def _check_view(self, key: str, feature: Any) -> None:
-        """A ValueError where the feature is no image in a form of data/images.py."""
+        """Refuses a feature that is no image in a form of data/images.py."""
         dtype, shape = np.dtype(feature.np_dtype), tuple(feature.shape)
         stored = getattr(feature.get_serialized_info(), "np_dtype", None)
-        picture = isinstance(feature, tfds.features.Image)
-        if dtype == (np.uint8 if picture else object):
+        image = isinstance(feature, tfds.features.Image)
+        if dtype == (np.uint8 if image else object):
             return  # a file, whatever its size
         try:
-            if not picture and stored == dtype and None not in shape:
+            if not image and stored == dtype and None not in shape:
                 image_form(dtype, shape, key)
                 return
-            found = f"{key} is {dtype}{list(shape)}, kept as {'a file' if picture else 'bytes'}"
-            raise FaultError("malformed", f"{found}; it must be {READABLE}")
+            form = f"{key} is {dtype}{list(shape)}, kept as {'a file' if image else 'bytes'}"
+            raise FaultError("malformed", f"{form}; it must be {READABLE}")
         except FaultError as error:
             raise ValueError(
                 f"dataset row {self.spec.name!r} has a view that cannot be read in {self.folder}: "
@@ -212,10 +214,10 @@ class RldsReader:
 
 
 def version_folder(root: epath.PathLike, name: str) -> epath.Path:
-    """<root>/<name>/<highest version>, or <root>/<name> where there is no folder of a version.
+    """Returns <root>/<name>/<highest version>, or <root>/<name> where no version has a folder.
 
     Raises:
-        FileNotFoundError: says what there is instead.
+        FileNotFoundError: neither is a tfds folder; the message lists what there is.
     """
     parent = epath.Path(root) / name
     versions = [
@@ -227,26 +229,26 @@ def version_folder(root: epath.PathLike, name: str) -> epath.Path:
         return parent
     if not versions:
         there = epath.Path(root)
-        found = sorted(child.name for child in there.iterdir()) if there.exists() else []
+        names = sorted(child.name for child in there.iterdir()) if there.exists() else []
         raise FileNotFoundError(
             f"no RLDS dataset at {parent}/<version>/; {there} "
-            + (f"has {', '.join(found)}" if found else "is empty or absent")
+            + (f"has {', '.join(names)}" if names else "is empty or absent")
         )
     return max(versions, key=lambda child: tfds.core.Version(child.name))
 
 
 def features_by_key(features: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a nested tfds features dictionary, by their names joined by dots."""
-    found: dict[str, Any] = {}
+    """Leaves of a nested tfds features dictionary, by their names joined by dots."""
+    leaves: dict[str, Any] = {}
     for name, feature in features.items():
         path = f"{prefix}{name}"
         nested = isinstance(feature, tfds.features.FeaturesDict)
-        found |= features_by_key(feature, f"{path}.") if nested else {path: feature}
-    return found
+        leaves |= features_by_key(feature, f"{path}.") if nested else {path: feature}
+    return leaves
 
 
 def select(traj: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The entries of a nested trajectory under dotted `keys`, flat; steps before the episode."""
+    """Entries of a nested trajectory under dotted `keys`, flat; of the steps, or of the episode."""
     chosen = {}
     for key in keys:
         names = key.split(".")

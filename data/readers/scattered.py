@@ -1,6 +1,6 @@
-"""Reader for episodes that are folders of loose files: numbers in one, pictures beside it.
+"""Reader for episodes that are folders of loose files: numbers in one file, images beside it.
 
-An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) says what is in one.
+An X-VLA meta file lists the folders; `EpisodeFolder` of the row (data/spec.py) names their files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from data.faults import BadEpisodeError, attempt, needs
-from data.images import FilePictures
+from data.images import FileImages
 from data.readers.hdf5 import read_arrays
 from data.readers.meta_files import MetaFile, find_meta_file
-from data.readers.videos import VideoPictures
+from data.readers.videos import VideoImages
 from data.spec import DatasetSpec, EpisodeFolder
-from data.trajectory import Pictures, Trajectory, standard_trajectory
+from data.trajectory import Images, Trajectory, standard_trajectory
 from data.untrusted import STRICT, Places, read_json, typed
 
 with needs("data"):
@@ -82,7 +82,7 @@ class ScatteredReader:
             raise ValueError(f"dataset row {spec.name!r} {error} ({spec.written_in})") from error
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
-        """The trajectory of episode number `part`; its pictures are read when drawn."""
+        """Trajectory of episode number `part`; its images are read when drawn."""
         folder, instruction = self._episodes[part]
         yield attempt(self.spec.name, str(folder), lambda: self._trajectory(folder, instruction))
 
@@ -105,31 +105,31 @@ class ScatteredReader:
         with h5py.File(path) as file:
             return read_arrays(file, self.spec.state_keys, dict(self._layout.substitutes))
 
-    def _view(self, folder: Path, view: str, num_frames: int) -> Pictures:
+    def _view(self, folder: Path, view: str, num_frames: int) -> Images:
         template = self._layout.pictures
         if "{frame}" not in template:
-            return VideoPictures(folder / template.format(view=view, episode=folder.name))
+            return VideoImages(folder / template.format(view=view, episode=folder.name))
         names = [
             template.format(view=view, frame=frame, episode=folder.name)
             for frame in range(num_frames)
         ]
-        return FilePictures(folder, np.array(names, object))
+        return FileImages(folder, np.array(names, object))
 
 
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-    """Arrays of a file whose "data" is a list of frames; a LookupError tells what is missing."""
+    """Arrays of a file whose "data" is a list of frames; a LookupError names missing keys."""
     frames = typed(_STATE, read_json(path), path)["data"]
-    found = frames[0].keys()
-    missing = [key for key in keys if key not in found]
+    present = frames[0].keys()
+    missing = [key for key in keys if key not in present]
     if missing:
         raise LookupError(
-            f"reads {', '.join(missing)}, which {path} does not have; it has {', '.join(found)}"
+            f"reads {', '.join(missing)}, which {path} does not have; it has {', '.join(present)}"
         )
     return {key: np.array([frame[key] for frame in frames], np.float64) for key in keys}
 
 
 def _folder(meta: MetaFile, entry: Any) -> tuple[Path, Any]:
-    """The folder of an episode, and its instruction as recorded where the entry has one."""
+    """Folder of an episode, and its instruction as recorded where the entry has one."""
     if isinstance(entry, str):
         return meta.resolve(entry), None
     path, name = meta.values(entry, "path", "name")

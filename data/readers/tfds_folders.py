@@ -1,4 +1,4 @@
-"""Folders of tfds, opened only when what they name is harmless.
+"""Opens folders of tfds after checking every class and file that they name.
 
 tfds imports the module of any class that `features.json` names, and `dataset_info.json` may name
 files anywhere.
@@ -25,7 +25,7 @@ with needs("data"):
 FEATURES_NAME = "features.json"
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last in old files
 _ALLOWED = re.compile(r"tensorflow_datasets\.core\.features(\.[a-z]\w*)+\.[A-Z]\w*")
-# what tfds and protobuf raise for files of another form
+# exceptions of tfds and protobuf for files of another form
 _MISFITS = (
     json_format.ParseError,
     AttributeError,
@@ -77,7 +77,7 @@ def open_builder(folder: epath.Path) -> Any:
 
 
 def _class_names(content: Any) -> Iterator[Any]:
-    """What a features.json has as names of classes, at any depth, JSON inside texts too."""
+    """Names of classes in a features.json, at any depth, also in JSON inside texts."""
     if isinstance(content, list):
         for value in content:
             yield from _class_names(value)

@@ -1,7 +1,7 @@
-"""Single pictures out of video files, by seeking: a sample never decodes a whole episode.
+"""Single images of video files, by seeking: a sample never decodes a complete episode.
 
-Each thread keeps a few files open. A picture costs the decoding from the key frame before it, so
-recordings with frequent key frames are cheap; one that follows the last picture goes on from there.
+Each thread keeps a few files open. An image costs the decoding from the key frame before it, so
+recordings with frequent key frames are cheap; an image soon after the last one is reached from it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from data.faults import needs
 UInt8 = NDArray[np.uint8]
 OPEN_FILES_PER_THREAD = 8
 KEPT_INDEXES = 4096  # of time stamps: 8 bytes for each frame of a file
-NEAR_S = 0.5  # a picture this little ahead is reached by decoding on, not by a jump
+NEAR_S = 0.5  # an image up to this far ahead is reached without a seek
 
 _local = threading.local()
 
 
-class VideoPictures:
-    """Pictures of one video by number, or by time where several episodes share the file."""
+class VideoImages:
+    """Images of one video by number, or by time where several episodes share the file."""
 
     def __init__(
         self, path: Path, *, times: NDArray[np.float64] | None = None, rate_hz: float | None = None
     ) -> None:
-        """Without `times` (s from the start of the file) the pictures are those of the file.
+        """Takes all images of the file, or those at `times` (s from its start).
 
-        With them, `rate_hz` tells how near a picture must be: within half a frame.
+        With times, an image must lie within half a frame of `rate_hz`.
         """
         self._path = path
         self._times = times
@@ -49,7 +49,7 @@ class VideoPictures:
         return _open(self._path).num_frames or len(_pts(self._path))
 
     def __getitem__(self, index: int) -> UInt8:
-        """uint8[H, W, 3] RGB; a ValueError names the file."""
+        """Image uint8[H, W, 3] RGB; a ValueError names the file."""
         place = int(index if self._places is None else self._places[index])
         try:
             video = _open(self._path)
@@ -57,11 +57,11 @@ class VideoPictures:
                 return video.frame(int(_pts(self._path)[place]), tolerance_s=0.0)
             return video.frame(video.pts_at(float(self._times[place])), self._tolerance_s)
         except (OSError, EOFError, IndexError, ValueError) as error:
-            raise ValueError(f"{self._path}, picture {place}: {error}") from error
+            raise ValueError(f"{self._path}, image {place}: {error}") from error
 
-    def take(self, indices: NDArray[np.int64]) -> VideoPictures:
-        """The pictures at `indices`, decoded when asked for."""
-        taken = VideoPictures(self._path, times=self._times)
+    def take(self, indices: NDArray[np.int64]) -> VideoImages:
+        """Images at `indices`, decoded when asked for."""
+        taken = VideoImages(self._path, times=self._times)
         taken._tolerance_s = self._tolerance_s
         taken._places = indices if self._places is None else self._places[indices]
         return taken
@@ -72,7 +72,7 @@ class OpenVideo:
 
     def __init__(self, path: Path) -> None:
         with needs("data"):
-            import av  # here, so that sets without videos need no PyAV
+            import av  # here: sets without videos need no PyAV
 
         self._container = av.open(str(path))
         self._stream = self._container.streams.video[0]
@@ -83,22 +83,22 @@ class OpenVideo:
 
     @property
     def num_frames(self) -> int:
-        """From the file's header; 0 where that does not tell."""
+        """Number of frames by the file's header; 0 where it has none."""
         return self._stream.frames
 
     def read_pts(self) -> NDArray[np.int64]:
-        """The time stamp of every frame, in the order shown; nothing is decoded."""
+        """Time stamps of all frames, in the order shown; nothing is decoded."""
         self._rewind(self._stream.start_time or 0)
         stamps = [packet.pts for packet in self._container.demux(self._stream)]
         self._last_pts = None
         return np.sort(np.array([stamp for stamp in stamps if stamp is not None], np.int64))
 
     def pts_at(self, time_s: float) -> int:
-        """The time stamp of the moment `time_s` after the start."""
+        """Time stamp of the moment `time_s` after the start."""
         return round(time_s / self._time_base) + (self._stream.start_time or 0)
 
     def frame(self, pts: int, tolerance_s: float) -> UInt8:
-        """The frame shown at `pts`; an EOFError says that there is none so near."""
+        """Frame shown at `pts`, within the tolerance; an EOFError where there is none."""
         tolerance = int(tolerance_s / self._time_base)
         near = NEAR_S / self._time_base
         if self._last_pts is None or not 0 < pts - tolerance - self._last_pts <= near:
@@ -112,7 +112,7 @@ class OpenVideo:
         raise EOFError(f"no frame at {float(pts * self._time_base):.4f} s")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Closes the file."""
         self._container.close()
 
     def _rewind(self, pts: int) -> None:
@@ -127,7 +127,7 @@ def _pts(path: Path) -> NDArray[np.int64]:
 
 
 def _open(path: Path) -> OpenVideo:
-    """The file, opened in this thread; the one unused for longest is closed."""
+    """Opens the file in this thread; beyond the limit the one unused for longest is closed."""
     if not hasattr(_local, "videos"):
         _local.videos = OrderedDict()
     videos: OrderedDict[Path, OpenVideo] = _local.videos

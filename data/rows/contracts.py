@@ -1,4 +1,4 @@
-"""What a dataset row says of the actions it teaches, as plain values for a checkpoint."""
+"""The contract of a dataset row: conventions of its actions, as plain values for a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from data.poses import ARM_WIDTH
 from data.spec import Channel, Columns, DatasetSpec
 
-OWN = "the robot's own"  # polarity of a gripper that nobody stated
+OWN = "the robot's own"  # polarity of a gripper where neither row nor recording states it
 _MEANINGS = {"high": ("open", "closed"), "low": ("closed", "open")}  # by `Gripper.closed`
 _GRIPPER = re.compile("gripper|finger|claw", re.IGNORECASE)
 
@@ -19,10 +19,10 @@ _GRIPPER = re.compile("gripper|finger|claw", re.IGNORECASE)
 def contracts_of(specs: Sequence[DatasetSpec], *, num_actions: int) -> list[dict[str, Any]]:
     """Conventions of each domain; rows that share a domain must agree.
 
-    Rows are those of opened readers: only these know the views that a meta file names.
+    The rows are those of opened readers: only these know the views that a meta file names.
 
     Raises:
-        ValueError: two rows teach one domain different conventions.
+        ValueError: two rows give one domain different conventions.
     """
     by_domain: dict[int, tuple[DatasetSpec, dict[str, Any]]] = {}
     channels_by_domain: dict[int, list[tuple[dict[str, str], ...]]] = {}
@@ -68,13 +68,13 @@ def actions_of(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def view_names(keys: Sequence[str]) -> tuple[str, ...]:
-    """The keys of the views without their folders, or whole where that would make two the same."""
+    """Keys of the views without their folders; with them where two would become the same."""
     short = tuple(re.split(r"[./]", key)[-1] for key in keys)
     return short if len(set(short)) == len(short) else tuple(keys)
 
 
 def channels_of(spec: DatasetSpec) -> tuple[dict[str, str], ...]:
-    """The channels of a row of joints, where they are known, with the polarity of its grippers."""
+    """Channels of a row of joints, where they are known, with the polarity of its grippers."""
     if not spec.channels:
         return ()
     grippers = {(a.gripper.key, a.gripper.column): _MEANINGS[a.gripper.closed] for a in spec.arms}
@@ -91,9 +91,9 @@ def channels_of(spec: DatasetSpec) -> tuple[dict[str, str], ...]:
 def with_channel_names(
     spec: DatasetSpec, names: Mapping[str, Sequence[str]], source: object
 ) -> DatasetSpec:
-    """The row with the names that a recording gives to its columns, where it names any joint.
+    """Adds to a row the names that a recording gives to its columns, where it names any joint.
 
-    A row that names its joints itself keeps its names.
+    A row that names its joints keeps its own names.
 
     Args:
         spec: the row.
@@ -105,22 +105,22 @@ def with_channel_names(
     """
     if not any(columns.key in names for columns in spec.joints):
         return spec
-    found = list(itertools.chain.from_iterable(_column_names(c, names) for c in spec.joints))
+    recorded = list(itertools.chain.from_iterable(_column_names(c, names) for c in spec.joints))
     if not spec.channels:
-        return dataclasses.replace(spec, channels=tuple(map(Channel, found)))
+        return dataclasses.replace(spec, channels=tuple(map(Channel, recorded)))
     own = [channel.name for channel in spec.channels]
-    if own != found and sorted(own) == sorted(found):
+    if own != recorded and sorted(own) == sorted(recorded):
         raise ValueError(
             f"dataset row {spec.name!r}: channels are {', '.join(own)}; {source} has them as "
-            f"{', '.join(found)} ({spec.written_in})"
+            f"{', '.join(recorded)} ({spec.written_in})"
         )
     return spec
 
 
 def _column_names(columns: Columns, names: Mapping[str, Sequence[str]]) -> list[str]:
-    """Those of the recording; of a key that it does not name, the key's own."""
+    """Names by the recording; where it has none, by the key."""
     (short,) = view_names((columns.key,))
     width = columns.end - columns.first
     unnamed = [short] if width == 1 else [f"{short} {i}" for i in range(columns.first, columns.end)]
-    found = list(names.get(columns.key, ()))[columns.first : columns.end]
-    return found if len(found) == width else unnamed
+    recorded = list(names.get(columns.key, ()))[columns.first : columns.end]
+    return recorded if len(recorded) == width else unnamed

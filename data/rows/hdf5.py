@@ -1,9 +1,9 @@
 """Dataset rows for X-VLA's HDF5 sets. Views and instruction are named by the meta file of each.
 
-OpenCV decoded their pictures and the result, BGR, was taken for RGB. So the released weights saw
-the standard decoding with red and blue exchanged, which is the true picture where OpenCV had
-encoded an RGB array. A set that a standard encoder wrote can say
-`"encoded_channel_order": "rgb"` in its meta file to be seen in true colours.
+X-VLA decoded their images with OpenCV and took the result, BGR, for RGB. So the released weights
+saw the standard decoding with red and blue exchanged, which is the true image where OpenCV had
+encoded an RGB array. A set that a standard encoder wrote can say `"encoded_channel_order": "rgb"`
+in its meta file to be seen in true colours.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _row(
     index_step: int = 1,
     picture_offset: int = 0,
 ) -> DatasetSpec:
-    """A row of X-VLA's table: what all of its HDF5 sets share, and what this one says."""
+    """A row of X-VLA's table: values that all of its HDF5 sets share, and those of this set."""
     return DatasetSpec(
         name=name,
         storage="hdf5",
@@ -142,7 +142,7 @@ _SIMULATED = (
         proprio="commanded",
         rotation_layout="contiguous",
         augment="none",
-        picture_offset=1,  # row i is the goal of command i, picture i + 1 was taken after it
+        picture_offset=1,  # row i is the goal of command i, image i + 1 was taken after it
     ),
     _robotwin("robotwin2_abs_ee"),
     _robotwin("robotwin2_clean"),

@@ -39,7 +39,7 @@ MIXTURES: dict[str, Mixture] = {
 
 
 def mixture(text: str) -> Mixture:
-    """The mixture called `text`, one dataset by name, or name:weight,name:weight.
+    """Reads a mixture: its name, one dataset by name, or name:weight,name:weight.
 
     Raises:
         ValueError: an unknown name, or a weight that is none.
@@ -51,14 +51,14 @@ def mixture(text: str) -> Mixture:
         return check_mixture(((text, 1.0),))
     if ":" not in text:
         raise ValueError(
-            f"unknown mixture {text!r}; data/rows/mixtures.py has {', '.join(MIXTURES)}; one of your "
-            "own is written name:weight,name:weight"
+            f"unknown mixture {text!r}; data/rows/mixtures.py has {', '.join(MIXTURES)}; one "
+            "of your own is written name:weight,name:weight"
         )
     return check_mixture(tuple(_weighted(item.strip()) for item in text.split(",")))
 
 
 def check_mixture(pairs: Mixture) -> Mixture:
-    """`pairs` when every dataset is known and named once and every weight is positive."""
+    """Returns `pairs` where every dataset is known and named once and every weight is positive."""
     names = [name for name, _ in pairs]
     for name, weight in pairs:
         dataset(name)
@@ -70,7 +70,7 @@ def check_mixture(pairs: Mixture) -> Mixture:
 
 
 def _weighted(item: str) -> tuple[str, float]:
-    """The name may hold a colon itself, as module:NAME; the weight comes after the last one."""
+    """Splits at the last colon, because a name may hold one itself, as module:NAME."""
     name, _, weight = item.rpartition(":")
     try:
         return name, float(weight)

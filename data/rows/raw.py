@@ -1,6 +1,6 @@
 """Dataset rows for recordings in the form of their first publication, before any conversion.
 
-Each teaches what the row of the same data in RLDS does; only storage and keys differ.
+Each row has the conventions of the same data in RLDS; only storage and keys differ.
 """
 
 from __future__ import annotations

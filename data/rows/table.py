@@ -1,7 +1,7 @@
-"""The dataset table: one row per source. To add a dataset, add a row (and a mixture, if wanted).
+"""The dataset table: one row per source. To add a dataset, add a row (and, if you like, a mixture).
 
-The rows are in rlds.py, hdf5.py, video.py and raw.py beside this file. One of your own can
-stay outside the repository: its name is then module:NAME.
+The rows are in rlds.py, hdf5.py, video.py and raw.py beside this file. A row of your own can stay
+outside the repository: its name is then module:NAME.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def dataset(name: str) -> DatasetSpec:
-    """The row called `name`, or the row that module:NAME names.
+    """Returns the row called `name`, or the row that module:NAME names.
 
     Raises:
-        ValueError: there is no such row; the message lists those there are.
+        ValueError: there is no such row; the message lists all rows.
     """
     if is_named(name):
         row = load_named(name)
@@ -34,10 +34,10 @@ def dataset(name: str) -> DatasetSpec:
 
 
 def table_row(name: Any, otherwise: str = "") -> DatasetSpec:
-    """The row called `name`, a name that stands in data: nothing is imported for it.
+    """Returns the row called `name`, which may come from a file: nothing is imported for it.
 
     Raises:
-        ValueError: there is no such row; the message lists those there are, and ends `otherwise`.
+        ValueError: there is no such row; the message lists all rows, and ends with `otherwise`.
     """
     if not isinstance(name, str) or name not in DATASETS:
         raise ValueError(

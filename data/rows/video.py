@@ -1,4 +1,4 @@
-"""Dataset rows whose pictures are videos or loose files: AgiBot World, lift2, x2robot."""
+"""Dataset rows whose images are videos or loose files: AgiBot World, lift2, x2robot."""
 
 from __future__ import annotations
 

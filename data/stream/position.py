@@ -3,9 +3,9 @@
     step      batches taken
     stream    what has to be equal for two streams to be the same
     cursors   dataset -> for each lane [epoch, place, block, start, end] of the block in use
-              (data/stream/stream.py), or null where another host reads the lane
+              (`Cursor` of stream.py), or null where another host reads the lane
 
-The step alone decides the batches that follow. Cursors only spare reading what came before: a lane
+The step alone decides the batches that follow. Cursors only save reading what came before: a lane
 without one counts its samples from the start.
 """
 
@@ -16,25 +16,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data.stream.stream import BEGINNING, Cursor, StreamShape
-from data.trajectory import Reader
+from data.trajectory import Source
 
 POSITION_VERSION = 2
 
 
-def stream_identity(sources: Sequence[tuple[Reader, float]], shape: StreamShape) -> dict[str, Any]:
-    """What has to be equal for two streams to be the same; a fingerprint stands for each row."""
+def stream_identity(sources: Sequence[Source], shape: StreamShape) -> dict[str, Any]:
+    """Values that are equal for two streams if these are the same; each row is a fingerprint."""
     return {
+        # raised when the same numbers would give another stream
         "version": POSITION_VERSION,
         **dataclasses.asdict(shape),
         "sources": [
             {
-                "name": reader.spec.name,
-                "row": reader.spec.fingerprint,
-                "weight": weight,
-                "parts": len(reader.episodes_per_part),
-                "episodes": sum(reader.episodes_per_part),
+                "name": source.reader.spec.name,
+                "row": source.reader.spec.fingerprint,
+                "weight": source.weight,
+                "parts": len(source.reader.episodes_per_part),
+                "episodes": sum(source.reader.episodes_per_part),
             }
-            for reader, weight in sources
+            for source in sources
         ],
     }
 
@@ -42,7 +43,8 @@ def stream_identity(sources: Sequence[tuple[Reader, float]], shape: StreamShape)
 def position_of(
     identity: Mapping[str, Any], step: int, cursors: Iterable[tuple[str, int, Cursor]]
 ) -> dict[str, Any]:
-    """The position behind batch `step` - 1, from the dataset, lane and cursor of each stream."""
+    """Position behind batch `step` - 1, from the dataset, lane and cursor of each stream."""
+    # null for the lanes of other hosts, until `merge_positions` fills them in
     by_name: dict[str, list[list[int] | None]] = {
         source["name"]: [None] * identity["lanes"] for source in identity["sources"]
     }
@@ -52,7 +54,7 @@ def position_of(
 
 
 def merge_positions(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The position of a run from those of all its hosts, which stand at the same step.
+    """Joins the positions of all hosts of a run, which stand at the same step.
 
     Raises:
         ValueError: they are of different steps or streams.
@@ -62,10 +64,11 @@ def merge_positions(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         check_position(other, first["stream"])
         if other["step"] != first["step"]:
             raise ValueError(f"hosts stand at steps {first['step']} and {other['step']}")
+    # each lane is read by one host, or by several that share its rows and so have equal cursors
     cursors = {
         name: [
-            next((cursor for cursor in found if cursor is not None), None)
-            for found in zip(*(position["cursors"][name] for position in positions), strict=True)
+            next((cursor for cursor in of_hosts if cursor is not None), None)
+            for of_hosts in zip(*(one["cursors"][name] for one in positions), strict=True)
         ]
         for name in first["cursors"]
     }
@@ -73,23 +76,25 @@ def merge_positions(positions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def check_position(position: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """A ValueError says in what the stream of a saved position differs."""
+    """Refuses a position of another stream; the ValueError names each difference."""
     saved = position["stream"]
-    different = [
+    # by the keys of now: a checkpoint may hold more
+    differences = [
         f"{key}: {saved.get(key)} saved, {value} now"
         for key, value in identity.items()
         if saved.get(key) != value
     ]
-    if different:
+    if differences:
         raise ValueError(
             "the saved data position belongs to another stream; "
-            + "; ".join(different)
+            + "; ".join(differences)
             + ". Resume with the config and the data of that run, or begin in another --workdir, "
             "where --config.init_from=FOLDER takes the weights of that run"
         )
 
 
 def cursors_of(position: Mapping[str, Any] | None, name: str, lanes: int) -> list[Cursor]:
-    """Where to begin to read a dataset, for each lane."""
+    """Cursor at which each lane of a dataset starts to read."""
+    # without a cursor a lane starts at its first block and counts up to the sample asked for
     saved = position["cursors"][name] if position else [None] * lanes
     return [BEGINNING if cursor is None else Cursor(*cursor) for cursor in saved]

@@ -1,12 +1,14 @@
 """The endless, exactly repeatable sample stream of one source, in one or more lanes.
 
-An epoch visits the parts (files) in a random order and deals them to the lanes in turn, so that
-every sample comes once an epoch and a lane reads files of its own. A lane gathers its parts into
+An epoch visits the parts (files) in a random order and deals them to the lanes in turn, so every
+sample comes once an epoch and a lane reads files of its own. A lane gathers its parts into
 *blocks*; within a block the samples come in random order. Blocks of all lanes together hold at
 least `shuffle_buffer` samples of at least `MIN_EPISODES` episodes, or, where an epoch has less, all
-of them: a plain shuffle without replacement. Everything is a function of the seed, so sample
-number n is found again by counting samples, without decoding a picture, and from a `Cursor`
-without counting. Reading stays sequential, as TFRecord files want it.
+of it: a plain shuffle without replacement.
+
+Everything is a function of the seed, so sample number n is reached by counting samples, without
+decoding an image, or from a `Cursor` without counting. Files are read from start to end, because a
+TFRecord file allows nothing else.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from data.spec import DatasetSpec
 from data.stream.windows import EpisodeSamples, episode_samples, num_samples
 from data.trajectory import Reader, Trajectory
 
-MIN_EPISODES = 20
+MIN_EPISODES = 20  # in the blocks of all lanes; fewer would give batches of near-equal samples
 
 
 class EmptyDatasetError(ValueError):
-    """A dataset that yields no sample in a whole pass."""
+    """A dataset that yields no sample in a complete pass."""
 
 
 @dataclass(frozen=True)
 class StreamShape:
-    """The numbers that, with the sources, decide the global stream of samples.
+    """Numbers that, with the sources, decide the global stream of samples.
 
     Attributes:
         seed: of everything that is drawn.
@@ -79,7 +81,7 @@ class Sample(NamedTuple):
 
     @property
     def visit(self) -> tuple[str, int, int]:
-        """What tells this visit from all others of the run."""
+        """Key of this visit, which no other visit of the run has; every draw uses it."""
         return self.spec.name, self.lane, self.number
 
 
@@ -96,14 +98,16 @@ class LoadedBlock:
 
     def sample(self, number: int) -> Sample:
         """Sample `number` of the stream, which lies in this block."""
-        flat = int(self.order[number - self.cursor.start])
+        flat = int(self.order[number - self.cursor.start])  # in the samples of all episodes
         place = int(np.searchsorted(self.ends, flat, side="right"))
         episode = self.episodes[place]
-        row = flat - int(self.ends[place]) + len(episode)
+        row = flat - (int(self.ends[place]) - len(episode))
         return Sample(self.spec, episode, row, number, self.lane)
 
     def from_here(self, number: int) -> Iterator[Sample]:
-        """Sample `number`, and then those that may take its place if its pictures are bad."""
+        """Sample `number`, then those that take its place, in turn, if its images are bad."""
+        # within the block, whose episodes are in memory; and by number, so the stand-in is the same
+        # on every host and after every restart
         start, size = self.cursor.start, self.cursor.end - self.cursor.start
         for ahead in range(size):
             yield self.sample(start + (number - start + ahead) % size)
@@ -116,6 +120,7 @@ class Counts:
         self._known: dict[int, tuple[int, int]] = {}
         self._num_parts = num_parts
 
+    # lanes write the same value at worst twice, so no lock is needed
     def __getitem__(self, part: int) -> tuple[int, int] | None:
         return self._known.get(part)
 
@@ -124,13 +129,13 @@ class Counts:
 
     @property
     def empty(self) -> bool:
-        """Whether the whole source is known to have no sample."""
+        """True once all parts are counted and none has a sample."""
         known = len(self._known) == self._num_parts
         return known and not any(samples for samples, _ in self._known.values())
 
 
 class SourceStream:
-    """Samples of one lane by number, asked for in rising order; the next block is read ahead."""
+    """Samples of one lane by number, in rising order; the next block is read ahead."""
 
     def __init__(
         self,
@@ -144,7 +149,7 @@ class SourceStream:
         first: int = 0,
         cursor: Cursor = BEGINNING,
     ) -> None:
-        """Opens the stream at sample number `first`; a `cursor` near it spares the counting.
+        """Opens the stream at sample number `first`; a `cursor` near it saves the counting.
 
         Args:
             reader: the source.
@@ -154,12 +159,13 @@ class SourceStream:
             faults: counts bad episodes, and says when they are too many.
             counts: samples of the parts, shared with the other lanes.
             first: number of the first sample that will be asked for.
-            cursor: of the block of a sample up to `first`.
+            cursor: of a block that starts at `first` or before.
         """
         self.spec = reader.spec
         self.lane = lane
         self._reader = reader
         self._shape = shape
+        # a lane's share, rounded up
         self._min_samples = -(-shape.shuffle_buffer // shape.lanes)
         self._min_episodes = -(-MIN_EPISODES // shape.lanes)
         self._pool = pool
@@ -168,17 +174,19 @@ class SourceStream:
         self._first = first
         self._in_memory: dict[int, tuple[EpisodeSamples, ...]] = {}
         self.cursor = cursor  # of the block in use
+        # the generator runs in the pool, one `next` at a time: `block` waits for each
         self._blocks = self._load_from(cursor)
         self._next: Future[LoadedBlock] = pool.submit(next, self._blocks)
         self._current: LoadedBlock | None = None
 
     def block(self, number: int) -> LoadedBlock:
-        """The block that holds sample `number`, which is not before those asked for earlier.
+        """Returns the block of sample `number`; numbers never fall.
 
         Raises:
-            EmptyDatasetError: a whole pass gave no sample.
+            EmptyDatasetError: a complete pass gave no sample.
             TooManyBadEpisodesError: more episodes than allowed cannot be used.
         """
+        # while a batch uses this block, the pool reads the next one
         while self._current is None or number >= self._current.cursor.end:
             self._current = self._next.result()
             self.cursor = self._current.cursor
@@ -186,56 +194,61 @@ class SourceStream:
         return self._current
 
     def _load_from(self, cursor: Cursor) -> Iterator[LoadedBlock]:
-        for found, parts in self._walk(cursor):
-            # counting may have read parts of blocks that are only passed over
+        for block, parts in self._walk(cursor):
+            # counting may have read parts of blocks that are skipped: keep this block's alone
             kept = set(parts) & set(self._in_memory)
             self._in_memory = {part: self._in_memory[part] for part in kept}
-            if found.end <= self._first:
+            if block.end <= self._first:
                 continue
+            # by number of the part: it does not matter in which order they were counted
             episodes = tuple(e for part in sorted(parts) for e in self._part(part))
-            purpose = (self.spec.name, "samples", self.lane, found.epoch, found.block)
-            order = permutation(found.end - found.start, self._shape.seed, *purpose)
+            purpose = (self.spec.name, "samples", self.lane, block.epoch, block.block)
+            order = permutation(block.end - block.start, self._shape.seed, *purpose)
             ends = np.cumsum([len(episode) for episode in episodes])
-            yield LoadedBlock(found, self.spec, self.lane, episodes, ends, order)
+            yield LoadedBlock(block, self.spec, self.lane, episodes, ends, order)
 
     def _walk(self, cursor: Cursor) -> Iterator[tuple[Cursor, tuple[int, ...]]]:
-        """All blocks from the one of `cursor` on, and the parts that hold them."""
+        """All blocks from the one of `cursor` on, epoch after epoch, with the parts of each."""
         saved_end = cursor.end
         while True:
             if self._counts.empty:
                 raise EmptyDatasetError(self._why_empty())
-            for found, parts in self._epoch(cursor):
-                if saved_end not in (-1, found.end):
+            for block, parts in self._epoch(cursor):
+                # the first block was counted before the position was saved
+                if saved_end not in (-1, block.end):
                     raise ValueError(
-                        f"dataset {self.spec.name!r} has {found.end - found.start} samples where "
-                        f"there were {saved_end - found.start} when the position was saved: the "
-                        "data or its row has changed, so the stream cannot go on where it stopped"
+                        f"dataset {self.spec.name!r} has {block.end - block.start} samples where "
+                        f"there were {saved_end - block.start} when the position was saved: the "
+                        "data or its row has changed, so the stream cannot continue where it "
+                        "stopped"
                     )
                 saved_end = -1
-                yield found, parts
-                cursor = found
+                yield block, parts
+                cursor = block
+            # an epoch of this lane without a sample leaves `end` unknown
             cursor = Cursor(cursor.epoch + 1, 0, 0, max(cursor.start, cursor.end))
 
     def _epoch(self, cursor: Cursor) -> Iterator[tuple[Cursor, tuple[int, ...]]]:
-        """The blocks of an epoch from the one of `cursor` on."""
+        """Blocks of an epoch from the one of `cursor` on, with the parts of each."""
         mine = self._parts_of(cursor.epoch)
         begin = cursor.place
         end, episodes = cursor.start, 0
         for place in range(cursor.place, len(mine)):
-            found = self._count(mine[place], keep=end >= self._first)
-            end, episodes = end + found[0], episodes + found[1]
-            enough = (
-                end - cursor.start >= self._min_samples and episodes >= self._min_episodes
-            ) or place == len(mine) - 1
-            if enough and end > cursor.start:
+            samples, filled = self._count(mine[place], keep=end >= self._first)
+            end, episodes = end + samples, episodes + filled
+            full = end - cursor.start >= self._min_samples and episodes >= self._min_episodes
+            # a block ends with the epoch too, so that no sample comes twice before all came once
+            if (full or place == len(mine) - 1) and end > cursor.start:
                 yield cursor._replace(end=end), tuple(mine[begin : place + 1])
                 begin, episodes = place + 1, 0
                 cursor = Cursor(cursor.epoch, begin, cursor.block + 1, end)
 
     def _parts_of(self, epoch: int) -> Sequence[int]:
-        """This lane's parts of an epoch, in their order; another lane begins in every epoch."""
+        """Parts of this lane in an epoch, in the order visited."""
         name, num_parts = self.spec.name, len(self._reader.episodes_per_part)
         order = permutation(num_parts, self._shape.seed, name, "parts", epoch)
+        # another lane is dealt the first part in every epoch: with fewer parts than lanes, the same
+        # lanes would stay empty otherwise
         turn = int(random_words(1, self._shape.seed, name, "deal", epoch)[0]) % self._shape.lanes
         return order[(self.lane - turn) % self._shape.lanes :: self._shape.lanes].tolist()
 
@@ -251,9 +264,10 @@ class SourceStream:
         )
 
     def _count(self, part: int, *, keep: bool) -> tuple[int, int]:
-        """Samples and episodes of a part; what is passed over is not kept, nor its pictures read.
+        """Counts samples and episodes of a part; reads images only of what is kept.
 
-        Pictures that cannot be read do not change the count: their samples are replaced when drawn.
+        Images that cannot be read do not change the count: their samples are replaced when drawn,
+        so a position means the same sample on every run.
         """
         known = self._counts[part]
         if known is not None:
@@ -262,8 +276,8 @@ class SourceStream:
             lengths = [len(episode) for episode in self._part(part)]
         else:
             lengths = [num_samples(t, self.spec, self._shape.num_actions) for t in self._read(part)]
-        self._counts[part] = found = sum(lengths), sum(length > 0 for length in lengths)
-        return found
+        self._counts[part] = count = sum(lengths), sum(length > 0 for length in lengths)
+        return count
 
     def _part(self, part: int) -> tuple[EpisodeSamples, ...]:
         if part not in self._in_memory:
@@ -278,7 +292,7 @@ class SourceStream:
 
 
 def good_trajectories(reader: Reader, part: int, faults: Faults) -> Iterator[Trajectory]:
-    """The trajectories of a part that can be used; `faults` notes what is left out of it."""
+    """Trajectories of a part that can be used; `faults` counts the others."""
     for trajectory in faults.sift(reader.read(part)):
         frames = trajectory.frames_without_text
         if frames:

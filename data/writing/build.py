@@ -158,7 +158,7 @@ def _work(pipe: Connection, job: Job) -> None:
 
 DESCRIPTION = "Standard trajectories of xvla_jax; manifest.json tells of what and how."
 CHANNEL_RULE = (
-    "All pictures are in encoded_channel_order, whoever encoded them: rgb where image_size is not "
+    "All images are in encoded_channel_order, whoever encoded them: rgb where image_size is not "
     "0, else the order of the recording. bgr_swapped: exchange red and blue after decoding."
 )
 
@@ -233,11 +233,11 @@ def _manifest(
 
 def _not_written(records: Sequence[ShardRecord]) -> dict[str, list[str]]:
     """Kind of fault, or reason of the row -> the episodes that are not in the dataset."""
-    found: dict[str, list[str]] = defaultdict(list)
+    by_kind: dict[str, list[str]] = defaultdict(list)
     for record in records:
         for kind, episodes in record.bad_episodes.items():
-            found[kind] += episodes
-    return dict(sorted(found.items()))
+            by_kind[kind] += episodes
+    return dict(sorted(by_kind.items()))
 
 
 PLAN_NAME = "plan.json"
@@ -356,14 +356,14 @@ def _write(
     """Write what is missing; gives the records of all shards."""
     for stale in (job.folder / UNFINISHED).iterdir():
         stale.unlink()
-    found = {n: r for n in range(len(job.shards)) if (r := read_record(job, n)) is not None}
-    missing = [number for number in range(len(job.shards)) if number not in found]
+    records = {n: r for n in range(len(job.shards)) if (r := read_record(job, n)) is not None}
+    missing = [number for number in range(len(job.shards)) if number not in records]
     total = sum(reader.episodes_per_part)
-    good = sum(record.episodes for record in found.values())
-    done = sum(piece.end - piece.first for number in found for piece in job.shards[number])
+    good = sum(record.episodes for record in records.values())
+    done = sum(piece.end - piece.first for number in records for piece in job.shards[number])
     _check_room(request.out, (total - done) * bytes_per_episode)
     faults = Faults(request.max_bad_episodes)
-    for record in found.values():
+    for record in records.values():
         for kind, episodes in record.bad_episodes.items():
             for episode in episodes:
                 faults.add(BadEpisodeError(request.spec.name, episode, kind, "in an earlier run"))
@@ -372,20 +372,20 @@ def _write(
     with contextlib.closing(stream):
         for event in stream:
             if isinstance(event, ShardDone):
-                found[event.shard] = event.record
+                records[event.shard] = event.record
                 continue
             bad = isinstance(event, BadEpisodeError)
             if bad:
                 faults.add(event)
             done, good = done + 1, good + (not bad)
             show(done, total, good)
-    return [found[number] for number in range(len(job.shards))]
+    return [records[number] for number in range(len(job.shards))]
 
 
-def _check_room(out: Path, wanted: float) -> None:
+def _check_room(out: Path, needed: float) -> None:
     free = shutil.disk_usage(out).free
-    if wanted * DISK_RESERVE > free:
+    if needed * DISK_RESERVE > free:
         raise ValueError(
-            f"{out} has {free / 2**30:.1f} GiB free, about {wanted * DISK_RESERVE / 2**30:.1f} GiB "
-            "are needed; smaller pictures (--image_size) or lossy ones (--quality) take less"
+            f"{out} has {free / 2**30:.1f} GiB free, about {needed * DISK_RESERVE / 2**30:.1f} GiB "
+            "are needed; smaller images (--image_size) or lossy ones (--quality) take less"
         )

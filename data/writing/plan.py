@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data.faults import BadEpisodeError
-from data.images import FORMATS, PICTURE_ERRORS, UInt8, check_pixels, load_picture
+from data.images import FORMATS, IMAGE_ERRORS, UInt8, check_pixels, load_image
 from data.spec import DatasetSpec
 from data.standard import StandardForm, form_of
 from data.trajectory import Reader, Trajectory
@@ -26,11 +26,11 @@ PNG_LEVEL = 1  # a fifth of the time of Pillow's 6, for files larger by a sixth
 
 
 @dataclass(frozen=True)
-class PictureRule:
-    """How pictures are stored.
+class ImageRule:
+    """How images are stored.
 
     Attributes:
-        image_size: side of the stored pictures; 0 leaves them as large as they are.
+        image_size: side of the stored images; 0 leaves them as large as they are.
         quality: of JPEG without colour subsampling, 1 to 100; 0 takes PNG, which loses nothing.
     """
 
@@ -48,23 +48,23 @@ class PictureRule:
         """The channel order of what is stored."""
         return "rgb" if self.image_size else spec.encoded_channel_order
 
-    def stored(self, picture: Any, spec: DatasetSpec) -> bytes:
-        """The bytes to store for a picture of a reader whose row is `spec`.
+    def stored(self, image: Any, spec: DatasetSpec) -> bytes:
+        """The bytes to store for an image of a reader whose row is `spec`.
 
         Raises:
-            ValueError: it is no picture; of one that is passed through, only the head is looked at.
+            ValueError: it is no image; of one that is passed through, only the head is looked at.
         """
         order = self.channel_order(spec)
-        if isinstance(picture, bytes) and order == spec.encoded_channel_order:
-            sides = _encoded_size(picture)
+        if isinstance(image, bytes) and order == spec.encoded_channel_order:
+            sides = _encoded_size(image)
             if not self.image_size or sides == (self.image_size, self.image_size):
-                return picture
+                return image
         if self.image_size:
-            pixels = load_picture(
-                picture, size=self.image_size, channel_order=spec.encoded_channel_order
+            pixels = load_image(
+                image, size=self.image_size, channel_order=spec.encoded_channel_order
             )
         else:
-            pixels = check_pixels(picture)
+            pixels = check_pixels(image)
         return self._encoded(pixels if order == "rgb" else pixels[..., ::-1])
 
     def _encoded(self, pixels: UInt8) -> bytes:
@@ -79,11 +79,11 @@ class PictureRule:
 
 def _encoded_size(encoded: bytes) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            return picture.size
-    except PICTURE_ERRORS as error:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return image.size
+    except IMAGE_ERRORS as error:
         raise ValueError(
-            f"{len(encoded)} bytes are no picture ({' or '.join(FORMATS)}): {error}"
+            f"{len(encoded)} bytes are no image ({' or '.join(FORMATS)}): {error}"
         ) from error
 
 
@@ -110,7 +110,7 @@ class Estimate:
     bytes_per_episode: float
 
 
-def look(reader: Reader, rule: PictureRule) -> Estimate:
+def look(reader: Reader, rule: ImageRule) -> Estimate:
     """The form of the source's trajectories, and how large an episode will be.
 
     Raises:
@@ -181,7 +181,7 @@ def _spread(episodes_per_part: Sequence[int]) -> Iterator[int]:
     yield from (part for part in filled if part not in chosen)
 
 
-def _episode_bytes(trajectory: Trajectory, spec: DatasetSpec, rule: PictureRule) -> float:
+def _episode_bytes(trajectory: Trajectory, spec: DatasetSpec, rule: ImageRule) -> float:
     frames = len(trajectory.poses)
     looked_at = np.unique(np.linspace(0, frames - 1, LOOKED_AT_FRAMES).astype(np.int64))
     sizes = [len(rule.stored(v[int(i)], spec)) for v in trajectory.images for i in looked_at]

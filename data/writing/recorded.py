@@ -67,7 +67,7 @@ class Episode:
 
 
 def read_scalars(path: Path) -> dict[str, Any]:
-    """The scalars of an episode file, as plain Python values; reads no picture."""
+    """The scalars of an episode file, as plain Python values; reads no image."""
     return dict(_read(path, frames=False).scalars)
 
 
@@ -219,7 +219,7 @@ def _write_tfds(
 
 
 def _features(image_size: int) -> tfds.features.FeaturesDict:
-    picture = tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="jpeg")
+    image = tfds.features.Image(shape=(image_size, image_size, 3), encoding_format="jpeg")
     vectors = {
         name: tfds.features.Tensor(shape=(int(shape[0]),), dtype=np.float32)
         for name, (dtype, shape) in FRAME_ARRAYS.items()
@@ -227,7 +227,7 @@ def _features(image_size: int) -> tfds.features.FeaturesDict:
     }
     action = vectors.pop("action")
     steps = {
-        "observation": {"agentview": picture, "wrist": picture, **vectors},
+        "observation": {"agentview": image, "wrist": image, **vectors},
         "action": action,
         "language_instruction": tfds.features.Text(),
         "is_first": np.bool_,

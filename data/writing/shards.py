@@ -23,9 +23,9 @@ from data.readers import built
 from data.readers.rlds import SPLIT
 from data.spec import DatasetSpec
 from data.standard import StandardForm
-from data.trajectory import Pictures, Reader, Trajectory
+from data.trajectory import Images, Reader, Trajectory
 from data.untrusted import Places
-from data.writing.plan import PictureRule, Piece, Shard
+from data.writing.plan import ImageRule, Piece, Shard
 from data.writing.publish import sha256_of, write_json
 
 with needs("data"):
@@ -43,7 +43,7 @@ class Request:
         outside_root: the files that it names may lie anywhere.
         read_limit_s: a read that takes longer ends its process; 0 for none.
         out: data folder of what is built.
-        rule: how pictures are stored.
+        rule: how images are stored.
         shard_mb: about how large a shard file is, in MiB.
         max_bad_episodes: so many are left out; one more is an error.
         workers: processes that read and write.
@@ -54,7 +54,7 @@ class Request:
     spec: DatasetSpec
     root: str
     out: Path
-    rule: PictureRule
+    rule: ImageRule
     shard_mb: float
     max_bad_episodes: int
     workers: int
@@ -98,10 +98,10 @@ def origin_of(request: Request, reader: Reader) -> dict[str, Any]:
     return json.loads(json.dumps(origin))
 
 
-def check_origin(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """A ValueError that begins with `what` and names all in which the two differ."""
-    keys = [key for key in built.differing(found, wanted) if key != "row"]
-    fields = built.differing(found.get("row", {}), wanted["row"])
+    keys = [key for key in built.differing(before, now) if key != "row"]
+    fields = built.differing(before.get("row", {}), now["row"])
     differences = [*keys, *(f"{field} of the dataset row" for field in fields)]
     if differences:
         raise ValueError(
@@ -110,7 +110,7 @@ def check_origin(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
 
 
 DATASET, SHARDS, UNFINISHED = "dataset", "shards", "unfinished"  # in the building folder
-READ_TOGETHER = 64  # pictures of a view
+READ_TOGETHER = 64  # images of a view
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Job:
     folder: Path  # in which the dataset is built
     name: str  # of the dataset
     form: StandardForm
-    rule: PictureRule
-    channel_order: str  # of the stored pictures
+    rule: ImageRule
+    channel_order: str  # of the stored images
     shards: tuple[Shard, ...]
 
     def file_name(self, shard: int) -> str:
@@ -252,11 +252,11 @@ class _Episodes:
 
 def _example(job: Job, spec: DatasetSpec, trajectory: Trajectory) -> dict[str, Any]:
     named = zip(spec.views, trajectory.images, strict=True)
-    pictures = [_stored_pictures(job.rule, spec, key, view) for key, view in named]
-    return job.form.example(trajectory, _relative(trajectory.episode, job.root), pictures)
+    images = [_stored_images(job.rule, spec, key, view) for key, view in named]
+    return job.form.example(trajectory, _relative(trajectory.episode, job.root), images)
 
 
-def _stored_pictures(rule: PictureRule, spec: DatasetSpec, key: str, view: Pictures) -> list[bytes]:
+def _stored_images(rule: ImageRule, spec: DatasetSpec, key: str, view: Images) -> list[bytes]:
     stored: list[bytes] = []
     for first in range(0, len(view), READ_TOGETHER):
         together = view.take(np.arange(first, min(first + READ_TOGETHER, len(view))))

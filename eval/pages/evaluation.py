@@ -11,55 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import differences
-from eval.pages.html import Points, bar_chart, path_chart
 from eval.runs.compare import compare_runs
-from eval.runs.rollout import Trace, load_trace
+from eval.runs.traces import Trace, load_trace
 from eval.tasks.spec import CHAIN_LENGTH
 from eval.tasks.table import TASKS
 
-from .html import bullet_list, figure_grid, plain_table, video
+from .html import Points, bar_chart, bullet_list, figure_grid, path_chart, plain_table, video
 from .quickstart import Report, write_report
 
 _LONGEST_CHAIN = 5
-
-
-def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    """Mean and interval of a policy's scores, and the shares of chains; "" where there are none.
-
-    Args:
-        row: of the task table, as a receipt has it.
-        entry: a policy's part of a receipt.
-    """
-    found = entry["summary"]["score"]
-    if found is None:
-        return ""
-    low, high = found["bootstrap95"]
-    text = f"mean {found['mean']:.2f} {row['score']} (95 % {low:.2f} to {high:.2f})"
-    if row["score"] != CHAIN_LENGTH:
-        return text
-    scores = [episode["score"] for episode in entry["episodes"]]
-    shares = [
-        f"{100 * sum(score >= n for score in scores) / len(scores):.1f}"
-        for n in range(1, _LONGEST_CHAIN + 1)
-    ]
-    return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
-
-
 _BINS = 24
-# Columns of an action row: hand -> its position.
+# hand -> columns of its position in an action row
 _HANDS = {"left": (0, 1, 2), "right": (10, 11, 12)}
-# Planes that a path is shown in: from where one looks, and name and number of each axis.
+# Planes of the charts of a path: the view, and label and number of each axis.
 _PLANES = (("from above", "x, m", 0, "y, m", 1), ("from the side", "x, m", 0, "z, m", 2))
 _HASH_SHOWN = 16
 
 
 def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) -> None:
-    """Writes the page.
+    """Writes the page of an evaluation.
 
     Args:
         path: HTML file.
         receipt: as `eval.runs.receipt.receipt` makes it.
-        folder: where its films and traces are; those that are not there are left out.
+        folder: of its films and traces; missing ones are left out.
     """
     tasks = receipt["tasks"]
     write_report(
@@ -75,8 +50,8 @@ def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) 
             ],
             versions={
                 f"{process}: {name}": version
-                for process, found in receipt["versions"].items()
-                for name, version in found.items()
+                for process, packages in receipt["versions"].items()
+                for name, version in packages.items()
             },
             commands=[f"python -m scripts.evaluate {' '.join(receipt['config']['command'])}"],
         ),
@@ -84,7 +59,7 @@ def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) 
 
 
 def success_rows(receipt: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """For `Report.policies`: every policy on every row, with the published result below it."""
+    """Returns `Report.policies`: every policy on every row, with the published result below."""
     rows = []
     for name, task in receipt["tasks"].items():
         for policy, entry in task["policies"].items():
@@ -93,8 +68,30 @@ def success_rows(receipt: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str
     return rows
 
 
+def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Returns mean and interval of a policy's scores, and the shares of chains, or "".
+
+    Args:
+        row: of the task table, as a receipt has it.
+        entry: a policy's part of a receipt.
+    """
+    score = entry["summary"]["score"]
+    if score is None:
+        return ""
+    low, high = score["bootstrap95"]
+    text = f"mean {score['mean']:.2f} {row['score']} (95 % {low:.2f} to {high:.2f})"
+    if row["score"] != CHAIN_LENGTH:
+        return text
+    scores = [episode["score"] for episode in entry["episodes"]]
+    shares = [
+        f"{100 * sum(score >= n for score in scores) / len(scores):.1f}"
+        for n in range(1, _LONGEST_CHAIN + 1)
+    ]
+    return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
+
+
 def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Pairs of policies, protocol, films, paths and calls, as (heading, HTML)."""
+    """Returns pairs of policies, protocol, films, paths and calls, as (heading, HTML)."""
     films, paths = [], []
     for name, task in receipt["tasks"].items():
         for entry in task["films"]:
@@ -116,7 +113,7 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
 
 
 def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know before comparing a rate with a published one."""
+    """Returns notes on the protocol that matter when a rate is compared with a published one."""
     notes = []
     for name, task in receipt["tasks"].items():
         frame, stopping = task["golden_frame"], task["stopping"]
@@ -124,7 +121,7 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
             notes.append(f"{name}: no published result of this protocol.")
         official = len(task["row"]["task_ids"]) * task["row"]["num_init_states"]
         if len(task["plan"]) != official:
-            notes.append(f"{name}: {len(task['plan'])} episodes; the whole row has {official}.")
+            notes.append(f"{name}: {len(task['plan'])} episodes; the row has {official}.")
         notes += [f"{name}, unlike the authors' client: {line}" for line in _unlike(task["row"])]
         notes.append(
             f"{name}: golden frame {frame['state']}. "
@@ -133,8 +130,8 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
         if stopping is not None:
             notes.append(
                 f"{name}: stopped after {stopping['pairs']} of {stopping['planned']} pairs "
-                f"(p = {stopping['p_value']:.3g}, valid whenever one stops). Rates and intervals "
-                "of a comparison that was stopped lean away from each other."
+                f"(p = {stopping['p_value']:.3g}, valid at any stop). Stopping early biases the "
+                "rates of the two policies away from each other."
             )
         for policy, entry in task["policies"].items():
             errors = entry["summary"]["simulator_errors"]
@@ -146,13 +143,13 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
 
 
 def _unlike(row: Mapping[str, Any]) -> list[str]:
-    """Columns in which a row differs from the faithful one that its name begins with."""
+    """Returns the columns in which a row differs from the faithful row of its name."""
     faithful = row["name"].partition(":")[0]
     if faithful == row["name"] or faithful not in TASKS:
         return []
     ours = {k: v for k, v in row.items() if k not in ("name", "reference")}
     theirs = json.loads(json.dumps(asdict(TASKS[faithful])))
-    return differences(ours, {k: theirs[k] for k in ours})
+    return differences(ours, {k: theirs.get(k) for k in ours})
 
 
 def _lead(receipt: Mapping[str, Any]) -> str:
@@ -178,7 +175,7 @@ def _beside_reference(task: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
             f"published {reference['value']:g} {reference['unit']} ({reference['source']})"
         )
     if needed is not None:
-        texts.append(f"{needed} episodes each would tell them apart")
+        texts.append(f"{needed} episodes each would separate the two rates")
     return "; ".join(texts)
 
 
@@ -206,18 +203,18 @@ def _pairs(receipt: Mapping[str, Any]) -> str:
     rows = []
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            for task, found in compare_runs(receipt, first, receipt, second).items():
-                if not found.pairs:
+            for task, one in compare_runs(receipt, first, receipt, second).items():
+                if not one.pairs:
                     continue
-                difference, low, high = (100 * value for value in found.difference)
-                counts = (found.both, found.only_first, found.only_second, found.neither)
+                difference, low, high = (100 * value for value in one.difference)
+                counts = (one.both, one.only_first, one.only_second, one.neither)
                 rows.append(
                     [
                         task,
                         f"{first} / {second}",
                         *(str(count) for count in counts),
                         f"{difference:+.0f} ({low:+.0f} to {high:+.0f})",
-                        f"{found.p_value:.2g}",
+                        f"{one.p_value:.2g}",
                     ]
                 )
     head = ("suite", "first / second", "both", "only first", "only second", "neither")
@@ -229,10 +226,11 @@ def _paths(title: str, trace: Trace, *, relative: bool) -> list[tuple[str, str, 
     if relative:
         trace, path_name = trace.placed(), "commanded path"
     for hand, columns in _HANDS.items():
-        # The second hand of a robot that has one is all zeros in what is measured.
-        if trace.path.shape[1] <= columns[-1] or not trace.path[:, columns].any():
+        width = min(rows.shape[-1] for rows in (trace.path, *trace.chunks[:1]))
+        # The proprio of a robot with one arm has zeros in the place of the second.
+        if width <= columns[-1] or not trace.path[:, columns].any():
             continue
-        for looked, x_label, x, y_label, y in _PLANES:
+        for view, x_label, x, y_label, y in _PLANES:
             shown = [columns[x], columns[y]]
             chart = path_chart(
                 _points(trace.path, shown),
@@ -241,7 +239,7 @@ def _paths(title: str, trace: Trace, *, relative: bool) -> list[tuple[str, str, 
                 y_label=y_label,
                 path_name=path_name,
             )
-            figures.append((f"{title}, {hand} hand {looked}", chart, ""))
+            figures.append((f"{title}, {hand} hand {view}", chart, ""))
     return figures
 
 
@@ -273,7 +271,7 @@ def _calls(receipt: Mapping[str, Any]) -> str:
                 [k + 0.5 for k in range(most + 1)],
                 sizes.tolist(),
                 x_label="observations in a call",
-                whole=True,
+                integers=True,
             )
             caption = (
                 f"Batch fill {100 * calls['batch_fill']:.0f} %; {calls['observations']} "

@@ -1,4 +1,7 @@
-"""Pieces of a self-contained HTML page: its frame, tables, inlined pictures, writing it whole."""
+"""Parts of a self-contained HTML page: its frame, tables, films, and charts as inline SVG.
+
+Charts take their colours from the page's CSS, so they suit light and dark.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,74 @@ Points = Sequence[Tuple[float, float]]
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
 _OPEN = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" class="chart">'
+_STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+
+
+def html_page(
+    title: str, lead: str, sections: Sequence[tuple[str, str]], *, style: str = ""
+) -> str:
+    """Returns a page with nothing to load from elsewhere.
+
+    Args:
+        title: heading, plain text.
+        lead: HTML below it.
+        sections: (heading, HTML); those without content are left out.
+        style: CSS added to that of every page.
+    """
+    body = "".join(
+        f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
+        for heading, content in sections
+        if content
+    )
+    escaped = html.escape(title)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escaped}</title><style>{_STYLE}{style}</style></head>"
+        f"<body><main><h1>{escaped}</h1>{lead}{body}</main></body></html>\n"
+    )
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes the page; it appears under `path` only when it is complete."""
+    write_bytes(path, page.encode("utf-8"))
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """Returns `content` inside an address, such as data:video/mp4;base64,..."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def plain_table(rows: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> str:
+    """Returns a table of plain text, or "" without rows."""
+    if not rows:
+        return ""
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head or ())
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def bullet_list(lines: Sequence[str]) -> str:
+    """Returns a list of plain text, or "" without lines."""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if lines else ""
+
+
+def figure_grid(figures: Sequence[tuple[str, str, str]]) -> str:
+    """Returns figures of (title, HTML, caption) in two columns, or "" without figures."""
+    cells = []
+    for title, content, caption in figures:
+        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+        cells.append(f"<figure><h3>{html.escape(title)}</h3>{content}{below}</figure>")
+    return f'<div class="grid-of-two">{"".join(cells)}</div>' if cells else ""
+
+
+def video(mp4: bytes) -> str:
+    """Returns a player with the film inside the page."""
+    source = data_uri("video/mp4", mp4)
+    return f'<video controls loop muted playsinline preload="auto" src="{source}"></video>'
 
 
 def line_chart(
@@ -25,15 +96,15 @@ def line_chart(
     marks: Sequence[float] = (),
     reach_y: Sequence[float] = (),
 ) -> str:
-    """SVG of one or more lines; the page's CSS colours classes line0, line1, ...
+    """Returns an SVG of one or more lines, in the CSS classes line0, line1, ...
 
     Args:
         series: name -> (x, y) points in order of x; points that are not finite are left out, and
             with `log_y` those that are not positive.
         x_label: written below the axis.
         log_y: logarithmic y axis.
-        marks: x of fine upright lines.
-        reach_y: values that the y axis shows even where no point is near.
+        marks: x of fine vertical lines.
+        reach_y: values that the y axis includes in any case.
     """
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log_y)]
@@ -77,11 +148,11 @@ def line_chart(
 
 
 def bar_chart(
-    edges: Sequence[float], counts: Sequence[int], *, x_label: str, whole: bool = False
+    edges: Sequence[float], counts: Sequence[int], *, x_label: str, integers: bool = False
 ) -> str:
-    """SVG of a histogram: counts[i] values lie between edges[i] and edges[i + 1].
+    """Returns an SVG of a histogram: counts[i] values lie between edges[i] and edges[i + 1].
 
-    With `whole` only whole numbers are written below the axis.
+    With `integers` only integers are written below the axis.
     """
     top, width = max(counts) or 1, edges[-1] - edges[0] or 1.0
     inner, floor = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM
@@ -99,7 +170,7 @@ def bar_chart(
             f'<rect class="bar0" x="{across(left) + 0.5:.1f}" y="{floor - height:.1f}" '
             f'width="{max(across(right) - across(left) - 1, 0.5):.1f}" height="{height:.1f}"/>'
         )
-    ticks = [tick for tick in _nice(edges[0], edges[-1]) if not whole or tick == round(tick)]
+    ticks = [tick for tick in _nice(edges[0], edges[-1]) if not integers or tick == round(tick)]
     parts += [_x_tick(tick, across(tick)) for tick in ticks if edges[0] <= tick <= edges[-1]]
     return "".join([*parts, _x_name(x_label), "</svg>"])
 
@@ -107,14 +178,14 @@ def bar_chart(
 def path_chart(
     path: Points, plans: Sequence[Points], *, x_label: str, y_label: str, path_name: str
 ) -> str:
-    """SVG of a way in a plane with the plans that were made along it, both axes to one scale.
+    """Returns an SVG of a path in a plane with the plans along it, both axes to one scale.
 
     Args:
-        path: points of the way; it is drawn thick, from a dot at its beginning.
+        path: its points; drawn thick, from a dot at its start.
         plans: points of each plan; drawn thin, from a dot at its first point.
-        x_label: of the axis across.
-        y_label: of the axis up.
-        path_name: of the way, in the legend.
+        x_label: of the horizontal axis.
+        y_label: of the vertical axis.
+        path_name: of the path, in the legend.
     """
     points = [*path, *(point for plan in plans for point in plan)]
     if not points:
@@ -152,7 +223,7 @@ def path_chart(
         parts.append(line(path, "line0 thick"))
     parts += [line(plan, "line1 thin") for plan in plans if plan]
     parts.append("</svg>")
-    keys = (path_name, "predicted chunks, each from where it was asked for")
+    keys = (path_name, "predicted chunks, each from the place of its query")
     legend = " ".join(
         f'<span class="key key{k}">{html.escape(name)}</span>' for k, name in enumerate(keys)
     )
@@ -178,7 +249,7 @@ def _x_name(label: str) -> str:
 
 
 def _nice(low: float, high: float) -> list[float]:
-    """About four round numbers from at or below `low` to at or above `high`."""
+    """Returns about four round numbers, from at most `low` to at least `high`."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= span / 4)
@@ -189,73 +260,3 @@ def _nice(low: float, high: float) -> list[float]:
 def _decades(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     return [10.0**k for k in range(first, max(last, first + 1) + 1)]
-
-
-_STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-
-
-def html_page(
-    title: str, lead: str, sections: Sequence[tuple[str, str]], *, style: str = ""
-) -> str:
-    """A page with nothing to load from anywhere else.
-
-    Args:
-        title: heading, plain text.
-        lead: HTML below it.
-        sections: (heading, HTML); those without content are left out.
-        style: CSS beside that of every page.
-    """
-    body = "".join(
-        f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
-        for heading, content in sections
-        if content
-    )
-    escaped = html.escape(title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped}</title><style>{_STYLE}{style}</style></head>"
-        f"<body><main><h1>{escaped}</h1>{lead}{body}</main></body></html>\n"
-    )
-
-
-def write_page(path: Path, page: str) -> None:
-    """Writes the page; it appears under `path` only when it is complete."""
-    write_bytes(path, page.encode("utf-8"))
-
-
-def data_uri(media_type: str, content: bytes) -> str:
-    """`content` as an address that holds it, such as data:video/mp4;base64,..."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def plain_table(rows: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> str:
-    """A table of plain text; nothing where there are no rows."""
-    if not rows:
-        return ""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head or ())
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def bullet_list(lines: Sequence[str]) -> str:
-    """Plain text, one bullet a line; nothing where there are no lines."""
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if lines else ""
-
-
-def figure_grid(figures: Sequence[tuple[str, str, str]]) -> str:
-    """(title, HTML, caption) in two columns; nothing where there are no figures."""
-    cells = []
-    for title, content, caption in figures:
-        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-        cells.append(f"<figure><h3>{html.escape(title)}</h3>{content}{below}</figure>")
-    return f'<div class="grid-of-two">{"".join(cells)}</div>' if cells else ""
-
-
-def video(mp4: bytes) -> str:
-    """A film inside the page."""
-    source = data_uri("video/mp4", mp4)
-    return f'<video controls loop muted playsinline preload="auto" src="{source}"></video>'

@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from eval.pages.html import Points, line_chart
-
-from .html import bullet_list, figure_grid, html_page, plain_table, write_page
+from .html import (
+    Points,
+    bullet_list,
+    figure_grid,
+    html_page,
+    line_chart,
+    plain_table,
+    write_page,
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,14 @@ class Report:
 
     Attributes:
         title: heading.
-        lead: one paragraph on what was done.
-        policies: (name, what it is, summary as `eval.runs.receipt.summary` gives it), in order.
-        facts: short statements worth a line, such as that conversion keeps the actions.
+        lead: a paragraph that says what was run.
+        policies: (name, description, summary from `eval.runs.receipt.summary`), in order.
+        facts: short statements, such as that conversion keeps the actions.
         sections: further (heading, HTML), after the facts.
         curves: charts.
         stages: (stage, seconds), in order.
-        versions: what ran, name -> version.
-        commands: how to repeat it.
+        versions: distribution -> version.
+        commands: that repeat the run.
     """
 
     title: str
@@ -50,7 +56,7 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """The page as HTML, with nothing to load from anywhere else."""
+    """Returns the page as HTML, with nothing to load from elsewhere."""
     sections = [
         ("Success", _policies(report.policies)),
         ("What was checked", bullet_list(report.facts)),

@@ -1,12 +1,11 @@
-"""A folder of recorded demonstrations that can be left off and taken up again."""
+"""A folder of recorded demonstrations; a recording that was stopped resumes where it was."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Callable
 
-from eval.files import write_json
+from eval.files import OBJECT, TEXT, fields, mapping, read_json, write_json
 from eval.simulators.plans import planned_tasks
 from eval.simulators.preflight import SIMULATORS, versions
 from eval.simulators.recorder import frame_stride
@@ -17,15 +16,17 @@ from eval.tasks.table import TRAINING_STATES, Episode, TaskSpec
 OnProgress = Callable[[int, int, int], None]
 
 LEDGER = "recording.json"
+_FORM = fields(settings=OBJECT, failures=mapping(TEXT, keys="^[0-9]{1,9}$"))
 
 # Seeds of two recordings do not overlap as long as each has fewer episodes than this.
 _SEED_STRIDE = 100_000
 
 
 def plan(spec: TaskSpec, *, num_episodes: int, seed: int) -> list[Episode]:
-    """Episodes to record: training states only, of tasks with a plan, in turn, with a seed each.
+    """Returns the episodes to record: tasks with a plan in turn, from training states only.
 
-    The seed draws the expert's excursions, so several episodes from one state differ.
+    Each has its own seed, which draws the expert's excursions, so that several episodes from one
+    state differ.
     """
     tasks, states = planned_tasks(spec.suite, spec.task_ids), TRAINING_STATES
     return [
@@ -39,7 +40,7 @@ def plan(spec: TaskSpec, *, num_episodes: int, seed: int) -> list[Episode]:
 
 
 def episode_file(folder: Path, index: int) -> Path:
-    """Where demonstration `index` is, once it is recorded."""
+    """Path of demonstration `index`."""
     return folder / f"episode_{index:05d}.npz"
 
 
@@ -49,10 +50,10 @@ class Recording:
     Args:
         folder: made if missing. Its `recording.json` is the ledger: settings, failures, versions.
         spec: task to record.
-        num_episodes: how many to try in all; a larger number extends a recording.
+        num_episodes: how many to try; a larger number extends a recording.
         wander: see `eval.simulators.expert.ScriptedExpert`, in metres.
         rate_hz: frames in a second of simulation.
-        seed: of the whole recording.
+        seed: of the recording.
 
     Raises:
         ValueError: the folder has a recording with other settings, frames at `rate_hz` do not fall
@@ -97,7 +98,7 @@ class Recording:
         ]
 
     def ledger(self) -> dict[str, Any]:
-        """Settings, counts, reasons of failures by episode number, and versions."""
+        """Returns settings, counts, reasons of failures by episode number, and versions."""
         numbers = range(len(self._episodes))
         recorded = sum(episode_file(self._folder, k).exists() for k in numbers)
         failures = {str(k): self._failures[k] for k in sorted(self._failures) if k in numbers}
@@ -115,7 +116,7 @@ class Recording:
 
         Args:
             open_pool: starts the simulators; not called when nothing is missing.
-            on_progress: called with (tried, in all, successful), first for what is there already.
+            on_progress: called with (tried, in all, successful), first for the files in the folder.
         """
         for leftover in self._folder.glob("*.partial"):
             leftover.unlink()
@@ -145,13 +146,16 @@ def _known_failures(folder: Path, settings: dict[str, Any]) -> dict[int, str]:
     path = folder / LEDGER
     if not path.exists():
         return {}
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differ = [name for name in settings if before["settings"].get(name) != settings[name]]
-    if differ:
-        changes = ", ".join(
-            f"{name} {before['settings'].get(name)!r} (now {settings[name]!r})" for name in differ
-        )
+    ledger = read_json(path, _FORM)
+    stored = ledger["settings"]
+    changes = [
+        f"{name} {stored.get(name)!r} (now {settings[name]!r})"
+        for name in settings
+        if stored.get(name) != settings[name]
+    ]
+    if changes:
         raise ValueError(
-            f"{folder} has a recording with {changes}; choose another folder or delete this one"
+            f"{folder} has a recording with {', '.join(changes)}; choose another folder or delete "
+            "this one"
         )
-    return {int(k): reason for k, reason in before["failures"].items()}
+    return {int(k): reason for k, reason in ledger["failures"].items()}

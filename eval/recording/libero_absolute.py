@@ -1,13 +1,15 @@
-"""LIBERO's recordings with relative actions -> the absolute commands that X-VLA learns from.
+"""Converts LIBERO's recordings with relative actions to the absolute commands that X-VLA uses.
 
-A recording is replayed in the controller's delta mode; what the controller makes of each action,
-its goal, is the absolute command. The commands are then replayed by themselves from the same state,
-and a recording that either replay does not solve is of no use.
+A recording is replayed in the controller's delta mode; the goal that the controller computes from
+each action is the absolute command. The commands are then replayed alone from the same state. A
+recording is dropped unless both replays solve the task.
+
+`Conversion` does this for a folder of recordings, in workers with a `ConversionHost` each. It keeps
+its report in `conversion.json`, from which a conversion that was stopped resumes.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,12 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.files import write_json
+from eval.files import OBJECT, TEXT, fields, integer, mapping, read_json, write_json
 from eval.recording.demonstrations import OnProgress
-from eval.rotations import matrix_to_axis_angle, matrix_to_rot6d_contiguous
+from eval.rotations import matrix_to_axis_angle
 from eval.simulators.host import open_environment
 from eval.simulators.preflight import SIMULATORS, versions
-from eval.simulators.recorder import save_episode
+from eval.simulators.recorder import OPEN, pose_row, save_episode
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs
 from eval.tasks.table import TaskSpec
 
@@ -31,7 +33,10 @@ NO_MOTION = 1e-4
 REPLAY_SEED = 0
 
 CONVERTED = "converted"
-_OPEN = -1.0
+REPORT = "conversion.json"
+
+_ENTRY = {**fields(outcome=TEXT), "properties": {"outcome": TEXT, "no_ops": integer(0, 10**9)}}
+_FORM = fields(settings=OBJECT, demos=mapping(_ENTRY))
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,15 @@ class Demonstration:
 
     @property
     def name(self) -> str:
-        """Tells it from all others."""
+        """Suite, task and number, unique among all recordings."""
         return f"{self.suite}/{self.task}/demo_{self.number}"
 
 
 def moving(actions: ArrayLike) -> NDArray[np.bool_]:
-    """Which of the actions [T, 7] do something, bool[T].
+    """Returns True for each of the actions [T, 7] that has an effect, bool[T].
 
-    Left out is what moves the hand by less than `NO_MOTION` and leaves the gripper as the last
-    action that was kept had it. At the start that is every action without motion.
+    An action has none that moves the hand by less than `NO_MOTION` and leaves the gripper as the
+    last kept action had it. At the start that is every action without motion.
     """
     rows = np.asarray(actions, np.float64)
     kept = np.linalg.norm(rows[:, :6], axis=1) >= NO_MOTION
@@ -77,34 +82,34 @@ def moving(actions: ArrayLike) -> NDArray[np.bool_]:
 def record_absolute(
     env: Any, spec: TaskSpec, state: ArrayLike, actions: NDArray[np.float64]
 ) -> tuple[dict[str, NDArray[Any]], bool]:
-    """Replays relative actions [T, 7], T at least 1; the T + 1 frames, and whether it ends solved.
+    """Replays relative actions [T, 7], T at least 1; returns T + 1 frames and success at the end.
 
-    Frame 0 is what there is before the first action, with the measured pose as command; frame i + 1
-    has the images after action i and the command that it was. The last command stands in the last
-    frame's `action` once more.
+    Frame 0 is the state before the first action, with the measured pose as command; frame i + 1 has
+    the images after action i, and the command that it became. The last frame repeats the last
+    command as its `action`.
     """
     agentview, wrist = spec.client.views
     env.start_from(state, REPLAY_SEED, relative=True)
-    command_pose = np.append(_rot6d_pose(*env.pose()), _OPEN)
+    command_pose = np.append(pose_row(*env.pose()), OPEN)
     rows: dict[str, list[Any]] = {
         name: [] for name in ("agentview", "wrist", "command_pose", "ee_pose", "action")
     }
 
-    def note() -> None:
+    def add_frame() -> None:
         rows["agentview"].append(env.image(agentview))
         rows["wrist"].append(env.image(wrist))
         rows["command_pose"].append(command_pose)
-        rows["ee_pose"].append(_rot6d_pose(*env.pose()))
+        rows["ee_pose"].append(pose_row(*env.pose()))
 
-    note()
+    add_frame()
     solved = False
     for action in actions:
         solved = env.step(action)
         position, matrix = env.goal()
-        gripper = 1.0 if action[6] > 0 else _OPEN
+        gripper = 1.0 if action[6] > 0 else OPEN
         rows["action"].append(np.concatenate((position, matrix_to_axis_angle(matrix), [gripper])))
-        command_pose = np.append(_rot6d_pose(position, matrix), gripper)
-        note()
+        command_pose = np.append(pose_row(position, matrix), gripper)
+        add_frame()
     rows["action"].append(rows["action"][-1])
     types = {"agentview": np.uint8, "wrist": np.uint8}
     arrays = {n: np.stack(values).astype(types.get(n, np.float32)) for n, values in rows.items()}
@@ -112,7 +117,7 @@ def record_absolute(
 
 
 def solves(env: Any, state: ArrayLike, commands: NDArray[np.float32]) -> bool:
-    """Whether absolute commands [T, 7] solve the task at some step, from the same state."""
+    """Returns True if absolute commands [T, 7] solve the task at some step, from the same state."""
     env.start_from(state, REPLAY_SEED)
     return any(env.step(command) for command in commands)
 
@@ -190,17 +195,10 @@ class ConversionHost:
         return self._env
 
 
-def _rot6d_pose(position: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
-    return np.concatenate((position, matrix_to_rot6d_contiguous(matrix)))
-
-
-REPORT = "conversion.json"
-
-
 def conversion_settings(
     sources: Mapping[str, str], specs: Mapping[str, TaskSpec]
 ) -> dict[str, Any]:
-    """What decides the outcome: SHA-256 of each source file by name, and the columns that count."""
+    """Returns all that decides the outcome: SHA-256 of each source file, columns of the rows."""
     columns = ("image_size", "msaa_samples", "settle_steps", "control_hz", "step_limit")
     return {
         "sources": dict(sources),
@@ -218,7 +216,7 @@ class Conversion:
 
     Args:
         folder: made if missing; has the report and a .npz for each converted recording.
-        demos: what to convert.
+        demos: the recordings.
         settings: of `conversion_settings`; another conversion's folder is refused.
 
     Raises:
@@ -235,15 +233,15 @@ class Conversion:
         folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, name: str) -> Path:
-        """Where the recording of that name is, once it is converted."""
+        """Path of a recording once it is converted."""
         return self._folder / (name.replace("/", "__") + ".npz")
 
     def files(self) -> list[Path]:
-        """The converted recordings, in the order of the sources."""
+        """Paths of the converted recordings, in the order of the sources."""
         return [self.file(name) for name in self._demos if self._converted(name)]
 
     def missing(self) -> list[str]:
-        """Names of what is not converted and not known to fail."""
+        """Names of the recordings that are neither converted nor known to fail."""
         return [
             name
             for name in self._demos
@@ -252,7 +250,7 @@ class Conversion:
         ]
 
     def report(self) -> dict[str, Any]:
-        """Settings, counts by suite, the outcome of each recording, and versions."""
+        """Returns settings, counts by suite, the outcome of each recording, and versions."""
         outcomes = {name: self._outcomes[name] for name in self._demos if name in self._outcomes}
         suites = sorted({demo.suite for demo in self._demos.values()})
         return {
@@ -267,7 +265,7 @@ class Conversion:
 
         Args:
             open_pool: starts the simulators; not called when nothing is missing.
-            on_progress: called with (tried, in all, converted), first for what is there already.
+            on_progress: called with (tried, in all, converted), first for the files in the folder.
         """
         for leftover in self._folder.glob("*.partial"):
             leftover.unlink()
@@ -309,11 +307,11 @@ def _known_outcomes(folder: Path, settings: dict[str, Any]) -> dict[str, dict[st
     path = folder / REPORT
     if not path.exists():
         return {}
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differ = [name for name in settings if before["settings"].get(name) != settings[name]]
+    report = read_json(path, _FORM)
+    differ = [name for name in settings if report["settings"].get(name) != settings[name]]
     if differ:
         raise ValueError(
             f"{folder} has a conversion with other {', '.join(differ)}; choose another folder or "
             "delete this one"
         )
-    return before["demos"]
+    return report["demos"]

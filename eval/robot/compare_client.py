@@ -1,7 +1,7 @@
-"""What a client sends against what training saw, stage by stage, with a guess at the reason.
+"""Compares a client's inputs with those of training, stage by stage, and names a likely reason.
 
-A guess is a named change that turns what training saw into what the server got. Pixels are in grey
-levels 0 .. 255.
+A reason is a named change that turns training's input into the one that the server got. Pixels are
+in grey levels 0 .. 255.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Row = NDArray[np.float64]
 _ARM = 10  # numbers of an arm of EE6D: xyz, 6-D rotation, gripper
 _NEAR = 1e-4  # proprio: metres, numbers of a 6-D rotation
 _CLOSE_ACTIONS = 1e-4  # programs of other batch sizes round otherwise
-_EXPLAINED = 0.35  # of the difference may be left for a guess to be made
+_EXPLAINED = 0.35  # share of a difference that may remain after the change that explains it
 _TO_INTERLEAVED = [0, 3, 1, 4, 2, 5]  # from contiguous; the inverse of the next
 _TO_CONTIGUOUS = [0, 2, 4, 1, 3, 5]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What training has of a frame.
+    """Training's inputs of a frame.
 
     Attributes:
         images: uint8[V, S, S, 3]; absent views are zeros.
@@ -35,8 +35,8 @@ class Expected:
         input_ids: int32[L].
         proprio: float32[D].
         domain_id: of the dataset.
-        instruction: as recorded.
-        recorded: the views in their own size, uint8[H, W, 3] RGB.
+        instruction: recorded text.
+        recorded: the views in their recorded size, uint8[H, W, 3] RGB.
     """
 
     images: Pixels
@@ -57,53 +57,53 @@ class Finding:
 
 
 def compare_inputs(seen: Mapping[str, Any], expected: Expected) -> list[Finding]:
-    """The stages before the model, in their order.
+    """Compares the stages before the model, in their order.
 
     Args:
-        seen: what the server says that the model would get, as ``POST /inspect`` answers.
+        seen: the model's inputs at the server, from ``POST /inspect``.
         expected: of the same frame.
     """
     return [Finding(name, stage(seen, expected)) for name, stage in _STAGES.items()]
 
 
-def compare_actions(found: NDArray[Any], wanted: NDArray[Any]) -> Finding:
-    """Chunks [T, D] for the client's request and for training's own inputs, with one seed."""
-    worst = float(np.abs(np.asarray(found, float) - wanted).max())
+def compare_actions(client: NDArray[Any], training: NDArray[Any]) -> Finding:
+    """Compares chunks [T, D] for the client's and for training's inputs, with one seed."""
+    worst = float(np.abs(np.asarray(client, float) - training).max())
     text = f"chunks differ by up to {worst:.3g}" if worst > _CLOSE_ACTIONS else ""
     return Finding("action", text)
 
 
 def _domain(seen: Mapping[str, Any], expected: Expected) -> str:
-    found = seen["domain_id"]
-    if found == expected.domain_id:
+    domain = seen["domain_id"]
+    if domain == expected.domain_id:
         return ""
-    return f"wrong domain: the client says {found}, the dataset is {expected.domain_id}"
+    return f"wrong domain: the client sends {domain}, the dataset is {expected.domain_id}"
 
 
 def _views(seen: Mapping[str, Any], expected: Expected) -> str:
-    found, wanted = len(seen["pixels"]), int(expected.view_mask.sum())
-    return "" if found == wanted else f"{found} views are sent, training has {wanted}"
+    sent, trained = len(seen["pixels"]), int(expected.view_mask.sum())
+    return "" if sent == trained else f"{sent} views are sent, training has {trained}"
 
 
 def _pixels(seen: Mapping[str, Any], expected: Expected) -> str:
-    found: Pixels = seen["pixels"]
-    wanted = expected.images[: len(found)]
-    if found.shape[1:] != wanted.shape[1:]:
-        return f"the model takes {found.shape[1:]}, training made {wanted.shape[1:]}"
-    order = [_nearest(view, wanted) for view in found]
-    if order != list(range(len(found))) and sorted(order) == list(range(len(found))):
+    sent: Pixels = seen["pixels"]
+    trained = expected.images[: len(sent)]
+    if sent.shape[1:] != trained.shape[1:]:
+        return f"the model takes {sent.shape[1:]}, training made {trained.shape[1:]}"
+    order = [_index_of(view, trained) for view in sent]
+    if order != list(range(len(sent))) and sorted(order) == list(range(len(sent))):
         return f"views in another order: slots hold training's views {order}"
-    told = []
-    for view, (got, right) in enumerate(zip(found, wanted)):
-        if not np.array_equal(got, right):
+    changes = []
+    for view, (image, right) in enumerate(zip(sent, trained)):
+        if not np.array_equal(image, right):
             native = expected.recorded[view] if view < len(expected.recorded) else right
-            told.append(f"view {view}: {_picture_change(got, right, native)}")
-    return "; ".join(told)
+            changes.append(f"view {view}: {_image_change(image, right, native)}")
+    return "; ".join(changes)
 
 
-def _nearest(view: Pixels, wanted: Pixels) -> int:
-    """The training view that a picture is, if it is one of them exactly; else -1."""
-    equal = [i for i, right in enumerate(wanted) if np.array_equal(view, right)]
+def _index_of(view: Pixels, trained: Pixels) -> int:
+    """Index of the training view that equals an image exactly, or -1."""
+    equal = [i for i, right in enumerate(trained) if np.array_equal(view, right)]
     return equal[0] if equal else -1
 
 
@@ -111,19 +111,20 @@ def _distance(one: Pixels, other: Pixels) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
-def _picture_change(found: Pixels, right: Pixels, native: Pixels) -> str:
-    plain = _distance(found, right)
-    candidates = [(name, _distance(found, make(right))) for name, make in _PICTURE_CHANGES]
+def _image_change(sent: Pixels, right: Pixels, native: Pixels) -> str:
+    """Returns the change that explains most of the difference, or its size."""
+    plain = _distance(sent, right)
+    candidates = [(name, _distance(sent, make(right))) for name, make in _IMAGE_CHANGES]
     candidates += [
-        (f"resized on the client {how}", _distance(found, make(native, len(right))))
+        (f"resized on the client {how}", _distance(sent, make(native, len(right))))
         for how, make in _RESIZES
     ]
     name, left = min(candidates, key=lambda candidate: candidate[1])
     if left <= _EXPLAINED * plain:
         return name
-    worst = int(np.abs(found.astype(np.int16) - right).max())
+    worst = int(np.abs(sent.astype(np.int16) - right).max())
     return (
-        f"differs by {plain:.2f} grey levels in the mean, {worst} at most: another picture, crop, "
+        f"differs by {plain:.2f} grey levels in the mean, {worst} at most: another image, crop, "
         "filter, or a lossy encoding"
     )
 
@@ -131,8 +132,8 @@ def _picture_change(found: Pixels, right: Pixels, native: Pixels) -> str:
 def _filtered(name: str) -> Callable[[Pixels, int], Pixels]:
     def resize(native: Pixels, side: int) -> Pixels:
         pillow = needed("PIL.Image")
-        picture = pillow.fromarray(native).resize((side, side), pillow.Resampling[name])
-        return np.asarray(picture)
+        resized = pillow.fromarray(native).resize((side, side), pillow.Resampling[name])
+        return np.asarray(resized)
 
     return resize
 
@@ -153,7 +154,7 @@ def _padded(native: Pixels, side: int) -> Pixels:
     return _filtered("BICUBIC")(square, side)
 
 
-_PICTURE_CHANGES: Sequence[tuple[str, Callable[[Pixels], Pixels]]] = (
+_IMAGE_CHANGES: Sequence[tuple[str, Callable[[Pixels], Pixels]]] = (
     ("blue and red are swapped (BGR)", lambda p: p[..., ::-1]),
     ("flipped upside down", lambda p: p[::-1]),
     ("flipped left to right", lambda p: p[:, ::-1]),
@@ -174,8 +175,8 @@ _RESIZES: Sequence[tuple[str, Callable[[Pixels, int], Pixels]]] = (
 
 
 def _ids(seen: Mapping[str, Any], expected: Expected) -> str:
-    found, wanted = np.asarray(seen["input_ids"]), expected.input_ids
-    if np.array_equal(found, wanted):
+    ids, trained = np.asarray(seen["input_ids"]), expected.input_ids
+    if np.array_equal(ids, trained):
         return ""
     sent, text = seen["instruction"], expected.instruction
     for name, change in _TEXT_CHANGES:
@@ -183,10 +184,10 @@ def _ids(seen: Mapping[str, Any], expected: Expected) -> str:
             return f"{name}: {sent!r}, recorded {text!r}"
     if sent != text:
         return f"another instruction: {sent!r}, recorded {text!r}"
-    first = int(np.argmax(found != wanted)) if found.shape == wanted.shape else 0
+    first = int(np.argmax(ids != trained)) if ids.shape == trained.shape else 0
     return (
-        f"the same text gives other ids from token {first} on ({found.shape[0]} and "
-        f"{wanted.shape[0]} in all): another tokenizer or text length"
+        f"the same text gives other ids from token {first} on ({ids.shape[0]} and "
+        f"{trained.shape[0]} in all): another tokenizer or text length"
     )
 
 
@@ -199,35 +200,37 @@ _TEXT_CHANGES: Sequence[tuple[str, Callable[[str], str]]] = (
 
 
 def _proprio(seen: Mapping[str, Any], expected: Expected) -> str:
-    found = np.asarray(seen["proprio"], np.float64)
-    wanted = np.zeros(found.size)
-    wanted[: expected.proprio.size] = expected.proprio
+    sent = np.asarray(seen["proprio"], np.float64)
+    trained = np.zeros(sent.size)
+    trained[: expected.proprio.size] = expected.proprio
     hidden = list(seen["hidden_channels"])
-    shown = np.setdiff1d(np.arange(found.size), hidden)
-    if np.allclose(found[shown], wanted[shown], atol=_NEAR):
-        return _hidden_grippers(found[hidden], wanted[hidden], hidden)
+    shown = np.setdiff1d(np.arange(sent.size), hidden)
+    if np.allclose(sent[shown], trained[shown], atol=_NEAR):
+        return _hidden_grippers(sent[hidden], trained[hidden], hidden)
     for name, change in _PROPRIO_CHANGES:
-        if found.size % _ARM == 0 and np.allclose(
-            found[shown], change(wanted.reshape(-1, _ARM)).ravel()[shown], atol=_NEAR
+        # [D] -> [arms, 10] for the change, and back
+        if sent.size % _ARM == 0 and np.allclose(
+            sent[shown], change(trained.reshape(-1, _ARM)).ravel()[shown], atol=_NEAR
         ):
             return name
-    worst = int(shown[np.argmax(np.abs(found - wanted)[shown])])
-    return f"channel {worst} is {found[worst]:.4g}, in training {wanted[worst]:.4g}"
+    worst = int(shown[np.argmax(np.abs(sent - trained)[shown])])
+    return f"channel {worst} is {sent[worst]:.4g}, in training {trained[worst]:.4g}"
 
 
-def _hidden_grippers(found: Row, wanted: Row, channels: Sequence[int]) -> str:
-    """Not seen by the model, but who sends them inverted will read the actions so too.
+def _hidden_grippers(sent: Row, trained: Row, channels: Sequence[int]) -> str:
+    """Returns the first inverted gripper among channels that the model does not see.
 
-    0 is what clients send who know that it is not seen.
+    A client that sends a gripper inverted will read the actions inverted too. Clients that know
+    that it is not seen send 0.
     """
-    inverted = (np.abs(found - (1 - wanted)) < _NEAR) & (found > 0.5)
-    wrong = np.flatnonzero(inverted | (found < -0.5))
+    inverted = (np.abs(sent - (1 - trained)) < _NEAR) & (sent > 0.5)
+    wrong = np.flatnonzero(inverted | (sent < -0.5))
     if not wrong.size:
         return ""
     first = int(wrong[0])
     return (
-        f"gripper polarity: channel {channels[first]} is {found[first]:.3g}, in training "
-        f"{wanted[first]:.3g}, where 1 is closed and 0 open"
+        f"gripper polarity: channel {channels[first]} is {sent[first]:.3g}, in training "
+        f"{trained[first]:.3g}, where 1 is closed and 0 open"
     )
 
 

@@ -1,4 +1,8 @@
-"""The loop of one robot in real time: a policy in the background, an action in every step."""
+"""The control loop of one robot: a policy in the background, and an action in every control step.
+
+In each step `RobotController` takes an answer that has come, sends a query when the next chunk is
+due, and returns one row: an action through the guard, or the last pose again (`HoldPose`).
+"""
 
 from __future__ import annotations
 
@@ -17,65 +21,29 @@ from eval.client.remote import PolicyUnavailableError
 from .guard import ActionGuard, StaleObservationError
 from .realtime import ChunkStream
 
-
-class HoldExpiredError(RuntimeError):
-    """The robot has held its pose for as long as it may; bring it to a stop that is safe."""
-
-
-class HoldPose:
-    """What to command while there is no action: the last commanded row, gripper and all.
-
-    Never zeros: on an absolute controller they are a motion to the origin.
-
-    Args:
-        longest_steps: control steps in a row that may be held.
-    """
-
-    def __init__(self, *, longest_steps: int) -> None:
-        if longest_steps < 1:
-            raise ValueError(f"longest_steps is {longest_steps}; at least 1")
-        self._longest = longest_steps
-        self._row: NDArray[np.float32] | None = None
-        self.held = 0
-
-    def commanded(self, row: ArrayLike) -> None:
-        """Notes a row [D] that goes to the robot; before the first action, its present pose."""
-        self._row = np.array(row, np.float32)
-        self.held = 0
-
-    def hold(self) -> NDArray[np.float32]:
-        """The row [D] to command again.
-
-        Raises:
-            HoldExpiredError: nothing was commanded yet, or it was held too long.
-        """
-        if self._row is None:
-            raise HoldExpiredError("no pose was commanded yet; tell the robot's present one first")
-        if self.held >= self._longest:
-            raise HoldExpiredError(f"the pose was held for {self.held} control steps, the most")
-        self.held += 1
-        return self._row.copy()
-
-
 _LOG = logging.getLogger(__name__)
 
 Observe = Callable[[], Mapping[str, Any]]
 Row = NDArray[np.float32]
 
 
-class RobotController:
-    """Asks a policy and hands out one row in each control step; never blocks on the policy.
+class HoldExpiredError(RuntimeError):
+    """The robot has held its pose for the allowed time; bring it to a safe stop."""
 
-    While there is nothing to carry out (the first answer is not there, the policy is away, what was
-    seen is too old) the last commanded pose is held, for a bounded time.
+
+class RobotController:
+    """Queries a policy and returns one row in each control step; it never waits for the policy.
+
+    Without an action (before the first answer, while the policy is unavailable, after a stale
+    observation) the last commanded pose is held, for a limited time.
 
     Args:
-        policy: anything with `act` of door 2; it is called in one thread of our own.
+        policy: anything with `act` of door 2; it is called in one thread of the controller.
         stream: how chunks follow one another.
         guard: of the robot.
         hold: of the robot.
         seed_of: seed of the noise by number of the query.
-        clock: seconds; tests put a fake here.
+        clock: seconds; tests pass a fake.
     """
 
     def __init__(
@@ -98,7 +66,8 @@ class RobotController:
         self._query: Future[Row] | None = None
         self._queries = 0
         self._answers = 0
-        self._seen = self._asked = clock()  # when what runs, and what was asked for, was seen
+        # Times of two observations: that of the running chunk, and that of the last query.
+        self._seen = self._asked = clock()
         self._paced: deque[Row] = deque()
 
     def __enter__(self) -> RobotController:
@@ -113,14 +82,14 @@ class RobotController:
         self.close()
 
     def reset(self, *, proprio: ArrayLike, pose: ArrayLike) -> None:
-        """Begins an episode, at half speed; nothing may be on its way.
+        """Starts an episode, at half speed; no query may be pending.
 
         Args:
             proprio: [D] of the first query.
-            pose: the robot's present pose as an action row [D], which is held until there is one.
+            pose: the robot's present pose as an action row [D], held until the first answer.
         """
         if self._query is not None:
-            raise RuntimeError("a query is on its way; close this controller and make another")
+            raise RuntimeError("a query is pending; close this controller and make another")
         self._stream.reset(proprio)
         self._guard.reset(pose)
         self._hold.commanded(pose)
@@ -128,17 +97,18 @@ class RobotController:
         self._answers = 0
 
     def step(self, observe: Observe) -> Row:
-        """The row [D] of this control step.
+        """Returns the row [D] of this control step.
 
         Args:
-            observe: makes an observation of door 2; called only where the policy is asked.
+            observe: makes an observation of door 2; called only when a query is sent.
 
         Raises:
-            HoldExpiredError: there was nothing to carry out for too long.
+            HoldExpiredError: there was no action for too long.
             RemoteError: the policy refused, or is another one; bring the robot to a stop.
         """
         self._collect()
-        if not self._paced and self._stream.wants_query:  # not halfway to an action
+        # Rows in `_paced` are parts of one action: a query between them would see half a motion.
+        if not self._paced and self._stream.wants_query:
             self._ask(observe)
         try:
             return self._next()
@@ -149,7 +119,7 @@ class RobotController:
             return self._held()
 
     def close(self) -> None:
-        """Lets the thread go; an answer on its way is forgotten."""
+        """Ends the thread; a pending answer is dropped."""
         self._thread.shutdown(wait=False)
 
     def _ask(self, observe: Observe) -> None:
@@ -166,7 +136,7 @@ class RobotController:
         try:
             self._stream.answer(query.result())
         except PolicyUnavailableError as error:
-            _LOG.warning("%s; going on with what there is", error)
+            _LOG.warning("%s; the present chunk continues", error)
             self._stream.abandon()
             self._guard.unsettle()
             self._answers = 0
@@ -191,3 +161,38 @@ class RobotController:
         self._hold.commanded(row)
         self._stream.carried_out(row)
         return row
+
+
+class HoldPose:
+    """The row to command while there is no action: the last one again, with its gripper.
+
+    Zeros would be a motion to the origin on an absolute controller.
+
+    Args:
+        longest_steps: control steps in a row that may be held.
+    """
+
+    def __init__(self, *, longest_steps: int) -> None:
+        if longest_steps < 1:
+            raise ValueError(f"longest_steps is {longest_steps}; at least 1")
+        self._longest = longest_steps
+        self._row: NDArray[np.float32] | None = None
+        self.held = 0
+
+    def commanded(self, row: ArrayLike) -> None:
+        """Notes a row [D] that goes to the robot; before the first action, its present pose."""
+        self._row = np.array(row, np.float32)
+        self.held = 0
+
+    def hold(self) -> NDArray[np.float32]:
+        """Returns the row [D] to command again.
+
+        Raises:
+            HoldExpiredError: nothing was commanded yet, or it was held too long.
+        """
+        if self._row is None:
+            raise HoldExpiredError("no pose was commanded yet; call reset with the present pose")
+        if self.held >= self._longest:
+            raise HoldExpiredError(f"the pose was held for {self.held} control steps, the limit")
+        self.held += 1
+        return self._row.copy()

@@ -1,8 +1,8 @@
-"""The last look at an action before it moves a robot: limits, and a record of all that was cut.
+"""Limits of a robot: clips actions before they are commanded, and records every clip.
 
-The guard does not make a policy safe and is no substitute for the robot's own limits and for an
-emergency stop. Positions are metres, times seconds, angles radians; rows are absolute poses as
-EE6D has them: ten numbers for each arm, xyz, 6-D rotation, gripper.
+The guard does not make a policy safe and does not replace the robot's own limits or an emergency
+stop. Positions are metres, times seconds, angles radians. Rows are absolute poses in EE6D: ten
+numbers for each arm, xyz, 6-D rotation, gripper.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from eval.rotations import ROT6D_LAYOUTS, axis_angle_to_matrix, matrix_to_axis_a
 
 _LOG = logging.getLogger(__name__)
 _ARM = 10  # numbers of an arm
-_HISTORY = 3  # commanded positions that a jerk is taken over, with the new one
-_TINY = 1e-9  # relative; what a row differs by after limits that it just keeps
+_HISTORY = 3  # commanded positions that give the jerk, with the new one
+_TINY = 1e-9  # relative rounding of a row that is exactly at a limit
 
 Row = NDArray[np.float64]
 
 
 class StaleObservationError(RuntimeError):
-    """The action answers to an observation that is too old; hold the pose and look again."""
+    """The observation of an action is too old; hold the pose and observe again."""
 
 
 @dataclass(frozen=True)
 class GuardLimits:
-    """What one robot may be told; nothing has a default, for no robot is like another.
+    """Limits of one robot; none has a default, because robots differ.
 
     Attributes:
         rotation_layout: 6-D layout of the rows, "contiguous" or "interleaved".
-        arms: which arms exist, 0 left, 1 right; the ten numbers of the others are passed on.
-        control_hz: rows per second as they are commanded.
-        workspace_low: corner of the box that each arm's point stays in, xyz.
+        arms: those that exist, 0 left, 1 right; the ten numbers of the other are not changed.
+        control_hz: commanded rows per second.
+        workspace_low: corner of the box for each arm's point, xyz.
         workspace_high: the opposite corner.
         speed: of the point, m/s.
         turn_rate: of the orientation, rad/s.
-        jerk: of the point, m/s^3. A motion that may not brake harder overshoots where its target
+        jerk: of the point, m/s^3. With this limit on braking, a motion overshoots a target that
             jumps, within speed and workspace.
         gripper: least and largest command.
-        observation_age: longest time from seeing to acting.
+        observation_age: longest time from an observation to its action, s.
     """
 
     rotation_layout: str
@@ -72,7 +72,7 @@ class GuardLimits:
 
 
 class ClipRecord(NamedTuple):
-    """One limit that was enforced: what was asked for, what is allowed, at which control step."""
+    """One clip: control step, field, the value before it and the limit."""
 
     step: int
     field: str
@@ -81,11 +81,11 @@ class ClipRecord(NamedTuple):
 
 
 class ActionGuard:
-    """Brings rows within the limits, in this order: gripper, turn rate, jerk, speed, workspace.
+    """Clips rows to the limits, in this order: gripper, turn rate, jerk, speed, workspace.
 
-    The later ones win where two contradict each other. Every clip is appended to `clips` and
-    logged. After `reset` actions are for the caller to carry out at half speed, see `paced`, until
-    the first chunk is over and `settle` is called.
+    Where two limits contradict each other, the later one wins. Every clip is appended to `clips`
+    and logged. After `reset` actions are to be commanded at half speed, see `paced`, until the
+    first chunk is complete and `settle` is called.
 
     Args:
         limits: of the robot.
@@ -100,10 +100,10 @@ class ActionGuard:
         self.clips: list[ClipRecord] = []
 
     def reset(self, row: ArrayLike) -> None:
-        """Begins, or begins anew after a lost connection, at the robot's present pose [D].
+        """Starts at the robot's present pose [D], also again after a lost connection.
 
         Raises:
-            ValueError: it is outside of the workspace, into which the first command would jump.
+            ValueError: it is outside of the workspace, so that the first command would jump.
         """
         limits, pose = self._limits, np.asarray(row, np.float64)
         for arm in limits.arms:
@@ -119,7 +119,7 @@ class ActionGuard:
         self._fresh = True
 
     def paced(self, row: ArrayLike) -> NDArray[np.float32]:
-        """The row [D] as the rows [n, D] to command: two, halfway first, until `settle`."""
+        """Returns the rows [n, D] to command for a row [D]: two of half the way until `settle`."""
         if not self._fresh:
             return np.asarray(row, np.float32)[None]
         return slowed(
@@ -131,25 +131,25 @@ class ActionGuard:
         )
 
     def settle(self) -> None:
-        """The first chunk is over: full speed from now on."""
+        """Allows full speed, after the first chunk."""
         if self._fresh:
-            _LOG.info("first contact is over: full speed after %d steps", self.step)
+            _LOG.info("the first chunk is complete: full speed after %d steps", self.step)
         self._fresh = False
 
     def unsettle(self) -> None:
-        """The policy was away: its next chunk is a first contact again."""
+        """Returns to half speed for the next chunk, after the policy was unavailable."""
         self._fresh = True
 
     def check(self, row: ArrayLike, *, observed: float, now: float) -> NDArray[np.float32]:
-        """The row [D] to command.
+        """Returns the row [D] to command.
 
         Args:
             row: absolute poses.
-            observed: when the observation was made that the row answers to, seconds.
+            observed: time of the observation that the row answers, seconds.
             now: on the same clock.
 
         Raises:
-            StaleObservationError: the observation is too old; nothing was noted as commanded.
+            StaleObservationError: the observation is too old; the row does not count as commanded.
             ValueError: the row is not finite, or too narrow.
         """
         limits = self._limits
@@ -158,18 +158,18 @@ class ActionGuard:
                 f"step {self.step}: the observation is {now - observed:.3f} s old; at most "
                 f"{limits.observation_age} s (observation_age)"
             )
-        wanted = np.array(row, np.float64)
+        clipped = np.array(row, np.float64)
         least = _ARM * (1 + max(limits.arms))
-        if wanted.ndim != 1 or wanted.size < least or not np.isfinite(wanted).all():
-            raise ValueError(f"row {wanted.shape} must be finite numbers, {least} at least")
+        if clipped.ndim != 1 or clipped.size < least or not np.isfinite(clipped).all():
+            raise ValueError(f"row {clipped.shape} must be finite numbers, {least} at least")
         for arm in limits.arms:
-            self._check_arm(arm, wanted)
-        self._past = [*self._past[1:], wanted]
+            self._clip_arm(arm, clipped)
+        self._past = [*self._past[1:], clipped]
         self.step += 1
-        return wanted.astype(np.float32)
+        return clipped.astype(np.float32)
 
     def held(self) -> None:
-        """Notes a control step in which the last row was commanded again: the robot stands."""
+        """Counts a control step in which the last row was commanded again."""
         self._past = [*self._past[1:], self._last]
         self.step += 1
 
@@ -179,7 +179,8 @@ class ActionGuard:
             raise ValueError("call reset with the robot's present pose before the first action")
         return self._past[-1]
 
-    def _check_arm(self, arm: int, row: Row) -> None:
+    def _clip_arm(self, arm: int, row: Row) -> None:
+        """Clips the ten numbers of an arm in place."""
         limits, begin = self._limits, _ARM * arm
         place = slice(begin, begin + 3)
         low, high = limits.gripper
@@ -187,10 +188,11 @@ class ActionGuard:
         row[begin + 9] = np.clip(gripper, low, high)
         if row[begin + 9] != gripper:
             self._note(arm, "gripper", gripper, float(row[begin + 9]))
-        self._check_turn(arm, row[begin + 3 : begin + 9], self._last[begin + 3 : begin + 9])
+        self._clip_turn(arm, row[begin + 3 : begin + 9], self._last[begin + 3 : begin + 9])
+        # Third difference: x3 - 3 x2 + 3 x1 - x0 = jerk / hz^3, so zero jerk leads to `braked`.
         past = [p[place] for p in self._past]
         hz = limits.control_hz
-        braked = 3 * past[2] - 3 * past[1] + past[0]  # where no jerk at all would lead
+        braked = 3 * past[2] - 3 * past[1] + past[0]
         rules = (
             ("jerk", braked, limits.jerk / hz**3, hz**3),
             ("speed", past[2], limits.speed / hz, hz),
@@ -201,18 +203,19 @@ class ActionGuard:
             if length > reach * (1 + _TINY):
                 self._note(arm, name, length * unit, reach * unit)
                 row[place] = origin + way * (reach / length)
-        self._check_box(arm, row[place])
+        self._clip_box(arm, row[place])
 
-    def _check_turn(self, arm: int, rot6d: Row, last: Row) -> None:
-        before, wanted = self._layout.to_matrix(last), self._layout.to_matrix(rot6d)
-        turn = matrix_to_axis_angle(before.T @ wanted)
+    def _clip_turn(self, arm: int, rot6d: Row, last: Row) -> None:
+        before, after = self._layout.to_matrix(last), self._layout.to_matrix(rot6d)
+        # Rotation vector from one to the other, in the frame of the first.
+        turn = matrix_to_axis_angle(before.T @ after)
         angle, hz = float(np.linalg.norm(turn)), self._limits.control_hz
         most = self._limits.turn_rate / hz
         if angle > most * (1 + _TINY):
             self._note(arm, "turn_rate", angle * hz, self._limits.turn_rate)
             rot6d[:] = self._layout.from_matrix(before @ axis_angle_to_matrix(turn * most / angle))
 
-    def _check_box(self, arm: int, position: Row) -> None:
+    def _clip_box(self, arm: int, position: Row) -> None:
         corners = zip("xyz", self._limits.workspace_low, self._limits.workspace_high)
         for axis, (name, low, high) in enumerate(corners):
             value = float(position[axis])
@@ -237,15 +240,16 @@ def slowed(
     layout: str,
     arms: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """A chunk [T, D] at `factor` of its speed: [ceil(T / factor), D], from the row `start` [D] on.
+    """Returns a chunk [T, D] at `factor` of its speed: [ceil(T / factor), D], after `start` [D].
 
     Points move on lines and orientations on great circles (slerp) between the rows; a gripper acts
-    when the pose is reached that it belongs to.
+    when its pose is reached.
     """
     if not 0 < factor <= 1:
         raise ValueError(f"factor {factor}; above 0, at most 1")
     rows = np.concatenate(([np.asarray(start, np.float64)], np.asarray(chunk, np.float64)))
     count = int(np.ceil((len(rows) - 1) / factor - _TINY))
+    # Position of each new row on the way, counted in rows of the chunk.
     when = np.minimum(factor * (1 + np.arange(count)), len(rows) - 1)
     before = np.floor(when + _TINY).astype(int)
     after = np.minimum(before + 1, len(rows) - 1)
@@ -260,6 +264,7 @@ def slowed(
 
 
 def _slerp(first: Row, second: Row, share: Row, layout: str) -> Row:
+    """Rotations [n, 6] at `share` [n, 1] of the way from `first` to `second`."""
     to_matrix: Callable[[ArrayLike], Row] = ROT6D_LAYOUTS[layout].to_matrix
     begin = to_matrix(first)
     turn = matrix_to_axis_angle(np.swapaxes(begin, -1, -2) @ to_matrix(second))

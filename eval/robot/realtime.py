@@ -1,8 +1,8 @@
-"""Chunks for a robot that does not wait: the next one is asked for while the last one still runs.
+"""Chunks for a robot that does not wait: the next query is sent while the last chunk still runs.
 
-Time is counted in actions that were carried out, never in seconds: a slow first answer, or a pause
-in which the robot held its pose, moves nothing, so that it cannot spoil where the next chunk
-begins. docs/control.md has a picture.
+Time is counted in actions that were carried out, not in seconds: during a slow first answer, or a
+pause in which the robot holds its pose, no time passes, so the next chunk begins at the right
+place. docs/control.md has a diagram.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from eval.rotations import ROT6D_LAYOUTS
 
 Rows = NDArray[np.float32]
 
-_DELAYS = 10  # answers that an expected delay is the largest of
+_DELAYS = 10  # answers whose largest delay is expected of the next
 _ARM = 10  # numbers of an arm: xyz, 6-D rotation, gripper
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How chunks follow one another.
+    """A rule by which chunks follow one another.
 
     Attributes:
-        overlap: ask while the last chunk runs; otherwise the robot holds its pose and waits.
-        ensemble: mean of all chunks that speak of the present step (ACT); otherwise the latest.
-        inpaint: tell the policy what will have been carried out when it answers, and what was
-            planned behind (real-time chunking).
-        restless: ask again as soon as an answer is there; otherwise after `horizon` actions.
+        overlap: query while the last chunk runs; otherwise the robot holds its pose and waits.
+        ensemble: mean of all chunks with an action for the present step (ACT), otherwise the last.
+        inpaint: send the policy the actions that will be carried out before it answers, and those
+            planned after them (real-time chunking).
+        restless: query as soon as an answer has come; otherwise after `horizon` actions.
     """
 
     overlap: bool
@@ -50,16 +50,16 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """How one robot carries out chunks.
+    """The way one robot carries out chunks.
 
     Attributes:
-        horizon: actions of a chunk that are carried out before the next is asked for.
-        stride: every how many rows of a chunk one is an action.
+        horizon: actions of a chunk that are carried out before the next query.
+        stride: of every so many rows of a chunk one is an action.
         feedback_channels: leading channels of proprio that the last action replaces.
         rotation_layout: 6-D layout of the rows.
-        arms: which arms of a row have rotations, 0 and 1; all else has a plain mean.
+        arms: arms of a row that have rotations, 0 and 1; other numbers have a plain mean.
         decay: m of temporal ensembling: weights exp(-m i), i = 0 the oldest chunk.
-        first_delay: actions that an answer is expected to take, before one was measured.
+        first_delay: expected delay of the first answer, in actions.
     """
 
     horizon: int
@@ -84,20 +84,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Chunk:
-    begin: int  # action whose row is the first
+    begin: int  # number of the action that row 0 is
     rows: Rows
 
 
 class ChunkStream:
-    """From chunks to actions, with a query on its way at any time or none.
+    """Turns chunks into actions, with one query pending at most.
 
-    Each control step: `wants_query`, then `query` and later `answer`; `take` and `carried_out` in
-    every step.
+    In each control step: `query` where `wants_query`, `answer` when the chunk has come, then `take`
+    and `carried_out`.
 
     Args:
         strategy: a row of `STRATEGIES`.
         timing: of the robot.
-        relative_channels: of the action contract; a prefix means nothing with them.
+        relative_channels: of the action contract; inpainting is not possible with them.
     """
 
     def __init__(
@@ -106,33 +106,33 @@ class ChunkStream:
         if strategy.inpaint and relative_channels:
             raise ValueError(
                 f"channels {relative_channels} are relative to the proprio of their own query; "
-                "another chunk cannot go on from them: use a strategy without inpainting"
+                "another chunk cannot continue them: use a strategy without inpainting"
             )
         self._strategy = strategy
         self._timing = timing
         self.reset(np.zeros(0, np.float32))
 
     def reset(self, proprio: ArrayLike) -> None:
-        """Begins an episode whose first query carries `proprio` [D]; forgets everything else."""
+        """Starts an episode whose first query has `proprio` [D], and drops all chunks."""
         self._proprio = np.array(proprio, np.float32)
         self._chunks: list[_Chunk] = []
-        self._asked: int | None = None  # action at which the query on its way was asked
+        self._asked: int | None = None  # number of actions at the pending query
         self._now = 0  # actions carried out
         self._delays: deque[int] = deque(maxlen=_DELAYS)
 
     @property
     def expected_delay(self) -> int:
-        """Actions that an answer will take: the most of late."""
+        """Actions until an answer comes: the most of the last ones."""
         return max(self._delays, default=self._timing.first_delay)
 
     @property
     def waiting(self) -> bool:
-        """Whether a query is on its way."""
+        """True while a query is pending."""
         return self._asked is not None
 
     @property
     def wants_query(self) -> bool:
-        """Whether the policy should be asked now."""
+        """True when the next query is due."""
         if self.waiting:
             return False
         if not self._chunks or self._strategy.restless:
@@ -140,9 +140,9 @@ class ChunkStream:
         return self._now - self._chunks[-1].begin >= self._timing.horizon
 
     def query(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """The observation as the policy gets it: with our proprio, and with a prefix."""
+        """Returns the observation for the policy: with the stream's proprio, and with a prefix."""
         if self.waiting:
-            raise RuntimeError("a query is on its way already")
+            raise RuntimeError("a query is pending already")
         self._asked = self._now
         asked = {**observation, "proprio": self._proprio.copy()}
         left = self._rows_left()
@@ -152,24 +152,24 @@ class ChunkStream:
         return asked
 
     def abandon(self) -> None:
-        """The query failed; what runs goes on, and the policy may be asked again."""
+        """Gives the pending query up; the present chunk continues, and a new query may follow."""
         self._asked = None
 
     def drop(self) -> None:
-        """Forgets what is planned; what the policy is asked next begins where the robot is."""
+        """Drops all chunks; the next one begins where the robot is."""
         self._chunks = []
 
     def answer(self, chunk: ArrayLike) -> None:
-        """Takes the chunk [T, D] of the query that is on its way.
+        """Adds the chunk [T, D] of the pending query.
 
-        Its first rows are those of actions that were carried out since, and are dropped.
+        Its first rows, of actions that were carried out since the query, are skipped.
 
         Raises:
-            RuntimeError: no query is on its way.
+            RuntimeError: no query is pending.
             ValueError: the chunk is too narrow, too short, or not finite.
         """
         if self._asked is None:
-            raise RuntimeError("a chunk came that nobody asked for")
+            raise RuntimeError("a chunk without a query")
         rows = np.asarray(chunk, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self._proprio.size or not np.isfinite(rows).all():
             raise ValueError(f"chunk {rows.shape} must be finite numbers [T, {self._proprio.size}]")
@@ -188,18 +188,19 @@ class ChunkStream:
         self._asked = None
 
     def take(self) -> Rows | None:
-        """The next action [D], or None where there is none: hold the pose."""
-        speaking = [row for row in map(self._row, self._chunks) if row is not None]
-        if not speaking:
+        """Returns the next action [D], or None where there is none: hold the pose."""
+        rows = [row for row in map(self._row, self._chunks) if row is not None]
+        if not rows:
             return None
-        row = speaking[-1] if len(speaking) == 1 else ensembled(speaking, self._timing)
+        row = rows[-1] if len(rows) == 1 else ensembled(rows, self._timing)
         self._now += 1
+        # Chunks that have ended go; the latest stays, as `wants_query` counts from its beginning.
         earlier = [chunk for chunk in self._chunks[:-1] if self._row(chunk) is not None]
         self._chunks = [*earlier, self._chunks[-1]]
         return row
 
     def carried_out(self, row: ArrayLike) -> None:
-        """Notes what was commanded in the end [D], for the proprio of the next query."""
+        """Sets the row [D] that was commanded, for the proprio of the next query."""
         kept = self._timing.feedback_channels
         self._proprio[:kept] = np.asarray(row, np.float32)[:kept]
 
@@ -215,10 +216,10 @@ class ChunkStream:
 
 
 def ensembled(rows: list[Rows], timing: Timing) -> Rows:
-    """One action [D] of several, oldest first: ACT's weighted mean, rotations made orthonormal.
+    """Returns the weighted mean [D] of actions, oldest first (ACT), with orthonormal rotations.
 
-    A gripper becomes the mean of the probabilities. Where two chunks turn in opposite ways, so that
-    the mean is no rotation, the latest is taken.
+    A gripper becomes the mean of the probabilities. Where opposite rotations have no mean, the
+    latest is used.
     """
     weights = np.exp(-timing.decay * np.arange(len(rows)))
     mean = np.average(np.stack(rows).astype(np.float64), axis=0, weights=weights)

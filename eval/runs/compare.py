@@ -1,4 +1,4 @@
-"""Two policies on the same episodes: who solved what, and whether that can be chance."""
+"""Two policies on the same episodes: pairs that each solved, and the test of their difference."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class PairingError(RuntimeError):
 class Comparison:
     """Counts of pairs of episodes.
 
-    An episode that the simulator gave up counts as failed, as it does in the success rate.
+    An episode in which the simulator crashed counts as failed, as it does in the success rate.
 
     Attributes:
-        both, only_first, only_second, neither: pairs by who solved them.
+        both, only_first, only_second, neither: pairs by the policies that solved them.
     """
 
     both: int
@@ -37,12 +37,12 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided; holds for a number of pairs fixed beforehand."""
+        """P value of McNemar's exact two-sided test, for a number of pairs fixed beforehand."""
         return mcnemar_exact(self.only_first, self.only_second)
 
     @property
     def difference(self) -> tuple[float, float, float]:
-        """Rate of the first less that of the second, with its 95 % interval."""
+        """Rate of the first policy less that of the second, with its 95 % interval."""
         return paired_difference(self.both, self.only_first, self.only_second, self.neither)
 
 
@@ -55,7 +55,7 @@ def count_pairs(outcomes: Iterable[tuple[bool, bool]]) -> Comparison:
 
 
 def only_policy(receipt: Mapping[str, Any], name: str) -> str:
-    """`name`, or where it is empty the only policy of the receipt.
+    """Returns `name`, or where it is empty the only policy of the receipt.
 
     Raises:
         PairingError: there is no such policy, or several to choose from.
@@ -71,7 +71,7 @@ def only_policy(receipt: Mapping[str, Any], name: str) -> str:
 def compare_runs(
     first: Mapping[str, Any], first_policy: str, second: Mapping[str, Any], second_policy: str
 ) -> dict[str, Comparison]:
-    """Comparison on each row of the task table that the receipts have in common.
+    """Compares two policies on each row of the task table that their receipts share.
 
     Policies may have their own columns, such as thresholds; scenes must be the same: every pair
     has the same initial state hash.
@@ -101,7 +101,7 @@ def compare_runs(
 
 
 def total(comparisons: Iterable[Comparison]) -> Comparison:
-    """All pairs together."""
+    """Sum of comparisons, all pairs together."""
     parts = list(comparisons)
     return Comparison(
         sum(part.both for part in parts),
@@ -112,15 +112,15 @@ def total(comparisons: Iterable[Comparison]) -> Comparison:
 
 
 def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """What else than the policies differs between two receipts and may explain a difference."""
-    found = []
+    """Returns what differs between two receipts beside the policies: versions, renderer, rows."""
+    lines = []
     for part in ("versions", "renderer", "git"):
-        found += differences({part: first[part]}, {part: second[part]})
+        lines += differences({part: first[part]}, {part: second[part]})
     for row in first["tasks"]:
         if row in second["tasks"]:
             ours, theirs = (receipt["tasks"][row]["row"] for receipt in (first, second))
-            found += differences({row: ours}, {row: theirs})
-    return found
+            lines += differences({row: ours}, {row: theirs})
+    return lines
 
 
 def _compare(
@@ -133,7 +133,7 @@ def _compare(
             f"{row}: {len(alone)} episodes (task:initial state:seed) of one side only, such as "
             f"{', '.join(alone[:5])}; evaluate both with the same --seed and episodes"
         )
-    # A simulator that crashed twice told no state.
+    # Where the simulator crashed twice there is no state to compare.
     other = [
         key
         for key, episode in ours.items()

@@ -1,4 +1,9 @@
-"""A whole evaluation: rows of the task table, policies, journal, golden frames, films, receipt."""
+"""A complete evaluation: rows of the task table, policies, golden frames, films and the receipt.
+
+`Evaluation.run` opens the simulators of one row after the other, compares their golden frame, and
+has a `_Contest` run the episodes of all policies on it. Finished episodes are in the journal, so an
+evaluation that was stopped resumes with the same command.
+"""
 
 from __future__ import annotations
 
@@ -17,46 +22,46 @@ import numpy as np
 
 from eval.files import write_bytes
 from eval.pictures import encode_mp4
-from eval.runs.rollout import (
-    CallLog,
-    EpisodeResult,
-    MeteredPolicy,
-    Policy,
-    expert_rollout,
-    film,
-    load_trace,
-    rollout,
-    save_trace,
-)
-from eval.runs.statistics import PairedStopping
 from eval.simulators.host import Description
 from eval.simulators.workers import WorkerPool
 from eval.tasks.spec import Episode, TaskSpec
 
 from .golden_frame import FOLDER, Verdict, check_simulator
-from .journal import JOURNAL, Journal
+from .journal import JOURNAL, Journal, JournalError
 from .receipt import SCHEMA, TaskRun, episode_key, episode_record, plan_key, receipt
-from .rollout import simulator_pool
+from .rollout import (
+    EpisodeResult,
+    MeteredPolicy,
+    Policy,
+    expert_rollout,
+    film,
+    rollout,
+    simulator_pool,
+)
 from .shards import Shard
+from .statistics import PairedStopping
+from .traces import CallLog, load_trace, save_trace
 
-_FILM_EVERY = 2  # control steps between two frames
-_SMALL = 256  # pixels; smaller images are enlarged in films
-_PAIRS_PER_WORKER = 2  # between two looks at whether to stop
-
-# Takes (episodes done, episodes in all, successes so far).
-Show = Callable[[int, int, int], None]
-# (what is going on, episodes in all) -> a bar.
-Progress = Callable[[str, int], ContextManager[Show]]
-
-# Folders in that of the evaluation.
+# Folders in that of the evaluation; eval/runs/receipt.schema.json names them too.
 FILMS = "films"
 TRACES = "traces"
 OUTCOMES = {True: "success", False: "failure"}
 
+_FILM_EVERY = 2  # control steps between two frames
+_SMALL = 256  # pixels; smaller images are enlarged in films
+_PAIRS_PER_WORKER = 2  # that are run before the stopping rule looks at the outcomes
+
+# Takes (episodes done, episodes in all, successes so far).
+Show = Callable[[int, int, int], None]
+# (title, episodes in all) -> a bar.
+Progress = Callable[[str, int], ContextManager[Show]]
+# (row, number of workers) -> simulators
+OpenPool = Callable[[TaskSpec, int], WorkerPool]
+
 
 @dataclass(frozen=True)
 class Contestant:
-    """A policy with what identifies it.
+    """A policy and its identity.
 
     Attributes:
         name: in tables.
@@ -77,186 +82,15 @@ class Task:
     plan: Sequence[Episode]
 
 
-class Contest:
-    """Episodes of one row; finished ones come from the journal and are not run again.
-
-    Args:
-        task: the row.
-        contestants: who takes part.
-        journal: where finished episodes are noted.
-        pool: simulators of the row.
-        out: folder of traces and films.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        contestants: Sequence[Contestant],
-        *,
-        journal: Journal,
-        pool: WorkerPool,
-        out: Path,
-    ) -> None:
-        self._task = task
-        self._contestants = contestants
-        self._journal = journal
-        self._pool = pool
-        self._out = out
-
-    def run_all(self, shard: Shard, progress: Progress) -> None:
-        """Runs the shard's episodes, one policy after the other."""
-        share = shard.share(self._task.plan)
-        for contestant in self._contestants:
-            with progress(f"{contestant.name}, {self._task.spec.name}", len(share)) as show:
-                self._run(contestant, share, len(share), [contestant], show)
-
-    def run_until_decided(self, alpha: float, progress: Progress) -> dict[str, Any]:
-        """Runs pairs until the two policies are told apart, or cannot be any more.
-
-        The order of the pairs is shuffled, so that a stop leaves no task out by its number.
-
-        Returns:
-            How it was decided, for the receipt.
-        """
-        plan = self._task.plan
-        order = [plan[k] for k in np.random.default_rng(len(plan)).permutation(len(plan))]
-        rule = PairedStopping(alpha)
-        block = _PAIRS_PER_WORKER * len(self._pool)
-        names = [contestant.name for contestant in self._contestants]
-        with progress(f"{' against '.join(names)}, {self._task.spec.name}", 2 * len(order)) as show:
-            for start in range(0, len(order), block):
-                part = order[start : start + block]
-                for contestant in self._contestants:
-                    self._run(contestant, part, 2 * len(order), self._contestants, show)
-                first, second = (self._outcomes(name) for name in names)
-                for episode in part:
-                    rule.add(first[plan_key(episode)], second[plan_key(episode)])
-                if rule.decided or rule.hopeless(len(order) - start - len(part)):
-                    break
-        pairs = rule.both + rule.only_first + rule.only_second + rule.neither
-        return {
-            "rule": "mixture SPRT on differing pairs, Beta(1, 1)",
-            "alpha": alpha,
-            "decided": rule.decided,
-            "p_value": rule.p_value,
-            "pairs": pairs,
-            "planned": len(order),
-        }
-
-    def record(
-        self,
-        golden_frame: Mapping[str, Any],
-        stopping: Mapping[str, Any] | None,
-        films: Sequence[Mapping[str, Any]],
-    ) -> TaskRun:
-        """All that was done, episodes in the order of the plan."""
-        name = self._task.spec.name
-        place = {plan_key(episode): k for k, episode in enumerate(self._task.plan)}
-        return TaskRun(
-            spec=self._task.spec,
-            plan=self._task.plan,
-            golden_frame=golden_frame,
-            episodes={
-                c.name: sorted(self._records(c.name), key=lambda r: place[episode_key(r)])
-                for c in self._contestants
-            },
-            calls={
-                c.name: self._journal.calls.get((c.name, name), CallLog())
-                for c in self._contestants
-            },
-            stopping=stopping,
-            films=films,
-        )
-
-    def films(self, name: str) -> list[dict[str, Any]]:
-        """Films a success and a failure of a policy, each where there is one."""
-        made = []
-        for outcome in OUTCOMES.values():
-            trace_file = self._trace_file(name, outcome)
-            if not trace_file.is_file():
-                continue
-            trace = load_trace(trace_file)
-            path = self._out / FILMS / f"{trace_file.stem}.mp4"
-            if not path.is_file():
-                replayed = film(trace, pool=self._pool, every=_FILM_EVERY)
-                if replayed is None:
-                    continue
-                save_trace(trace_file, dataclasses.replace(trace, path=replayed.path))
-                path.parent.mkdir(exist_ok=True)
-                fps = max(1, int(self._task.spec.control_hz // _FILM_EVERY))
-                scale = 1 if replayed.frames.shape[1] >= _SMALL else 2
-                write_bytes(path, encode_mp4(replayed.frames, fps=fps, scale=scale))
-            made.append(
-                {
-                    "policy": name,
-                    "episode": plan_key(trace.episode),
-                    "success": trace.success,
-                    "film": str(path.relative_to(self._out)),
-                    "trace": str(trace_file.relative_to(self._out)),
-                }
-            )
-        return made
-
-    def _run(
-        self,
-        contestant: Contestant,
-        episodes: Sequence[Episode],
-        total: int,
-        shown: Sequence[Contestant],
-        show: Show,
-    ) -> None:
-        """Runs those of the episodes that are not finished; the bar counts all of `shown`."""
-        name, task = contestant.name, self._task.spec.name
-
-        def tell() -> None:
-            records = [record for c in shown for record in self._records(c.name)]
-            show(len(records), total, sum(record["success"] for record in records))
-
-        def on_result(result: EpisodeResult) -> None:
-            self._journal.add_episode(name, task, episode_record(result, self._task.spec.suite))
-            self._keep_trace(name, result)
-            tell()
-
-        tell()
-        done = self._outcomes(name)
-        todo = [episode for episode in episodes if plan_key(episode) not in done]
-        if contestant.policy is None:
-            expert_rollout(self._task.spec, todo, pool=self._pool, on_result=on_result)
-            return
-        on_call = functools.partial(self._journal.add_call, name, task)
-        metered = MeteredPolicy(contestant.policy, on_call)
-        rollout(metered, self._task.spec, todo, pool=self._pool, on_result=on_result)
-
-    def _records(self, name: str) -> list[dict[str, Any]]:
-        return self._journal.episodes.get((name, self._task.spec.name), [])
-
-    def _outcomes(self, name: str) -> dict[str, bool]:
-        return {episode_key(record): record["success"] for record in self._records(name)}
-
-    def _keep_trace(self, name: str, result: EpisodeResult) -> None:
-        """Keeps the first success and the first failure."""
-        path = self._trace_file(name, OUTCOMES[result.success])
-        if result.error is None and len(result.rows) and not path.is_file():
-            path.parent.mkdir(exist_ok=True)
-            save_trace(path, result.trace())
-
-    def _trace_file(self, name: str, outcome: str) -> Path:
-        task = self._task.spec.name.replace(":", "-")
-        return self._out / TRACES / f"{name}.{task}.{outcome}.npz"
-
-
-OpenPool = Callable[[TaskSpec, int], WorkerPool]
-
-
 @dataclass(frozen=True)
 class Options:
-    """How to run.
+    """Options of an evaluation.
 
     Attributes:
         num_workers: simulators at once.
-        shard: which part of the episodes is this machine's.
-        restart: forget what the journal holds.
-        accept_renderer: go on with a simulator that does not look as it did.
+        shard: this machine's part of the episodes.
+        restart: forget the episodes in the journal.
+        accept_renderer: evaluate although the first frame is not the golden one.
         alpha: level at which a comparison of two policies stops early; None runs all episodes.
         film: name of the policy to film, "" for none.
         golden_frames: folder of the stored frames.
@@ -284,7 +118,7 @@ class Options:
 
 
 class Evaluation:
-    """Runs every contestant on every task; what is finished survives an interruption.
+    """Runs every contestant on every task; finished episodes survive an interruption.
 
     Args:
         contestants: policies; exactly two with `options.alpha`.
@@ -332,7 +166,7 @@ class Evaluation:
                     if journal is None:
                         identity = self._identity(tasks, described)
                         journal = stack.enter_context(self._open_journal(identity))
-                    contest = Contest(
+                    contest = _Contest(
                         task, self._contestants, journal=journal, pool=pool, out=self._out
                     )
                     runs.append(self._run_task(contest, verdict))
@@ -363,7 +197,7 @@ class Evaluation:
                 shutil.rmtree(str(self._out / folder), ignore_errors=True)
         return journal
 
-    def _run_task(self, contest: Contest, verdict: Verdict) -> TaskRun:
+    def _run_task(self, contest: _Contest, verdict: Verdict) -> TaskRun:
         options, stopping = self._options, None
         if options.alpha is None:
             contest.run_all(options.shard, self._progress)
@@ -373,6 +207,7 @@ class Evaluation:
         return contest.record(verdict.to_dict(), stopping, films)
 
     def _identity(self, tasks: Sequence[Task], described: Description) -> dict[str, Any]:
+        """Returns all that decides an outcome, for the journal: a change of it is refused."""
         return {
             "schema": SCHEMA,
             "policies": {c.name: c.identity for c in self._contestants},
@@ -389,6 +224,187 @@ class Evaluation:
                 for task in tasks
             },
         }
+
+
+class _Contest:
+    """Episodes of one row; finished ones come from the journal and are not run again.
+
+    Args:
+        task: the row.
+        contestants: the policies.
+        journal: of the evaluation.
+        pool: simulators of the row.
+        out: folder of traces and films.
+
+    Raises:
+        JournalError: the journal has an episode that is not planned.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        contestants: Sequence[Contestant],
+        *,
+        journal: Journal,
+        pool: WorkerPool,
+        out: Path,
+    ) -> None:
+        self._task = task
+        self._contestants = contestants
+        self._journal = journal
+        self._pool = pool
+        self._out = out
+        planned = {plan_key(episode) for episode in task.plan}
+        for record in (r for c in contestants for r in self._records(c.name)):
+            if episode_key(record) not in planned:
+                raise JournalError(
+                    f"the journal has episode {episode_key(record)} (task:initial state:seed) of "
+                    f"{task.spec.name}, which is not planned; --restart starts a new one"
+                )
+
+    def run_all(self, shard: Shard, progress: Progress) -> None:
+        """Runs the shard's episodes, one policy after the other."""
+        share = shard.share(self._task.plan)
+        for contestant in self._contestants:
+            with progress(f"{contestant.name}, {self._task.spec.name}", len(share)) as show:
+                self._run(contestant, share, len(share), [contestant], show)
+
+    def run_until_decided(self, alpha: float, progress: Progress) -> dict[str, Any]:
+        """Runs pairs until the two policies differ significantly, or no more can.
+
+        The order of the pairs is shuffled, so that an early stop does not leave out the last tasks.
+
+        Returns:
+            Rule, p value and numbers of pairs, for the receipt.
+        """
+        plan = self._task.plan
+        order = [plan[k] for k in np.random.default_rng(len(plan)).permutation(len(plan))]
+        rule = PairedStopping(alpha)
+        block = _PAIRS_PER_WORKER * len(self._pool)
+        names = [contestant.name for contestant in self._contestants]
+        with progress(f"{' against '.join(names)}, {self._task.spec.name}", 2 * len(order)) as show:
+            for start in range(0, len(order), block):
+                part = order[start : start + block]
+                for contestant in self._contestants:
+                    self._run(contestant, part, 2 * len(order), self._contestants, show)
+                first, second = (self._outcomes(name) for name in names)
+                for episode in part:
+                    rule.add(first[plan_key(episode)], second[plan_key(episode)])
+                if rule.decided or rule.hopeless(len(order) - start - len(part)):
+                    break
+        pairs = rule.both + rule.only_first + rule.only_second + rule.neither
+        return {
+            "rule": "mixture SPRT on differing pairs, Beta(1, 1)",
+            "alpha": alpha,
+            "decided": rule.decided,
+            "p_value": rule.p_value,
+            "pairs": pairs,
+            "planned": len(order),
+        }
+
+    def record(
+        self,
+        golden_frame: Mapping[str, Any],
+        stopping: Mapping[str, Any] | None,
+        films: Sequence[Mapping[str, Any]],
+    ) -> TaskRun:
+        """Returns the row's part of the receipt, episodes in the order of the plan."""
+        name = self._task.spec.name
+        place = {plan_key(episode): k for k, episode in enumerate(self._task.plan)}
+        return TaskRun(
+            spec=self._task.spec,
+            plan=self._task.plan,
+            golden_frame=golden_frame,
+            episodes={
+                c.name: sorted(self._records(c.name), key=lambda r: place[episode_key(r)])
+                for c in self._contestants
+            },
+            calls={
+                c.name: self._journal.calls.get((c.name, name), CallLog())
+                for c in self._contestants
+            },
+            stopping=stopping,
+            films=films,
+        )
+
+    def films(self, name: str) -> list[dict[str, Any]]:
+        """Films a success and a failure of a policy, each where there is one.
+
+        The episode is repeated from its trace; a repetition with another outcome gives no film.
+        """
+        made = []
+        for outcome in OUTCOMES.values():
+            trace_file = self._trace_file(name, outcome)
+            if not trace_file.is_file():
+                continue
+            trace = load_trace(trace_file)
+            path = self._out / FILMS / f"{trace_file.stem}.mp4"
+            if not path.is_file():
+                replayed = film(trace, pool=self._pool, every=_FILM_EVERY)
+                if replayed is None:
+                    continue
+                save_trace(trace_file, dataclasses.replace(trace, path=replayed.path))
+                path.parent.mkdir(exist_ok=True)
+                fps = max(1, int(self._task.spec.control_hz // _FILM_EVERY))
+                scale = 1 if replayed.frames.shape[1] >= _SMALL else 2
+                write_bytes(path, encode_mp4(replayed.frames, fps=fps, scale=scale))
+            made.append(
+                {
+                    "policy": name,
+                    "episode": plan_key(trace.episode),
+                    "success": trace.success,
+                    "film": str(path.relative_to(self._out)),
+                    "trace": str(trace_file.relative_to(self._out)),
+                }
+            )
+        return made
+
+    def _run(
+        self,
+        contestant: Contestant,
+        episodes: Sequence[Episode],
+        total: int,
+        shown: Sequence[Contestant],
+        show: Show,
+    ) -> None:
+        """Runs the episodes that are not finished yet; the bar counts all of `shown`."""
+        name, task = contestant.name, self._task.spec.name
+
+        def show_counts() -> None:
+            records = [record for c in shown for record in self._records(c.name)]
+            show(len(records), total, sum(record["success"] for record in records))
+
+        def on_result(result: EpisodeResult) -> None:
+            self._journal.add_episode(name, task, episode_record(result, self._task.spec.suite))
+            self._keep_trace(name, result)
+            show_counts()
+
+        show_counts()
+        done = self._outcomes(name)
+        todo = [episode for episode in episodes if plan_key(episode) not in done]
+        if contestant.policy is None:
+            expert_rollout(self._task.spec, todo, pool=self._pool, on_result=on_result)
+            return
+        on_call = functools.partial(self._journal.add_call, name, task)
+        metered = MeteredPolicy(contestant.policy, on_call)
+        rollout(metered, self._task.spec, todo, pool=self._pool, on_result=on_result)
+
+    def _records(self, name: str) -> list[dict[str, Any]]:
+        return self._journal.episodes.get((name, self._task.spec.name), [])
+
+    def _outcomes(self, name: str) -> dict[str, bool]:
+        return {episode_key(record): record["success"] for record in self._records(name)}
+
+    def _keep_trace(self, name: str, result: EpisodeResult) -> None:
+        """Keeps the first success and the first failure."""
+        path = self._trace_file(name, OUTCOMES[result.success])
+        if result.error is None and len(result.rows) and not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            save_trace(path, result.trace())
+
+    def _trace_file(self, name: str, outcome: str) -> Path:
+        task = self._task.spec.name.replace(":", "-")
+        return self._out / TRACES / f"{name}.{task}.{outcome}.npz"
 
 
 def _digest(value: Any) -> str:

@@ -1,15 +1,15 @@
-"""Whether a simulator still shows what it showed: its first frame against a stored one.
+"""Golden frames: the first image of a simulator against a stored one, before any episode.
 
 Scores move by several points with MuJoCo's version alone, and darker floors or another
-anti-aliasing change what a policy sees. What is stored of a frame is small: means over blocks,
-which rounding leaves alone and light does not, and a crop in full resolution, where edges show.
+anti-aliasing change what a policy sees. A stored frame is small: means over blocks, which change
+with light but hardly with rounding, and a crop in full resolution, which shows the edges.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import logging
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -17,7 +17,18 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.files import write_bytes, write_json
+from eval.files import (
+    TEXT,
+    FileError,
+    fields,
+    integer,
+    listing,
+    mapping,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from eval.pictures import needed
 from eval.simulators.host import Description
 from eval.simulators.preflight import SIMULATORS
@@ -36,6 +47,9 @@ WORST_TOLERANCE = 8.0
 PIXEL_TOLERANCE = 16
 PIXEL_SHARE = 0.01
 
+_SIDE = integer(1, 16_384)  # pixels
+_FORM = fields(sizes=listing(listing(_SIDE, length=2)), renderer=TEXT, versions=mapping(TEXT))
+
 _TURNS: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "upside down": lambda image: image[::-1],
     "mirrored": lambda image: image[:, ::-1],
@@ -50,7 +64,7 @@ class GoldenFrameError(RuntimeError):
 
 @dataclass(frozen=True)
 class Frame:
-    """What is kept of the first frame of a fixed state.
+    """The stored part of the first frame of a fixed state.
 
     Attributes:
         sizes: (height, width) of each view.
@@ -73,8 +87,8 @@ class Verdict:
 
     Attributes:
         state: "identical", "within tolerance", "changed" or "none stored".
-        differences: what differs and makes it "changed", in words.
-        notes: what differs and does no harm.
+        differences: in words; any makes the state "changed".
+        notes: differences in words that do no harm.
         mean, worst: difference of the blocks in grey levels; None where sizes differ.
         pixels: share of the crop's pixels that differ by more than 16 grey levels.
     """
@@ -92,7 +106,7 @@ class Verdict:
 
 
 def frame_name(spec: TaskSpec) -> str:
-    """Rows that render the same first frame share a stored one."""
+    """Name of the stored frame of a row; rows that render the same first frame share one."""
     return f"{spec.suite}-{spec.task_ids[0]}-{spec.image_size}px-{spec.msaa_samples}x"
 
 
@@ -111,43 +125,44 @@ def frame_of(
     )
 
 
-def compare_frames(stored: Frame | None, found: Frame) -> Verdict:
+def compare_frames(stored: Frame | None, rendered: Frame) -> Verdict:
     """Compares the frame of this machine with the stored one, if there is one."""
     if stored is None:
         return Verdict("none stored")
     differences = [
-        f"{name} {found.versions.get(name, 'missing')}, stored with {version}"
+        f"{name} {rendered.versions.get(name, 'missing')}, stored with {version}"
         for name, version in stored.versions.items()
-        if found.versions.get(name) != version
+        if rendered.versions.get(name) != version
     ]
     notes = []
-    if found.renderer != stored.renderer:
-        notes.append(f"renderer {found.renderer!r}, stored with {stored.renderer!r}")
-    if found.sizes != stored.sizes:
-        sizes = f"images {_sizes(found)}, stored {_sizes(stored)}"
+    if rendered.renderer != stored.renderer:
+        notes.append(f"renderer {rendered.renderer!r}, stored with {stored.renderer!r}")
+    if rendered.sizes != stored.sizes:
+        sizes = f"images {_sizes(rendered)}, stored {_sizes(stored)}"
         return Verdict("changed", (*differences, *notes, sizes))
-    apart = np.abs(found.blocks.astype(np.float64) - stored.blocks)
+    # float64 and int16, because differences of uint8 would wrap
+    apart = np.abs(rendered.blocks.astype(np.float64) - stored.blocks)
     mean, worst = float(apart.mean()), float(apart.max())
-    far = np.abs(found.detail.astype(np.int16) - stored.detail).max(-1) > PIXEL_TOLERANCE
+    far = np.abs(rendered.detail.astype(np.int16) - stored.detail).max(-1) > PIXEL_TOLERANCE
     pixels = float(far.mean())
-    problem = _image_problem(stored, found, mean, worst, pixels)
+    problem = _image_problem(stored, rendered, mean, worst, pixels)
     if problem:
         differences = [*differences, *notes, problem]
-    same = mean == 0 and bool((found.detail == stored.detail).all())
+    same = mean == 0 and bool((rendered.detail == stored.detail).all())
     state = "changed" if differences else "identical" if same else "within tolerance"
     return Verdict(state, tuple(differences), tuple(notes), mean, worst, pixels)
 
 
 def first_frame(pool: WorkerPool, spec: TaskSpec) -> tuple[Description, Frame]:
-    """What the simulators of a row are, and their first frame of the fixed state."""
+    """Describes the simulators of a row and renders their first frame of the fixed state."""
     (first, *_) = episodes(spec, init_states=[0], seed=0)
-    found = dict(run_jobs(pool, [("describe", (first.task_id,)), ("start", (first,))]))
-    for value in found.values():
-        if isinstance(value, WorkerCrashError):
-            raise value
-    described: Description = found[0]
+    answers = dict(run_jobs(pool, [("describe", (first.task_id,)), ("start", (first,))]))
+    for answer in answers.values():
+        if isinstance(answer, WorkerCrashError):
+            raise answer
+    described: Description = answers[0]
     simulators = {k: v for k, v in described.versions.items() if k in SIMULATORS}
-    images = found[1].observation["images"]
+    images = answers[1].observation["images"]
     return described, frame_of(images, renderer=described.renderer, versions=simulators)
 
 
@@ -157,10 +172,11 @@ def check_simulator(
     """Compares the first frame with the stored one before the first episode.
 
     Raises:
-        GoldenFrameError: it is not the same and `accept` is false.
+        GoldenFrameError: the frames differ and `accept` is false.
+        FileError: the stored frame cannot be read.
     """
-    described, found = first_frame(pool, spec)
-    verdict = compare_frames(load_frame(folder, frame_name(spec)), found)
+    described, rendered = first_frame(pool, spec)
+    verdict = compare_frames(load_frame(folder, frame_name(spec)), rendered)
     if verdict.state == "none stored":
         _LOG.warning(
             "%s has no golden frame; python -m scripts.golden_frame --task=%s stores one",
@@ -172,16 +188,16 @@ def check_simulator(
 
 
 def refuse_changed(verdict: Verdict, *, task: str, accept: bool) -> None:
-    """Stops before the first episode at a simulator that is not the stored one.
+    """Refuses a simulator whose first frame is not the stored one.
 
     Raises:
-        GoldenFrameError: names all that differs and what to do.
+        GoldenFrameError: names all differences and what to do.
     """
     if verdict.state == "changed" and not accept:
         raise GoldenFrameError(
             f"{task} does not look as it did when its golden frame was stored: "
             f"{'; '.join(verdict.differences)}. Success rates need not be comparable. "
-            "--accept_renderer goes on and notes it in the receipt; "
+            "--accept_renderer evaluates nevertheless and notes it in the receipt; "
             f"python -m scripts.golden_frame --task={task} stores a new frame"
         )
 
@@ -196,25 +212,50 @@ def save_frame(folder: Path, name: str, frame: Frame) -> None:
 
 
 def load_frame(folder: Path, name: str) -> Frame | None:
-    """The stored frame, or None where there is none."""
-    imageio = needed("imageio.v3", "sim")
+    """Returns the stored frame, or None where there is none.
 
+    Raises:
+        FileError: its JSON has other fields, or its images are not of the sizes there.
+    """
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    blocks, detail = (
-        np.asarray(imageio.imread(folder / f"{name}.{part}.png")) for part in ("blocks", "detail")
-    )
+    record = read_json(path, _FORM)
     sizes = tuple((height, width) for height, width in record["sizes"])
-    return Frame(sizes, blocks, detail, record["renderer"], record["versions"])
+    if not sizes:
+        raise FileError(f"{path}: sizes is empty; allowed is a size for each view")
+    top, left = sizes[0][0] // 4, sizes[0][1] // 4
+    return Frame(
+        sizes=sizes,
+        blocks=_read_png(folder / f"{name}.blocks.png", (_BLOCKS, _BLOCKS * len(sizes))),
+        detail=_read_png(
+            folder / f"{name}.detail.png", (sizes[0][0] - 2 * top, sizes[0][1] - 2 * left)
+        ),
+        renderer=record["renderer"],
+        versions=record["versions"],
+    )
 
 
-def _image_problem(stored: Frame, found: Frame, mean: float, worst: float, pixels: float) -> str:
-    """Why the images count as different, or nothing."""
+def _read_png(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    content = read_bytes(path)
+    # A PNG begins with its width and height: a wrong size is refused before it is allocated.
+    height, width = size
+    if content[16:24] != struct.pack(">II", width, height):
+        raise FileError(f"{path} is no PNG of {height} x {width} pixels, the size in its JSON")
+    try:
+        image = np.asarray(needed("imageio.v3", "sim").imread(content, extension=".png"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise FileError(f"{path}: no PNG ({error})") from None
+    if image.dtype != np.uint8 or image.shape != (*size, 3):
+        raise FileError(f"{path} is {image.dtype}{list(image.shape)}; allowed is uint8[H, W, 3]")
+    return image
+
+
+def _image_problem(stored: Frame, rendered: Frame, mean: float, worst: float, pixels: float) -> str:
+    """Returns how the images differ, or "" where they are within tolerance."""
     if mean <= MEAN_TOLERANCE and worst <= WORST_TOLERANCE and pixels <= PIXEL_SHARE:
         return ""
-    shift = float(found.blocks.astype(np.float64).mean() - stored.blocks.mean())
+    shift = float(rendered.blocks.astype(np.float64).mean() - stored.blocks.mean())
     text = (
         f"image off by {mean:.1f} grey levels in the mean ({shift:+.1f}), {worst:.0f} in the worst "
         f"of its blocks, {100 * pixels:.1f} % of pixels beyond {PIXEL_TOLERANCE} (allowed "
@@ -222,13 +263,14 @@ def _image_problem(stored: Frame, found: Frame, mean: float, worst: float, pixel
     )
     first = slice(0, _BLOCKS)
     for turned, turn in _TURNS.items():
-        apart = np.abs(turn(found.blocks[:, first]).astype(np.float64) - stored.blocks[:, first])
+        apart = np.abs(turn(rendered.blocks[:, first]).astype(np.float64) - stored.blocks[:, first])
         if mean > MEAN_TOLERANCE and apart.mean() <= MEAN_TOLERANCE:
             text += f"; the first view is {turned}"
     return text
 
 
 def _block_means(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Means of an image [H, W, 3] over a grid of blocks, uint8[32, 32, 3]."""
     means = image.astype(np.float64)
     for axis in (0, 1):
         edges = np.arange(_BLOCKS + 1) * means.shape[axis] // _BLOCKS
@@ -245,8 +287,6 @@ def _sizes(frame: Frame) -> str:
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
-    imageio = needed("imageio.v3", "sim")
-
     file = io.BytesIO()
-    imageio.imwrite(file, image, extension=".png", optimize=True)
+    needed("imageio.v3", "sim").imwrite(file, image, extension=".png", optimize=True)
     return file.getvalue()

@@ -1,7 +1,7 @@
-"""Finished episodes, written down as they finish, so that an interrupted evaluation goes on.
+"""The journal of an evaluation: episodes and calls noted as they finish, so that it can resume.
 
-One JSON value a line, only ever appended. The first line says what is evaluated; a file with
-another first line is refused. A line that was cut off by a crash is dropped, with what it held.
+One JSON object a line, only ever appended. The first line says what is evaluated; a file with
+another first line is refused. A last line that a crash cut off is dropped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Mapping
 
-from eval.files import differences
-from eval.runs.rollout import CallLog
+from eval.files import OBJECT, TEXT, FileError, check, differences, fields, parse_json, read_bytes
+
+from .receipt import EPISODE_FORM
+from .traces import CallLog
 
 JOURNAL = "episodes.jsonl"
+
+
+# a call is [observations, milliseconds, first of its batch size], see `CallLog.add`
+_CALL = {
+    "type": "array",
+    "prefixItems": [
+        {"type": "integer", "minimum": 1, "maximum": 65_536},
+        {"type": "number", "minimum": 0, "maximum": 1e12},
+        {"type": "boolean"},
+    ],
+    "minItems": 3,
+    "maxItems": 3,
+}
+# field that only one kind of line has -> form of the line
+_LINES = {
+    "identity": fields(identity=OBJECT),
+    "call": fields(policy=TEXT, task=TEXT, call=_CALL),
+    "episode": fields(policy=TEXT, task=TEXT, episode=EPISODE_FORM),
+}
+_RESTART = "--restart starts a new one"
 
 
 class JournalError(RuntimeError):
@@ -32,7 +54,7 @@ class Journal:
         identity: plain values that decide outcomes: policies, rows, versions, seeds.
 
     Attributes:
-        is_new: whether nothing had been noted before.
+        is_new: True where nothing was noted before.
         episodes: (policy, task) -> records of finished episodes.
         calls: (policy, task) -> calls.
 
@@ -49,10 +71,11 @@ class Journal:
             _lock(self._file, path)
             lines, length = _complete_lines(path)
             if lines:
-                _check_identity(path, lines[0], identity)
+                _check_identity(path, lines[0]["identity"], identity)
             for line in lines[1:]:
                 self._take(line)
             undo.pop_all()
+        # What a crash left of a last line would run into the next one.
         self._file.truncate(length)
         self.is_new = not lines
         if self.is_new:
@@ -108,21 +131,27 @@ def _lock(file: IO[bytes], path: Path) -> None:
 
 
 def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Values of the lines that end in a line break, and their length in bytes."""
-    content = path.read_bytes()
+    """Returns the lines that end in a line break, and their length in bytes."""
+    content = read_bytes(path)
     length = content.rfind(b"\n") + 1
-    try:
-        return [json.loads(line) for line in content[:length].splitlines()], length
-    except ValueError as error:
-        raise JournalError(f"{path} is damaged ({error}); --restart starts anew") from None
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(content[:length].splitlines(), 1):
+        where = f"{path}, line {number}"
+        try:
+            line = parse_json(text, OBJECT, where)
+            kinds = ["call", "episode"] if lines else ["identity"]
+            form = next((_LINES[kind] for kind in kinds if kind in line), _LINES[kinds[-1]])
+            check(line, form, where)
+        except FileError as error:
+            raise JournalError(f"{error}; {_RESTART}") from None
+        lines.append(line)
+    return lines, length
 
 
-def _check_identity(path: Path, first: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    if "identity" not in first:
-        raise JournalError(f"{path} is no journal of an evaluation; --restart starts anew")
-    different = differences(first["identity"], wanted)
+def _check_identity(path: Path, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    different = differences(stored, requested)
     if different:
         raise JournalError(
-            f"{path} was begun with something else: {'; '.join(different)}. Take another --out, "
-            "or --restart to forget what it holds"
+            f"{path} is of another evaluation: {'; '.join(different)}. Take another --out, or "
+            "--restart to forget its episodes"
         )

@@ -1,7 +1,9 @@
-"""What a slow policy costs: episodes against a clock that does not stop while the policy thinks.
+"""The price of latency: episodes against a clock that keeps running while the policy computes.
 
 The clock counts control steps. A policy of latency L sees the world at one step and answers L steps
-later; in between the robot does what it was told before, or holds its pose.
+later; meanwhile the robot carries out the rest of its last chunk, or holds its pose. `drive` runs
+one episode in a `World`, `curve` all episodes for each strategy and latency. `WorkerWorld` is a
+simulator of the task table as a `World`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,7 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.client import episode
-from eval.client.episode import row_to_action
+from eval.client.episode import pictures, proprio, row_to_action
 from eval.pictures import needed
 from eval.robot.realtime import ChunkStream
 from eval.simulators.host import open_environment
@@ -26,100 +27,22 @@ from eval.tasks.spec import Episode, TaskSpec
 
 from .statistics import wilson_interval
 
-
-class SteppedSimulator:
-    """Inside the worker: the environment of one task at a time.
-
-    Args:
-        spec: protocol of the episodes.
-    """
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self._spec = spec
-        self._env: Any = None
-        self._task_id: int | None = None
-
-    def reset(self, episode: Episode) -> NDArray[np.float32]:
-        """As `World.reset`: what the row has the first query say of the robot."""
-        if self._task_id != episode.task_id:
-            if self._env is not None:
-                self._env.close()
-            self._env, self._task_id = None, None
-            self._env = open_environment(self._spec, episode.task_id)
-            self._task_id = episode.task_id
-        self._env.reset(episode.init_state, episode.seed)
-        return self.observe()["proprio"]
-
-    def observe(self) -> dict[str, Any]:
-        """As `World.observe`."""
-        profile, raw = self._spec.client, self._env.observe()
-        return {
-            "images": episode.pictures(profile, raw),
-            "instruction": self._env.instruction,
-            "proprio": episode.proprio(profile, raw).astype(np.float32),
-            "domain_id": profile.domain_id,
-        }
-
-    def step(self, row: NDArray[np.float32]) -> bool:
-        """As `World.step`."""
-        return self._env.step(row_to_action(self._spec.client, row))
-
-
-class WorkerWorld:
-    """In our process: a `World` whose simulator runs in a worker; a context manager.
-
-    Args:
-        spec: protocol of the episodes.
-
-    Raises:
-        SimulatorSetupError: this machine cannot run the simulator.
-    """
-
-    def __init__(self, spec: TaskSpec) -> None:
-        self._pool = WorkerPool(functools.partial(SteppedSimulator, spec), 1)
-
-    def __enter__(self) -> WorkerWorld:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.close()
-
-    def reset(self, episode: Any) -> NDArray[np.float32]:
-        """As `World.reset`."""
-        return self._call("reset", episode)
-
-    def observe(self) -> Mapping[str, Any]:
-        """As `World.observe`."""
-        return self._call("observe")
-
-    def step(self, row: NDArray[np.float32]) -> bool:
-        """As `World.step`."""
-        return self._call("step", row)
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        self._pool.send(0, method, *arguments)
-        ((_, value),) = self._pool.wait()
-        if isinstance(value, WorkerCrashError):
-            raise value
-        return value
-
-
 _POINTS = ((0, 3), (10, 13))  # columns of the arms' positions
 
 
 class World(Protocol):
-    """One environment, step by step."""
+    """One environment, controlled step by step."""
 
     def reset(self, episode: Any) -> NDArray[np.float32]:
-        """Starts an episode; the present pose as an action row [D], held until there is one."""
+        """Starts an episode and returns the robot's pose as an action row [D]."""
         ...
 
     def observe(self) -> Mapping[str, Any]:
-        """An observation of door 2; its proprio is read at the first query only."""
+        """Returns an observation of door 2; its proprio is read at the first query only."""
         ...
 
     def step(self, row: NDArray[np.float32]) -> bool:
-        """Carries out an action row [D]; whether the task is solved now."""
+        """Carries out an action row [D] and returns True when the task is solved."""
         ...
 
 
@@ -128,7 +51,7 @@ class Drive:
     """Outcome of one episode.
 
     Attributes:
-        success: whether the task was solved at some step.
+        success: True where the task was solved at some step.
         steps: control steps.
         queries: calls of the policy.
         held: control steps without an action.
@@ -152,7 +75,7 @@ def drive(
     step_limit: int,
     seed_of: Callable[[int], int],
 ) -> Drive:
-    """One episode at a latency.
+    """Runs one episode at a latency.
 
     Args:
         world: environment.
@@ -163,7 +86,7 @@ def drive(
         step_limit: control steps after which the episode has failed.
         seed_of: seed of the policy's noise by number of the query.
     """
-    row = world.reset(episode)
+    row = world.reset(episode)  # held until the first answer
     observation = world.observe()
     stream.reset(observation["proprio"])
     due, chunk = 0, None
@@ -173,6 +96,7 @@ def drive(
         if chunk is not None and step >= due:
             stream.answer(chunk)
             chunk = None
+        # At most one query is under way: the stream wants none before the last is answered.
         if stream.wants_query:
             seen = world.observe() if queries else observation
             chunk = policy.act([stream.query(seen)], seed=[seed_of(queries)])[0]
@@ -193,6 +117,10 @@ def drive(
     return Drive(False, step_limit, queries, held, largest)
 
 
+def _way(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    return max(float(np.linalg.norm(after[a:b] - before[a:b])) for a, b in _POINTS)
+
+
 def curve(
     worlds: Sequence[World],
     policy: Any,
@@ -204,17 +132,17 @@ def curve(
     seed_of: Callable[[Any, int], int],
     on_cell: Callable[[str, int, Mapping[str, Any]], None],
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """Success of each strategy at each latency, on the same episodes with the same seeds.
+    """Measures the success of each strategy at each latency, on the same episodes and seeds.
 
     Args:
-        worlds: environments that run beside each other; the policy is asked by one at a time.
+        worlds: environments that run side by side; the policy answers one at a time.
         policy: anything with `act` of door 2.
-        streams: by name of the line in the table; each call makes one for an episode.
+        streams: name of the strategy -> makes a stream for an episode.
         episodes: for the environments.
         latencies: control steps.
         step_limit: control steps after which an episode has failed.
         seed_of: seed of the noise by episode and number of the query.
-        on_cell: told of every cell as it is done.
+        on_cell: called with strategy, latency and summary as each cell is complete.
 
     Returns:
         name -> latency -> `summary`.
@@ -222,35 +150,36 @@ def curve(
     free: queue.Queue[World] = queue.Queue()
     for world in worlds:
         free.put(world)
-    asked = _OneAtATime(policy)
+    shared = _OneAtATime(policy)
+
+    def run(make: Callable[[], ChunkStream], latency: int, episode: Any) -> Drive:
+        world = free.get()
+        try:
+            return drive(
+                world,
+                shared,
+                make(),
+                episode,
+                latency=latency,
+                step_limit=step_limit,
+                seed_of=functools.partial(seed_of, episode),
+            )
+        finally:
+            free.put(world)
+
     cells: dict[str, dict[int, dict[str, Any]]] = {}
     with ThreadPoolExecutor(len(worlds)) as threads:
         for name, make in streams.items():
             for latency in latencies:
-
-                def one(episode: Any, make: Any = make, latency: int = latency) -> Drive:
-                    world = free.get()
-                    try:
-                        return drive(
-                            world,
-                            asked,
-                            make(),
-                            episode,
-                            latency=latency,
-                            step_limit=step_limit,
-                            seed_of=lambda query: seed_of(episode, query),
-                        )
-                    finally:
-                        free.put(world)
-
-                cell = summary(list(threads.map(one, episodes)))
+                drives = threads.map(functools.partial(run, make, latency), episodes)
+                cell = summary(list(drives))
                 cells.setdefault(name, {})[latency] = cell
                 on_cell(name, latency, cell)
     return cells
 
 
 class _OneAtATime:
-    """A policy that several threads ask."""
+    """A policy that several threads call, one after the other."""
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
@@ -263,12 +192,8 @@ class _OneAtATime:
             return self._policy.act(observations, seed=seed)
 
 
-def _way(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    return max(float(np.linalg.norm(after[a:b] - before[a:b])) for a, b in _POINTS)
-
-
 def summary(drives: Sequence[Drive]) -> dict[str, Any]:
-    """A cell of the table, in plain values: rate of success with its 95 % interval, and means."""
+    """Returns a cell of the table in plain values: success rate, its 95 % interval, and means."""
     wins = sum(one.success for one in drives)
     low, high = wilson_interval(wins, len(drives))
     return {
@@ -287,12 +212,12 @@ def summary(drives: Sequence[Drive]) -> dict[str, Any]:
 def draw_curve(
     cells: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Any, *, title: str
 ) -> None:
-    """Success against latency, a line for each strategy with its interval, as a PNG file.
+    """Draws success against latency, a line with intervals for each strategy, as a PNG file.
 
     Args:
         cells: strategy -> latency -> `summary`.
         path: of the file.
-        title: of the picture.
+        title: above the axes.
     """
     canvas_of = needed("matplotlib.backends.backend_agg", "sim").FigureCanvasAgg
     figure_of = needed("matplotlib.figure", "sim").Figure
@@ -317,3 +242,80 @@ def _apart(cells: Mapping[str, Mapping[int, Any]]) -> float:
     """Control steps between two lines, so that intervals at one latency do not hide each other."""
     latencies = [latency for row in cells.values() for latency in row]
     return 0.012 * (max(latencies, default=0) - min(latencies, default=0))
+
+
+class SteppedSimulator:
+    """The `World` inside a worker: it holds the environment of one task at a time.
+
+    Args:
+        spec: protocol of the episodes.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._spec = spec
+        self._env: Any = None
+        self._task_id: int | None = None
+
+    def reset(self, episode: Episode) -> NDArray[np.float32]:
+        """Starts an episode, see `World.reset`; a new simulator only for another task."""
+        if self._task_id != episode.task_id:
+            if self._env is not None:
+                self._env.close()
+            self._env, self._task_id = None, None
+            self._env = open_environment(self._spec, episode.task_id)
+            self._task_id = episode.task_id
+        self._env.reset(episode.init_state, episode.seed)
+        return self.observe()["proprio"]
+
+    def observe(self) -> dict[str, Any]:
+        """Returns an observation, see `World.observe`."""
+        profile, raw = self._spec.client, self._env.observe()
+        return {
+            "images": pictures(profile, raw),
+            "instruction": self._env.instruction,
+            "proprio": proprio(profile, raw).astype(np.float32),
+            "domain_id": profile.domain_id,
+        }
+
+    def step(self, row: NDArray[np.float32]) -> bool:
+        """Carries out an action row, see `World.step`."""
+        return self._env.step(row_to_action(self._spec.client, row))
+
+
+class WorkerWorld:
+    """A `World` whose simulator runs in a worker process; a context manager.
+
+    Args:
+        spec: protocol of the episodes.
+
+    Raises:
+        SimulatorSetupError: this machine cannot run the simulator.
+    """
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._pool = WorkerPool(functools.partial(SteppedSimulator, spec), 1)
+
+    def __enter__(self) -> WorkerWorld:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def reset(self, episode: Any) -> NDArray[np.float32]:
+        """Starts an episode, see `World.reset`."""
+        return self._call("reset", episode)
+
+    def observe(self) -> Mapping[str, Any]:
+        """Returns an observation, see `World.observe`."""
+        return self._call("observe")
+
+    def step(self, row: NDArray[np.float32]) -> bool:
+        """Carries out an action row, see `World.step`."""
+        return self._call("step", row)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        self._pool.send(0, method, *arguments)
+        ((_, value),) = self._pool.wait()
+        if isinstance(value, WorkerCrashError):
+            raise value
+        return value

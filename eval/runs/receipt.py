@@ -1,4 +1,8 @@
-"""The receipt of an evaluation: what was run, on what, and how each episode ended."""
+"""The receipt of an evaluation: policies, rows, versions and how each episode ended.
+
+`receipt` makes it from what was run, `read_receipt` reads one that anybody may have written. Its
+form is receipt.schema.json; docs/receipts.md explains the fields.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,22 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from eval.runs.rollout import CallLog
+from eval.files import OBJECT, FileError, Form, check, read_json
 from eval.tasks.spec import Episode, TaskSpec
 
 from .rollout import EpisodeResult
 from .statistics import episodes_to_separate, mean_interval, wilson_interval
+from .traces import CallLog
 
 SCHEMA = 4
 RESULTS = "results.json"
-
-
-class ReceiptError(RuntimeError):
-    """A file that is no receipt of this version; the message says what it is."""
+FORM: Form = json.loads(Path(__file__).with_name("receipt.schema.json").read_text(encoding="utf-8"))
+EPISODE_FORM: Form = FORM["$defs"]["episode"]
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What was done for one row of the task table.
+    """Episodes and calls of one row of the task table.
 
     Attributes:
         spec: the row.
@@ -71,12 +74,12 @@ def episode_key(record: Mapping[str, Any]) -> str:
 
 
 def plan_key(episode: Episode) -> str:
-    """As `episode_key`."""
+    """Returns what `episode_key` gives for the record of a planned episode."""
     return f"{episode.task_id}:{episode.init_state}:{episode.seed}"
 
 
 def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Successes of episode records, rate and its Wilson 95 % interval; the same of their scores."""
+    """Returns successes of episode records, rate, Wilson 95 % interval, and mean score."""
     successes = sum(episode["success"] for episode in episodes)
     steps = [episode["steps"] for episode in episodes if episode["success"]]
     at_end = [e["success_at_end"] for e in episodes if e["success_at_end"] is not None]
@@ -93,7 +96,7 @@ def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean_score(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean and its 95 % interval; None where no episode has a score."""
+    """Returns the mean score and its 95 % interval, or None where no episode has a score."""
     scores = [episode["score"] for episode in episodes if episode["score"] is not None]
     if not scores:
         return None
@@ -106,18 +109,18 @@ def _mean_score(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def task_summaries(
     episodes: Sequence[Mapping[str, Any]], reference: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Summary of all episodes, of those of each task, and how far the reference is.
+    """Returns the summary of all episodes, that of each task, and `episodes_to_separate`.
 
-    `episodes_to_separate` is how many episodes each of two policies with the found and the
-    reference rate would need to be told apart with 80 % power at a level of 5 %; None where they
-    are equal, or the reference is another score.
+    That is how many episodes each of two policies needs, one with the measured and one with the
+    reference rate, before a test at a level of 5 % separates them with 80 % power. It is None where
+    the rates are equal, or the reference is another score.
     """
-    whole = summary(episodes)
+    total = summary(episodes)
     by_task: dict[str, list[Mapping[str, Any]]] = {}
     for episode in episodes:
         by_task.setdefault(str(episode["task_id"]), []).append(episode)
     made = {
-        "summary": whole,
+        "summary": total,
         "by_task": {
             task_id: {"task": _instruction(group), **summary(group)}
             for task_id, group in sorted(by_task.items(), key=lambda item: int(item[0]))
@@ -125,8 +128,8 @@ def task_summaries(
         "episodes_to_separate": None,
     }
     published = None if reference is None else reference["rate"]
-    if published is not None and whole["rate"] is not None:
-        made["episodes_to_separate"] = episodes_to_separate(whole["rate"], published)
+    if published is not None and total["rate"] is not None:
+        made["episodes_to_separate"] = episodes_to_separate(total["rate"], published)
     return made
 
 
@@ -139,10 +142,10 @@ def receipt(
     renderer: str,
     git: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """All of an evaluation as plain values.
+    """Returns an evaluation as plain values.
 
     Args:
-        tasks: what was done, row by row.
+        tasks: what was run, row by row.
         policies: name -> kind, source, hash of the parameters and contract.
         config: how it was run: shard [i, n], seed, num_workers, seconds, command and options.
         versions: "simulator" and "policy" process -> distribution -> version.
@@ -153,7 +156,7 @@ def receipt(
         "schema": SCHEMA,
         "config": dict(config),
         "policies": {name: dict(identity) for name, identity in policies.items()},
-        "versions": {process: dict(found) for process, found in versions.items()},
+        "versions": {process: dict(packages) for process, packages in versions.items()},
         "renderer": renderer,
         "git": None if git is None else dict(git),
         "tasks": {run.spec.name: _task(run, config["num_workers"]) for run in tasks},
@@ -161,32 +164,53 @@ def receipt(
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
-    """Reads a receipt that `receipt` made, or the one in a folder.
+    """Reads a receipt, or the one in a folder.
 
     Raises:
-        ReceiptError: the file is not there, is no receipt, or one of another schema.
+        FileError: the file is not there, is no receipt, or one of another schema.
     """
     path = path / RESULTS if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReceiptError(f"{path} cannot be read as a receipt: {error}") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise ReceiptError(
-            f"{path} has receipt schema {schema}; this version reads {SCHEMA}. Evaluate again, or "
-            "read it with the version that wrote it"
+        value = read_json(path, OBJECT)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read as a receipt: {error}") from None
+    # Before the form, as that of another version would name many fields and miss the point.
+    if value.get("schema") != SCHEMA:
+        raise FileError(
+            f"{path} has receipt schema {value.get('schema')}; this version reads {SCHEMA}. "
+            "Evaluate again, or read it with the version that wrote it"
         )
-    return found
+    check(value, FORM, str(path))
+    for name, task in value["tasks"].items():
+        if set(task["policies"]) != set(value["policies"]):
+            raise FileError(
+                f"{path}: tasks.{name}.policies has {', '.join(task['policies'])}; allowed are "
+                f"those of policies, {', '.join(value['policies'])}"
+            )
+        for policy, entry in task["policies"].items():
+            where = f"{path}: tasks.{name}.policies.{policy}"
+            _derive(entry, task["reference"], value["config"]["num_workers"], where)
+    return value
+
+
+def _derive(entry: dict[str, Any], reference: Any, num_workers: int, where: str) -> None:
+    """Replaces stored summaries, so that they agree with the episodes and calls beside them."""
+    calls = entry["calls"]
+    if len({len(calls[key]) for key in ("batches", "milliseconds", "first")}) > 1:
+        raise FileError(
+            f"{where}.calls has lists of different lengths; allowed is an entry for each call"
+        )
+    log = CallLog(calls["batches"], calls["milliseconds"], calls["first"])
+    entry.update(task_summaries(entry["episodes"], reference), calls=log.summary(num_workers))
 
 
 def _instruction(episodes: Sequence[Mapping[str, Any]]) -> str:
-    """What the policy was told; an episode that never began does not say."""
+    """Returns the instruction that the policy got; an episode that never began has none."""
     return next((episode["task"] for episode in episodes if episode["task"]), "")
 
 
 def _published(spec: TaskSpec) -> dict[str, Any] | None:
-    """The row's first published result, and as a rate in [0, 1] where it is one."""
+    """Returns the row's first published result, with its rate in [0, 1] where it is a rate."""
     if not spec.reference:
         return None
     first = spec.reference[0]

@@ -1,4 +1,4 @@
-"""One evaluation on several machines: who runs which episodes, and one receipt of all."""
+"""One evaluation on several machines: the episodes of each shard, and one receipt of all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Sequence, TypeVar
 
 from eval.files import differences
-from eval.runs.rollout import CallLog
 
 from .receipt import episode_key, task_summaries
+from .traces import CallLog
 
 Item = TypeVar("Item")
+
+
+# Fields of the config that may differ between the machines of one evaluation.
+_OWN = ("shard", "num_workers", "seconds", "command")
 
 
 class MergeError(RuntimeError):
@@ -26,13 +30,13 @@ class Shard:
     count: int
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """The part's items: neighbours, as each task needs its own simulator; sizes differ by 1."""
+        """Returns the part's items: neighbours, as each task needs its own simulator."""
         first = len(items) * (self.index - 1) // self.count
         return list(items[first : len(items) * self.index // self.count])
 
 
 def parse_shard(text: str) -> Shard:
-    """I/N -> Shard.
+    """Parses I/N.
 
     Raises:
         ValueError: another form, or not 1 <= I <= N.
@@ -43,12 +47,8 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(index), int(count))
 
 
-# What may differ between the machines of one evaluation.
-_OWN = ("shard", "num_workers", "seconds", "command")
-
-
 def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The receipt that one machine alone would have written.
+    """Returns the receipt that one machine alone would have written.
 
     Calls keep their order within a shard; batch fill is over the workers of all shards.
 
@@ -56,18 +56,18 @@ def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         receipts: of all shards of one evaluation, in any order.
 
     Raises:
-        MergeError: a shard is missing or there twice, or the shards are of different policies,
+        MergeError: a shard is missing or given twice, or the shards are of different policies,
             rows, versions, seeds or renderers, or episodes are missing or double.
     """
     receipts = sorted(receipts, key=lambda receipt: receipt["config"]["shard"])
     _check_shards(receipts)
     first = receipts[0]
     for other in receipts[1:]:
-        found = differences(_shared(first), _shared(other))
-        if found:
+        different = differences(_shared(first), _shared(other))
+        if different:
             raise MergeError(
                 f"shards {_name(first)} and {_name(other)} are of different evaluations: "
-                f"{'; '.join(found)}"
+                f"{'; '.join(different)}"
             )
     config = {
         **first["config"],
@@ -135,7 +135,7 @@ def _check_episodes(who: str, plan: Sequence[str], episodes: Sequence[dict[str, 
 
 
 def _shared(receipt: dict[str, Any]) -> dict[str, Any]:
-    """What all shards of an evaluation have in common."""
+    """Returns the parts of a receipt that all shards of an evaluation have in common."""
     return {
         "schema": receipt["schema"],
         "policies": receipt["policies"],

@@ -1,4 +1,16 @@
-"""How sure a success rate is, and how sure the difference of two is."""
+"""Confidence of a success rate, of the difference of two, and a rule to stop a comparison early.
+
+`PairedStopping` is a mixture sequential probability ratio test. Pairs that both policies solved, or
+neither, do not say which is better. If the policies are equal, each of the others is a fair coin.
+The alternative is a mixture of all coins, p ~ Beta(1, 1), which gives w wins of the first policy
+among n differing pairs the probability w! (n - w)! / (n + 1)!. The ratio
+
+    L_n = 2^n w! (n - w)! / (n + 1)!
+
+is a martingale with mean 1 if the policies are equal, so the probability that it ever reaches
+1 / alpha is at most alpha (Ville 1939; Robbins 1970). The comparison may therefore be checked after
+each pair and stopped as soon as it does; 1 / max L_n is a p value that is valid at any stop.
+"""
 
 from __future__ import annotations
 
@@ -9,75 +21,13 @@ from typing import Sequence
 
 import numpy as np
 
-ALPHA = 0.05
-
-
-def log_ratio(only_first: int, only_second: int) -> float:
-    """Natural logarithm of L_n above, for n = only_first + only_second."""
-    differing = only_first + only_second
-    return (
-        differing * math.log(2.0)
-        + math.lgamma(only_first + 1)
-        + math.lgamma(only_second + 1)
-        - math.lgamma(differing + 2)
-    )
-
-
-@dataclass
-class PairedStopping:
-    """Decides after each pair whether to go on.
-
-    Attributes:
-        alpha: probability of calling equal policies different, over all looks together.
-        both, only_first, only_second, neither: pairs so far.
-        largest: largest logarithm of the ratio so far.
-    """
-
-    alpha: float = ALPHA
-    both: int = 0
-    only_first: int = 0
-    only_second: int = 0
-    neither: int = 0
-    largest: float = 0.0
-
-    def add(self, first: bool, second: bool) -> None:
-        """Takes in the outcomes of one more pair."""
-        self.both += first and second
-        self.only_first += first and not second
-        self.only_second += second and not first
-        self.neither += not (first or second)
-        self.largest = max(self.largest, log_ratio(self.only_first, self.only_second))
-
-    @property
-    def p_value(self) -> float:
-        """Valid at whatever time one stops."""
-        return min(1.0, math.exp(-self.largest))
-
-    @property
-    def decided(self) -> bool:
-        """Whether the policies differ at level alpha."""
-        return self.largest >= -math.log(self.alpha)
-
-    def hopeless(self, remaining: int) -> bool:
-        """Whether no outcome of the `remaining` pairs could decide any more.
-
-        Stopping then costs nothing: it can only leave equal policies undecided.
-        """
-        best = max(
-            log_ratio(self.only_first + remaining, self.only_second),
-            log_ratio(self.only_first, self.only_second + remaining),
-        )
-        return not self.decided and best < -math.log(self.alpha)
-
-
+ALPHA = 0.05  # level of a comparison that may stop early
 # Half width of a central 95 % interval of the normal distribution, in standard deviations.
 Z95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a success rate (E. B. Wilson, 1927), within [0, 1].
-
-    Without trials nothing is known: (0, 1).
+    """Wilson score interval of a success rate (E. B. Wilson, 1927); (0, 1) without trials.
 
     Raises:
         ValueError: not 0 <= successes <= trials.
@@ -104,16 +54,17 @@ def mean_interval(values: Sequence[float], resamples: int = 2000) -> tuple[float
     """
     if not values:
         raise ValueError("no values to take a mean of")
-    found = np.asarray(values, np.float64)
-    drawn = np.random.default_rng(0).integers(0, len(found), (resamples, len(found)))
-    low, high = np.percentile(found[drawn].mean(axis=1), (2.5, 97.5))
+    sample = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(sample), (resamples, len(sample)))
+    # [resamples, n] -> a mean for each resample
+    low, high = np.percentile(sample[drawn].mean(axis=1), (2.5, 97.5))
     return float(low), float(high)
 
 
 def episodes_to_separate(
     rate: float, reference: float, *, alpha: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """Episodes of each of two policies with these true rates that a two-sided test tells apart.
+    """Episodes that each of two policies needs for a two-sided test to separate their rates.
 
     The test is the two-proportion z test with pooled variance, without continuity correction
     (Fleiss, Levin and Paik 2003, section 4.2). None where the rates are equal.
@@ -122,7 +73,7 @@ def episodes_to_separate(
         rate: true success rate of one policy.
         reference: that of the other, tried in as many episodes.
         alpha: probability of a difference being claimed where there is none.
-        power: probability of this difference being found.
+        power: probability of detecting this difference.
 
     Raises:
         ValueError: a rate outside [0, 1], or alpha or power outside (0, 1).
@@ -202,3 +153,61 @@ def _correlation(a: int, b: int, c: int, d: int) -> float:
     if product > 0:
         product = max(product - (a + b + c + d) / 2, 0.0)
     return product / math.sqrt(margins)
+
+
+def log_ratio(only_first: int, only_second: int) -> float:
+    """Natural logarithm of L_n above, for n = only_first + only_second."""
+    differing = only_first + only_second
+    return (
+        differing * math.log(2.0)
+        + math.lgamma(only_first + 1)
+        + math.lgamma(only_second + 1)
+        - math.lgamma(differing + 2)
+    )
+
+
+@dataclass
+class PairedStopping:
+    """Counts pairs and decides after each of them whether the comparison may stop.
+
+    Attributes:
+        alpha: probability that equal policies are called different, over all looks together.
+        both, only_first, only_second, neither: pairs so far.
+        largest: largest logarithm of the ratio so far.
+    """
+
+    alpha: float = ALPHA
+    both: int = 0
+    only_first: int = 0
+    only_second: int = 0
+    neither: int = 0
+    largest: float = 0.0
+
+    def add(self, first: bool, second: bool) -> None:
+        """Counts the outcomes of one more pair."""
+        self.both += first and second
+        self.only_first += first and not second
+        self.only_second += second and not first
+        self.neither += not (first or second)
+        self.largest = max(self.largest, log_ratio(self.only_first, self.only_second))
+
+    @property
+    def p_value(self) -> float:
+        """P value, valid at whatever pair the comparison stops."""
+        return min(1.0, math.exp(-self.largest))
+
+    @property
+    def decided(self) -> bool:
+        """True where the policies differ at level alpha."""
+        return self.largest >= -math.log(self.alpha)
+
+    def hopeless(self, remaining: int) -> bool:
+        """Returns True where no outcome of the `remaining` pairs could decide the comparison.
+
+        Stopping then costs nothing: the other pairs could not change the verdict.
+        """
+        best = max(
+            log_ratio(self.only_first + remaining, self.only_second),
+            log_ratio(self.only_first, self.only_second + remaining),
+        )
+        return not self.decided and best < -math.log(self.alpha)

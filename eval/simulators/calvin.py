@@ -26,11 +26,11 @@ _CURLY_APOSTROPHE = chr(0x2019)
 
 
 class CalvinEnv:
-    """Scene D of CALVIN.
+    """The adapter of CALVIN's scene D.
 
     Args:
         spec: row of the task table, with benchmark "calvin"; its step limit is a subtask's.
-        task_id: 0; initial states count the sequences.
+        task_id: 0; an initial state is the index of a sequence.
 
     Raises:
         SimulatorSetupError: CALVIN is missing, or CALVIN_DATASET names no data set.
@@ -40,7 +40,9 @@ class CalvinEnv:
 
     def __init__(self, spec: TaskSpec, task_id: int) -> None:
         if task_id != 0:
-            raise ValueError(f"task {task_id} of CALVIN; there is only 0, sequences are states")
+            raise ValueError(
+                f"task {task_id} of CALVIN; there is only 0, initial states are the sequences"
+            )
         self._spec = spec
         folder = preflight.required_folder("CALVIN_DATASET", "the folder of task_ABC_D")
         self._api = _Calvin(Path(folder) / "validation")
@@ -65,7 +67,7 @@ class CalvinEnv:
     def reset(self, init_state: int, seed: int) -> str:
         """Starts sequence `init_state` and returns a hash of its initial state.
 
-        `seed` is unused: the official initial states leave nothing to chance.
+        `seed` is unused: the official initial states place nothing at random.
         """
         del seed
         condition, subtasks = self._api.sequences[init_state]
@@ -78,7 +80,7 @@ class CalvinEnv:
         return hashlib.sha256(state.tobytes()).hexdigest()[:16]
 
     def observe(self) -> dict[str, Any]:
-        """Both cameras as they come, and `robot_obs` [15]."""
+        """Returns both cameras, and `robot_obs` [15]."""
         seen = self._observation
         return {
             "rgb_static": np.asarray(seen["rgb_obs"]["rgb_static"]),
@@ -87,11 +89,11 @@ class CalvinEnv:
         }
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[H, W, 3], turned as its row says."""
+        """Returns one view uint8[H, W, 3], turned as its row says."""
         return view.turned(self.observe()[view.source])
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz (m), quaternion xyzw, gripper [8]; True at the end of the last subtask.
+        """Carries out xyz (m), quaternion xyzw, gripper [8]; returns True after the last subtask.
 
         Raises:
             ValueError: the episode is over.
@@ -120,7 +122,7 @@ class CalvinEnv:
 
 
 class _Calvin:
-    """What is used of the CALVIN packages."""
+    """The parts of the CALVIN packages that the adapter uses."""
 
     def __init__(self, validation: Path) -> None:
         agent, sequences, states, table, hydra, config, lightning = preflight.modules_of(

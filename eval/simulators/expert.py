@@ -1,6 +1,6 @@
-"""Scripted pick and place from ground truth: makes demonstrations, and is an upper bound.
+"""Scripted pick and place from ground truth, for demonstrations and as an upper bound.
 
-It sees what no policy sees (object positions), and commands absolute poses row by row.
+It reads the positions of the objects, which no policy sees, and commands absolute poses row by row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Stage:
     name: str
     closed: bool
     tolerance: float  # m, between the measured position and the stage's target
-    patience: int  # control steps after which an arrived command is taken for arrival
+    patience: int  # control steps at the target after which the stage ends all the same
 
 
 _WANDER, _GRIP, _LOWER = "wander", "grip", "lower"
@@ -52,7 +52,7 @@ class ScriptedExpert:
     """State machine over `_STAGES` for one episode.
 
     Args:
-        plan: what to move where.
+        plan: item, goal and heights.
         scene: ground truth at the start; the grasp is planned from it, as the item stands still.
         wander: size in metres of a random excursion at the start, and three times that of a random
             error of the hover point, so that demonstrations pass through more poses. 0 for none.
@@ -98,7 +98,7 @@ class ScriptedExpert:
         return self._stages[self._index].name
 
     def act(self, scene: Scene) -> NDArray[np.float32]:
-        """The next row [10]: xyz (m), 6-D rotation, gripper (1 closed, 0 open)."""
+        """Returns the next row [10]: xyz (m), 6-D rotation, gripper (1 closed, 0 open)."""
         self._advance(scene)
         stage = self._stages[self._index]
         way = self._targets[stage.name] - self._command

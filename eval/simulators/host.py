@@ -1,4 +1,9 @@
-"""What runs inside a simulator's process: one environment, and the commands that it obeys."""
+"""The host inside a simulator's process: one environment, and the commands for it.
+
+A worker (eval/simulators/worker.py) builds a `SimulatorHost` and calls its methods by name. The
+host carries out chunks with an `EpisodeClient`, so that the policy's process sees observations and
+chunks only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from numpy.typing import NDArray
 from eval.client.episode import EpisodeClient, pictures, proprio, row_to_action
 from eval.pictures import side_by_side
 from eval.simulators.preflight import SIMULATORS, versions
-from eval.tasks.spec import Episode, TaskSpec
+from eval.tasks.spec import Environment, Episode, TaskSpec
 
 from .expert import ScriptedExpert
 from .plans import plan_for
@@ -31,7 +36,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 }
 
 
-def open_environment(spec: TaskSpec, task_id: int) -> Any:
+def open_environment(spec: TaskSpec, task_id: int) -> Environment:
     """Builds the simulator adapter of the row's benchmark.
 
     Raises:
@@ -39,7 +44,8 @@ def open_environment(spec: TaskSpec, task_id: int) -> Any:
     """
     if spec.benchmark not in ADAPTERS:
         raise ValueError(
-            f"no adapter for benchmark {spec.benchmark!r}; eval/simulators/host.py has {sorted(ADAPTERS)}"
+            f"no adapter for benchmark {spec.benchmark!r}; eval/simulators/host.py has "
+            f"{', '.join(ADAPTERS)}"
         )
     module, name = ADAPTERS[spec.benchmark]
     return getattr(importlib.import_module("." + module, __package__), name)(spec, task_id)
@@ -51,11 +57,11 @@ class Progress:
 
     Attributes:
         steps: control steps so far.
-        success: whether the task was solved at one of them.
-        observation: of door 2, which asks for the next chunk; None when the episode is over.
+        success: True where the task was solved at one of them.
+        observation: of door 2, for the next chunk; None when the episode is over.
         state_hash: of the initial state.
         rows: action rows carried out since the last report, float32[n, D], positions absolute.
-        score: the adapter's own of the episode so far; None where it has none.
+        score: the adapter's, of the episode so far; None where it has none.
     """
 
     steps: int
@@ -82,7 +88,7 @@ class Replay:
     Attributes:
         frames: all views side by side, uint8[f, H, W, 3].
         path: measured proprio at each frame, float32[f, D].
-        success: whether the task was solved again.
+        success: True where the task was solved again.
     """
 
     frames: NDArray[np.uint8]
@@ -92,7 +98,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A whole episode that needed no policy outside of this process."""
+    """A complete episode of the scripted expert."""
 
     instruction: str
     steps: int
@@ -105,7 +111,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Simulating:
-    """Inside, whatever is raised by the adapter's `method` is the simulator's `SimulatorError`."""
+    """Turns what the adapter's `method` raises into a `SimulatorError`; a context manager."""
 
     method: str
 
@@ -143,7 +149,7 @@ class SimulatorHost:
         self._state_hash = ""
 
     def describe(self, task_id: int) -> Description:
-        """What a task says, and what this process runs it with."""
+        """Returns the instruction of a task, the renderer, and the versions of this process."""
         env = self._environment(task_id)
         return Description(env.instruction, env.renderer_name, versions((*SIMULATORS, "numpy")))
 
@@ -155,7 +161,7 @@ class SimulatorHost:
         return self._report(success=False, over=False, rows=[])
 
     def advance(self, chunk: NDArray[np.float32]) -> Progress:
-        """Carries out a chunk [T, D] as the row says, rendering only when the next one is due.
+        """Carries out a chunk [T, D] as the row says, and renders only for the next query.
 
         Raises:
             ValueError: the chunk does not fit the row, see `EpisodeClient.put`.
@@ -172,7 +178,7 @@ class SimulatorHost:
         return self._report(success=success, over=over, rows=rows)
 
     def attempt_by_expert(self, episode: Episode) -> Attempt:
-        """One episode of the scripted expert, without excursions and without images."""
+        """Runs one episode of the scripted expert, without excursions and without images."""
         began = time.monotonic()
         env = self._reset(episode)
         scene = env.scene()
@@ -207,16 +213,20 @@ class SimulatorHost:
         steps apart.
         """
         self._reset(episode)
-        seen = []
+        observations = []
         success = False
         for step, row in enumerate(rows):
             if step % every == 0:
-                seen.append(self._observe())
+                observations.append(self._observe())
             success = self._step(row) or success
-        seen.append(self._observe())
+        observations.append(self._observe())
         return Replay(
-            frames=np.stack([side_by_side(pictures(self._spec.client, raw)) for raw in seen]),
-            path=np.stack([proprio(self._spec.client, raw) for raw in seen]).astype(np.float32),
+            frames=np.stack(
+                [side_by_side(pictures(self._spec.client, raw)) for raw in observations]
+            ),
+            path=np.stack([proprio(self._spec.client, raw) for raw in observations]).astype(
+                np.float32
+            ),
             success=success,
         )
 
@@ -229,7 +239,7 @@ class SimulatorHost:
         return {"success": recording["success"], "frames": len(recording["action"])}
 
     def _limit(self) -> int:
-        """Control steps of a whole episode; the row's limit is that of one of its parts."""
+        """Control steps of an episode; the row's limit is that of one of its parts."""
         return self._spec.step_limit * self._env.num_parts
 
     def _report(self, *, success: bool, over: bool, rows: list[NDArray[np.float32]]) -> Progress:

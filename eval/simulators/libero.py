@@ -1,8 +1,9 @@
-"""LIBERO under absolute end-effector control, as the authors' client drives it.
+"""LIBERO under absolute end-effector control, as in the authors' client.
 
 Ten control steps at rest in the controller's delta mode, then absolute OSC_POSE. All poses are the
-controller's (`ee_pos`, `ee_ori_mat`); the observed `robot0_eef_quat` is turned against them by 90
-degrees and must not be used.
+controller's (`ee_pos`, `ee_ori_mat`); the observed `robot0_eef_quat` differs from them by a turn of
+90 degrees and must not be used. `CameraRenderer` renders LIBERO's images faster than robosuite,
+with the same pixels.
 """
 
 from __future__ import annotations
@@ -27,79 +28,12 @@ from .expert import Scene
 # robosuite puts collision shapes into group 0; group 5 is never drawn.
 _COLLISION_GROUP = 0
 _HIDDEN_GROUP = 5
-
-
-class CameraRenderer:
-    """Renders square RGB images from the cameras of one model.
-
-    Pixels equal those of robosuite's own renderer bit for bit. Software renderers spend their time
-    on the vertices of meshes, so shapes outside a camera's view are left out of the scene, unless a
-    light casts shadows or a floor mirrors, where they would be missed.
-
-    Args:
-        model: mujoco.MjModel.
-        size: side of the images in pixels.
-        msaa_samples: anti-aliasing samples; 0 is quickest, LIBERO's own images have 4.
-    """
-
-    def __init__(self, model: Any, *, size: int, msaa_samples: int) -> None:
-        mujoco = _mujoco()
-        model.vis.quality.offsamples = msaa_samples
-        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
-        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
-        self._model = model
-        self._renderer = mujoco.Renderer(model, size, size)
-        self._option = mujoco.MjvOption()
-        self._option.geomgroup[_COLLISION_GROUP] = 0
-        self._may_cull = not (model.light_castshadow.any() or _has_mirror(model))
-
-    def render(self, data: Any, camera: str) -> NDArray[np.uint8]:
-        """Image uint8[size, size, 3], top row first, of the state in `data` (mujoco.MjData)."""
-        groups = self._model.geom_group.copy()
-        if self._may_cull:
-            camera_id = self._model.camera(camera).id
-            self._model.geom_group[~in_view(self._model, data, camera_id)] = _HIDDEN_GROUP
-        try:
-            self._renderer.update_scene(data, camera=camera, scene_option=self._option)
-        finally:
-            self._model.geom_group[:] = groups
-        return self._renderer.render()
-
-    def close(self) -> None:
-        """Frees the OpenGL context."""
-        self._renderer.close()
-
-
-def in_view(model: Any, data: Any, camera_id: int) -> NDArray[np.bool_]:
-    """Which shapes have a bounding sphere that reaches into the view pyramid of a square image."""
-    axes = data.cam_xmat[camera_id].reshape(3, 3)  # columns: right, up, backward
-    centres = (data.geom_xpos - data.cam_xpos[camera_id]) @ axes
-    radii = model.geom_rbound
-    half = np.deg2rad(model.cam_fovy[camera_id]) / 2
-    depth = -centres[:, 2]
-    # Distance from each side plane of the pyramid, positive outside.
-    beside = np.abs(centres[:, :2]) * np.cos(half) - depth[:, None] * np.sin(half)
-    seen = (depth > -radii) & (beside <= radii[:, None]).all(axis=1)
-    return seen | (radii == 0)  # an unbounded plane has radius 0
-
-
-def _mujoco() -> Any:
-    return needed("mujoco", "sim")
-
-
-def _has_mirror(model: Any) -> bool:
-    mujoco = _mujoco()
-    flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX))
-    material = model.geom_matid[flat & (model.geom_group != _COLLISION_GROUP)]
-    return bool((model.mat_reflectance[material[material >= 0]] > 0).any())
-
-
 # Open gripper and no motion, in the delta mode of the settling steps.
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 class LiberoEnv:
-    """One LIBERO task in this process, which must never load TensorFlow.
+    """The adapter of one LIBERO task; its process must not load TensorFlow.
 
     Args:
         spec: row of the task table, with benchmark "libero".
@@ -131,12 +65,15 @@ class LiberoEnv:
         return self.start_from(None if init_state < 0 else self._states[init_state], seed)
 
     def start_from(self, state: ArrayLike | None, seed: int, *, relative: bool = False) -> str:
-        """As `reset`, from a state of the simulator or from LIBERO's own placement.
+        """Starts an episode from a state of the simulator or from LIBERO's own placement.
 
         Args:
             state: as `get_sim_state` flattens it, or None.
             seed: as in `reset`.
-            relative: leaves the controller in the delta mode that LIBERO's recordings are in.
+            relative: leave the controller in the delta mode of LIBERO's recordings.
+
+        Returns:
+            A hash of the initial state.
         """
         if self._used and self._spec.fresh_env:
             self.close()
@@ -145,7 +82,7 @@ class LiberoEnv:
         self._env.seed(seed)
         self._env.reset()
         for robot in self._env.robots:
-            # robosuite integrates gripper commands and forgets to start anew.
+            # robosuite integrates gripper commands and does not reset the integral.
             robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
         if state is not None:
             self._env.set_init_state(np.asarray(state, np.float64))
@@ -158,10 +95,9 @@ class LiberoEnv:
         return hashlib.sha256(initial.tobytes()).hexdigest()[:16]
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz, turn and gripper [7], as the controller's mode takes them.
+        """Carries out an action [7] and returns True when the task is solved.
 
-        They are xyz (m), axis-angle (rad) and -1 or +1, or all between -1 and 1 where it is
-        relative. Returns whether the task is solved.
+        It is xyz (m), axis-angle (rad) and gripper -1 or +1; all between -1 and 1 in relative mode.
         """
         return bool(self._env.step(np.asarray(action))[2])
 
@@ -171,7 +107,7 @@ class LiberoEnv:
         return np.array(controller.ee_pos), np.array(controller.ee_ori_mat)
 
     def goal(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Position [3] (m) and matrix [3, 3] that the controller has been told to reach."""
+        """Position [3] (m) and matrix [3, 3] of the controller's present goal."""
         controller = self._env.robots[0].controller
         return np.array(controller.goal_pos), np.array(controller.goal_ori)
 
@@ -186,20 +122,20 @@ class LiberoEnv:
         )
 
     def observe(self) -> dict[str, Any]:
-        """All views as the simulator has them, bottom row first, and the controller's pose."""
+        """Returns all views, bottom row first as in the simulator, and the controller's pose."""
         position, matrix = self.pose()
-        views = {view.source: self._picture(view) for view in self._spec.client.views}
+        views = {view.source: self._rendered(view) for view in self._spec.client.views}
         return {**views, "ee_pos": position, "ee_mat": matrix}
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[S, S, 3], turned as its row says."""
-        return view.turned(self._picture(view))
+        """Returns one view uint8[S, S, 3], turned as its row says."""
+        return view.turned(self._rendered(view))
 
-    def _picture(self, view: View) -> NDArray[np.uint8]:
+    def _rendered(self, view: View) -> NDArray[np.uint8]:
         return self._renderer.render(self._env.sim.data._data, view.camera)[::-1]
 
     def score(self) -> float | None:
-        """None: an episode succeeds or fails, and that is all."""
+        """Returns None: an episode has success or failure only."""
         return None
 
     def close(self) -> None:
@@ -222,7 +158,7 @@ class LiberoEnv:
         with _quiet():
             from libero.libero.envs.env_wrapper import ControlEnv
 
-            # Rendering is ours: robosuite would render at every step, and twice at the start.
+            # No rendering by robosuite, which renders at every step and twice at the start.
             env = ControlEnv(
                 self._bddl,
                 has_offscreen_renderer=False,
@@ -239,7 +175,7 @@ class LiberoEnv:
 
 
 def task_index(suite: str, task: str) -> int:
-    """Where the task of that name stands in the suite's default order.
+    """Returns the index of a task in the suite's default order.
 
     Raises:
         ValueError: the suite has no such task; the message lists those it has.
@@ -251,7 +187,7 @@ def task_index(suite: str, task: str) -> int:
 
 
 def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]:
-    """BDDL file, instruction and official initial states of a task."""
+    """Returns BDDL file, instruction and official initial states of a task."""
     tasks = _load_suite(suite)
     count = tasks.get_num_tasks()
     if not 0 <= task_id < count:
@@ -283,7 +219,7 @@ def _load_suite(suite: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps LIBERO from printing, from asking, and from warning about robosuite macros."""
+    """Silences LIBERO: prints, questions on the terminal, warnings about robosuite macros."""
     logger, terminal = logging.getLogger("robosuite_logs"), sys.stdin
     disabled, logger.disabled = logger.disabled, True
     with open(os.devnull, "w") as sink, open(os.devnull) as nothing:
@@ -293,3 +229,64 @@ def _quiet() -> Iterator[None]:
                 yield
         finally:
             sys.stdin, logger.disabled = terminal, disabled
+
+
+class CameraRenderer:
+    """Renders square RGB images from the cameras of one model.
+
+    Pixels are those of robosuite's own renderer, bit for bit. Software renderers spend their time
+    on the vertices of meshes, so shapes outside a camera's view are left out of the scene. Where a
+    light casts shadows or a floor mirrors, all shapes are drawn, as they may show indirectly.
+
+    Args:
+        model: mujoco.MjModel.
+        size: side of the images in pixels.
+        msaa_samples: anti-aliasing samples; 0 is quickest, LIBERO's own images have 4.
+    """
+
+    def __init__(self, model: Any, *, size: int, msaa_samples: int) -> None:
+        mujoco = needed("mujoco", "sim")
+        model.vis.quality.offsamples = msaa_samples
+        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
+        self._model = model
+        self._renderer = mujoco.Renderer(model, size, size)
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[_COLLISION_GROUP] = 0
+        self._may_cull = not (model.light_castshadow.any() or _has_mirror(model))
+
+    def render(self, data: Any, camera: str) -> NDArray[np.uint8]:
+        """Image uint8[size, size, 3], top row first, of the state in `data` (mujoco.MjData)."""
+        groups = self._model.geom_group.copy()
+        if self._may_cull:
+            camera_id = self._model.camera(camera).id
+            self._model.geom_group[~in_view(self._model, data, camera_id)] = _HIDDEN_GROUP
+        try:
+            self._renderer.update_scene(data, camera=camera, scene_option=self._option)
+        finally:
+            self._model.geom_group[:] = groups
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        self._renderer.close()
+
+
+def in_view(model: Any, data: Any, camera_id: int) -> NDArray[np.bool_]:
+    """Returns True for shapes whose bounding sphere reaches into the view pyramid, bool[n]."""
+    axes = data.cam_xmat[camera_id].reshape(3, 3)  # columns: right, up, backward
+    centres = (data.geom_xpos - data.cam_xpos[camera_id]) @ axes
+    radii = model.geom_rbound
+    half = np.deg2rad(model.cam_fovy[camera_id]) / 2
+    depth = -centres[:, 2]
+    # [n, 2]: distance from each side plane of the pyramid, positive outside
+    beside = np.abs(centres[:, :2]) * np.cos(half) - depth[:, None] * np.sin(half)
+    seen = (depth > -radii) & (beside <= radii[:, None]).all(axis=1)
+    return seen | (radii == 0)  # an unbounded plane has radius 0
+
+
+def _has_mirror(model: Any) -> bool:
+    mujoco = needed("mujoco", "sim")
+    flat = np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX))
+    material = model.geom_matid[flat & (model.geom_group != _COLLISION_GROUP)]
+    return bool((model.mat_reflectance[material[material >= 0]] > 0).any())

@@ -1,4 +1,4 @@
-"""The LIBERO tasks that the scripted expert solves, and how it takes hold in each: a row a task."""
+"""The LIBERO tasks that the scripted expert solves, a row of grasp and motion for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Sideways = Tuple[float, float]
 
 @dataclass(frozen=True)
 class PickAndPlace:
-    """What to move where, in metres and control steps; axes are the world's.
+    """A plan to pick up and place, in metres and control steps; axes are the world's.
 
     Attributes:
         item: object to pick up.
@@ -20,10 +20,10 @@ class PickAndPlace:
         hover: height above the grasp at which the descent begins.
         carry_height: controller height, above the world's origin, of the way to the goal.
         release: controller position where the fingers open, sideways from the goal's centre.
-        lower: how far the hand goes down from the carry height before the fingers open.
-        speed: how far the command moves in a control step.
-        grip_steps: control steps that the fingers get to close.
-        patience: how many control steps more than usual the hand may take to arrive.
+        lower: descent from the carry height before the fingers open.
+        speed: distance that the command moves in a control step.
+        grip_steps: control steps in which the fingers close.
+        patience: control steps beyond the usual that the hand may need to arrive.
     """
 
     item: str
@@ -87,14 +87,14 @@ def _bowl(
     lower: float,
     beside: Sideways = (0.0, 0.0),
 ) -> PickAndPlace:
-    """The black bowl, held by its rim: too wide for the hand, so one finger goes inside.
+    """The black bowl, held by its rim: it is too wide for the hand, so one finger goes inside.
 
     Args:
-        goal: what it is put on.
-        rim: where the rim is held, from the bowl's centre.
-        carry_height: as in `PickAndPlace`.
-        lower: likewise.
-        beside: where the bowl's centre goes, from the goal's.
+        goal: object or fixture that it is put on.
+        rim: point of the rim that is held, from the bowl's centre.
+        carry_height: see `PickAndPlace`.
+        lower: see `PickAndPlace`.
+        beside: final place of the bowl's centre, from the goal's.
     """
     return _on_table(
         "akita_black_bowl_1",
@@ -159,10 +159,10 @@ PLANS: dict[tuple[str, int], PickAndPlace] = {
 
 
 def planned_tasks(suite: str, task_ids: Sequence[int]) -> tuple[int, ...]:
-    """Those of the tasks that the expert has a plan for, in the order given.
+    """Returns the tasks that the expert has a plan for, in the given order.
 
     Raises:
-        ValueError: none; the message lists the tasks that have one.
+        ValueError: it has none for any; the message lists the tasks that have one.
     """
     planned = tuple(index for index in task_ids if (suite, index) in PLANS)
     if not planned:
@@ -171,7 +171,7 @@ def planned_tasks(suite: str, task_ids: Sequence[int]) -> tuple[int, ...]:
 
 
 def plan_for(suite: str, task_id: int) -> PickAndPlace:
-    """The plan of a task.
+    """Returns the plan of a task.
 
     Raises:
         ValueError: the task has none; the message lists those that have one.
@@ -179,6 +179,7 @@ def plan_for(suite: str, task_id: int) -> PickAndPlace:
     if (suite, task_id) not in PLANS:
         known = ", ".join(f"{name} {index}" for name, index in sorted(PLANS))
         raise ValueError(
-            f"no scripted expert for {suite} task {task_id}; eval/simulators/plans.py has plans for {known}"
+            f"no scripted expert for {suite} task {task_id}; eval/simulators/plans.py has plans "
+            f"for {known}"
         )
     return PLANS[suite, task_id]

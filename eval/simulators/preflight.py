@@ -1,4 +1,7 @@
-"""Checks before a simulator is imported, each with what to do about it."""
+"""Checks before a simulator is imported, each with its cure in the message, and versions.
+
+A receipt has the versions of everything in `SIMULATORS` that is installed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import sys
 from importlib import metadata
 from typing import Any, Iterable, Sequence
 
-# What acts on physics or pixels; MuJoCo's version alone moves scores by several points.
+# Distributions that act on physics or pixels; MuJoCo's version alone moves scores by several
+# points.
 SIMULATORS = (
     "mujoco",
     "robosuite",
@@ -21,17 +25,6 @@ SIMULATORS = (
     "mani_skill2",
     "sapien",
 )
-
-
-def versions(distributions: Sequence[str]) -> dict[str, str]:
-    """Versions of Python and of those of the distributions that are installed."""
-    found = {"python": platform.python_version()}
-    for name in distributions:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
@@ -47,31 +40,65 @@ GOOD_MUJOCO = "3.17.0"
 
 
 class SimulatorError(RuntimeError):
-    """An episode's simulator raised; the cause says what. Other episodes may well go on."""
+    """The simulator raised in an episode; the cause has the error. Others can still run."""
 
 
 class SimulatorSetupError(RuntimeError):
     """This machine or process cannot run the simulator; the message says what to change."""
 
 
+def versions(distributions: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of those of the distributions that are installed."""
+    by_name = {"python": platform.python_version()}
+    for name in distributions:
+        try:
+            by_name[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return by_name
+
+
+def version_of(distribution: str) -> str:
+    """Version of a distribution, "unknown version" where it has no metadata."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown version"
+
+
+def installed(distribution: str) -> str:
+    """Version of an installed distribution.
+
+    Raises:
+        SimulatorSetupError: it is not installed.
+    """
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise SimulatorSetupError(
+            f"{distribution} is not installed; pip install -e '.[sim]' -c requirements/"
+            "constraints.txt in the checkout installs LIBERO with its dependencies"
+        ) from None
+
+
 def refuse_modules(names: Iterable[str]) -> None:
-    """Stops where a module is loaded that must not share a process with a simulator.
+    """Refuses modules that must not share a process with a simulator.
 
     TensorFlow beside MuJoCo's software rendering ends in a segmentation fault.
 
     Raises:
         SimulatorSetupError: one of them is imported already.
     """
-    found = [name for name in names if name in sys.modules]
-    if found:
+    loaded = [name for name in names if name in sys.modules]
+    if loaded:
         raise SimulatorSetupError(
-            f"{', '.join(found)} is imported in the simulator's process, which must stay free of it"
-            "; run environments through eval.simulators.workers.WorkerPool"
+            f"{', '.join(loaded)} is imported in the simulator's process, which must not have it; "
+            "run environments through eval.simulators.workers.WorkerPool"
         )
 
 
 def check_mujoco(version: str) -> None:
-    """Stops at a MuJoCo release that LIBERO does not work with.
+    """Refuses MuJoCo releases that LIBERO does not work with.
 
     Raises:
         SimulatorSetupError: it is one of `BROKEN_MUJOCO`.
@@ -86,28 +113,13 @@ def check_mujoco(version: str) -> None:
             )
 
 
-def installed(distribution: str) -> str:
-    """Version of an installed distribution.
-
-    Raises:
-        SimulatorSetupError: it is not installed.
-    """
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        raise SimulatorSetupError(
-            f"{distribution} is not installed; pip install -e '.[sim]' -c requirements/"
-            "constraints.txt in the checkout brings LIBERO and what it needs"
-        ) from None
-
-
 def require_headless_gl() -> str:
-    """Makes sure that MuJoCo can render without a display, and names the renderer.
+    """Makes sure that MuJoCo can render without a display, and returns the renderer's name.
 
-    Chooses EGL where MUJOCO_GL is not set. Must run before MuJoCo is imported.
+    Sets MUJOCO_GL to egl where it is not set, so it must run before MuJoCo is imported.
 
     Raises:
-        SimulatorSetupError: another backend is asked for, or the backend's library does not work.
+        SimulatorSetupError: MUJOCO_GL names another backend, or the backend does not work.
     """
     backend = os.environ.setdefault("MUJOCO_GL", HEADLESS_BACKENDS[0]).lower()
     if backend not in HEADLESS_BACKENDS:
@@ -137,16 +149,8 @@ def _no_gl(backend: str, problem: BaseException) -> SimulatorSetupError:
     )
 
 
-def version_of(distribution: str) -> str:
-    """Version of an installed distribution, "unknown version" where it keeps none."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown version"
-
-
 def required_folder(variable: str, what: str) -> str:
-    """The folder that an environment variable names.
+    """Returns the folder that an environment variable names.
 
     Raises:
         SimulatorSetupError: it is not set, or names no folder.

@@ -1,6 +1,6 @@
-"""Demonstrations as plain numpy, for the writer that runs in another process (with TensorFlow).
+"""Demonstrations as .npz files, one episode each, for the RLDS writer in another process.
 
-One `.npz` holds one episode of n frames at a fixed rate, and its scalars. Row i: the images before
+A file has n frames at a fixed rate, and scalars of the episode. Frame i has the images before
 control step i * control_hz / rate_hz, the command that was followed until then, the measured pose,
 and the command given in that control step.
 """
@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from eval.client.episode import row_to_action
 from eval.rotations import matrix_to_rot6d_contiguous
@@ -22,11 +23,11 @@ from .plans import plan_for
 # Control steps recorded after success, so that action windows that end there do not shrink.
 TAIL_STEPS = 10
 
-_OPEN = -1.0
+OPEN = -1.0  # LIBERO's gripper command
 
 
 def frame_stride(spec: TaskSpec, rate_hz: float) -> int:
-    """Control steps between two frames.
+    """Returns the control steps between two frames.
 
     Raises:
         ValueError: frames at `rate_hz` do not fall on control steps.
@@ -65,7 +66,7 @@ def record_episode(
         rng=np.random.default_rng(episode.seed),
         rotation=client.rotation,
     )
-    command_pose = np.append(_pose(scene), _OPEN)
+    command_pose = np.append(pose_row(scene.position, scene.matrix), OPEN)
     rows: dict[str, list[Any]] = {
         name: [] for name in ("agentview", "wrist", "command_pose", "ee_pose", "action")
     }
@@ -77,7 +78,7 @@ def record_episode(
             rows["agentview"].append(env.image(agentview))
             rows["wrist"].append(env.image(wrist))
             rows["command_pose"].append(command_pose.astype(np.float32))
-            rows["ee_pose"].append(_pose(scene).astype(np.float32))
+            rows["ee_pose"].append(pose_row(scene.position, scene.matrix).astype(np.float32))
             rows["action"].append(command)
         if env.step(command) and solved_at is None:
             solved_at = step
@@ -112,5 +113,6 @@ def save_episode(path: str, recording: dict[str, Any]) -> None:
             os.remove(partial)
 
 
-def _pose(scene: Any) -> Any:
-    return np.concatenate((scene.position, matrix_to_rot6d_contiguous(scene.matrix)))
+def pose_row(position: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
+    """Position [3] and contiguous 6-D rotation of a matrix [3, 3], as one row [9]."""
+    return np.concatenate((np.asarray(position), matrix_to_rot6d_contiguous(matrix)))

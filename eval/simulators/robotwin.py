@@ -1,4 +1,4 @@
-"""RoboTwin 2.0: two arms, scenes by seed, each seed tried first by the benchmark's own expert.
+"""RoboTwin 2.0: two arms, scenes by seed; the benchmark's own expert tries each seed first.
 
 The n-th episode of a task is the n-th seed, counted up from 2000 * (1 + seed), at which the expert
 plans and succeeds. Not run here: RoboTwin needs a GPU for its planner and renderer.
@@ -24,13 +24,13 @@ from . import preflight
 _LOG = logging.getLogger(__name__)
 
 SEEDS_EACH = 2000
-# A task whose expert fails this often in a row is set up wrongly.
+# If the expert of a task fails this often in a row, RoboTwin is set up wrongly.
 MAX_REFUSED = 200
 _CAMERAS = ("head", "left", "right", "front")
 
 
 class RobotwinEnv:
-    """One task of RoboTwin.
+    """The adapter of one task of RoboTwin.
 
     Args:
         spec: row of the task table, with benchmark "robotwin"; its suite is the task_config.
@@ -59,7 +59,7 @@ class RobotwinEnv:
         """Starts an episode and returns a hash of its initial state.
 
         Args:
-            init_state: how many usable seeds come before this episode's.
+            init_state: number of usable seeds before this episode's.
             seed: of `eval.tasks.table.episodes`: the evaluation's seed plus the row's offset and
                 `init_state`.
         """
@@ -76,23 +76,23 @@ class RobotwinEnv:
         return hashlib.sha256(state.tobytes()).hexdigest()[:16]
 
     def observe(self) -> dict[str, Any]:
-        """Pictures [4, H, W, 3] head, left, right, front; end poses xyz, wxyz; grippers 0..1."""
+        """Returns images [4, H, W, 3] (`_CAMERAS`), end poses xyz and wxyz, grippers 0..1."""
         seen = self._env.get_obs()
-        pictures = [seen["observation"][f"{name}_camera"]["rgb"] for name in _CAMERAS]
+        images = [seen["observation"][f"{name}_camera"]["rgb"] for name in _CAMERAS]
         poses = seen["endpose"]
         return {
-            "images": np.stack(pictures),
+            "images": np.stack(images),
             "left_endpose": np.asarray(poses["left_endpose"], np.float64),
             "right_endpose": np.asarray(poses["right_endpose"], np.float64),
             "grippers": np.array([poses["left_gripper"], poses["right_gripper"]], np.float64),
         }
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[H, W, 3], turned as its row says."""
+        """Returns one view uint8[H, W, 3], turned as its row says."""
         return view.turned(self.observe()[view.source][view.index])
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz (m), quaternion, gripper for both arms [16]; solved or not."""
+        """Carries out xyz (m), quaternion, gripper of both arms [16]; returns True when solved."""
         self._env.take_action(np.asarray(action, np.float64), action_type="ee")
         if self._env.check_success():
             return True
@@ -100,7 +100,7 @@ class RobotwinEnv:
         return False
 
     def score(self) -> float | None:
-        """None: an episode succeeds or fails, and that is all."""
+        """Returns None: an episode has success or failure only."""
         return None
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class RobotwinEnv:
             self._open = False
 
     def _find_seed(self) -> None:
-        """Adds the next seed at which the expert succeeds; what it raises only skips the seed."""
+        """Adds the next seed at which the expert succeeds; its errors skip a seed."""
         for _ in range(MAX_REFUSED):
             seed, self._next_seed = self._next_seed, self._next_seed + 1
             try:
@@ -139,7 +139,7 @@ class RobotwinEnv:
 
 
 def _robotwin(root: str, task: str, configuration: str) -> tuple[Any, dict[str, Any]]:
-    """The task's object and its arguments, as RoboTwin's own evaluation script makes them."""
+    """Returns the task's object and its arguments, as in RoboTwin's own evaluation script."""
     sys.path.insert(0, root)
     os.chdir(root)  # RoboTwin's assets and configurations are found from here only
     yaml, package, module = preflight.modules_of("robotwin", "yaml", "envs", "envs." + task)

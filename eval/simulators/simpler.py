@@ -19,12 +19,12 @@ from eval.tasks.spec import TaskSpec
 
 from . import preflight
 
-# In paths of a scenario, stands for the folder of the SimplerEnv checkout.
+# The folder of the SimplerEnv checkout, in paths of a scenario.
 PLACEHOLDER = "{SIMPLER_DIR}"
 
 
 class SimplerEnv:
-    """One scenario of SimplerEnv.
+    """The adapter of one scenario of SimplerEnv.
 
     An initial state counts robot poses first: all objects of pose 0, then all of pose 1, ...
 
@@ -53,7 +53,7 @@ class SimplerEnv:
 
     @property
     def instruction(self) -> str:
-        """What the task says now; some tasks say another thing later on."""
+        """Text of the task, which some tasks change during an episode."""
         return str(self._env.unwrapped.get_language_instruction())
 
     def reset(self, init_state: int, seed: int) -> str:
@@ -61,7 +61,7 @@ class SimplerEnv:
 
         Args:
             init_state: robot pose times number of object settings, plus object setting.
-            seed: unused; scenarios leave nothing to chance.
+            seed: unused; scenarios place nothing at random.
 
         Raises:
             ValueError: the scenario has no such state.
@@ -87,7 +87,7 @@ class SimplerEnv:
         return hashlib.sha256(state.tobytes()).hexdigest()[:16]
 
     def observe(self) -> dict[str, Any]:
-        """The row's camera, and tcp and base as xyz (m) and quaternion wxyz in the world."""
+        """Returns the row's camera, and tcp and base as xyz (m), quaternion wxyz in the world."""
         seen = self._observation
         view = self._spec.client.views[0]
         return {
@@ -97,16 +97,16 @@ class SimplerEnv:
         }
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[H, W, 3], turned as its row says."""
+        """Returns one view uint8[H, W, 3], turned as its row says."""
         return view.turned(self.observe()[view.source])
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz (m), euler xyz (rad), gripper [7]; says whether the task is solved."""
+        """Carries out xyz (m), euler xyz (rad), gripper [7]; returns True when solved."""
         self._observation, _, done, _, _ = self._env.step(np.asarray(action))
         return bool(done)
 
     def score(self) -> float | None:
-        """None: an episode succeeds or fails, and that is all."""
+        """Returns None: an episode has success or failure only."""
         return None
 
     def close(self) -> None:

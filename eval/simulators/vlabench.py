@@ -6,26 +6,26 @@ Not run here: VLABench and its assets are not installed.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.files import listing, mapping, read_json
 from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
 
-# Of the benchmark's evaluator: simulator steps for one action, and how near the joints (rad) must
-# come to their targets to stop earlier.
+# As in the benchmark's evaluator: simulator steps of one action, and the distance of the joints
+# (rad) from their targets at which it ends earlier.
 MAX_SUBSTEPS = 10
 TOLERANCE = 1e-2
 
 
 class VlabenchEnv:
-    """One task of a track; a simulator is built for each episode.
+    """The adapter of one task of a track; it builds a simulator for each episode.
 
     Args:
         spec: row of the task table, with benchmark "vlabench"; its suite is the track.
@@ -42,9 +42,8 @@ class VlabenchEnv:
     def __init__(self, spec: TaskSpec, task_id: int) -> None:
         self._spec = spec
         root = preflight.required_folder("VLABENCH_ROOT", "the package folder VLABench/VLABench")
-        path = os.path.join(root, "configs", "evaluation", "tracks", spec.suite + ".json")
-        with open(path, encoding="utf-8") as file:
-            track = json.load(file)
+        path = Path(root, "configs", "evaluation", "tracks", spec.suite + ".json")
+        track = read_json(path, mapping(listing({})))  # task -> scenes
         if not 0 <= task_id < len(track):
             raise ValueError(f"task {task_id} of {spec.suite}; {path} has 0..{len(track) - 1}")
         self._task, self._scenes = list(track.items())[task_id]
@@ -86,16 +85,16 @@ class VlabenchEnv:
         return hashlib.sha256(state.tobytes()).hexdigest()[:16]
 
     def observe(self) -> dict[str, Any]:
-        """All cameras `rgb` [n, H, W, 3], and `ee_state` [8]: xyz (m, world), wxyz, gripper."""
+        """Returns cameras `rgb` [n, H, W, 3] and `ee_state` [8]: xyz (m, world), wxyz, gripper."""
         seen = self._env.get_observation(require_pcd=False)
         return {"rgb": np.asarray(seen["rgb"]), "ee_state": np.array(seen["ee_state"])}
 
     def image(self, view: View) -> NDArray[np.uint8]:
-        """One view, uint8[H, W, 3], turned as its row says."""
+        """Returns one view uint8[H, W, 3], turned as its row says."""
         return view.turned(self.observe()[view.source][view.index])
 
     def step(self, action: ArrayLike) -> bool:
-        """Carries out xyz (m, world), euler xyz (rad), two fingers (m) [8]; solved or not."""
+        """Carries out xyz (m, world), euler xyz (rad), fingers (m) [8]; True when solved."""
         values = np.asarray(action, np.float64)
         robot, physics = self._env.robot, self._env.physics
         _, joints = robot.get_qpos_from_ee_pos(
@@ -111,7 +110,7 @@ class VlabenchEnv:
         return False
 
     def score(self) -> float | None:
-        """The benchmark's own progress of the episode so far, 0 to 100 %."""
+        """Returns the benchmark's own progress of the episode so far, 0 to 100 %."""
         return 100 * float(self._env.get_task_progress())
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """`python -m eval.simulators.worker FD`: serves one simulator over an inherited pipe.
 
-A program of its own rather than a multiprocessing child: those import the parent's main module
+A program of its own and no multiprocessing child: such a child imports the parent's main module
 again, and with it TensorFlow and JAX, which must not share a process with MuJoCo's rendering.
+`eval.simulators.workers.WorkerPool` starts it, in a simulator's own environment where one is
+needed.
 """
 
 from __future__ import annotations
@@ -15,17 +17,16 @@ from typing import Any, NoReturn
 
 from .preflight import SimulatorError, SimulatorSetupError, refuse_modules
 
-# Exit statuses of a worker in which a call raised, of one on a machine that cannot run the
-# simulator, and of one whose simulator raised. A crash has a signal's, or another.
-RAISED = 70
-UNSUITABLE = 71
+# Exit statuses; a crash has that of a signal, or another.
+RAISED = 70  # a call raised
+UNSUITABLE = 71  # this machine cannot run the simulator
 SIMULATOR_RAISED = 72
 
 
 def serve(connection: Connection) -> None:
-    """Builds the host that comes first, then obeys (method, arguments) until the pipe closes.
+    """Builds the host from the first message, then runs (method, arguments) until the pipe closes.
 
-    Each request is answered with the value. What raises ends the process, see `leave`.
+    Each request is answered with the value. An error ends the process, see `leave`.
     """
     refuse_modules(("tensorflow", "jax"))
     host: Any = None
@@ -43,7 +44,7 @@ def serve(connection: Connection) -> None:
 
 
 def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends the process after an error, with a status that tells it from a crash."""
+    """Ends the process after an error, with a status that no crash has."""
     if isinstance(error, SimulatorSetupError):
         sys.stderr.write(str(error))
         _exit(UNSUITABLE)
@@ -52,7 +53,7 @@ def leave(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _exit(status: int) -> NoReturn:
-    # OpenGL's own clean-up at exit prints errors and sometimes crashes, so it is left out.
+    # Without OpenGL's own clean-up, which prints errors and sometimes crashes.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

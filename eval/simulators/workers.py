@@ -1,4 +1,8 @@
-"""A pool of simulator processes that is told what to do through pipes."""
+"""A pool of simulator processes, which get their work through pipes.
+
+Each runs eval/simulators/worker.py with one host object. Processes of their own, because MuJoCo's
+software rendering crashes beside TensorFlow, and because a crash then costs one episode.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,11 @@ _PATIENCE_S = 5.0  # for a worker to leave by itself
 
 
 class WorkerError(RuntimeError):
-    """A call raised in a worker; the message has its traceback. A bug or a wrong set-up."""
+    """A call raised in a worker, from a bug or a wrong setup; the message has its traceback."""
 
 
 class WorkerCrashError(WorkerError):
-    """A worker died in mid-call: its simulator raised, native code crashed, or it was killed."""
+    """A worker died during a call: its simulator raised, native code crashed, or it was killed."""
 
 
 @dataclass
@@ -39,14 +43,14 @@ class _Worker:
 
 
 class WorkerPool:
-    """Processes that each hold one host object and never share memory with this one.
+    """Processes that each hold one host object and share no memory with this one.
 
-    Use as a context manager: whatever ends the block, Ctrl-C included, ends the workers too. They
-    are in sessions of their own, so Ctrl-C reaches this process only.
+    A context manager: the end of the block ends the workers, also after Ctrl-C. They are in
+    sessions of their own, so Ctrl-C reaches this process only.
 
     Args:
         build: makes the host inside the worker; picklable, so a class, function or partial.
-        num_workers: how many.
+        num_workers: number of processes.
         python: interpreter of the workers, which may be a simulator's own environment.
 
     Raises:
@@ -91,11 +95,11 @@ class WorkerPool:
         if worker.busy:
             raise RuntimeError(f"worker {index} is still busy")
         worker.busy = True
-        with contextlib.suppress(OSError):  # it died before; wait() says so
+        with contextlib.suppress(OSError):  # it died before; wait() reports it
             worker.pipe.send((method, arguments))
 
     def wait(self) -> list[tuple[int, Any]]:
-        """Blocks until some worker is done; (index, value or WorkerCrashError) of all that are.
+        """Blocks until a worker is done; returns (index, value or WorkerCrashError) of each.
 
         A crashed worker is replaced by a new one with a new host.
 
@@ -138,7 +142,7 @@ class WorkerPool:
     def _spawn(self) -> _Worker:
         ours, theirs = connection.Pipe()
         log = Path(self._folder.name) / f"{len(os.listdir(self._folder.name))}.log"
-        # Software OpenGL spreads over all cores by itself, which several workers only suffer from.
+        # Software OpenGL uses all cores by itself, which slows several workers down.
         environment = {"LP_NUM_THREADS": "1", **os.environ}
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -12,7 +12,7 @@ _STATE = ArmState(
     rotation=Slot("robot_obs", 3, 6),
     rotation_form="euler_xyz",
     gripper=Slot("robot_obs", 14, 15),
-    # The released client has it the wrong way round; the model does not look at it.
+    # Inverted in the released client; the model does not see it.
     gripper_form="above_zero",
 )
 _GRIPPER = GripperRule(0.8, closed_at_threshold=True, float32=False, closed=(-1.0,), open=(1.0,))

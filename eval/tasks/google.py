@@ -47,7 +47,7 @@ def _rows(
     released: tuple[Scenario, ...],
     meant: tuple[Scenario, ...],
 ) -> tuple[TaskSpec, TaskSpec]:
-    """The row as released, with doubled steps, and the strict one."""
+    """Returns the row as released, with doubled steps, and the strict one."""
     spec = TaskSpec(
         name=name,
         benchmark="simpler",

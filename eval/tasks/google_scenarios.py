@@ -1,4 +1,4 @@
-"""Scenes of SimplerEnv's Google robot: what the authors' scripts list, generated from tables.
+"""Scenes of SimplerEnv's Google robot, as the authors' scripts list them, generated from tables.
 
 `visual` matching overlays photographs on one scene, `variant` aggregation varies the scene. Robot
 poses are x, y (m) and a quaternion wxyz.

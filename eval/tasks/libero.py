@@ -14,7 +14,7 @@ _VIEWS = (
     View("wrist", "wrist", None, "robot0_eye_in_hand", flip_rows=False, flip_columns=False),
 )
 
-# The controller's own pose: the observed robot0_eef_quat is turned against it by 90 degrees.
+# The controller's own pose: the observed robot0_eef_quat differs from it by a turn of 90 degrees.
 _STATE = ArmState(
     position=Slot("ee_pos", 0, 3),
     rotation=Slot("ee_mat", 0, 9),
@@ -42,11 +42,11 @@ _FAITHFUL = ClientProfile(
         dtype="float32",
     ),
     wire=Wire(10, "json_numpy", "float64", timeout_s=None),
-    anchor_hz=30.0,  # nominal: X-VLA's reader takes the 20 Hz recordings for 30 Hz
+    anchor_hz=30.0,  # nominal: X-VLA's reader treats the 20 Hz recordings as 30 Hz
     proprio="commanded",
 )
 
-# The last row carried out instead of the last row returned; and no turn is rounded away.
+# Proprio from the last row carried out instead of the last row returned; rotations in float64.
 _PRECISE = dataclasses.replace(
     _FAITHFUL,
     feedback="executed",
@@ -103,8 +103,8 @@ def _strict(spec: TaskSpec) -> TaskSpec:
 
 
 # "pick up the bbq sauce and place it in the basket": a slim bottle, which forgives the gripper
-# 1.5 cm. The official initial states move the bottle by 1 cm at most, so that one recorded motion,
-# played back blindly, solves all of them. The displacement makes a policy look.
+# 1.5 cm. The official initial states move the bottle by 1 cm at most, so that one recorded motion
+# solves all of them without looking. The displacement prevents this.
 _QUICKSTART = dataclasses.replace(
     _suite("libero_object"),
     name="quickstart",

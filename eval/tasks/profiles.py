@@ -1,7 +1,7 @@
-"""What a policy's client does at its two ends, as columns: `ClientProfile` and what it is made of.
+"""Columns of a policy's client: how it reads observations and writes actions (`ClientProfile`).
 
-The twelve clients that the authors released differ in nothing but these columns. `eval.client.episode`
-carries them out and asks no further questions.
+The twelve clients that the authors released differ in these columns only. `eval.client.episode` is
+the one client that carries them out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# How later queries get their proprio.
+# Where later queries get their proprio from.
 FEEDBACK = ("none", "executed", "chunk_end", "measured", "commanded_pose")
 # The robot state that a chunk's first query describes, by the form of its rotation.
 STATE_ROTATIONS = (
@@ -22,7 +22,7 @@ STATE_ROTATIONS = (
     "quat_wxyz_as_xyzw",
     "identity",
 )
-# How an action's rotation is written for the environment.
+# Form of an action's rotation for the environment.
 ACTION_ROTATIONS = (
     "axis_angle",
     "axis_angle_float32",
@@ -42,7 +42,7 @@ _NOWHERE = (0.0, 0.0, 0.0)
 
 
 class ProfileError(ValueError):
-    """A column of a profile has a value that no code knows."""
+    """A column of a profile has a value that is not allowed."""
 
 
 def _known(column: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -52,12 +52,12 @@ def _known(column: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """One picture of an observation, and how it is turned before the policy sees it.
+    """One image of an observation, and how it is turned before the policy sees it.
 
     Attributes:
         name: in the action contract.
         source: key of the environment's observation.
-        index: which picture of a stack [n, H, W, 3], None where the key holds one picture.
+        index: of the image in a stack [n, H, W, 3], None where the key holds one image.
         camera: name in the simulator.
         flip_rows: turn it upside down.
         flip_columns: mirror it.
@@ -71,7 +71,7 @@ class View:
     flip_columns: bool
 
     def turned(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture uint8[H, W, 3] as the policy sees it."""
+        """Returns an image uint8[H, W, 3] as the policy sees it."""
         rows = -1 if self.flip_rows else 1
         columns = -1 if self.flip_columns else 1
         return np.ascontiguousarray(image[::rows, ::columns])
@@ -88,12 +88,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class ArmState:
-    """Where the proprio of one arm comes from.
+    """Source of one arm's proprio in an observation.
 
     Attributes:
         position: xyz in metres.
-        relative_to: key of a pose [7] (xyz, quaternion wxyz) in whose frame the position is told;
-            empty where it is told as it comes.
+        relative_to: key of a pose [7] (xyz, quaternion wxyz) into whose frame the position is
+            transformed; empty where it is used as it is.
         shift: metres, subtracted from the position: the place of the robot in the world.
         rotation: numbers of the orientation, None for "identity".
         rotation_form: one of `STATE_ROTATIONS`.
@@ -120,11 +120,11 @@ class ArmState:
 
 @dataclass(frozen=True)
 class GripperRule:
-    """From the probability of closed to a command.
+    """Turns the probability that the gripper is closed into a command.
 
     Attributes:
         threshold: a probability above it means closed.
-        closed_at_threshold: so does one that equals it.
+        closed_at_threshold: a probability equal to it means closed too.
         float32: compare in single precision; decides where the policy answers float32(threshold).
         closed: numbers sent for closed.
         open: numbers sent for open.
@@ -145,7 +145,7 @@ class GripperRule:
 
 @dataclass(frozen=True)
 class ActionForm:
-    """How rows become the environment's actions: xyz, rotation, gripper for each arm in turn.
+    """Form of the environment's actions: xyz, rotation, gripper for each arm in turn.
 
     Attributes:
         arms: 1 or 2.
@@ -172,13 +172,13 @@ class ActionForm:
 
 @dataclass(frozen=True)
 class Wire:
-    """The request to a policy server, where there is one.
+    """Form of the request to a policy server, where there is one.
 
     Attributes:
-        denoising_steps: sent as `steps`; None leaves the key out and the choice to the server.
+        denoising_steps: sent as `steps`; None leaves the choice to the server.
         proprio_form: "json_numpy" or "json_list".
         proprio_dtype: numpy name of the numbers sent.
-        timeout_s: seconds to wait for the answer, None for ever.
+        timeout_s: seconds to wait for the answer, None for no limit.
     """
 
     denoising_steps: int | None
@@ -193,32 +193,32 @@ class Wire:
 
 @dataclass(frozen=True)
 class ClientProfile:
-    """All that tells one client from another.
+    """The columns in which clients differ.
 
     Attributes:
         domain_id: soft prompt and per-domain linears of the released checkpoint.
-        views: pictures in the order of the model's view slots.
+        views: images in the order of the model's view slots.
         rotation: 6-D layout of the policy, "contiguous" or "interleaved".
         action_width: numbers per action row (20: two arms of 10).
         executed: rows of a chunk that are carried out before the next query.
-        stride: every how many rows of a chunk one is carried out.
-        state: where the first proprio comes from, for each arm; an absent arm, and a policy that is
-            told nothing (no entry at all), has zeros.
-        feedback: later queries: "none" keeps the first proprio, "executed" and "chunk_end" replace
-            its leading `feedback_channels` by the last row carried out or by the last row that the
-            policy returned, "measured" asks `state` again, "commanded_pose" asks `state` again but
-            has the poses of the last command.
+        stride: of every so many rows of a chunk one is carried out.
+        state: source of the first proprio, for each arm; zeros for an absent arm, and for all arms
+            where there is no entry.
+        feedback: proprio of later queries: "none" keeps the first, "executed" and "chunk_end"
+            replace its leading `feedback_channels` by the last row carried out or by the last row
+            that the policy returned, "measured" reads `state` again, "commanded_pose" reads `state`
+            again but with the poses of the last command.
         feedback_channels: see `feedback`.
         shift_in_place: the client subtracts `ArmState.shift` from the caller's array itself.
-        keeps_proprio: a reset does not forget the proprio.
-        clears_on_instruction: a new instruction drops what is queued.
+        keeps_proprio: a reset keeps the proprio of the last episode.
+        clears_on_instruction: a new instruction drops the queued actions.
         xyz_base: tcp position that the positions of the first chunk are offsets from; those of
             later chunks are offsets from the last row carried out. None for absolute positions.
-        xyz_base_frame: key of the pose in whose frame `xyz_base` is told.
-        action: what the environment is sent.
-        wire: what a server is sent.
+        xyz_base_frame: key of the pose into whose frame `xyz_base` is transformed.
+        action: form of the environment's actions.
+        wire: form of requests to a server.
         anchor_hz: actions of a chunk per second in the data that the policy was trained on.
-        proprio: what the policy was taught of the robot: one of `PROPRIO_MEANINGS`.
+        proprio: meaning of proprio in the training data: one of `PROPRIO_MEANINGS`.
     """
 
     domain_id: int
@@ -260,5 +260,5 @@ class ClientProfile:
 
     @property
     def rows_needed(self) -> int:
-        """Shortest chunk that can be carried out."""
+        """Rows of the shortest chunk that can be carried out."""
         return (self.executed - 1) * self.stride + 1

@@ -1,12 +1,24 @@
-"""What the task table's rows are made of."""
+"""A row of the task table, an episode of it, and the adapter that runs it.
+
+A row (`TaskSpec`) is a protocol in plain values: which tasks of a benchmark, from which initial
+states, for how many control steps, and how the policy's client talks to both sides (its
+`ClientProfile`). `eval.tasks.table.episodes` makes the `Episode`s of a row. The row's `benchmark`
+names an adapter, an `Environment` of eval/simulators/, in which `SimulatorHost` runs them;
+`eval.runs.rollout` has the policy answer. Code asks columns: nothing but the table of adapters
+(`eval.simulators.host.ADAPTERS`) knows a benchmark by name.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping, Protocol
 
-from .profiles import ClientProfile
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from .profiles import ClientProfile, View
+
+# Units of scores: of published results, and of what an adapter measures beside success.
 SUCCESS = "% success"
 PROGRESS = "% progress"
 CHAIN_LENGTH = "subtasks in a row"
@@ -20,7 +32,7 @@ class Reference:
     Attributes:
         value: as published.
         unit: one of UNITS; only a success rate can be compared with the episodes of a receipt.
-        source: who reports it, and over what.
+        source: publication or person, and the number of episodes.
     """
 
     value: float
@@ -33,22 +45,21 @@ class Reference:
 
     @property
     def rate(self) -> float | None:
-        """Success rate in [0, 1]; None of another score."""
+        """Success rate in [0, 1], None for another unit."""
         return self.value / 100 if self.unit == SUCCESS else None
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One of the settings that a suite of SimplerEnv is made of.
+    """One setting of a suite that is made of several, as SimplerEnv's are.
 
     Attributes:
         name: in result files.
         env: registered environment, or prepackaged task.
         make_kwargs: arguments of the environment beside its name, (key, value) pairs.
-        robots: robot poses, each x, y (m) and a quaternion wxyz; an environment is made for each.
-            Empty where the environment knows its own.
-        objects: settings of the objects, in order, for every robot pose: the reset option's name
-            and its value.
+        robots: robot poses, each x, y (m) and a quaternion wxyz; each has its own environment.
+            Empty where the environment chooses the pose.
+        objects: settings of the objects, for every robot pose: (name of the reset option, value).
     """
 
     name: str
@@ -59,21 +70,21 @@ class Scenario:
 
     @property
     def num_episodes(self) -> int:
-        """Robot poses times object settings."""
+        """Number of episodes: robot poses times object settings."""
         return max(len(self.robots), 1) * len(self.objects)
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Protocol of one task or suite.
+    """A row of the task table: the protocol of one task or suite.
 
     Attributes:
         name: key of the row.
-        benchmark: adapter that runs it; empty for a real robot, which has none here.
+        benchmark: key of the adapter that runs it; empty for a real robot, which has none here.
         suite: the benchmark's own name of the set of tasks.
-        task_ids: which tasks of the suite, or which of `scenarios` or `task_names`.
-        num_init_states: how many official initial states each task has.
-        client: the policy's side.
+        task_ids: indices of tasks in the suite, or in `scenarios` or `task_names`.
+        num_init_states: official initial states of each task.
+        client: how the policy's client reads observations and writes actions.
         step_limit: control steps after which an episode (CALVIN: a subtask) has failed; 0 for a
             robot that a person stops.
         settle_steps: control steps at rest before the first observation.
@@ -81,17 +92,17 @@ class TaskSpec:
         image_size: side of the square camera images in pixels; 0 where the simulator decides.
         msaa_samples: anti-aliasing; part of how images look. 0 is quicker on software renderers.
         fresh_env: build a new simulator for each episode, as the authors' client does. Otherwise
-            one is reset softly: far quicker, the same states and images where no fixture is placed
-            at random.
+            one simulator is reset softly: far quicker, with the same states and images where no
+            fixture is placed at random.
         displacement: metres; the object to pick up is moved from its official place by up to this
             much in x and in y, by the episode's seed. 0 in every benchmark's own protocol.
         seed_offset: added to seed + index of the initial state to seed the simulator.
-        score: one of UNITS, of the score that the adapter has beside success or failure; empty
-            where it has none.
+        score: one of UNITS, for a score that the adapter has beside success; empty where it has
+            none.
         reference: published results of the released checkpoint under this protocol.
-        scenarios: settings that task_ids count, where the suite is made of them.
-        task_names: names that task_ids count, where the simulator takes names.
-        instruction: what a robot without a simulator is told.
+        scenarios: settings that task_ids index, where the suite is made of them.
+        task_names: names that task_ids index, where the simulator takes names.
+        instruction: text for a robot without a simulator.
     """
 
     name: str
@@ -117,15 +128,67 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Episode:
-    """One attempt. `init_state` -1 lets the benchmark place the objects by `seed`."""
+    """One attempt at a task. `init_state` -1 lets the benchmark place the objects by `seed`."""
 
     task_id: int
     init_state: int
     seed: int
 
 
+class Environment(Protocol):
+    """An adapter: one task of a benchmark in its simulator, episode after episode.
+
+    It is built from a row and the index of a task. Numbers come as the simulator has them: the
+    row's `ClientProfile` names the keys that the policy gets, and how its actions are written.
+    """
+
+    @property
+    def instruction(self) -> str:
+        """Text of the task; of a chain of subtasks, that of the present one."""
+        ...
+
+    @property
+    def num_parts(self) -> int:
+        """Subtasks of an episode; the row's step limit is for each."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """True where the episode cannot succeed any more."""
+        ...
+
+    @property
+    def renderer_name(self) -> str:
+        """Name of the renderer, for receipts."""
+        ...
+
+    def reset(self, init_state: int, seed: int) -> str:
+        """Starts an episode and returns a hash of its initial state."""
+        ...
+
+    def observe(self) -> Mapping[str, Any]:
+        """Returns the simulator's observation: arrays by the names that `client.views` use."""
+        ...
+
+    def image(self, view: View) -> NDArray[np.uint8]:
+        """Returns one view uint8[H, W, 3], turned as its row says."""
+        ...
+
+    def step(self, action: ArrayLike) -> bool:
+        """Carries out an action in the simulator's own form; returns True when solved."""
+        ...
+
+    def score(self) -> float | None:
+        """Returns the score of the episode so far in the row's unit, None without one."""
+        ...
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        ...
+
+
 def task_contract(spec: TaskSpec) -> dict[str, Any]:
-    """The action conventions of a row, to be compared with a checkpoint's contract."""
+    """Returns the action conventions of a row, to compare with a checkpoint's contract."""
     client = spec.client
     return {
         "domain_id": client.domain_id,

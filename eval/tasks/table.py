@@ -1,10 +1,9 @@
-"""What each benchmark asks of a policy and of its client, one row per task or suite.
+"""The rows of the task table by name, and the episodes of a row.
 
 A row is a protocol: two rows may share scenes and differ in step limit. Rows without a colon in
-their name are `faithful`: they repeat what the authors' clients do, so that published numbers can
-be compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug. A new
-benchmark is new rows in `eval/tasks` (and an adapter for its simulator); code elsewhere asks
-columns, never names.
+their name are `faithful`: they repeat the authors' clients, so that published numbers can be
+compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug. To add a
+benchmark, add its rows in eval/tasks/ and an adapter for its simulator; no other code changes.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ TASKS: dict[str, TaskSpec] = {spec.name: spec for family in _FAMILIES for spec i
 
 
 def task_spec(name: str) -> TaskSpec:
-    """The row called `name`.
+    """Returns the row called `name`.
 
     Raises:
         ValueError: there is none; the message lists the names.
@@ -66,13 +65,13 @@ def episodes(
     seed: int,
     task_ids: Sequence[int] | None = None,
 ) -> list[Episode]:
-    """One episode for each task of the row and each of the initial states.
+    """Returns one episode for each task of the row and each of the initial states.
 
     Args:
         spec: the row.
-        init_states: which initial states.
+        init_states: indices of initial states.
         seed: of the evaluation; every episode's seed follows from it.
-        task_ids: which tasks, None for all of the row.
+        task_ids: indices of tasks, None for all of the row.
 
     Raises:
         ValueError: an initial state that the tasks do not have, or no tasks: the row leaves them

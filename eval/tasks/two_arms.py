@@ -62,7 +62,7 @@ _TASKS = (
 
 
 def _views(source: str, *names: str) -> tuple[View, ...]:
-    """The first pictures of a stack, as they come."""
+    """Returns views of the first images of a stack, not turned."""
     return tuple(
         View(name, source, index, name, flip_rows=False, flip_columns=False)
         for index, name in enumerate(names)
@@ -172,7 +172,7 @@ _SOFTFOLD = TaskSpec(
 )
 
 # No client of the AgiBot challenge was released. Poses, order of the cameras and rate are those of
-# its training data; the gripper is told as a fraction, 1 = closed, and fed back like SoftFold's.
+# its training data; the gripper is a fraction, 1 = closed, and is fed back like SoftFold's.
 _AGIBOT = TaskSpec(
     name="agibot",
     benchmark="",

@@ -1,4 +1,4 @@
-"""VLABench, tracks 1 to 4. Which tasks a track has is told by the benchmark's own file."""
+"""VLABench, tracks 1 to 4. The benchmark's own files list the tasks of a track."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _STRICT = dataclasses.replace(
     shift_in_place=False,
 )
 
-# Each with the progress that the paper reports; their mean is its 51.1.
+# (suite, progress that the paper reports); the mean is the paper's 51.1.
 _TRACKS = (
     ("track_1_in_distribution", 67.8),
     ("track_2_cross_category", 25.1),

@@ -38,7 +38,7 @@ def _client(threshold: float, *, closed_at_threshold: bool) -> ClientProfile:
             rotation_form="euler_xyz",
             gripper=GripperRule(threshold, closed_at_threshold, True, (-1.0,), (1.0,)),
             dtype="float64",
-            # Bridge tells orientations relative to a hand that points down.
+            # Orientations of Bridge are relative to a hand that points down.
             euler_offset=(0.0, math.pi / 2, 0.0),
         ),
         wire=Wire(10, "json_numpy", "float32", timeout_s=20.0),
@@ -50,7 +50,7 @@ def _client(threshold: float, *, closed_at_threshold: bool) -> ClientProfile:
 def _faithful(
     name: str, env: str, threshold: float, limits: tuple[int, int], rate: float
 ) -> tuple[TaskSpec, TaskSpec]:
-    """The row as released and the strict one; `limits` are steps for each."""
+    """Returns the row as released and the strict one; `limits` are the steps of each."""
     spec = TaskSpec(
         name=name,
         benchmark="simpler",

@@ -1,4 +1,4 @@
-"""One recorded frame through a robot's code and a running server, stage by stage."""
+"""Sends one recorded frame through a robot's code and a running server, and compares stages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.rows.contracts import contracts_of
-from data.stream.pipeline import Frame, Source
+from data.stream.pipeline import Frame
+from data.trajectory import Source
 from eval.client.remote import ContractMismatchError, agreed_contract, request_fields
 from eval.client.transports import RequestRefusedError
 from eval.pictures import ENCODINGS
@@ -16,7 +17,7 @@ Client = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 def expected_of(frame: Frame) -> Expected:
-    """A frame's batch of one, without its axis."""
+    """Returns training's inputs of a frame, without the batch axis."""
     return Expected(
         images=frame.batch["images"][0],
         view_mask=frame.batch["view_mask"][0],
@@ -29,7 +30,7 @@ def expected_of(frame: Frame) -> Expected:
 
 
 def recorded_observation(frame: Frame) -> dict[str, Any]:
-    """What a robot's code gets: the frame as it was recorded."""
+    """Returns the recorded observation of a frame, for the robot's code."""
     return {
         "images": list(frame.images),
         "instruction": frame.instruction,
@@ -39,10 +40,10 @@ def recorded_observation(frame: Frame) -> dict[str, Any]:
 
 
 def compare_frame(server: Any, client: Client, frame: Frame, *, seed: int) -> list[Finding]:
-    """All stages of one frame.
+    """Compares all stages of one frame.
 
     Args:
-        server: with `inspect` and `act`, as `HttpTransport`.
+        server: has `inspect` and `act`, as `HttpTransport` has.
         client: the robot's code.
         frame: recorded.
         seed: of the noise, for both answers.
@@ -59,13 +60,13 @@ def compare_frame(server: Any, client: Client, frame: Frame, *, seed: int) -> li
         **recorded_observation(frame),
         "images": list(expected.images[: int(expected.view_mask.sum())]),
     }
-    wanted = request_fields(own, side=None, encode=raw)
-    found, right = (server.act({**fields, "seed": seed})["actions"] for fields in (sent, wanted))
-    return [*findings, compare_actions(found, right)]
+    training = request_fields(own, side=None, encode=raw)
+    chunks = (server.act({**fields, "seed": seed})["actions"] for fields in (sent, training))
+    return [*findings, compare_actions(*chunks)]
 
 
 def contract_finding(info: Mapping[str, Any], source: Source) -> Finding:
-    """Whether the server's checkpoint means by its numbers what the dataset does."""
+    """Compares the action contract of the server's checkpoint with the dataset's."""
     (contract,) = contracts_of([source.reader.spec], num_actions=info["num_actions"])
     try:
         agreed_contract(info, contract)

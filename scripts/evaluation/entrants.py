@@ -1,4 +1,8 @@
-"""Who takes part in an evaluation: a checkpoint, a control made from it, a server, the expert."""
+"""The policies of an evaluation: checkpoints, controls made from them, servers, the expert.
+
+`parse_policy` reads --policy as an `Entrant`, `common_tasks` and `check_names` check all of them
+together, and `load` makes the `Contestant`.
+"""
 
 from __future__ import annotations
 
@@ -23,151 +27,22 @@ from xvla_jax.models.xvla import init_params
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import model_sha256
 
-
-class ServedPolicy:
-    """Door 2 through one connection for each domain of the tasks.
-
-    Args:
-        url: of the server, as `RemotePolicy` takes it.
-        specs: the tasks; the server's contract is compared with each.
-
-    Raises:
-        ContractMismatchError: names every field that differs.
-        PolicyUnavailableError: nobody answers.
-    """
-
-    def __init__(self, url: str, specs: Sequence[TaskSpec]) -> None:
-        self._by_domain: dict[int, RemotePolicy] = {}
-        for spec in specs:
-            connected = RemotePolicy(url, expected=task_contract(spec))
-            self._by_domain[spec.client.domain_id] = connected
-        self.policy_hash = next(iter(self._by_domain.values())).policy_hash
-
-    @property
-    def contracts(self) -> dict[str, dict[str, Any]]:
-        """The server's action contracts, by domain."""
-        return {str(domain): remote.contract for domain, remote in self._by_domain.items()}
-
-    def act(self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]) -> np.ndarray:
-        """As `RemotePolicy.act`, for any of the domains."""
-        chunks = [
-            self._by_domain[int(observation["domain_id"])].act([observation], seed=[number])[0]
-            for observation, number in zip(observations, seed, strict=True)
-        ]
-        return np.stack(chunks)
-
-
 EXPERT = "expert"
 SERVER = "server"  # its "folder" is a URL
 _RANDOM_WEIGHTS_SEED = 0
 
 
-class BlindPolicy:
-    """A policy whose cameras show black: what it solves, it solves without looking."""
-
-    def __init__(self, policy: Any) -> None:  # anything with `act`
-        self._policy = policy
-
-    def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:
-        """As `Policy.act`, on black images."""
-        black: list[Observation] = [
-            {**o, "images": [np.zeros_like(image) for image in o["images"]]} for o in observations
-        ]
-        return self._policy.act(black, seed=seed)
-
-
-def _untrained(policy: Policy) -> Policy:
-    """The same shape with random weights."""
-    params = jax.jit(lambda key: init_params(policy.model, key))(
-        jax.random.key(_RANDOM_WEIGHTS_SEED, impl="rbg")
-    )
-    return Policy(policy.config, params, policy.processor, policy.contracts)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """How an entrant is made of a checkpoint: its parameters, and what stands before it."""
-
-    model: Callable[[Policy], Policy]
-    wrap: Callable[[Policy], Any]
-
-
-def _as_it_is(policy: Policy) -> Policy:
-    return policy
-
-
-_KINDS: dict[str, _Kind] = {
-    "checkpoint": _Kind(_as_it_is, _as_it_is),
-    "untrained": _Kind(_untrained, _as_it_is),
-    "blind": _Kind(_as_it_is, BlindPolicy),
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Entrant:
-    """A name in the table, its kind, and the checkpoint's folder (empty for the expert)."""
+    """A policy of the command line: name, kind, and folder or URL (empty for the expert)."""
 
     name: str
     kind: str
     folder: str
 
 
-def check_names(entrants: Sequence[Entrant], film: str) -> None:
-    """Refuses, before anything runs, names that would lose results at the end.
-
-    Raises:
-        ValueError: a name given twice, or a film of a policy that does not take part.
-    """
-    names = [entrant.name for entrant in entrants]
-    if len(set(names)) != len(names):
-        raise ValueError(f"--policy names {', '.join(names)}; each name may stand once")
-    if film and film not in names:
-        raise ValueError(f"--film={film}: the policies are {', '.join(names)}")
-
-
-def parse_task_ids(texts: Sequence[str] | None) -> tuple[int, ...] | None:
-    """["3", "1"] -> (3, 1); None, as where nothing is chosen, stays None.
-
-    Raises:
-        ValueError: no whole numbers from 0 on, or one of them twice.
-    """
-    if texts is None:
-        return None
-    wrong = [text for text in texts if not text.strip().isdecimal()]
-    found = tuple(int(text) for text in texts if text not in wrong)
-    if wrong or not found or len(set(found)) < len(found):
-        raise ValueError(
-            f"--task_ids={','.join(texts)}; give different whole numbers from 0 on, like 3,1,8"
-        )
-    return found
-
-
-def common_tasks(
-    spec: TaskSpec, entrants: Sequence[Entrant], task_ids: Sequence[int] | None = None
-) -> TaskSpec:
-    """The row with the tasks that all entrants can try: the expert those that it has a plan for.
-
-    Args:
-        spec: the row.
-        entrants: who plays.
-        task_ids: tasks of the row's suite in place of the row's own; None for those.
-
-    Raises:
-        ValueError: the row has no such task, or the expert has a plan for none of them.
-    """
-    if task_ids is not None:
-        # other rows do not list their tasks: their simulator refuses what it does not know
-        listed = len(spec.scenarios or spec.task_names)
-        if listed and max(task_ids) >= listed:
-            raise ValueError(f"--task_ids={max(task_ids)}; {spec.name} has 0 .. {listed - 1}")
-        spec = dataclasses.replace(spec, task_ids=tuple(task_ids))
-    if all(entrant.kind != EXPERT for entrant in entrants):
-        return spec
-    return dataclasses.replace(spec, task_ids=planned_tasks(spec.suite, spec.task_ids))
-
-
 def parse_policy(text: str) -> Entrant:
-    """[NAME=][KIND:]FOLDER -> Entrant; the name is the folder's, or the kind, where none is given.
+    """Parses [NAME=][KIND:]FOLDER; without NAME the name is the folder's, or else the kind.
 
     Raises:
         ValueError: another form, an unknown kind, or a name that no file can have.
@@ -187,12 +62,68 @@ def parse_policy(text: str) -> Entrant:
     return Entrant(name, kind, folder)
 
 
-# Entrants made from one folder share its weights and compiled programs.
+def check_names(entrants: Sequence[Entrant], film: str) -> None:
+    """Refuses names for which results would be lost at the end.
+
+    Raises:
+        ValueError: a name is given twice, or --film names none of the policies.
+    """
+    names = [entrant.name for entrant in entrants]
+    if len(set(names)) != len(names):
+        raise ValueError(f"--policy names {', '.join(names)}; each name may be given once")
+    if film and film not in names:
+        raise ValueError(f"--film={film}: the policies are {', '.join(names)}")
+
+
+def common_tasks(
+    spec: TaskSpec, entrants: Sequence[Entrant], task_ids: Sequence[int] | None = None
+) -> TaskSpec:
+    """Returns the row with the tasks that all entrants can try.
+
+    The expert can try those that it has a plan for.
+
+    Args:
+        spec: the row.
+        entrants: of the evaluation.
+        task_ids: tasks of the row's suite in place of the row's own; None for the row's own.
+
+    Raises:
+        ValueError: the row has no such task, or the expert has a plan for none of them.
+    """
+    if task_ids is not None:
+        # other rows do not list their tasks: their simulator refuses unknown ones
+        listed = len(spec.scenarios or spec.task_names)
+        if listed and max(task_ids) >= listed:
+            raise ValueError(f"--task_ids={max(task_ids)}; {spec.name} has 0 .. {listed - 1}")
+        spec = dataclasses.replace(spec, task_ids=tuple(task_ids))
+    if all(entrant.kind != EXPERT for entrant in entrants):
+        return spec
+    return dataclasses.replace(spec, task_ids=planned_tasks(spec.suite, spec.task_ids))
+
+
+def parse_task_ids(texts: Sequence[str] | None) -> tuple[int, ...] | None:
+    """Parses --task_ids: ["3", "1"] -> (3, 1), None -> None.
+
+    Raises:
+        ValueError: they are no integers from 0 on, or one is given twice.
+    """
+    if texts is None:
+        return None
+    wrong = [text for text in texts if not text.strip().isdecimal()]
+    task_ids = tuple(int(text) for text in texts if text not in wrong)
+    if wrong or not task_ids or len(set(task_ids)) < len(task_ids):
+        raise ValueError(
+            f"--task_ids={','.join(texts)}; give different integers from 0 on, like 3,1,8"
+        )
+    return task_ids
+
+
+# Entrants from one folder share its weights and compiled programs.
 _open = functools.cache(Policy.from_pretrained)
 
 
 def load(entrant: Entrant, specs: Sequence[TaskSpec]) -> Contestant:
-    """The policy with its hash and contracts, after these were compared with each task's.
+    """Loads a policy with its hash and contracts, and compares these with each task's.
 
     Raises:
         ContractError, ContractMismatchError: names every field that differs.
@@ -216,8 +147,8 @@ def load(entrant: Entrant, specs: Sequence[TaskSpec]) -> Contestant:
         problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
         if problem:
             raise ContractError(f"task {spec.name!r} has {problem}")
-        wanted = Contract(action_space=mode, **conventions)
-        check_contract(opened.contracts, wanted, who=f"task {spec.name!r}")
+        contract = Contract(action_space=mode, **conventions)
+        check_contract(opened.contracts, contract, who=f"task {spec.name!r}")
     kind = _KINDS[entrant.kind]
     model = kind.model(opened)
     contracts = {
@@ -226,3 +157,77 @@ def load(entrant: Entrant, specs: Sequence[TaskSpec]) -> Contestant:
     }
     identity |= {"hash": model_sha256(model), "contracts": contracts}
     return Contestant(entrant.name, kind.wrap(model), identity)
+
+
+class ServedPolicy:
+    """A policy behind a server, with one connection for each domain of the tasks.
+
+    Args:
+        url: of the server, see `RemotePolicy`.
+        specs: the tasks; the server's contract is compared with each.
+
+    Raises:
+        ContractMismatchError: names every field that differs.
+        PolicyUnavailableError: nobody answers.
+    """
+
+    def __init__(self, url: str, specs: Sequence[TaskSpec]) -> None:
+        self._by_domain: dict[int, RemotePolicy] = {}
+        for spec in specs:
+            connected = RemotePolicy(url, expected=task_contract(spec))
+            self._by_domain[spec.client.domain_id] = connected
+        self.policy_hash = next(iter(self._by_domain.values())).policy_hash
+
+    @property
+    def contracts(self) -> dict[str, dict[str, Any]]:
+        """The server's action contracts, by domain."""
+        return {str(domain): remote.contract for domain, remote in self._by_domain.items()}
+
+    def act(self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]) -> np.ndarray:
+        """Returns actions [B, T, D] for observations of any of the domains."""
+        chunks = [
+            self._by_domain[int(observation["domain_id"])].act([observation], seed=[number])[0]
+            for observation, number in zip(observations, seed, strict=True)
+        ]
+        return np.stack(chunks)
+
+
+class BlindPolicy:
+    """A policy whose cameras show black, to measure what can be solved without looking."""
+
+    def __init__(self, policy: Any) -> None:  # anything with `act`
+        self._policy = policy
+
+    def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:
+        """Calls the policy with black images."""
+        black: list[Observation] = [
+            {**o, "images": [np.zeros_like(image) for image in o["images"]]} for o in observations
+        ]
+        return self._policy.act(black, seed=seed)
+
+
+def _untrained(policy: Policy) -> Policy:
+    """Returns a policy of the same shape with random weights."""
+    params = jax.jit(lambda key: init_params(policy.model, key))(
+        jax.random.key(_RANDOM_WEIGHTS_SEED, impl="rbg")
+    )
+    return Policy(policy.config, params, policy.processor, policy.contracts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A kind of entrant made from a checkpoint: its parameters, and a wrapper around the policy."""
+
+    model: Callable[[Policy], Policy]
+    wrap: Callable[[Policy], Any]
+
+
+def _as_it_is(policy: Policy) -> Policy:
+    return policy
+
+
+_KINDS: dict[str, _Kind] = {
+    "checkpoint": _Kind(_as_it_is, _as_it_is),
+    "untrained": _Kind(_untrained, _as_it_is),
+    "blind": _Kind(_as_it_is, BlindPolicy),
+}

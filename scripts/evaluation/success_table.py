@@ -1,4 +1,4 @@
-"""The success tables of a receipt, for the terminal."""
+"""Prints the success tables of a receipt. Names come from files, so they are no markup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.pages.evaluation import score_text
 
@@ -13,13 +14,13 @@ PAGE = "report.html"
 
 
 def print_tables(console: Console, receipt: dict[str, Any]) -> None:
-    """Success of each policy on each row of the task table, with its interval."""
+    """Prints the success of each policy on each row of the task table, with its interval."""
     for name, task in receipt["tasks"].items():
         _print_task(console, name, task)
 
 
 def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
-    table = Table(title=name)
+    table = Table(title=Text(name))
     for column in ("policy", "success", "episodes", "Wilson 95 %", "steps to success"):
         table.add_column(column)
     for policy, entry in task["policies"].items():
@@ -29,7 +30,7 @@ def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
         low, high = s["wilson95"]
         steps = s["mean_steps_to_success"]
         table.add_row(
-            policy,
+            Text(policy),
             f"{s['rate']:.0%}",
             f"{s['successes']} of {s['episodes']}",
             f"{low:.0%} to {high:.0%}",
@@ -48,8 +49,8 @@ def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
             console.print(f"{policy}: {text}", markup=False)
         if entry["episodes_to_separate"] is not None:
             console.print(
-                f"{policy}: {entry['episodes_to_separate']} episodes each would tell such rates "
-                "apart (power 80 %, level 5 %)",
+                f"{policy}: {entry['episodes_to_separate']} episodes each would separate this rate "
+                "from the published one (power 80 %, level 5 %)",
                 markup=False,
             )
     stopping = task["stopping"]
@@ -57,7 +58,7 @@ def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
         verdict = "decided" if stopping["decided"] else "not decided"
         console.print(
             f"stopped after {stopping['pairs']} of {stopping['planned']} pairs: {verdict}, "
-            f"p = {stopping['p_value']:.3g} whenever one stops"
+            f"p = {stopping['p_value']:.3g}, valid at any stop"
         )
     if task["golden_frame"]["state"] != "identical":
         console.print(f"golden frame: {task['golden_frame']['state']}", markup=False)

@@ -35,11 +35,11 @@ def usable(cameras: Sequence[Camera]) -> tuple[Camera, ...]:
 
 def contact_sheet(sheet: Sheet, cameras: Sequence[Camera]) -> bytes:
     """A JPEG file: a row for each view, a column for each picture; paths on the main view."""
-    count, size = sheet.pictures[0].shape[:2]
-    rows = len(sheet.pictures)
+    count, size = sheet.images[0].shape[:2]
+    rows = len(sheet.images)
     width, height = count * (size + GAP) - GAP, rows * (size + GAP) - GAP
     whole = Image.new("RGB", (width, height), (128, 128, 128))
-    for row, pictures in enumerate(sheet.pictures):
+    for row, pictures in enumerate(sheet.images):
         for column, pixels in enumerate(pictures):
             picture = Image.fromarray(pixels)
             if row == 0:

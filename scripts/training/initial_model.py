@@ -10,7 +10,7 @@ from typing import Any
 from data.rows.contracts import actions_of
 from data.spec import DatasetSpec
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, said
+from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.pretrained import Pretrained, load_checkpoint
@@ -45,7 +45,7 @@ def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:
     loaded = load_checkpoint(config.init_from, stored=True)
     _check_asked(config, frozenset(asked), loaded)
     model = relabelled_config(loaded.config, config.action_mode, config.real_action_dim)
-    logging.info("initial weights: %s, %s", config.init_from, said(loaded.config))
+    logging.info("initial weights: %s, %s", config.init_from, space_text(loaded.config))
     return model
 
 

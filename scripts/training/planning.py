@@ -59,7 +59,7 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     size = SourceSize(
         part_samples=_PART_SAMPLES,
         episode_samples=_EPISODE_SAMPLES,
-        picture_bytes=run.views * _IMAGE_BYTES,
+        image_bytes=run.views * _IMAGE_BYTES,
         num_views=run.views,
     )
     shape = StreamShape(

@@ -17,7 +17,8 @@ from data.rows.contracts import contracts_of
 from data.rows.mixtures import mixture
 from data.sources import hold_out, open_metas, open_mixture, origin
 from data.stalls import end_reads_after
-from data.stream.pipeline import Batches, Source, batches, one_pass
+from data.stream.pipeline import Batches, batches, one_pass
+from data.trajectory import Source
 from scripts.training.initial_model import check_rows, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch

@@ -19,10 +19,11 @@ from scripts import run_summary
 from scripts.terminal import STOPPED, message
 from scripts.training.run import TrainingRun, group_table
 from xvla_jax.checkpoints import relabel
+from xvla_jax.checkpoints.run_folder import read_model
 from xvla_jax.errors import TrainingError, XVLAError
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
-from xvla_jax.training.checkpointer import Checkpointer, RunItems, read_model
-from xvla_jax.training.loop import LoopConfig, SkipWatch, run_loop
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.loop import Placement, Reports, Saving, Schedule, SkipWatch, run_loop
 from xvla_jax.training.multihost import Processes
 from xvla_jax.training.provenance import code_version
 from xvla_jax.training.resume import check_resumed, check_same_model
@@ -68,16 +69,19 @@ def train(
             state,
             make_train_step(run.recipe, run.processor, seed=config.seed),
             stream,
-            config=LoopConfig(iters, config.log_every, run.present_views),
-            model_config=run.model_config,
-            mesh=run.mesh,
-            checkpointer=checkpointer,
-            items=RunItems(run.model_item, config.to_dict(), run.provenance(code)),
-            whole=functools.partial(_whole, processes),
-            writer=writer,
+            schedule=Schedule(iters, config.log_every),
+            placement=Placement(run.mesh, run.model_config, run.present_views),
+            saving=Saving(
+                checkpointer,
+                RunItems(run.model_item, config.to_dict(), run.provenance(code)),
+                functools.partial(_run_position, processes),
+            ),
+            reports=Reports(
+                writer,
+                run.watch(int(state.step), began=began),
+                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
+            ),
             stop=stop,
-            skips=SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
-            watch=run.watch(int(state.step), began=began),
             validation=run.validation,
         )
         checkpointer.close()
@@ -90,7 +94,7 @@ def train(
     _report_end(run, checkpointer, step)
     if run.recipe.lora and processes.main:
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}, for {relabel.said(run.model_config)}")
+        print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
     return 0
 
 
@@ -100,7 +104,7 @@ def _report_end(run: TrainingRun, checkpointer: Checkpointer, step: int) -> None
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
 
 
-def _whole(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
+def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the position of the run, from that of each process."""
     return merge_positions(processes.gather_json(position, "saving the place in the data"))
 
@@ -108,7 +112,7 @@ def _whole(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
 def _begin(
     run: TrainingRun, checkpointer: Checkpointer
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    """Returns the newest state of the workdir and its place in the data, or a fresh state."""
+    """Returns the newest state of the workdir and its place in the data, or a fresh one."""
     step = checkpointer.latest_step()
     if step is None:
         params = run.loaded.params if run.loaded else None

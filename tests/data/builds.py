@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import Trajectory
+from data.stream.pipeline import one_pass
+from data.trajectory import Source, Trajectory
 from data.writing.build import build
-from data.writing.plan import PictureRule
+from data.writing.plan import ImageRule
 from data.writing.shards import Request
 from tests.data.fakes import tokenize
 
-EXACT = PictureRule(image_size=0, quality=0)
+EXACT = ImageRule(image_size=0, quality=0)
 SIZE = 32
 
 
@@ -33,9 +33,9 @@ def built(spec, root, out, show=lambda done, total, good: None, **changes):
 
 
 def trajectories(reader) -> list[Trajectory]:
-    found = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
-    assert all(isinstance(t, Trajectory) for t in found)
-    return found
+    trajectories = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
+    assert all(isinstance(t, Trajectory) for t in trajectories)
+    return trajectories
 
 
 def batches(reader, size=SIZE):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from data.faults import Faults
 from data.rows.table import dataset
-from data.stream.pipeline import Source, batches
-from data.trajectory import Trajectory
+from data.stream.pipeline import batches
+from data.trajectory import Source, Trajectory
 
 SHAPE: dict[str, Any] = {"batch_size": 6, "num_actions": 30, "num_views": 3, "image_size": 8}
 
@@ -28,7 +28,7 @@ def tokenize(texts):
 class FakeReader:
     """Parts of episodes of `frames` frames that move steadily; counts what is read.
 
-    The picture of a frame has its red channel equal to the frame's number; channel 0 of the pose is
+    The image of a frame has its red channel equal to the frame's number; channel 0 of the pose is
     1000 * part + 100 * episode + frame.
     """
 
@@ -54,13 +54,13 @@ class FakeReader:
             poses = np.zeros((self.frames, 20))
             if not self.still:
                 poses[:, 0] = 1000 * part + 100 * episode + np.arange(self.frames)
-            pictures = np.array([png((frame, part, 0)) for frame in range(self.frames)], object)
+            images = np.array([png((frame, part, 0)) for frame in range(self.frames)], object)
             yield Trajectory(
                 dataset=self.spec.name,
                 episode=f"part{part}#{episode}",
                 instruction=f"do {self.spec.name} {part}",
                 poses=poses,
-                images=tuple(pictures.copy() for _ in self.spec.views),
+                images=tuple(images.copy() for _ in self.spec.views),
             )
 
 
@@ -70,7 +70,7 @@ def good(reader, part) -> list[Trajectory]:
 
 
 class BrokenReader(FakeReader):
-    """The second view of every picture of the first `broken` episodes cannot be decoded."""
+    """The second view of every image of the first `broken` episodes cannot be decoded."""
 
     broken = 1
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from tests.data.random_recordings import recording
-from tests.data.small_sets import FRAMES, TEXTS, encoded, picture, small
+from tests.data.small_sets import FRAMES, TEXTS, encoded, image, small
 
 
 def write_calvin(folder):
@@ -18,8 +18,8 @@ def write_calvin(folder):
         stretches.append((first, first + frames - 1))
         robot_obs = recording(row, frames, episode)["robot_obs"]
         for i in range(-1, frames):  # the moment before the stretch is there as well
-            pictures = {key: picture(episode, v, i % frames) for v, key in enumerate(row.views)}
-            write_moment(folder, first + i, robot_obs[i % frames], pictures)
+            images = {key: image(episode, v, i % frames) for v, key in enumerate(row.views)}
+            write_moment(folder, first + i, robot_obs[i % frames], images)
     write_annotations(folder, TEXTS, stretches, recordings=[(0, 30), (1000, 1900)])
     return row
 
@@ -29,10 +29,10 @@ def robot_observations(proprio):
     return np.insert(proprio, [6] * 8, 9.0, axis=1)
 
 
-def write_moment(folder, number, robot_obs, pictures):
+def write_moment(folder, number, robot_obs, images):
     (folder / "training").mkdir(exist_ok=True)
     path = folder / "training" / f"episode_{number:07d}.npz"
-    np.savez_compressed(path, robot_obs=robot_obs, actions=np.zeros(7), **pictures)
+    np.savez_compressed(path, robot_obs=robot_obs, actions=np.zeros(7), **images)
 
 
 def write_annotations(folder, texts, stretches, recordings):
@@ -54,17 +54,17 @@ def write_bridge_raw(folder):
         raw = recording(row, frames, episode)
         states, actions = raw["full_state"], np.zeros((frames, 7), np.float32)
         actions[:, -1] = raw["actions"][:, -1]
-        pictures = [picture(episode, 0, i) for i in (*range(frames), 0)]
+        images = [image(episode, 0, i) for i in (*range(frames), 0)]
         lines = f"{TEXTS[episode]}\nconfidence: 0.9\n"
-        write_bridge_episode(top / f"traj{episode + 1}", states, actions, pictures, lines)
-    write_bridge_episode(top / "traj0", states, actions, pictures, None)
+        write_bridge_episode(top / f"traj{episode + 1}", states, actions, images, lines)
+    write_bridge_episode(top / "traj0", states, actions, images, None)
     return row
 
 
-def write_bridge_episode(folder, states, actions, pictures, text):
-    """`pictures` has one more than there are actions [n, 7] and states [n, 6 or 7]."""
+def write_bridge_episode(folder, states, actions, images, text):
+    """`images` has one more than there are actions [n, 7] and states [n, 6 or 7]."""
     (folder / "images0").mkdir(parents=True)
-    for i, pixels in enumerate(pictures):
+    for i, pixels in enumerate(images):
         data = pixels if isinstance(pixels, bytes) else encoded(pixels, "JPEG")
         (folder / f"images0/im_{i}.jpg").write_bytes(data)
     observed = {

@@ -13,13 +13,13 @@ def euler_to_interleaved(angles):
 def samples(rows, *, rate_hz, window_s, margin, num_actions, delta=(), mask=(), epsilon=1e-5):
     """(frame, proprio, actions) of every accepted sample of rows [T, D]."""
     times = [frame / rate_hz for frame in range(len(rows))]
-    found = []
+    samples = []
     for start in range(len(rows) - margin):
         points = _points(rows, [times] * len(rows[0]), times, start, window_s, num_actions)
         if max(abs(now - then) for now, then in zip(points[1], points[0], strict=True)) < epsilon:
             continue
-        found.append((start, *_split(points, delta, mask)))
-    return found
+        samples.append((start, *_split(points, delta, mask)))
+    return samples
 
 
 def samples_of_row(raw, spec, num_actions, *, span=None):
@@ -32,7 +32,7 @@ def samples_of_row(raw, spec, num_actions, *, span=None):
     clocks = [list(raw[arm.clock_key]) if arm.clock_key else ticks for arm in spec.arms] or [ticks]
     mean = [sum(moments) / len(clocks) for moments in zip(*clocks, strict=True)]
     per_channel = [clocks[min(c // 10, len(clocks) - 1)] for c in range(20)]
-    found = []
+    accepted = []
     for start in _starts(judged, spec, span or (0, frames)):
         points = _points(rows, per_channel, mean, start, spec.window_s, num_actions)
         if spec.static_frames:
@@ -42,8 +42,8 @@ def samples_of_row(raw, spec, num_actions, *, span=None):
         else:
             first, second = points[:2]
         if any(abs(b - a) >= spec.static_epsilon for a, b in zip(first, second, strict=True)):
-            found.append((start, *_split(points, set(spec.delta_idx), spec.mask_proprio_idx)))
-    return found
+            accepted.append((start, *_split(points, set(spec.delta_idx), spec.mask_proprio_idx)))
+    return accepted
 
 
 def _points(rows, clocks, mean, start, window_s, num_actions):

@@ -1,4 +1,4 @@
-"""What the tiny datasets of the tests have in common: length, texts, pictures."""
+"""Length, texts and images that the tiny datasets of the tests have in common."""
 
 import dataclasses
 import io
@@ -19,8 +19,8 @@ def small(name, **changes):
     return dataclasses.replace(dataset(name), **(short | {"augment": "none"} | changes))
 
 
-def picture(episode, view, frame, size=32):
-    """uint8[size, size, 3]: red tells the frame, green the view, blue the episode."""
+def image(episode, view, frame, size=32):
+    """uint8[size, size, 3]: red counts the frames, green the views, blue the episodes."""
     colour = (20 * frame + 10, 80 * view + 10, 120 * episode + 10)
     return np.broadcast_to(np.array(colour, np.uint8), (size, size, 3))
 

@@ -11,11 +11,11 @@ import pytest
 
 from tests.data.random_recordings import recording
 from tests.data.raw_storages import write_bridge_raw, write_calvin
-from tests.data.small_sets import FRAMES, RATE_HZ, TEXTS, encoded, picture, small
+from tests.data.small_sets import FRAMES, RATE_HZ, TEXTS, encoded, image, small
 
 
 def read_array(file, key) -> np.ndarray:
-    """An array of an HDF5 file, whose types do not tell arrays from groups."""
+    """An array of an HDF5 file, whose types do not distinguish arrays from groups."""
     return np.array(file[key])
 
 
@@ -33,7 +33,7 @@ def write_hdf5(folder, row=None):
             file["text"] = TEXTS[episode].encode()
             for view, key in enumerate(("rgb/static", "rgb/wrist")):
                 count = frames + row.picture_offset
-                files = [encoded(picture(episode, view, i)[..., ::-1]) for i in range(count)]
+                files = [encoded(image(episode, view, i)[..., ::-1]) for i in range(count)]
                 kind = h5py.vlen_dtype(np.uint8)
                 stored = file.create_dataset(key, (count,), kind)
                 for i, data in enumerate(files):
@@ -73,7 +73,7 @@ def write_lerobot_2(folder):
         path.parent.mkdir(parents=True)
         pq.write_table(table_of(recording(row, frames, episode)), path)
         for view, key in enumerate(row.views):
-            shown = [picture(episode, view, i) for i in range(frames)]
+            shown = [image(episode, view, i) for i in range(frames)]
             write_video(folder / f"videos/{number // 2}/{key}/{number}.mp4", shown)
         lines.append({"episode_index": number, "tasks": [TEXTS[episode], "not this"]})
     info = {
@@ -105,7 +105,7 @@ def write_lerobot_3(folder):
             }
         rows.append({"episode_index": episode, "tasks": [TEXTS[episode]], **place})
     for view, key in enumerate(row.views):
-        shown = [picture(e, view, i) for e, frames in enumerate(FRAMES) for i in range(frames)]
+        shown = [image(e, view, i) for e, frames in enumerate(FRAMES) for i in range(frames)]
         write_video(folder / f"videos/{key}/chunk-001/file-002.mp4", shown)
     (folder / "data/chunk-000").mkdir(parents=True)
     pq.write_table(pa.concat_tables(tables[::-1]), folder / "data/chunk-000/file-004.parquet")
@@ -136,7 +136,7 @@ def write_agibot(folder):
         path.parent.mkdir(parents=True)
         pq.write_table(table_of(raw), path)
         for view, key in enumerate(row.views):
-            shown = [picture(episode, view, i) for i in range(frames)]
+            shown = [image(episode, view, i) for i in range(frames)]
             write_video(folder / f"beta/videos/{place}/{key}/episode_{number:06d}.mp4", shown)
         parts = [
             {"start_frame": 1, "end_frame": 4, "action_text": "a"},
@@ -168,7 +168,7 @@ def write_agiworld(folder, name="agiworld-on-site-pack"):
             for i in range(frames):
                 path = top / row.folder.pictures.format(view=key, frame=i)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encoded(picture(episode, view, i), "JPEG"))
+                path.write_bytes(encoded(image(episode, view, i), "JPEG"))
     write_meta(folder, row, ["episode0", "episode1"])
     return row
 
@@ -186,7 +186,7 @@ def write_x2robot(folder):
         ]
         (top / f"run{episode}.json").write_text(json.dumps({"data": data}))
         for view, key in enumerate(row.views):
-            shown = [picture(episode, view, i) for i in range(frames)]
+            shown = [image(episode, view, i) for i in range(frames)]
             write_video(top / f"{key}.mp4", shown)
         entries.append({"path": "day", "name": f"run{episode}", "instruction": TEXTS[episode]})
     write_meta(folder, row, entries, top_path="")

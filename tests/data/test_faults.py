@@ -23,15 +23,16 @@ from data.faults import (
 )
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
+from data.trajectory import Source
 from tests.data.fakes import tokenize
-from tests.data.storages import FRAMES, encoded, picture, small, write_hdf5
+from tests.data.storages import FRAMES, encoded, image, small, write_hdf5
 
 OPTIONS = {"num_actions": 6, "num_views": 3, "image_size": 32, "tokenize": tokenize}
 
 
 def change(path, key, edit):
-    """Write an array of an HDF5 file anew."""
+    """Replaces an array of an HDF5 file."""
     with h5py.File(path, "r+") as file:
         array = np.array(file[key])
         del file[key]
@@ -53,13 +54,13 @@ def spoil(rows, value, columns=slice(None)):
 def cut_view(path):
     with h5py.File(path, "r+") as file:
         del file["rgb/wrist"]
-        files = [encoded(picture(1, 1, frame)) for frame in range(FRAMES[1] - 3)]
+        files = [encoded(image(1, 1, frame)) for frame in range(FRAMES[1] - 3)]
         stored = file.create_dataset("rgb/wrist", (len(files),), h5py.vlen_dtype(np.uint8))
         for i, data in enumerate(files):
             stored[i] = np.frombuffer(data, np.uint8)
 
 
-def break_pictures(path):
+def break_images(path):
     with h5py.File(path, "r+") as file:
         view = file["rgb/static"]
         assert isinstance(view, h5py.Dataset)
@@ -98,7 +99,7 @@ def zeroed_heap(path):
     path.write_bytes(content)
 
 
-def huge_picture(path):
+def huge_image(path):
     """A PNG whose header claims 30000 x 30000 pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunk = (
@@ -116,18 +117,18 @@ DAMAGE = {
     "truncated file": ("unreadable", truncate),
     "file that is gone": ("unreadable", lambda path: path.unlink()),
     "missing array": ("missing_key", damage_array(POSE, lambda rows: None)),
-    "short picture array": ("unequal_lengths", cut_view),
+    "short image array": ("unequal_lengths", cut_view),
     "no frames": ("unequal_lengths", damage_array(POSE, lambda rows: rows[:0])),
     "NaN in a pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.nan))),
     "infinite pose": ("not_finite", damage_array(POSE, lambda r: spoil(r, np.inf))),
     "empty instruction": ("no_instruction", damage_array("text", lambda _: b" ")),
     "too few columns": ("malformed", damage_array(POSE, lambda rows: rows[:, :2])),
-    "broken pictures": ("undecodable_picture", break_pictures),
+    "broken images": ("undecodable_picture", break_images),
     "links in a circle": ("malformed", soft_loop),
     "an array of 240 GB": ("malformed", huge_array),
     "a numeric instruction": ("malformed", numeric_text),
     "a damaged heap of strings": ("unreadable", zeroed_heap),
-    "a picture of 900 million pixels": ("undecodable_picture", huge_picture),
+    "an image of 900 million pixels": ("undecodable_picture", huge_image),
 }
 
 
@@ -139,10 +140,10 @@ def test_a_damaged_episode_is_counted_and_left_out_or_named(name, tmp_path):
     source = Source(open_reader(row, tmp_path), 1.0)
     options = {**OPTIONS, "batch_size": 4, "seed": 0, "shuffle_buffer": 100}
     with batches([source], **options, max_bad_episodes=1) as stream:
-        found = [next(stream) for _ in range(6)]
+        made = [next(stream) for _ in range(6)]
         assert stream.bad_episodes == {"Calvin": {kind: 1}}
-    # the blue of the fixture's pictures (red to the row, which swaps) tells the episode
-    assert {int(batch["images"][row, 0, 0, 0, 2]) for batch in found for row in range(4)} <= {
+    # the blue of the fixture's images (red to the row, which swaps) counts the episodes
+    assert {int(batch["images"][row, 0, 0, 0, 2]) for batch in made for row in range(4)} <= {
         *range(2, 20)
     }
     with (
@@ -152,19 +153,19 @@ def test_a_damaged_episode_is_counted_and_left_out_or_named(name, tmp_path):
         [next(stream) for _ in range(6)]
 
 
-def test_a_zero_quaternion_is_told_from_others(tmp_path):
+def test_a_zero_quaternion_is_a_fault_of_its_own(tmp_path):
     row = small("robotwin2_abs_ee")
     write_hdf5(tmp_path, row)
     columns = row.arms[0].pose[-1]
     change(tmp_path / "1.hdf5", columns.key, lambda r: spoil(r, 0.0))
-    (found,) = open_reader(row, tmp_path).read(1)
-    assert isinstance(found, BadEpisodeError)
-    assert (found.kind, found.dataset) == ("zero_rotation", row.name)
-    assert f"frame {FRAMES[1] // 2}" in found.reason
+    (item,) = open_reader(row, tmp_path).read(1)
+    assert isinstance(item, BadEpisodeError)
+    assert (item.kind, item.dataset) == ("zero_rotation", row.name)
+    assert f"frame {FRAMES[1] // 2}" in item.reason
     change(tmp_path / "1.hdf5", columns.key, lambda r: spoil(r, np.nan))
-    (found,) = open_reader(row, tmp_path).read(1)
-    assert isinstance(found, BadEpisodeError)
-    assert found.kind == "not_finite", "NaN is not zero"
+    (item,) = open_reader(row, tmp_path).read(1)
+    assert isinstance(item, BadEpisodeError)
+    assert item.kind == "not_finite", "NaN is not zero"
 
 
 @pytest.fixture
@@ -176,20 +177,20 @@ def bridge(fixtures, tmp_path):
 
 
 def kinds(row, root):
-    found = list(open_reader(row, root).read(0))
-    assert len(found) == 25, "an episode keeps its place"
-    return [item.kind if isinstance(item, BadEpisodeError) else "" for item in found]
+    items = list(open_reader(row, root).read(0))
+    assert len(items) == 25, "an episode keeps its place"
+    return [item.kind if isinstance(item, BadEpisodeError) else "" for item in items]
 
 
 @pytest.mark.rlds
 def test_a_truncated_tfrecord_loses_what_is_behind_the_cut(bridge):
     row, root, shard = bridge
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) * 2 // 3])
-    found = kinds(row, root)
-    good = found.index("unreadable")
+    stored = shard.read_bytes()
+    shard.write_bytes(stored[: len(stored) * 2 // 3])
+    after = kinds(row, root)
+    good = after.index("unreadable")
     assert 10 < good < 20
-    assert found == [""] * good + ["unreadable"] * (25 - good)
+    assert after == [""] * good + ["unreadable"] * (25 - good)
     source = Source(open_reader(row, root), 1.0)
     bad = 25 - good
     passed = sum(
@@ -202,14 +203,14 @@ def test_a_truncated_tfrecord_loses_what_is_behind_the_cut(bridge):
 
 
 @pytest.mark.rlds
-def test_a_flipped_bit_in_a_tfrecord_is_found_and_the_rest_is_lost(bridge):
+def test_a_flipped_bit_in_a_tfrecord_is_detected_and_the_rest_is_lost(bridge):
     row, root, shard = bridge
-    whole = bytearray(shard.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    shard.write_bytes(bytes(whole))
-    found = kinds(row, root)
-    assert "unreadable" in found
-    assert found == sorted(found), "good ones first"
+    stored = bytearray(shard.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    shard.write_bytes(bytes(stored))
+    after = kinds(row, root)
+    assert "unreadable" in after
+    assert after == sorted(after), "good ones first"
 
 
 def test_a_fault_tells_its_kind_whatever_was_raised():
@@ -220,8 +221,8 @@ def test_a_fault_tells_its_kind_whatever_was_raised():
         (ValueError("x"), "malformed"),
         (FaultError("clock", "x"), "clock"),
     ):
-        found = bad_episode("set", "file", error)
-        assert (found.kind, found.reason) == (kind, "x")
+        bad = bad_episode("set", "file", error)
+        assert (bad.kind, bad.reason) == (kind, "x")
     with pytest.raises(KeyError, match="unknown kind of fault 'odd'; known are unreadable"):
         FaultError("odd", "x")
     assert all(FAULTS.values())
@@ -256,10 +257,10 @@ def test_what_a_row_leaves_out_is_counted_apart_and_has_no_bound(caplog):
             faults.leave_out("set", "d", FRAMES_LEFT_OUT, 7)
     assert faults.counts == {}
     assert faults.left_out == {"set": {"empty_text": 3, "frames_without_text": 7}}
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2, "one line for each kind, whatever the number"
-    assert "leaves out episodes by its row (empty_text); the first is a" in told[0]
-    assert "leaves out frames" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2, "one line for each kind, whatever the number"
+    assert "leaves out episodes by its row (empty_text); the first is a" in messages[0]
+    assert "leaves out frames" in messages[1]
     with pytest.raises(TooManyBadEpisodesError):
         faults.add(BadEpisodeError("set", "e", "no_instruction", "it is empty"))
 
@@ -273,10 +274,10 @@ def test_every_exception_of_an_episode_is_counted_with_its_class(caplog):
         AttributeError,
         ZeroDivisionError,
     ):
-        found = attempt("arm", "7.hdf5", lambda raised=raised: (_ for _ in ()).throw(raised("odd")))
-        assert isinstance(found, BadEpisodeError)
-        assert (found.kind, found.reason) == ("unexpected", f"{raised.__name__}: odd")
-        assert isinstance(found.__cause__, raised)
+        bad = attempt("arm", "7.hdf5", lambda raised=raised: (_ for _ in ()).throw(raised("odd")))
+        assert isinstance(bad, BadEpisodeError)
+        assert (bad.kind, bad.reason) == ("unexpected", f"{raised.__name__}: odd")
+        assert isinstance(bad.__cause__, raised)
     assert "Traceback" in caplog.text
     with pytest.raises(KeyboardInterrupt):
         attempt("arm", "7.hdf5", lambda: (_ for _ in ()).throw(KeyboardInterrupt()))

@@ -9,7 +9,7 @@ import pytest
 from data.faults import Faults
 from data.rows.table import dataset
 from data.sources import open_reader
-from data.stream.batches import Collator
+from data.stream.batches import BatchForm, Collator
 from data.stream.stream import Sample
 from data.stream.windows import episode_samples
 from tests.data.conftest import FIXTURES
@@ -25,14 +25,14 @@ needs_av = pytest.mark.skipif(not importlib.util.find_spec("av"), reason="needs 
 @pytest.fixture(params=[pytest.param(n, marks=[needs_av] * (n == "lift2")) for n in NAMES])
 def case(request):
     folder = GOLDEN / request.param
-    told = json.loads((folder / "expected.json").read_text())
-    reader = open_reader(dataset(told["handler"]), folder)
-    found = [
-        episode_samples(trajectory, reader.spec, told["num_actions"])
+    expected = json.loads((folder / "expected.json").read_text())
+    reader = open_reader(dataset(expected["handler"]), folder)
+    episodes = [
+        episode_samples(trajectory, reader.spec, expected["num_actions"])
         for part in range(len(reader.episodes_per_part))
         for trajectory in good(reader, part)
     ]
-    return reader.spec, found, told, np.load(folder / "expected.npz")
+    return reader.spec, episodes, expected, np.load(folder / "expected.npz")
 
 
 def test_all_eight_are_here():
@@ -40,19 +40,19 @@ def test_all_eight_are_here():
 
 
 def test_the_same_samples(case):
-    spec, found, told, z = case
-    assert spec.domain_id == told["domain_id"]
-    assert len(spec.views) == told["views_in_meta"]
-    assert [len(samples) for samples in found] == told["samples_per_episode"]
-    assert [samples.num_frames for samples in found] == told["frames_per_episode"]
-    assert [[samples.instruction] for samples in found] == told["instructions_per_episode"]
-    np.testing.assert_array_equal(np.concatenate([s.frames for s in found]), z["all/index"])
+    spec, episodes, expected, z = case
+    assert spec.domain_id == expected["domain_id"]
+    assert len(spec.views) == expected["views_in_meta"]
+    assert [len(samples) for samples in episodes] == expected["samples_per_episode"]
+    assert [samples.num_frames for samples in episodes] == expected["frames_per_episode"]
+    assert [[samples.instruction] for samples in episodes] == expected["instructions_per_episode"]
+    np.testing.assert_array_equal(np.concatenate([s.frames for s in episodes]), z["all/index"])
 
 
 def test_the_same_numbers(case):
-    _, found, told, z = case
-    proprio = np.concatenate([samples.proprio for samples in found])
-    actions = np.concatenate([samples.actions for samples in found])
+    _, episodes, expected, z = case
+    proprio = np.concatenate([samples.proprio for samples in episodes])
+    actions = np.concatenate([samples.actions for samples in episodes])
     chosen = z["select/position"]
     for ours, theirs in (
         (proprio, z["all/proprio"]),
@@ -60,18 +60,18 @@ def test_the_same_numbers(case):
         (proprio[chosen], z["select/proprio"]),
         (actions[chosen], z["select/action"]),
     ):
-        limit = told["tolerance"]["proprio_action_abs"]
+        limit = expected["tolerance"]["proprio_action_abs"]
         np.testing.assert_allclose(ours, theirs, atol=limit, rtol=0)
 
 
-def test_the_same_pictures(case):
-    spec, found, told, z = case
-    wanted = list(zip(z["image/episode"], z["image/index"], strict=True))
+def test_the_same_images(case):
+    spec, episodes, expected, z = case
+    places = list(zip(z["image/episode"], z["image/index"], strict=True))
     samples = [
-        Sample(spec, found[episode], int(np.flatnonzero(found[episode].frames == frame)[0]), 0, 0)
-        for episode, frame in wanted
+        Sample(spec, episodes[name], int(np.flatnonzero(episodes[name].frames == frame)[0]), 0, 0)
+        for name, frame in places
     ]
-    collate = Collator(3, 224, tokenize, None, Faults(0), cache_mb=0.0, threads=1, jitters=False)
+    collate = Collator(BatchForm(3, 224, tokenize), faults=Faults(0))
     batch, _ = collate([iter([sample]) for sample in samples])
     collate.close()
     np.testing.assert_array_equal(batch["view_mask"], z["image/mask"])
@@ -80,7 +80,7 @@ def test_the_same_pictures(case):
     np.testing.assert_array_equal(pixels.astype(np.int64).sum((-2, -1)), z["image/uint8_sum"])
     scaled = (batch["images"] / 255.0 - MEAN) / STD * batch["view_mask"][..., None, None, None]
     tensor = scaled.transpose(0, 1, 4, 2, 3)
-    limit = told["tolerance"]
+    limit = expected["tolerance"]
     grid = tensor[..., GRID[:, None], GRID]
     by_channel = STD[:, None, None]
     unit = np.abs(grid - z["image/grid"]) * by_channel

@@ -36,9 +36,9 @@ number = 3
 def episode(spec, name):
     state = np.zeros((5, 7))
     state[:, 0] = np.arange(5)
-    pictures = np.array([png((frame, 0, 0)) for frame in range(5)], object)
+    images = np.array([png((frame, 0, 0)) for frame in range(5)], object)
     return standard_trajectory(
-        {{"proprio": state}}, spec, name, instruction="push", images=(pictures,)
+        {{"proprio": state}}, spec, name, instruction="push", images=(images,)
     )
 
 def read(spec, root):
@@ -82,10 +82,10 @@ def test_the_example_of_contributing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     state = np.zeros((25, 7))
     state[:, 0], state[:, 6] = np.arange(25), -1.0
-    pictures = np.array([png((frame, 0, 0)) for frame in range(25)], object)
-    np.savez(tmp_path / "episode.npz", state=state, top=pictures, text="fold")
-    told = text.split('config.data.mixture = "')[1].split('"')[0]
-    ((name, weight), (other, _)) = mixture(told)
+    images = np.array([png((frame, 0, 0)) for frame in range(25)], object)
+    np.savez(tmp_path / "episode.npz", state=state, top=images, text="fold")
+    stated = text.split('config.data.mixture = "')[1].split('"')[0]
+    ((name, weight), (other, _)) = mixture(stated)
     assert (weight, other) == (0.3, "Calvin")
     (batch,) = one_pass(
         open_mixture(((name, weight),), tmp_path), **{**SHAPE, "batch_size": 9}, tokenize=tokenize

@@ -57,16 +57,16 @@ def test_lanes_must_divide_the_batch(lanes):
 def test_mixer_gives_the_same_stream_in_any_pieces_and_from_any_start(batch_size, lanes):
     total = DRAWS_PER_KEY + 500
     weights = [0.2, 0.5, 0.3]
-    whole = mixer(weights, 1, batch_size, lanes).assign(total)
+    at_once = mixer(weights, 1, batch_size, lanes).assign(total)
     pieces = mixer(weights, 1, batch_size, lanes)
     parts = [pieces.assign(count) for count in (1, 400, DRAWS_PER_KEY, 99)]
     for i in (0, 1):
-        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), whole[i])
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), at_once[i])
     for start in (7, DRAWS_PER_KEY, DRAWS_PER_KEY + 9):
         late = mixer(weights, 1, batch_size, lanes)
         late.seek(start)
         before = late.dealt.sum(axis=1)
-        np.testing.assert_array_equal(before, np.bincount(whole[0][:start], minlength=3))
+        np.testing.assert_array_equal(before, np.bincount(at_once[0][:start], minlength=3))
         rest = late.assign(total - start)
         for i in (0, 1):
-            np.testing.assert_array_equal(rest[i], whole[i][start:])
+            np.testing.assert_array_equal(rest[i], at_once[i][start:])

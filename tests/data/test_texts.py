@@ -58,10 +58,10 @@ def vlen(*values):
     ids=repr,
 )
 def test_forms_of_one_text(recorded):
-    found = texts_of(recorded)
-    assert found.texts == ("öffne",)
-    assert type(found.texts[0]) is str
-    assert found.by_frame() == ["öffne"] * 3
+    texts = texts_of(recorded)
+    assert texts.texts == ("öffne",)
+    assert type(texts.texts[0]) is str
+    assert texts.by_frame() == ["öffne"] * 3
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_what_only_looks_like_something_else_is_text(text):
 
 def test_texts_by_frame_are_kept_once_each():
     paraphrases = {"pull": ("draw", "tug"), "other": ("x",)}
-    found = texts_of([b"push", "pull", b"push", "pull"], frames=4, paraphrases=paraphrases)
-    assert found.texts == ("push", "pull")
-    assert found.paraphrases == ((), ("draw", "tug"))
-    assert found.places.tolist() == [0, 1, 0, 1]
-    assert found.places.dtype == np.int32
+    texts = texts_of([b"push", "pull", b"push", "pull"], frames=4, paraphrases=paraphrases)
+    assert texts.texts == ("push", "pull")
+    assert texts.paraphrases == ((), ("draw", "tug"))
+    assert texts.places.tolist() == [0, 1, 0, 1]
+    assert texts.places.dtype == np.int32
     rows = np.stack([codes("push"), codes("push"), codes("pull")])
     assert texts_of(rows).by_frame() == ["push", "push", "pull"]
 
@@ -179,17 +179,17 @@ def test_frames_without_a_text_follow_the_row():
     recorded = ["", "push", " "]
     with pytest.raises(FaultError, match="at frame 0 is empty"):
         texts_of(recorded)
-    found = texts_of(recorded, LEAVE_OUT)
-    assert found.given.tolist() == [False, True, False]
-    assert found.texts[found.first] == "push"
+    texts = texts_of(recorded, LEAVE_OUT)
+    assert texts.given.tolist() == [False, True, False]
+    assert texts.texts[texts.first] == "push"
     stated = "do something useful"
     assert texts_of(recorded, STATED).by_frame() == [stated, "push", stated]
 
 
 def test_a_text_that_is_cut_to_nothing_is_empty():
     row = dataclasses.replace(LEAVE_OUT, instruction_end=" | ")
-    found = texts_of(["fold | it", " | in the kitchen", "fold | that"], row)
-    assert found.by_frame() == ["fold", "", "fold"]
+    texts = texts_of(["fold | it", " | in the kitchen", "fold | that"], row)
+    assert texts.by_frame() == ["fold", "", "fold"]
 
 
 def test_a_fixed_instruction_stands_whatever_was_recorded():
@@ -199,10 +199,12 @@ def test_a_fixed_instruction_stands_whatever_was_recorded():
 
 
 def test_paraphrases_go_through_the_same_door():
-    found = read_paraphrases({"push": ["shove", "press"], "pull": "tug", "lift": []}, "meta.json")
-    assert found == {"push": ("shove", "press"), "pull": ("tug",), "lift": ()}
+    paraphrases = read_paraphrases(
+        {"push": ["shove", "press"], "pull": "tug", "lift": []}, "meta.json"
+    )
+    assert paraphrases == {"push": ("shove", "press"), "pull": ("tug",), "lift": ()}
     for bad, message in (
-        (["push"], "meta.json: lang_aug_map is list; wanted is a map"),
+        (["push"], "meta.json: lang_aug_map is list; allowed is a map"),
         ({"push": [3]}, r"meta.json: lang_aug_map\['push'\] is int; read is"),
         ({"push": {"a": "b"}}, r"lang_aug_map\['push'\] is dict"),
         ({"push": ["shove", " "]}, r"lang_aug_map\['push'\] has an empty text"),

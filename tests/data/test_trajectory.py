@@ -115,16 +115,16 @@ def test_arrays_of_several_axes_are_flattened():
         "actions.effector.position": np.array([[0.1, 0.2], [0.3, 0.4]]),
     }
     images = (np.array([b"x"] * 2, object),) * 3
-    found = standard_trajectory(raw, row, "e", instruction="fold | it", images=images)
+    trajectory = standard_trajectory(raw, row, "e", instruction="fold | it", images=images)
     identity = [1, 0, 0, 1, 0, 0]
     np.testing.assert_allclose(
-        found.poses,
+        trajectory.poses,
         [
             [0, 1, 2, *identity, 0.1, 3, 4, 5, *identity, 0.2],
             [6, 7, 8, *identity, 0.3, 9, 10, 11, *identity, 0.4],
         ],
     )
-    assert found.instruction == "fold", "what comes before the bar"
+    assert trajectory.instruction == "fold", "what comes before the bar"
 
 
 def test_joints_are_late_by_the_lag_and_filled_up_with_zeros():
@@ -135,23 +135,23 @@ def test_joints_are_late_by_the_lag_and_filled_up_with_zeros():
         "action.base_delta": np.full((3, 3), 8.0),
     }
     images = (np.array([b"x"] * 3, object),) * 3
-    found = standard_trajectory(raw, row, "e", instruction="do", images=images)
+    trajectory = standard_trajectory(raw, row, "e", instruction="do", images=images)
     tail = [7, 7, 8, 8, 8, 0, 0, 0]
     first = [*range(12), *tail]
-    np.testing.assert_array_equal(found.poses, [first, first, [*range(12, 24), *tail]])
+    np.testing.assert_array_equal(trajectory.poses, [first, first, [*range(12, 24), *tail]])
 
 
 @pytest.mark.parametrize(
-    ("pictures", "good"), [(56, False), (57, True), (58, True), (59, False)], ids=str
+    ("num_images", "good"), [(56, False), (57, True), (58, True), (59, False)], ids=str
 )
-def test_a_row_with_a_picture_offset_takes_one_picture_more(pictures, good):
+def test_a_row_with_a_picture_offset_takes_one_image_more(num_images, good):
     row = dataclasses.replace(dataset("libero"), views=("third_image",))
     raw = {"abs_action_6d": np.tile(IDENTITY, (57, 1))}
-    images = (np.array([b"x"] * pictures, object),)
+    images = (np.array([b"x"] * num_images, object),)
     if good:
         standard_trajectory(raw, row, "e", instruction="do", images=images)
     else:
-        with pytest.raises(BadEpisodeError, match=f"'third_image': {pictures}"):
+        with pytest.raises(BadEpisodeError, match=f"'third_image': {num_images}"):
             standard_trajectory(raw, row, "e", instruction="do", images=images)
 
 
@@ -174,12 +174,12 @@ def test_clocks_count_from_the_first_reading():
         "observations/eef_left_time": np.array([1.7e9, 1.7e9 + 1]),
         "observations/eef_right_time": np.array([1.7e9 + 0.5, 1.7e9 + 2]),
     }
-    found = standard_trajectory(raw, row, "e", instruction="do", images=())
-    assert found.clocks is not None
-    assert found.clocks.tolist() == [[0, 1], [0.5, 2]]
+    trajectory = standard_trajectory(raw, row, "e", instruction="do", images=())
+    assert trajectory.clocks is not None
+    assert trajectory.clocks.tolist() == [[0, 1], [0.5, 2]]
 
 
-def test_a_stack_of_raw_pictures_is_as_many_pictures():
+def test_a_stack_of_raw_images_is_as_many_images():
     stack = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
     (view,) = trajectory_of(recording(), images=(stack,)).images
     assert len(view) == 2
@@ -189,10 +189,10 @@ def test_a_stack_of_raw_pictures_is_as_many_pictures():
 
 
 def test_paraphrases_are_those_of_the_instruction_as_it_is_used():
-    found = trajectory_of(
+    trajectory = trajectory_of(
         recording(), paraphrases={"pick apple": ("grab it", "take it"), "other": ("x",)}
     )
-    assert found.paraphrases == ("grab it", "take it")
+    assert trajectory.paraphrases == ("grab it", "take it")
 
 
 def one_arm(key, column, widths=()):

@@ -15,7 +15,7 @@ from data.readers.dlataset import DLataset, Traj, TrajFn
 
 @dataclass(frozen=True)
 class UnorderedDLataset:
-    """Delivers the last trajectory first, and numbers what it delivers, unless told otherwise.
+    """Delivers the last trajectory first, and numbers it so, unless options say otherwise.
 
     dlimp sets `deterministic = False`, so what a pipeline gives then is up to the threads; only
     options that are set afterwards, to True, bind it to the order of the files.

@@ -58,5 +58,5 @@ def evaluate(out: Path, *contestants: Contestant, task: Task = TASK, **changes: 
 
 
 def episodes(receipt: Any, policy: str) -> list[dict[str, Any]]:
-    found = receipt["tasks"]["quickstart"]["policies"][policy]["episodes"]
-    return [{k: v for k, v in episode.items() if k != "seconds"} for episode in found]
+    records = receipt["tasks"]["quickstart"]["policies"][policy]["episodes"]
+    return [{k: v for k, v in episode.items() if k != "seconds"} for episode in records]

@@ -20,7 +20,7 @@ POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 
 class FakeEnv:
-    """The hand is where it is told to be at once; a closed hand near the item carries it."""
+    """The hand follows a command at once; a closed hand near the item carries it."""
 
     renderer_name = "fake renderer"
     num_parts = 1
@@ -234,9 +234,9 @@ class GlHost(SimulatorHost):
         quick = [self._env.image(view).astype(int) for view in self._spec.client.views]
         assert renderer._may_cull
         renderer._may_cull = False
-        whole = [self._env.image(view) for view in self._spec.client.views]
+        unculled = [self._env.image(view) for view in self._spec.client.views]
         renderer._may_cull = True
-        return [int(np.abs(a - b).max()) for a, b in zip(quick, whole, strict=True)]
+        return [int(np.abs(a - b).max()) for a, b in zip(quick, unculled, strict=True)]
 
     def shapes_left_out(self, episode: Episode) -> list[int]:
         self.start(episode)

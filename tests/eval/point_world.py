@@ -2,8 +2,8 @@
 
 It starts at (0, 0) and is to stop at (1, 0); a post of radius 0.12 m stands in the middle. A
 commanded step of more than 0.08 m spills. The policy passes the post at the left or at the right,
-and forgets which between two queries, as a sampled policy does. Where it is told how its chunk
-begins, it goes on at that side: what inpainting in a sampler is for.
+and forgets the side between two queries, as a sampled policy does. Where a query has a prefix, it
+continues on that side, which is the purpose of inpainting in a sampler.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ class PointWorld:
 
 
 class TwoWays:
-    """The policy: from where it is, along one of two arcs, by the seed or by what it is told."""
+    """The policy: from its place along one of two arcs, by the seed or by the prefix."""
 
     def act(self, observations: Sequence[Mapping[str, Any]], *, seed: Sequence[int]) -> np.ndarray:
         return np.stack([self._chunk(o, s) for o, s in zip(observations, seed, strict=True)])
 
     def _chunk(self, observation: Mapping[str, Any], seed: int) -> np.ndarray:
-        told = observation.get("prefix", np.zeros((0, 20)))
-        kept = told[: observation.get("prefix_committed", 0)]
+        prefix = observation.get("prefix", np.zeros((0, 20)))
+        kept = prefix[: observation.get("prefix_committed", 0)]
         x, y = map(float, kept[-1, :2] if len(kept) else observation["proprio"][:2])
         side = 1.0 if np.random.default_rng(seed).random() < 0.5 else -1.0
-        if len(told):
-            side = float(np.sign(told[-1, 1] + told[0, 1]))
+        if len(prefix):
+            side = float(np.sign(prefix[-1, 1] + prefix[0, 1]))
         elif x > 0.3:  # beside the post there is no choice left
             side = float(np.sign(y))
         rows = np.tile(_POSE, (ROWS, 1))

@@ -18,13 +18,13 @@ from tests.eval.fakes import POINTING_DOWN
 
 # robosuite's OSC_POSE: what an action of 1 moves (m) and turns (rad) in a control step
 MOVES, TURNS = 0.05, 0.5
-SETTLED = 10  # control steps for which a recording goes on once it is solved
+SETTLED = 10  # control steps that are recorded after success
 SUITE = "libero_goal"
 SPECS = {SUITE: dataclasses.replace(TASKS[SUITE], image_size=8, step_limit=30, fresh_env=False)}
 
 
 class DeltaEnv:
-    """The hand is at once where it is told to be; solved where x is at least 0.1 m."""
+    """The hand follows a command at once; solved where x is at least 0.1 m."""
 
     instruction = "push the plate"
     offset = 0.0  # what absolute commands miss by
@@ -65,7 +65,7 @@ class DeltaEnv:
 
 
 class OffEnv(DeltaEnv):
-    """As `DeltaEnv`, but absolute commands end beside where they should."""
+    """A `DeltaEnv` whose absolute commands end beside their targets."""
 
     offset = 0.02
 

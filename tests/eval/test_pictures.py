@@ -1,4 +1,4 @@
-"""What the client does to images is what the server would have done, bit for bit."""
+"""The client resizes images exactly as the server does, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _noise(height: int, width: int) -> np.ndarray:
 )
 def test_the_resize_is_pillows(height: int, width: int, side: int) -> None:
     image = _noise(height, width)
-    wanted = Image.fromarray(image).resize((side, side), Image.Resampling(BICUBIC))
-    np.testing.assert_array_equal(resize_bicubic(image, side), np.asarray(wanted))
+    by_pillow = Image.fromarray(image).resize((side, side), Image.Resampling(BICUBIC))
+    np.testing.assert_array_equal(resize_bicubic(image, side), np.asarray(by_pillow))
 
 
 def test_edges_overshoot_and_are_clipped() -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     image[:, 10:] = 255
-    wanted = Image.fromarray(image).resize((50, 50), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(resize_bicubic(image, 50), np.asarray(wanted))
+    by_pillow = Image.fromarray(image).resize((50, 50), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(resize_bicubic(image, 50), np.asarray(by_pillow))
 
 
 def test_png_keeps_every_bit_and_jpeg_nearly() -> None:
@@ -38,8 +38,8 @@ def test_png_keeps_every_bit_and_jpeg_nearly() -> None:
     smooth = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (1, 64, 3))
     data = ENCODINGS["jpeg"](smooth)
     assert (data.dtype, data.ndim) == (np.uint8, 1)
-    found = np.asarray(Image.open(io.BytesIO(data.tobytes())), np.int32)
-    assert np.abs(found - smooth).max() <= 3
+    decoded = np.asarray(Image.open(io.BytesIO(data.tobytes())), np.int32)
+    assert np.abs(decoded - smooth).max() <= 3
     assert ENCODINGS["raw"](image) is image
 
 

@@ -19,7 +19,7 @@ Process = subprocess.Popen[str]
 
 
 def start(
-    root: Path, workdir: Path, *more: str, devices: int = 1, compiled: Path | None = None
+    root: Path, workdir: Path | str, *more: str, devices: int = 1, compiled: Path | None = None
 ) -> Process:
     """Eight steps of configs/debug.py; ``more`` flags come last and win."""
     command = [sys.executable, "-m", "scripts.train", "--config=configs/debug.py"]

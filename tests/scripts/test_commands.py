@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data.inspection.views import PICTURES
+from data.inspection.views import IMAGES
 from data.writing.recorded import RECORDED
 from eval.robot.realtime import STRATEGIES
 from scripts import __main__ as index
@@ -240,7 +240,7 @@ def test_values_are_those_that_the_code_takes() -> None:
     assert _values(build_rlds.COMMAND, "recorded_as") == set(RECORDED)
     assert check_equivalence.COMMAND.flags["dtypes"].default == list(DTYPES)
     assert DTYPES[0] == REFERENCE
-    assert inspect_data.COMMAND.flags["images"].default == PICTURES
+    assert inspect_data.COMMAND.flags["images"].default == IMAGES
     strategies = latency_curve.COMMAND.flags["strategy"].default or []
     assert {text.partition(":")[0] for text in strategies} == set(STRATEGIES)
 

@@ -61,8 +61,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(checkpoint: Path) -> Iterator[Server]:
     flags = ("--device=cpu", "--views=2", "--max_batch=1", "--inspect", "--any_domain")
-    with server(checkpoint, flags, xla_flags=QUICK_COMPILE) as found:
-        yield found
+    with server(checkpoint, flags, xla_flags=QUICK_COMPILE) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +118,20 @@ FAULTS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
 }  # fmt: skip
 
 
-def test_faults_are_found_by_name(running: Server, frame: Frame) -> None:
+def test_faults_are_named(running: Server, frame: Frame) -> None:
     transport = HttpTransport(f"http://127.0.0.1:{running.port}", token=None, timeout_s=60.0)
     right = compare_frame(transport, lambda seen: seen, frame, seed=3)
     assert [f.stage for f in right] == [
         "request", "domain", "views", "pixels", "ids", "proprio", "action"
     ]  # fmt: skip
     assert not [f for f in right if f.difference]
-    for name, (fault, stage, told) in FAULTS.items():
-        found = [f for f in compare_frame(transport, fault, frame, seed=3) if f.difference]
-        assert found, name
-        assert (found[0].stage, told in found[0].difference) == (stage, True), (name, found)
+    for name, (fault, stage, words) in FAULTS.items():
+        findings = [f for f in compare_frame(transport, fault, frame, seed=3) if f.difference]
+        assert findings, name
+        assert (findings[0].stage, words in findings[0].difference) == (stage, True), (
+            name,
+            findings,
+        )
     refused = compare_frame(transport, lambda seen: {**seen, "instruction": ""}, frame, seed=3)
     assert [f.stage for f in refused] == ["request"]
     assert "language_instruction" in refused[0].difference
@@ -168,9 +171,9 @@ def test_the_remote_policy_is_the_policy(
     )
     local = Policy.from_pretrained(checkpoint)
     seen: Any = recorded_observation(frame)
-    found = remote.act([seen], seed=[5])
-    np.testing.assert_allclose(found, local.act([seen], seed=5, steps=3), atol=1e-5)
-    rows = found[0, 4:12]
+    remote_chunk = remote.act([seen], seed=[5])
+    np.testing.assert_allclose(remote_chunk, local.act([seen], seed=5, steps=3), atol=1e-5)
+    rows = remote_chunk[0, 4:12]
     asked: Any = {**seen, "prefix": rows, "prefix_committed": 3}
     again = remote.act([asked], seed=[6])
     np.testing.assert_array_equal(again[0, :3], rows[:3])
@@ -179,7 +182,7 @@ def test_the_remote_policy_is_the_policy(
         f"{scheme}://127.0.0.1:{running.port}", expected=CONTRACT, timeout_s=60.0, steps=3,
         resize=True, encoding="png",
     )  # fmt: skip
-    np.testing.assert_array_equal(small.act([seen], seed=[5]), found)
+    np.testing.assert_array_equal(small.act([seen], seed=[5]), remote_chunk)
     for one in (remote, small):
         one.close()
 

@@ -58,7 +58,7 @@ def turn(first: Any, second: Any) -> float:
 def goal(
     position: Any, matrix: Any, action: Any, goal_matrix: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What robosuite's controller makes of a relative action, by its formula."""
+    """Returns the goal of robosuite's controller for a relative action, by its formula."""
     clipped = np.clip(action, -1, 1)
     if np.any(clipped[3:6]):
         goal_matrix = axis_angle_to_matrix(TURNS * clipped[3:6]) @ matrix

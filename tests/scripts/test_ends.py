@@ -12,7 +12,7 @@ import pytest
 
 from tests.small_disk import make_read_only, small_disk
 from tests.xvla_jax import golden
-from xvla_jax.checkpoints.disk_errors import check_free, disk_errors
+from xvla_jax.checkpoints.folders import check_free, disk_errors
 from xvla_jax.pretrained import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[2]

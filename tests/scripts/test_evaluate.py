@@ -1,4 +1,4 @@
-"""What `--policy` takes, and that conventions are compared before a simulator starts."""
+"""Forms of `--policy`; conventions are compared before a simulator starts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_names_are_checked_before_anything_runs() -> None:
     one, two = Entrant("a", "checkpoint", "x"), Entrant("b", "blind", "x")
     check_names([one, two], "b")
     check_names([one, two], "")
-    with pytest.raises(ValueError, match="names a, a; each name may stand once"):
+    with pytest.raises(ValueError, match="names a, a; each name may be given once"):
         check_names([one, one], "")
     with pytest.raises(ValueError, match="--film=c: the policies are a, b"):
         check_names([one, two], "c")
@@ -87,11 +87,11 @@ def test_a_task_that_the_row_has_not_is_refused(suite: str) -> None:
         common_tasks(spec, [policy], (0, last + 1))
 
 
-def test_task_ids_are_whole_numbers_that_differ() -> None:
+def test_task_ids_are_integers_that_differ() -> None:
     assert parse_task_ids(None) is None
     assert parse_task_ids(["3", "1"]) == (3, 1)
     for texts in ([], [""], ["3", "3"], ["-1"], ["1.5"], ["one"]):
-        with pytest.raises(ValueError, match="different whole numbers from 0 on"):
+        with pytest.raises(ValueError, match="different integers from 0 on"):
             parse_task_ids(texts)
 
 
@@ -103,9 +103,9 @@ def _with_client(**change: Any) -> TaskSpec:
 def test_the_quickstart_row_fits_its_dataset() -> None:
     """Door 1 and door 2 agree: what the demonstrations teach is what the task expects."""
     (taught,) = contracts_of([dataset("libero_demos")], num_actions=30)
-    found = {3: Contract(action_space="ee6d", **taught)}
-    wanted = Contract(action_space="ee6d", **task_contract(task_spec("quickstart")))
-    check_contract(found, wanted, who="quickstart")
+    contracts = {3: Contract(action_space="ee6d", **taught)}
+    contract = Contract(action_space="ee6d", **task_contract(task_spec("quickstart")))
+    check_contract(contracts, contract, who="quickstart")
     for change, field in (
         ({"rotation": "interleaved"}, "rotation_layout"),
         ({"anchor_hz": 30.0}, "anchor_hz"),
@@ -115,12 +115,12 @@ def test_the_quickstart_row_fits_its_dataset() -> None:
         other = _with_client(**change)
         with pytest.raises(ContractError, match=f"{field}: checkpoint .*, quickstart"):
             check_contract(
-                found, Contract(action_space="ee6d", **task_contract(other)), who="quickstart"
+                contracts, Contract(action_space="ee6d", **task_contract(other)), who="quickstart"
             )
     elsewhere = _with_client(domain_id=5)
     with pytest.raises(ContractError, match="needs domain 5; the checkpoint was trained for"):
         check_contract(
-            found, Contract(action_space="ee6d", **task_contract(elsewhere)), who="quickstart"
+            contracts, Contract(action_space="ee6d", **task_contract(elsewhere)), who="quickstart"
         )
 
 

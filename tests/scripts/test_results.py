@@ -68,6 +68,13 @@ def test_shards_are_merged_into_a_receipt_and_a_page(tmp_path: Path) -> None:
     assert not (tmp_path / "half").exists()
 
 
+def test_names_from_a_receipt_are_no_markup(tmp_path: Path) -> None:
+    text = json.dumps(A).replace('"a"', '"[/b]"').replace('"quickstart"', '"[/c]"')
+    folder = save(tmp_path / "a", json.loads(text))
+    assert "[/b]" in run("merge_results", folder, f"--out={tmp_path / 'all'}")
+    assert "[/c]" in run("compare_results", folder, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.sim
 def test_the_script_is_evaluated_in_libero(tmp_path: Path) -> None:

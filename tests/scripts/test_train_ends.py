@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.scripts.runs import end, start, wait_for_step
 from tests.small_disk import make_read_only, small_disk
-from xvla_jax.training.checkpointer import CHECKPOINTS
-from xvla_jax.training.workdir_lock import LOCK_NAME
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
+from xvla_jax.training.workdir_lock import LOCK_NAME, STALE_S, Holder
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 
@@ -31,15 +35,46 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_the_second_run_on_a_workdir_is_refused(
+def _hold(workdir: Path, **fields: object) -> None:
+    """Writes the lock of a run on another host, by default one that is silent."""
+    holder = Holder.me({})
+    changes = {"host": "node7", "place": "another boot", "token": "t", **fields}
+    holder = dataclasses.replace(holder, **changes)  # pyright: ignore[reportArgumentType] # by name
+    workdir.mkdir(exist_ok=True)
+    (workdir / LOCK_NAME).write_text(json.dumps(dataclasses.asdict(holder)))
+
+
+@contextlib.contextmanager
+def _beating(workdir: Path, **fields: object) -> Iterator[None]:
+    """Another host that holds the workdir, and gives a sign of life every 0.2 s."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not stop.wait(0.2):
+            number += 1
+            _hold(workdir, beat=number, **fields)
+
+    _hold(workdir, **fields)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_living_run_of_this_host_is_refused_with_and_without_the_flag(
     demos: Path, tmp_path: Path, compiled: Path
 ) -> None:
     workdir = tmp_path / "w"
     first = start(demos, workdir, compiled=compiled)
     _wait_for(workdir / LOCK_NAME, first)
-    status, output = end(start(demos, workdir, compiled=compiled))
-    assert status == 1
-    assert f"is in use by process {first.pid} on host" in _last(output)
+    others = [start(demos, workdir, *more, compiled=compiled) for more in ([], ["--take_over"])]
+    for status, output in [end(process) for process in others]:
+        assert status == 1
+        assert f"is in use by process {first.pid} on host" in _last(output)
     status, output = end(first)
     assert status == 0, output
     assert "trained 8 steps" in output
@@ -48,6 +83,65 @@ def test_the_second_run_on_a_workdir_is_refused(
     status, output = end(start(demos, workdir, "--config.optimizer.iters=5", compiled=compiled))
     assert status == 0, output
     assert "trained 8 steps, 5 of which were asked for" in _last(output)
+
+
+def test_a_dead_run_of_another_host_is_taken_over_by_flag(
+    demos: Path, tmp_path: Path, compiled: Path
+) -> None:
+    workdir = tmp_path / "w"
+    _hold(workdir)
+    status, output = end(start(demos, workdir, "--take_over", compiled=compiled))
+    assert status == 0, output
+    assert "is taken over from process" in output
+    assert "on host node7" in output
+    assert "waiting up to" not in output
+    assert "trained 8 steps" in output
+    assert not (workdir / LOCK_NAME).exists()
+
+
+def test_without_the_flag_a_silent_host_is_waited_for(
+    demos: Path, tmp_path: Path, compiled: Path
+) -> None:
+    workdir = tmp_path / "w"
+    _hold(workdir)
+    began = time.monotonic()
+    status, output = end(start(demos, workdir, compiled=compiled))
+    assert time.monotonic() - began > STALE_S
+    assert status == 0, output
+    assert "waiting up to 75 s for a sign of life (--take_over: no wait)" in output
+    assert "trained 8 steps" in output
+
+
+def test_a_requeued_job_follows_its_own_run_at_once(
+    demos: Path, tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = tmp_path / "w"
+    _hold(workdir, job="71", restarts=0)
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    status, output = end(start(demos, workdir, compiled=compiled))
+    assert status == 0, output
+    assert "SLURM job 71, since" in output
+    assert "waiting up to" not in output
+
+
+def test_a_job_whose_workdir_another_job_holds_is_refused(
+    demos: Path, tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = tmp_path / "w"
+    monkeypatch.setenv("SLURM_JOB_ID", "72")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with _beating(workdir, job="71", restarts=1):
+        status, output = end(start(demos, workdir, compiled=compiled))
+    assert status == 1, output
+    assert "on host node7, SLURM job 71, since" in _last(output)
+    assert [path.name for path in workdir.iterdir()] == [LOCK_NAME], "nothing was written there"
+
+
+def test_a_bucket_is_refused_by_its_scheme(demos: Path, compiled: Path) -> None:
+    status, output = end(start(demos, "gs://bucket/run", compiled=compiled))
+    assert status == 1
+    assert _last(output).startswith("error: --workdir=gs://bucket/run: a run needs a mounted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

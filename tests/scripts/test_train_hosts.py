@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.scripts.runs import end, start, start_two, wait_for_step
-from xvla_jax.training.checkpointer import CHECKPOINTS
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]

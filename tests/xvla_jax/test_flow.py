@@ -105,6 +105,15 @@ def test_times_fall_and_one_noise_serves_all_steps() -> None:
     np.testing.assert_allclose(found[..., :9], 3 * _NOISE[..., :9], rtol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7, 10])
+def test_the_time_grid_is_even_and_ends_above_zero(steps: int) -> None:
+    """Bit for bit the float32 quotients; the last one is ``1.0 / steps``."""
+    counts = jnp.full(1, steps, jnp.int32)
+    times = [flow.step_time(jnp.int32(i), counts).item() for i in range(steps)]
+    assert times == [np.float32(steps - i) / np.float32(steps) for i in range(steps)]
+    assert flow.step_time(counts - 1, counts).item() == (1.0 / counts).item()
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps is 0; at least 1"):
         _sample(lambda x, t: x, 0)

@@ -15,8 +15,9 @@ import xvla_jax
 from tests.xvla_jax import golden
 from tests.xvla_jax.golden import assert_close
 from xvla_jax import flow
+from xvla_jax.models.inference import inference_params
 from xvla_jax.models.layers import time_embedding
-from xvla_jax.models.xvla import Context, inference_params
+from xvla_jax.models.xvla import Context
 
 pytestmark = pytest.mark.parametrize("name", golden.CASES)
 

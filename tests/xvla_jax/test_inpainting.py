@@ -18,7 +18,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.models.xvla import Context
-from xvla_jax.policy import Policy
+from xvla_jax.policy import Policy, chunk
 
 _T, _D = tiny.CONFIG.num_actions, 20
 _SPACE: ActionSpace = action_space(tiny.CONFIG)
@@ -97,6 +97,18 @@ def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
     np.testing.assert_allclose(once[..., 0], 0.4, atol=1e-6)
 
 
+def test_another_time_grid_reaches_the_inpainting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squared times: 1, 4/9, 1/9. Logits, drawn after the last step, use its time: 1/9."""
+    even = flow.step_time
+    monkeypatch.setattr(flow, "step_time", lambda i, steps: even(i, steps) ** 2)
+    network = _Network(lambda noisy: jnp.zeros_like(noisy))
+    sampled = _sample(network, _prefix(1.0, [0.4] * _T), np.zeros((1, _T, _D), np.float32), 3)
+    np.testing.assert_allclose([t for t, _ in network.seen], [1, 4 / 9, 1 / 9], rtol=1e-6)
+    share = 0.4 * 5 / 9  # beta t at the last time
+    np.testing.assert_allclose(sampled[..., 0], share, rtol=1e-5)
+    np.testing.assert_allclose(sampled[..., 9], (1 - share) * 0.5 + share, rtol=1e-5)
+
+
 def test_the_share_of_the_way() -> None:
     """0.5 at t = 0.1 (beta t), (0.04 + 0.64) / 0.8 at 0.2, and the whole way at 0.5 and 1."""
     times = jnp.asarray([0.1, 0.2, 0.5, 1.0])
@@ -130,7 +142,7 @@ def test_one_program_for_every_prefix() -> None:
     """No prefix, an empty one, and all lengths; none and empty give the same bits."""
     policy = Policy(tiny.CONFIG, tiny.params(), tiny.PROCESSOR, {})
     plain = policy.act([_observation()], steps=3, seed=4)[0]
-    count = policy.chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
+    count = chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
     empty = policy.act([_observation(prefix=np.zeros((0, _D)))], steps=3, seed=4)[0]
     np.testing.assert_array_equal(empty, plain)
     rows = policy.act([_observation()], steps=3, seed=5)[0]
@@ -144,7 +156,7 @@ def test_one_program_for_every_prefix() -> None:
         np.testing.assert_array_equal(found[:committed], rows[:committed])
         nearer = np.abs(found - rows)[committed:].mean(1) < np.abs(plain - rows)[committed:].mean(1)
         assert nearer.all()
-    assert policy.chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
+    assert chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
         load_adapter(tmp_path, config)
     whole = (ADAPTERS / "ee6d" / FILES[1]).read_bytes()
     (tmp_path / FILES[1]).write_bytes(whole[:-8])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         load_adapter(tmp_path, config)
 
 

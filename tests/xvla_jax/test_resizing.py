@@ -83,5 +83,5 @@ def test_an_unknown_field_of_ours_is_refused(tmp_path: Path) -> None:
     Processor(resize="pad").write(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(path.read_text().replace('"resize"', '"resized"'))
-    with pytest.raises(CheckpointError, match=r"xvla_jax\.resized is no field that is known"):
+    with pytest.raises(CheckpointError, match=r"xvla_jax\.resized is an unknown field"):
         Processor.read(tmp_path)

@@ -20,14 +20,13 @@ import numpy as np
 
 from xvla_jax import flow
 from xvla_jax.actions import action_space
-from xvla_jax.checkpoints import lerobot
+from xvla_jax.checkpoints import lerobot, run_folder
 from xvla_jax.checkpoints.names import BUFFERS, EMBED_TOKENS, SHARED, detect_dialect, rows
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.models.xvla import XVLA, Context, abstract_params
 from xvla_jax.pretrained import ADAPTER, ORBAX
-from xvla_jax.training import checkpointer
 
 # Fields that say nothing about what a trained model computes.
 _TRAINING_ONLY: Final = frozenset(
@@ -87,9 +86,9 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    step = checkpointer.find_step(folder)
+    step = run_folder.find_step(folder)
     if step is not None:
-        item = checkpointer.read_model(step)
+        item = run_folder.read_model(step)
         if ADAPTER in item:
             raise CheckpointError(
                 f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "
@@ -314,7 +313,7 @@ def stage_outputs(
 
     Args:
         config: the model.
-        params: its parameters, as `xvla_jax.models.xvla.inference_params` makes them for ``dtype``.
+        params: its parameters, as `xvla_jax.models.inference.inference_params` makes them for ``dtype``.
         inputs: as `xvla_jax.checkpoint_tools.probe.make_inputs` gives them.
         dtype: computing type; products of float32 are exact on every device.
         steps: of the sampler.

@@ -14,10 +14,12 @@ import numpy as np
 
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
+from xvla_jax.checkpoints import run_folder
 from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.folders import check_target
 from xvla_jax.checkpoints.names import detect_dialect
 from xvla_jax.checkpoints.relabel import relabelled
-from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles, check_target
+from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
 from xvla_jax.policy import Policy
@@ -30,7 +32,6 @@ from xvla_jax.pretrained import (
     save_pretrained,
 )
 from xvla_jax.processor import Processor
-from xvla_jax.training import checkpointer
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
@@ -153,7 +154,7 @@ def extract_adapter(
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
-    step = checkpointer.find_step(source)
+    step = run_folder.find_step(source)
     if step is None:
         raise CheckpointError(f"{source} is no workdir of a LoRA run, from which {PEFT} is written")
     export_adapter(step, target, overwrite=overwrite)
@@ -170,7 +171,7 @@ def extract_adapter(
 
 def describe(folder: pathlib.Path) -> Side:
     """Layout, number of stored tensors and bytes; no tensor is read."""
-    step = checkpointer.find_step(folder)
+    step = run_folder.find_step(folder)
     if step is None:
         files = TensorFiles.open(folder)
         layout = detect_dialect(set(files.info)).name
@@ -195,7 +196,7 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
     """
     source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
     written = load_checkpoint(folder)
-    kind = np.float32 if checkpointer.find_step(folder) else DTYPES[STORED[dtype]]
+    kind = np.float32 if run_folder.find_step(folder) else DTYPES[STORED[dtype]]
     equal = jax.tree.map(
         lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
     )

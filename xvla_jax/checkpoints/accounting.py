@@ -1,8 +1,12 @@
-"""What is wrong with a checkpoint's tensors, all of it in one error."""
+"""Checks of a checkpoint's tensors: names, shapes, types, sizes and finite values.
+
+Each check lists everything at fault in one error.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -24,27 +28,40 @@ from xvla_jax.checkpoints.names import (
 from xvla_jax.checkpoints.safetensors_files import TensorFiles, TensorInfo
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
+from xvla_jax.untrusted import check_bound
 
 # Types in which parameters are stored, the widest first, and safetensors' names for them.
 STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def not_finite(value: np.ndarray) -> int:
-    """How many values are NaN or infinite."""
+    """Counts the values that are NaN or infinite."""
     flat = value.reshape(-1)
-    if flat.dtype == np.float32 and np.isfinite(np.dot(flat, flat)):  # no array of flags is made
+    # a finite sum of squares needs no array of flags; an overflowing one is counted below
+    if flat.dtype == np.float32 and np.isfinite(np.dot(flat, flat)):
         return 0
     return int(flat.size - np.count_nonzero(np.isfinite(flat)))
 
 
 def refuse_not_finite(counts: Mapping[str, int]) -> None:
-    """Raises if any of the tensors has values that are NaN or infinite; it gets their counts."""
+    """Raises if a tensor has values that are NaN or infinite; ``counts`` are by name."""
     bad = [f"{name}: {count} values" for name, count in counts.items() if count]
     if bad:
         raise CheckpointError(
             f"{len(bad)} tensors hold NaN or infinity; the checkpoint is damaged or its training "
             "diverged, take an earlier one:\n  " + "\n  ".join(bad)
         )
+
+
+def check_size(template: Any, where: object) -> None:
+    """Refuses a model or adapter of more parameters than `BOUNDS` allows, before any is allocated.
+
+    Args:
+        template: tree of leaves with ``shape``.
+        where: the file that describes it, for the message.
+    """
+    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(template))
+    check_bound("parameters", total, where)
 
 
 def check_stored_tree(folder: pathlib.Path, template: Any) -> None:
@@ -64,14 +81,14 @@ def check_stored_tree(folder: pathlib.Path, template: Any) -> None:
 
 def check_tree(tree: Any, template: Any) -> None:
     """Refuses a tree whose leaves are not those of the template in name and shape."""
-    found, wanted = (
+    stored, expected = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in flat}
         for flat in (jax.tree.leaves_with_path(side) for side in (tree, template))
     )
     wrong = [
-        f"{name}: found {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
+        f"{name}: found {stored.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(stored.keys() | expected.keys())
+        if stored.get(name) != expected.get(name)
     ]
     if wrong:
         raise CheckpointError(
@@ -81,7 +98,7 @@ def check_tree(tree: Any, template: Any) -> None:
 
 
 def stored_names(files: TensorFiles, config: XVLAConfig, dialect: Dialect) -> dict[str, str]:
-    """Released name -> name in the file; the token table is found under either of its names."""
+    """Maps released names to names in the file; the token table may have either of its two."""
     names = {name: dialect.rename(name) for name in (*(r.torch for r in rows(config)), *BUFFERS)}
     shared, alias = dialect.rename(SHARED), dialect.rename(EMBED_TOKENS)
     if alias in files.info:
@@ -96,31 +113,31 @@ def stored_names(files: TensorFiles, config: XVLAConfig, dialect: Dialect) -> di
 
 
 def tensor_problems(
-    found: Mapping[str, TensorInfo],
-    wanted: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, TensorInfo],
+    shapes: Mapping[str, tuple[int, ...]],
     *,
     optional: Collection[str] = (),
 ) -> list[str]:
-    """Lines on tensors that are missing, have another shape or type, or that nothing uses.
+    """Lists tensors that are missing, have another shape or type, or that nothing uses.
 
     Args:
-        found: what a file holds.
-        wanted: name -> shape.
+        stored: types and shapes of a file, by name.
+        shapes: expected shapes, by name.
         optional: names that may be missing; they are not surplus either.
     """
     problems = []
-    for name, shape in wanted.items():
-        if name not in found:
+    for name, shape in shapes.items():
+        if name not in stored:
             if name not in optional:
                 problems.append(f"missing    {name} {list(shape)}")
             continue
-        info = found[name]
+        info = stored[name]
         if info.shape != shape:
             problems.append(f"mis-shaped {name}: found {list(info.shape)}, expected {list(shape)}")
         if info.dtype not in STORED.values():
             problems.append(f"mis-typed  {name}: {info.dtype}; allowed are {[*STORED.values()]}")
-    surplus = sorted(found.keys() - wanted.keys() - set(optional))
-    return problems + [f"surplus    {name} {list(found[name].shape)}" for name in surplus]
+    surplus = sorted(stored.keys() - shapes.keys() - set(optional))
+    return problems + [f"surplus    {name} {list(stored[name].shape)}" for name in surplus]
 
 
 def account(
@@ -129,13 +146,13 @@ def account(
     shapes: Mapping[str, tuple[int, ...]],
     dialect: Dialect,
 ) -> None:
-    """Every tensor must be used once and have a type and the shape that the config implies."""
-    wanted = {
+    """Refuses tensors unless each is used once and has the shape that the config implies."""
+    expected = {
         names[released]: shape[::-1] if released in dialect.transposed else shape
         for released, shape in shapes.items()
     }
     optional = {*(names[buffer] for buffer in BUFFERS), dialect.rename(SHARED)}
-    problems = tensor_problems(files.info, wanted, optional=optional - {names[SHARED]})
+    problems = tensor_problems(files.info, expected, optional=optional - {names[SHARED]})
     if problems:
         raise CheckpointError(
             f"the weights ({dialect.name} layout) do not fit config.json, give the one that came "
@@ -144,7 +161,7 @@ def account(
 
 
 def buffer_shapes(config: XVLAConfig) -> dict[str, tuple[int, ...]]:
-    """Released name -> shape of the tensors that are saved but are no parameters."""
+    """Returns released name -> shape of the tensors that are saved but are no parameters."""
     vision = config.vision
     return {
         TEMPORAL: (vision.max_temporal_embeddings, vision.dim_embed[-1]),
@@ -153,19 +170,19 @@ def buffer_shapes(config: XVLAConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_first_frame(temporal: np.ndarray, name: str) -> None:
-    """Row 0 of the stored sine/cosine table must be 0, 1, 0, 1, ...
+    """Refuses a stored sine/cosine table whose row 0 is not 0, 1, 0, 1, ...
 
-    It is all that a single frame uses, and the model has it built in.
+    A single frame uses row 0 alone, and the model has it built in.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: names the first channel that differs.
     """
-    wanted = np.arange(temporal.shape[-1]) % 2
-    wrong = np.flatnonzero(np.asarray(temporal[0], np.float32) != wanted)
+    expected = np.arange(temporal.shape[-1]) % 2
+    wrong = np.flatnonzero(np.asarray(temporal[0], np.float32) != expected)
     if len(wrong):
         channel = int(wrong[0])
         raise CheckpointError(
             f"{name}[0, {channel}] is {float(temporal[0, channel]):g}, the sine/cosine table of "
-            f"X-VLA has {wanted[channel]} there; {len(wrong)} channels differ. The weights come "
+            f"X-VLA has {expected[channel]} there; {len(wrong)} channels differ. The weights come "
             "from a changed model, whose image features this one would not reproduce"
         )

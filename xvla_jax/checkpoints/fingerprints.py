@@ -1,4 +1,4 @@
-"""Parameters compared by digests of their values, without having both sides in memory."""
+"""Digests of parameters, which compare two checkpoints without both of them in memory."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from xvla_jax.checkpoints.safetensors_files import DTYPES
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 
-_SAMPLE: Final = 4096  # values of a tensor that are kept to tell by how much it differs
+_SAMPLE: Final = 4096  # values of a tensor that are kept, to estimate by how much it differs
 _LISTED: Final = 10  # differing parameters that a report names
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of a parameter: enough to see that another differs, and roughly by how much."""
+    """Digest and sample of a parameter: they show that another differs, and roughly by how much."""
 
     digest: bytes
-    sample: np.ndarray  # float32, spread over the tensor; a small tensor whole
+    sample: np.ndarray  # float32, spread evenly over the tensor; all values of a small one
 
 
 def fingerprints(
     params: Mapping[str, Any], config: XVLAConfig, *, dtype: str
 ) -> dict[str, Fingerprint]:
-    """Of every parameter, by its released name.
+    """Returns the fingerprint of every parameter, by its released name.
 
     Args:
         params: the tree.
@@ -38,30 +38,30 @@ def fingerprints(
         dtype: type to which values are rounded first.
     """
     kind = DTYPES[STORED[dtype]]
-    found = {}
+    kept = {}
     for name, value in torch_tensors.iter_released(params, config):
         flat = np.ascontiguousarray(value, dtype=kind).reshape(-1)
         digest = hashlib.sha256(flat.view(np.uint8).data).digest()
         sample = flat[:: -(-flat.size // _SAMPLE)].astype(np.float32)
-        found[name] = Fingerprint(digest, sample)
-    return found
+        kept[name] = Fingerprint(digest, sample)
+    return kept
 
 
 def params_digest(params: Mapping[str, Any], config: XVLAConfig) -> str:
-    """SHA-256 of all parameters in float32, whatever layout they were stored in."""
+    """Returns the SHA-256 of all parameters in float32; it does not depend on their layout."""
     total = hashlib.sha256()
-    for name, found in sorted(fingerprints(params, config, dtype="float32").items()):
-        total.update(name.encode() + b"\0" + found.digest)
+    for name, kept in sorted(fingerprints(params, config, dtype="float32").items()):
+        total.update(name.encode() + b"\0" + kept.digest)
     return total.hexdigest()
 
 
 def compare_parameters(
     a: Mapping[str, Fingerprint], b: Mapping[str, Fingerprint]
 ) -> dict[str, Any]:
-    """How many parameters are equal bit for bit, and the names that differ most.
+    """Counts the parameters that are equal bit for bit, and lists those that differ most.
 
-    ``largest_difference`` is that among the values kept (all of a small tensor, else about 4,000),
-    a lower bound.
+    ``largest_difference`` is taken over the sampled values (all of a small tensor, else about
+    4,000), so it is a lower bound.
     """
     if set(a) != set(b):
         raise ConfigError(f"parameters of one side only: {sorted(set(a) ^ set(b))[:_LISTED]}")

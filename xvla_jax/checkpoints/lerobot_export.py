@@ -1,8 +1,7 @@
-"""LeRobot's config and pipelines of an export: what makes LeRobot do as our processor does.
+"""LeRobot's config and pipelines for an export, so that LeRobot does what our processor does.
 
-A folder that came from LeRobot keeps its files as they were for as long as they say what the
-checkpoint says; after a fine-tune on other cameras, another domain or other units they are made
-new.
+A folder that came from LeRobot keeps its files while they agree with the checkpoint; after a
+fine-tune on other cameras, another domain or other units they are written again.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ _log = logging.getLogger(__name__)
 
 
 def as_lerobot_can(processor: Processor) -> Processor:
-    """The processor, or the nearest to it that LeRobot has the steps for.
+    """Returns the nearest processor that LeRobot has the steps for.
 
-    LeRobot has no filter of Pillow's. Its own step stretches images as well, bilinear in float.
+    LeRobot has none of Pillow's filters. Its own step stretches images too, bilinear in float.
     """
     if processor.tokenizer_dir:
         raise CheckpointError(
@@ -65,13 +64,13 @@ def lerobot_files(
     dtype: str,
     domain: int | None,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """LeRobot's ``config.json``, and its pipelines with their statistics by name.
+    """Returns LeRobot's ``config.json``, and its pipelines with their statistics by name.
 
     Args:
         config: the model.
-        processor: one that `as_lerobot_can`; without, the config leaves open what it would say,
-            and there are no pipelines but those of ``files``.
-        contracts: of the checkpoint; that of the domain names the cameras.
+        processor: as `as_lerobot_can` returns it; None leaves its fields out of the config, and
+            the only pipelines are those of ``files``.
+        contracts: of the checkpoint; the one of the domain names the cameras.
         files: carried along from the source.
         dtype: stored type of the weights.
         domain: of every observation; None: the only one, or the first with a warning.
@@ -81,20 +80,20 @@ def lerobot_files(
     carried = {name: files[name] for name in files if name.startswith((BEFORE, AFTER))}
     contract = _contract(contracts, domain)
     kept = to_lerobot(released, {}, width=space.width, dtype=dtype)
-    if section and _says(kept, carried, processor, contract):
+    if section and _agree(kept, carried, processor, contract):
         return kept, carried
     if processor is None:
-        stated = _stated_by(contract, section, None, space.real_width, space.real_width)
+        stated = _own_fields(contract, section, None, space.real_width, space.real_width)
         return to_lerobot(released, stated, width=space.width, dtype=dtype), carried
     state = processor.state.width if processor.state else space.real_width
-    stated = _stated_by(contract, section, processor, state, space.real_width)
+    stated = _own_fields(contract, section, processor, state, space.real_width)
     made = to_lerobot(released, stated, width=space.width, dtype=dtype)
     domain_id = contract.domain_id if contract else read_domain(carried) or 0
     return made, _pipelines(made, processor, domain_id=domain_id)
 
 
 def _contract(contracts: Mapping[int, Contract], domain: int | None) -> Contract | None:
-    """The contract whose domain and cameras LeRobot's one pipeline is for."""
+    """Returns the contract whose domain and cameras LeRobot's one pipeline gets."""
     if domain is not None and domain not in contracts:
         raise CheckpointError(
             f"--domain={domain}: the checkpoint has contracts of {sorted(contracts)} alone"
@@ -112,17 +111,17 @@ def _contract(contracts: Mapping[int, Contract], domain: int | None) -> Contract
     return contracts[chosen]
 
 
-def _says(
+def _agree(
     config: Mapping[str, Any],
     files: Mapping[str, bytes],
     processor: Processor | None,
     contract: Contract | None,
 ) -> bool:
-    """Whether LeRobot's files as they came still say what the checkpoint says."""
+    """True if LeRobot's files as they came still agree with the checkpoint."""
     try:
         if processor is not None and read_processor(config, files) != processor:
             return False
-    except CheckpointError:  # they are not whole, or say what no processor does
+    except CheckpointError:  # they are incomplete, or ask for what no processor does
         return False
     if contract is None:
         return True
@@ -131,21 +130,20 @@ def _says(
 
 
 def _cameras(contract: Contract) -> list[str]:
-    made = features(contract.views, {}, side=1, state=1, action=1)
-    return list(cameras(made))
+    return list(cameras(features(contract.views, {}, side=1, state=1, action=1)))
 
 
-def _stated_by(
+def _own_fields(
     contract: Contract | None,
     section: Mapping[str, Any],
     processor: Processor | None,
     state: int,
     action: int,
 ) -> dict[str, Any]:
-    """LeRobot's fields beyond the model's."""
+    """Returns LeRobot's fields beyond the model's."""
     views = contract.views if contract else tuple(cameras(section))
     if processor is None:
-        # No cameras, whose images would be a guess: LeRobot asks for them.
+        # no cameras, as their sizes would be a guess: LeRobot asks for them
         made = features((), {}, side=0, state=state, action=action)
         return {**made, **{key: section[key] for key in made if key in section}}
     side = processor.image_size
@@ -166,11 +164,11 @@ def _stated_by(
 def _pipelines(
     config: Mapping[str, Any], processor: Processor, *, domain_id: int
 ) -> dict[str, bytes]:
-    """LeRobot's processor files by name, as its own factory makes them from a policy config.
+    """Returns LeRobot's processor files by name, as its own factory makes them from a config.
 
     Args:
-        config: LeRobot's ``config.json``, as `lerobot_files.to_lerobot` makes it.
-        processor: what the pipelines do.
+        config: LeRobot's ``config.json``, as `to_lerobot` returns it.
+        processor: whose work the pipelines do.
         domain_id: of every observation.
     """
     norm_map = config["normalization_mapping"]
@@ -207,7 +205,7 @@ def _pipelines(
 
 
 def _normalization_mapping(processor: Processor) -> dict[str, str]:
-    """LeRobot's modes by kind of feature."""
+    """Returns LeRobot's modes by kind of feature."""
     imagenet = (processor.mean, processor.std) == (IMAGE_MEAN, IMAGE_STD)
     return {
         "VISUAL": "IDENTITY" if imagenet else "MEAN_STD",
@@ -217,7 +215,7 @@ def _normalization_mapping(processor: Processor) -> dict[str, str]:
 
 
 def _stats(config: Mapping[str, Any], processor: Processor) -> dict[str, np.ndarray]:
-    """Statistics by ``feature.name``."""
+    """Returns statistics by ``feature.name``."""
     stats = {}
     for key, scaling in ((STATE, processor.state), (ACTION, processor.action)):
         if scaling:
@@ -235,7 +233,7 @@ def _stats(config: Mapping[str, Any], processor: Processor) -> dict[str, np.ndar
 def _files(
     name: str, steps: Sequence[tuple[str, Mapping[str, Any]]], stats: Mapping[str, np.ndarray]
 ) -> dict[str, bytes]:
-    """A pipeline's file, and that of its statistics if there are any."""
+    """Returns a pipeline's file, and that of its statistics if there are any."""
     entries, files = [], {}
     for number, (step, settings) in enumerate(steps):
         entries.append({"registry_name": step, "config": settings})

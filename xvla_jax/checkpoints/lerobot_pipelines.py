@@ -1,9 +1,9 @@
-"""LeRobot's two processor pipelines, read into a `Processor`; ``lerobot_export`` writes them.
+"""Reads LeRobot's two processor pipelines into a `Processor`; ``lerobot_export`` writes them.
 
-What LeRobot does to an observation is said by its ``config.json`` (side, padding, views), by the
-steps of ``policy_preprocessor.json`` (text, mean and deviation, units of the state) and by
+LeRobot prepares an observation by its ``config.json`` (side, padding, views), by the steps of
+``policy_preprocessor.json`` (text, mean and deviation, units of the state) and by
 ``policy_postprocessor.json`` (units of actions), with statistics beside them. A step or setting
-that is not understood here would change actions without a word, so it is refused by name.
+that is not understood here would change actions silently, so it is refused by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.processor import Processor
 from xvla_jax.scaling import MODES, Scaling
 from xvla_jax.untrusted import (
-    LARGEST,
+    BOUNDS,
     STRICT,
     DomainId,
     Side,
@@ -45,7 +45,7 @@ _EMPTY: Final = "observation.images.empty_camera_"
 RESIZE: Final = "image_crop_resize_processor"
 DOMAIN: Final = "xvla_add_domain_id"
 
-# Steps that are understood, and the settings of each that we honour by refusing any other value.
+# Steps that are understood, and the only values that each of these settings may have.
 _STEPS: Final[Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]] = {
     BEFORE: {
         "rename_observations_processor": {},  # names alone; ours are the slots of config.json
@@ -68,7 +68,7 @@ _STEPS: Final[Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]]] = {
     },
 }
 
-# In this order each of them does what is said of it above.
+# the order of the steps on images that the arithmetic below assumes
 _IMAGES: Final = (
     "xvla_image_to_float", RESIZE, "xvla_imagenet_normalize", "normalizer_processor"
 )  # fmt: skip
@@ -81,7 +81,7 @@ class _Feature(TypedDict, total=False):
 
 
 class _Settings(TypedDict, total=False):
-    """Settings that are read here, of whatever step; the others are compared, or ignored."""
+    """Settings of any step that are read here; the others are compared, or ignored."""
 
     tokenizer_name: str | None
     max_length: int
@@ -93,7 +93,7 @@ class _Settings(TypedDict, total=False):
     normalize_observation_keys: list[str] | None
 
 
-# `class` is no name of a field
+# `class` cannot be the name of an attribute
 _Step = TypedDict(
     "_Step",
     {
@@ -112,14 +112,14 @@ class _Pipeline(TypedDict):
 
 
 _PIPELINE: Final = pydantic.TypeAdapter(_Pipeline)
-# what bytes that are no safetensors file, or of types unknown to numpy, make the library raise
+# errors that the library raises for damaged files, and for types unknown to numpy
 _NO_TENSORS: Final = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
 
 
 def read_processor(
     config: Mapping[str, Any], folder: pathlib.Path | Mapping[str, bytes]
 ) -> Processor | None:
-    """What LeRobot does to observations and actions by the files of a folder.
+    """Reads the processor that LeRobot's files describe.
 
     Args:
         config: LeRobot's ``config.json``.
@@ -129,7 +129,7 @@ def read_processor(
         None where the config leaves text length and images open, as LeRobot's own never does.
 
     Raises:
-        CheckpointError: the files ask for something that is not done here; the field is named.
+        CheckpointError: the files ask for something that our processor cannot do; names the field.
     """
     if "tokenizer_max_length" not in config or "resize_imgs_with_padding" not in config:
         return None
@@ -147,7 +147,7 @@ def read_processor(
             f"and max_length {text.get('max_length')!r}; one of {', '.join(_BART)} and a number "
             "are expected, as X-VLA's text is BART's"
         )
-    found = Processor(
+    processor = Processor(
         image_size=size,
         num_views=max(
             config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
@@ -159,11 +159,12 @@ def read_processor(
         state=_scaling(before.get("normalizer_processor"), STATE, "STATE", BEFORE),
         action=_scaling(after.get("unnormalizer_processor"), ACTION, "ACTION", AFTER),
     )
-    return Processor.from_dict(found.to_dict(), "LeRobot's files")  # within the bounds of any
+    # built again from its dict, which checks the bounds of every field
+    return Processor.from_dict(processor.to_dict(), "LeRobot's files")
 
 
 def read_domain(files: Mapping[str, bytes]) -> int | None:
-    """Domain that the pipeline gives every observation; None where no step does."""
+    """Returns the domain that the pipeline gives every observation; None if no step does."""
     steps = _steps(files, BEFORE) or {}
     return steps[DOMAIN].get("domain_id", 0) if DOMAIN in steps else None
 
@@ -176,13 +177,13 @@ def _contents(folder: pathlib.Path | Mapping[str, bytes]) -> Mapping[str, bytes]
         for path in sorted(folder.iterdir())
         if path.name.startswith((BEFORE, AFTER))
         and path.is_file()
-        and path.stat().st_size <= LARGEST
+        and path.stat().st_size <= BOUNDS["bytes of a carried file"]
         and check_link(path)
     }
 
 
 def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
-    """Settings of a pipeline's steps by name, statistics included; None without the file."""
+    """Returns settings and statistics of a pipeline's steps by name; None without the file."""
     file = f"{name}.json"
     if file not in files:
         return None
@@ -195,7 +196,7 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
     steps = {entry.get("registry_name") or entry.get("class"): entry for entry in entries}
     if None in steps:
         raise CheckpointError(f"{file}: a step has no registry_name, by which it would be known")
-    found = {step: dict(entry.get("config") or {}) for step, entry in steps.items()}
+    settings_of = {step: dict(entry.get("config") or {}) for step, entry in steps.items()}
     known = _STEPS[name]
     unknown = sorted(set(steps) - set(known))
     if unknown or len(entries) > len(steps):
@@ -208,7 +209,7 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
         raise CheckpointError(
             f"{file}: steps are in the order {order}; {list(_IMAGES)} is expected"
         )
-    for step, settings in found.items():
+    for step, settings in settings_of.items():
         for key, allowed in known[step].items():
             if settings.get(key, allowed[0]) not in allowed:
                 raise CheckpointError(
@@ -218,7 +219,7 @@ def _steps(files: Mapping[str, bytes], name: str) -> Steps | None:
         state_file = steps[step].get("state_file")
         if state_file:
             settings["stats"] = _read_stats(files, state_file, file)
-    return found
+    return settings_of
 
 
 def _read_stats(files: Mapping[str, bytes], name: str, pipeline: str) -> dict[str, np.ndarray]:
@@ -229,11 +230,11 @@ def _read_stats(files: Mapping[str, bytes], name: str, pipeline: str) -> dict[st
     try:
         return load_tensors(files[name])
     except _NO_TENSORS as error:
-        raise CheckpointError(f"{name}: not a whole safetensors file ({error!r})") from error
+        raise CheckpointError(f"{name}: not a complete safetensors file ({error!r})") from error
 
 
 def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, Steps]:
-    """The pipelines that LeRobot makes of a policy config where the folder has none."""
+    """Returns the pipelines that LeRobot makes from a policy config if the folder has none."""
     mapping = config.get("normalization_mapping") or {}
     scaled = {kind: mode for kind, mode in mapping.items() if mode != "IDENTITY"}
     if scaled:
@@ -252,7 +253,7 @@ def _steps_of_config(config: Mapping[str, Any], missing: str) -> tuple[Steps, St
 
 
 def cameras(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Cameras of a policy config, in the order of the view slots; slots kept empty are left out."""
+    """Returns the cameras of a policy config in the order of the view slots, but no empty slot."""
     return {k: v for k, v in _views(config).items() if not k.startswith(_EMPTY)}
 
 
@@ -264,7 +265,7 @@ def _views(config: Mapping[str, Any]) -> dict[str, Any]:
 def _resizing(
     config: Mapping[str, Any], features: Mapping[str, Any], before: Steps
 ) -> tuple[int, str]:
-    """Side of the network's images, and how others become that."""
+    """Returns the side of the network's images, and the name of the resizing to it."""
     padded = config["resize_imgs_with_padding"]
     stretched = before.get(RESIZE, {}).get("resize_size")
     if padded is not None and stretched is not None:
@@ -292,7 +293,7 @@ def _resizing(
 def _mean_std(
     before: Steps, features: Mapping[str, Any]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of the pixels 0 .. 1, all of LeRobot's steps taken together."""
+    """Returns mean and deviation of pixels in 0 .. 1, all of LeRobot's steps combined."""
     imagenet = "xvla_imagenet_normalize" in before
     mean, std = (IMAGE_MEAN, IMAGE_STD) if imagenet else ((0.0,) * 3, (1.0,) * 3)
     step = before.get("normalizer_processor")
@@ -316,7 +317,7 @@ def _mean_std(
 
 
 def _scaling(step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str) -> Scaling | None:
-    """What a step normalises a feature by; None where it leaves it alone."""
+    """Returns the scaling of a feature by a step; None if the step leaves it alone."""
     if step is None or key not in step.get("features", {}):
         return None
     keys = step.get("normalize_observation_keys")
@@ -329,14 +330,14 @@ def _scaling(step: Mapping[str, Any] | None, key: str, kind: str, pipeline: str)
         for name, value in step.get("stats", {}).items()
         if name.rpartition(".")[0] == key
     }
-    if mode == "IDENTITY" or not stats:  # LeRobot passes over a feature without statistics
+    if mode == "IDENTITY" or not stats:  # LeRobot skips a feature without statistics
         return None
-    wanted = MODES.get(mode, ())[:2]
-    if not wanted or set(wanted) - set(stats):
+    names = MODES.get(mode, ())[:2]
+    if not names or set(names) - set(stats):
         raise CheckpointError(
             f"{pipeline}.json: norm_map.{kind} is {mode!r}, and {key} has the statistics "
             f"{sorted(stats)}; known are "
             + ", ".join(f"{name} ({low}, {high})" for name, (low, high, _) in MODES.items())
         )
-    low, high = (tuple(np.float32(stats[name]).reshape(-1).tolist()) for name in wanted)
+    low, high = (tuple(np.float32(stats[name]).reshape(-1).tolist()) for name in names)
     return Scaling(mode, low, high, float(step.get("eps", EPS)))

@@ -1,8 +1,7 @@
 """The table of PyTorch names: released tensor <-> leaf of the parameter tree, in three dialects.
 
-PyTorch names live in this file only. A `Row` ties one released tensor to one leaf (or to one layer
-of a stacked leaf) and says how the two layouts differ. LeRobot's dialects are renamings of the
-released names.
+No other file has PyTorch names. A `Row` ties one released tensor to one leaf, or to one layer of a
+stacked leaf, and says how the two layouts differ. LeRobot's dialects rename the released names.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a PyTorch tensor becomes a Flax leaf and back."""
+    """A pair of functions: PyTorch tensor to Flax leaf (of a given shape), and back."""
 
     to_jax: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -101,7 +100,7 @@ BUFFERS: Final = (TEMPORAL, LOGITS_BIAS)  # saved, but no parameters
 
 
 def rows(config: XVLAConfig) -> list[Row]:
-    """A model's table: every parameter once, in the order of the reference's file sections."""
+    """Returns a model's table: every parameter once, in the order of the reference's sections."""
     table: list[Row] = []
 
     def add(
@@ -178,15 +177,16 @@ def _native_name(released: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """One way of naming the released tensors.
+    """A way of naming the released tensors.
 
     Attributes:
+        name: key of `DIALECTS`.
         rename: released name -> name in this dialect.
         transposed: released names whose tensor is stored transposed.
         absent: released buffers that this dialect does not store.
         tied_name: the released name under which the token table is written.
-        lerobot: whether config.json and what lies beside it are LeRobot's.
-        says_format: whether its writer notes ``format: pt`` in the file.
+        lerobot: config.json and the files beside it are LeRobot's.
+        says_format: its writer notes ``format: pt`` in the file.
     """
 
     name: str
@@ -199,7 +199,7 @@ class Dialect:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Text beside the tensors: LeRobot's writers note there which alias they left out."""
+        """Text beside the tensors, where LeRobot's writers note the alias that they left out."""
         note = {self.rename(SHARED): self.rename(EMBED_TOKENS)}
         return ({"format": "pt"} if self.says_format else {}) | (note if self.lerobot else {})
 
@@ -225,7 +225,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
 
 
 def detect_dialect(names: set[str]) -> Dialect:
-    """The dialect in which a state dict with these names is written.
+    """Returns the dialect in which a state dict with these names is written.
 
     Raises:
         CheckpointError: the names are those of no dialect.

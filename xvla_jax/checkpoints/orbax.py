@@ -1,4 +1,4 @@
-"""Parameters of an Orbax step, in and out of it without a second copy in memory."""
+"""Reads and writes the parameters of an Orbax step without a second copy in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
-from xvla_jax.checkpoints.accounting import check_stored_tree, not_finite, refuse_not_finite
+from xvla_jax.checkpoints.accounting import (
+    check_size,
+    check_stored_tree,
+    not_finite,
+    refuse_not_finite,
+)
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.checkpoints.safetensors_files import Progress, StoredLeaf
 from xvla_jax.errors import CheckpointError
-from xvla_jax.training.checkpointer import CHECKPOINTS
 
 _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at a time
 _CHUNK: Final = 16 << 20  # bytes of a leaf that are stored together
@@ -27,7 +32,7 @@ Path = tuple[Any, ...]
 
 
 def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
-    """The parameters alone, float32 numpy leaves; neither optimizer nor device is touched.
+    """Reads the parameters alone as float32 numpy leaves; needs neither optimizer nor device.
 
     Raises:
         CheckpointError: the parameters do not have the template's shapes, or some are not finite.
@@ -40,9 +45,9 @@ def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
 
 
 def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
-    """As `load_params`, with leaves that are read when they are asked for.
+    """Returns what `load_params` does, with leaves that are read when they are used.
 
-    Neighbours in the tree are read together: go through it in its own order.
+    Neighbours in the tree are read together, so using leaves in the order of the tree is fastest.
     """
     _check_stored(step_folder, template)
     leaves = jax.tree.leaves_with_path(template)
@@ -61,7 +66,7 @@ def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
             leaf = leaf[key.key]
         value = leaf if layer is None else leaf[layer]
         if not_finite(value):
-            load_params(step_folder, template)  # names all that are not
+            load_params(step_folder, template)  # raises, and names every leaf that is not finite
         return value
 
     return jax.tree_util.tree_map_with_path(
@@ -78,8 +83,8 @@ def write_step(
 ) -> None:
     """Writes parameters and ``model`` item as step 0 of a workdir; there is no optimizer.
 
-    Uncompressed, as weights hardly compress. Stored leaves are read as their turn comes, and
-    ``progress`` is told of every leaf.
+    Arrays are not compressed, as weights hardly compress. Stored leaves are read one group at a
+    time, and ``progress`` is called for every leaf.
     """
     total, done = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), 0
 
@@ -104,11 +109,12 @@ def write_step(
 
 
 def _check_stored(step_folder: pathlib.Path, template: Any) -> None:
-    """Compares names and shapes; no values are read.
+    """Compares size, names and shapes with the template's; reads no values.
 
     Raises:
-        CheckpointError: they are not the template's, or cannot be read.
+        CheckpointError: they differ, or cannot be read.
     """
+    check_size(template, step_folder)
     try:
         check_stored_tree(step_folder / "params", template)
     except (ValueError, KeyError, FileNotFoundError, AttributeError) as error:
@@ -119,14 +125,14 @@ def _check_stored(step_folder: pathlib.Path, template: Any) -> None:
 
 def _restore(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype(np.float32))
-    wanted = ocp.args.PyTreeRestore(
+    arguments = ocp.args.PyTreeRestore(
         item=template,
         restore_args=jax.tree.map(lambda _: as_numpy, template),
         partial_restore=True,
     )
     try:
         with ocp.Checkpointer(_handler()) as reader:
-            return reader.restore(step_folder / "params", args=wanted)
+            return reader.restore(step_folder / "params", args=arguments)
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise CheckpointError(f"{step_folder}: the parameters cannot be read: {error}") from error
 
@@ -143,24 +149,24 @@ def _name(path: Path) -> str:
 
 
 class _StoredLeafHandler(type_handlers.NumpyHandler):
-    """Writes stored leaves as numpy arrays: a group is read while the one before is written."""
+    """Writes stored leaves as numpy arrays; reads a group while the one before is written."""
 
     async def _background_serialize(
         self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
     ) -> None:
         args = args or [ocp.SaveArgs()] * len(values)
         groups = _groups([value.nbytes for value in values])
-        coming = _read_aside(values, groups[0])
+        next_arrays = _read_group(values, groups[0])
         for group, following in zip(groups, [*groups[1:], []], strict=True):
-            arrays = await coming
-            coming = _read_aside(values, following)
+            arrays = await next_arrays
+            next_arrays = _read_group(values, following)
             await super()._background_serialize(
                 arrays, [infos[i] for i in group], [args[i] for i in group]
             )
-        await coming
+        await next_arrays
 
 
-def _read_aside(values: Sequence[Any], group: Sequence[int]) -> asyncio.Future[list[np.ndarray]]:
+def _read_group(values: Sequence[Any], group: Sequence[int]) -> asyncio.Future[list[np.ndarray]]:
     def read() -> list[np.ndarray]:
         return [np.asarray(values[i]) for i in group]
 
@@ -168,7 +174,7 @@ def _read_aside(values: Sequence[Any], group: Sequence[int]) -> asyncio.Future[l
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Neighbours together, up to a group's bytes; a larger one alone."""
+    """Groups neighbours up to `_GROUP` bytes; a larger leaf is a group of its own."""
     groups: list[list[int]] = []
     room = 0
     for index, size in enumerate(sizes):

@@ -1,7 +1,7 @@
-"""PEFT's ``adapter_config.json``: which modules an adapter changes, by which rank and scale.
+"""PEFT's ``adapter_config.json``, and the tensors that it implies for a model.
 
 PEFT finds modules by name, with rules of its own for each field. They are repeated here, so that
-the tensors that a config implies are known before the file is opened.
+names, shapes and scales of all tensors are known before the weights are opened: a `Slot` for each.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from xvla_jax.checkpoints.names import LAYOUTS, Dialect, Path, rows
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import abstract_params
-from xvla_jax.untrusted import check_object, read_json
+from xvla_jax.untrusted import BOUNDS, check_bound, check_object, read_json
 
 ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
 ALL_LINEAR: Final = "all-linear"
 
+_LARGEST_RANK: Final = BOUNDS["columns of a low-rank pair"]
 _MATCH_S: Final = 1.0  # seconds for a pattern and a name; microseconds are usual
-_LARGEST_RANK: Final = 65_536
 _OFF: Final = (None, False, [], {}, "")
-# Fields that change the numbers: the values with which W + scale * A B is all there is.
+# Fields that change the numbers: the values for which the result is W + scale * A B and no more.
 _SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
-    # The others (pissa, olora, corda, loftq) also change the base weights, which are not at hand.
+    # the others (pissa, olora, corda, loftq) change the base weights too, which are not at hand
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
     "use_dora": _OFF,
     "use_qalora": _OFF,
@@ -46,12 +46,12 @@ _SUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "alora_invocation_tokens": _OFF,
     "arrow_config": _OFF,
 }
-# Fields that leave the numbers alone: notes, training only, or sizes of what has to be off.
+# Fields that do not change the numbers: notes, training only, or sizes of what has to be off.
 _HARMLESS: Final = frozenset(
     {
         "auto_mapping",
         "base_model_name_or_path",
-        "corda_config",  # of an initialisation, as the next two
+        "corda_config",  # initialisation, as the next two
         "eva_config",
         "loftq_config",
         "inference_mode",
@@ -85,10 +85,10 @@ def _regex(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _match(pattern: str, module: str, *, whole: bool = False) -> regex.Match[str] | None:
-    """As `re.match`, or `re.fullmatch`; a pattern of exponential time is refused."""
+def _match(pattern: str, module: str, *, full: bool = False) -> regex.Match[str] | None:
+    """Matches like `re.match`, or `re.fullmatch`; refuses a pattern of exponential time."""
     try:
-        return (regex.fullmatch if whole else regex.match)(pattern, module, timeout=_MATCH_S)
+        return (regex.fullmatch if full else regex.match)(pattern, module, timeout=_MATCH_S)
     except TimeoutError as error:
         raise CheckpointError(
             f"{ADAPTER_CONFIG_NAME}: matching {pattern!r} against {module} takes more than "
@@ -143,12 +143,12 @@ _KNOWN: Final = frozenset({*_SUPPORTED, *_HARMLESS, *_FORMS})
 
 @dataclasses.dataclass(frozen=True)
 class PeftConfig:
-    """``adapter_config.json``; ``raw`` is the whole file, fields that we do not read included."""
+    """``adapter_config.json``; ``raw`` has all of its fields, also those that are not read here."""
 
     raw: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuses what would change the numbers and is not computed here, all fields at once."""
+        """Refuses fields that change the numbers and are not computed here, all in one error."""
         raw = self.raw
         problems = [
             f"{name} is {raw.get(name)!r}; supported: {', '.join(map(repr, allowed))}"
@@ -156,8 +156,8 @@ class PeftConfig:
             if raw.get(name) not in allowed
         ]
         problems += [
-            f"{name} is {raw.get(name)!r}; {wanted} is expected"
-            for name, (wanted, valid) in _FORMS.items()
+            f"{name} is {raw.get(name)!r}; {form} is expected"
+            for name, (form, valid) in _FORMS.items()
             if not valid(raw.get(name))
         ]
         problems += [
@@ -174,38 +174,38 @@ class PeftConfig:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> PeftConfig:
-        """The config of an adapter folder.
+        """Reads the config of an adapter folder.
 
         Raises:
-            CheckpointError: there is none, or it asks for what is not supported.
+            CheckpointError: there is none, or it asks for something that is not supported.
         """
         path = folder / ADAPTER_CONFIG_NAME
         if not path.is_file():
-            found = (
+            content = (
                 sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "no such folder"
             )
             raise CheckpointError(
-                f"{folder} is no PEFT adapter: it has no {ADAPTER_CONFIG_NAME}; found {found}"
+                f"{folder} is no PEFT adapter: it has no {ADAPTER_CONFIG_NAME}; found {content}"
             )
         return cls(check_object(read_json(path), path, error=CheckpointError))
 
     @property
     def base(self) -> str:
-        """The base that the adapter was trained on, as PEFT noted it."""
+        """Name of the base that the adapter was trained on, as PEFT noted it."""
         return str(self.raw.get("base_model_name_or_path") or "an unnamed base")
 
     def rank(self, module: str) -> int:
-        """Columns of A for a module."""
+        """Returns the columns of A for a module."""
         return int(self._pattern("rank_pattern", module, self.raw["r"]))
 
     def scale(self, module: str) -> float:
-        """Factor of B A for a module."""
+        """Returns the factor of B A for a module."""
         rank = self.rank(module)
         alpha = self._pattern("alpha_pattern", module, self.raw["lora_alpha"])
         return alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank)
 
     def adapts(self, module: str, *, linear: bool) -> bool:
-        """Whether a module, an ``nn.Linear`` or of another kind, gets a low-rank pair."""
+        """True if a module gets a low-rank pair; ``linear`` for an ``nn.Linear``."""
         targets, saved = self.raw["target_modules"], self.raw.get("modules_to_save") or []
         excluded = self.raw.get("exclude_modules")
         if excluded and _selects(excluded, module):
@@ -214,12 +214,12 @@ class PeftConfig:
             return False
         if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
             return linear
-        if isinstance(targets, list) and module in targets:  # a full name, whatever its layer
+        if isinstance(targets, list) and module in targets:  # a full name counts in every layer
             return True
         return _selects(targets, module) and self._layer_selected(module)
 
     def saves(self, module: str) -> bool:
-        """Whether a module, or one that it is part of, is stored whole."""
+        """True if a module, or one that it is part of, is stored completely."""
         parts = module.split(".")
         names = [".".join(parts[: i + 1]) for i in range(len(parts))]
         return any(
@@ -230,25 +230,25 @@ class PeftConfig:
 
     def _pattern(self, field: str, module: str, default: float) -> float:
         patterns = self.raw.get(field) or {}
-        found = (p for p in patterns if _match(rf"(.*\.)?({p})$", module))
-        return patterns.get(next(found, module), default)
+        matching = (p for p in patterns if _match(rf"(.*\.)?({p})$", module))
+        return patterns.get(next(matching, module), default)
 
     def _layer_selected(self, module: str) -> bool:
-        wanted = self.raw.get("layers_to_transform")
-        if wanted is None or wanted == []:
+        layers = self.raw.get("layers_to_transform")
+        if layers is None or layers == []:
             return True
         patterns = self.raw.get("layers_pattern") or [r"[^.]*"]
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             index = _match(rf".*\.{pattern}\.(\d+)\.", module)
             if index:
-                return int(index[1]) in ([wanted] if isinstance(wanted, int) else wanted)
+                return int(index[1]) in ([layers] if isinstance(layers, int) else layers)
         return False
 
 
 def _selects(patterns: str | list[str], module: str) -> bool:
-    """PEFT's rule: a string is a regular expression, a list holds names or their ends."""
+    """Applies PEFT's rule: a string is a regular expression, a list holds names or their ends."""
     if isinstance(patterns, str):
-        return _match(patterns, module, whole=True) is not None
+        return _match(patterns, module, full=True) is not None
     return any(module == entry or module.endswith(f".{entry}") for entry in patterns)
 
 
@@ -262,11 +262,11 @@ class Slot:
     Attributes:
         name: in the file.
         path: of the leaf: the parameter's path, with "a" or "b" for a low-rank pair.
-        leaf_shape: all layers of the leaf, as wide as the largest rank among them.
-        index: of the tensor in the leaf.
+        leaf_shape: of all layers together, as wide as the largest rank among them.
+        index: place of the tensor in the leaf.
         layout: key of the layout table.
         shape: in the file.
-        scale: of the pair; None for a tensor stored whole.
+        scale: of the pair; None for a tensor that replaces the parameter.
     """
 
     name: str
@@ -306,11 +306,11 @@ class _Tensor:
 
 
 def slots(config: XVLAConfig, peft: PeftConfig, dialect: Dialect) -> list[Slot]:
-    """Every tensor of an adapter for this model.
+    """Returns every tensor of an adapter for this model.
 
     Raises:
         CheckpointError: the adapter changes nothing of this model, or a module to which no matrix
-            product can be added, or it stores only a part of a stack whole.
+            product can be added; or it replaces only some layers of a stack; or it is too large.
     """
     saved, adapted = [], []
     for tensor in _tensors(config, dialect):
@@ -326,7 +326,7 @@ def slots(config: XVLAConfig, peft: PeftConfig, dialect: Dialect) -> list[Slot]:
             f"are {peft.raw['target_modules']!r}"
         )
     _check(saved, adapted)
-    whole = [
+    replaced = [
         Slot(
             PREFIX + t.name,
             t.path,
@@ -337,31 +337,34 @@ def slots(config: XVLAConfig, peft: PeftConfig, dialect: Dialect) -> list[Slot]:
         )
         for t in saved
     ]
-    return [*_pairs(adapted, peft), *whole]
+    table = [*_pairs(adapted, peft), *replaced]
+    leaves = {slot.path: math.prod(slot.leaf_shape) for slot in table}
+    check_bound("parameters", sum(leaves.values()), ADAPTER_CONFIG_NAME)
+    return table
 
 
 def modules(config: XVLAConfig, dialect: Dialect) -> set[str]:
-    """Names of the modules that hold parameters."""
+    """Returns the names of the modules that hold parameters."""
     return {dialect.rename(row.torch).rpartition(".")[0] for row in rows(config)}
 
 
 @functools.lru_cache(maxsize=8)  # tracing the model's shapes takes a second
 def _tensors(config: XVLAConfig, dialect: Dialect) -> tuple[_Tensor, ...]:
-    template, found = abstract_params(config), []
+    template, tensors = abstract_params(config), []
     for row in rows(config):
         leaf: Any = template
         for key in row.path:
             leaf = leaf[key]
         layout = "linear" if row.torch in dialect.transposed else row.layout
         name = dialect.rename(row.torch)
-        found.append(_Tensor(name, row.path, row.layer, layout, leaf.shape))
-    return tuple(found)
+        tensors.append(_Tensor(name, row.path, row.layer, layout, leaf.shape))
+    return tuple(tensors)
 
 
 def _pairs(adapted: list[_Tensor], peft: PeftConfig) -> Iterator[Slot]:
-    """Slots of A ``[..., in, r]`` and B ``[..., r, out]``.
+    """Yields slots of A ``[..., in, r]`` and B ``[..., r, out]``.
 
-    A convolution's A is one with r channels and B a 1x1 convolution, so that the rule is the same.
+    For a convolution, A is one with r channels and B a 1x1 convolution, so that the rule holds.
     """
     widest: dict[Path, int] = {}  # rank among the layers of a leaf
     for t in adapted:
@@ -409,5 +412,5 @@ def _check(saved: list[_Tensor], adapted: list[_Tensor]) -> None:
 
 
 def _stored(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in the file; a broadcast zero takes no memory."""
+    """Returns the shape in the file; a broadcast zero takes no memory."""
     return LAYOUTS[layout].to_torch(np.broadcast_to(np.float32(0), shape)).shape

@@ -1,7 +1,7 @@
-"""Another action space on the head of a checkpoint, so that its weights serve other actions.
+"""Gives the head of a checkpoint another action space, so that its weights serve other actions.
 
-The head does not know what its channels mean: ``auto`` with ``max_action_dim`` 20 has the shapes of
-``ee6d``. What says so, config and action contracts, changes; the weights do not.
+Channels of the head have no meaning of their own: ``auto`` with ``max_action_dim`` 20 has the
+shapes of ``ee6d``. Config and action contracts state the meaning and change; the weights do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xvla_jax.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# What LeRobot's files say of the robot that the checkpoint was for.
+# fields of LeRobot's section that describe the robot that the checkpoint was for
 _OF_THE_ROBOT: Final = ("input_features", "output_features", "normalization_mapping")
 _PIPELINES: Final = ("policy_preprocessor", "policy_postprocessor")  # names begin with them
 
@@ -27,13 +27,13 @@ _PIPELINES: Final = ("policy_preprocessor", "policy_postprocessor")  # names beg
 def relabelled_config(
     config: XVLAConfig, mode: str, real_action_dim: int, *, any_width: bool = False
 ) -> XVLAConfig:
-    """The model with another action space.
+    """Returns the config with another action space.
 
     Args:
         config: of a checkpoint, or of a new model.
         mode: name of the action space, as ``config.action_mode``; empty keeps the present one.
         real_action_dim: channels of a robot's action, as ``config.real_action_dim``; 0 keeps them.
-        any_width: the head may become wider or narrower, because it has no weights yet.
+        any_width: the head may become wider or narrower, because there are no weights yet.
 
     Raises:
         ConfigError: there is no such action space, or the head has another width.
@@ -69,40 +69,40 @@ def relabelled_config(
 
 
 def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretrained:
-    """The checkpoint with another action space; logs what changed from what to what.
+    """Returns the checkpoint with another action space; logs the change.
 
-    Contracts are of the old action space, so none is kept.
+    Contracts describe the old action space, so none is kept.
 
     Args:
-        loaded: stays as it is; its parameters may be on disk.
-        mode: as `relabelled_config` takes it.
-        real_action_dim: likewise.
+        loaded: is not changed; its parameters may be on disk.
+        mode: see `relabelled_config`.
+        real_action_dim: see `relabelled_config`.
 
     Raises:
-        ConfigError: as `relabelled_config`.
+        ConfigError: see `relabelled_config`.
     """
     config = relabelled_config(loaded.config, mode, real_action_dim)
-    if said(config) == said(loaded.config):
+    if space_text(config) == space_text(loaded.config):
         return loaded
-    _log.info("relabelled the head: %s, was %s", said(config), said(loaded.config))
+    _log.info("relabelled the head: %s, was %s", space_text(config), space_text(loaded.config))
     if loaded.contracts:
         _log.info(
-            "left out the action contracts of domains %s: they are of %s",
+            "dropped the action contracts of domains %s: they describe %s",
             sorted(loaded.contracts),
-            said(loaded.config),
+            space_text(loaded.config),
         )
     files = {name: text for name, text in loaded.files.items() if not name.startswith(_PIPELINES)}
     return dataclasses.replace(loaded, config=config, contracts={}, files=files)
 
 
-def said(config: XVLAConfig) -> str:
-    """The action space of a model in words."""
+def space_text(config: XVLAConfig) -> str:
+    """Returns the action space of a model in words."""
     space = action_space(config)
     return f"action space {space.mode!r} with {space.real_width} of {space.width} channels"
 
 
 def _without_robot(extra: str) -> str:
-    """The file that was read, without what LeRobot's section says of the old robot."""
+    """Returns ``extra`` without the fields of LeRobot's section that describe the old robot."""
     raw = json.loads(extra)
     section = raw.get(lerobot.SECTION)
     if section is None:

@@ -1,8 +1,8 @@
-"""PyTorch's ``.bin`` files (``torch.save``), read in place, without PyTorch and without its pickle.
+"""Reads PyTorch's ``.bin`` files (``torch.save``) in place, without PyTorch and its unpickler.
 
 Such a file is a zip archive that is not compressed: an entry for each storage, and a pickle that
-says which tensor lies where. A pickle can name any function to be run; here it may name those that
-describe a tensor and no other, so a stranger's file is data and no program.
+says which tensor lies where. A pickle can name any function to be called; here it may name only
+those that describe a tensor, so that files from others are data and no programs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from xvla_jax.errors import CheckpointError
+from xvla_jax.untrusted import check_bound
 
 _LOCAL_HEADER: Final = 30  # bytes of an entry's own header; its name and an extra field follow
 _LENGTHS: Final = 26  # where in it the lengths of these two are, 2 bytes each
@@ -40,11 +41,10 @@ _TYPES: Final = {
     "DoubleStorage": _Type("F64", 8),
     "LongStorage": _Type("I64", 8),
 }
-_LARGEST_PICKLE: Final = 1 << 26  # bytes; names and places of a million tensors
 _MOST_AXES: Final = 32
-# opcodes that name a place in the unpickler's memory, which is made as large as the place
+# opcodes that name a place in the unpickler's memo, which it allocates up to that place
 _PUTS: Final = ("PUT", "BINPUT", "LONG_BINPUT")
-# what damaged or foreign bytes make the unpickler raise
+# errors that the unpickler raises for damaged or foreign bytes
 _NO_STATE_DICT: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -56,7 +56,7 @@ _NO_STATE_DICT: Final = (
     TypeError,
     ValueError,
 )
-# what a damaged archive makes zipfile raise
+# errors that zipfile raises for a damaged archive
 _NO_ARCHIVE: Final = (
     zipfile.BadZipFile,
     EOFError,
@@ -88,7 +88,7 @@ class _View:
     stride: tuple[int, ...]
 
     def check(self) -> None:
-        """A ValueError where a part is of another type: a pickle may set anything."""
+        """Raises a ValueError if a part has another type: a pickle may set anything."""
         numbers = (self.first, *self.shape, *self.stride)
         good = len(self.shape) == len(self.stride) <= _MOST_AXES
         if not good or not all(type(n) is int and abs(n) < 1 << 48 for n in numbers):
@@ -98,7 +98,7 @@ class _View:
 
     @property
     def in_order(self) -> bool:
-        """Whether its values lie one after the other, the last axis fastest."""
+        """True if its values lie one after the other, the last axis fastest."""
         step = 1
         for length, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if length > 1 and stride != step:
@@ -108,11 +108,11 @@ class _View:
 
 
 def read_bin(path: pathlib.Path) -> dict[str, BinTensor]:
-    """The tensors of a state dict by name, without their values.
+    """Returns the tensors of a state dict by name, without their values.
 
     Raises:
-        CheckpointError: it is no complete file of ``torch.save``, or holds something else than a
-            state dict of plain tensors.
+        CheckpointError: the file is no complete one of ``torch.save``, or holds something other
+            than a state dict of plain tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
@@ -132,9 +132,10 @@ def read_bin(path: pathlib.Path) -> dict[str, BinTensor]:
 
 
 def _small(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """An entry that is read as it is; a ValueError where it is packed, or too large for one."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _LARGEST_PICKLE:
-        raise ValueError(f"{entry.filename} is packed, or larger than {_LARGEST_PICKLE} bytes")
+    """Returns the content of an entry; a ValueError where it is compressed, or out of place."""
+    check_bound("bytes of a pickle", entry.file_size, f"{archive.filename}: {entry.filename}")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed")
     if entry.header_offset < 0:
         raise ValueError(f"{entry.filename} begins before the file")
     return archive.read(entry)
@@ -152,14 +153,14 @@ def _views(path: pathlib.Path, pickled: bytes) -> dict[str, _View]:
                     value.check()
     except _NO_STATE_DICT as error:
         raise CheckpointError(f"{path}: {error}") from error
-    strange = (
+    others = (
         [name for name, value in content.items() if not isinstance(value, _View)]
         if isinstance(content, dict)
         else [type(content).__name__]
     )
-    if strange:
+    if others:
         raise CheckpointError(
-            f"{path}: a state dict, tensors by name, is expected; found {strange[:3]}"
+            f"{path}: a state dict, tensors by name, is expected; found {others[:3]}"
         )
     return {str(name): view for name, view in content.items()}
 
@@ -184,18 +185,18 @@ def _placed(
 
 
 def _view(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _View:
-    """Stands for ``torch._utils._rebuild_tensor_v2``."""
+    """Takes the place of ``torch._utils._rebuild_tensor_v2``."""
     kind, key = storage
     return _View(kind, key, first, tuple(shape), tuple(stride))
 
 
 def _parameter(data: _View, *_: Any) -> _View:
-    """Stands for ``torch._utils._rebuild_parameter``."""
+    """Takes the place of ``torch._utils._rebuild_parameter``."""
     return data
 
 
 class _Maker:
-    """What a pickle calls; it has no state that a pickle could change."""
+    """A function that a pickle may call; it has no state that a pickle could change."""
 
     __slots__ = ("_make",)
 
@@ -203,16 +204,16 @@ class _Maker:
         self._make = make
 
     def __call__(self, *arguments: Any) -> Any:
-        """A view, or an empty dictionary."""
+        """Returns a view or an empty dictionary."""
         return self._make(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        """Refuses a state."""
+        """Refuses any state."""
         raise pickle.UnpicklingError("a function with a state")
 
 
 _MAKERS: Final[dict[tuple[str, str], Any]] = {
-    # filled afterwards; it may have a state, PyTorch's _metadata
+    # the unpickler fills it, and may set a state: PyTorch's _metadata
     ("collections", "OrderedDict"): _Maker(lambda: collections.OrderedDict()),
     ("torch._utils", "_rebuild_tensor_v2"): _Maker(_view),
     ("torch._utils", "_rebuild_parameter"): _Maker(_parameter),
@@ -222,7 +223,7 @@ _MAKERS: Final[dict[tuple[str, str], Any]] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """One of `_MAKERS`, and nothing else."""
+        """Returns one of `_MAKERS`; refuses any other name."""
         if (module_name, global_name) not in _MAKERS:
             raise pickle.UnpicklingError(
                 f"it asks for {module_name}.{global_name}, which is no part of a state dict of "
@@ -231,7 +232,7 @@ class _Unpickler(pickle.Unpickler):
         return _MAKERS[module_name, global_name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """Type and key of a storage."""
+        """Returns type and key of a storage."""
         _, kind, key, *_ = pid
         if not isinstance(kind, _Type):
             raise pickle.UnpicklingError(f"a storage of type {kind!r}")

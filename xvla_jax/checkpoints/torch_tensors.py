@@ -1,6 +1,6 @@
-"""PyTorch tensors on disk <-> JAX parameters, by the table in ``torch_names``.
+"""Converts PyTorch tensors on disk to JAX parameters and back, by the table in ``names.py``.
 
-Two tensors at a time are in memory beside the parameters: layers are copied into their place of a
+Two tensors at a time are in memory beside the parameters: layers are copied into their place in a
 stacked leaf as they are read, and out of it as they are written.
 """
 
@@ -46,7 +46,7 @@ _READERS: Final = 2  # threads: half of the time goes into memory that is touche
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a PyTorch checkpoint holds.
+    """Content of a PyTorch checkpoint.
 
     Attributes:
         params: the parameter tree; float32 leaves, numpy arrays or still on disk.
@@ -61,14 +61,14 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class TorchTensors:
-    """A state dict that is made tensor by tensor; what `write_safetensors` takes.
+    """A state dict that is made tensor by tensor, for `write_safetensors`.
 
     Attributes:
         info: types and shapes by name.
         read: makes a tensor.
         metadata: text beside the tensors.
-        order: names in which reading is cheapest, leaf by leaf.
-        rounded: fills with the names of tensors that the stored type does not hold exactly.
+        order: all names, in the order in which reading is cheapest: leaf by leaf.
+        rounded: names of the tensors read so far that the stored type does not hold exactly.
     """
 
     info: Mapping[str, TensorInfo]
@@ -79,7 +79,7 @@ class TorchTensors:
 
 
 def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
-    """Tensors in any dialect as a parameter tree of `StoredLeaf`.
+    """Opens tensors in any dialect as a parameter tree of `StoredLeaf`.
 
     Args:
         files: the tensors.
@@ -87,8 +87,8 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
         template: tree of anything with ``shape``, as ``abstract_params(config)`` gives it.
 
     Raises:
-        CheckpointError: lists all missing, surplus and mis-shaped tensors at once. Reading a leaf
-            can raise it too: then it lists all tensors that hold NaN or infinity.
+        CheckpointError: lists all missing, surplus and mis-shaped tensors. Reading a leaf can raise
+            it too, and then lists all tensors that hold NaN or infinity.
     """
     dialect = detect_dialect(set(files.info))
     names = stored_names(files, config, dialect)
@@ -111,10 +111,10 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
         layers = table[path]
         if layer in layers:
             return np.asarray(read_row(layers[layer]), np.float32)
-        whole = np.empty(_leaf(template, path).shape, np.float32)
+        stack = np.empty(_leaf(template, path).shape, np.float32)
         for number, row in layers.items():
-            _copy(whole[number], read_row(row))
-        return whole
+            _copy(stack[number], read_row(row))
+        return stack
 
     leaves = {
         path: StoredLeaf(_leaf(template, path).shape, functools.partial(read, path))
@@ -129,7 +129,7 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
 
 
 def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
-    """As `open_torch`, with all of it read: float32 numpy leaves."""
+    """Reads what `open_torch` opens as a parameter tree of float32 numpy arrays."""
     weights = open_torch(files, config, template)
     table = rows(config)
     leaves = {row.path: np.empty(_leaf(template, row.path).shape, np.float32) for row in table}
@@ -155,13 +155,13 @@ def to_torch(
     buffers: Mapping[str, np.ndarray] | None = None,
     dtype: str = "float32",
 ) -> TorchTensors:
-    """The parameter tree as a state dict in the dialect ``layout``, buffers included.
+    """Converts a parameter tree to a state dict in the dialect ``layout``, buffers included.
 
     Args:
         params: the tree.
         config: the model.
-        layout: key of ``torch_names.DIALECTS``.
-        buffers: as the source had them; made up where it had none.
+        layout: key of ``names.DIALECTS``.
+        buffers: as the source had them; `reference_buffers` replaces those that are missing.
         dtype: type to store, a key of ``STORED``.
 
     Raises:
@@ -172,7 +172,7 @@ def to_torch(
             raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
     dialect = DIALECTS[layout]
     released: dict[str, Row | np.ndarray] = {row.torch: row for row in rows(config)}
-    released |= made_up_buffers(config) | dict(buffers or {})
+    released |= reference_buffers(config) | dict(buffers or {})
     shapes = torch_shapes(config, params) | buffer_shapes(config)
     stored: dict[str, Row | np.ndarray] = {}
     info, rounded = {}, set()
@@ -209,21 +209,21 @@ def to_torch(
 def iter_released(
     params: Mapping[str, Any], config: XVLAConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Released name and tensor of every parameter, leaf by leaf: cheapest where they are on disk.
+    """Yields released name and tensor of every parameter, leaf by leaf, as stored leaves read best.
 
-    The tree may be any that is shaped like the parameters (gradients too).
+    The tree may be any with the shapes of the parameters (gradients too).
     """
     for row in sorted(rows(config), key=lambda row: row.path):
         yield row.torch, _released(params, row)
 
 
 def torch_shapes(config: XVLAConfig, template: Any) -> dict[str, tuple[int, ...]]:
-    """Released name -> shape in the released file, of every parameter; buffers are left out."""
+    """Returns released name -> shape in the released file, for every parameter but no buffer."""
     return {row.torch: _torch_shape(row, template) for row in rows(config)}
 
 
 def temporal_table(config: XVLAConfig) -> np.ndarray:
-    """The fixed sine/cosine table that the reference saves as a buffer, ``float32[rows, C]``.
+    """Returns the sine/cosine table that the reference saves as a buffer, ``float32[rows, C]``.
 
     The network reads row 0 alone, which is exactly 0, 1, 0, 1, ...; the other rows can differ from
     a PyTorch file in the last bit.
@@ -239,8 +239,8 @@ def temporal_table(config: XVLAConfig) -> np.ndarray:
     return table
 
 
-def made_up_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
-    """Released name -> float32 tensor of what the reference saves beside the parameters."""
+def reference_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
+    """Returns released name -> float32 tensor for what the reference saves beside parameters."""
     return {
         TEMPORAL: temporal_table(config),
         LOGITS_BIAS: np.zeros((1, config.text.vocab_size), np.float32),
@@ -248,14 +248,14 @@ def made_up_buffers(config: XVLAConfig) -> dict[str, np.ndarray]:
 
 
 def _released(params: Mapping[str, Any], row: Row) -> np.ndarray:
-    """A parameter in the released layout, a view where that is possible."""
+    """Returns a parameter in the released layout, as a view if possible."""
     leaf = _leaf(params, row.path)
     value = np.asarray(leaf if row.layer is None else leaf[row.layer], dtype=np.float32)
     return LAYOUTS[row.layout].to_torch(value)
 
 
 def _copy(target: np.ndarray, value: np.ndarray) -> None:
-    """``target[...] = value``; a transposed matrix in strips, which takes a quarter of the time."""
+    """Copies ``value`` into ``target``; a transposed matrix in strips, in a quarter of the time."""
     if value.ndim != 2 or value.flags.c_contiguous:
         target[...] = value
         return

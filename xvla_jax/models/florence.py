@@ -1,4 +1,4 @@
-"""The encoder side of Florence-2: image tokens, text embedding and the BART encoder."""
+"""Encoder side of Florence-2: image tokens, text embedding and the BART encoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
+from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
     Dense,
@@ -17,9 +18,9 @@ from xvla_jax.models.layers import (
     KeyProjection,
     LayerNorm,
     Mlp,
-    attend,
     gelu_erf,
     stacked,
+    weights_shape,
 )
 from xvla_jax.sharding import batch_split
 
@@ -28,7 +29,7 @@ _table_init = nn.initializers.normal(0.02)
 
 
 class ImageProjector(nn.Module):
-    """Last map of the tower -> image tokens of the text width."""
+    """Turns the tower's last map into image tokens of the text width."""
 
     config: VisionConfig
     dtype: Any = jnp.float32
@@ -42,25 +43,27 @@ class ImageProjector(nn.Module):
         columns = self.param(
             "column_embeddings", _table_init, (c.max_pos_embeddings, channels - channels // 2)
         )
+        # A gather on the device would clamp silently.
         if max(height, width) > c.max_pos_embeddings:
             raise ValueError(
                 f"the image map is {height} x {width}, "
                 f"the position tables have {c.max_pos_embeddings} rows"
             )
-        position = jnp.concatenate(  # columns (x) first, then rows (y)
+        position = jnp.concatenate(  # [h, w, C]: columns (x) first, then rows (y)
             [
                 jnp.broadcast_to(columns[None, :width], (height, width, columns.shape[1])),
                 jnp.broadcast_to(rows[:height, None], (height, width, rows.shape[1])),
             ],
             axis=-1,
         )
-        # Row 0 of the fixed sine/cosine table, as a single frame is all there is: sin 0 and cos 0
-        # in turn.
+        # Row 0 of the fixed table of sines and cosines, as there is one frame: 0, 1, 0, 1, ...
         temporal = (jnp.arange(channels) % 2).astype(x.dtype)
+        # Flat tokens: [B, h * w, C]
         x = (x + position.astype(x.dtype) + temporal).reshape(x.shape[0], height * width, channels)
         mean = x.mean(axis=1, keepdims=True, dtype=jnp.float32).astype(x.dtype)
         # One frame: the mean over time and the last frame are the tokens themselves.
         sources = {"spatial_avg_pool": mean, "temporal_avg_pool": x, "last_frame": x}
+        # [B, N, C], N = h * w + 1 at release: the mean first
         x = jnp.concatenate([sources[name] for name in c.image_feature_source], axis=1)
         projection = self.param(
             "projection", nn.initializers.normal(channels**-0.5), (channels, c.projection_dim)
@@ -80,25 +83,18 @@ class BartAttention(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """``[B, S, M] -> [B, S, M]``."""
         width = x.shape[-1]
-        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
+        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)  # [B, S, K, E]
         query = Dense(width, dtype=self.dtype, name="q_proj")(x).reshape(heads)
         key = KeyProjection(dtype=self.dtype, name="k_proj")(x).reshape(heads)
         value = Dense(width, dtype=self.dtype, name="v_proj")(x).reshape(heads)
-        out = attend(
-            query,
-            key,
-            value,
-            scale=(width // self.num_heads) ** -0.5,
-            drop=Dropout(self.dropout, deterministic=not train),
-        )
-        return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
+        kept = Dropout(self.dropout, deterministic=not train).mask(weights_shape(query, key))
+        scale = query.shape[-1] ** -0.5
+        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
+        return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))  # [B, S, M]
 
 
 class BartLayer(nn.Module):
-    """Post-norm layer: ``LN1(x + attention)``, then ``LN2(x + mlp)``.
-
-    Scanned, hence the pair that it returns.
-    """
+    """Post-norm layer: ``LN1(x + attention)``, then ``LN2(x + mlp)``; returns a scan's pair."""
 
     config: TextConfig
     dtype: Any = jnp.float32
@@ -124,10 +120,7 @@ class BartLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token table and BART encoder.
-
-    Nothing is masked: padding tokens are attended like any other.
-    """
+    """Token table and BART encoder, without a mask: padding tokens are attended like any other."""
 
     config: TextConfig
     remat: str = "none"
@@ -149,16 +142,15 @@ class TextEncoder(nn.Module):
         self.embed_dropout = Dropout(c.dropout)
 
     def embed(self, input_ids: Array) -> Array:
-        """Token ids ``[B, L] -> [B, L, M]``.
-
-        The padding row takes no gradient, as in PyTorch's ``padding_idx``.
-        """
+        """Embeds token ids, ``[B, L] -> [B, L, M]``."""
         tokens = jnp.asarray(self.token_embedding)[input_ids]
+        # The padding row takes no gradient, as with PyTorch's padding_idx.
         padding = (input_ids == self.config.pad_token_id)[..., None]
         return jnp.where(padding, jax.lax.stop_gradient(tokens), tokens).astype(self.dtype)
 
     def __call__(self, image_tokens: Array, input_ids: Array, *, train: bool = False) -> Array:
-        """Image tokens ``[B, N, M]`` of the first view and ids ``[B, L]`` -> ``[B, N + L, M]``."""
+        """Encodes image tokens ``[B, N, M]`` and ids ``[B, L]`` as ``[B, N + L, M]``."""
+        # The first view's tokens, then the instruction: one sequence.
         x = jnp.concatenate([image_tokens, self.embed(input_ids)], axis=1)
         length = x.shape[1]
         if length + POSITION_OFFSET > self.position_embedding.shape[0]:
@@ -169,6 +161,7 @@ class TextEncoder(nn.Module):
         x = x + self.position_embedding[POSITION_OFFSET : POSITION_OFFSET + length].astype(
             self.dtype
         )
+        # BART norms the sum of embeddings before the first layer.
         x = self.embed_dropout(self.norm(x), deterministic=not train)
         if not self.unroll:
             return self.layers(x, train)[0]
@@ -178,7 +171,7 @@ class TextEncoder(nn.Module):
 
 
 class Florence(nn.Module):
-    """All views through the tower; the first view and the text through the encoder."""
+    """Runs all views through the tower, and the first view and the text through the encoder."""
 
     vision: VisionConfig
     text: TextConfig
@@ -200,20 +193,23 @@ class Florence(nn.Module):
     def __call__(
         self, pixels: Array, view_mask: Array, input_ids: Array, *, train: bool = False
     ) -> tuple[Array, Array]:
-        """Normalised pixels ``[B, v, H, W, 3]``, mask ``[B, V]``, ids ``[B, L]``.
+        """Encodes normalised pixels ``[B, v, H, W, 3]``, mask ``[B, V]`` and ids ``[B, L]``.
 
-        ``v`` may be less than V: the slots behind are absent in the whole batch, and cost nothing.
+        ``v`` may be less than V: the other slots are absent in all samples, and are not computed.
 
         Returns:
             ``vlm_features`` ``[B, N + L, M]`` and ``aux_visual_inputs`` ``[B, (V - 1) * N, M]``. An
             absent view is N tokens of exactly zero, attended like any other.
         """
         batch, shown = pixels.shape[:2]
+        # Views are images of their own to the tower: [B * v, H, W, 3] -> [B * v, h, w, C]
         maps = self.vision_tower(pixels.reshape(batch * shown, *pixels.shape[2:]), train=train)
         tokens = self.image_projector(maps)
-        tokens = tokens.reshape(batch, shown, *tokens.shape[1:])
+        tokens = tokens.reshape(batch, shown, *tokens.shape[1:])  # [B, v, N, M]
+        # Slots that were not computed, then absent views among the others, become zeros.
         unseen = view_mask.shape[1] - shown
-        tokens = jnp.pad(tokens, ((0, 0), (0, unseen), (0, 0), (0, 0)))
+        tokens = jnp.pad(tokens, ((0, 0), (0, unseen), (0, 0), (0, 0)))  # [B, V, N, M]
         tokens = jnp.where(view_mask[:, :, None, None], tokens, jnp.zeros_like(tokens))
+        # Only the main camera is encoded with the text; [B, V - 1, N, M] -> [B, (V - 1) * N, M]
         features = self.text_encoder(tokens[:, 0], input_ids, train=train)
         return features, tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])

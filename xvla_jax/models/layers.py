@@ -1,8 +1,7 @@
-"""Layers shared by the towers.
+"""Layers shared by the towers, and the policies of rematerialisation.
 
-Letters, here and in every shape comment: B batch, V views, H W C image, N image tokens, L text
-tokens, T actions of a chunk, D action width, M model width, P prompt length, S any sequence,
-K heads, E head width.
+Letters in shape comments: B batch, V views, H W C image, N image tokens, L text tokens, T actions
+of a chunk, D action width, M model width, P prompt length, S any sequence, K heads, E head width.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from xvla_jax.errors import ConfigError
+from xvla_jax.models.kernels import Array, attend, drop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class RematPolicy:
     """A row of `REMAT`.
 
     Attributes:
-        recompute: whether blocks are wrapped at all.
-        saveable: what is kept inside a wrapped block, as ``jax.checkpoint`` takes it; None keeps
-            nothing but the block's input.
+        recompute: blocks compute activations again in the backward pass.
+        saveable: the policy of ``jax.checkpoint`` for values to keep all the same; None keeps the
+            block's input alone.
     """
 
     recompute: bool
@@ -43,10 +43,10 @@ REMAT: Final[Mapping[str, RematPolicy]] = {
 
 
 def remat_policy(name: str) -> RematPolicy:
-    """The row of that name.
+    """Returns a row of `REMAT`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no row of that name.
     """
     if name not in REMAT:
         raise ConfigError(f"config.remat is {name!r}; allowed are {', '.join(REMAT)}")
@@ -54,19 +54,21 @@ def remat_policy(name: str) -> RematPolicy:
 
 
 def rematerialised(block: type[nn.Module], name: str, *, scanned: bool) -> type[nn.Module]:
-    """The block under a policy; its call takes ``(x, train)``, ``train`` by position.
-
-    A scan already keeps the compiler from merging both computations, so only blocks outside of
-    one pay for the barriers that do.
-    """
+    """Wraps a block in a policy; its call takes ``(x, train)``, ``train`` by position."""
     policy = remat_policy(name)
     if not policy.recompute:
         return block
-    return nn.remat(block, static_argnums=(2,), policy=policy.saveable, prevent_cse=not scanned)
+    return nn.remat(
+        block,
+        static_argnums=(2,),  # train; 0 is the module
+        policy=policy.saveable,
+        # Barriers keep the compiler from merging both computations; a scan does so without them.
+        prevent_cse=not scanned,
+    )
 
 
 def rematerialised_function(block: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A function of arrays alone, called in a scan, under a policy."""
+    """Wraps a function of arrays, called in a scan, in a policy."""
     policy = remat_policy(name)
     if not policy.recompute:
         return block
@@ -76,86 +78,50 @@ def rematerialised_function(block: Callable[..., Any], name: str) -> Callable[..
 class Dropout(nn.Module):
     """Drops each element with probability ``rate`` and scales the others by 1 / keep.
 
-    The masks are those of ``nn.Dropout``, but the compiler may not fuse the making of one with the
-    product that it masks: TPU's does, and then takes four times as long for an MLP.
+    Masks equal those of ``nn.Dropout``.
     """
 
     rate: float
     deterministic: bool | None = None
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, deterministic: bool | None = None) -> jax.Array:
-        """An array of any shape to one of the same; ``deterministic`` drops nothing."""
+    def __call__(self, x: Array, *, deterministic: bool | None = None) -> Array:
+        """Returns ``x`` with elements dropped; all are kept if ``deterministic``."""
+        return drop(x, self.mask(x.shape, deterministic=deterministic), self.rate)
+
+    def mask(self, shape: tuple[int, ...], *, deterministic: bool | None = None) -> Array | None:
+        """Draws the elements that are kept, bool of a shape; None keeps all."""
         deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
         if deterministic or self.rate == 0.0:
-            return x
-        if self.rate == 1.0:  # the gradient of what is dropped would be 0 / 0
-            return jnp.zeros_like(x)
-        keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        kept = jax.lax.optimization_barrier(kept)
-        return jax.lax.select(kept, x / keep, jnp.zeros_like(x))
+            return None
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
+        # TPU's compiler would draw the mask inside the product that it masks, and then takes four
+        # times as long for an MLP.
+        return jax.lax.optimization_barrier(kept)
 
-
-Array = jax.Array
-Initializer = Callable[..., Array]
 
 LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
 
-# dtype is the computing type; statistics are float32 and exact (no E[x^2] - E[x]^2).
+# Statistics are float32 whatever dtype is, and exact: E[x^2] - E[x]^2 would cancel.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 
-# Checkpointed: for the backward pass an activation keeps its input alone, not four arrays of its
-# size.
+# Checkpointed: the backward pass keeps the input alone, not four arrays of its size.
 gelu_erf = jax.checkpoint(functools.partial(nn.gelu, approximate=False))
 gelu_tanh = jax.checkpoint(functools.partial(nn.gelu, approximate=True))
 
 
-def attend(
-    query: Array,
-    key: Array,
-    value: Array,
-    *,
-    scale: float,
-    drop: Callable[[Array], Array] = lambda weights: weights,
-    zero_keys: int = 0,
-) -> Array:
-    """Full softmax attention, no mask: queries ``[..., S, K, E]`` -> ``[..., S, K, E]``.
-
-    Scores and softmax are float32 whatever the inputs are. The softmax divides its result, which is
-    narrower than its weights: on CPU that halves the time.
-
-    Args:
-        query: ``[..., S, K, E]``; there may be more or fewer than keys.
-        key: ``[..., S', K, E]``.
-        value: as ``key``.
-        scale: of the query.
-        drop: acts on the weights.
-        zero_keys: number of further keys, not given as they are zero, with values of zero.
-    """
-    scores = jnp.einsum(
-        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
-    )
-    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    top = jnp.maximum(top, 0.0) if zero_keys else top
-    weights = jnp.exp(scores - top)
-    total = weights.sum(axis=-1, keepdims=True) + zero_keys * jnp.exp(-top)
-    out = jnp.einsum(
-        "...kqs,...ske->...kqe",
-        drop(weights).astype(value.dtype),
-        value,
-        preferred_element_type=jnp.float32,
-    )
-    return (out / total).swapaxes(-3, -2).astype(value.dtype)
+def weights_shape(query: Array, key: Array) -> tuple[int, ...]:
+    """Shape ``[..., K, S, S']`` of attention weights."""
+    *batch, rows, heads, _ = query.shape
+    return (*batch, heads, rows, key.shape[-3])
 
 
 class PackedQKV(nn.Module):
     """One product for q, k and v (out axis ``[3, K, E]``), without the key's bias.
 
-    Softmax ignores what all scores of a row have in common, so the key's bias has no effect and its
-    gradient is zero. Left out, that zero is exact; computed, it is rounding noise, which Adam
-    blows up.
+    The key's bias adds the same number to all scores of a query, which softmax ignores, so it has
+    no effect and its gradient is zero. Left out, that zero is exact; computed, it would be rounding
+    noise, which Adam scales up to full steps.
     """
 
     num_heads: int
@@ -165,7 +131,7 @@ class PackedQKV(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """``[..., M]`` -> q, k, and v before its bias, each ``[..., K, E]``; the bias ``[K, E]``.
 
-        Where weights sum to one, the bias of the values can as well be added to what comes out.
+        As attention weights sum to one, the bias of the values may be added to the result instead.
         """
         width = x.shape[-1]
         init = nn.initializers.xavier_uniform()
@@ -173,13 +139,14 @@ class PackedQKV(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
         y = x.astype(self.dtype) @ kernel
         heads = (3, self.num_heads, width // self.num_heads)
+        # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
         query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
         query_bias, _, value_bias = bias.reshape(heads)
         return query + query_bias, key, value, value_bias
 
 
 class KeyProjection(nn.Module):
-    """A linear layer whose bias is kept for the checkpoint, but has no effect; see `PackedQKV`."""
+    """Linear layer whose bias is kept for checkpoints, but has no effect; see `PackedQKV`."""
 
     dtype: Any = jnp.float32
 
@@ -187,6 +154,7 @@ class KeyProjection(nn.Module):
     def __call__(self, x: Array) -> Array:
         """``[..., M] -> [..., M]``."""
         width = x.shape[-1]
+        # Declared for checkpoints, which store it.
         self.param("bias", nn.initializers.zeros, (width,))
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, width))
         return x.astype(self.dtype) @ kernel.astype(self.dtype)
@@ -200,7 +168,7 @@ class SelfAttention(nn.Module):
 
     width: int
     num_heads: int
-    dropout: float = 0.0  # of the probabilities
+    dropout: float = 0.0  # of the attention weights
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -210,7 +178,7 @@ class SelfAttention(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def project(self, x: Array) -> QKV:
-        """``[B, S, M]`` -> what `__call__` takes as ``known``."""
+        """Projects ``[B, S, M]`` to the ``known`` of `__call__`."""
         query, key, value, value_bias = self.qkv(x)
         return query, key, value + value_bias
 
@@ -222,28 +190,22 @@ class SelfAttention(nn.Module):
         Returns:
             ``[B, rows, M]``, of the first tokens alone; without ``rows``, of all.
         """
-        query, key, value = self.project(x)
-        if known is not None:
+        query, key, value = self.project(x)  # [B, S, K, E]
+        if known is not None:  # the known tokens stand behind: [B, S + S', K, E]
             query, key, value = (
                 jnp.concatenate(pair, axis=1)
                 for pair in zip((query, key, value), known, strict=True)
             )
         query = query[:, :rows]
-        out = attend(
-            query,
-            key,
-            value,
-            scale=query.shape[-1] ** -0.5,
-            drop=functools.partial(self.drop, deterministic=not train),
-        )
+        kept = self.drop.mask(weights_shape(query, key), deterministic=not train)
+        scale = query.shape[-1] ** -0.5
+        # [B, rows, K, E] -> [B, rows, M]
+        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
         return self.proj(out.reshape(*out.shape[:2], self.width))
 
 
 class Mlp(nn.Module):
-    """fc1, activation, dropout, fc2, dropout.
-
-    The hidden width is given, the output width is the input's.
-    """
+    """fc1, activation, dropout, fc2, dropout; the output is as wide as the input."""
 
     hidden: int
     activation: Callable[[Array], Array]
@@ -254,6 +216,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """``[..., M] -> [..., M]``."""
+        # [..., M] -> [..., hidden] -> [..., M]
         y = self.activation(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
         y = Dropout(self.hidden_dropout, deterministic=not train)(y)
         y = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
@@ -261,10 +224,10 @@ class Mlp(nn.Module):
 
 
 def stacked(block: type[nn.Module], length: int, *, remat: str) -> Callable[..., nn.Module]:
-    """``length`` copies of a block run by one scan; their parameters are stacked on a leading axis.
+    """Runs ``length`` copies of a block in one scan, with parameters stacked on a leading axis.
 
     The block's call takes ``(x, train)`` and returns ``(x, None)``, and so does the stack's.
-    ``remat`` names a row of ``remat.REMAT``.
+    ``remat`` names a row of `REMAT`.
     """
     return nn.scan(
         rematerialised(block, remat, scanned=True),
@@ -276,20 +239,17 @@ def stacked(block: type[nn.Module], length: int, *, remat: str) -> Callable[...,
 
 
 def _domain_table_init(key: Array, shape: tuple[int, int, int], dtype: Any = jnp.float32) -> Array:
-    """Xavier-uniform of the table seen as one ``[domains, in * out]`` matrix.
-
-    X-VLA initialises it so.
-    """
+    """Xavier-uniform of the table seen as one ``[domains, in * out]`` matrix, as in X-VLA."""
     domains, fan_in, fan_out = shape
     bound = (6.0 / (domains + fan_in * fan_out)) ** 0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class DomainLinear(nn.Module):
-    """A linear layer whose weights are looked up by domain.
+    """Linear layer whose weights are looked up by domain.
 
-    The kernel is ``[domains, in, out]``, the bias ``[domains, out]``. ``domain_id`` must be in
-    range: a gather clamps silently, so callers check it before the device sees it.
+    The kernel is ``[domains, in, out]``, the bias ``[domains, out]``. Callers check that
+    ``domain_id`` is in range: a gather on the device clamps silently.
     """
 
     features: int
@@ -301,20 +261,20 @@ class DomainLinear(nn.Module):
         """``[B, S, in]``, ``[B]`` -> ``[B, S, out]``."""
         shape = (self.num_domains, x.shape[-1], self.features)
         kernel = self.param("kernel", _domain_table_init, shape)[domain_id]  # [B, in, out]
-        bias = self.param("bias", nn.initializers.zeros, (self.num_domains, self.features))[
-            domain_id
-        ]
+        shape = (self.num_domains, self.features)
+        bias = self.param("bias", nn.initializers.zeros, shape)[domain_id]  # [B, out]
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return jnp.einsum("bsi,bio->bso", x, kernel) + bias[:, None]
+        return jnp.einsum("bsi,bio->bso", x, kernel) + bias[:, None]  # [B, S, out]
 
 
 def time_embedding(t: Array, width: int) -> Array:
-    """Flow time ``[B]`` in (0, 1] -> ``[B, width]``.
+    """Embeds flow time ``[B]`` in (0, 1] as ``[B, width]``: cosines, then sines, period up to 100.
 
-    Cosines, then sines, period up to 100; an odd width ends in 0.
+    An odd width ends in 0.
     """
+    # Geometric from 1 down to almost 1 / 100.
     half = width // 2
     frequencies = 100.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t.astype(jnp.float32)[:, None] * frequencies
+    angles = t.astype(jnp.float32)[:, None] * frequencies  # [B, half]
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, width % 2)))

@@ -1,4 +1,4 @@
-"""The soft-prompted Transformer: the policy's head."""
+"""Soft-prompted Transformer: the policy's head, which denoises chunks of actions."""
 
 from __future__ import annotations
 
@@ -42,40 +42,41 @@ class PolicyBlock(nn.Module):
         self.mlp = Mlp(self.mlp_hidden, gelu_tanh, DROPOUT, DROPOUT, dtype=self.dtype)
 
     def project(self, x: Array) -> QKV:
-        """Query, key and value of tokens ``[B, S, M]``, which depend on those tokens alone."""
+        """Returns query, key and value of tokens ``[B, S, M]``, a function of those alone."""
         return self.attn.project(self.norm1(x))
 
     def __call__(
         self, x: Array, train: bool, known: QKV | None = None, rows: int | None = None
     ) -> tuple[Array, None]:
-        """``[B, S, M] -> [B, rows, M]``, and None because the block is scanned.
+        """Returns ``[B, rows, M]`` for ``[B, S, M]``, and None for the scan.
 
         Args:
             x: all tokens.
             train: turns dropout on.
-            known: what `project` gives for the last tokens of x.
-            rows: how many of the first tokens are wanted; all by default.
+            known: result of `project` for the last tokens of x.
+            rows: number of first tokens to return; all by default.
         """
+        # The last tokens need no projection where it is known.
         unknown = x if known is None else x[:, : -known[0].shape[1]]
         x = x[:, :rows] + self.attn(self.norm1(unknown), known=known, rows=rows, train=train)
         return batch_split(x + self.mlp(self.norm2(x), train=train)), None
 
 
 class HeadContext(struct.PyTreeNode):
-    """The part of the head's input that is the same in all denoising steps."""
+    """Part of the head's input that all denoising steps share."""
 
     tokens: Array  # [B, S, M]: observation with positions, then soft prompts
-    projected: QKV | None  # of the first block; where layers are not scanned
+    projected: QKV | None  # q, k, v of the tokens in the first block; None where layers are scanned
 
 
 class SoftPromptedTransformer(nn.Module):
-    """Noisy actions, context and the domain's soft prompt in; clean actions out.
+    """Predicts clean actions from noisy ones, the context and the domain's soft prompt.
 
     Attributes:
         config: the model's shape.
         action_width: D.
-        remat: what the backward pass keeps of the blocks, a row of ``remat.REMAT``.
-        unroll: blocks are modules of their own, not one scan (see ``xvla.inference_params``).
+        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
+        unroll: blocks are modules of their own, not one scan (see ``inference.inference_params``).
         dtype: computing type.
     """
 
@@ -113,7 +114,7 @@ class SoftPromptedTransformer(nn.Module):
     def prepare(
         self, vlm_features: Array, aux_visual_inputs: Array, domain_id: Array
     ) -> HeadContext:
-        """Everything that neither the noisy actions nor the time change.
+        """Computes all that depends neither on the noisy actions nor on the time.
 
         Args:
             vlm_features: ``[B, N + L, M]``.
@@ -121,6 +122,7 @@ class SoftPromptedTransformer(nn.Module):
             domain_id: ``[B]`` integers in range.
         """
         c = self.config
+        # Context tokens: [B, S, M], S = N + L + (V - 1) * N
         x = jnp.concatenate(
             [
                 self._project(self.vlm_proj, vlm_features, domain_id),
@@ -133,8 +135,9 @@ class SoftPromptedTransformer(nn.Module):
             raise ValueError(
                 f"{length} tokens reach the head; max_len_seq is {c.max_len_seq} (config.json)"
             )
+        # The first T positions are those of the actions, which `__call__` puts in front.
         x = x + self.pos_emb[c.num_actions : length].astype(x.dtype)
-        if c.len_soft_prompts:  # appended after the positions: prompts have none
+        if c.len_soft_prompts:  # [B, S + P, M]: behind the positions, as prompts have none
             x = jnp.concatenate([x, self.soft_prompts[domain_id].astype(x.dtype)], axis=1)
         return HeadContext(x, self.blocks[0].project(x) if self.unroll else None)
 
@@ -165,17 +168,20 @@ class SoftPromptedTransformer(nn.Module):
         chunk = actions.shape[1]
         if chunk != c.num_actions:
             raise ValueError(f"a chunk of {chunk} actions; num_actions is {c.num_actions}")
+        # Each action token sees proprio and time: [B, D + time] -> [B, T, D + time]
         state = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
         state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
-        x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)
+        x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)  # [B, T, M]
         x = x + self.pos_emb[:chunk].astype(x.dtype)
-        x = jnp.concatenate([x, context.tokens], axis=1)
+        x = jnp.concatenate([x, context.tokens], axis=1)  # [B, T + S + P, M]
         if self.unroll:
+            # The context enters the first block projected, and leaves the last one unused.
             for i, block in enumerate(self.blocks):
                 known = context.projected if i == 0 else None
                 x, _ = block(x, train, known, chunk if i == c.depth - 1 else None)
         else:
             x, _ = self.blocks(x, train)
+        # The action tokens alone are decoded: [B, T, M] -> [B, T, D]
         clean = self.action_decoder(self.norm(x[:, :chunk]), domain_id)
         return clean.astype(jnp.float32)
 

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Final, Generic, TypeVar
 
@@ -115,17 +115,19 @@ class Turns:
         self._free = slots
         self._queue: FairQueue[_Waiter] = FairQueue(lambda waiter: waiter.client)
 
-    @contextlib.asynccontextmanager
-    async def turn(self, client: Client) -> AsyncIterator[None]:
-        """Holds one of them inside."""
+    async def take(self, client: Client) -> None:
+        """Waits for a turn; each one that is taken must be given back."""
         if self._free:
             self._free -= 1
         else:
             await self._wait(_Waiter(client))
-        try:
-            yield
-        finally:
-            self._release()
+
+    def give_back(self) -> None:
+        """Hands the turn to the next that waits."""
+        if len(self._queue):
+            self._queue.pop().future.set_result(None)
+        else:
+            self._free += 1
 
     async def _wait(self, waiter: _Waiter) -> None:
         self._queue.push(waiter)
@@ -133,14 +135,8 @@ class Turns:
             await waiter.future
         except asyncio.CancelledError:
             if not self._queue.remove(waiter):  # its turn had come already
-                self._release()
+                self.give_back()
             raise
-
-    def _release(self) -> None:
-        if len(self._queue):
-            self._queue.pop().future.set_result(None)
-        else:
-            self._free += 1
 
 
 @dataclasses.dataclass(eq=False)

@@ -22,7 +22,7 @@ from typing import Final
 from xvla_jax.errors import ConfigError, XVLAError, needs
 from xvla_jax.serving.access import LOOPBACK_NAMES
 from xvla_jax.serving.app import create_app
-from xvla_jax.serving.body import protocols
+from xvla_jax.serving.connections import protocols
 from xvla_jax.serving.service import Service
 
 with needs("serve"):

@@ -17,6 +17,7 @@ import numpy as np
 from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import InputError
 from xvla_jax.serving.batcher import Batcher, Ticket, Turns
+from xvla_jax.serving.codecs import MOST_PARTS, ManyPartsError
 from xvla_jax.serving.engine import Engine
 from xvla_jax.serving.limits import Client, Clients, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
@@ -24,34 +25,43 @@ from xvla_jax.serving.request import ActRequest, parse_request
 
 _LOG = logging.getLogger(__name__)
 _DECODERS = 2  # threads that decode bodies and resize images
-_MANY_PARTS = (
-    5000  # a body of more waits for a thread of its own kind, so that no other waits for it
+_FEW_PARTS = (
+    5000  # messages with more values are decoded by one other thread, so that none waits for them
 )
 
-ArrayOf = Callable[[str, Any], Any]
+Fields = Mapping[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sent:
-    """What a client sent, as its door reads it; all of it is called in a decoder's thread.
+    """A request's bytes as its door reads them; a decoder's thread calls both.
 
     Attributes:
-        parts: counts the values and signs in it, up to a number; no object is made of them.
-        fields: decodes it.
-        array: as `parse_request` has it.
+        fields: decodes up to a number of values; `ManyPartsError` if there are more.
+        array: converts a field's value to an array or a list, see `parse_request`.
     """
 
-    parts: Callable[[int], int]
-    fields: Callable[[], Mapping[Any, Any]]
-    array: ArrayOf
+    fields: Callable[[int], Fields]
+    array: Callable[[str, Any], Any]
 
 
 class _Lane:
-    """Threads that decode, and who has them next."""
+    """Decoder threads, which clients take in turns."""
 
-    def __init__(self, threads: int, name: str) -> None:
+    def __init__(self, threads: int, name: str, most: int) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self.turns = Turns(threads)
+        self._turns = Turns(threads)
+        self._most = most
+
+    async def decode(self, sent: Sent, engine: Engine, client: Client) -> tuple[ActRequest, Any]:
+        """Decodes a request and prepares its observation."""
+        await self._turns.take(client)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self.pool, _decode, sent, engine, self._most
+            )
+        finally:
+            self._turns.give_back()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +95,7 @@ class Service:
         self._batcher: Batcher | None = None
         # One thread owns the device: it loads, compiles and runs, and nothing else does.
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._lanes = (_Lane(_DECODERS, "decode"), _Lane(1, "decode-many"))
+        self._lanes = (_Lane(_DECODERS, "decode", _FEW_PARTS), _Lane(1, "decode-many", MOST_PARTS))
         self.clients = Clients()
 
     async def start(self) -> None:
@@ -213,14 +223,11 @@ class Service:
         }
 
     async def _decoded(self, sent: Sent, engine: Engine, client: Client) -> tuple[ActRequest, Any]:
-        """In the lane of few parts; what has many is sent on to the other one from there."""
-        loop = asyncio.get_running_loop()
-        for lane, most in zip(self._lanes, (_MANY_PARTS, None), strict=True):
-            async with lane.turns.turn(client):
-                found = await loop.run_in_executor(lane.pool, _decode, sent, engine, most)
-            if found is not None:
-                return found
-        raise RuntimeError("the last lane takes everything")
+        few, many = self._lanes
+        try:
+            return await few.decode(sent, engine, client)
+        except ManyPartsError:
+            return await many.decode(sent, engine, client)
 
     def _ready_engine(self) -> tuple[Engine, Batcher]:
         if self.state != "ready" or self._engine is None or self._batcher is None:
@@ -236,12 +243,9 @@ class Service:
         return self._engine, self._batcher
 
 
-def _decode(sent: Sent, engine: Engine, most: int | None) -> tuple[ActRequest, Any] | None:
-    """None for more parts than ``most``."""
-    if most is not None and sent.parts(most) > most:
-        return None
+def _decode(sent: Sent, engine: Engine, most: int) -> tuple[ActRequest, Any]:
     try:
-        request = parse_request(sent.fields(), engine.rules, sent.array)
+        request = parse_request(sent.fields(most), engine.rules, sent.array)
         return request, engine.prepare(request.observation)
     except InputError as error:
         raise RequestError(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from xvla_jax.errors import needs
-from xvla_jax.serving.codecs import count_msgpack_parts, pack, unpack
+from xvla_jax.serving.codecs import pack, unpack
 from xvla_jax.serving.limits import CLIENT_ID, Client, RequestError, bad_field
 from xvla_jax.serving.service import Answer, Sent, Service
 
@@ -90,11 +90,7 @@ async def _answer(
     if data is None:
         raise bad_field("message", "a text", "a binary message in msgpack")
     service.check(client)
-    sent = Sent(
-        lambda most: count_msgpack_parts(data, most),
-        lambda: {**defaults, **unpack(data)},
-        array_of_message,
-    )
+    sent = Sent(lambda most: {**defaults, **unpack(data, most)}, array_of_message)
     return await service.act(sent, client=client, began=began)
 
 

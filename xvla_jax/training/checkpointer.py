@@ -13,21 +13,18 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NotRequired, cast
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-import pydantic
-from typing_extensions import TypedDict
 
 from xvla_jax.checkpoints.accounting import check_stored_tree
-from xvla_jax.checkpoints.disk_errors import disk_errors
+from xvla_jax.checkpoints.folders import disk_errors
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item
 from xvla_jax.errors import CheckpointError
 from xvla_jax.training.state import TrainState
-from xvla_jax.untrusted import STRICT, check_object, read_json, typed
 
-CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
 _ITEMS: Final = ("params", "opt_state", "ema", "position", "model", "config", "provenance")
 
@@ -191,7 +188,7 @@ class Checkpointer:
 
     def read_config(self, *, step: int) -> dict[str, Any] | None:
         """The config of the run that saved a step; None in checkpoints from before it was kept."""
-        return _read_item(self.folder / str(step), "config")
+        return read_item(self.folder / str(step), "config")
 
     def close(self) -> None:
         """Waits for the save under way."""
@@ -214,67 +211,3 @@ def _trees(state: TrainState) -> dict[str, Any]:
     """The items of a state that hold arrays."""
     trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
     return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
-
-
-def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
-    """The step folder meant by a workdir, its ``checkpoints``, or a step folder.
-
-    None if it is none of them.
-    """
-    path = pathlib.Path(path)
-    if (path / "params").is_dir() and (path / "model").is_dir():
-        return path
-    for folder in (path, path / CHECKPOINTS):
-        if folder.is_dir():
-            steps = [p for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir()]
-            if steps:
-                return max(steps, key=lambda p: int(p.name))
-    return None
-
-
-@pydantic.with_config(STRICT)
-class _Source(TypedDict, total=False):
-    buffers: dict[str, Any]
-    files: dict[str, Any]
-    stored_dtype: str
-
-
-@pydantic.with_config(STRICT)
-class _Adapter(TypedDict):
-    peft: dict[str, Any]
-    base: str
-    base_sha256: str
-
-
-@pydantic.with_config(STRICT)
-class _Model(TypedDict):
-    """The ``model`` item; its parts are checked where they are used."""
-
-    config: dict[str, Any]
-    processor: dict[str, Any] | None
-    contracts: list[dict[str, Any]]
-    source: NotRequired[_Source]
-    adapter: NotRequired[_Adapter]
-
-
-_MODEL: Final = pydantic.TypeAdapter(_Model)
-
-
-def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
-    """Config, processor and contracts of a step.
-
-    Raises:
-        CheckpointError: it has none, or they have another form.
-    """
-    found = _read_item(step_folder, "model")
-    if found is None:
-        raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
-    typed(_MODEL, found, step_folder, field="model")
-    return found
-
-
-def _read_item(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
-    files = sorted((step_folder / item).rglob("metadata"))
-    if not files:
-        return None
-    return check_object(read_json(files[0]), files[0], error=CheckpointError)

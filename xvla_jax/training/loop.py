@@ -1,4 +1,8 @@
-"""The training loop: batches in, checkpoints and metrics out, stoppable at any step."""
+"""The training loop: batches in, checkpoints and metrics out, stoppable after any step.
+
+`run_loop` comes first; below it are the parts that it is given, and the two that it is made of:
+`DeviceFeed`, which places batches ahead, and `SkipWatch`, which reports steps without an update.
+"""
 
 from __future__ import annotations
 
@@ -26,83 +30,185 @@ from xvla_jax.sharding import global_batch
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
+from xvla_jax.training.step import Arrays, TrainStep
 from xvla_jax.training.telemetry import MetricsWriter, Watch
 from xvla_jax.training.validation import Validation
 
-SKIPPED_NAME: Final = "skipped.jsonl"
-_LAG: Final = 4  # steps: a flag is read this late, so that reading does not hold up the device
+Position = Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 
 
-class SkipWatch:
-    """Reads the flag ``finite`` of each step a little later; a skipped step goes into a file."""
+def run_loop(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: BatchSource,
+    *,
+    schedule: Schedule,
+    placement: Placement,
+    saving: Saving,
+    reports: Reports,
+    stop: StopSignal,
+    validation: Validation | None = None,
+) -> TrainState:
+    """Trains from ``state.step`` to ``schedule.iters``, or until ``stop`` is reached.
 
-    def __init__(self, workdir: pathlib.Path, *, limit: int, process: int = 0) -> None:
-        """So many steps of a run may be skipped; one more is an error.
+    Writes a checkpoint when due, at the end and on a stop; measures on held-out episodes when due.
+    Every process of a run calls this with the same arguments, but for its part of the batches.
 
-        Each process has a file of its own, for the samples of its part of the batch.
-        """
-        if limit < 0:
-            raise ConfigError(f"config.max_skipped_steps is {limit}; it must be 0 or more")
-        name = pathlib.Path(SKIPPED_NAME)
-        self.path = workdir / (f"{name.stem}_{process}{name.suffix}" if process else name)
-        self.count = 0
-        self._limit = limit
-        self._waiting: deque[tuple[int, Mapping[str, Any], Sequence[str]]] = deque()
+    Raises:
+        TrainingError: too many steps were not finite.
+    """
+    step = int(state.step)
+    if step >= schedule.iters:
+        return state
+    with DeviceFeed(batches, placement) as feed:
+        stopping = stop.reached(step)
+        while not stopping:
+            # The feed has placed this batch on the device while the step before was computed.
+            fed = next(feed)
+            # Dispatched, not awaited: what follows runs on the host beside the device, until a
+            # number of this step is read.
+            with jax.set_mesh(placement.mesh):
+                state, metrics = train_step(state, fed.batch)
+            step += 1
+            reports.skips.add(step, metrics, fed.samples)
+            reports.watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
 
-    def add(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
-        """Takes a step with what it was made of, and looks at one of a few steps before."""
-        self._waiting.append((step, metrics, samples))
-        while len(self._waiting) > _LAG:
-            self._look(*self._waiting.popleft())
+            # Before the log, so that a measurement is in the line of its step.
+            measured = {}
+            if validation and validation.due(step, schedule.iters):
+                measured = _validate(validation, state, placement.mesh, reports.watch)
+                l1 = {name: v for name, v in measured.items() if name.startswith("val_l1")}
+                _log.info("step %d/%d  %s", step, schedule.iters, _listed(l1))
+            if step % schedule.log_every == 0 or step == schedule.iters or measured:
+                reports.write(step, _scalars(metrics) | measured | _counts(batches))
 
-    def flush(self) -> None:
-        """Looks at all that wait.
+            # Asked before saving, because the last step is saved whatever the interval. All
+            # processes ask at every step, so they agree on the one to stop at.
+            stopping = step >= schedule.iters or stop.reached(step)
+            # Last, with the position behind this batch: the source is a batch ahead by now.
+            with reports.watch.waiting("checkpoint"):
+                run_position = functools.partial(saving.run_position, fed.position)
+                saving.checkpointer.save(
+                    step, state, position=run_position, items=saving.items, force=stopping
+                )
+    reports.skips.flush()
+    return state
 
-        Raises:
-            TrainingError: more steps than allowed were skipped.
-        """
-        while self._waiting:
-            self._look(*self._waiting.popleft())
 
-    def _look(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
-        if bool(metrics["finite"]):
-            return
-        self.count += 1
-        told = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
-        # JSON has no NaN
-        record = {k: v if math.isfinite(v) else str(v) for k, v in told.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **record, "samples": list(samples)}) + "\n")
-        _log.warning(
-            "step %d is skipped: loss %g, gradient norm %g", step, told["loss"], told["grad_norm"]
-        )
-        if self.count > self._limit:
-            raise TrainingError(
-                f"{self.count} steps of this run were skipped because loss or gradient was not "
-                f"finite, {self._limit} are allowed (config.max_skipped_steps); the last is step "
-                f"{step}, with loss {told['loss']} and gradient norm {told['grad_norm']}. Their "
-                f"samples are in {self.path}; look at them, or lower "
-                "config.optimizer.learning_rate"
-            )
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Length of the run, and how often it logs.
+
+    Attributes:
+        iters: steps of the run, those before a resume included.
+        log_every: steps between two lines of metrics.
+    """
+
+    iters: int
+    log_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The way of a host batch onto the devices.
+
+    Attributes:
+        mesh: over which batches are split.
+        model_config: that the first batch is checked against.
+        present_views: view slots that any sample fills; images of the others stay on the host.
+    """
+
+    mesh: Mesh
+    model_config: XVLAConfig
+    present_views: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """The checkpointer, and the values that checkpoints hold beside the state.
+
+    Attributes:
+        checkpointer: of the workdir.
+        items: values that are the same in every checkpoint of the run.
+        run_position: position of this process in its data -> position of the run, over all.
+    """
+
+    checkpointer: Checkpointer
+    items: RunItems
+    run_position: Callable[[Position], Position]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reports:
+    """The log of the run, on disk and on the console.
+
+    Attributes:
+        writer: of the metrics.
+        watch: of the time.
+        skips: of the steps without an update.
+    """
+
+    writer: MetricsWriter
+    watch: Watch
+    skips: SkipWatch
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the metrics of a step with the times and skips so far, and logs a line."""
+        line = {**scalars, **self.watch.read(), "skipped_steps": float(self.skips.count)}
+        self.writer.write(step, line)
+        _log.info("%s", self.watch.line(step, line))
+
+
+def _validate(
+    validation: Validation, state: TrainState, mesh: Mesh, watch: Watch
+) -> dict[str, float]:
+    """Returns the errors on held-out episodes."""
+    jax.block_until_ready(state)  # else the time of the train step would count as validation
+    with watch.waiting("validation"):
+        return validation.measure(state, mesh)
+
+
+def _listed(scalars: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+
+
+def _scalars(metrics: Arrays) -> dict[str, float]:
+    """Returns the metrics of a step as plain numbers; a loss for each domain with samples."""
+    scalars = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
+    if "domain_loss" in metrics:
+        loss, samples = (np.asarray(metrics[f"domain_{name}"]) for name in ("loss", "samples"))
+        scalars |= {f"loss/domain_{i}": float(loss[i]) for i in np.flatnonzero(samples)}
+    return scalars
+
+
+def _counts(batches: BatchSource) -> dict[str, float]:
+    """Returns counts of unusable episodes, and of what rows leave out."""
+    counts = {"bad_episodes": batches.bad_episodes, "left_out": batches.left_out}
+    return {
+        f"{name}/{dataset}/{kind}": float(count)
+        for name, by_dataset in counts.items()
+        for dataset, kinds in by_dataset.items()
+        for kind, count in kinds.items()
+    }
 
 
 class BatchSource(Protocol):
-    """An endless iterator of host batches that knows where it stands."""
+    """An endless iterator of host batches that knows its position."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:
-        """This process's part of the next global batch."""
+        """Returns this process's part of the next global batch."""
         ...
 
     @property
-    def position(self) -> Mapping[str, Any]:
+    def position(self) -> Position:
         """Place in the stream after the last batch, as plain JSON values."""
         ...
 
     @property
     def samples(self) -> Sequence[str]:
-        """What each row of the last batch is: dataset, episode, frame."""
+        """Dataset, episode and frame of each row of the last batch."""
         ...
 
     @property
@@ -120,8 +226,8 @@ class Fed(NamedTuple):
     """A batch on the device."""
 
     batch: dict[str, jax.Array]
-    position: Mapping[str, Any]  # of the source, behind this batch
-    samples: Sequence[str]  # what each row of this process is: dataset, episode, frame
+    position: Position  # of the source, behind this batch
+    samples: Sequence[str]  # dataset, episode and frame of each row of this process
 
     @property
     def rows(self) -> int:
@@ -138,21 +244,18 @@ class DeviceFeed(Iterator[Fed]):
         waited_s: seconds that the last ``next`` had to wait.
     """
 
-    def __init__(
-        self, source: BatchSource, mesh: Mesh, config: XVLAConfig, *, present_views: int
-    ) -> None:
-        """Begins to place the first batch; view slots from ``present_views`` on are left out."""
+    def __init__(self, source: BatchSource, placement: Placement) -> None:
+        """Starts to place the first batch."""
         self.waited_s = 0.0
         self._source = source
-        self._mesh = mesh
-        self._config = config
-        self._present_views = present_views
+        self._placement = placement
         self._checked = False
+        # One thread: batches keep their order, and the source is never read twice at a time.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._ahead: Future[Fed] = self._pool.submit(self._place)
 
     def __next__(self) -> Fed:
-        """The next batch.
+        """Returns the next batch.
 
         Raises:
             InputError: the first batch does not fit the model.
@@ -165,13 +268,15 @@ class DeviceFeed(Iterator[Fed]):
 
     def _place(self) -> Fed:
         batch = next(self._source)
-        position = self._source.position
+        # Read here, in the thread: one batch later the source stands elsewhere.
+        position, samples = self._source.position, self._source.samples
         if not self._checked:
-            check_batch(batch, self._config)
+            check_batch(batch, self._placement.model_config)
             self._checked = True
-        shown = {k: batch[k][:, : self._present_views] for k in IMAGE_FIELDS if k in batch}
-        present = global_batch(dict(batch) | shown, self._mesh)
-        return Fed(present, position, self._source.samples)
+        # [B, V, ...] -> [B, present views, ...]: the vision tower skips slots that are always empty
+        views = self._placement.present_views
+        shown = {name: batch[name][:, :views] for name in IMAGE_FIELDS if name in batch}
+        return Fed(global_batch({**batch, **shown}, self._placement.mesh), position, samples)
 
     def __enter__(self) -> DeviceFeed:
         """For ``with``."""
@@ -187,102 +292,60 @@ class DeviceFeed(Iterator[Fed]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-Position = Mapping[str, Any]
+SKIPPED_NAME: Final = "skipped.jsonl"
+_LAG: Final = 4  # steps after which a flag is read, so that reading does not hold up the device
 
 
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """How long, how often, and how many views the data fills.
+class SkipWatch:
+    """Reads the flag ``finite`` of each step a little later; writes skipped steps to a file."""
 
-    Attributes:
-        iters: steps of the whole run.
-        log_every: steps between two lines of metrics.
-        present_views: view slots that any sample fills; the tower skips the rest.
-    """
+    def __init__(self, workdir: pathlib.Path, *, limit: int, process: int = 0) -> None:
+        """Opens nothing before the first skip.
 
-    iters: int
-    log_every: int
-    present_views: int
+        Args:
+            workdir: of the run.
+            limit: steps that may be skipped; one more ends the run.
+            process: each has a file of its own, for the samples of its part of the batch.
+        """
+        if limit < 0:
+            raise ConfigError(f"config.max_skipped_steps is {limit}; it must be 0 or more")
+        name = pathlib.Path(SKIPPED_NAME)
+        self.path = workdir / (f"{name.stem}_{process}{name.suffix}" if process else name)
+        self.count = 0
+        self._limit = limit
+        self._waiting: deque[tuple[int, Mapping[str, Any], Sequence[str]]] = deque()
 
+    def add(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
+        """Queues a step with its samples, and reads the flag of one a few steps before."""
+        self._waiting.append((step, metrics, samples))
+        while len(self._waiting) > _LAG:
+            self._look(*self._waiting.popleft())
 
-def run_loop(
-    state: TrainState,
-    train_step: TrainStep,
-    batches: BatchSource,
-    *,
-    config: LoopConfig,
-    model_config: XVLAConfig,
-    mesh: Mesh,
-    checkpointer: Checkpointer,
-    items: RunItems,
-    whole: Callable[[Position], Position],
-    writer: MetricsWriter,
-    stop: StopSignal,
-    skips: SkipWatch,
-    watch: Watch,
-    validation: Validation | None = None,
-) -> TrainState:
-    """Trains from ``state.step`` to ``config.iters``, or until ``stop`` is reached.
+    def flush(self) -> None:
+        """Reads all flags that wait.
 
-    A checkpoint is written when due, at the end, and on a stop; held-out episodes are measured on
-    when due. Every process of a run calls the same; ``whole`` makes the position of the run out of
-    that of this process.
+        Raises:
+            TrainingError: more steps than allowed were skipped.
+        """
+        while self._waiting:
+            self._look(*self._waiting.popleft())
 
-    Raises:
-        TrainingError: too many steps were not finite.
-    """
-    step = int(state.step)
-    if step >= config.iters:
-        return state
-    position = batches.position
-    with DeviceFeed(batches, mesh, model_config, present_views=config.present_views) as feed:
-        stopping = stop.reached(step)
-        while not stopping:
-            fed = next(feed)
-            with jax.set_mesh(mesh):
-                state, metrics = train_step(state, fed.batch)
-            step, position = step + 1, fed.position
-            skips.add(step, metrics, fed.samples)
-            watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
-            measured: dict[str, float] = {}
-            if validation and validation.due(step, config.iters):
-                jax.block_until_ready(state)
-                with watch.waiting("validation"):
-                    measured = validation.measure(state, mesh)
-                _log.info("step %d/%d  %s", step, config.iters, _told(measured))
-            if step % config.log_every == 0 or step == config.iters or measured:
-                scalars = _scalars(metrics) | watch.read() | measured | _counts(batches)
-                scalars["skipped_steps"] = float(skips.count)
-                writer.write(step, scalars)
-                _log.info("%s", watch.line(step, scalars))
-            stopping = step >= config.iters or stop.reached(step)
-            with watch.waiting("checkpoint"):
-                place = functools.partial(whole, position)
-                checkpointer.save(step, state, position=place, items=items, force=stopping)
-    skips.flush()
-    return state
-
-
-def _told(measured: Mapping[str, float]) -> str:
-    return "  ".join(f"{k} {v:.4g}" for k, v in measured.items() if k.startswith("val_l1"))
-
-
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a step as plain numbers; the loss of each domain that has samples."""
-    found = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
-    if "domain_loss" in metrics:
-        loss, samples = (np.asarray(metrics[f"domain_{name}"]) for name in ("loss", "samples"))
-        found |= {f"loss/domain_{i}": float(loss[i]) for i in np.flatnonzero(samples)}
-    return found
-
-
-def _counts(batches: BatchSource) -> dict[str, float]:
-    """Episodes that cannot be used, and what rows leave out."""
-    found = {"bad_episodes": batches.bad_episodes, "left_out": batches.left_out}
-    return {
-        f"{name}/{dataset}/{kind}": float(count)
-        for name, counts in found.items()
-        for dataset, kinds in counts.items()
-        for kind, count in kinds.items()
-    }
+    def _look(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
+        if bool(metrics["finite"]):
+            return
+        self.count += 1
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        record = {  # JSON has no NaN
+            name: value if math.isfinite(value) else str(value)
+            for name, value in (("loss", loss), ("grad_norm", norm))
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **record, "samples": list(samples)}) + "\n")
+        _log.warning("step %d is skipped: loss %g, gradient norm %g", step, loss, norm)
+        if self.count > self._limit:
+            raise TrainingError(
+                f"{self.count} steps of this run were skipped because loss or gradient was not "
+                f"finite, {self._limit} are allowed (config.max_skipped_steps); the last is step "
+                f"{step}, with loss {loss} and gradient norm {norm}. Their samples are in "
+                f"{self.path}; look at them, or lower config.optimizer.learning_rate"
+            )

@@ -1,7 +1,8 @@
-"""The jitted train step.
+"""One train step, from top to bottom: random numbers, loss, gradient, metrics, update.
 
 All randomness of a step is a function of (seed, step): noise, flow time, dropout. Nothing depends
-on the number of hosts or devices. What colour jitter does to a picture comes with the batch.
+on the number of hosts or devices. The factors of colour jitter come with the batch, for they
+belong to its samples; the pixel arithmetic is at the end of this page.
 """
 
 from __future__ import annotations
@@ -15,83 +16,21 @@ import jax.numpy as jnp
 from xvla_jax import flow
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
+from xvla_jax.models.kernels import COMPILER_OPTIONS
 from xvla_jax.processor import Processor
 from xvla_jax.training.groups import join, label_tree, split
 from xvla_jax.training.optimizer import learning_rates
 from xvla_jax.training.state import Recipe, TrainState
 
 Array = jax.Array
-
-_LOW_BITS: Final = 12  # of the 24 significant bits of a float32
-_LUMA: Final = (19595, 38470, 7471)  # ITU-R 601 times 2**16, as Pillow converts to "L"
-
-
-def jittered(images: Array, factors: Array, order: Array) -> Array:
-    """The pictures, jittered; a picture whose factors are 1 comes back as it is.
-
-    Args:
-        images: uint8[B, V, H, W, 3] RGB, H * W at most 2**23 (sums are of 32 bits).
-        factors: float32[B, V, 3] of brightness, contrast and saturation, finite and above 0.
-        order: int32[B, V, 3], which operation comes first, second and third.
-
-    Returns:
-        uint8[B, V, H, W, 3].
-    """
-    # a channel at a time: the intermediates then fuse, and need a fifth of the memory
-    channels = [images[..., c] for c in range(3)]
-    for place in range(3):
-        which = order[..., place, None]
-        factor = jnp.take_along_axis(factors, which, axis=-1)
-        grey = _grey(channels)
-        mean = _rounded_mean(grey)
-        kind = which[..., None]
-        base = jnp.select([kind == 0, kind == 1], [jnp.zeros_like(grey), mean], grey)
-        channels = [blend(base, channel, factor[..., None]) for channel in channels]
-    return jnp.stack(channels, axis=-1)
-
-
-def _grey(channels: list[Array]) -> Array:
-    """int32[B, V, H, W] from red, green and blue."""
-    luma = sum((w * c.astype(jnp.int32) for w, c in zip(_LUMA, channels, strict=True)), start=2**15)
-    return jnp.asarray(luma) >> 16
-
-
-def _rounded_mean(grey: Array) -> Array:
-    """int32[B, V, 1, 1], the mean rounded half up."""
-    count = grey.shape[-2] * grey.shape[-1]
-    total = grey.sum(axis=(-2, -1), keepdims=True)
-    whole = total // count
-    return whole + (2 * (total - whole * count) >= count)
-
-
-def blend(base: Array, channel: Array, factor: Array) -> Array:
-    """uint8 ``base + factor * (channel - base)``, rounded as Pillow's ``Image.blend`` rounds.
-
-    Args:
-        base: whole numbers in 0 .. 255, of any type.
-        channel: likewise.
-        factor: float32; all three broadcast.
-    """
-    bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
-    high = jax.lax.bitcast_convert_type(bits & -(2**_LOW_BITS), jnp.float32)
-    start = base.astype(jnp.float32)
-    difference = channel.astype(jnp.float32) - start
-    product = high * difference + (factor - high) * difference
-    return jnp.clip(start + product, 0.0, 255.0).astype(jnp.uint8)
-
-
+Arrays = Mapping[str, Array]
 Metrics = dict[str, Array]
-
-# On CPUs XLA would make early whatever waits for nothing, such as the zeros that gradients are
-# added to, and keep it all through the step: with the full model 1.5 GB more. Other backends do not
-# read it.
-_COMPILER_OPTIONS: Final = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+TrainStep = Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]
+Loss = Callable[[Any, Arrays, Array], tuple[Array, Metrics]]  # parameters, batch, dropout key
 
 
-def make_train_step(
-    recipe: Recipe, processor: Processor, *, seed: int
-) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]:
-    """The jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
+def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> TrainStep:
+    """Returns the jitted step ``(state, batch) -> (state, metrics)``; the state is donated.
 
     Where the loss or a gradient is not finite, parameters and moments stay as they are.
 
@@ -100,109 +39,130 @@ def make_train_step(
     both ``[num_domains]``.
     """
 
-    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
-        noise_key, time_key, dropout_key = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), state.step), 3
-        )
-        actions = batch["actions"]
+    def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
+        # The step's number is folded into the key, so a resumed run draws what it would have drawn.
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        noise_key, time_key, dropout_key = jax.random.split(key, 3)
+        actions = batch["actions"]  # [B, T, D]
         drawn = {
-            "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),
-            "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),
+            "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),  # [B, T, D]
+            # one number for the step: its times are spread evenly over the batch
+            "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),  # [B]
         }
-        learning, frozen = split(state.params, recipe.groups)
 
-        def loss(learning: Any, part: Mapping[str, Array], key: Array) -> tuple[Array, Metrics]:
-            inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, *drawn)}
-            inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
-            weights = recipe.weights(join(learning, frozen), state.base)
-            terms = flow.sample_losses(
-                recipe.model, weights, inputs, **{k: part[k] for k in drawn}, rng=key
-            )
-            return sum(terms.values(), start=jnp.zeros(())).mean(), terms
+        # Only what trains is differentiated: frozen parameters get no gradients and no moments.
+        trained, frozen = split(state.params, recipe.groups)
+        loss = _make_loss(recipe, processor, frozen, state.base)
+        terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
-        terms, grads = _gradients(
-            loss, learning, {**batch, **drawn}, dropout_key, recipe.accumulate
-        )
-        total = sum(terms.values(), start=jnp.zeros(()))
+        sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
         metrics = {name: values.mean() for name, values in terms.items()}
-        metrics |= {"loss": total.mean()} | _by_group(grads, state.step, recipe)
-        metrics |= _by_domain(total, batch["domain_id"], recipe.model.config.num_domains)
-        norm = metrics["grad_norm"]
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        updates, opt_state = recipe.optimizer.update(
-            grads, state.opt_state, learning, norm=norm, finite=finite
+        metrics |= {"loss": sample_loss.mean()} | _by_group(grads, state.step, recipe)
+        metrics |= _by_domain(sample_loss, batch["domain_id"], recipe.model.config.num_domains)
+
+        # A flag on the device instead of an exception: the host reads it some steps later.
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
+        return new_state, metrics | {"finite": finite}
+
+    # The old state is donated: the new one takes its place in memory.
+    return jax.jit(train_step, donate_argnums=0, compiler_options=COMPILER_OPTIONS)
+
+
+def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> Loss:
+    """Returns the loss of a part of a batch, a function of the parameters that train.
+
+    Args:
+        recipe: of the run.
+        processor: mean and deviation of the images.
+        frozen: parameters that do not train.
+        base: the model's parameters under an adapter; empty without LoRA.
+    """
+
+    def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
+        inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
+        # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
+        inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
+        weights = recipe.weights(join(trained, frozen), base)
+        terms = flow.sample_losses(
+            recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
         )
-        new = _updated(state, learning, frozen, updates, finite, recipe)
-        skipped = state.skipped + (~finite).astype(jnp.int32)
-        new = new.replace(step=state.step + 1, opt_state=opt_state, skipped=skipped)
-        return new, metrics | {"finite": finite}
+        return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
-    return jax.jit(train_step, donate_argnums=0, compiler_options=_COMPILER_OPTIONS)
-
-
-def _augmented(batch: Mapping[str, Array]) -> Array:
-    """The images of a batch, jittered where it says how."""
-    if "jitter" not in batch:  # known when the step is traced
-        return batch["images"]
-    return jittered(batch["images"], batch["jitter"], batch["jitter_order"])
+    return loss
 
 
 def _gradients(
-    loss: Callable[..., tuple[Array, Metrics]],
-    learning: Any,
-    batch: Mapping[str, Array],
-    key: Array,
-    parts: int,
+    loss: Loss, trained: Any, batch: Arrays, key: Array, parts: int
 ) -> tuple[Metrics, Any]:
-    """Terms of each sample, and gradients of the mean loss, with the batch cut into parts."""
+    """Returns the terms of each sample, and gradients of the mean loss.
+
+    The batch is cut into ``parts`` that follow one another: activations of one part are in memory.
+    """
     grad = jax.grad(loss, has_aux=True)
     if parts == 1:
-        grads, terms = grad(learning, batch, key)
+        grads, terms = grad(trained, batch, key)
         return terms, grads
     size = len(batch["actions"])
     if size % parts:
         raise ConfigError(f"config.accumulate {parts} does not divide config.batch_size {size}")
 
     def cut(x: Array) -> Array:
-        # every part takes from every stretch of rows, so each device keeps its own rows
+        # Every part takes rows from the entire batch, so each device keeps its own rows:
+        # [B, ...] -> [B / parts, parts, ...] -> [parts, B / parts, ...]
         return x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     def add(total: Any, number_and_part: tuple[Array, Any]) -> tuple[Any, Metrics]:
         number, part = number_and_part
-        grads, terms = grad(learning, part, jax.random.fold_in(key, number))
+        grads, terms = grad(trained, part, jax.random.fold_in(key, number))
         return jax.tree.map(lambda a, b: a + b / parts, total, grads), terms
 
-    zeros = jax.tree.map(jnp.zeros_like, learning)
+    zeros = jax.tree.map(jnp.zeros_like, trained)
     stacked = (jnp.arange(parts), {name: cut(value) for name, value in batch.items()})
     grads, terms = jax.lax.scan(add, zeros, stacked)
+    # back to the order of rows: [parts, B / parts] -> [B / parts, parts] -> [B]
     return {name: value.swapaxes(0, 1).reshape(size) for name, value in terms.items()}, grads
 
 
-def _updated(
-    state: TrainState, learning: Any, frozen: Any, updates: Any, finite: Array, recipe: Recipe
+def _update(
+    state: TrainState,
+    trained: Any,
+    frozen: Any,
+    grads: Any,
+    norm: Array,
+    finite: Array,
+    recipe: Recipe,
 ) -> TrainState:
-    """The state with new parameters and their average; as it was where a step is not finite."""
-    learning = jax.tree.map(
-        lambda old, change: jnp.where(finite, old + change, old), learning, updates
+    """Returns the next state; where a step is not finite, only its counters change."""
+    # Both scalars are passed on: computed again, they would keep the squared gradients alive.
+    changes, opt_state = recipe.optimizer.update(
+        grads, state.opt_state, trained, norm=norm, finite=finite
     )
-    decay = recipe.ema_decay
-    ema = state.ema
+    trained = jax.tree.map(
+        lambda old, change: jnp.where(finite, old + change, old), trained, changes
+    )
+    # The average follows the new parameters, so it comes after them.
+    decay, ema = recipe.ema_decay, state.ema
     if decay:
         ema = jax.tree.map(
             lambda old, new: jnp.where(finite, decay * old + (1.0 - decay) * new, old),
             ema,
-            learning,
+            trained,
         )
-    return state.replace(params=join(learning, frozen), ema=ema)
+    params, skipped = join(trained, frozen), state.skipped + (~finite).astype(jnp.int32)
+    return state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, skipped=skipped
+    )
 
 
 def _by_group(grads: Any, step: Array, recipe: Recipe) -> Metrics:
-    """Gradient norm of all and of each group that learns, before clipping; learning rates."""
+    """Returns gradient norms before clipping, of all and by group, and learning rates by group."""
     squares: dict[str, Array] = {}
     labels = label_tree(grads, recipe.groups)
     for leaf, label in zip(jax.tree.leaves(grads), jax.tree.leaves(labels), strict=True):
-        layers = leaf.reshape(len(label.groups), -1)
-        for group, square in zip(label.groups, jnp.square(layers).sum(axis=1), strict=True):
+        # The layers of a scanned tower may be in different groups; other leaves have one row.
+        rows = leaf.reshape(len(label.groups), -1)  # [layers or 1, numbers of a layer]
+        for group, square in zip(label.groups, jnp.square(rows).sum(axis=1), strict=True):
             squares[group.name] = squares.get(group.name, jnp.zeros(())) + square
     rates = learning_rates(step, recipe.config, recipe.groups)
     total = jnp.sqrt(sum(squares.values(), start=jnp.zeros(())))
@@ -213,9 +173,80 @@ def _by_group(grads: Any, step: Array, recipe: Recipe) -> Metrics:
 
 
 def _by_domain(losses: Array, domain_id: Array, num_domains: int) -> Metrics:
-    """Mean loss of the samples of each domain (0 where there are none), and how many there are."""
+    """Returns mean loss (0 without samples) and number of samples of each domain."""
     member = jax.nn.one_hot(domain_id, num_domains, dtype=jnp.float32)  # [B, num_domains]
-    count = member.sum(axis=0)
-    # a sample that is not finite would make every domain NaN in a plain product
+    count = member.sum(axis=0)  # [num_domains]
+    # In a plain product a sample that is not finite would make every domain NaN.
     total = jnp.where(member > 0, losses[:, None], 0.0).sum(axis=0)
     return {"domain_loss": total / jnp.maximum(count, 1.0), "domain_samples": count}
+
+
+# Colour jitter. Each number is what Pillow computes on the host, with integers and two roundings.
+
+_LOW_BITS: Final = 12  # of the 24 significant bits of a float32
+_LUMA: Final = (19595, 38470, 7471)  # ITU-R 601 times 2**16, as Pillow converts to "L"
+
+
+def _augmented(batch: Arrays) -> Array:
+    """Returns the images of a batch, jittered if it has the jitter fields."""
+    if "jitter" not in batch:  # known when the step is traced
+        return batch["images"]
+    return jittered(batch["images"], batch["jitter"], batch["jitter_order"])
+
+
+def jittered(images: Array, factors: Array, order: Array) -> Array:
+    """Applies brightness, contrast and saturation; an image whose factors are 1 is unchanged.
+
+    Args:
+        images: uint8[B, V, H, W, 3] RGB, H * W at most 2**23 (sums are of 32 bits).
+        factors: float32[B, V, 3] of brightness, contrast and saturation, finite and above 0.
+        order: int32[B, V, 3], which operation comes first, second and third.
+
+    Returns:
+        uint8[B, V, H, W, 3].
+    """
+    # a channel at a time: the intermediates then fuse, and need a fifth of the memory
+    channels = [images[..., c] for c in range(3)]  # 3 times [B, V, H, W]
+    for place in range(3):
+        which = order[..., place, None]  # [B, V, 1]
+        factor = jnp.take_along_axis(factors, which, axis=-1)  # [B, V, 1]
+        grey = _grey(channels)
+        mean = _rounded_mean(grey)
+        # Each operation blends with another image: black, the mean grey, or the grey image.
+        kind = which[..., None]  # [B, V, 1, 1]
+        base = jnp.select([kind == 0, kind == 1], [jnp.zeros_like(grey), mean], grey)
+        channels = [blend(base, channel, factor[..., None]) for channel in channels]
+    return jnp.stack(channels, axis=-1)
+
+
+def _grey(channels: list[Array]) -> Array:
+    """Returns int32[B, V, H, W] from red, green and blue."""
+    # half of 2**16 is added, so that the shift rounds
+    luma = sum((w * c.astype(jnp.int32) for w, c in zip(_LUMA, channels, strict=True)), start=2**15)
+    return jnp.asarray(luma) >> 16
+
+
+def _rounded_mean(grey: Array) -> Array:
+    """Returns int32[B, V, 1, 1], the mean rounded half up."""
+    count = grey.shape[-2] * grey.shape[-1]
+    total = grey.sum(axis=(-2, -1), keepdims=True)  # [B, V, 1, 1]
+    floor = total // count
+    return floor + (2 * (total - floor * count) >= count)
+
+
+def blend(base: Array, channel: Array, factor: Array) -> Array:
+    """Returns uint8 ``base + factor * (channel - base)``, rounded like Pillow's ``Image.blend``.
+
+    Args:
+        base: integers in 0 .. 255, of any dtype.
+        channel: likewise.
+        factor: float32; all three broadcast.
+    """
+    # XLA may fuse product and sum into one rounding, Pillow rounds twice. With its low bits apart,
+    # each partial product is exact, so both ways give the same number.
+    bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
+    high = jax.lax.bitcast_convert_type(bits & -(2**_LOW_BITS), jnp.float32)
+    start = base.astype(jnp.float32)
+    difference = channel.astype(jnp.float32) - start
+    product = high * difference + (factor - high) * difference
+    return jnp.clip(start + product, 0.0, 255.0).astype(jnp.uint8)

@@ -1,9 +1,12 @@
-"""One run for each workdir: a file that says who has it, kept fresh while that process lives.
+"""One run for each workdir: a file names the holder, who rewrites it as a sign of life.
 
-The file is made exclusively, which local disks, NFS and mounted buckets all can; locks of the
-system (flock) end at the host. Another process on the same host is looked up by its id. On another
-host a holder counts as dead when its file has not changed for `STALE_S`, by the clock of the one
-that waits: clocks of two hosts are never compared.
+The file is created exclusively, which local disks, NFS and mounted buckets can do; flock would end
+at the host. A holder on this host is looked up by its process id. A holder on another host counts
+as dead when its file has not changed for `STALE_S`, by the clock of the process that waits: clocks
+of two hosts are never compared.
+
+Paths with a scheme (``gs://``) are refused: object stores cannot create a file exclusively through
+epath, and metrics are appended to, which they cannot do either. Mount the bucket instead.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
 
-from xvla_jax.errors import TrainingError
+from xvla_jax.errors import ConfigError, TrainingError
 
 LOCK_NAME: Final = "run.lock"
 BEAT_S: Final = 15.0  # between two signs of life
@@ -36,17 +39,17 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a workdir.
+    """The process that holds a workdir.
 
     Attributes:
-        host: its name.
+        host: name of its machine.
         pid: of the process.
-        place: where the id means this process: boot and namespace of the host.
-        born: of the process, in ticks since the boot; ids are used again.
-        token: of this hold alone.
-        started: for people, ISO 8601.
-        job: SLURM's, empty elsewhere.
-        restarts: of the job so far.
+        place: boot and pid namespace of the host; within them ``pid`` means this process.
+        born: start of the process, in ticks since the boot, since process ids are reused.
+        token: unique to this hold.
+        started: time for people, ISO 8601.
+        job: id of the SLURM job, empty elsewhere.
+        restarts: times that SLURM has requeued the job so far.
         beat: grows while the process lives.
     """
 
@@ -62,7 +65,7 @@ class Holder:
 
     @classmethod
     def me(cls, environ: Mapping[str, str] = os.environ) -> Holder:
-        """This process."""
+        """Returns the holder that this process would be."""
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -80,7 +83,7 @@ class Holder:
         return f"process {self.pid} on host {self.host}{job}, since {self.started}"
 
     def is_dead(self, ours: Holder) -> bool | None:
-        """Whether the process has ended; None where that cannot be told from here."""
+        """Returns True if the process has ended, None if ``ours`` cannot know from here."""
         if self.job and self.job == ours.job and self.restarts < ours.restarts:
             return True  # SLURM starts a job again only when it has ended
         if self.place and self.place == ours.place:
@@ -89,6 +92,23 @@ class Holder:
 
 
 _UNKNOWN: Final = Holder("unknown", 0, "", "", "", "an unknown time")
+
+
+def mounted_workdir(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the workdir as a path of this host.
+
+    Raises:
+        ConfigError: it has a scheme; a plain path would put the run beside the bucket.
+    """
+    text = os.fspath(workdir)
+    if "://" in text:
+        scheme = text.partition("://")[0]
+        raise ConfigError(
+            f"--workdir={text}: a run needs a mounted file system for its lock and its metrics, "
+            f"not {scheme}://. Mount the bucket on every host and give the path of the mount "
+            "(docs/multihost.md)"
+        )
+    return pathlib.Path(text)
 
 
 class WorkdirLock:
@@ -105,12 +125,16 @@ class WorkdirLock:
         """Takes nothing before the ``with`` block.
 
         Args:
-            workdir: exists.
-            take_over: take it from a holder of which nothing is known, without waiting.
+            workdir: an existing folder on a disk or mount of this host.
+            take_over: do not wait for a sign of life of a holder on another host. If it does live,
+                its run ends itself when it finds another holder in the file.
             beat_s: seconds between two signs of life.
             stale_s: seconds without one, after which a holder on another host is dead.
+
+        Raises:
+            ConfigError: the path has a scheme.
         """
-        self.path = pathlib.Path(workdir) / LOCK_NAME
+        self.path = mounted_workdir(workdir) / LOCK_NAME
         self._take_over = take_over
         self._beat_s, self._stale_s = beat_s, stale_s
         self._me = Holder.me()
@@ -118,10 +142,10 @@ class WorkdirLock:
         self._thread = threading.Thread(target=self._beat, name="workdir lock", daemon=True)
 
     def __enter__(self) -> WorkdirLock:
-        """Takes the workdir, from a dead holder if need be.
+        """Takes the workdir, from a dead holder if there is one.
 
         Raises:
-            TrainingError: another run has it; host and process are named.
+            TrainingError: another run holds it; host and process are named.
             OSError: the file cannot be written.
         """
         while not self._create(_packed(self._me)):
@@ -137,17 +161,17 @@ class WorkdirLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Gives the workdir free."""
+        """Releases the workdir."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
-        found = self._read()
-        if found is not None and found.token == self._me.token:
+        holder = self._read()
+        if holder is not None and holder.token == self._me.token:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
     def _create(self, content: bytes) -> bool:
-        """Makes the file; False where there is one."""
+        """Creates the file; returns False if there is one."""
         try:
             handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -157,14 +181,14 @@ class WorkdirLock:
             os.fsync(handle)
         except OSError:
             with contextlib.suppress(OSError):
-                self.path.unlink()  # nobody is in an empty file
+                self.path.unlink()  # an empty file names no holder
             raise
         finally:
             os.close(handle)
         return True
 
     def _read(self, path: pathlib.Path | None = None) -> Holder | None:
-        """Who is in the file; None where there is no file."""
+        """Returns the holder in the file; None if there is no file."""
         try:
             return Holder(**json.loads((path or self.path).read_bytes()))
         except FileNotFoundError:
@@ -173,7 +197,7 @@ class WorkdirLock:
             return _UNKNOWN
 
     def _watch(self) -> Holder | None:
-        """The holder when it is dead; None when it has gone.
+        """Waits until the holder is known to be dead, and returns it; None if it has left.
 
         Raises:
             TrainingError: it lives.
@@ -181,33 +205,35 @@ class WorkdirLock:
         first, since = self._read(), time.monotonic()
         if first is not None and first.is_dead(self._me) is None and not self._take_over:
             _log.info(
-                "%s is held by %s; waiting up to %.0f s for a sign of life (--take_over does not)",
+                "%s is held by %s; waiting up to %.0f s for a sign of life (--take_over: no wait)",
                 self.path.parent,
                 first,
                 self._stale_s,
             )
-        while (found := self._read()) is not None:
-            dead = found.is_dead(self._me)
-            if dead is False or (dead is None and found != first and found.token):
+        while (holder := self._read()) is not None:
+            dead = holder.is_dead(self._me)
+            beats = holder != first and holder.token  # a file without a token is being written
+            if dead is False or (dead is None and beats):
                 raise TrainingError(
-                    f"{self.path.parent} is in use by {found}. Use another --workdir, or end that "
+                    f"{self.path.parent} is in use by {holder}. Use another --workdir, or end that "
                     "run"
                 )
             if dead or self._take_over or time.monotonic() - since > self._stale_s:
-                return found
+                return holder
             time.sleep(min(_POLL_S, self._beat_s))
         return None
 
     def _remove(self, dead: Holder) -> None:
-        """Removes the file of a dead holder, unless somebody else has been faster."""
+        """Removes the file of a dead holder, unless another process took the workdir meanwhile."""
+        # Renamed before it is read: of several that find the holder dead, only one gets the file.
         aside = self.path.with_name(f"{LOCK_NAME}.{self._me.token}")
         try:
             self.path.rename(aside)
         except FileNotFoundError:
             return
-        found = self._read(aside)
-        if found is not None and found.token != dead.token:
-            self._create(aside.read_bytes())  # another's, who was faster: put it back
+        holder = self._read(aside)
+        if holder is not None and holder.token != dead.token:
+            self._create(aside.read_bytes())  # of a process that was faster: put it back
         else:
             _log.warning("%s is taken over from %s", self.path.parent, dead)
         aside.unlink()
@@ -219,10 +245,10 @@ class WorkdirLock:
             beat += 1
             content = _packed(dataclasses.replace(self._me, beat=beat))
             try:
-                found = self._read()
-                if found is None and self._create(content):  # somebody has removed it by hand
+                holder = self._read()
+                if holder is None and self._create(content):  # it was removed by hand
                     continue
-                if found is not None and found.token in (self._me.token, ""):
+                if holder is not None and holder.token in (self._me.token, ""):
                     with self.path.open("r+b") as file:
                         file.write(content)
                     continue
@@ -231,16 +257,16 @@ class WorkdirLock:
                 continue
             sys.stderr.write(f"error: {self.path.parent} was taken over by {self._read()}\n")
             sys.stderr.flush()
-            os._exit(1)  # nothing more may be written there
+            os._exit(1)  # at once: nothing more may be written there
 
 
 def _packed(holder: Holder) -> bytes:
-    """The content of the file, of one size."""
+    """Returns the content of the file, always of the same size."""
     return json.dumps(dataclasses.asdict(holder)).encode().ljust(_SIZE - 1) + b"\n"
 
 
 def _place() -> str:
-    """What makes a process id mean one process: boot and id namespace; empty where unknown."""
+    """Returns boot and pid namespace, within which a pid means one process; empty if unknown."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -249,7 +275,7 @@ def _place() -> str:
 
 
 def _born(pid: int) -> str:
-    """When a process started, in ticks since the boot; empty where it does not live."""
+    """Returns the start of a process in ticks since the boot; empty if it does not live."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

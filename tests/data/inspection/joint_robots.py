@@ -55,7 +55,7 @@ def grip(frames, lag=0):
 
 
 def hand_place(joints):
-    """Where the main camera sees the hand: across and down [T, 2] in parts of the image."""
+    """Place of the hand in the main camera: across and down [T, 2] in parts of the image."""
     shoulder, elbow = joints[:, 0], joints[:, 0] + joints[:, 1]
     return 0.5 + 0.22 * np.stack(
         (np.sin(shoulder) + np.sin(elbow), np.cos(shoulder) - np.cos(elbow)), axis=1
@@ -77,7 +77,7 @@ def main_view(rng, joints, *, side=3, noise=NOISE, clean=False, size=SIZE):
 
 
 def hand_view(rng, joints, *, noise=NOISE, size=SIZE):
-    """What a camera on the hand sees: a texture that shifts with the joints."""
+    """Image of a camera on the hand: a texture that shifts with the joints."""
     table = rng.integers(30, 220, (40, 40, 3)).repeat(8, 0).repeat(8, 1)
     places = np.clip(100 + 40 * joints[:, 2:4], 0, 320 - size).astype(int)
     images = np.empty(len(joints), object)

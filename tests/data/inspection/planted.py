@@ -10,7 +10,7 @@ BLACK = png(np.zeros((64, 64, 3), np.uint8))
 
 
 def change(episodes, *numbers, **edits):
-    """The episodes, with fields of those in `numbers` (all without) made anew by functions."""
+    """The episodes, with fields of those in `numbers` (or all) replaced by functions of them."""
     return [
         dataclasses.replace(e, **{field: edit(e) for field, edit in edits.items()})
         if not numbers or i in numbers
@@ -51,7 +51,7 @@ def shift_from(frame, metres):
 
 
 def shown(edit):
-    """A function that edits copies of the pictures of each view in place."""
+    """A function that edits copies of the images of each view in place."""
 
     def edited(episode):
         views = [view.copy() for view in episode.images]
@@ -116,7 +116,7 @@ def late(frames):
 
 FAULTS = {
     "one short": (lambda e: change(e, 3, **cut(3)), {"very short episodes": "warning"}),
-    "frames told twice": (lambda e: change(e, **repeated(2)), {"idle frames": "warning"}),
+    "frames recorded twice": (lambda e: change(e, **repeated(2)), {"idle frames": "warning"}),
     "long waits": (lambda e: change(e, **waiting(20)), {"idle ends": "warning"}),
     "one without task": (
         lambda e: change(e, 3, instruction=lambda _: "None"),

@@ -15,7 +15,7 @@ FRAMES = 30
 RATE_HZ = 10.0
 SIZE = 64
 LAMP = (255, 205, 155)  # the hand blinks, so that it is seen to live while it only turns
-# what the camera of the main view does: across and down, in parts of the picture
+# what the camera of the main view does: across and down, in parts of the image
 CAMERA = np.array([[0.0, 1.2, 0.1, 0.5], [0.4, 0.0, -1.1, 0.6]])
 
 
@@ -66,15 +66,15 @@ def png(pixels):
 
 
 def view(rng, xyz):
-    """Pictures of a mottled table with a bright hand where the camera sees `xyz` [T, 3]."""
+    """Images of a mottled table with a bright hand where the camera sees `xyz` [T, 3]."""
     table = rng.integers(40, 120, (SIZE // 8, SIZE // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     places = np.clip((xyz @ CAMERA[:, :3].T + CAMERA[:, 3]) * SIZE, 4, SIZE - 5).astype(int)
-    pictures = np.empty(len(xyz), object)
+    images = np.empty(len(xyz), object)
     for frame, (across, down) in enumerate(places):
         shown = table.copy()
         shown[down - 4 : down + 4, across - 4 : across + 4] = LAMP[frame % len(LAMP)]
-        pictures[frame] = png(shown)
-    return pictures
+        images[frame] = png(shown)
+    return images
 
 
 def episode(number, spec, frames=FRAMES):
@@ -126,9 +126,9 @@ def quaternions(rows):
     twist = (m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1])
     table[:, :3, 3] = table[:, 3, :3] = np.stack(twist, axis=1)
     table[:, 3, 3] = trace
-    found = np.linalg.eigh(table)[1][..., -1]
-    flips = np.sign((found[1:] * found[:-1]).sum(axis=1))
-    return found * np.cumprod(np.concatenate(([1.0], flips)))[:, None]
+    vectors = np.linalg.eigh(table)[1][..., -1]
+    flips = np.sign((vectors[1:] * vectors[:-1]).sum(axis=1))
+    return vectors * np.cumprod(np.concatenate(([1.0], flips)))[:, None]
 
 
 def rotations_recorded(episodes, of_hand):

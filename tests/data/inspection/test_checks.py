@@ -17,7 +17,7 @@ from tests.data.inspection.robots import Robot, healthy, row, two_arms
 
 @pytest.fixture(autouse=True)
 def no_album(monkeypatch):
-    """What is shown of the episodes is tested elsewhere, and takes most of the time."""
+    """Contact sheets are tested elsewhere, and take most of the time."""
     monkeypatch.setattr("data.inspection.scan.SHEETS", 0)
     monkeypatch.setattr("data.inspection.scan.CAMERA_EPISODES", 0)
 
@@ -32,7 +32,7 @@ def both_arms():
     return healthy(two_arms())
 
 
-def found(*robots, max_bad_episodes=0):
+def severities(*robots, max_bad_episodes=0):
     return judged([scan(robot, num_actions=6) for robot in robots], max_bad_episodes)
 
 
@@ -43,15 +43,15 @@ def judged(reports, max_bad_episodes=0):
     return {f.check.name: f.severity for f in bad}
 
 
-def test_nothing_is_found_in_healthy_data(one_arm, both_arms):
-    assert found(Robot(row(), one_arm)) == {}
-    assert found(Robot(two_arms(), both_arms)) == {}
+def test_healthy_data_has_no_finding(one_arm, both_arms):
+    assert severities(Robot(row(), one_arm)) == {}
+    assert severities(Robot(two_arms(), both_arms)) == {}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_recording_is_found_alone(one_arm, fault):
+def test_a_fault_of_the_recording_is_the_only_finding(one_arm, fault):
     plant, expected = FAULTS[fault]
-    assert found(Robot(row(), plant(one_arm))) == expected
+    assert severities(Robot(row(), plant(one_arm))) == expected
 
 
 ROW_FAULTS = {
@@ -71,9 +71,9 @@ ROW_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", ROW_FAULTS)
-def test_a_row_that_does_not_fit_is_found(one_arm, fault):
+def test_a_row_that_does_not_fit_is_a_finding(one_arm, fault):
     changes, expected = ROW_FAULTS[fault]
-    assert found(Robot(row(**changes), one_arm)) == expected
+    assert severities(Robot(row(**changes), one_arm)) == expected
 
 
 def clocks(edit):
@@ -95,9 +95,9 @@ CLOCK_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", CLOCK_FAULTS)
-def test_a_clock_that_is_off_is_found(both_arms, fault):
+def test_a_clock_that_is_off_is_a_finding(both_arms, fault):
     edit, expected = CLOCK_FAULTS[fault]
-    assert found(Robot(two_arms(), change(both_arms, clocks=clocks(edit)))) == expected
+    assert severities(Robot(two_arms(), change(both_arms, clocks=clocks(edit)))) == expected
 
 
 def test_sources_of_a_domain_must_have_one_scale(one_arm):
@@ -109,7 +109,7 @@ def test_sources_of_a_domain_must_have_one_scale(one_arm):
     assert judged(reports) == {}
 
 
-def test_what_the_row_leaves_out_is_told_and_is_no_error(one_arm):
+def test_what_the_row_leaves_out_is_reported_and_no_fault(one_arm):
     left_out = [BadEpisodeError("arm", f"e{i}", "empty_text", "is empty") for i in (0, 1)]
     texts = FrameTexts(("", "lift"), ((), ()), np.ones(len(one_arm[2].poses), np.int32))
     texts.places[:5] = 0
@@ -119,38 +119,38 @@ def test_what_the_row_leaves_out_is_told_and_is_no_error(one_arm):
     assert (report.looked_at, len(report.episodes), report.faults) == (8, 6, ())
     assert report.episodes[0].instructions == ("lift",)
     assert report.episodes[0].frames_without_text == 5
-    told = [
+    lines = [
         f.measured.evidence
         for f in examine([report], max_bad_episodes=0)
         if isinstance(f.measured, Measured)
     ]
-    assert any("2 of 8 episodes, 5 frames of others" in evidence for evidence in told)
+    assert any("2 of 8 episodes, 5 frames of others" in evidence for evidence in lines)
 
 
 def test_every_text_of_an_episode_is_judged(one_arm):
     texts = FrameTexts(("lift", "None"), ((), ()), np.zeros(len(one_arm[0].poses), np.int32))
     texts.places[3:] = 1
     changing = [dataclasses.replace(e, instruction="lift", texts=texts) for e in one_arm]
-    assert found(Robot(row(), changing)) == {"missing instruction": "error"}
+    assert severities(Robot(row(), changing)) == {"missing instruction": "error"}
 
 
 def test_bad_episodes_are_errors_beyond_the_bound(one_arm):
     error = BadEpisodeError("arm", "e3", "not_finite", "frame 3 has a number that is not finite")
-    broken = change(one_arm, 5, images=shown(lambda views: views[1].fill(b"no picture")))
+    broken = change(one_arm, 5, images=shown(lambda views: views[1].fill(b"no image")))
     robot = Robot(row(), [*broken[:3], error, *broken[4:]])
     report = scan(robot, num_actions=6)
     assert judged([report], max_bad_episodes=1) == {"bad episodes": "error"}
     assert judged([report], max_bad_episodes=2) == {"bad episodes": "warning"}
     assert [fault.kind for fault in report.faults] == ["not_finite", "undecodable_picture"]
     assert (report.looked_at, len(report.episodes)) == (8, 7)
-    told = examine([report], max_bad_episodes=0)[0].evidence
-    assert "1 not_finite" in told
-    assert "1 undecodable_picture" in told
+    evidence = examine([report], max_bad_episodes=0)[0].evidence
+    assert "1 not_finite" in evidence
+    assert "1 undecodable_picture" in evidence
 
 
 def test_a_source_of_bad_episodes_alone_has_no_samples():
     bad = [BadEpisodeError("arm", f"e{i}", "unreadable", "cut") for i in range(3)]
-    assert found(Robot(row(), bad)) == {
+    assert severities(Robot(row(), bad)) == {
         "bad episodes": "error",
         "episodes without samples": "error",
     }

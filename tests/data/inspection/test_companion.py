@@ -1,4 +1,4 @@
-"""What is recorded beside a row is read through the row's own storage."""
+"""Arrays recorded beside those of a row are read through the row's own storage."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from data.sources import open_reader
 from data.spec import Columns
 from tests.data.inspection.joint_robots import NAMES, joint_episodes, joint_row
 from tests.data.inspection.robots import healthy, quaternions, row
-from tests.data.small_sets import encoded, picture
+from tests.data.small_sets import encoded, image
 from tests.data.storages import STORAGES, table_of, write_meta, write_video
 
 
@@ -30,7 +30,7 @@ def write_hdf5(folder, recorded):
     for number, (state, commands) in enumerate(recorded):
         with h5py.File(folder / f"{number}.hdf5", "w") as file:
             file["observations/qpos"], file["action"], file["text"] = state, commands, "go"
-            images = [encoded(picture(number % 2, 0, i % 10)) for i in range(len(state))]
+            images = [encoded(image(number % 2, 0, i % 10)) for i in range(len(state))]
             stored = file.create_dataset("view", (len(images),), h5py.vlen_dtype(np.uint8))
             for i, data in enumerate(images):
                 stored[i] = np.frombuffer(data, np.uint8)
@@ -48,7 +48,7 @@ def write_lerobot(folder, recorded, names=NAMES):
         path = folder / f"data/{number}.parquet"
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table_of({"observation.state": state, "action": commands}), path)
-        shown = [picture(number % 2, 0, i % 10) for i in range(len(state))]
+        shown = [image(number % 2, 0, i % 10) for i in range(len(state))]
         write_video(folder / f"videos/view/{number}.mp4", shown)
         lines.append(json.dumps({"episode_index": number, "tasks": ["go"]}))
     (folder / "meta").mkdir()
@@ -71,7 +71,7 @@ WRITERS = {"hdf5": write_hdf5, "lerobot": write_lerobot}
 
 @pytest.mark.parametrize("storage", WRITERS)
 @pytest.mark.parametrize("reads", ["state", "action"])
-def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp_path):
+def test_the_other_array_is_compared_from_either_side(storage, reads, recorded, tmp_path):
     spec = WRITERS[storage](tmp_path, recorded)
     if reads == "action":
         spec = dataclasses.replace(spec, joints=(Columns("action", 0, 7),), proprio="commanded")
@@ -93,7 +93,7 @@ def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "channels"),
     [
         (list(NAMES), NAMES),
         ({"motors": list(NAMES)}, NAMES),
@@ -102,10 +102,10 @@ def test_the_other_array_is_found_from_either_side(storage, reads, recorded, tmp
         ("pan", ()),
     ],
 )
-def test_names_of_joints_come_from_the_recording(names, found, recorded, tmp_path):
+def test_names_of_joints_come_from_the_recording(names, channels, recorded, tmp_path):
     reader = open_reader(write_lerobot(tmp_path, recorded[:1], names), tmp_path)
     companion = open_companion(reader, tmp_path)
-    assert companion.joint_names == found
+    assert companion.joint_names == channels
     assert companion.reader is not None, "the names of the row's channels are not those beside it"
 
 
@@ -124,7 +124,7 @@ def test_quaternions_are_read_as_recorded(tmp_path):
         with h5py.File(tmp_path / f"{number}.hdf5", "w") as file:
             file["eef_quat_orientation"] = np.concatenate((hand[:, :3], quaternions(hand)), axis=1)
             file["gripper"], file["text"] = hand[:, 9:], "go"
-            file["view"] = np.array([encoded(picture(0, 0, 0))] * len(hand))
+            file["view"] = np.array([encoded(image(0, 0, 0))] * len(hand))
     names = [f"{number}.hdf5" for number in range(3)]
     write_meta(tmp_path, spec, names, observation_key=["view"], language_instruction_key="text")
     reader = open_reader(spec, tmp_path)

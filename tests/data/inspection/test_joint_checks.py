@@ -30,7 +30,7 @@ def findings(episodes, commands, spec=None, names=NAMES):
     return examine([report], max_bad_episodes=0)
 
 
-def found(*args, **kwargs):
+def severities(*args, **kwargs):
     return bad(findings(*args, **kwargs))
 
 
@@ -39,9 +39,9 @@ def bad(results):
 
 
 @pytest.mark.parametrize("fault", JOINT_FAULTS)
-def test_a_fault_of_a_joint_row_is_found_alone(arm, fault):
+def test_a_fault_of_a_joint_row_is_the_only_finding(arm, fault):
     plant, expected = JOINT_FAULTS[fault]
-    assert found(*plant(*arm)) == expected
+    assert severities(*plant(*arm)) == expected
 
 
 HEALTHY = {
@@ -58,13 +58,13 @@ HEALTHY = {
 
 @pytest.mark.parametrize("variant", HEALTHY)
 def test_a_healthy_robot_has_no_fault(variant):
-    assert found(*joint_episodes(**HEALTHY[variant])) == {}
+    assert severities(*joint_episodes(**HEALTHY[variant])) == {}
 
 
 @pytest.mark.parametrize("rate_hz", [5.0, 10.0])
 def test_a_low_rate_is_no_fault(rate_hz):
     spec = joint_row(rate_hz=rate_hz, window_s=5 / rate_hz)
-    assert found(*joint_episodes(spec, speed=30 / rate_hz, frames=60), spec=spec) == {}
+    assert severities(*joint_episodes(spec, speed=30 / rate_hz, frames=60), spec=spec) == {}
 
 
 def two_arms(idle):
@@ -88,7 +88,7 @@ def two_arms(idle):
 @pytest.mark.parametrize("idle", [False, True])
 def test_two_arms_are_healthy_also_where_one_rests(idle):
     episodes, spec = two_arms(idle)
-    assert found(episodes, None, spec=spec, names=()) == {}
+    assert severities(episodes, None, spec=spec, names=()) == {}
 
 
 def test_a_gripper_without_a_name_is_known_by_what_it_does(arm):
@@ -107,10 +107,10 @@ def test_what_cannot_be_judged_says_why(arm):
     assert reasons["late action"] == "no other array was looked for"
     assert reasons["gripper polarity"] == "no joint is named a gripper, and none behaves like one"
     assert reasons["position units"] == "the row has joints, no poses"
-    told = coverage(results)
+    lines = coverage(results)
     count, could_not = len(results) - len(reasons), len(reasons)
-    assert f"{count} of {len(results)} checks applied, {could_not} could not:\n" in told
-    assert all(name in told and reason in told for name, reason in reasons.items())
+    assert f"{count} of {len(results)} checks applied, {could_not} could not:\n" in lines
+    assert all(name in lines and reason in lines for name, reason in reasons.items())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_unit_is_named(arm, fault, unit):
 def test_an_action_that_is_a_step_is_no_late_action(arm):
     episodes, _ = arm
     steps = [np.diff(e.poses[:, :7], axis=0, append=e.poses[-1:, :7]) for e in episodes]
-    assert found(episodes, steps, names=()) == {}
+    assert severities(episodes, steps, names=()) == {}
 
 
 def test_a_companion_of_other_lengths_is_no_evidence(arm):

@@ -44,17 +44,17 @@ def test_columns_are_read_in_the_layout_of_the_row(layout):
 
 def test_a_gripper_that_closes_lifts_and_opens():
     readings = np.array([0.1, 0.1, 0.8, 0.9, 0.9, 0.2])
-    found = gripper_report(readings, np.array([0.5, 0.2, 0.1, 0.3, 0.2, 0.9]))
-    assert (found.starts_closed, found.ends_closed, found.switches) == (False, False, 2)
-    assert found.rise == pytest.approx(0.2)
-    assert (found.open_level, found.closed_level) == (0.1, 0.9)
-    assert (found.reading_low, found.reading_high) == (0.1, 0.9)
+    report = gripper_report(readings, np.array([0.5, 0.2, 0.1, 0.3, 0.2, 0.9]))
+    assert (report.starts_closed, report.ends_closed, report.switches) == (False, False, 2)
+    assert report.rise == pytest.approx(0.2)
+    assert (report.open_level, report.closed_level) == (0.1, 0.9)
+    assert (report.reading_low, report.reading_high) == (0.1, 0.9)
 
 
 def grip(starts_closed, open_level=0.0, closed_level=1.0):
-    found = gripper_report(np.array([0.0, 1.0, 0.0]), np.zeros(3))
+    report = gripper_report(np.array([0.0, 1.0, 0.0]), np.zeros(3))
     return dataclasses.replace(
-        found, starts_closed=starts_closed, open_level=open_level, closed_level=closed_level
+        report, starts_closed=starts_closed, open_level=open_level, closed_level=closed_level
     )
 
 
@@ -86,15 +86,15 @@ def test_even_places_keep_both_ends():
 def test_ranges_and_names():
     rows = np.zeros((101, 10))
     rows[:, 1] = np.arange(101) / 100
-    found = ranges(row(), [channels(rows, 101)])
-    assert [r.name for r in found][:4] == ["x", "y", "z", "rot0"]
-    assert found[1][2:] == pytest.approx((0, 0.01, 0.5, 0.99, 1))
-    assert (found[1].unit, found[1].span) == ("m", pytest.approx(0.98))
+    rows_by_channel = ranges(row(), [channels(rows, 101)])
+    assert [r.name for r in rows_by_channel][:4] == ["x", "y", "z", "rot0"]
+    assert rows_by_channel[1][2:] == pytest.approx((0, 0.01, 0.5, 0.99, 1))
+    assert (rows_by_channel[1].unit, rows_by_channel[1].span) == ("m", pytest.approx(0.98))
     arm = row().arms[0]
     assert channel_names(row(arms=(arm, arm)))[10][0] == "right x"
 
 
-def test_a_camera_is_found_and_one_that_is_not_there_is_not():
+def test_a_camera_is_fitted_only_where_there_is_one():
     rng = np.random.default_rng(0)
     xyz = rng.normal(0, 0.2, (80, 3))
     centres = xyz @ CAMERA[:, :3].T + CAMERA[:, 3] + rng.normal(0, 0.01, (80, 2))
@@ -109,7 +109,7 @@ def test_a_camera_is_found_and_one_that_is_not_there_is_not():
     assert fit_cameras(seen[:10], 1) == ()
 
 
-def test_the_camera_of_the_pictures_is_found():
+def test_the_camera_of_the_images_is_fitted():
     (camera,) = scan(Robot(row(), healthy()), num_actions=6).cameras
     np.testing.assert_allclose(camera.matrix, CAMERA, atol=0.1)
     assert camera.r2 > 0.9
@@ -152,7 +152,7 @@ def test_a_sample_of_the_episodes_is_repeatable_and_reads_no_more_than_it_needs(
 
 
 def test_progress_tells_of_every_episode():
-    told = []
+    calls = []
     robot = Robot(row(), healthy()[:3])
-    scan(robot, num_actions=6, on_progress=lambda *counts: told.append(counts))
-    assert told == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+    scan(robot, num_actions=6, on_progress=lambda *counts: calls.append(counts))
+    assert calls == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]

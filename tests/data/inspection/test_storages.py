@@ -17,8 +17,8 @@ def test_every_storage_is_measured(storage, tmp_path):
     reader = open_reader(STORAGES[storage](tmp_path), tmp_path)
     report = scan(reader, num_actions=6)
     assert [episode.num_frames for episode in report.episodes] == list(FRAMES)
-    found = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
-    samples = [num_samples(t, reader.spec, 6) for t in found if isinstance(t, Trajectory)]
+    trajectories = [t for part in range(len(reader.episodes_per_part)) for t in reader.read(part)]
+    samples = [num_samples(t, reader.spec, 6) for t in trajectories if isinstance(t, Trajectory)]
     assert [episode.samples for episode in report.episodes] == samples
     for episode in report.episodes:
         assert {view.sizes for view in episode.views} == {((32, 32),)}
@@ -28,4 +28,4 @@ def test_every_storage_is_measured(storage, tmp_path):
         assert (episode.clock is not None) == bool(clocks)
         assert len(episode.hands) == len(reader.spec.arms)
     blank = [f for f in examine([report], max_bad_episodes=0) if f.check.name == "blank view"]
-    assert [f.severity for f in blank] == ["error"], "the generated pictures are of one colour"
+    assert [f.severity for f in blank] == ["error"], "the generated images are of one colour"

@@ -74,7 +74,7 @@ def test_a_quaternion_in_the_order_of_the_row_is_well(one_arm):
     assert [f.severity for f in results if f.check.name.startswith("quaternion")] == ["ok", "ok"]
 
 
-def test_a_wxyz_quaternion_that_is_read_as_xyzw_is_found(one_arm):
+def test_a_wxyz_quaternion_that_is_read_as_xyzw_is_a_finding(one_arm):
     faulty = change(one_arm, poses=read_as_xyzw(wxyz))
     stored = {e.episode: wxyz(e.poses[:, :10]) for e in one_arm}
     numbers = iter(one_arm)
@@ -108,13 +108,13 @@ def test_free_turning_is_not_judged(one_arm):
     assert order.severity in ("not judged", "ok")
 
 
-def test_numbers_that_are_no_quaternion_are_found(one_arm):
+def test_numbers_that_are_no_quaternion_are_a_finding(one_arm):
     results = judged(one_arm, lambda hand: 1.5 * quaternions(hand))
     assert bad(results) == {"quaternion norm": "error"}
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1, {}), (57.3, {"rotation units": "error"})])
-def test_angles_in_degrees_are_found(one_arm, factor, expected):
+def test_angles_in_degrees_are_a_finding(one_arm, factor, expected):
     results = judged(one_arm, lambda hand: factor * hand[:, 3:6], "xyz_euler_xyz")
     assert bad(results) == expected
 
@@ -123,8 +123,8 @@ def rows_of_the_matrix(rows):
     """The first two rows of the matrix, as some libraries write it."""
     columns = rows[:, 3:9].reshape(-1, 3, 2)
     third = np.cross(columns[..., 0], columns[..., 1])
-    whole = np.concatenate((columns, third[..., None]), axis=2)
-    rows[:, 3:9] = whole[:, :2].reshape(-1, 6)
+    matrices = np.concatenate((columns, third[..., None]), axis=2)
+    rows[:, 3:9] = matrices[:, :2].reshape(-1, 6)
 
 
 def other_layout(rows):
@@ -132,7 +132,7 @@ def other_layout(rows):
 
 
 @pytest.mark.parametrize("layout", [rows_of_the_matrix, other_layout])
-def test_six_numbers_in_another_layout_are_found(one_arm, layout):
+def test_six_numbers_in_another_layout_are_a_finding(one_arm, layout):
     def edited(episode):
         rows = episode.poses.copy()
         layout(rows)

@@ -13,16 +13,16 @@ from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.inspection.scan import scan
 from data.inspection.views import is_complete
 from data.sources import open_reader
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import Trajectory
+from data.stream.pipeline import one_pass
+from data.trajectory import Source, Trajectory
 from tests.data.fakes import tokenize
 from tests.data.inspection.planted import change
 from tests.data.inspection.robots import Robot, episode, png, row
-from tests.data.small_sets import encoded, picture, small
+from tests.data.small_sets import encoded, image, small
 from tests.data.storages import STORAGES, write_hdf5
 
 NUM_ACTIONS = 6
-CUT = encoded(picture(0, 0, 0))[:40]
+CUT = encoded(image(0, 0, 0))[:40]
 
 
 class Edited:
@@ -33,9 +33,9 @@ class Edited:
         self.spec, self.episodes_per_part = reader.spec, reader.episodes_per_part
 
     def read(self, part):
-        for found in self._reader.read(part):
-            good = isinstance(found, Trajectory)
-            yield self._edit(found, self.spec) if good else found
+        for item in self._reader.read(part):
+            good = isinstance(item, Trajectory)
+            yield self._edit(item, self.spec) if good else item
 
 
 def spoilt(frame_of):
@@ -59,7 +59,7 @@ EDITS = {
 
 
 def trained(reader):
-    """Whether training takes every sample."""
+    """True where training takes every sample."""
     sizes: dict[str, Any] = {
         "batch_size": 4,
         "num_actions": NUM_ACTIONS,
@@ -127,9 +127,9 @@ def test_images_of_a_video_are_looked_at_as_asked(images, tmp_path, monkeypatch)
     monkeypatch.setattr("data.inspection.scan.SHEETS", 0)
     monkeypatch.setattr("data.inspection.scan.BESIDE_EPISODES", 0)
     seen = []
-    genuine = data.readers.videos.VideoPictures.__getitem__
+    genuine = data.readers.videos.VideoImages.__getitem__
     monkeypatch.setattr(
-        "data.readers.videos.VideoPictures.__getitem__",
+        "data.readers.videos.VideoImages.__getitem__",
         lambda view, index: (seen.append(index), genuine(view, index))[1],
     )
     report = scan(reader, num_actions=NUM_ACTIONS, images=images)
@@ -166,7 +166,7 @@ def test_a_small_hand_that_moves_up_in_a_clean_view_is_not_frozen():
     assert frozen([clean(n, up=False) for n in range(3)]) == [[True, True]] * 3
 
 
-def test_a_frozen_view_is_found_alone_and_with_the_noise_of_a_codec():
+def test_a_frozen_view_is_the_only_finding_and_with_the_noise_of_a_codec():
     rng = np.random.default_rng(0)
 
     def rounded(e):
@@ -185,7 +185,7 @@ def test_a_frozen_view_is_found_alone_and_with_the_noise_of_a_codec():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_complete_files_are_known_without_decoding(kind):
-    data = encoded(picture(1, 1, 1), kind)
+    data = encoded(image(1, 1, 1), kind)
     assert is_complete(data)
     assert is_complete(data + b"\0\0\0"), "filled up with zeros, as HDF5 stores it"
     assert not is_complete(data[:-6])

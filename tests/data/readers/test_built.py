@@ -1,4 +1,4 @@
-"""What is built gives the samples of the recording it was made of."""
+"""A built dataset gives the samples of the recording it was made of."""
 
 import dataclasses
 import io
@@ -17,7 +17,7 @@ from data.rows.table import DATASETS, dataset
 from data.sources import open_reader
 from data.spec import Columns, DatasetSpec
 from data.trajectory import Trajectory
-from data.writing.plan import PictureRule
+from data.writing.plan import ImageRule
 from tests.data.builds import (
     SIZE,
     assert_same_batches,
@@ -27,7 +27,7 @@ from tests.data.builds import (
     trajectories,
 )
 from tests.data.random_recordings import recording
-from tests.data.storages import FRAMES, STORAGES, TEXTS, encoded, picture, small, write_hdf5
+from tests.data.storages import FRAMES, STORAGES, TEXTS, encoded, image, small, write_hdf5
 
 pytestmark = pytest.mark.rlds
 
@@ -110,7 +110,7 @@ def test_paraphrases_of_every_text_are_kept(tmp_path):
         assert first.texts.paraphrases == (("go",), ("grip", "hold"))
 
 
-def test_pictures_of_files_are_stored_untouched(tmp_path):
+def test_images_of_files_are_stored_untouched(tmp_path):
     row = STORAGES["scattered-jpeg"](tmp_path)
     built(row, tmp_path, tmp_path / "out")
     ours = trajectories(open_reader(row, tmp_path / "out"))
@@ -120,14 +120,14 @@ def test_pictures_of_files_are_stored_untouched(tmp_path):
 
 
 def write_raw(folder, row, size=(480, 640)):
-    """An HDF5 episode with a view of raw pictures and one of encoded ones, red and blue swapped."""
+    """An HDF5 episode with a view of raw images and one of encoded ones, red and blue swapped."""
     with h5py.File(folder / "0.hdf5", "w") as file:
         for key, array in recording(row, 6, 0).items():
             file[key] = array
         file["text"] = TEXTS[0].encode()
-        raw = np.stack([picture(0, 0, i, 640)[: size[0]] for i in range(6)])
+        raw = np.stack([image(0, 0, i, 640)[: size[0]] for i in range(6)])
         file["raw"] = raw.reshape(6, -1)
-        files = [encoded(picture(0, 1, i)[..., ::-1]) for i in range(6)]
+        files = [encoded(image(0, 1, i)[..., ::-1]) for i in range(6)]
         stored = file.create_dataset("png", (6,), h5py.vlen_dtype(np.uint8))
         for i, data in enumerate(files):
             stored[i] = np.frombuffer(data, np.uint8)
@@ -143,11 +143,11 @@ def write_raw(folder, row, size=(480, 640)):
 @pytest.mark.parametrize(
     ("image_size", "order"), [(0, "bgr_swapped"), (SIZE, "rgb"), (20, "rgb")], ids=str
 )
-def test_one_channel_order_holds_for_all_pictures_of_a_dataset(tmp_path, image_size, order):
+def test_one_channel_order_holds_for_all_images_of_a_dataset(tmp_path, image_size, order):
     row = small("Calvin")
     assert row.encoded_channel_order == "bgr_swapped"
     write_raw(tmp_path, row)
-    rule = PictureRule(image_size, 0)
+    rule = ImageRule(image_size, 0)
     made = built(row, tmp_path, tmp_path / "out", rule=rule)
     reader = open_reader(row, tmp_path / "out")
     assert made.manifest["encoded_channel_order"] == reader.spec.encoded_channel_order == order
@@ -155,14 +155,14 @@ def test_one_channel_order_holds_for_all_pictures_of_a_dataset(tmp_path, image_s
     (ours,) = trajectories(reader)
     with Image.open(io.BytesIO(ours.images[1][3])) as stored:
         red, _, blue = np.asarray(stored)[0, 0]
-    expected = picture(0, 1, 3)[0, 0]
+    expected = image(0, 1, 3)[0, 0]
     assert (red, blue) == (expected[0], expected[2]) if order == "rgb" else (blue, red)
 
 
 def test_quality_takes_jpeg_without_colour_subsampling(tmp_path):
     row = small("Calvin", encoded_channel_order="rgb")
     write_raw(tmp_path, row)
-    rule = PictureRule(64, 95)
+    rule = ImageRule(64, 95)
     built(row, tmp_path, tmp_path / "out", rule=rule)
     (ours,) = trajectories(open_reader(row, tmp_path / "out"))
     with JpegImageFile(io.BytesIO(ours.images[0][0])) as stored:
@@ -177,7 +177,7 @@ def test_quality_takes_jpeg_without_colour_subsampling(tmp_path):
         error = np.abs(here["images"].astype(int) - there["images"])
         assert 0 < error.max() <= 4
     with pytest.raises(ValueError, match="quality is 101"):
-        PictureRule(0, 101)
+        ImageRule(0, 101)
 
 
 def test_a_changed_row_is_refused_where_it_decides_what_was_stored(tmp_path):
@@ -236,5 +236,5 @@ def test_a_damaged_shard_yields_its_episodes_as_errors(tmp_path):
 def test_what_is_built_can_be_built_again_smaller(tmp_path):
     row = write_hdf5(tmp_path)
     built(row, tmp_path, tmp_path / "out")
-    built(row, tmp_path / "out", tmp_path / "small", rule=PictureRule(16, 0))
+    built(row, tmp_path / "out", tmp_path / "small", rule=ImageRule(16, 0))
     assert_same_batches(open_reader(row, tmp_path / "small"), open_reader(row, tmp_path), size=16)

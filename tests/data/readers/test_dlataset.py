@@ -31,10 +31,10 @@ def read(dataset):
 
 
 def test_trajectories_carry_steps_metadata_and_numbers(dlataset, builder):
-    found = read(dlataset.from_rlds(builder, split="train[5:8]", shuffle=False))
+    trajectories = read(dlataset.from_rlds(builder, split="train[5:8]", shuffle=False))
     stored = list(builder.as_dataset(split="train[5:8]"))
-    assert len(found) == 3
-    for number, (ours, theirs) in enumerate(zip(found, stored, strict=True)):
+    assert len(trajectories) == 3
+    for number, (ours, theirs) in enumerate(zip(trajectories, stored, strict=True)):
         steps = list(theirs["steps"].as_numpy_iterator())
         assert ours["_len"].tolist() == [10] * 10
         assert ours["_traj_index"].tolist() == [number] * 10
@@ -49,12 +49,12 @@ def test_trajectories_carry_steps_metadata_and_numbers(dlataset, builder):
 
 def test_images_stay_encoded(dlataset, builder):
     (traj,) = read(dlataset.from_rlds(builder, split="train[:1]", shuffle=False))
-    pictures = traj["observation"]["image_0"]
-    assert pictures.shape == (10,)
-    assert all(picture.startswith(b"\xff\xd8") for picture in pictures), "JPEG"
+    images = traj["observation"]["image_0"]
+    assert images.shape == (10,)
+    assert all(image.startswith(b"\xff\xd8") for image in images), "JPEG"
 
 
-def test_traj_map_sees_whole_trajectories(dlataset, builder):
+def test_traj_map_sees_complete_trajectories(dlataset, builder):
     dataset = dlataset.from_rlds(builder, split="train[:2]", shuffle=False).traj_map(
         lambda traj: {
             "_traj_index": traj["_traj_index"],

@@ -10,31 +10,31 @@ import numpy as np
 import pytest
 
 from data.faults import BadEpisodeError
-from data.images import load_picture
-from data.readers.hdf5 import Hdf5Pictures, Hdf5Reader
+from data.images import load_image
+from data.readers.hdf5 import Hdf5Images, Hdf5Reader
 from data.untrusted import Places
 from tests.data.fakes import good
 from tests.data.random_recordings import recording
-from tests.data.storages import FRAMES, TEXTS, encoded, picture, small, write_hdf5, write_meta
+from tests.data.storages import FRAMES, TEXTS, encoded, image, small, write_hdf5, write_meta
 
-PICTURES = [encoded(picture(0, 0, frame)) for frame in range(4)]
+IMAGES = [encoded(image(0, 0, frame)) for frame in range(4)]
 
 
 def stored(kind):
-    """PICTURES as an array of HDF5, in one of the usual forms."""
-    longest = max(map(len, PICTURES))
+    """IMAGES as an array of HDF5, in one of the usual forms."""
+    longest = max(map(len, IMAGES))
     if kind == "fixed bytes":
-        return np.array(PICTURES, f"S{longest}")
+        return np.array(IMAGES, f"S{longest}")
     if kind == "rows of bytes":
-        rows = np.zeros((len(PICTURES), longest), np.uint8)
-        for row, data in zip(rows, PICTURES, strict=True):
+        rows = np.zeros((len(IMAGES), longest), np.uint8)
+        for row, data in zip(rows, IMAGES, strict=True):
             row[: len(data)] = np.frombuffer(data, np.uint8)
         return rows
-    array = np.empty(len(PICTURES), object)
+    array = np.empty(len(IMAGES), object)
     if kind == "bytes":
-        array[:] = PICTURES
+        array[:] = IMAGES
         return array.astype(h5py.string_dtype("ascii"))
-    array[:] = [np.frombuffer(data, np.uint8) for data in PICTURES]
+    array[:] = [np.frombuffer(data, np.uint8) for data in IMAGES]
     return array.astype(h5py.vlen_dtype(np.uint8))
 
 
@@ -59,13 +59,13 @@ def only(reader):
 
 
 @pytest.mark.parametrize("kind", ["fixed bytes", "rows of bytes", "arrays of bytes"])
-def test_forms_of_encoded_pictures(tmp_path, kind):
+def test_forms_of_encoded_images(tmp_path, kind):
     trajectory = only(Hdf5Reader(write_episode(tmp_path, stored(kind)), tmp_path))
     (view,) = trajectory.images
     taken = view.take(np.array([3, 1, 1]))
     for place, frame in enumerate((3, 1, 1)):
-        pixels = load_picture(taken[place], size=32, channel_order="rgb")
-        np.testing.assert_array_equal(pixels, picture(0, 0, frame))
+        pixels = load_image(taken[place], size=32, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, image(0, 0, frame))
     assert len(view.take(np.array([], int))) == 0
 
 
@@ -76,12 +76,12 @@ def test_camera_buffers_of_two_sizes_are_pixels(tmp_path, shape):
     trajectory = only(Hdf5Reader(write_episode(tmp_path, buffers), tmp_path))
     pixels = trajectory.images[0][2]
     assert pixels.shape == shape
-    shown = load_picture(pixels, size=4, channel_order="bgr_swapped")
+    shown = load_image(pixels, size=4, channel_order="bgr_swapped")
     assert shown[0, 0].tolist() == [200, 0, 0], "what is not encoded is not swapped"
 
 
 def halves(height, width):
-    """uint8[4, height, width, 3]: red on the left, blue on the right, green tells the frame."""
+    """uint8[4, height, width, 3]: red on the left, blue on the right, green counts the frames."""
     images = np.zeros((4, height, width, 3), np.uint8)
     images[:, :, : width // 2, 0], images[:, :, width // 2 :, 2] = 200, 200
     images[..., 1] = 10 * np.arange(4)[:, None, None]
@@ -98,7 +98,7 @@ def test_pixels_have_the_shape_of_their_array(tmp_path, size, order):
     taken = view.take(np.array([3, 1]))
     for place, frame in enumerate((3, 1)):
         np.testing.assert_array_equal(taken[place], images[frame])
-        shown = load_picture(taken[place], size=16, channel_order="bgr_swapped")
+        shown = load_image(taken[place], size=16, channel_order="bgr_swapped")
         assert shown[8, 2].tolist() == [200, 10 * frame, 0], "left"
         assert shown[8, 13].tolist() == [0, 10 * frame, 200], "right"
         assert shown[1, 2].tolist() == shown[14, 2].tolist(), "top and bottom"
@@ -107,7 +107,7 @@ def test_pixels_have_the_shape_of_their_array(tmp_path, size, order):
 def test_pixels_stay_in_the_file_until_they_are_asked_for(tmp_path):
     row = write_episode(tmp_path, halves(24, 32))
     taken = only(Hdf5Reader(row, tmp_path)).images[0].take(np.array([2, 2, 0]))
-    assert isinstance(taken, Hdf5Pictures)
+    assert isinstance(taken, Hdf5Images)
     assert [int(image[0, 0, 1]) for image in (taken[0], taken[1], taken[2])] == [20, 20, 0]
     (tmp_path / "0.hdf5").unlink()
     with pytest.raises(ValueError, match=r"0\.hdf5"):
@@ -130,11 +130,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_array_of_an_unknown_layout_is_malformed(tmp_path, name):
-    array, found = REFUSED[name]
+    array, described = REFUSED[name]
     (bad,) = Hdf5Reader(write_episode(tmp_path, array), tmp_path).read(0)
     assert isinstance(bad, BadEpisodeError)
     assert bad.kind == "malformed"
-    assert re.search(rf"rgb.* {found}", bad.reason)
+    assert re.search(rf"rgb.* {described}", bad.reason)
 
 
 def test_a_camera_buffer_of_bytes_may_end_in_zeros(tmp_path):
@@ -146,13 +146,11 @@ def test_a_camera_buffer_of_bytes_may_end_in_zeros(tmp_path):
 
 def test_a_file_as_long_as_a_camera_buffer_is_a_file(tmp_path):
     rows = np.zeros((4, 480 * 640 * 3), np.uint8)
-    for frame, data in enumerate(PICTURES):
+    for frame, data in enumerate(IMAGES):
         rows[frame, : len(data)] = np.frombuffer(data, np.uint8)
     row = write_episode(tmp_path, rows)
-    shown = load_picture(
-        only(Hdf5Reader(row, tmp_path)).images[0][3], size=None, channel_order="rgb"
-    )
-    np.testing.assert_array_equal(shown, picture(0, 0, 3))
+    shown = load_image(only(Hdf5Reader(row, tmp_path)).images[0][3], size=None, channel_order="rgb")
+    np.testing.assert_array_equal(shown, image(0, 0, 3))
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -160,13 +158,13 @@ def test_a_group_has_an_array_for_each_frame(tmp_path, pixels):
     row = write_episode(tmp_path, stored("fixed bytes"))
     with h5py.File(tmp_path / "0.hdf5", "a") as file:
         del file["rgb"]
-        for frame, data in enumerate(PICTURES):
-            frames = picture(0, 0, frame) if pixels else np.frombuffer(data, np.uint8)
+        for frame, data in enumerate(IMAGES):
+            frames = image(0, 0, frame) if pixels else np.frombuffer(data, np.uint8)
             file[f"rgb/{frame + 8}"] = frames  # 8, 9, 10, 11: not in the order of their letters
     view = only(Hdf5Reader(row, tmp_path)).images[0].take(np.array([3, 0]))
     for place, frame in enumerate((3, 0)):
-        shown = load_picture(view[place], size=None, channel_order="rgb")
-        np.testing.assert_array_equal(shown, picture(0, 0, frame))
+        shown = load_image(view[place], size=None, channel_order="rgb")
+        np.testing.assert_array_equal(shown, image(0, 0, frame))
     with h5py.File(tmp_path / "0.hdf5", "a") as file:
         file["rgb/depth"] = np.zeros((4, 5, 5))
     (bad,) = Hdf5Reader(row, tmp_path).read(0)
@@ -253,7 +251,7 @@ def test_the_row_may_name_the_instruction(tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     assert only(Hdf5Reader(row, tmp_path)).instruction == "push"
     write_episode(tmp_path, stored("fixed bytes"), language_instruction_key=3)
-    with pytest.raises(ValueError, match=r"meta.json: language_instruction_key is 3, wanted is"):
+    with pytest.raises(ValueError, match=r"meta.json: language_instruction_key is 3, allowed is"):
         Hdf5Reader(row, tmp_path)
 
 
@@ -272,9 +270,9 @@ def test_a_meta_file_of_the_original_works_unchanged(tmp_path):
         with pytest.raises(ValueError, match=r"json names .*0\.hdf5', which lies outside"):
             Hdf5Reader(row, root)
         reader = Hdf5Reader(row, root, Places.of(root, tmp_path))
-        found = [good(reader, part)[0] for part in range(2)]
-        assert [len(trajectory.poses) for trajectory in found] == list(FRAMES)
-        assert [trajectory.paraphrases for trajectory in found] == [("a", "b"), ()]
+        trajectories = [good(reader, part)[0] for part in range(2)]
+        assert [len(trajectory.poses) for trajectory in trajectories] == list(FRAMES)
+        assert [trajectory.paraphrases for trajectory in trajectories] == [("a", "b"), ()]
         assert reader.spec.views == ("rgb/static", "rgb/wrist")
         assert reader.spec.instruction_key == "text"
 

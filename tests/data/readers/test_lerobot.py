@@ -1,4 +1,4 @@
-"""What is particular to LeRobot's formats."""
+"""LeRobot's formats: indexes, columns, images, tasks, and what is refused."""
 
 import dataclasses
 import json
@@ -10,20 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.faults import BadEpisodeError
-from data.images import load_picture
+from data.images import load_image
 from data.readers.lerobot import MAX_EPISODES_PER_PART, LeRobotReader, column_array
 from data.readers.lerobot_index import channel_names
 from data.spec import Columns
 from data.untrusted import Places
 from tests.data.fakes import good
-from tests.data.storages import encoded, picture, small
+from tests.data.storages import encoded, image, small
 
 ROW = small("AIRBOT", storage="lerobot", views=("camera",))
 FRAMES = 5
 
 
 def write(folder, version="v3.0", episodes=1, fps=10, **tables):
-    """A v3 dataset whose pictures are in the table; no video, so no PyAV."""
+    """A v3 dataset whose images are in the table; no video, so no PyAV."""
     rows = []
     for episode in range(episodes):
         for frame in range(FRAMES):
@@ -32,7 +32,7 @@ def write(folder, version="v3.0", episodes=1, fps=10, **tables):
                     "episode_index": episode,
                     "frame_index": frame,
                     "eef_6d": [100.0 * episode + frame, 0, 0, 1, 0, 0, 1, 0, 0, 1],
-                    "camera": {"bytes": encoded(picture(episode % 2, 0, frame)), "path": "x.png"},
+                    "camera": {"bytes": encoded(image(episode % 2, 0, frame)), "path": "x.png"},
                 }
             )
     (folder / "data").mkdir()
@@ -54,19 +54,19 @@ def test_episodes_that_share_a_table_come_in_parts(tmp_path):
     write(tmp_path, episodes=2 * MAX_EPISODES_PER_PART + 3)
     reader = LeRobotReader(ROW, tmp_path)
     assert reader.episodes_per_part == (MAX_EPISODES_PER_PART, MAX_EPISODES_PER_PART, 3)
-    found = good(reader, 1)
-    for number, trajectory in enumerate(found, start=MAX_EPISODES_PER_PART):
+    trajectories = good(reader, 1)
+    for number, trajectory in enumerate(trajectories, start=MAX_EPISODES_PER_PART):
         assert trajectory.poses[:, 0].tolist() == [100 * number + i for i in range(FRAMES)]
         assert trajectory.instruction == f"task {number}"
         assert trajectory.episode == f"{tmp_path}/data/0.parquet#{number}"
 
 
-def test_pictures_in_the_table(tmp_path):
+def test_images_in_the_table(tmp_path):
     write(tmp_path, episodes=2)
     (_, second) = good(LeRobotReader(ROW, tmp_path), 0)
     for frame in range(FRAMES):
-        pixels = load_picture(second.images[0][frame], size=32, channel_order="rgb")
-        np.testing.assert_array_equal(pixels, picture(1, 0, frame))
+        pixels = load_image(second.images[0][frame], size=32, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, image(1, 0, frame))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_missing_column_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "columns"),
     [
         (["a", "b"], ("a", "b")),
         ({"motors": ["a"], "tool": ["b"]}, ("a", "b")),
@@ -108,9 +108,9 @@ def test_a_missing_column_is_named(tmp_path):
         ([["a", "b"]], None),
     ],
 )
-def test_names_of_columns_in_the_forms_that_info_json_has(names, found):
+def test_names_of_columns_in_the_forms_that_info_json_has(names, columns):
     features = {"action": {"dtype": "float32", "shape": [2], "names": names}, "odd": 3}
-    assert channel_names({"features": features}) == ({} if found is None else {"action": found})
+    assert channel_names({"features": features}) == ({} if columns is None else {"action": columns})
     for odd in (None, [], "x", {}):
         assert channel_names({"features": odd}) == {}
 
@@ -123,8 +123,8 @@ def test_the_row_of_a_reader_has_the_names_of_its_joints(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"features": features}))
     joints = (Columns("eef_6d", 7, 10),)
     row = dataclasses.replace(ROW, arms=(), joints=joints, rotation_layout="none")
-    found = LeRobotReader(row, tmp_path).spec.channels
-    assert [channel.name for channel in found] == ["joint 7", "joint 8", "gripper"]
+    channels = LeRobotReader(row, tmp_path).spec.channels
+    assert [channel.name for channel in channels] == ["joint 7", "joint 8", "gripper"]
     assert LeRobotReader(ROW, tmp_path).spec == ROW, "poses are named by the action space"
 
 
@@ -153,7 +153,7 @@ def test_rows_that_are_missing_or_of_unequal_length_are_an_error(rows):
 
 
 def set_images(folder, column, features=None):
-    """Write the images of `write` anew: `column` for the frames in the order of the file."""
+    """Replaces the images of `write`: `column` for the frames in the order of the file."""
     path = folder / "data/0.parquet"
     table = pq.read_table(path)
     place = table.column_names.index("camera")
@@ -164,7 +164,7 @@ def set_images(folder, column, features=None):
 
 
 # frames are written last first
-PIXELS = [picture(0, 0, frame, 8) for frame in reversed(range(FRAMES))]
+PIXELS = [image(0, 0, frame, 8) for frame in reversed(range(FRAMES))]
 FILES = [encoded(image) for image in PIXELS]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -189,8 +189,8 @@ def test_images_by_path(tmp_path, where):
     set_images(tmp_path, pa.array(paths) if where == "text" else pa.array(rows, STRUCT))
     view = camera(tmp_path)
     for frame in range(FRAMES):
-        pixels = load_picture(view[frame], size=None, channel_order="rgb")
-        np.testing.assert_array_equal(pixels, picture(0, 0, frame, 8))
+        pixels = load_image(view[frame], size=None, channel_order="rgb")
+        np.testing.assert_array_equal(pixels, image(0, 0, frame, 8))
     (tmp_path / "images/2.png").unlink()
     with pytest.raises(ValueError, match=r"images/2\.png"):
         camera(tmp_path).take(np.array([2]))[0]
@@ -203,11 +203,11 @@ def test_a_path_of_an_image_stays_below_the_data_folder(tmp_path, path):
     write(folder)
     (tmp_path / "secret.png").write_bytes(FILES[0])
     set_images(folder, pa.array([{"bytes": None, "path": path}] * FRAMES, STRUCT))
-    (found,) = LeRobotReader(ROW, folder).read(0)
-    assert isinstance(found, BadEpisodeError)
-    assert found.kind == "malformed"
-    assert "camera names" in found.reason
-    assert "lies outside" in found.reason
+    (error,) = LeRobotReader(ROW, folder).read(0)
+    assert isinstance(error, BadEpisodeError)
+    assert error.kind == "malformed"
+    assert "camera names" in error.reason
+    assert "lies outside" in error.reason
     places = Places.of(folder, anywhere=True)
     (trajectory,) = good(LeRobotReader(ROW, folder, places), 0)
     assert len(trajectory.images[0]) == FRAMES
@@ -227,8 +227,8 @@ def test_other_forms_of_an_image_column(tmp_path, column):
     write(tmp_path)
     set_images(tmp_path, column)
     view = camera(tmp_path)
-    pixels = load_picture(view[3], size=None, channel_order="rgb")
-    np.testing.assert_array_equal(pixels, picture(0, 0, 3, 8))
+    pixels = load_image(view[3], size=None, channel_order="rgb")
+    np.testing.assert_array_equal(pixels, image(0, 0, 3, 8))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from data.faults import BadEpisodeError
 from data.readers.lerobot import LeRobotReader
 from data.stream.windows import episode_samples
 from tests.data.fakes import good
-from tests.data.storages import encoded, picture, small
+from tests.data.storages import encoded, image, small
 
 FRAMES = 6
 ROW = small("AIRBOT", storage="lerobot", views=("camera",), index_margin=1)
@@ -24,7 +24,7 @@ def write(folder, version, *, listed=("reach", "grasp"), tasks=TASKS, numbers=CH
     """One episode; `tasks` in the form of the version, None: no such file or column."""
     table = {
         "eef_6d": [[0.1 * frame, 0, 0, 1, 0, 0, 0, 1, 0, 0] for frame in range(FRAMES)],
-        "camera": [{"bytes": encoded(picture(0, 0, i)), "path": "x.png"} for i in range(FRAMES)],
+        "camera": [{"bytes": encoded(image(0, 0, i)), "path": "x.png"} for i in range(FRAMES)],
         "episode_index": [0] * FRAMES,
         "frame_index": list(range(FRAMES)),
         **({} if numbers is None else {"task_index": numbers}),
@@ -125,8 +125,8 @@ def test_the_first_of_several_tasks_is_taken_with_a_warning(tmp_path, caplog):
         ({"numbers": [3, 9, 3, 3, 3, 3]}, "task_index has 9, the list of tasks has 3, 8", None),
         ({"listed": [5]}, "tasks has 5, the list of tasks has 3, 8", None),
         ({"listed": [3], "tasks": None}, r"tasks has 3, but there is no tasks.jsonl", None),
-        ({"listed": {"en": "reach"}}, "tasks is dict, wanted is a text or a list", None),
-        ({"listed": 3}, "tasks is int, wanted is", None),
+        ({"listed": {"en": "reach"}}, "tasks is dict, allowed is a text or a list", None),
+        ({"listed": 3}, "tasks is int, allowed is", None),
         ({"listed": [["reach"]]}, "tasks of the episode is list; read is text", None),
         ({"listed": ["fold"]}, r"frames have the task 'reach', the episode lists \['fold'\]", None),
         ({"listed": ['{"a": 1}']}, "is a map written as text", None),
@@ -164,7 +164,7 @@ def test_a_list_of_tasks_of_another_form_is_refused_by_name(tmp_path, lines):
 def test_a_table_without_its_columns_is_refused_by_name(tmp_path):
     write(tmp_path, "v3.0")
     pq.write_table(pa.table({"task": ["reach"]}), tmp_path / "meta/tasks.parquet")
-    with pytest.raises(ValueError, match=r"tasks.parquet has columns task; wanted are task_index"):
+    with pytest.raises(ValueError, match=r"tasks.parquet has columns task; needed are task_index"):
         LeRobotReader(ROW, tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_a_row_may_name_a_column_of_text(tmp_path):
     write(tmp_path, "v3.0", **{"annotation.action": spoken, "annotation.number": [1] * FRAMES})
     assert texts(only(tmp_path, row)) == spoken
     row = small("AIRBOT", storage="lerobot", views=("camera",), instruction_key="annotation.number")
-    assert "annotation.number holds int64, wanted is text" in str(fault(tmp_path, row))
+    assert "annotation.number holds int64, allowed is text" in str(fault(tmp_path, row))
     row = small("AIRBOT", storage="lerobot", views=("camera",), instruction_key="annotation.text")
     with pytest.raises(ValueError, match=r"reads annotation.text, which"):
         LeRobotReader(row, tmp_path)
@@ -192,6 +192,6 @@ def test_frames_whose_task_is_empty_follow_the_row(tmp_path):
     write(tmp_path, "v3.0", listed=["reach", ""], tasks=tasks)
     assert fault(tmp_path).kind == "no_instruction"
     row = small("AIRBOT", storage="lerobot", views=("camera",), empty_text="leave_out")
-    found = episode_samples(only(tmp_path, row), row, 6)
-    assert set(found.frames.tolist()) <= {2, 3, 4}
-    assert {found.text(i)[0] for i in range(len(found))} == {"reach"}
+    samples = episode_samples(only(tmp_path, row), row, 6)
+    assert set(samples.frames.tolist()) <= {2, 3, 4}
+    assert {samples.text(i)[0] for i in range(len(samples))} == {"reach"}

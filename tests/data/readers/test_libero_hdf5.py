@@ -15,7 +15,7 @@ STATES = np.arange(12.0).reshape(3, 4)
 ACTIONS = np.linspace(-1, 1, 21).reshape(3, 7)
 
 
-def test_files_are_found_by_suite_and_task_and_demos_in_order(tmp_path: Path) -> None:
+def test_files_are_listed_by_suite_and_task_and_demos_in_order(tmp_path: Path) -> None:
     write_libero_file(tmp_path / "libero_goal/push_demo.hdf5", [(STATES, ACTIONS)] * 11)
     write_libero_file(tmp_path / "libero_10/both_demo.hdf5", [(STATES + 1, 2 * ACTIONS)])
     both, push = find_libero_files(tmp_path, SUITES)
@@ -57,7 +57,7 @@ def test_files_of_another_content_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("states", "actions", "reason"),
     [
-        (STATES, ACTIONS[:, :6], r"actions \(3, 6\); wanted are states"),
+        (STATES, ACTIONS[:, :6], r"actions \(3, 6\); needed are states"),
         (STATES[:0], ACTIONS[:0], "T at least 1"),
         (STATES, np.where(ACTIONS == 1, np.nan, ACTIONS), "not finite"),
     ],

@@ -48,24 +48,24 @@ def written(folder, content):
     return path
 
 
-def equal(found, wanted):
-    if isinstance(wanted, np.ndarray) and wanted.dtype != object:
-        assert found.dtype == wanted.dtype
-        assert found.shape == wanted.shape
-        assert found.flags.writeable
-        np.testing.assert_array_equal(found, wanted)
-    elif isinstance(wanted, dict):
-        assert list(found) == list(wanted)
-        for key in wanted:
-            equal(found[key], wanted[key])
-    elif isinstance(wanted, list | tuple | np.ndarray):
-        assert type(found) is type(wanted)
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
+def equal(value, expected):
+    if isinstance(expected, np.ndarray) and expected.dtype != object:
+        assert value.dtype == expected.dtype
+        assert value.shape == expected.shape
+        assert value.flags.writeable
+        np.testing.assert_array_equal(value, expected)
+    elif isinstance(expected, dict):
+        assert list(value) == list(expected)
+        for key in expected:
+            equal(value[key], expected[key])
+    elif isinstance(expected, list | tuple | np.ndarray):
+        assert type(value) is type(expected)
+        assert len(value) == len(expected)
+        for one, other in zip(value, expected, strict=True):
             equal(one, other)
     else:
-        assert type(found) is type(wanted)
-        assert found == wanted
+        assert type(value) is type(expected)
+        assert value == expected
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -76,22 +76,22 @@ def test_arrays_come_out_as_they_went_in(tmp_path, protocol):
 
 def test_shared_parts_stay_shared(tmp_path):
     part = [np.arange(2)]
-    found = load_pickle(written(tmp_path, pickle.dumps([part, part])))
-    assert found[0] is found[1]
+    content = load_pickle(written(tmp_path, pickle.dumps([part, part])))
+    assert content[0] is content[1]
     node = []
     for _ in range(60):  # 2 ** 60 leaves, were they copied
         node = [node, node]
     assert len(load_pickle(written(tmp_path, pickle.dumps(node)))) == 2
     circle: list[Any] = [1]
     circle.append(circle)
-    found = load_pickle(written(tmp_path, pickle.dumps(circle)))
-    assert found[1] is found
+    content = load_pickle(written(tmp_path, pickle.dumps(circle)))
+    assert content[1] is content
 
 
 def test_other_objects_are_inert(tmp_path):
-    found = load_pickle(written(tmp_path, pickle.dumps({"a": Fraction(1, 2), "b": np.arange(2)})))
-    assert isinstance(found["a"], Inert)
-    np.testing.assert_array_equal(found["b"], [0, 1])
+    content = load_pickle(written(tmp_path, pickle.dumps({"a": Fraction(1, 2), "b": np.arange(2)})))
+    assert isinstance(content["a"], Inert)
+    np.testing.assert_array_equal(content["b"], [0, 1])
 
 
 class Reduced:

@@ -10,15 +10,15 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from data.images import load_picture
+from data.images import load_image
 from data.readers.rlds import RldsReader, version_folder
 from data.rows.mixtures import mixture
 from data.rows.table import DATASETS, dataset
 from data.sources import READERS, open_mixture, open_reader
 from data.spec import STORAGES
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass
 from data.stream.stream import EmptyDatasetError
-from data.trajectory import Trajectory
+from data.trajectory import Source, Trajectory
 from data.writing.publish import dataset_info
 from tests.data import reference
 from tests.data.fakes import tokenize
@@ -51,10 +51,10 @@ def test_batches_equal_the_slow_reference(reader, stored):
             rotation = reference.euler_to_interleaved(state[3:6])
             closed = 1.0 - float(step["action"][-1])
             rows.append([*state[:3], *rotation, closed, *[0.0] * 10])
-        found = reference.samples(rows, rate_hz=5, window_s=5, margin=2, num_actions=30)
-        expected += [(steps[frame], proprio, actions) for frame, proprio, actions in found]
-    whole = list(one_pass([Source(reader, 1.0)], **SHAPE, tokenize=tokenize))
-    ours = {name: np.concatenate([batch[name] for batch in whole]) for name in whole[0]}
+        samples = reference.samples(rows, rate_hz=5, window_s=5, margin=2, num_actions=30)
+        expected += [(steps[frame], proprio, actions) for frame, proprio, actions in samples]
+    every_batch = list(one_pass([Source(reader, 1.0)], **SHAPE, tokenize=tokenize))
+    ours = {name: np.concatenate([batch[name] for batch in every_batch]) for name in every_batch[0]}
     assert len(ours["proprio"]) == len(expected) == 198
     for i, (step, proprio, actions) in enumerate(expected):
         np.testing.assert_allclose(ours["proprio"][i], proprio, atol=1e-7)
@@ -66,14 +66,14 @@ def test_batches_equal_the_slow_reference(reader, stored):
     assert not ours["images"][:, 1:].any()
 
 
-def test_pictures_are_those_of_tensorflows_accurate_decoder(reader):
+def test_images_are_those_of_tensorflows_accurate_decoder(reader):
     trajectory = next(iter(reader.read(0)))
-    whole = next(one_pass([Source(reader, 1.0)], **SHAPE, tokenize=tokenize))
+    batch = next(one_pass([Source(reader, 1.0)], **SHAPE, tokenize=tokenize))
     for frame in range(8):
         accurate = tf.io.decode_jpeg(
             trajectory.images[0][frame], channels=3, dct_method="INTEGER_ACCURATE"
         )
-        np.testing.assert_array_equal(whole["images"][frame, 0], accurate.numpy())
+        np.testing.assert_array_equal(batch["images"][frame, 0], accurate.numpy())
 
 
 def test_reading_a_part_again_gives_the_same_trajectories(reader):
@@ -89,9 +89,9 @@ def test_reading_a_part_again_gives_the_same_trajectories(reader):
 def test_training_batches_resume_bit_for_bit(reader):
     options = {**SHAPE, "seed": 3, "shuffle_buffer": 1000, "tokenize": tokenize}
     with batches([Source(reader, 1.0)], **options) as stream:
-        whole = [next(stream) for _ in range(30)]  # more than two epochs
+        expected = [next(stream) for _ in range(30)]  # more than two epochs
     with batches([Source(reader, 1.0)], **options, start_step=26) as stream:
-        for batch in whole[26:]:
+        for batch in expected[26:]:
             again = next(stream)
             for name, array in batch.items():
                 np.testing.assert_array_equal(again[name], array)
@@ -197,7 +197,7 @@ GREY = HALVES[..., :1]
 
 
 @pytest.mark.parametrize(
-    ("image", "value", "found"),
+    ("image", "value", "described"),
     [
         (tensor(GREY), GREY, r"uint8\[9, 6, 1\]"),
         (tensor(HALVES / 255), HALVES / 255, r"float64\[9, 6, 3\]"),
@@ -211,9 +211,9 @@ GREY = HALVES[..., :1]
     ],
     ids=["grey", "floats", "compressed", "depth", "numbers"],
 )
-def test_a_feature_that_is_no_image_is_refused_on_opening(image, value, found, tmp_path):
+def test_a_feature_that_is_no_image_is_refused_on_opening(image, value, described, tmp_path):
     row = write(tmp_path / "arm/1.0.0", image, value)
-    with pytest.raises(ValueError, match=rf"cannot be read in .*observation\.view is {found}"):
+    with pytest.raises(ValueError, match=rf"cannot be read in .*observation\.view is {described}"):
         RldsReader(row, tmp_path)
 
 
@@ -221,5 +221,5 @@ def test_encoded_images_of_one_channel_are_grey(tmp_path):
     row = write(tmp_path / "arm/1.0.0", tfds.features.Image(shape=(9, 6, 1)), GREY)
     (trajectory,) = RldsReader(row, tmp_path).read(0)
     assert isinstance(trajectory, Trajectory)
-    shown = load_picture(trajectory.images[0][0], size=None, channel_order="rgb")
+    shown = load_image(trajectory.images[0][0], size=None, channel_order="rgb")
     assert shown[0, 0].tolist() == [200, 200, 200]

@@ -1,4 +1,4 @@
-"""What is particular to episodes that are folders of loose files."""
+"""Episodes that are folders of loose files."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ import pytest
 
 from data.readers.scattered import ScatteredReader
 from data.rows.table import dataset
-from data.stream.pipeline import Source, one_pass
-from data.trajectory import BadEpisodeError
+from data.stream.pipeline import one_pass
+from data.trajectory import BadEpisodeError, Source
 from tests.data.fakes import good, tokenize
 from tests.data.storages import FRAMES, read_array, write_agiworld, write_x2robot
 
@@ -49,9 +49,9 @@ def test_the_same_samples_in_joints(tmp_path):
         for row in (poses, joints)
     )
     np.testing.assert_array_equal(first["images"], second["images"])
-    found = second["proprio"][-1]
-    frame = int(found[0]) // 14
-    np.testing.assert_allclose(found, [*state[frame], *grippers[frame], 0, 0, 0, 0], rtol=1e-6)
+    last_row = second["proprio"][-1]
+    frame = int(last_row[0]) // 14
+    np.testing.assert_allclose(last_row, [*state[frame], *grippers[frame], 0, 0, 0, 0], rtol=1e-6)
 
 
 def test_a_short_episode_starts_a_sample_at_its_first_frame(tmp_path):
@@ -73,10 +73,10 @@ def test_videos_and_numbers_must_be_of_one_length(tmp_path):
     path = tmp_path / "day/run0/run0.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({"data": content["data"][:-1]}))
-    (found,) = ScatteredReader(row, tmp_path).read(0)
-    assert isinstance(found, BadEpisodeError)
-    assert found.kind == "unequal_lengths"
-    assert "run0: arrays of unequal length: {'faceImg': 11" in str(found)
+    (error,) = ScatteredReader(row, tmp_path).read(0)
+    assert isinstance(error, BadEpisodeError)
+    assert error.kind == "unequal_lengths"
+    assert "run0: arrays of unequal length: {'faceImg': 11" in str(error)
 
 
 @pytest.mark.parametrize("entry", [{"path": "day"}, 3, ["episode0"]])
@@ -103,13 +103,13 @@ def test_an_instruction_of_another_type_is_named(tmp_path, text, kind, reason):
     meta = json.loads((tmp_path / "meta.json").read_text())
     meta["datalist"][0]["instruction"] = text
     (tmp_path / "meta.json").write_text(json.dumps(meta))
-    (found,) = ScatteredReader(row, tmp_path).read(0)
+    (item,) = ScatteredReader(row, tmp_path).read(0)
     if kind is None:
-        assert not isinstance(found, BadEpisodeError)
-        assert found.instruction == "push"
+        assert not isinstance(item, BadEpisodeError)
+        assert item.instruction == "push"
     else:
-        assert isinstance(found, BadEpisodeError)
-        assert (found.kind, reason in found.reason) == (kind, True)
+        assert isinstance(item, BadEpisodeError)
+        assert (item.kind, reason in item.reason) == (kind, True)
 
 
 def test_paraphrases_that_are_no_list_of_texts_are_refused(tmp_path):

@@ -108,9 +108,9 @@ def test_the_polarity_of_a_gripper_that_the_row_describes(closed, low, high):
 def test_a_row_states_units_and_polarity_itself():
     channels = (Channel("pan", "deg"), Channel("lift", "deg"), Channel("gripper", "%", "shut"))
     row = dataclasses.replace(JOINTS, channels=channels)
-    found = _channels(with_channel_names(row, NAMES, "info.json"))
-    assert [channel["unit"] for channel in found] == ["deg", "deg", "%"]
-    assert (found[2]["low"], found[2]["high"]) == ("shut", OWN)
+    described = _channels(with_channel_names(row, NAMES, "info.json"))
+    assert [channel["unit"] for channel in described] == ["deg", "deg", "%"]
+    assert (described[2]["low"], described[2]["high"]) == ("shut", OWN)
     assert row.fingerprint == JOINTS.fingerprint, "they change no sample"
     renamed = dataclasses.replace(row, channels=(Channel("a"), Channel("b"), Channel("c")))
     assert with_channel_names(renamed, NAMES, "info.json") == renamed

@@ -81,8 +81,10 @@ def test_no_row_of_the_original_is_missing():
 
 @pytest.mark.parametrize("name", GRIPPERS)
 def test_grippers(name):
-    found = [(a.gripper.column, a.gripper.closed, a.gripper.threshold) for a in dataset(name).arms]
-    assert found == GRIPPERS[name]
+    grippers = [
+        (a.gripper.column, a.gripper.closed, a.gripper.threshold) for a in dataset(name).arms
+    ]
+    assert grippers == GRIPPERS[name]
     scaled = {a.gripper.scale for a in dataset(name).arms} == {50.0}
     assert scaled == name.startswith("AIR-AGILEX")
 
@@ -103,7 +105,7 @@ def test_layouts_and_polarities():
     }
 
 
-def test_pictures():
+def test_images():
     swapped = {row.storage for row in DATASETS.values() if row.encoded_channel_order != "rgb"}
     assert swapped == {"hdf5"}, "OpenCV's BGR taken for RGB"
     plain = {n for n, row in DATASETS.items() if row.augment == "none"}

@@ -7,43 +7,43 @@ import sys
 import pytest
 
 from data.faults import Faults
-from data.stream.batches import KEPT_INSTRUCTIONS, Collator
+from data.stream.batches import KEPT_INSTRUCTIONS, BatchForm, Collator
 from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
 from tests.data.fakes import tokenize
 
-SIZE = SourceSize(part_samples=50, episode_samples=50, picture_bytes=20_000.0, num_views=2)
+SIZE = SourceSize(part_samples=50, episode_samples=50, image_bytes=20_000.0, num_views=2)
 SHAPE = StreamShape(seed=0, batch_size=64, num_actions=30, shuffle_buffer=10_000, lanes=1)
 OPTIONS = {"num_views": 3, "image_size": 224, "text_length": 50}
 
 
 def test_the_terms_by_hand():
-    found = host_bytes([SIZE], SHAPE, hosts=1, cache_mb=3.0, **OPTIONS)
+    terms = host_bytes([SIZE], SHAPE, hosts=1, cache_mb=3.0, **OPTIONS)
     sample = 20_000 + 2 * 48 + 4 * 20 * 31
-    assert found["blocks"] == 2 * (10_000 + 50) * sample
-    assert found["batches"] == 5 * 64 * (3 * 224 * 224 * 3 + 200 + 4 * 20 * 31)
-    assert found["cache"] == 3 * 2**20
-    assert found["ids"] == 65_536 * 320
+    assert terms["blocks"] == 2 * (10_000 + 50) * sample
+    assert terms["batches"] == 5 * 64 * (3 * 224 * 224 * 3 + 200 + 4 * 20 * 31)
+    assert terms["cache"] == 3 * 2**20
+    assert terms["ids"] == 65_536 * 320
 
 
 def test_twenty_episodes_decide_where_they_are_more():
     long = SourceSize(1000, 1000, 20_000.0, 2)
-    found = host_bytes([long], SHAPE, hosts=1, **OPTIONS)
-    assert found["blocks"] == 2 * (20 * 1000 + 1000) * (20_000 + 96 + 2480)
+    terms = host_bytes([long], SHAPE, hosts=1, **OPTIONS)
+    assert terms["blocks"] == 2 * (20 * 1000 + 1000) * (20_000 + 96 + 2480)
 
 
 def test_lanes_and_hosts_share_the_memory():
     one = host_bytes([SIZE], SHAPE, hosts=1, **OPTIONS)
     lanes = StreamShape(0, 64, 30, 10_000, 8)
-    whole = host_bytes([SIZE], lanes, hosts=1, **OPTIONS)
+    one_host = host_bytes([SIZE], lanes, hosts=1, **OPTIONS)
     eighth = host_bytes([SIZE], lanes, hosts=8, **OPTIONS)
-    assert whole["blocks"] == pytest.approx(8 * eighth["blocks"], abs=8)
-    assert one["blocks"] < whole["blocks"] < 1.05 * one["blocks"], "each lane has a part to spare"
+    assert one_host["blocks"] == pytest.approx(8 * eighth["blocks"], abs=8)
+    assert one["blocks"] < one_host["blocks"] < 1.05 * one["blocks"], "a part more for each lane"
     assert eighth["batches"] == one["batches"] // 8
 
 
 def test_instructions_are_not_kept_for_ever():
-    collate = Collator(1, 8, tokenize, None, Faults(0), 0.0, 1, jitters=False)
+    collate = Collator(BatchForm(1, 8, tokenize), faults=Faults(0))
     for first in range(0, 3 * KEPT_INSTRUCTIONS, 4096):
         collate.input_ids([f"text {n}" for n in range(first, first + 4096)])
         assert collate.kept_instructions <= KEPT_INSTRUCTIONS
@@ -54,7 +54,8 @@ def test_instructions_are_not_kept_for_ever():
 
 SOAK = """
 import json, os, re, sys
-from data.stream.pipeline import Source, batches
+from data.stream.pipeline import batches
+from data.trajectory import Source
 from tests.data.fakes import FakeReader, tokenize
 
 def rss():

@@ -1,3 +1,5 @@
+"""The stream of training batches, one pass of validation, and single recorded frames."""
+
 import dataclasses
 import json
 import subprocess
@@ -9,10 +11,12 @@ import pytest
 import data.stream.batches
 from data.faults import BadEpisodeError, TooManyBadEpisodesError
 from data.spec import Columns
-from data.stream.pipeline import Source, batches, one_pass
+from data.stream.pipeline import batches, one_pass, recorded_frames
+from data.trajectory import Source
 from tests.data.fakes import (
     SHAPE,
     BrokenReader,
+    FakeReader,
     assert_equal,
     run,
     tokenize,
@@ -49,8 +53,8 @@ def test_joints_are_as_wide_as_the_head_and_refused_by_a_narrower_one(width):
 
 
 def test_the_parts_of_a_sample_belong_together():
-    found, _ = run(20)
-    for batch in found:
+    batches_made, _ = run(20)
+    for batch in batches_made:
         for row in range(6):
             part, frame = divmod(float(batch["proprio"][row, 0]), 1000)
             frame %= 100
@@ -67,8 +71,8 @@ def test_the_parts_of_a_sample_belong_together():
 
 
 def test_weights_are_shares_of_samples():
-    found, _ = run(400)
-    share = np.mean([batch["domain_id"] == 3 for batch in found])
+    batches_made, _ = run(400)
+    share = np.mean([batch["domain_id"] == 3 for batch in batches_made])
     assert abs(share - 0.75) < 0.03
 
 
@@ -80,29 +84,29 @@ def test_the_stream_repeats_and_the_seed_changes_it():
 
 @pytest.mark.parametrize("step", [1, 3, 57])
 def test_a_later_start_gives_the_same_batches(step):
-    whole, _ = run(step + 4)
+    every_batch, _ = run(step + 4)
     late, _ = run(4, start_step=step)
-    assert_equal(late, whole[step:])
+    assert_equal(late, every_batch[step:])
 
 
 def test_a_position_survives_json_and_continues_the_stream():
-    whole, _ = run(30)
+    every_batch, _ = run(30)
     _, position = run(11)
     assert position["step"] == 11, "batches made ahead do not count"
     saved = json.loads(json.dumps(position))
     rest, _ = run(19, position=saved)
-    assert_equal(rest, whole[11:])
+    assert_equal(rest, every_batch[11:])
 
 
-def test_skipping_decodes_no_picture(monkeypatch):
+def test_skipping_decodes_no_image(monkeypatch):
     decoded = []
-    original = data.stream.batches.load_picture
+    original = data.stream.batches.load_image
 
     def counted(*args, **kwargs):
         decoded.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(data.stream.batches, "load_picture", counted)
+    monkeypatch.setattr(data.stream.batches, "load_image", counted)
     run(1, start_step=500, prefetch=1)
     assert len(decoded) <= 2 * 2 * SHAPE["batch_size"], "two batches, of two views at most"
 
@@ -114,9 +118,9 @@ def test_options_of_speed_do_not_change_the_batches(option):
 
 def test_one_pass_has_every_sample_once_in_the_order_stored():
     options = {**SHAPE, "tokenize": tokenize}
-    found = list(one_pass(two_sources(), **options))
-    assert [len(batch["proprio"]) for batch in found] == [6] * 10 + [2]
-    ids = np.concatenate([batch["proprio"][:, 0] for batch in found])
+    batches_made = list(one_pass(two_sources(), **options))
+    assert [len(batch["proprio"]) for batch in batches_made] == [6] * 10 + [2]
+    ids = np.concatenate([batch["proprio"][:, 0] for batch in batches_made])
     first = [
         1000 * p + 100 * e + f for p, n in enumerate((3, 1, 2)) for e in range(n) for f in range(5)
     ]
@@ -173,7 +177,7 @@ def test_a_changed_row_is_another_stream():
         run(1, position=position, sources=changed)
 
 
-def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
+def test_a_broken_image_is_named_with_dataset_episode_and_frame():
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
     with batches([Source(BrokenReader((1,), frames=2), 1.0)], **options) as stream:
         for _ in range(2):  # the error is not passed over by asking again
@@ -184,7 +188,7 @@ def test_a_broken_picture_is_named_with_dataset_episode_and_frame():
                 next(stream)
 
 
-def test_when_no_picture_is_good_the_last_error_comes():
+def test_when_no_image_is_good_the_last_error_comes():
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 1, "tokenize": tokenize}
     with (
         batches([Source(BrokenReader((1,)), 1.0)], max_bad_episodes=5, **options) as stream,
@@ -193,7 +197,7 @@ def test_when_no_picture_is_good_the_last_error_comes():
         next(stream)
 
 
-def test_bad_episodes_are_told():
+def test_bad_episodes_are_reported():
     reader = Source(BrokenReader((1,) * 6), 1.0)
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 100, "tokenize": tokenize}
     with batches([reader], max_bad_episodes=1, **options) as stream:
@@ -203,17 +207,17 @@ def test_bad_episodes_are_told():
         assert stream.bad_episodes == {"libero_demos": {"undecodable_picture": 1}}
 
 
-def test_the_samples_of_a_batch_are_told():
+def test_the_samples_of_a_batch_are_named():
     options = {**SHAPE, "seed": 0, "shuffle_buffer": 12, "tokenize": tokenize}
     with batches(two_sources(), **options) as stream:
         batch = next(stream)
-        for row, told in enumerate(stream.samples):
+        for row, name_of_sample in enumerate(stream.samples):
             part, frame = divmod(int(batch["proprio"][row, 0]), 1000)
             name = "libero_demos" if batch["domain_id"][row] == 3 else "bridge_dataset"
-            assert told == f"{name} part{part}#{frame // 100} frame {frame % 100}"
+            assert name_of_sample == f"{name} part{part}#{frame // 100} frame {frame % 100}"
 
 
-def test_waiting_time_is_told():
+def test_waiting_time_is_measured():
     with batches(two_sources(), **SHAPE, seed=0, shuffle_buffer=12, tokenize=tokenize) as stream:
         next(stream)
         assert stream.waited_s > 0
@@ -223,3 +227,40 @@ def test_waiting_time_is_told():
 def test_the_stream_itself_needs_no_tensorflow():
     code = "import sys, data.stream.pipeline; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SIZES = {name: value for name, value in SHAPE.items() if name != "batch_size"}
+
+
+def frames(count, **changes):
+    reader = FakeReader([2, 1], frames=9)
+    sizes = SIZES | changes
+    return list(recorded_frames(Source(reader, 1.0), count=count, tokenize=tokenize, **sizes))
+
+
+def test_they_are_spread_over_episodes():
+    spread = frames(10)
+    numbers = [int(frame.images[0][0, 0, 0]) for frame in spread]
+    assert numbers == [0, 2, 4, 7, 0, 2, 4, 7, 0, 2]
+    assert [int(frame.images[0][0, 0, 1]) for frame in spread] == [0] * 8 + [1] * 2
+    assert len({frame.name for frame in spread}) == 10
+    assert len(frames(100)) == 12
+
+
+def test_both_forms_are_of_one_frame():
+    (frame,) = frames(1, image_size=4)
+    assert frame.images[0].shape == (8, 8, 3)
+    assert frame.batch["images"].shape == (1, 3, 4, 4, 3)
+    np.testing.assert_array_equal(frame.batch["images"][0, 0, 0, 0], frame.images[0][0, 0])
+    np.testing.assert_array_equal(frame.batch["input_ids"], tokenize([frame.instruction]))
+    assert frame.batch["view_mask"][0].sum() == len(frame.images)
+
+
+def test_a_frame_of_joints_is_as_wide_as_its_row():
+    reader = FakeReader([1], frames=9)
+    changes = {"arms": (), "joints": (Columns("q", 0, 14),), "rotation_layout": "none"}
+    reader.spec = dataclasses.replace(reader.spec, **changes)
+    (frame,) = recorded_frames(Source(reader, 1.0), count=1, tokenize=tokenize, **SIZES)
+    assert frame.batch["proprio"].shape == (1, 14)
+    assert frame.batch["actions"].shape == (1, SIZES["num_actions"], 14)
+    assert frames(1)[0].batch["proprio"].shape == (1, 20)

@@ -16,7 +16,7 @@ EPOCH = 30
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """A block of 20 episodes would always be the whole of these datasets."""
+    """A block of 20 episodes would always be all of these datasets."""
     monkeypatch.setattr(data.stream.stream, "MIN_EPISODES", 1)
 
 
@@ -45,15 +45,15 @@ def name_of(sample):
 
 @pytest.mark.parametrize("shuffle_buffer", [1, 12, 1000])
 def test_every_epoch_has_every_sample_once_in_another_order(shuffle_buffer):
-    found, _, _ = take(3 * EPOCH, shuffle_buffer=shuffle_buffer)
-    epochs = [found[start : start + EPOCH] for start in range(0, 3 * EPOCH, EPOCH)]
+    names, _, _ = take(3 * EPOCH, shuffle_buffer=shuffle_buffer)
+    epochs = [names[start : start + EPOCH] for start in range(0, 3 * EPOCH, EPOCH)]
     assert all(len(set(epoch)) == EPOCH for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_samples_of_a_block_are_shuffled_over_its_episodes():
-    found, _, _ = take(EPOCH, shuffle_buffer=1000)
-    assert len({episode for episode, _ in found[:8]}) >= 4
+    names, _, _ = take(EPOCH, shuffle_buffer=1000)
+    assert len({episode for episode, _ in names[:8]}) >= 4
 
 
 def test_the_seed_decides_the_order():
@@ -64,12 +64,12 @@ def test_the_seed_decides_the_order():
 @pytest.mark.parametrize("first", [1, 14, 15, EPOCH - 1, EPOCH, EPOCH + 17, 7 * EPOCH + 3])
 @pytest.mark.parametrize("shuffle_buffer", [1, 12, 1000])
 def test_entering_late_gives_the_same_samples(first, shuffle_buffer):
-    whole, _, _ = take(8 * EPOCH + 20, shuffle_buffer=shuffle_buffer)
+    names, _, _ = take(8 * EPOCH + 20, shuffle_buffer=shuffle_buffer)
     late, _, _ = take(12, first=first, shuffle_buffer=shuffle_buffer)
-    assert late == whole[first : first + 12]
+    assert late == names[first : first + 12]
     _, _, before = take(first, shuffle_buffer=shuffle_buffer)
     late, _, _ = take(12, first=first, shuffle_buffer=shuffle_buffer, cursor=before.cursor)
-    assert late == whole[first : first + 12]
+    assert late == names[first : first + 12]
 
 
 def test_a_cursor_spares_reading_the_parts_before():
@@ -83,7 +83,7 @@ def test_a_cursor_spares_reading_the_parts_before():
 def test_lanes_share_an_epoch_and_none_reads_what_another_does(lanes):
     parts, per_epoch = (1,) * 9, 45
     read = []
-    found = []
+    names = []
     for lane in range(lanes):
         source = FakeReader(parts)
         with ThreadPoolExecutor(1) as pool:
@@ -92,9 +92,9 @@ def test_lanes_share_an_epoch_and_none_reads_what_another_does(lanes):
             while stream.block(number).cursor.epoch == 0:
                 mine.append(name_of(stream.block(number).sample(number)))
                 number += 1
-        found += mine
+        names += mine
         read.append({name for name, _ in mine})
-    assert len(found) == len(set(found)) == per_epoch
+    assert len(names) == len(set(names)) == per_epoch
     assert sum(map(len, read)) == len(parts), "each part by one lane"
     assert max(map(len, read)) - min(map(len, read)) <= 1
 
@@ -122,7 +122,7 @@ def test_a_block_has_samples_of_at_least_twenty_episodes(monkeypatch):
     assert len(first) > 15, "samples of all episodes in random order"
 
 
-def test_passing_over_fetches_no_picture():
+def test_passing_over_fetches_no_image():
     class Watched(np.ndarray):
         def take(self, indices, *args, **kwargs):
             fetched.append(len(indices))
@@ -149,8 +149,8 @@ def test_a_small_dataset_is_read_once_for_all_epochs():
 
 
 def test_parts_without_samples_are_passed_over():
-    found, _, _ = take(40, parts=(0, 1, 0, 2), shuffle_buffer=1)
-    assert len(set(found[:15])) == len(set(found[15:30])) == 15
+    names, _, _ = take(40, parts=(0, 1, 0, 2), shuffle_buffer=1)
+    assert len(set(names[:15])) == len(set(names[15:30])) == 15
 
 
 @pytest.mark.parametrize("reader", [{"still": True}, {"frames": 1}, {"parts": (0, 0)}])
@@ -192,9 +192,9 @@ def test_bad_episodes_are_left_out_and_counted_once():
     with ThreadPoolExecutor(1) as pool:
         faults = Faults(1)
         stream = open_stream(DamagedReader(PARTS), pool, faults=faults)
-        found = [name_of(stream.block(n).sample(n)) for n in range(3 * 25)]
+        every_name = [name_of(stream.block(n).sample(n)) for n in range(3 * 25)]
     for epoch in range(3):
-        names = found[25 * epoch : 25 * (epoch + 1)]
+        names = every_name[25 * epoch : 25 * (epoch + 1)]
         assert len(set(names)) == 25
         assert not [name for name, _ in names if name == "part0#1"]
     assert faults.counts == {"libero_demos": {"not_finite": 1}}

@@ -107,19 +107,19 @@ def test_a_window_of_one_point_is_an_error():
 def test_samples_equal_the_original_reader(golden, name):
     row, keys = ORIGINALS[name]
     z = golden("original_samples.npz")
-    found = []
+    rows_by_clock = []
     for episode in range(2):
         raw = {ours: z[f"{name}/{episode}/{theirs}"] for ours, theirs in keys.items()}
         frames = len(next(iter(raw.values())))
         blank = tuple(np.array([b"x"] * frames, object) for _ in row.views)
         trajectory = standard_trajectory(raw, row, str(episode), instruction="do", images=blank)
-        found.append(episode_samples(trajectory, row, 30))
-    episodes = np.repeat([0, 1], [len(samples) for samples in found])
+        rows_by_clock.append(episode_samples(trajectory, row, 30))
+    episodes = np.repeat([0, 1], [len(samples) for samples in rows_by_clock])
     np.testing.assert_array_equal(episodes, z[f"{name}/all/episode"])
-    frames = np.concatenate([samples.frames for samples in found])
+    frames = np.concatenate([samples.frames for samples in rows_by_clock])
     np.testing.assert_array_equal(frames, z[f"{name}/all/index"])
-    proprio = np.concatenate([samples.proprio for samples in found])
-    actions = np.concatenate([samples.actions for samples in found])
+    proprio = np.concatenate([samples.proprio for samples in rows_by_clock])
+    actions = np.concatenate([samples.actions for samples in rows_by_clock])
     assert actions.dtype == proprio.dtype == np.float32
     chosen = z[f"{name}/select/position"]
     for ours, theirs in (

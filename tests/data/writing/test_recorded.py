@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
-from data.stream.pipeline import Source, one_pass
+from data.stream.pipeline import one_pass
+from data.trajectory import Source
 from data.writing.recorded import read_episode, write_dataset
 from tests.data.fakes import tokenize
 

@@ -1,4 +1,4 @@
-"""The page is whole, well formed, and loads nothing from anywhere."""
+"""The page is complete, well formed, and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_empty_sections_are_left_out() -> None:
     assert "Time of each stage" not in page
 
 
-def test_the_page_replaces_an_older_one_whole(tmp_path: Path) -> None:
+def test_the_page_replaces_an_older_one_at_once(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     write_report(path, report())
@@ -127,8 +127,8 @@ def test_odd_sizes_are_refused() -> None:
 
 
 def points(svg: str) -> list[tuple[float, float]]:
-    (found,) = re.findall(r'points="([^"]*)"', svg)
-    return [(float(p.split(",")[0]), float(p.split(",")[1])) for p in found.split()]
+    (points,) = re.findall(r'points="([^"]*)"', svg)
+    return [(float(p.split(",")[0]), float(p.split(",")[1])) for p in points.split()]
 
 
 def test_a_line_runs_through_its_points() -> None:
@@ -169,10 +169,10 @@ def test_bars_stand_in_their_places() -> None:
     assert w1 + 1 == pytest.approx(2 * (w0 + 1), abs=0.2)
     assert "samples" in svg
     assert ">0.5</text>" in bar_chart([0.5, 1.5], [10], x_label="")
-    assert ">0.5</text>" not in bar_chart([0.5, 1.5], [10], x_label="", whole=True)
+    assert ">0.5</text>" not in bar_chart([0.5, 1.5], [10], x_label="", integers=True)
 
 
-def test_a_chart_reaches_as_far_as_it_is_told_and_has_marks() -> None:
+def test_a_chart_includes_given_values_and_has_marks() -> None:
     flat = {"gripper": [(0.0, 0.0), (4.0, 0.0)]}
     assert ">1</text>" in line_chart(flat, x_label="s", reach_y=(0.0, 1.0))
     assert ">0.5</text>" not in line_chart(flat, x_label="s")
@@ -185,8 +185,8 @@ def test_a_path_is_drawn_to_one_scale_with_the_plans_made_along_it() -> None:
     plans = [[(0.0, 0.0), (0.1, 0.0)], [(0.1, 0.05), (0.1, 0.15)], []]
     svg = path_chart(path, plans, x_label="x, m", y_label="z, m", path_name="measured")
     lines = [
-        [tuple(map(float, point.split(","))) for point in found.split()]
-        for found in re.findall(r'points="([^"]*)"', svg)
+        [tuple(map(float, point.split(","))) for point in points.split()]
+        for points in re.findall(r'points="([^"]*)"', svg)
     ]
     assert len(lines) == 3
     assert 'class="line line0 thick"' in svg

@@ -1,4 +1,4 @@
-"""Each way in which a robot's client is usually wrong is found, and called by its name."""
+"""Each usual error of a robot's client is detected and named."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Observation = dict[str, Any]
 
 
 def served(hidden: tuple[int, ...] = (9, 19), **changes: Any) -> dict[str, Any]:
-    """What a server makes of a client's observation."""
+    """Answer of a server to ``POST /inspect`` for a client's observation."""
     sent = {"images": RECORDED, "instruction": TEXT, "proprio": PROPRIO, "domain_id": 3, **changes}
     return {
         "pixels": np.stack([resize_bicubic(image, SIDE) for image in sent["images"]]),
@@ -65,8 +65,8 @@ def served(hidden: tuple[int, ...] = (9, 19), **changes: Any) -> dict[str, Any]:
 
 
 def first_difference(seen: dict[str, Any], expected: Expected = EXPECTED) -> tuple[str, str]:
-    found = compare_inputs(seen, expected)
-    return next(((f.stage, f.difference) for f in found if f.difference), ("", ""))
+    findings = compare_inputs(seen, expected)
+    return next(((f.stage, f.difference) for f in findings if f.difference), ("", ""))
 
 
 def with_proprio(change: Callable[[np.ndarray], None]) -> np.ndarray:
@@ -93,9 +93,9 @@ def _by_pillow(image: np.ndarray, filter_: Image.Resampling) -> np.ndarray:
 
 
 def test_a_right_client_differs_nowhere() -> None:
-    found = compare_inputs(served(), EXPECTED)
-    assert [f.stage for f in found] == ["domain", "views", "pixels", "ids", "proprio"]
-    assert not any(f.difference for f in found)
+    findings = compare_inputs(served(), EXPECTED)
+    assert [f.stage for f in findings] == ["domain", "views", "pixels", "ids", "proprio"]
+    assert not any(f.difference for f in findings)
 
 
 FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
@@ -119,7 +119,7 @@ FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
         r"another filter \(nearest\)",
     ),
     ("crop", {"images": [i[:, 10:70] for i in RECORDED]}, "pixels", "after a crop to a square"),
-    ("domain", {"domain_id": 0}, "domain", "wrong domain: the client says 0, the dataset is 3"),
+    ("domain", {"domain_id": 0}, "domain", "wrong domain: the client sends 0, the dataset is 3"),
     ("trim", {"instruction": f" {TEXT}\n"}, "ids", "the instruction is not trimmed"),
     ("case", {"instruction": TEXT.title()}, "ids", "other capitals"),
     ("stop", {"instruction": TEXT + "."}, "ids", "another full stop"),
@@ -135,19 +135,19 @@ FAULTS: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("changes", "stage", "message"), [f[1:] for f in FAULTS],
                          ids=[f[0] for f in FAULTS])  # fmt: skip
 def test_a_fault_is_named(changes: dict[str, Any], stage: str, message: str) -> None:
-    found = first_difference(served(**changes))
-    assert found[0] == stage
-    assert re.search(message, found[1]), found[1]
+    finding = first_difference(served(**changes))
+    assert finding[0] == stage
+    assert re.search(message, finding[1]), finding[1]
 
 
 def test_a_gripper_that_the_model_sees() -> None:
-    stage, told = first_difference(served(hidden=(), proprio=1.0 * with_proprio(_closed)))
-    assert (stage, told) == ("proprio", "channel 9 is 1, in training 0")
+    stage, difference = first_difference(served(hidden=(), proprio=1.0 * with_proprio(_closed)))
+    assert (stage, difference) == ("proprio", "channel 9 is 1, in training 0")
     both = np.zeros(20)
     both[[9, 19]] = 1.0
     inverted = PROPRIO + both
-    stage, told = first_difference(served(hidden=(), proprio=inverted))
-    assert told == "gripper polarity: 1 - x where training has x"
+    stage, difference = first_difference(served(hidden=(), proprio=inverted))
+    assert difference == "gripper polarity: 1 - x where training has x"
 
 
 def test_zero_in_a_channel_that_is_not_seen_is_no_fault() -> None:
@@ -157,9 +157,9 @@ def test_zero_in_a_channel_that_is_not_seen_is_no_fault() -> None:
 
 def test_what_has_no_name_is_measured() -> None:
     lossy = [np.asarray(Image.open(_file(jpeg(image)))) for image in RECORDED]
-    stage, told = first_difference(served(images=lossy))
+    stage, difference = first_difference(served(images=lossy))
     assert stage == "pixels"
-    assert "grey levels in the mean" in told
+    assert "grey levels in the mean" in difference
     odd = with_proprio(lambda row: row.__setitem__(1, 0.5))
     assert first_difference(served(proprio=odd))[1] == "channel 1 is 0.5, in training -0.2"
     other_ids = {**served(), "input_ids": tokens(TEXT)[:5]}

@@ -56,7 +56,7 @@ class _Policy:
 
 
 class _Robot:
-    """A controller with a policy and a clock that are told when to go on."""
+    """A controller whose policy and clock the test moves."""
 
     def __init__(self, strategy: str = "switch", longest: int = 4) -> None:
         self.policy = _Policy()
@@ -111,11 +111,11 @@ def test_it_holds_then_starts_at_half_speed_then_goes(robots: Callable[..., _Rob
     assert robot.seen == 1
     robot.answer()
     assert robot.steps(4) == [0.05, 0.1, 0.15, 0.2]
-    assert robot.steps(2) == [0.25, 0.3]  # the second query is on its way
+    assert robot.steps(2) == [0.25, 0.3]  # the second query is pending
     assert robot.seen == 2
     assert robot.asked(1)["proprio"][0] == np.float32(0.2)
     robot.answer()
-    # one action of the first chunk was carried out meanwhile: 0.3; the second goes on behind it
+    # one action of the first chunk was carried out meanwhile: 0.3; the second continues after it
     assert robot.steps(1) == [0.4]
     assert robot.policy.seeds[:2] == [100, 101]
     assert not robot.guard.clips

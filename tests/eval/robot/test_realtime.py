@@ -17,9 +17,9 @@ TIMING = Timing(
 
 def stream(name: str, **changes: Any) -> ChunkStream:
     timing = Timing(**{**vars(TIMING), **changes})
-    found = ChunkStream(STRATEGIES[name], timing, relative_channels=())
-    found.reset(np.zeros(20))
-    return found
+    stream = ChunkStream(STRATEGIES[name], timing, relative_channels=())
+    stream.reset(np.zeros(20))
+    return stream
 
 
 def chunk(first: float, rows: int = 10) -> np.ndarray:
@@ -124,9 +124,9 @@ def test_ensembling_weighs_the_oldest_most() -> None:
     for row in rows:
         row[3:9] = ROT6D_LAYOUTS["contiguous"].from_matrix(np.eye(3))
     timing = Timing(**{**vars(TIMING), "arms": (0,), "decay": float(np.log(2))})
-    found = ensembled(rows, timing)
-    np.testing.assert_allclose(found[[0, 9]], 3 / 7, rtol=1e-6)  # weights 4/7, 2/7, 1/7
-    np.testing.assert_allclose(found[10:], 3 / 7, rtol=1e-6)
+    mean = ensembled(rows, timing)
+    np.testing.assert_allclose(mean[[0, 9]], 3 / 7, rtol=1e-6)  # weights 4/7, 2/7, 1/7
+    np.testing.assert_allclose(mean[10:], 3 / 7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("layout", sorted(ROT6D_LAYOUTS))
@@ -137,8 +137,8 @@ def test_the_mean_of_rotations_is_a_rotation(layout: str) -> None:
         row[3:9] = ROT6D_LAYOUTS[layout].from_matrix(axis_angle_to_matrix((0, 0, angle)))
         rows.append(row)
     timing = Timing(**{**vars(TIMING), "arms": (0,), "decay": 0.0, "rotation_layout": layout})
-    found = ROT6D_LAYOUTS[layout].to_matrix(ensembled(rows, timing)[3:9])
-    np.testing.assert_allclose(matrix_to_axis_angle(found), (0, 0, 0.5), atol=1e-6)
+    matrix = ROT6D_LAYOUTS[layout].to_matrix(ensembled(rows, timing)[3:9])
+    np.testing.assert_allclose(matrix_to_axis_angle(matrix), (0, 0, 0.5), atol=1e-6)
     opposite = rows[0].copy()
     opposite[3:9] *= -1
     np.testing.assert_array_equal(ensembled([rows[0], opposite], timing)[3:9], opposite[3:9])
@@ -157,11 +157,11 @@ def test_chunks_that_ended_no_longer_speak() -> None:
 def test_a_failed_query_may_be_asked_again() -> None:
     one = stream("switch")
     one.query({})
-    with pytest.raises(RuntimeError, match="on its way already"):
+    with pytest.raises(RuntimeError, match="pending already"):
         one.query({})
     one.abandon()
     assert one.wants_query
-    with pytest.raises(RuntimeError, match="nobody asked for"):
+    with pytest.raises(RuntimeError, match="without a query"):
         one.answer(chunk(0))
     one.query({})
     one.answer(chunk(0))

@@ -30,11 +30,11 @@ def changed(receipt: Any, index: int, **values: Any) -> Any:
 
 
 def test_counts_test_and_difference() -> None:
-    found = compare_runs(A, "a", B, "b")["quickstart"]
-    assert found == Comparison(both=4, only_first=5, only_second=1, neither=2)
-    assert found.pairs == 12
-    assert found.p_value == pytest.approx(2 * (1 + 6) / 64)
-    difference, low, high = found.difference
+    comparison = compare_runs(A, "a", B, "b")["quickstart"]
+    assert comparison == Comparison(both=4, only_first=5, only_second=1, neither=2)
+    assert comparison.pairs == 12
+    assert comparison.p_value == pytest.approx(2 * (1 + 6) / 64)
+    difference, low, high = comparison.difference
     assert difference == pytest.approx(4 / 12)
     assert low < difference < high
 
@@ -72,7 +72,7 @@ def test_the_policy_may_go_unnamed_where_there_is_one() -> None:
             only_policy(receipt, name)
 
 
-def test_what_else_differs_is_told() -> None:
+def test_what_else_differs_is_named() -> None:
     assert protocol_differences(A, B) == []
     other = json.loads(json.dumps(B))
     other["versions"]["simulator"]["mujoco"] = "3.1.0"

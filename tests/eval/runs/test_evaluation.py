@@ -1,4 +1,4 @@
-"""Whole evaluations on the fake simulator: resumption, early stop, films, the page."""
+"""Complete evaluations on the fake simulator: resumption, early stop, films, the page."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.eval.runs.test_receipt import SCHEMA_FILE
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """Folder and receipt of a policy that fails now and then, a steady one, and the script."""
     out = tmp_path_factory.mktemp("whole")
     return out, evaluate(out, contestant("a", NOISE), contestant("b", 0.0), EXPERT, film="a")
 
 
-def test_the_receipt_has_all_episodes_in_order(whole: tuple[Path, Any]) -> None:
-    _, receipt = whole
+def test_the_receipt_has_all_episodes_in_order(evaluated: tuple[Path, Any]) -> None:
+    _, receipt = evaluated
     jsonschema.validate(receipt, json.loads(SCHEMA_FILE.read_text()))
     for policy in "a", "b", "script":
         assert [e["init_state"] for e in episodes(receipt, policy)] == list(range(30, 42))
@@ -58,8 +58,8 @@ class Interrupted(fakes.SightPolicy):
         return super().act(observations, seed=seed)
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
-    whole: tuple[Path, Any], tmp_path: Path
+def test_an_interrupted_evaluation_resumes_and_ends_the_same(
+    evaluated: tuple[Path, Any], tmp_path: Path
 ) -> None:
     broken = dataclasses.replace(contestant("a", NOISE), policy=Interrupted(NOISE))
     with pytest.raises(KeyboardInterrupt):
@@ -68,12 +68,12 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
     assert 0 < done < 12
     second = contestant("a", NOISE)
     receipt = evaluate(tmp_path, second)
-    assert episodes(receipt, "a") == episodes(whole[1], "a")
+    assert episodes(receipt, "a") == episodes(evaluated[1], "a")
     untouched = contestant("a", NOISE)
     again = evaluate(tmp_path, untouched)
     assert isinstance(untouched.policy, fakes.SightPolicy)
     assert untouched.policy.batches == []
-    assert episodes(again, "a") == episodes(whole[1], "a")
+    assert episodes(again, "a") == episodes(evaluated[1], "a")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(
         ({"plan": PLAN[:3]}, r"tasks\.quickstart\.episodes: 2 against 3"),
     ],
 )
-def test_another_evaluation_does_not_go_on_in_the_folder(
+def test_another_evaluation_does_not_resume_in_the_folder(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     task = Task(fakes.SPEC, PLAN[:2])
@@ -155,9 +155,9 @@ def test_a_changed_simulator_is_refused_before_the_first_episode(tmp_path: Path)
 
 
 def test_the_page_shows_films_paths_calls_and_pairs(
-    whole: tuple[Path, Any], tmp_path: Path
+    evaluated: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    out, receipt = whole
+    out, receipt = evaluated
     films = receipt["tasks"]["quickstart"]["films"]
     assert [(film["policy"], film["success"]) for film in films] == [("a", True), ("a", False)]
     write_evaluation_page(tmp_path / "report.html", receipt, out)
@@ -173,7 +173,7 @@ def test_the_page_shows_films_paths_calls_and_pairs(
     for part in (
         "Evaluation on quickstart",
         "published 90 % success (somebody)",
-        "12 episodes; the whole row has 50",
+        "12 episodes; the row has 50",
         "golden frame none stored",
         "a / script",
         "McNemar p",
@@ -194,18 +194,20 @@ def test_the_page_shows_films_paths_calls_and_pairs(
     assert len(paths) == 8, "a line and a dot in each of two planes of two episodes, one hand"
 
 
-def test_a_page_without_films_says_the_rest(whole: tuple[Path, Any], tmp_path: Path) -> None:
-    write_evaluation_page(tmp_path / "report.html", whole[1], tmp_path)
+def test_a_page_without_films_says_the_rest(evaluated: tuple[Path, Any], tmp_path: Path) -> None:
+    write_evaluation_page(tmp_path / "report.html", evaluated[1], tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<video" not in page
     assert "By task" in page
 
 
-def test_a_strict_row_says_how_it_differs_from_the_authors_client(whole: tuple[Path, Any]) -> None:
-    receipt = json.loads(json.dumps(whole[1]))
+def test_a_strict_row_says_how_it_differs_from_the_authors_client(
+    evaluated: tuple[Path, Any],
+) -> None:
+    receipt = json.loads(json.dumps(evaluated[1]))
     row = dataclasses.asdict(TASKS["libero_spatial:strict"])
     receipt["tasks"]["quickstart"]["row"] = json.loads(json.dumps(row))
     notes = " ".join(protocol_notes(receipt))
     assert "unlike the authors' client: client.feedback: executed against chunk_end" in notes
     assert "unlike the authors' client: step_limit: 280 against 800" in notes
-    assert "unlike" not in " ".join(protocol_notes(whole[1]))
+    assert "unlike" not in " ".join(protocol_notes(evaluated[1]))

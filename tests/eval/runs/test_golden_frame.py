@@ -88,8 +88,8 @@ def test_altered_frames_are_refused_by_name(image: np.ndarray, words: str) -> No
 
 
 def test_another_simulator_is_refused_though_it_looks_the_same() -> None:
-    found = frame(scene(), scene()[::-1], versions={"mujoco": "3.3.7"})
-    made = compare_frames(STORED, found)
+    other = frame(scene(), scene()[::-1], versions={"mujoco": "3.3.7"})
+    made = compare_frames(STORED, other)
     assert made.differences == (
         "mujoco 3.3.7, stored with 3.17.0",
         "robosuite missing, stored with 1.4.0",

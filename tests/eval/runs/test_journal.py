@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from eval.files import differences
 from eval.runs.journal import Journal, JournalError
-from eval.runs.rollout import CallLog, MeteredPolicy
-from eval.simulators.host import SimulatorHost
-from tests.eval import fakes
+from eval.runs.traces import CallLog
+from tests.eval.runs.test_receipt import records
 
 IDENTITY = {"policies": {"a": "hash 1"}, "seed": 0, "views": ("agentview", "wrist")}
 
 
-def record(index: int) -> dict[str, object]:
-    return {"init_state": index, "success": True}
+def record(index: int) -> dict[str, Any]:
+    return records([True] * 3)[index]
 
 
 def test_episodes_and_calls_come_back(tmp_path: Path) -> None:
@@ -40,12 +39,12 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     with Journal(path, IDENTITY) as journal:
         journal.add_episode("a", "t", record(0))
         journal.add_episode("a", "t", record(1))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-7])
+    complete = path.read_bytes()
+    path.write_bytes(complete[:-7])
     with Journal(path, IDENTITY) as journal:
         assert journal.episodes == {("a", "t"): [record(0)]}
         journal.add_episode("a", "t", record(1))
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
 
 
 def test_a_cut_first_line_is_a_new_start(tmp_path: Path) -> None:
@@ -80,7 +79,7 @@ def test_another_evaluation_is_refused_by_name(
 def test_damage_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "episodes.jsonl"
     path.write_text(content)
-    with pytest.raises(JournalError, match="--restart starts anew"):
+    with pytest.raises(JournalError, match="--restart starts a new one"):
         Journal(path, IDENTITY)
     assert path.read_text() == content
 
@@ -91,32 +90,3 @@ def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
         Journal(path, IDENTITY)
     with Journal(path, IDENTITY):
         pass
-
-
-def test_differences_are_named_by_their_path() -> None:
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}) == [
-        "a.c: 2 against 3",
-        "a.d: nothing against 4",
-    ]
-
-
-def test_calls_are_timed_and_counted() -> None:
-    log = CallLog()
-    metered = MeteredPolicy(fakes.SightPolicy(0.0), log.add)
-    observation = (
-        SimulatorHost(fakes.SPEC, fakes.FakeEnv).start(fakes.EPISODES[0]).observation or {}
-    )
-    for batch in (2, 4, 4, 4):
-        chunks = metered.act([observation] * batch, seed=[0] * batch)
-        assert chunks.shape == (batch, 30, 20)
-    made = log.summary(num_workers=4)
-    assert (made["calls"], made["observations"], made["batch_fill"]) == (4, 14, 0.875)
-    assert made["batches"] == [2, 4, 4, 4]
-    assert made["first"] == [True, True, False, False]
-    assert made["latency_ms"]["p50"] == pytest.approx(sum(made["milliseconds"][2:]) / 2)
-    assert CallLog().summary(4)["batch_fill"] is None
-
-
-def test_a_first_call_that_compiles_is_not_in_the_percentiles() -> None:
-    log = CallLog([1, 1, 1], [9000.0, 10.0, 20.0], [True, False, False])
-    assert log.summary(1)["latency_ms"] == pytest.approx({"p50": 15.0, "p90": 19.0, "p99": 19.9})

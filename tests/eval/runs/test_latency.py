@@ -1,4 +1,4 @@
-"""What latency costs, on a world whose answer is known: only overlap that is told survives it."""
+"""The price of latency on a world with a known answer: only inpainting overcomes it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_waiting_is_safe_and_slow() -> None:
 
 
 def test_a_table_does_not_depend_on_how_many_worlds_there_are() -> None:
-    told: list[tuple[str, int]] = []
+    cells: list[tuple[str, int]] = []
 
     def table(worlds: int) -> Any:
         return curve(
@@ -76,20 +76,20 @@ def test_a_table_does_not_depend_on_how_many_worlds_there_are() -> None:
             latencies=(0, 4),
             step_limit=LIMIT,
             seed_of=lambda episode, query: 1000 * episode + query,
-            on_cell=lambda name, latency, cell: told.append((name, latency)),
+            on_cell=lambda name, latency, cell: cells.append((name, latency)),
         )
 
-    found = table(1)
-    assert found == table(3)
-    assert told[:4] == [("switch", 0), ("switch", 4), ("inpaint", 0), ("inpaint", 4)]
-    assert found["inpaint"][4]["rate"] == 1.0
+    one = table(1)
+    assert one == table(3)
+    assert cells[:4] == [("switch", 0), ("switch", 4), ("inpaint", 0), ("inpaint", 4)]
+    assert one["inpaint"][4]["rate"] == 1.0
 
 
 def test_numbers_of_a_cell() -> None:
-    found = summary([Drive(True, 10, 2, 1, 0.1), Drive(False, 20, 4, 3, 0.3)])
-    assert (found["rate"], found["mean_steps"], found["mean_held"]) == (0.5, 15.0, 2.0)
-    assert (found["mean_queries"], found["largest_step_m"]) == (3.0, 0.3)
-    assert 0.0 < found["low"] < 0.5 < found["high"] < 1.0
+    cell = summary([Drive(True, 10, 2, 1, 0.1), Drive(False, 20, 4, 3, 0.3)])
+    assert (cell["rate"], cell["mean_steps"], cell["mean_held"]) == (0.5, 15.0, 2.0)
+    assert (cell["mean_queries"], cell["largest_step_m"]) == (3.0, 0.3)
+    assert 0.0 < cell["low"] < 0.5 < cell["high"] < 1.0
 
 
 def test_the_picture(tmp_path: Path) -> None:

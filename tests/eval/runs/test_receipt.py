@@ -12,12 +12,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from eval.files import write_json
+from eval.files import FileError, write_json
 from eval.pages.evaluation import score_text
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
     SCHEMA,
-    ReceiptError,
     TaskRun,
     episode_key,
     episode_record,
@@ -27,8 +26,9 @@ from eval.runs.receipt import (
     summary,
     task_summaries,
 )
-from eval.runs.rollout import CallLog, EpisodeResult
+from eval.runs.rollout import EpisodeResult
 from eval.runs.statistics import mean_interval
+from eval.runs.traces import CallLog
 from eval.simulators.preflight import versions
 from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.tasks.table import TASKS, Episode, Reference
@@ -98,12 +98,12 @@ def made(**policies: Sequence[bool]) -> dict[str, Any]:
 
 
 def test_summary() -> None:
-    found = summary(records([True, False, True, False]))
-    assert (found["successes"], found["episodes"], found["rate"]) == (2, 4, 0.5)
-    assert found["mean_steps_to_success"] == 61.0
-    assert found["wilson95"] == pytest.approx([0.1500, 0.8500], abs=5e-5)
-    assert found["successes_at_end"] == 2
-    assert found["simulator_errors"] == 0
+    total = summary(records([True, False, True, False]))
+    assert (total["successes"], total["episodes"], total["rate"]) == (2, 4, 0.5)
+    assert total["mean_steps_to_success"] == 61.0
+    assert total["wilson95"] == pytest.approx([0.1500, 0.8500], abs=5e-5)
+    assert total["successes_at_end"] == 2
+    assert total["simulator_errors"] == 0
 
 
 def test_summary_of_failures_and_of_nothing() -> None:
@@ -129,9 +129,9 @@ def test_scores_have_a_mean_and_an_interval_and_chains_their_shares() -> None:
         for record, chain in zip(records([chain == 5 for chain in chains]), chains, strict=True)
     ]
     entry: dict[str, Any] = {**task_summaries(episodes, None), "episodes": episodes}
-    found = entry["summary"]["score"]
-    assert found["mean"] == 3.5
-    assert found["bootstrap95"] == list(mean_interval(chains))
+    score = entry["summary"]["score"]
+    assert score["mean"] == 3.5
+    assert score["bootstrap95"] == list(mean_interval(chains))
     assert score_text({"score": CHAIN_LENGTH}, entry) == (
         "mean 3.50 subtasks in a row (95 % 2.12 to 4.75); "
         "at least 1 to 5: 87.5 75.0 75.0 62.5 50.0 %"
@@ -144,14 +144,14 @@ def test_tasks_have_their_own_rates_and_the_reference_its_distance() -> None:
     episodes = records([True] * 4 + [False] * 4)
     for episode in episodes[:2]:
         episode["task_id"] = 12
-    found = task_summaries(episodes, {"rate": 0.6})
-    assert {k: (v["successes"], v["episodes"]) for k, v in found["by_task"].items()} == {
+    parts = task_summaries(episodes, {"rate": 0.6})
+    assert {k: (v["successes"], v["episodes"]) for k, v in parts["by_task"].items()} == {
         "3": (2, 6),
         "12": (2, 2),
     }
-    assert list(found["by_task"]) == ["3", "12"]
-    assert found["by_task"]["3"]["task"] == "pick up"
-    assert found["episodes_to_separate"] == 388  # 0.5 and 0.6, see test_statistics
+    assert list(parts["by_task"]) == ["3", "12"]
+    assert parts["by_task"]["3"]["task"] == "pick up"
+    assert parts["episodes_to_separate"] == 388  # 0.5 and 0.6, see test_statistics
     assert task_summaries(episodes, {"rate": 0.5})["episodes_to_separate"] is None
     other_score = task_summaries(episodes, {"rate": None})
     assert other_score["episodes_to_separate"] is None
@@ -230,23 +230,57 @@ def test_a_receipt_has_the_published_form() -> None:
     ("content", "words"),
     [
         ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 4"),
-        ("[]", "receipt schema None"),
-        ("{", "cannot be read as a receipt"),
+        ("[]", r"the content is \[\]; allowed is object"),
+        ('{"schema": 4}', "config is missing"),
+        ("{", "no JSON"),
     ],
 )
 def test_other_files_are_refused_by_version(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
-    with pytest.raises(ReceiptError, match=words):
+    with pytest.raises(FileError, match=words):
         read_receipt(path)
-    with pytest.raises(ReceiptError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         read_receipt(tmp_path / "nowhere.json")
 
 
+def _film(name: str) -> dict[str, Any]:
+    return {"policy": "a", "episode": "3:30:172", "success": True, "film": name, "trace": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v, _: v["config"].update(shard=[1, 10**9]), r"config\.shard\.1 is 1000000000"),
+        (lambda _, t: t["films"].append(_film("../secret")), r"films\.0\.film is \.\./secret"),
+        (lambda _, t: t["films"].append(_film("films/../s.mp4")), r"film is films/\.\./s\.mp4"),
+        (lambda _, t: t["policies"].pop("a"), r"tasks\.quickstart\.policies has .*those of .*, a"),
+        (lambda _, t: t["policies"]["a"]["calls"]["first"].pop(), "lists of different lengths"),
+        (lambda _, t: t["policies"]["a"]["episodes"][0].pop("seed"), r"episodes\.0\.seed is miss"),
+    ],
+)
+def test_a_receipt_that_does_not_fit_is_refused_by_field(
+    change: Any, words: str, tmp_path: Path
+) -> None:
+    value = json.loads(json.dumps(made(a=[True])))
+    change(value, value["tasks"]["quickstart"])
+    write_json(tmp_path / "results.json", value)
+    with pytest.raises(FileError, match=rf"results\.json: .*{words}"):
+        read_receipt(tmp_path)
+
+
+def test_summaries_are_those_of_the_episodes(tmp_path: Path) -> None:
+    value = made(a=[True, False])
+    stored = json.loads(json.dumps(value))
+    stored["tasks"]["quickstart"]["policies"]["a"]["summary"].update(rate=None, successes=7)
+    write_json(tmp_path / "results.json", stored)
+    assert read_receipt(tmp_path) == value
+
+
 def test_versions_name_only_what_is_installed() -> None:
-    found = versions(("numpy", "no-such-simulator"))
-    assert found["numpy"] == np.__version__
-    assert set(found) == {"python", "numpy"}
+    by_name = versions(("numpy", "no-such-simulator"))
+    assert by_name["numpy"] == np.__version__
+    assert set(by_name) == {"python", "numpy"}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_equal_policies_are_seldom_called_different(rate: float) -> None:
     assert naive > 2 * ALPHA
 
 
-def test_different_policies_are_told_apart_before_the_end() -> None:
+def test_different_policies_are_separated_before_the_end() -> None:
     rng = np.random.default_rng(7)
     outcomes = [run(rng, 0.9, 0.6)[0] for _ in range(COMPARISONS)]
     assert sum(rule.decided for rule in outcomes) > 0.95 * COMPARISONS

@@ -1,4 +1,4 @@
-"""Shards of an evaluation are the whole, or are refused by name."""
+"""Shards merge into one evaluation, or are refused by name."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run(tmp_path_factory.mktemp("whole"))
 
 
-def test_shards_together_are_the_whole(parts: list[Any], whole: Any) -> None:
+def test_shards_together_are_one_evaluation(parts: list[Any], alone: Any) -> None:
     merged = merge_receipts([parts[2], parts[0], parts[1]])
     jsonschema.validate(merged, json.loads(SCHEMA_FILE.read_text()))
     for policy in POLICIES:
-        assert episodes(merged, policy) == episodes(whole, policy)
-        ours, theirs = (r["tasks"]["quickstart"]["policies"][policy] for r in (merged, whole))
+        assert episodes(merged, policy) == episodes(alone, policy)
+        ours, theirs = (r["tasks"]["quickstart"]["policies"][policy] for r in (merged, alone))
         assert {k: ours[k] for k in KEPT} == {k: theirs[k] for k in KEPT}
     calls = merged["tasks"]["quickstart"]["policies"]["b"]["calls"]
     assert calls["observations"] == 24
@@ -46,13 +46,13 @@ def test_shards_together_are_the_whole(parts: list[Any], whole: Any) -> None:
     assert merged["config"]["num_workers"] == 6
 
 
-def test_missing_and_double_shards_are_named(parts: list[Any], whole: Any) -> None:
+def test_missing_and_double_shards_are_named(parts: list[Any], alone: Any) -> None:
     with pytest.raises(MergeError, match="shards 2/3 are missing"):
         merge_receipts([parts[0], parts[2]])
     with pytest.raises(MergeError, match="shards 1/3 are there twice"):
         merge_receipts([*parts, parts[0]])
     with pytest.raises(MergeError, match=r"shards of \[1, 3\] parts"):
-        merge_receipts([*parts, whole])
+        merge_receipts([*parts, alone])
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_absolute_commands_arrive(simulator: Any) -> None:
     start = simulator("start", START).observation["proprio"]
     target = start.copy()
     target[:3] += [0.05, -0.05, 0.02]
-    told = simulator("advance", np.tile(target, (30, 1))).observation["proprio"]
-    np.testing.assert_array_equal(told[:9], target[:9])  # the last row, not what was reached
+    proprio = simulator("advance", np.tile(target, (30, 1))).observation["proprio"]
+    np.testing.assert_array_equal(proprio[:9], target[:9])  # the last row, not what was reached
     position, matrix = simulator("pose")
     np.testing.assert_allclose(position, target[:3], atol=5e-3)
     np.testing.assert_allclose(CONTIGUOUS.from_matrix(matrix), start[3:9], atol=2e-2)

@@ -33,7 +33,7 @@ PLAN = PickAndPlace(
 
 
 def stages(plan: PickAndPlace, wander: float = 0.0) -> dict[str, list[float]]:
-    """Stage -> where its last command was, with a hand that is at once where it is told to be."""
+    """Returns stage -> its last command, with a hand that follows commands at once."""
     hand = np.array([0.0, 0.0, 0.5])
     objects = {"cup": np.array([0.2, 0.1, 0.05]), "shelf": np.array([-0.2, 0.3, 0.1])}
     scene = Scene(hand, DOWN, objects)

@@ -1,4 +1,4 @@
-"""Unsuitable machines are told what to change."""
+"""On unsuitable machines the error says what to change."""
 
 from __future__ import annotations
 

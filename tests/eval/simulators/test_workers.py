@@ -65,7 +65,7 @@ def test_a_host_that_cannot_be_built_is_an_error() -> None:
         WorkerPool(fakes.break_at_start, 2)
 
 
-def test_an_unsuitable_machine_is_told_apart_and_needs_no_traceback() -> None:
+def test_an_unsuitable_machine_has_its_own_error_without_traceback() -> None:
     with pytest.raises(SimulatorSetupError, match=r"^no renderer here$"):
         WorkerPool(fakes.find_no_renderer, 1)
 

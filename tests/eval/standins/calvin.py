@@ -13,7 +13,7 @@ ANNOTATIONS["turn_on_led"] = ["press the button, so that it" + chr(0x2019) + "s 
 
 
 class Environment:
-    """Its info holds how far the hand has gone in x; a whole metre solves a subtask."""
+    """Its info holds the way of the hand in x; one metre solves a subtask."""
 
     def __init__(self, log: list[tuple[str, Any]]) -> None:
         self._log, self._x = log, 0.0
@@ -54,7 +54,7 @@ class Oracle:
 
 
 def modules(log: list[tuple[str, Any]], folder: str) -> dict[str, ModuleType]:
-    """What the imports find; `folder` is where calvin_agent would be checked out."""
+    """Returns the modules that are imported; `folder` stands for the checkout of calvin_agent."""
     made: dict[str, Any] = {
         name: ModuleType(name)
         for name in (

@@ -45,18 +45,18 @@ class Environment:
         self._closed = True
 
     def _observation(self) -> dict[str, Any]:
-        picture = np.full((4, 5, 3), self._steps, np.uint8)
+        image = np.full((4, 5, 3), self._steps, np.uint8)
         rotation = np.array([1.0, 0.0, 0.0, 0.0])
         cameras = ("overhead_camera", "3rd_view_camera")
         return {
-            "image": {name: {"rgb": picture, "depth": picture[..., :1]} for name in cameras},
+            "image": {name: {"rgb": image, "depth": image[..., :1]} for name in cameras},
             "agent": {"qpos": np.zeros(8), "base_pose": np.array([1, 0, 0, *rotation], np.float32)},
             "extra": {"tcp_pose": np.concatenate((self._tcp, rotation)).astype(np.float32)},
         }
 
 
 def modules(log: list[tuple[str, Any]]) -> dict[str, ModuleType]:
-    """What `import simpler_env` finds; every call is written to `log`."""
+    """Returns the modules that are imported; every call is appended to `log`."""
     package: Any = ModuleType("simpler_env")
     package.make = lambda name, **kwargs: Environment(log, name, **kwargs)
     return {"simpler_env": package}

@@ -23,7 +23,7 @@ def sheet(closed: float) -> Sheet:
         episode="e",
         instruction="go",
         frames=np.array([0, 10, 20]),
-        pictures=(np.full((3, SIZE, SIZE, 3), 60, np.uint8),) * 2,
+        images=(np.full((3, SIZE, SIZE, 3), 60, np.uint8),) * 2,
         hands=hands,
         turned=np.zeros((1, 21)),
         joints=None,

@@ -12,7 +12,7 @@ from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.checkpoint_tools.compare import STAGES
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.models.xvla import inference_params
+from xvla_jax.models.inference import inference_params
 
 _ZEROS = {stage.name: np.zeros((2, 3, 4), np.float32) for stage in STAGES}
 

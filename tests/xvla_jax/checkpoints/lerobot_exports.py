@@ -16,7 +16,8 @@ from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools import compare, probe
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
-from xvla_jax.models.xvla import abstract_params, inference_params
+from xvla_jax.models.inference import inference_params
+from xvla_jax.models.xvla import abstract_params
 from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
 from xvla_jax.processor import Processor
 

@@ -77,7 +77,7 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
     shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
     whole = (golden.FOLDER / "ee6d" / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         xvla_jax.load_pretrained(tmp_path)
 
 

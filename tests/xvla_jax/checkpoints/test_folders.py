@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xvla_jax.checkpoints.safetensors_files import check_target, whole_folder
+from xvla_jax.checkpoints.folders import atomic_folder, check_target
 from xvla_jax.errors import CheckpointError
 
 
@@ -20,7 +20,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "deep" / "out") as scratch:
+    with atomic_folder(tmp_path / "deep" / "out") as scratch:
         (scratch / "file").touch()
         assert not (tmp_path / "deep" / "out").exists()
     assert _names(tmp_path / "deep") == ["out"]
@@ -28,7 +28,7 @@ def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
 
 
 def _write_and_fail(folder: Path, error: type[BaseException]) -> None:
-    with whole_folder(folder, overwrite=True) as scratch:
+    with atomic_folder(folder, overwrite=True) as scratch:
         (scratch / "new").touch()
         raise error
 
@@ -45,30 +45,30 @@ def test_an_error_leaves_the_old_folder_alone(error: type[BaseException], tmp_pa
 
 def test_a_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out") as scratch:  # an empty folder may be there
+    with atomic_folder(tmp_path / "out") as scratch:  # an empty folder may be there
         (scratch / "first").touch()
     with pytest.raises(CheckpointError, match="exists and is not empty"):
-        whole_folder(tmp_path / "out").__enter__()
-    with whole_folder(tmp_path / "out", overwrite=True) as scratch:
+        atomic_folder(tmp_path / "out").__enter__()
+    with atomic_folder(tmp_path / "out", overwrite=True) as scratch:
         (scratch / "second").touch()
     assert _names(tmp_path) == ["out"]
     assert _names(tmp_path / "out") == ["second"]
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="file is a file"):
-        whole_folder(tmp_path / "file", overwrite=True).__enter__()
+        atomic_folder(tmp_path / "file", overwrite=True).__enter__()
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from xvla_jax.checkpoints.safetensors_files import whole_folder\n"
-        "with whole_folder(sys.argv[1]) as scratch:\n"
+        "import os, sys; from xvla_jax.checkpoints.folders import atomic_folder\n"
+        "with atomic_folder(sys.argv[1]) as scratch:\n"
         "    (scratch / 'sub').mkdir(); (scratch / 'sub' / 'half').touch()\n"
         f"    os.kill(os.getpid(), {int(signal.SIGKILL)})"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], check=False)
     assert done.returncode == -signal.SIGKILL
     assert _names(tmp_path) == [".out.part"]
-    with whole_folder(tmp_path / "out") as scratch:
+    with atomic_folder(tmp_path / "out") as scratch:
         assert _names(scratch) == []
     assert _names(tmp_path) == ["out"]
 
@@ -77,7 +77,7 @@ def test_a_replacement_cut_between_its_renames_is_undone(tmp_path: Path) -> None
     (tmp_path / ".out.old").mkdir()
     (tmp_path / ".out.old" / "only copy").touch()
     with pytest.raises(CheckpointError, match="exists and is not empty"):
-        whole_folder(tmp_path / "out").__enter__()
+        atomic_folder(tmp_path / "out").__enter__()
     assert _names(tmp_path) == ["out"]
     assert _names(tmp_path / "out") == ["only copy"]
 
@@ -87,9 +87,9 @@ def test_two_writers_of_one_folder_are_told_apart(tmp_path: Path) -> None:
     handle = os.open(tmp_path / ".out.part", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(CheckpointError, match="is being written by another process"):
-        whole_folder(tmp_path / "out").__enter__()
+        atomic_folder(tmp_path / "out").__enter__()
     os.close(handle)
-    with whole_folder(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         pass
 
 

@@ -140,7 +140,7 @@ def test_a_crafted_pickle_changes_and_takes_nothing(
 
 def test_a_packed_pickle_is_not_unpacked(tmp_path: Path) -> None:
     _written(tmp_path, b"\0" * 2_000_000, zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match=r"data\.pkl is packed"):
+    with pytest.raises(CheckpointError, match=r"data\.pkl is compressed"):
         TensorFiles.open(tmp_path)
 
 

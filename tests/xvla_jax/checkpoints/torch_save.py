@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,19 @@ _EMPTY_DICT = b"ccollections\nOrderedDict\n)R"
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], **changes: object) -> None:
     """Writes a state dict. `changes` to every tensor: `first`, `stride`, `shape`, `storage`."""
-    pickled = b"\x80\x02" + _EMPTY_DICT + b"("
-    for number, (name, value) in enumerate(tensors.items()):
-        pickled += _text(name) + _tensor(number, value, changes)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("any/data.pkl", pickled + b"u.")
+        archive.writestr("any/data.pkl", pickled(tensors, range(len(tensors)), **changes))
         archive.writestr("any/byteorder", str(changes.get("byteorder", "little")))
         for number, value in enumerate(tensors.values()):
             archive.writestr(f"any/data/{number}", np.ascontiguousarray(value).tobytes())
+
+
+def pickled(tensors: Mapping[str, np.ndarray], storages: Iterable[int], **changes: object) -> bytes:
+    """Pickles a state dict whose tensors lie in the storages of these numbers."""
+    content = b"\x80\x02" + _EMPTY_DICT + b"("
+    for number, (name, value) in zip(storages, tensors.items(), strict=True):
+        content += _text(name) + _tensor(number, value, changes)
+    return content + b"u."
 
 
 def _tensor(number: int, value: np.ndarray, changes: Mapping[str, object]) -> bytes:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import uvicorn
 
 from xvla_jax.errors import InputError
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.request import Rules
+from xvla_jax.serving.server import Door, uvicorn_config
+from xvla_jax.serving.service import Service
 
+DOOR = Door()
 ROWS, WIDTH = 4, 20
 LIMITS = Limits(body_bytes=400_000, image_pixels=100_000, steps=20, queue=8, batch=4, wait_ms=20)
 
@@ -69,7 +75,7 @@ class FakeEngine:
         return actions
 
     def inspect(self, item: Any) -> dict[str, Any]:
-        """As a policy would."""
+        """Returns the inputs that a policy would."""
         return {
             "pixels": np.stack(item["images"]),
             "view_mask": np.array([True, False, False]),
@@ -84,8 +90,31 @@ class FakeEngine:
         return self.seconds
 
 
+@contextlib.contextmanager
+def listening(limits: Limits, service: Service | None = None, door: Door = DOOR) -> Iterator[int]:
+    """Serves as `serve` configures it, on a free port of loopback; yields the port."""
+    service = service or Service(lambda: FakeEngine(limits), limits)
+    config = uvicorn_config(service, door)
+    config.port = 0
+    server = uvicorn.Server(config)
+
+    async def serve() -> None:
+        async with service.running():
+            await server.serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 def dumps(array: Any) -> str:
-    """As ``json_numpy.dumps``."""
+    """Returns an array as ``json_numpy.dumps`` writes it."""
     value = np.asarray(array)
     return json.dumps(
         {

@@ -88,24 +88,24 @@ def test_one_counter_for_a_whole_message() -> None:
     rows = (b"\xdc\x0f\xa0" + b"\x90" * 4000) * 4000
     message = b"\x81\xa1a\xdc\x0f\xa0" + rows
     refusal, most = peak(lambda: codecs.unpack(message))
-    assert (refusal.status, refusal.field) == (400, "message")
+    assert (refusal.status, refusal.field) == (413, "message")
     assert refusal.value == "more than 300000 values"
     assert most < MB
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "status"),
     [
-        b"\x81\xa1a" + b"\xdc\x10\x00" * 2000,  # lists that promise more than there is
-        b"\x81\xa1a" + b"\xdf\x00\x00\x10\x00" * 2000,
-        b"\x81\xa1a" + b"\x91" * 100_000,
-        b"\x81\xa1a" + b"\x81\xa1b" * 30_000,
-        msgpack.packb({"a": [{"b": 1}] * 4000, "c": [[{}] * 100] * 4000}),
+        (b"\x81\xa1a" + b"\xdc\x10\x00" * 2000, 400),  # lists that promise more than there is
+        (b"\x81\xa1a" + b"\xdf\x00\x00\x10\x00" * 2000, 400),
+        (b"\x81\xa1a" + b"\x91" * 100_000, 400),
+        (b"\x81\xa1a" + b"\x81\xa1b" * 30_000, 400),
+        (msgpack.packb({"a": [{"b": 1}] * 4000, "c": [[{}] * 100] * 4000}), 413),
     ],
 )
-def test_deep_and_wide_messages_cost_little(data: bytes) -> None:
+def test_deep_and_wide_messages_cost_little(data: bytes, status: int) -> None:
     refusal, most = peak(lambda: codecs.unpack(data))
-    assert refusal.status == 400
+    assert refusal.status == status
     assert most < 3 * len(data) + MB
 
 
@@ -143,7 +143,8 @@ def test_every_length_is_read(size: int) -> None:
 
 def test_parts_of_json_are_counted_without_objects() -> None:
     for body in (b"", b"{}", b'{"a": [1, 2, [3]], "b": {}}', b"," * (3 * MB)):
-        assert codecs.count_json_parts(body) == sum(map(body.count, (b",", b"[", b"{")))
+        assert codecs.count_json_parts(body, 4 * MB) == sum(map(body.count, (b",", b"[", b"{")))
+    assert 9 < codecs.count_json_parts(b"," * (3 * MB), 9) < MB, "counting stops above the limit"
 
 
 def test_brackets_that_are_escaped_are_counted_where_they_are_read() -> None:
@@ -160,7 +161,7 @@ def test_too_little_memory_is_a_413(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         async with Service(lambda: engine, engine.rules.limits).running() as service:
-            sent = Sent(lambda _: 9, request, codecs.decode_array)
+            sent = Sent(lambda _: request(), codecs.decode_array)
             answer = await service.act(sent, client=Client("x"), began=time.monotonic())
             assert len(answer.actions)
 
@@ -179,7 +180,9 @@ def test_bodies_of_many_parts_wait_for_each_other_and_for_nobody_else() -> None:
     """While one of them is decoded, a robot's request is answered."""
     engine, release = FakeEngine(), threading.Event()
 
-    def slow() -> dict[str, Any]:
+    def slow(most: int) -> dict[str, Any]:
+        if most < codecs.MOST_PARTS:
+            raise codecs.ManyPartsError("body", most)
         release.wait(10)
         return request()
 
@@ -189,8 +192,8 @@ def test_bodies_of_many_parts_wait_for_each_other_and_for_nobody_else() -> None:
             def act(sent: Sent, address: str) -> Any:
                 return service.act(sent, client=Client(address), began=time.monotonic())
 
-            many = Sent(lambda most: most + 1, slow, codecs.decode_array)
-            few = Sent(lambda _: 9, request, codecs.decode_array)
+            many = Sent(slow, codecs.decode_array)
+            few = Sent(lambda _: request(), codecs.decode_array)
             waiting = [asyncio.create_task(act(many, "flood")) for _ in range(6)]
             for _ in range(3):
                 await asyncio.wait_for(act(few, "robot"), 5)

@@ -138,7 +138,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"language_instruction": "  "}, "language_instruction"),
     ({"language_instruction": ["a"]}, "language_instruction"),
     ({"language_instruction": "x" * 1001}, "language_instruction"),
-    ({"language_instruction": "\ud800"}, "language_instruction"),
+    ({"language_instruction": "\ud800"}, "body"),  # half of a surrogate pair is no JSON
     ({"prompt": "twice"}, "instruction"),
     ({"proprio": None}, "proprio"),
     ({"proprio": 1.0}, "proprio"),

@@ -103,16 +103,20 @@ def test_turns_are_fair_and_survive_who_leaves() -> None:
         turns, order = Turns(1), []
 
         async def hold(name: str) -> None:
-            async with turns.turn(Client(name[0])):
+            await turns.take(Client(name[0]))
+            try:
                 order.append(name)
                 await asyncio.sleep(0)
+            finally:
+                turns.give_back()
 
-        async with turns.turn(Client("first")):
-            flood = [asyncio.create_task(hold(f"a{i}")) for i in range(4)]
-            robot = asyncio.create_task(hold("b0"))
-            await asyncio.sleep(0)
-            flood[1].cancel()
-            await asyncio.sleep(0)
+        await turns.take(Client("first"))
+        flood = [asyncio.create_task(hold(f"a{i}")) for i in range(4)]
+        robot = asyncio.create_task(hold("b0"))
+        await asyncio.sleep(0)
+        flood[1].cancel()
+        await asyncio.sleep(0)
+        turns.give_back()
         flood[0].cancel()  # its turn has come, and it leaves before it knows
         await asyncio.gather(robot, *flood, return_exceptions=True)
         assert order == ["b0", "a2", "a3"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 from eval.client.remote import PolicyUnavailableError, RemotePolicy
 from eval.client.transports import RequestRefusedError
 from eval.pictures import resize_bicubic
-from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine
-from xvla_jax.serving.app import create_app
+from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine, listening
+from xvla_jax.serving.server import Door
 from xvla_jax.serving.service import Service
 
 TOKEN = "correct horse battery"
@@ -26,8 +23,8 @@ SCHEMES = ("http", "ws")
 
 
 @contextmanager
-def listening(engine: FakeEngine, token: str | None = None) -> Iterator[tuple[Service, int]]:
-    """The application on a free port of loopback."""
+def reachable(engine: FakeEngine, token: str | None = None) -> Iterator[tuple[Service, int]]:
+    """Serves the contract that `RemotePolicy` compares; yields the service and its port."""
     engine.info = {
         "model": "fake",
         "model_sha256": "f" * 64,
@@ -40,23 +37,8 @@ def listening(engine: FakeEngine, token: str | None = None) -> Iterator[tuple[Se
         "prefix": {"rows": ROWS, "domains": [3]},
     }
     service = Service(lambda: engine, LIMITS)
-    app: Any = create_app(service, token)
-    config = uvicorn.Config(app, port=0, ws="websockets-sansio", lifespan="off", log_level="error")
-    server = uvicorn.Server(config)
-
-    async def serve() -> None:
-        async with service.running():
-            await server.serve()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield service, server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+    with listening(LIMITS, service, Door(token=token)) as port:
+        yield service, port
 
 
 def observation(number: int = 7) -> dict[str, Any]:
@@ -72,7 +54,7 @@ def observation(number: int = 7) -> dict[str, Any]:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
-    with listening(FakeEngine(), TOKEN) as (_, port):
+    with reachable(FakeEngine(), TOKEN) as (_, port):
         options: dict[str, Any] = {"expected": CONTRACT, "token": TOKEN, "steps": 5}
         url = f"{scheme}://127.0.0.1:{port}"
         policy = RemotePolicy(url, encoding=encoding, **options)
@@ -90,7 +72,7 @@ def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_prefix_over_each_door(scheme: str) -> None:
-    with listening(FakeEngine()) as (_, port):
+    with reachable(FakeEngine()) as (_, port):
         policy = RemotePolicy(f"{scheme}://127.0.0.1:{port}", expected=CONTRACT)
         rows = np.random.default_rng(0).random((3, WIDTH)).astype(np.float32)
         asked = {**observation(), "prefix": rows, "prefix_committed": 2}
@@ -105,7 +87,7 @@ def test_a_prefix_over_each_door(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_refusals_are_told_apart_from_silence(scheme: str) -> None:
     engine = FakeEngine()
-    with listening(engine, TOKEN) as (service, port):
+    with reachable(engine, TOKEN) as (service, port):
         url = f"{scheme}://127.0.0.1:{port}"
         with pytest.raises(RequestRefusedError, match=r"\(401\).*Authorization"):
             RemotePolicy(url, expected=CONTRACT)
@@ -135,7 +117,7 @@ def test_refusals_are_told_apart_from_silence(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_late_answer_is_never_taken_for_the_next(scheme: str) -> None:
     engine = FakeEngine()
-    with listening(engine) as (_, port):
+    with reachable(engine) as (_, port):
         policy = RemotePolicy(
             f"{scheme}://127.0.0.1:{port}", expected=CONTRACT, retries=0, timeout_s=0.3
         )

@@ -13,16 +13,14 @@ from PIL import Image
 
 from data.faults import Faults
 from data.rows.table import dataset
-from data.stream.batches import Collator, choose_jitter
+from data.stream.batches import BatchForm, Collator, choose_jitter
 from data.stream.stream import Sample
 from data.stream.windows import EpisodeSamples
 from tests.data.fakes import tokenize
 from tests.xvla_jax import tiny
 from tests.xvla_jax.pillow_jitter import pillow_jittered
 from xvla_jax import flow, sharding
-from xvla_jax.batch import check_batch
-from xvla_jax.errors import InputError
-from xvla_jax.training.loop import DeviceFeed
+from xvla_jax.training.loop import DeviceFeed, Placement
 from xvla_jax.training.step import blend, jittered, make_train_step
 
 ORDERS = np.array(list(itertools.permutations(range(3))), np.int32)
@@ -113,7 +111,7 @@ def test_factors_of_one_change_nothing() -> None:
     np.testing.assert_array_equal(_run(jittered, images, ones, ORDERS[None]), images)
 
 
-def _collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
+def collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
     """A batch of eight samples of a row that jitters, three views of random pictures."""
     rng = np.random.default_rng(4)
     row = dataset("agiworld-on-site-pour")
@@ -133,7 +131,7 @@ def _collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
         images=tuple(pictures),
     )
     samples = [Sample(row, episode, number, number, lane=1) for number in range(8)]
-    collator = Collator(3, 32, tokenize, seed, Faults(0), 0.0, 1, jitters=True)
+    collator = Collator(BatchForm(3, 32, tokenize), faults=Faults(0), seed=seed, jitters=True)
     batch, _ = collator([iter([sample]) for sample in samples])
     collator.close()
     return batch, samples
@@ -141,7 +139,7 @@ def _collated(seed: int | None) -> tuple[dict[str, np.ndarray], list[Sample]]:
 
 def test_a_batch_is_what_the_host_made_of_it() -> None:
     """The host's way: Pillow applies each view's draw, whose factors are of 64 bits."""
-    batch, samples = _collated(seed=6)
+    batch, samples = collated(seed=6)
     expected = batch["images"].copy()
     for place in np.argwhere(batch["view_mask"]):
         row, view = place.tolist()
@@ -151,7 +149,7 @@ def test_a_batch_is_what_the_host_made_of_it() -> None:
     found = jax.jit(jittered)(batch["images"], batch["jitter"], batch["jitter_order"])
     np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(expected, batch["images"])
-    plain, _ = _collated(seed=None)
+    plain, _ = collated(seed=None)
     assert (plain["jitter"] == 1).all()
 
 
@@ -171,7 +169,7 @@ def test_eight_devices_make_what_one_makes() -> None:
     np.testing.assert_array_equal(found[0], pillow_jittered(host["images"], factors, order))
 
 
-def _jitter_fields(size: int = 8) -> dict[str, np.ndarray]:
+def jitter_fields(size: int = 8) -> dict[str, np.ndarray]:
     factors, order = _draws(np.random.default_rng(6), (size, 3))
     return {"jitter": factors, "jitter_order": order}
 
@@ -200,7 +198,7 @@ def _shown(batch: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> dic
 def test_the_train_step_jitters_and_draws_what_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny.batch()
     without = _shown(plain, monkeypatch)
-    fields = _jitter_fields()
+    fields = jitter_fields()
     jittering = _shown(plain | fields, monkeypatch)
     pixels = pillow_jittered(plain["images"], fields["jitter"], fields["jitter_order"])
     by_hand = _shown(plain | {"images": pixels}, monkeypatch)
@@ -225,43 +223,9 @@ class _Source:
 
 
 def test_the_feed_leaves_out_the_jitter_of_views_that_nobody_fills() -> None:
-    source = _Source(tiny.batch() | _jitter_fields())
-    with DeviceFeed(source, tiny.mesh(1, 1), tiny.CONFIG, present_views=2) as feed:
+    source = _Source(tiny.batch() | jitter_fields())
+    with DeviceFeed(source, Placement(tiny.mesh(1, 1), tiny.CONFIG, present_views=2)) as feed:
         batch = next(feed).batch
     for name in ("images", "jitter", "jitter_order"):
         assert batch[name].shape[:2] == (8, 2)
     assert batch["view_mask"].shape == (8, 3)
-
-
-def test_check_batch_takes_the_jitter_fields() -> None:
-    check_batch(tiny.batch() | _jitter_fields(), tiny.CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"jitter": np.float32(np.nan)}, "has a factor nan; factors are finite and above 0"),
-        ({"jitter": np.float32(np.inf)}, "has a factor inf"),
-        ({"jitter": np.float32(0)}, r"has a factor 0\.0"),
-        ({"jitter": np.float32(-0.5)}, r"has a factor -0\.5"),
-        ({"jitter_order": np.int32(2)}, r"has \[0, 2, 2\]; a permutation of 0, 1, 2"),
-        ({"jitter_order": np.int32(-1)}, r"has \[0, -1, 2\]; a permutation"),
-    ],
-)
-def test_check_batch_refuses_what_is_no_jitter(change: dict[str, Any], message: str) -> None:
-    fields = _jitter_fields()
-    fields["jitter_order"][:] = [0, 1, 2]
-    for name, value in change.items():
-        fields[name][5, 2, 1] = value
-    with pytest.raises(InputError, match=message):
-        check_batch(tiny.batch() | fields, tiny.CONFIG)
-
-
-def test_check_batch_wants_both_fields_in_shape() -> None:
-    fields = _jitter_fields()
-    for name, other in (("jitter", "jitter_order"), ("jitter_order", "jitter")):
-        with pytest.raises(InputError, match=f"the batch has no '{other}'"):
-            check_batch(tiny.batch() | {name: fields[name]}, tiny.CONFIG)
-    short = {name: value[:, :2] for name, value in fields.items()}
-    with pytest.raises(InputError, match=r"'jitter'\] has V = 2"):
-        check_batch(tiny.batch() | short, tiny.CONFIG)

@@ -19,12 +19,13 @@ import pytest
 import xvla_jax
 from configs import models
 from tests.xvla_jax import tiny
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS, find_step
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
-from xvla_jax.training.checkpointer import CHECKPOINTS, Checkpointer, RunItems, find_step
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.state import TrainState, abstract_state
 
 _CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")

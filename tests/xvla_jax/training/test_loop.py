@@ -1,10 +1,12 @@
-"""The loop, with a stand-in for the train step."""
+"""The loop with a stand-in for the train step, and the feed that places its batches."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,19 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.training.checkpointer import CHECKPOINTS, Checkpointer, RunItems
-from xvla_jax.training.loop import SKIPPED_NAME, LoopConfig, SkipWatch, run_loop
+from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.loop import (
+    SKIPPED_NAME,
+    DeviceFeed,
+    Placement,
+    Reports,
+    Saving,
+    Schedule,
+    SkipWatch,
+    run_loop,
+)
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
 from xvla_jax.training.telemetry import JsonLines, MetricsWriter, TensorBoard, Watch, read_metrics
@@ -27,20 +39,28 @@ from xvla_jax.training.validation import Validation
 class _Source:
     """Batch k of the stream is filled with k; the position is the number of batches given."""
 
-    def __init__(self, at: int = 0, domain: int = 3) -> None:
+    def __init__(self, at: int = 0, domain: int = 3, slow_s: float = 0.0) -> None:
         self.at = at
         self.samples = [f"row {i}" for i in range(8)]
         self.bad_episodes: dict[str, dict[str, int]] = {}
         self.left_out: dict[str, dict[str, int]] = {}
+        self.second_asked = threading.Event()
         self._batch = tiny.batch() | {"domain_id": np.full(8, domain, np.int32)}
+        self._slow_s = slow_s
 
     def __next__(self) -> dict[str, np.ndarray]:
+        time.sleep(self._slow_s)
         self.at += 1
+        if self.at == 2:
+            self.second_asked.set()
         return self._batch | {"proprio": np.full((8, 20), self.at - 1, np.float32)}
 
     @property
     def position(self) -> dict[str, Any]:
         return {"step": self.at}
+
+
+_PLACEMENT = Placement(tiny.mesh(1, 1), tiny.CONFIG, present_views=2)
 
 
 def _state(step: int = 0) -> TrainState:
@@ -80,16 +100,15 @@ def _run(
                 state or _state(),
                 train_step,
                 source or _Source(),
-                config=LoopConfig(iters=iters, log_every=log_every, present_views=2),
-                model_config=tiny.CONFIG,
-                mesh=tiny.mesh(1, 1),
-                checkpointer=checkpointer,
-                items=RunItems({}, {}, {}),
-                whole=dict,
-                writer=writer,
+                schedule=Schedule(iters, log_every),
+                placement=_PLACEMENT,
+                saving=Saving(checkpointer, RunItems({}, {}, {}), dict),
+                reports=Reports(
+                    writer,
+                    Watch(0, iters, began=0.0, clock=lambda: 0.0),
+                    SkipWatch(workdir, limit=max_skipped_steps),
+                ),
                 stop=stop,
-                skips=SkipWatch(workdir, limit=max_skipped_steps),
-                watch=Watch(0, iters, began=0.0, clock=lambda: 0.0),
                 validation=validation,
             )
         finally:
@@ -119,8 +138,8 @@ def test_bad_episodes_and_what_rows_leave_out_are_metrics_of_their_own(tmp_path:
     source.left_out = {"b": {"empty_text": 40, "frames_without_text": 7}}
     _run(tmp_path, iters=2, source=source)
     line = read_metrics(tmp_path)[-1]
-    found = {name: value for name, value in line.items() if "/" in name and "domain" not in name}
-    assert found == {
+    counts = {name: value for name, value in line.items() if "/" in name and "domain" not in name}
+    assert counts == {
         "bad_episodes/a/clock": 2,
         "left_out/b/empty_text": 40,
         "left_out/b/frames_without_text": 7,
@@ -170,7 +189,7 @@ def _diverging(state: TrainState, batch: Any) -> Any:
     return state, metrics | {"loss": jnp.where(bad, jnp.nan, 1.0), "finite": ~bad}
 
 
-def test_steps_that_are_skipped_are_told_with_their_samples(tmp_path: Path) -> None:
+def test_skipped_steps_are_written_with_their_samples(tmp_path: Path) -> None:
     state = _run(tmp_path, iters=20, train_step=_diverging, max_skipped_steps=2)
     assert int(state.step) == 20
     records = [json.loads(line) for line in (tmp_path / SKIPPED_NAME).read_text().splitlines()]
@@ -210,8 +229,8 @@ def test_held_out_samples_are_measured_when_due(tmp_path: Path) -> None:
         seed=0,
     )
     _run(tmp_path, iters=7, log_every=5, validation=validation)
-    found = {line["step"]: line.get("val_l1/a") for line in read_metrics(tmp_path)}
-    assert found == {3: 6.0, 5: None, 6: 12.0, 7: 14.0}
+    l1 = {line["step"]: line.get("val_l1/a") for line in read_metrics(tmp_path)}
+    assert l1 == {3: 6.0, 5: None, 6: 12.0, 7: 14.0}
 
 
 def test_the_first_batch_is_checked(tmp_path: Path) -> None:
@@ -224,3 +243,39 @@ def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
     source = _Source(at=3)
     state = _run(tmp_path, iters=3, state=_state(3), source=source)
     assert (int(state.step), source.at) == (3, 3)
+
+
+def _feed(source: _Source) -> DeviceFeed:
+    return DeviceFeed(source, _PLACEMENT)
+
+
+def test_batches_come_in_order_with_the_position_behind_them() -> None:
+    with _feed(_Source()) as feed:
+        for k in range(4):
+            fed = next(feed)
+            assert isinstance(fed.batch["proprio"], jax.Array)
+            np.testing.assert_array_equal(fed.batch["proprio"], k)
+            assert fed.batch["images"].shape[1] == 2
+            assert fed.position == {"step": k + 1}
+            assert (fed.rows, fed.samples[7]) == (8, "row 7")
+
+
+def test_the_next_batch_is_placed_while_the_caller_works() -> None:
+    source = _Source()
+    with _feed(source) as feed:
+        next(feed)
+        assert source.second_asked.wait(timeout=30), "batch 1 is on its way unasked"
+
+
+def test_waiting_is_measured() -> None:
+    with _feed(_Source(slow_s=0.2)) as feed:
+        next(feed)
+        next(feed)
+        assert feed.waited_s > 0.1
+
+
+def test_a_batch_that_does_not_fit_the_model_is_refused_each_time() -> None:
+    with _feed(_Source(domain=30)) as feed:
+        for _ in range(2):
+            with pytest.raises(InputError, match="domain_id 30"):
+                next(feed)

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from etils import epath
+from etils.epath.testing import mock_epath
 
-from xvla_jax.errors import TrainingError
+from xvla_jax.errors import ConfigError, TrainingError
 from xvla_jax.training.workdir_lock import LOCK_NAME, Holder, WorkdirLock
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +61,7 @@ def _write(workdir: Path, holder: Holder) -> None:
     (workdir / LOCK_NAME).write_text(json.dumps(dataclasses.asdict(holder)))
 
 
-def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_and_the_first_continues(tmp_path: Path) -> None:
     first = _held(tmp_path)
     try:
         pattern = rf"{re.escape(str(tmp_path))} is in use by process {first.pid} on host \S+, since"
@@ -190,3 +192,27 @@ def test_a_file_removed_by_hand_is_made_again(tmp_path: Path) -> None:
             assert time.monotonic() < until
             time.sleep(0.02)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", epath.Path("gs://bucket/run"), "s3://b/run"])
+def test_a_path_with_a_scheme_is_refused_before_the_bucket_is_touched(
+    path: str | epath.Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def touched(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"{arguments} {options}")
+
+    names = ("exists", "isdir", "listdir", "makedirs", "mkdir", "open", "remove", "stat")
+    with (
+        mock_epath(**dict.fromkeys(names, touched)),
+        pytest.raises(ConfigError, match=r"^--workdir=(gs|s3)://\S+: .* Mount the bucket"),
+        WorkdirLock(path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir()), "no folder 'gs:' beside the bucket"
+
+
+def test_a_mounted_epath_is_a_workdir(tmp_path: Path) -> None:
+    with WorkdirLock(epath.Path(tmp_path)):
+        assert (tmp_path / LOCK_NAME).is_file()

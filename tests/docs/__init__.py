@@ -1,0 +1,1 @@
+"""Tests of the pages: their commands, quotations and tables, and the site that is built of them."""

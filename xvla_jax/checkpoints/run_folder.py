@@ -1,0 +1,193 @@
+"""Folders of a run, as Orbax writes them: which step is meant, and what its ``model`` item says.
+
+The ``model`` item is JSON beside the arrays of a step: config, processor and action contracts, and
+under ``source`` what the checkpoint that training began with had beside its parameters. Tensors and
+files are packed there as compressed base64 text.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final, NotRequired
+
+import numpy as np
+import pydantic
+from typing_extensions import TypedDict
+
+from xvla_jax.checkpoints.hf_folder import CARRIED_NAMES, CARRIED_SUFFIXES, is_carried
+from xvla_jax.checkpoints.names import BUFFERS
+from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorInfo
+from xvla_jax.errors import CheckpointError
+from xvla_jax.untrusted import (
+    BOUNDS,
+    STRICT,
+    Width,
+    check_bound,
+    check_object,
+    plain_name,
+    read_json,
+    shown,
+    typed,
+)
+
+CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir, with a folder for each step
+
+
+@pydantic.with_config(STRICT)
+class _Source(TypedDict, total=False):
+    buffers: dict[str, Any]
+    files: dict[str, Any]
+    stored_dtype: str
+
+
+@pydantic.with_config(STRICT)
+class _Adapter(TypedDict):
+    peft: dict[str, Any]
+    base: str
+    base_sha256: str
+
+
+@pydantic.with_config(STRICT)
+class _Model(TypedDict):
+    """The ``model`` item; its parts are checked where they are used."""
+
+    config: dict[str, Any]
+    processor: dict[str, Any] | None
+    contracts: list[dict[str, Any]]
+    source: NotRequired[_Source]
+    adapter: NotRequired[_Adapter]
+
+
+@pydantic.with_config(STRICT)
+class _Buffer(TypedDict):
+    dtype: str
+    shape: list[Width]
+    data: str
+
+
+_MODEL: Final = pydantic.TypeAdapter(_Model)
+_BUFFERS: Final = pydantic.TypeAdapter(dict[str, _Buffer])
+_FILES: Final = pydantic.TypeAdapter(dict[str, str], config=STRICT)
+
+
+def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
+    """Returns the step folder meant by a workdir, its ``checkpoints`` or a step folder.
+
+    That is the newest step; None if the path is none of the three.
+    """
+    path = pathlib.Path(path)
+    if (path / "params").is_dir() and (path / "model").is_dir():
+        return path
+    for folder in (path, path / CHECKPOINTS):
+        if folder.is_dir():
+            steps = [p for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir()]
+            if steps:
+                return max(steps, key=lambda p: int(p.name))
+    return None
+
+
+def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the ``model`` item of a step.
+
+    Raises:
+        CheckpointError: the step has none, or it has another form.
+    """
+    content = read_item(step_folder, "model")
+    if content is None:
+        raise CheckpointError(f"{step_folder} has no model item; it is no checkpoint of xvla_jax")
+    typed(_MODEL, content, step_folder, field="model")
+    return content
+
+
+def read_item(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
+    """Returns a JSON item of a step; None where the step has no such item."""
+    files = sorted((step_folder / item).rglob("metadata"))
+    if not files:
+        return None
+    return check_object(read_json(files[0]), files[0], error=CheckpointError)
+
+
+def files_to_json(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Packs carried files for the ``model`` item."""
+    return {name: _pack(content) for name, content in files.items()}
+
+
+def files_from_json(raw: Any, where: object) -> dict[str, bytes]:
+    """Unpacks what `files_to_json` packed; ``where`` is the step for messages.
+
+    Raises:
+        CheckpointError: a name is not that of a file that is carried, or a content is damaged or
+            too large.
+    """
+    for name in typed(_FILES, raw, where, field="source.files"):
+        plain_name(name, f"{where}: source.files")
+        if not is_carried(name):
+            raise CheckpointError(
+                f"{where}: source.files has {shown(name)}, which no checkpoint carries; allowed "
+                f"are names that end in {', '.join(CARRIED_SUFFIXES)}, and "
+                f"{', '.join(CARRIED_NAMES)}"
+            )
+    largest = BOUNDS["bytes of a carried file"]
+    return {
+        name: _unpack(text, largest, f"{where}: source.files.{name}") for name, text in raw.items()
+    }
+
+
+def buffers_to_json(buffers: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Packs tensors by name for the ``model`` item, bit for bit."""
+    return {
+        name: {
+            "dtype": TensorInfo.of(value).dtype,
+            "shape": list(value.shape),
+            "data": _pack(value.tobytes()),
+        }
+        for name, value in buffers.items()
+    }
+
+
+def buffers_from_json(raw: Any, where: object) -> dict[str, np.ndarray]:
+    """Unpacks what `buffers_to_json` packed; ``where`` is the step for messages.
+
+    Raises:
+        CheckpointError: a buffer is not one of the model's, is damaged, or has another size than
+            its shape says.
+    """
+    buffers: dict[str, np.ndarray] = {}
+    for name, stored in typed(_BUFFERS, raw, where, field="source.buffers").items():
+        field = f"{where}: source.buffers.{name}"
+        for kind, value, known in (("name", name, BUFFERS), ("dtype", stored["dtype"], DTYPES)):
+            if value not in known:
+                raise CheckpointError(
+                    f"{field}: {kind} is {shown(value)}; allowed are {', '.join(known)}"
+                )
+        info = TensorInfo(stored["dtype"], tuple(stored["shape"]))
+        check_bound("bytes of a buffer", info.nbytes, f"{field} with shape {stored['shape']}")
+        content = _unpack(stored["data"], info.nbytes, field)
+        if len(content) != info.nbytes:
+            raise CheckpointError(
+                f"{field} holds {len(content)} bytes; its type and shape say {info.nbytes}"
+            )
+        buffers[name] = np.frombuffer(content, DTYPES[info.dtype]).reshape(info.shape)
+    return buffers
+
+
+def _pack(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content)).decode("ascii")
+
+
+def _unpack(text: str, largest: int, where: str) -> bytes:
+    """Returns the content of a packed field, of which at most ``largest`` bytes are unpacked."""
+    unpacker = zlib.decompressobj()
+    try:
+        content = unpacker.decompress(base64.b64decode(text), largest + 1)
+    except (ValueError, zlib.error) as error:
+        raise CheckpointError(f"{where} cannot be unpacked ({error})") from error
+    if len(content) > largest:
+        raise CheckpointError(f"{where} unpacks to more than {largest} bytes, which are allowed")
+    if not unpacker.eof:
+        raise CheckpointError(f"{where} cannot be unpacked (it is cut short)")
+    return content

@@ -1,0 +1,86 @@
+"""Parameters as inference uses them: each layer apart, in the computing type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xvla_jax.config import XVLAConfig
+from xvla_jax.models.xvla import abstract_params
+
+# Paths of the parameters that are stacked by layer.
+_STACKS: Final = (("vlm", "text_encoder", "layers"), ("transformer", "blocks"))
+
+
+def inference_params(
+    params: Mapping[str, Any],
+    dtype: Any = jnp.float32,
+    *,
+    place: Callable[[np.ndarray], Any] = lambda leaf: leaf,
+) -> dict[str, Any]:
+    """Parameters for ``XVLA(config, dtype, unroll=True)``: ``layers`` -> ``layers_0``, ...
+
+    Leaves are cast to the computing type, as the model would do on each call; those of LayerNorm
+    stay float32, in which the model uses them.
+
+    Args:
+        params: arrays, or values that numpy turns into arrays and that can be indexed by layer.
+        dtype: computing type.
+        place: puts each leaf on its device as soon as it is made, so the host holds one at a time.
+    """
+
+    def convert(path: Any, leaf: Any) -> Any:
+        names = tuple(key.key for key in path)
+
+        # Cast on the host and placed at once: a float32 copy on the device would double its peak.
+        def one(value: Any) -> Any:
+            array = np.asarray(value)
+            return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
+
+        if any(names[: len(stack)] == stack for stack in _STACKS):
+            return [one(leaf[layer]) for layer in range(leaf.shape[0])]
+        return one(leaf)
+
+    return _apart(jax.tree_util.tree_map_with_path(convert, dict(params)), ())
+
+
+def abstract_inference_params(config: XVLAConfig, dtype: Any, sharding: Any) -> dict[str, Any]:
+    """Returns the shapes of `inference_params` with a sharding; allocates nothing."""
+
+    def shaped(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        names = tuple(key.key for key in path)
+        stored = _inference_dtype(names, leaf.dtype, dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, stored, sharding=sharding)
+
+    def layers(path: Any, leaf: Any) -> Any:
+        names = tuple(key.key for key in path)
+        if any(names[: len(stack)] == stack for stack in _STACKS):
+            return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
+        return leaf
+
+    stacks = jax.tree_util.tree_map_with_path(layers, abstract_params(config))
+    return jax.tree_util.tree_map_with_path(shaped, _apart(stacks, ()))
+
+
+def _inference_dtype(names: tuple[str, ...], stored: Any, dtype: Any) -> Any:
+    return stored if names[-2].startswith("norm") else dtype  # LayerNorm
+
+
+def _apart(node: Any, path: tuple[str, ...]) -> Any:
+    """Turns the lists of layers under the leaves of a stack into a node for each layer."""
+    if not isinstance(node, Mapping):
+        return node
+    result: dict[str, Any] = {}
+    for name, child in node.items():
+        if (*path, name) not in _STACKS:
+            result[name] = _apart(child, (*path, name))
+            continue
+        # The stack's leaves are lists, one value for each layer: transpose to trees by layer.
+        lists, shape = jax.tree.flatten(child, is_leaf=lambda leaf: isinstance(leaf, list))
+        for i, layer in enumerate(zip(*lists, strict=True)):
+            result[f"{name}_{i}"] = jax.tree.unflatten(shape, layer)
+    return result

@@ -1,0 +1,182 @@
+"""Kernels: operations of which a backend may need another form of the same numbers.
+
+Each kernel has a plain form, which serves TPU and GPU, and a table of the other forms by backend. A
+form equals the plain one up to float32 rounding, in values and gradients:
+``tests/xvla_jax/models/test_kernels.py`` compares every row.
+
+The form is chosen by ``jax.lax.platform_dependent``, so for the platform that a program is lowered
+for. An option, or ``jax.default_backend()``, would be fixed when the model is traced, and would be
+wrong where ``scripts.plan`` lowers for TPU on a machine without one. All forms are traced, but a
+program lowered for one platform holds one of them: no conditional is compiled, and nothing of the
+other forms is kept for the backward pass (a test reads the compiled program).
+
+Measured with ``python -m benchmarks.kernels [--topology=v5e:2x2]`` and JAX 0.10.2: float32 on 2 CPU
+cores; bfloat16 by the cycles that the TPU compiler (libtpu 0.0.42.1) estimates. On GPU: not run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Form = Callable[..., Array]
+
+# Orders a step's work for memory. XLA's default on CPU makes early whatever waits for nothing, such
+# as the zeros that gradients are added to, and keeps it through the step: 6.4 GB of temporaries of
+# a training step at the released size, 4.8 GB with this option. Other backends ignore it.
+COMPILER_OPTIONS: Final = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float,
+    zero_keys: int = 0,
+    kept: Array | None = None,
+    rate: float = 0.0,
+) -> Array:
+    """Full softmax attention without a mask: ``[..., S, K, E]`` -> ``[..., S, K, E]``.
+
+    Scores and softmax are float32 whatever the inputs are.
+
+    Args:
+        query: ``[..., S, K, E]``.
+        key: ``[..., S', K, E]``.
+        value: ``[..., S', K, E]``.
+        scale: factor of the query.
+        zero_keys: number of further keys that are zero and have zero values.
+        kept: bool ``[..., K, S, S']``, the weights that dropout keeps; None keeps all.
+        rate: of that dropout.
+    """
+    options = {"scale": scale, "zero_keys": zero_keys, "rate": rate}
+    return _choose(plain_attention, ATTENTION, query, key, value, kept, **options)
+
+
+def plain_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    kept: Array | None,
+    *,
+    scale: float,
+    zero_keys: int,
+    rate: float,
+) -> Array:
+    """Softmax, dropout, weighted sum."""
+    # [..., K, S, S']
+    scores = jnp.einsum(
+        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(scores, axis=-1)
+    if zero_keys:  # their scores are 0, so their sum of exponentials is their number
+        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., K, S, 1]
+        weights *= jax.nn.sigmoid(total - math.log(zero_keys))
+    weights = drop(weights, kept, rate).astype(value.dtype)
+    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
+
+
+def late_division(
+    query: Array,
+    key: Array,
+    value: Array,
+    kept: Array | None,
+    *,
+    scale: float,
+    zero_keys: int,
+    rate: float,
+) -> Array:
+    """Divides the weighted sum, which is narrower than the weights, by the softmax's total.
+
+    Ratio to the plain form, forward and with gradients. CPU time: 326 tokens of the head 0.63 and
+    0.85, windows of 144 tokens 0.35 and 0.79. TPU cycles: head 2.2 and 3.3, windows 0.95 and 0.95,
+    so the plain form stays there.
+    """
+    # [..., K, S, S']
+    scores = jnp.einsum(
+        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
+    )
+    # No gradient: the result does not depend on what is subtracted.
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    top = jnp.maximum(top, 0.0) if zero_keys else top  # a zero key's score is 0
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True) + zero_keys * jnp.exp(-top)
+    # [..., K, S, E]: heads outside, as the product yields them
+    out = jnp.einsum(
+        "...kqs,...ske->...kqe",
+        drop(weights, kept, rate).astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    return (out / total).swapaxes(-3, -2).astype(value.dtype)  # [..., S, K, E]
+
+
+ATTENTION: Final[Mapping[str, Form]] = {"cpu": late_division}
+
+
+def drop(x: Array, kept: Array | None, rate: float) -> Array:
+    """Applies a dropout mask: zeros where it is False, ``x / (1 - rate)`` elsewhere."""
+    if kept is None:
+        return x
+    if rate == 1.0:  # the gradient of what is dropped would be 0 / 0
+        return jnp.zeros_like(x)
+    return jax.lax.select(kept, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def depthwise_conv3x3(x: Array, kernel: Array, bias: Array) -> Array:
+    """Depthwise convolution, stride 1, zero padding 1: ``[B, H, W, C] -> [B, H, W, C]``.
+
+    Args:
+        x: ``[B, H, W, C]``.
+        kernel: ``[3, 3, 1, C]``.
+        bias: ``[C]``.
+    """
+    return _choose(grouped_convolution, DEPTHWISE_CONV, x, kernel, bias)
+
+
+def grouped_convolution(x: Array, kernel: Array, bias: Array) -> Array:
+    """XLA's convolution with a group for each channel."""
+    return bias + jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@jax.checkpoint  # the backward pass shifts the map again, instead of keeping nine copies
+def shifted_products(x: Array, kernel: Array, bias: Array) -> Array:
+    """Sums nine shifted maps times their rows of the kernel.
+
+    Ratio to the plain form at stages 0 to 3 of the released tower, 3 images. CPU time: 0.01, 0.02,
+    0.04, 0.08 forward; 0.21, 0.20, 0.05, 0.004 with gradients. TPU cycles, 24 images: 1.7 to 2.8
+    and 4.0 to 5.0, so the plain form stays there.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # [B, H + 2, W + 2, C]
+    taps = (
+        padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx, 0]  # [B, H, W, C]
+        for dy in range(3)
+        for dx in range(3)
+    )
+    return sum(taps, start=bias)
+
+
+DEPTHWISE_CONV: Final[Mapping[str, Form]] = {"cpu": shifted_products}
+
+
+def _choose(plain: Form, forms: Mapping[str, Form], *operands: Array | None, **options: Any) -> Any:
+    """Calls the form of the platform that the surrounding program is lowered for."""
+    bound = {backend: functools.partial(form, **options) for backend, form in forms.items()}
+    return jax.lax.platform_dependent(
+        *operands, default=functools.partial(plain, **options), **bound
+    )
