@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
 --config.init_from=CHECKPOINT``
-Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it takes 50.5; what a slice needs is printed by
+Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs 50.5; for another slice run
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
 Not run here. Time: at least 11.7 to 13.1 hours there by that plan; the paper took about 4 days on
 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.

@@ -133,7 +133,7 @@ def stages(
 
 
 def is_complete(stage: Stage, workdir: pathlib.Path) -> bool:
-    """Returns True where the stage succeeded before, with the same command, and its product exists."""
+    """Returns True where the same command succeeded before and its product exists."""
     done = read_ledger(workdir).get(stage.name)
     return bool(
         done and done["arguments"] == list(stage.arguments) and (workdir / stage.product).exists()

@@ -116,7 +116,7 @@ class TrainingRun:
         if config.lora.rank and (not config.init_from or is_lora_run(config.init_from)):
             raise ConfigError(
                 f"config.lora.rank is {config.lora.rank} and config.init_from "
-                f"{config.init_from!r}; an adapter needs a whole checkpoint. A LoRA run is "
+                f"{config.init_from!r}; an adapter needs a complete checkpoint. A LoRA run is "
                 "made one by python -m scripts.convert_checkpoint RUN DST --layout=hf"
             )
         model_config = initial_config(config, asked)

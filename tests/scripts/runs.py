@@ -64,9 +64,9 @@ def start_two(
 
 def free_port() -> int:
     """A port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def end(process: Process) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Whole training runs, as somebody at a shell starts, stops and resumes them."""
+"""Training runs, as somebody at a shell starts, stops and resumes them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_stopped_run_resumes_to_the_same_parameters(demos: Path, tmp_path: Pat
     stopped.send_signal(signal.SIGTERM)
     status, output = end(stopped)
     assert status == 0, output
-    assert "the same command goes on from there" in output
+    assert "the same command continues from there" in output
     assert read_metrics(tmp_path / "stopped")[-1]["step"] < 8
 
     status, output = end(start(demos, tmp_path / "stopped"))
@@ -107,8 +107,8 @@ def test_a_checkpoint_of_poses_is_fine_tuned_on_joints_when_that_is_said(
     ours, theirs = (load_checkpoint(tmp_path / name) for name in ("run", "two"))
     assert tiny.equal(ours.params, theirs.params)
     assert (ours.config.action_mode, ours.config.real_action_dim) == ("auto", 6)
-    wanted = Contract(3, "auto", "none", 30.0, ("front", "wrist"), "measured")
-    assert ours.contracts == {3: wanted}
+    contract = Contract(3, "auto", "none", 30.0, ("front", "wrist"), "measured")
+    assert ours.contracts == {3: contract}
     assert not tiny.equal(ours.params, tiny.params())
 
 

@@ -22,25 +22,25 @@ _LANES = "--config.data.lanes=2"
 
 
 def _saved(workdir: Path) -> dict[str, Any]:
-    """Everything in the newest checkpoint that decides how a run goes on."""
+    """Everything in the newest checkpoint that decides how a run continues."""
     steps = [path for path in (workdir / CHECKPOINTS).iterdir() if path.name.isdigit()]
     newest = max(steps, key=lambda path: int(path.name))
-    found: dict[str, Any] = {"position": json.loads((newest / "position/metadata").read_text())}
+    state: dict[str, Any] = {"position": json.loads((newest / "position/metadata").read_text())}
     for item in ("params", "opt_state"):
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             tree: Any = reader.metadata(newest / item).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            found[item] = reader.restore(
+            state[item] = reader.restore(
                 newest / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
-    return found
+    return state
 
 
 def _assert_same(ours: Path, theirs: Path, steps: int) -> None:
     """Bit for bit: losses, parameters, moments and place in the data."""
-    lines, wanted = read_metrics(ours), read_metrics(theirs)
+    lines, expected = read_metrics(ours), read_metrics(theirs)
     for name in ("step", "loss", "grad_norm"):
-        assert [line[name] for line in lines] == [line[name] for line in wanted]
+        assert [line[name] for line in lines] == [line[name] for line in expected]
     assert lines[-1]["step"] == steps
     a, b = _saved(ours), _saved(theirs)
     assert a["position"] == b["position"]
@@ -77,10 +77,10 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     both[1].send_signal(signal.SIGTERM)
     ended = [end(process) for process in both]
     assert [status for status, _ in ended] == [0, 0], ended
-    told = [output.split("stopped at step ")[1].split(";")[0] for _, output in ended]
-    assert told[0] == told[1]
-    assert 2 <= int(told[0]) < 500
-    assert (tmp_path / CHECKPOINTS / told[0] / "params").is_dir()
+    steps = [output.split("stopped at step ")[1].split(";")[0] for _, output in ended]
+    assert steps[0] == steps[1]
+    assert 2 <= int(steps[0]) < 500
+    assert (tmp_path / CHECKPOINTS / steps[0] / "params").is_dir()
 
 
 def test_when_one_process_is_killed_the_other_ends_and_names_it(
@@ -91,9 +91,9 @@ def test_when_one_process_is_killed_the_other_ends_and_names_it(
     both[1].kill()
     status, output = end(both[0])
     # ours, or JAX's own where the heartbeats run out while the run is being wound up
-    told = ("no answer: process 1", "(stopped sending heartbeats):\n1\n")
-    assert (status, told[0] in output) == (1, True) or (
-        (status, told[1] in output) == (-signal.SIGABRT, True)
+    endings = ("no answer: process 1", "(stopped sending heartbeats):\n1\n")
+    assert (status, endings[0] in output) == (1, True) or (
+        (status, endings[1] in output) == (-signal.SIGABRT, True)
     ), output
     assert end(both[1])[0] == -signal.SIGKILL
 

@@ -90,7 +90,7 @@ def test_a_lora_run_resumes_on_its_base_alone_and_leaves_an_adapter(folder: Path
     assert "is of a LoRA run with another adapter or base; config.init_from is" in output
     status, output = _train(folder, "run", "lora", init_from=folder / "run")
     assert status != 0
-    assert "an adapter needs a whole checkpoint" in output
+    assert "an adapter needs a complete checkpoint" in output
 
     status, output = _train(folder, "run", "lora")
     assert status == 0, output
