@@ -1,4 +1,4 @@
-"""A robot that the checkpoint has never seen, in two steps: prompt and projections, then all.
+"""Fine-tunes for a new robot in two steps: prompt and projections, then all weights.
 
 A domain for it comes first, copied from the nearest one that is trained; then the data, which are
 rows of your own (``data/rows/*.py``) with that domain's id::
@@ -12,9 +12,9 @@ rows of your own (``data/rows/*.py``) with that domain's id::
 A robot that is driven by joints needs no domain beforehand: begin with CHECKPOINT, and add
 ``--config.action_mode=auto --config.real_action_dim=N`` for its N joints (``docs/data.md``).
 
-Hardware: 16 v5e chips (4x4), of whose 15.75 GiB each it takes 6.3 with three views; what a slice
-takes says ``python -m scripts.plan``, with this config and mixture. With ``--config.lora.rank=8``
-only an adapter learns, which takes less. Not run here. Time: at least 1.8 to 2.9 hours there by
+Hardware: 16 v5e chips (4x4), of whose 15.75 GiB each it needs 6.3 with three views; for another
+slice run ``python -m scripts.plan`` with this config and mixture. With ``--config.lora.rank=8``
+only an adapter is trained, which needs less. Not run here. Time: at least 1.8 to 2.9 hours there by
 that plan. Result: not known; in the paper's ablation two steps instead of one give 95.8 instead of
 89.6 % (one run each).
 """

@@ -2,7 +2,7 @@
 
 Experiments are small files that change some of them.
 
-Override on the command line: ``--config.optimizer.learning_rate=3e-4``. Unknown names are errors.
+Override on the command line: ``--config.optimizer.learning_rate=3e-4``. Unknown names are refused.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def get_tpu_config(model: dict[str, Any]) -> ConfigDict:
 
 
 def _processor() -> ConfigDict:
-    """Pictures and text, where no checkpoint says it."""
+    """Images and text, for a run from scratch; a checkpoint has its own processor."""
     processor: Any = ConfigDict()
     processor.image_size = 224  # px, side of the square the model sees
     processor.num_views = 3  # view slots
@@ -70,7 +70,7 @@ def _processor() -> ConfigDict:
 
 
 def _data() -> ConfigDict:
-    """What is trained on."""
+    """The data that is trained on."""
     data: Any = ConfigDict()
     data.root = ""  # folder that holds the datasets
     data.mixture = ""  # name in data/rows/mixtures.py
@@ -86,10 +86,10 @@ def _data() -> ConfigDict:
 
 
 def _optimizer() -> ConfigDict:
-    """What learns, how fast, from when."""
+    """The parameters that are trained, their learning rates and schedule."""
     optimizer: Any = ConfigDict()
-    optimizer.mode = "xvla"  # what learns: a name in xvla_jax.training.groups.MODES
-    optimizer.last_layers = 4  # blocks that learn in mode last_layers
+    optimizer.mode = "xvla"  # a name in xvla_jax.training.groups.MODES
+    optimizer.last_layers = 4  # blocks that are trained in mode last_layers
     optimizer.schedule = "xvla_release"  # a name in xvla_jax.training.optimizer.SCHEDULES
     optimizer.iters = 50_000  # steps of the run
     optimizer.learning_rate = 1e-4
@@ -128,13 +128,13 @@ def _distributed() -> ConfigDict:
 
 
 def _lora() -> ConfigDict:
-    """An adapter that learns in the place of the weights: X-VLA's recipe, but for the rank."""
+    """An adapter that is trained instead of the weights: X-VLA's recipe, apart from the rank."""
     lora: Any = ConfigDict()
     lora.rank = 0  # columns of A, in X-VLA 8; 0 = no adapter, and nothing else here has an effect
     lora.alpha = 16.0  # the adapter's scale is alpha / rank
-    lora.dropout = 0.0  # 0 is all that there is
+    lora.dropout = 0.0  # only 0 is implemented
     lora.target_modules = "all-linear"  # or a regular expression over released module names
-    lora.modules_to_save = (  # learn as a whole
+    lora.modules_to_save = (  # trained in full
         "transformer.soft_prompt_hub",
         "transformer.action_encoder",
         "transformer.action_decoder",

@@ -1,4 +1,4 @@
-"""A run of seconds, for tests.
+"""Trains the tiny model for seconds, for tests.
 
 ``python -m scripts.train --config=configs/debug.py --workdir=outputs/debug
 --config.data.root=... --config.from_scratch=True``, or ``--config.init_from=CHECKPOINT``.

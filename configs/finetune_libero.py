@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/finetune_libero.py --workdir=W
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
-Hardware: 16 v5e chips (4x4), of whose 15.75 GiB each it takes 5.6; what a slice takes says
+Hardware: 16 v5e chips (4x4), of whose 15.75 GiB each it needs 5.6; for another slice run
 ``python -m scripts.plan --config=configs/finetune_libero.py --topology=v5e:4x4 --views=2``.
 Not run here. Time: at least 2.0 to 3.6 hours there by that plan. Result: the paper reports 98.1 %
 success over LIBERO's four suites, for the authors' run.

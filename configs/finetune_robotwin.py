@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/finetune_robotwin.py --workdir=W
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
-Hardware: laid out for 16 v5e chips (4x4); what a slice takes says
+Hardware: laid out for 16 v5e chips (4x4); for another slice run
 ``python -m scripts.plan --config=configs/finetune_robotwin.py --topology=v5e:4x4``.
 Not run here. Time: not known. Result: the paper reports 70.0 % success (easy) and 39.0 % (hard)
 over 50 tasks, for the authors' run.

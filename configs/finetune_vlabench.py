@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/finetune_vlabench.py --workdir=W
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
-Hardware: laid out for 16 v5e chips (4x4); what a slice takes says
+Hardware: laid out for 16 v5e chips (4x4); for another slice run
 ``python -m scripts.plan --config=configs/finetune_vlabench.py --topology=v5e:4x4``.
 Not run here. Time: not known. Result: the paper reports a progress score of 51.1 over four tracks,
 for the authors' run.

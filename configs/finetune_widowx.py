@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/finetune_widowx.py --workdir=W
 --config.init_from=CHECKPOINT --config.data.root=FOLDER``
-Hardware: laid out for 16 v5e chips (4x4); what a slice takes says
+Hardware: laid out for 16 v5e chips (4x4); for another slice run
 ``python -m scripts.plan --config=configs/finetune_widowx.py --topology=v5e:4x4``.
 RLDS instead of X-VLA's files: ``--config.data.mixture=bridge``.
 Not run here. Time: not known. Result: the paper reports 95.8 % success over four WidowX tasks, best

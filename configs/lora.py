@@ -5,7 +5,7 @@
 At the end W/peft is a folder that PEFT loads onto the original model. The steps of W hold the
 adapter alone; what reads a checkpoint merges it into CHECKPOINT, which must stay where it is, or
 ``python -m scripts.convert_checkpoint W DST --layout=hf`` does so for good.
-Hardware: 4 v5e chips (2x2), of whose 15.75 GiB each it takes 7.5; what a slice takes says
+Hardware: 4 v5e chips (2x2), of whose 15.75 GiB each it needs 7.5; for another slice run
 ``python -m scripts.plan --config=configs/lora.py --topology=v5e:2x2 --views=2``. Not run here.
 Time: at least 6.9 to 8.1 hours there by that plan.
 Result: the authors' released adapters reach 96.2 / 96.0 / 94.4 / 83.2 % on LIBERO's four suites.

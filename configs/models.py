@@ -82,7 +82,7 @@ TINY = Shape(
     window_size=3,
     dropout=0.1,
 )
-"""Test size: quick to compile, nothing to learn with."""
+"""Test size: quick to compile, too small to train anything with."""
 
 
 def model_dict(shape: Shape, *, action_mode: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the paper's fine-tunes share; a benchmark each is in ``finetune_*.py``."""
+"""The common part of the paper's fine-tunes; each benchmark has its ``finetune_*.py``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
 --config.init_from=CHECKPOINT``
-Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it takes 50.5; what a slice takes says
+Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs 50.5; for another slice run
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
 Not run here. Time: at least 11.7 to 13.1 hours there by that plan; the paper took about 4 days on
 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
@@ -20,7 +20,7 @@ from configs import base, models
 
 
 def get_config() -> ConfigDict:
-    """What the paper states; where it is silent, constant rates as the authors' early code has."""
+    """Values that the paper states; otherwise constant rates, as in the authors' early code."""
     config: Any = base.get_tpu_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
     config.remat = "none"  # v5p has room for all activations of 16 samples
     config.data.mixture = "xvla_pretrain"

@@ -78,7 +78,7 @@ def as_table(findings: Sequence[Finding]) -> Table:
         table.add_column(column, overflow="fold")
     for finding in findings:
         status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
-        table.add_row(finding.name, escape(finding.found), status, escape(finding.advice))
+        table.add_row(finding.name, escape(finding.state), status, escape(finding.advice))
     return table
 
 
@@ -86,7 +86,9 @@ def main(_: list[str]) -> int:
     """Prints the findings and returns the exit status."""
     findings = examine()
     if _JSON.value:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        rows = [asdict(finding) for finding in findings]
+        # "found" is the name of the field in releases up to 0.1
+        print(json.dumps([{"found": row.pop("state"), **row} for row in rows], indent=2))
     else:
         Console().print(as_table(findings))
     return 1 if broken(findings) else 0

@@ -15,7 +15,6 @@ from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
 from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, read_receipt
-from scripts.demo import animation
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
 from scripts.terminal import Command
@@ -96,6 +95,8 @@ def _curves(workdir: pathlib.Path) -> list[Curve]:
 
 def _animate(workdir: pathlib.Path) -> None:
     """Writes the film of a success, where there is one, as a moving image."""
+    from scripts.demo import animation
+
     (task,) = read_receipt(workdir / "evaluation" / RESULTS)["tasks"].values()
     films = [workdir / "evaluation" / film["film"] for film in task["films"] if film["success"]]
     if films and films[0].is_file():

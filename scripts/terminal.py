@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STOPPED: Final = 130  # exit status after Ctrl-C
 
-_HELP: Final = frozenset({"-h", "-help", "--help", "--helpshort", "--helpfull"})
+_HELP: Final = frozenset({"-h", "--help"})
 _COLUMN: Final = 26  # characters of the names of flags in the help
 _WIDTH: Final = 100
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)

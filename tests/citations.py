@@ -247,9 +247,7 @@ def flags_of(module: str) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             targets = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
             for target in targets:
-                around = f"{module}.".startswith(
-                    f"{target}."
-                )  # its own folder
+                around = f"{module}.".startswith(f"{target}.")  # its own folder
                 if target.split(".")[0] == module.split(".")[0] and not around:
                     found |= flags_of(target)
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""What tests tell XLA: programs run for milliseconds here, so nothing may be spent on their speed.
+"""XLA flags of the tests: programs run for milliseconds here, so their speed is worth no compiling.
 
 Without LLVM's optimisations, and with the emitters that XLA had before its present ones for fused
 loops, the train step of the test size compiles in a third of the time. Nothing is imported here,

@@ -1,4 +1,4 @@
-"""Whatever a text tells the reader to open, run or set is there."""
+"""Every path, name, command, flag and field that a text cites exists."""
 
 import importlib
 from collections.abc import Iterator
@@ -119,8 +119,8 @@ def test_cited_names_are_defined() -> None:
 def test_cited_fields_are_in_the_config() -> None:
     config = config_of(None)
     released = {flag for flag in RELEASED_FLAGS if flag not in config}
-    found = complaints(citations.config_fields, lambda f: has_field(config, f), PLACEHOLDERS)
-    assert [line for line in found if line.rpartition(" ")[2] not in released] == []
+    lines = complaints(citations.config_fields, lambda f: has_field(config, f), PLACEHOLDERS)
+    assert [line for line in lines if line.rpartition(" ")[2] not in released] == []
 
 
 def all_commands() -> Iterator[citations.Command]:
@@ -192,14 +192,14 @@ def fail(value):
         (citations.config_fields, lambda f: has_field(config_of(None), f), {"batch"}),
     ],
 )
-def test_a_citation_of_nothing_is_found(find, exists, wrong) -> None:
-    found = [
+def test_a_citation_of_nothing_is_reported(find, exists, wrong) -> None:
+    unresolved = [
         cited
         for text in citations.texts_of_source(SOURCE, "data/x.py")
         for _, cited in find(text)
         if not exists(cited)
     ]
-    assert set(found) == wrong
+    assert set(unresolved) == wrong
 
 
 def test_a_command_is_read_over_line_ends() -> None:

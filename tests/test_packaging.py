@@ -1,4 +1,4 @@
-"""What pip would install: the library and its assets, and no global module named data or eval."""
+"""The contents of the wheel: the library and its assets, and no global module named data or eval."""
 
 import re
 import shutil

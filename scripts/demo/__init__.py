@@ -1,1 +1,1 @@
-"""."""
+"""The stages of the quickstart, for `scripts.quickstart` and `scripts.report`."""

@@ -1,4 +1,4 @@
-"""The quickstart as a table of commands, and how one of them is run once and for all."""
+"""The stages of the quickstart: a table of commands, each run once and skipped from then on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT = "report.html"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A named command, what it leaves behind, and environment variables that it is given."""
+    """A named command, the product that it writes, and the environment variables that it gets."""
 
     name: str
     arguments: tuple[str, ...]  # after `python -m`
@@ -104,7 +104,7 @@ _STAGES = (
             "--policy=expert=expert:",
             "--film=trained",
             "--restart",
-            # Trained on demonstrations of the same simulator, whatever it looks like.
+            # The demonstrations come from the same simulator, so its rendering need not be golden.
             "--accept_renderer",
             "--workers={workers}",
             "--seed={seed}",
@@ -118,7 +118,7 @@ _STAGES = (
 def stages(
     workdir: str, *, demonstrations: int, iters: int, workers: int, seed: int
 ) -> list[Stage]:
-    """The quickstart's commands, in order."""
+    """Returns the commands of the quickstart, in order."""
     settings = {
         "workdir": workdir,
         "demonstrations": demonstrations,
@@ -133,7 +133,7 @@ def stages(
 
 
 def is_complete(stage: Stage, workdir: pathlib.Path) -> bool:
-    """Whether the stage has ended well before, with the same command, and its product is there."""
+    """Returns True where the same command succeeded before and its product exists."""
     done = read_ledger(workdir).get(stage.name)
     return bool(
         done and done["arguments"] == list(stage.arguments) and (workdir / stage.product).exists()
@@ -141,7 +141,7 @@ def is_complete(stage: Stage, workdir: pathlib.Path) -> bool:
 
 
 def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
-    """Runs a stage; returns its exit status, and notes command and time when it is 0."""
+    """Runs a stage and returns its exit status; records command and time when it is 0."""
     console.rule(f"[bold]{stage.name}")
     console.print(f"python -m {shlex.join(stage.arguments)}", style="dim", markup=False)
     began = time.monotonic()
@@ -151,7 +151,7 @@ def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
     try:
         status = process.wait()
     except KeyboardInterrupt:
-        status = process.wait()  # it has had the signal too, and saves what it has
+        status = process.wait()  # the signal reached it too; it saves its state
         return status or 130
     if status == 0:
         entry = {"arguments": list(stage.arguments), "seconds": time.monotonic() - began}
@@ -160,6 +160,6 @@ def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
 
 
 def read_ledger(workdir: pathlib.Path) -> dict[str, Any]:
-    """Completed stages: name -> command and seconds."""
+    """Returns the completed stages: name -> command and seconds."""
     path = workdir / STAGES_FILE
     return json.loads(path.read_text()) if path.is_file() else {}

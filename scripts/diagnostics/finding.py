@@ -12,18 +12,18 @@ class Finding:
     """One row of the doctor's table.
 
     Attributes:
-        name: what was looked at.
-        found: what there is, for people.
+        name: the subject of the check.
+        state: version, amount or message, for people.
         status: "broken" where the quickstart cannot run.
-        advice: what to do; empty when all is well.
+        advice: a remedy; empty when the status is ok.
     """
 
     name: str
-    found: str
+    state: str
     status: Status = "ok"
     advice: str = ""
 
 
 def broken(findings: Iterable[Finding]) -> list[Finding]:
-    """The rows that keep the quickstart from running."""
+    """Returns the rows that keep the quickstart from running."""
     return [finding for finding in findings if finding.status == "broken"]

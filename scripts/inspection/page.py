@@ -1,4 +1,4 @@
-"""The data doctor's page: the verdict, what was found and what to do, then each source."""
+"""The data doctor's page: verdict, findings with their remedies, then each source."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Inspection:
 
 
 def render(inspection: Inspection) -> str:
-    """The page as HTML, with nothing to load from anywhere else."""
+    """Returns the page as HTML that loads nothing from elsewhere."""
     sections = [
         ("Findings", _findings(inspection.findings)),
         ("Sources", _sources(inspection)),
@@ -45,7 +45,7 @@ def render(inspection: Inspection) -> str:
 
 
 def as_number(value: float) -> str:
-    """Three figures, without an exponent where it is no need."""
+    """Formats with three figures, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -76,16 +76,16 @@ def _by_source(inspection: Inspection) -> list[tuple[str, list[Finding]]]:
 
 
 def _coverage(named: tuple[str, list[Finding]]) -> str:
-    """How many checks applied to a source, and which could not, with the reason of each."""
+    """Returns the number of checks that applied to a source; the others with their reasons."""
     name, findings = named
-    told = f"<b>{html.escape(name)}</b>: {applied(findings)}"
+    summary = f"<b>{html.escape(name)}</b>: {applied(findings)}"
     rows = "".join(
         f"<li><b>{html.escape(', '.join(names))}</b>: {html.escape(why)}</li>"
         for why, names in unjudged(findings).items()
     )
     if not rows:
-        return f"<p>{told}.</p>"
-    return f'<details class="coverage"><summary>{told}</summary><ul>{rows}</ul></details>'
+        return f"<p>{summary}.</p>"
+    return f'<details class="coverage"><summary>{summary}</summary><ul>{rows}</ul></details>'
 
 
 def _findings(findings: Sequence[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""What the data doctor's page says of one source: numbers, ranges, plots, contact sheets."""
+"""The section of one source on the data doctor's page: numbers, ranges, plots, contact sheets."""
 
 from __future__ import annotations
 
@@ -18,96 +18,24 @@ from data.inspection.grippers import GRIPPER, HALF
 from data.inspection.reports import SIDES, Camera, Range, Sheet, SourceReport, ranges
 from eval.pages.html import Points, bar_chart, data_uri, line_chart, plain_table
 
-GAP = 4  # px between pictures
-FINE = 3  # the path is drawn so many times as large, then made smaller, to be smooth
-LINE = 3  # px
-EDGE = 1  # px, dark, so that the path shows on bright pictures too
-DOT = 6  # px, radius
-# beginning -> end of the path, for each arm
-COLOURS = (((64, 160, 255), (255, 120, 40)), ((70, 220, 150), (220, 80, 220)))
-LEAVES = 1.5  # parts of the picture: points further out than the picture are not drawn
-
-
-def usable(cameras: Sequence[Camera]) -> tuple[Camera, ...]:
-    """The cameras that explain enough of what they have not seen."""
-    return tuple(camera for camera in cameras if camera.r2 >= ENOUGH_R2)
-
-
-def contact_sheet(sheet: Sheet, cameras: Sequence[Camera]) -> bytes:
-    """A JPEG file: a row for each view, a column for each picture; paths on the main view."""
-    count, size = sheet.images[0].shape[:2]
-    rows = len(sheet.images)
-    width, height = count * (size + GAP) - GAP, rows * (size + GAP) - GAP
-    whole = Image.new("RGB", (width, height), (128, 128, 128))
-    for row, pictures in enumerate(sheet.images):
-        for column, pixels in enumerate(pictures):
-            picture = Image.fromarray(pixels)
-            if row == 0:
-                picture = _with_paths(picture, sheet, int(sheet.frames[column]), cameras)
-            whole.paste(picture, (column * (size + GAP), row * (size + GAP)))
-    buffer = io.BytesIO()
-    whole.save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
-
-
-def _with_paths(
-    picture: Image.Image, sheet: Sheet, frame: int, cameras: Sequence[Camera]
-) -> Image.Image:
-    """The picture with the whole path of each hand, and where the hand is: full when closed."""
-    if not cameras:
-        return picture
-    size = picture.width * FINE
-    ink = Image.new("RGBA", (size, size))
-    draw = ImageDraw.Draw(ink)
-    for camera in cameras:
-        hand = sheet.hands[camera.arm]
-        places = camera.project(hand[:, :3])
-        _draw_path(draw, places, size, camera.arm)
-        if _inside(places[frame]):
-            closed = bool(hand[frame, GRIPPER] > HALF)
-            _draw_dot(draw, places[frame] * size, _blend(camera.arm, frame, len(hand)), closed)
-    ink = ink.resize(picture.size, Image.Resampling.LANCZOS)
-    return Image.alpha_composite(picture.convert("RGBA"), ink).convert("RGB")
-
-
-def _draw_path(draw: ImageDraw.ImageDraw, places: NDArray[np.float64], size: int, arm: int) -> None:
-    pieces = [
-        (_blend(arm, i, len(places)), [tuple(places[i] * size), tuple(places[i + 1] * size)])
-        for i in range(len(places) - 1)
-        if _inside(places[i]) and _inside(places[i + 1])
-    ]
-    for _, ends in pieces:
-        draw.line(ends, fill=(0, 0, 0, 150), width=(LINE + 2 * EDGE) * FINE)
-    for colour, ends in pieces:
-        draw.line(ends, fill=colour, width=LINE * FINE)
-
-
-def _draw_dot(
-    draw: ImageDraw.ImageDraw, centre: NDArray[np.float64], colour: tuple[int, ...], closed: bool
-) -> None:
-    radius = DOT * FINE
-    box = (*(centre - radius), *(centre + radius))
-    draw.ellipse(box, outline=(255, 255, 255), width=2 * FINE, fill=colour if closed else None)
-
-
-def _blend(arm: int, step: int, count: int) -> tuple[int, ...]:
-    first, last = (np.array(colour) for colour in COLOURS[arm])
-    share = step / max(count - 1, 1)
-    return tuple(int(value) for value in (1 - share) * first + share * last)
-
-
-def _inside(place: NDArray[np.float64]) -> bool:
-    return bool(np.abs(place - 0.5).max() < LEAVES)
-
-
 TOP_INSTRUCTIONS = 12
 BINS = 24
 CHART_POINTS = 400  # of a line; more cannot be seen
 JOINTS_IN_CHART = 6  # the page has so many colours
 
+# The contact sheet of an episode
+GAP = 4  # px between images
+FINE = 3  # the path is drawn larger by this factor, then reduced, to be smooth
+LINE = 3  # px
+EDGE = 1  # px, dark, so that the path shows on bright images too
+DOT = 6  # px, radius
+# beginning -> end of the path, for each arm
+COLOURS = (((64, 160, 255), (255, 120, 40)), ((70, 220, 150), (220, 80, 220)))
+LEAVES = 1.5  # image widths from the centre beyond which the path is not drawn
+
 
 def source_section(source: SourceReport) -> str:
-    """HTML of everything below the findings."""
+    """Returns the HTML of a source, below the findings."""
     parts = [
         ("", _tiles(source)),
         ("Row and storage", _facts(source)),
@@ -124,7 +52,7 @@ def source_section(source: SourceReport) -> str:
 
 
 def totals(source: SourceReport) -> list[tuple[str, str]]:
-    """(what, how much) of the headline numbers."""
+    """Returns (name, number) of the headline numbers."""
     dropped = source.num_candidates - source.num_samples
     hours = source.num_frames / source.spec.rate_hz / 3600
     return [
@@ -166,20 +94,21 @@ def _facts(source: SourceReport) -> str:
     for number, name in enumerate(spec.views):
         views = [views[number] for views in seen]
         sizes = Counter(size for view in views for size in view.sizes)
-        told = ", ".join(f"{w} x {h}" for (h, w), _ in sizes.most_common(4)) or "not decoded"
+        text = ", ".join(f"{w} x {h}" for (h, w), _ in sizes.most_common(4)) or "not decoded"
         encoded = [v.encoded_bytes for v in views if not math.isnan(v.encoded_bytes)]
         if encoded:
-            told += f" px, {np.mean(encoded) / 1024:.1f} KiB encoded"
+            text += f" px, {np.mean(encoded) / 1024:.1f} KiB encoded"
         elif views:
-            told += " px, pixels or video"
-        rows.append([f"view {name}", told])
+            text += " px, pixels or video"
+        rows.append([f"view {name}", text])
     return plain_table(rows)
 
 
 def _starts(source: SourceReport) -> str:
     spec = source.spec
-    told = f"from {spec.first_index}, every {spec.index_step}, but not the last {spec.index_margin}"
-    return f"{told}; still below {spec.static_epsilon:g}"
+    frames = f"from {spec.first_index}, every {spec.index_step}"
+    frames += f", but not the last {spec.index_margin}"
+    return f"{frames}; still below {spec.static_epsilon:g}"
 
 
 def _sheets(source: SourceReport) -> str:
@@ -198,22 +127,22 @@ def _sheets(source: SourceReport) -> str:
 
 def _camera_note(source: SourceReport) -> str:
     order = ", ".join(source.spec.views)
-    told = f"Rows are views ({order}), brought to a square as the model gets them. "
+    layout = f"Rows are views ({order}), brought to a square as the model gets them. "
     if not usable(source.cameras):
         best = max((camera.r2 for camera in source.cameras), default=None)
         why = (
-            "too few pictures in which one moving hand changes a part of the main view"
+            "too few images in which one moving hand changes a part of the main view"
             if best is None
             else f"the best explains R² = {best:.2f} of the change in episodes left out of the fit"
         )
-        return f"{told}No camera could be fitted to the main view, so no path is drawn: {why}."
+        return f"{layout}No camera could be fitted to the main view, so no path is drawn: {why}."
     fits = "; ".join(
         f"{side}R² = {camera.r2:.2f} on episodes left out of the fit, {camera.pairs} pairs"
         for camera in usable(source.cameras)
         for side in SIDES[len(source.spec.arms)][camera.arm : camera.arm + 1]
     )
     return (
-        f"{told}The path of the hand, blue to orange (second arm: green to magenta), is drawn "
+        f"{layout}The path of the hand, blue to orange (second arm: green to magenta), is drawn "
         f"with an affine camera that is fitted, not calibrated: {fits}. The circle is the hand "
         "now, full when closed."
     )
@@ -252,7 +181,7 @@ def _curves(sheet: Sheet) -> str:
 
 
 def _lines(series: dict[str, np.ndarray], rate_hz: float) -> dict[str, Points]:
-    """Points (s, value), thinned where there are more than can be seen."""
+    """Returns points (s, value), thinned to as many as can be seen."""
     lines: dict[str, Points] = {}
     for name, values in series.items():
         step = max(1, math.ceil(len(values) / CHART_POINTS))
@@ -266,30 +195,30 @@ def _ranges(source: SourceReport) -> str:
         source.spec, [episode.targets for episode in source.episodes if episode.targets is not None]
     )
     delta = source.spec.delta_idx
-    told = (
+    note = (
         f"Targets are relative to the proprio in channels {', '.join(map(str, delta))}. "
         if delta
         else "Targets are absolute. "
     )
-    told += (
+    note += (
         "The bar runs from the least to the largest value; filled is 1 % to 99 %, the line is the "
         "median. A thin fill in a long bar shows outliers. Quantiles rest on some rows of each "
         "episode."
     )
     tables = [
-        f"<div><h3>{title}</h3>{_range_table(found)}</div>"
-        for title, found in (("Recorded poses", poses), ("Training targets", targets))
+        f"<div><h3>{title}</h3>{_range_table(channels)}</div>"
+        for title, channels in (("Recorded poses", poses), ("Training targets", targets))
     ]
     return (
-        f'<p class="quiet">{html.escape(told)}</p><div class="grid-of-two">{"".join(tables)}</div>'
+        f'<p class="quiet">{html.escape(note)}</p><div class="grid-of-two">{"".join(tables)}</div>'
     )
 
 
-def _range_table(found: Sequence[Range]) -> str:
-    if not found:
-        return '<p class="quiet">nothing: there are no samples</p>'
+def _range_table(channels: Sequence[Range]) -> str:
+    if not channels:
+        return '<p class="quiet">no samples</p>'
     rows = []
-    for channel in found:
+    for channel in channels:
         span = (channel.high - channel.low) or 1.0
         left, middle, right = (
             100 * (value - channel.low) / span
@@ -331,9 +260,9 @@ def _histograms(source: SourceReport) -> str:
 def _histogram(values: np.ndarray, label: str) -> str:
     if not np.ptp(values):
         return f'<p class="quiet">{values[0]:g} {label} in each of {len(values)}</p>'
-    whole = label != "mm" and np.ptp(values) < BINS
+    counted = label != "mm" and np.ptp(values) < BINS
     low, high = float(values.min()), float(values.max())
-    edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high or 1.0, BINS + 1)
+    edges = np.arange(low - 0.5, high + 1) if counted else np.linspace(low, high or 1.0, BINS + 1)
     counts, edges = np.histogram(values, edges)
     return bar_chart(edges.tolist(), counts.tolist(), x_label=label)
 
@@ -341,20 +270,92 @@ def _histogram(values: np.ndarray, label: str) -> str:
 def _instructions(source: SourceReport) -> str:
     if not source.episodes:
         return ""
-    found = [text for episode in source.episodes for text in episode.texts if text.text]
-    counts = Counter(text.text for text in found)
+    texts = [text for episode in source.episodes for text in episode.texts if text.text]
+    counts = Counter(text.text for text in texts)
     frames: Counter[str] = Counter()
-    for text in found:
+    for text in texts:
         frames[text.text] += text.frames
-    paraphrases = {text.text: text.num_paraphrases for text in found}
+    paraphrases = {text.text: text.num_paraphrases for text in texts}
     words = [len(text.split()) for text in counts]
     rows = [
         [text, *map(str, (count, frames[text], paraphrases[text], len(text.split())))]
         for text, count in counts.most_common(TOP_INSTRUCTIONS)
     ]
-    told = (
+    summary = (
         f"{len(counts)} different ones, {min(words)} to {max(words)} words long. "
         f"The {len(rows)} most frequent:"
     )
     table = plain_table(rows, ("instruction", "episodes", "frames", "paraphrases", "words"))
-    return f'<p class="quiet">{told}</p>{table}'
+    return f'<p class="quiet">{summary}</p>{table}'
+
+
+def usable(cameras: Sequence[Camera]) -> tuple[Camera, ...]:
+    """Returns the cameras that explain enough of the episodes left out of their fit."""
+    return tuple(camera for camera in cameras if camera.r2 >= ENOUGH_R2)
+
+
+def contact_sheet(sheet: Sheet, cameras: Sequence[Camera]) -> bytes:
+    """Returns a JPEG: a row for each view, a column for each image; paths on the main view."""
+    count, size = sheet.images[0].shape[:2]
+    rows = len(sheet.images)
+    width, height = count * (size + GAP) - GAP, rows * (size + GAP) - GAP
+    page = Image.new("RGB", (width, height), (128, 128, 128))
+    for row, frames in enumerate(sheet.images):
+        for column, pixels in enumerate(frames):
+            image = Image.fromarray(pixels)
+            if row == 0:
+                image = _with_paths(image, sheet, int(sheet.frames[column]), cameras)
+            page.paste(image, (column * (size + GAP), row * (size + GAP)))
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _with_paths(
+    image: Image.Image, sheet: Sheet, frame: int, cameras: Sequence[Camera]
+) -> Image.Image:
+    """Draws the path of each hand on an image, and a dot at the hand, filled when it is closed."""
+    if not cameras:
+        return image
+    size = image.width * FINE
+    ink = Image.new("RGBA", (size, size))
+    draw = ImageDraw.Draw(ink)
+    for camera in cameras:
+        hand = sheet.hands[camera.arm]
+        places = camera.project(hand[:, :3])
+        _draw_path(draw, places, size, camera.arm)
+        if _inside(places[frame]):
+            closed = bool(hand[frame, GRIPPER] > HALF)
+            _draw_dot(draw, places[frame] * size, _blend(camera.arm, frame, len(hand)), closed)
+    ink = ink.resize(image.size, Image.Resampling.LANCZOS)
+    return Image.alpha_composite(image.convert("RGBA"), ink).convert("RGB")
+
+
+def _draw_path(draw: ImageDraw.ImageDraw, places: NDArray[np.float64], size: int, arm: int) -> None:
+    pieces = [
+        (_blend(arm, i, len(places)), [tuple(places[i] * size), tuple(places[i + 1] * size)])
+        for i in range(len(places) - 1)
+        if _inside(places[i]) and _inside(places[i + 1])
+    ]
+    for _, ends in pieces:
+        draw.line(ends, fill=(0, 0, 0, 150), width=(LINE + 2 * EDGE) * FINE)
+    for colour, ends in pieces:
+        draw.line(ends, fill=colour, width=LINE * FINE)
+
+
+def _draw_dot(
+    draw: ImageDraw.ImageDraw, centre: NDArray[np.float64], colour: tuple[int, ...], closed: bool
+) -> None:
+    radius = DOT * FINE
+    box = (*(centre - radius), *(centre + radius))
+    draw.ellipse(box, outline=(255, 255, 255), width=2 * FINE, fill=colour if closed else None)
+
+
+def _blend(arm: int, step: int, count: int) -> tuple[int, ...]:
+    first, last = (np.array(colour) for colour in COLOURS[arm])
+    share = step / max(count - 1, 1)
+    return tuple(int(value) for value in (1 - share) * first + share * last)
+
+
+def _inside(place: NDArray[np.float64]) -> bool:
+    return bool(np.abs(place - 0.5).max() < LEAVES)

@@ -39,11 +39,8 @@ def train(
 ) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
 
-    Args:
-        config: as configs/base.py has it.
-        workdir: held by this process, or by the first of several.
-        processes: all processes of the run.
-        fields_set: fields of the config that the command line sets, as ``model.depth``.
+    The first process holds the workdir; ``fields_set`` are the fields of the config that the
+    command line sets, as ``model.depth``.
     """
     began = time.monotonic()
     run = TrainingRun.open(config, fields_set)
@@ -89,8 +86,7 @@ def train(
     if step < iters:
         print(f"stopped at step {step}; the same command resumes from there")
         return STOPPED if stop.number == signal.SIGINT else 0
-    beyond = f", {iters} of which were asked for" if step > iters else ""
-    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
+    _report_end(run, checkpointer, step)
     if run.recipe.lora and processes.main:
         export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
         print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
@@ -105,6 +101,12 @@ def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:
         keep_every=config.keep_every,
         timeout_s=config.distributed.timeout_s,
     )
+
+
+def _report_end(run: TrainingRun, checkpointer: Checkpointer, step: int) -> None:
+    iters = run.recipe.config.iters
+    beyond = f", {iters} of which were asked for" if step > iters else ""
+    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
 
 
 def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:

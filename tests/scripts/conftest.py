@@ -1,4 +1,4 @@
-"""What the tests of whole runs share."""
+"""Fixtures of the tests that run commands: demonstrations, and a cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs find what others have compiled, those of the other pytest processes too."""
+    """A folder of compiled programs, shared by all runs and all pytest processes."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
     folder.mkdir(exist_ok=True)

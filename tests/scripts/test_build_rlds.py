@@ -46,11 +46,11 @@ class Reader:
             time.sleep(1.0)
         rng = np.random.default_rng(part)
         state = np.cumsum(rng.normal(0, 0.05, (12, 7)), axis=0)
-        pictures = np.empty(12, object)
-        pictures[:] = list(rng.integers(0, 256, (12, 16, 16, 3), np.uint8))
+        images = np.empty(12, object)
+        images[:] = list(rng.integers(0, 256, (12, 16, 16, 3), np.uint8))
         yield standard_trajectory(
             {"proprio": state}, self.spec, f"{self.root}/{part}", instruction="push",
-            images=(pictures,),
+            images=(images,),
         )
 """
 
@@ -141,9 +141,9 @@ def test_a_killed_run_goes_on_and_the_number_of_workers_changes_no_byte(
     assert isinstance(row, DatasetSpec)
     assert built(row, root, out, shard_mb=shard_mb).new
     assert [path.name for path in out.iterdir()] == ["mine"]
-    whole = built(row, root, tmp_path / "whole", shard_mb=shard_mb)
+    complete = built(row, root, tmp_path / "whole", shard_mb=shard_mb)
     folder = out / "mine" / "1.0.0"
-    assert _contents(folder) == _contents(whole.folder)
+    assert _contents(folder) == _contents(complete.folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     for record in map(json.loads, finished.values()):
         assert manifest["files"][record["file"]] == record["sha256"]
@@ -173,7 +173,10 @@ def test_mixtures_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_pa
         (recorded, out, licence),
         (recorded, out, licence),
         ("--recorded=", "--data=Calvin", f"--root={tmp_path}", out, licence),
-        (f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5", out, licence, "--workers=1"),
+        (
+            f"--data={_MODULE}:ROW:0.5,{_MODULE}:SECOND:0.5",
+            *(f"--root={tmp_path}", out, licence, "--workers=1"),
+        ),
     ]
     process = _start_python("-c", _LINES, json.dumps(lines), path=tmp_path)
     said = _said(process)
@@ -196,8 +199,8 @@ def test_mixtures_recorded_rollouts_and_what_is_wrong_on_the_command_line(tmp_pa
         "STATUS 0",
     )
     for text in expected:
-        before, found, said = said.partition(text)
-        assert found, f"{text!r} does not come; there is {before!r}"
+        before, match, said = said.partition(text)
+        assert match, f"{text!r} does not come; there is {before!r}"
     for name, given in (("libero_demos", "--recorded="), ("mine", "--data="), ("second", "--da")):
         manifest = json.loads((tmp_path / f"rlds/{name}/1.0.0/manifest.json").read_text())
         assert manifest["licence"] == "CC0-1.0"

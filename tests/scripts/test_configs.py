@@ -24,8 +24,8 @@ EXPERIMENTS = sorted({path.stem for path in _FOLDER.glob("*.py")} - _SHARED)
 
 def test_the_experiments_are_there() -> None:
     finetunes = {"libero", "widowx", "google", "calvin", "robotwin", "vlabench", "softfold"}
-    wanted = {"pretrain", "debug", "quickstart", "xvla_released"}
-    assert {f"finetune_{name}" for name in finetunes} | wanted <= set(EXPERIMENTS)
+    others = {"pretrain", "debug", "quickstart", "xvla_released"}
+    assert {f"finetune_{name}" for name in finetunes} | others <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

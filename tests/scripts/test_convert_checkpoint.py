@@ -58,14 +58,14 @@ def test_to_lerobot_and_back_with_processor_and_contract(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every tensor of the source was used once" in done.stdout
     assert "rounded" not in done.stdout
-    found = json.loads(report.read_text())
-    assert (found["source"]["layout"], found["source"]["tensors"]) == ("hf", 255)
-    assert (found["target"]["layout"], found["target"]["tensors"]) == ("lerobot-native", 254)
-    assert found["dtype"] == "float32"
-    assert found["parameters"] == 180_888
-    assert found["parameters_equal"] is True
-    assert found["largest_action_difference"] == 0.0
-    assert found["largest_action"] > 0.1
+    numbers = json.loads(report.read_text())
+    assert (numbers["source"]["layout"], numbers["source"]["tensors"]) == ("hf", 255)
+    assert (numbers["target"]["layout"], numbers["target"]["tensors"]) == ("lerobot-native", 254)
+    assert numbers["dtype"] == "float32"
+    assert numbers["parameters"] == 180_888
+    assert numbers["parameters_equal"] is True
+    assert numbers["largest_action_difference"] == 0.0
+    assert numbers["largest_action"] > 0.1
     _, params = xvla_jax.load_pretrained(second)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(case.params))))
     names = {path.name for path in second.iterdir()}

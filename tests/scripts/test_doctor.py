@@ -47,7 +47,7 @@ def test_known_bad_pairs(
     assert len(findings) == bad
     for finding in findings:
         assert finding.status == "broken"
-        assert version in finding.found
+        assert version in finding.state
         assert "pip install" in finding.advice
 
 
@@ -72,8 +72,8 @@ def test_missing_untested_and_optional_packages() -> None:
 
 
 def test_dlimp_is_named_when_present() -> None:
-    assert packages.dlimp_finding({"dlimp": "0.0.1"}).found == "dlimp 0.0.1"
-    assert "built in" in packages.dlimp_finding({}).found
+    assert packages.dlimp_finding({"dlimp": "0.0.1"}).state == "dlimp 0.0.1"
+    assert "built in" in packages.dlimp_finding({}).state
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_gl_advice_depends_on_what_works() -> None:
 
 def test_failed_probes_are_broken_with_advice() -> None:
     for finding in (machine.device_finding(BAD), machine.libero_finding(BAD)):
-        assert (finding.status, finding.found) == ("broken", BAD.output)
+        assert (finding.status, finding.state) == ("broken", BAD.output)
         assert finding.advice
     assert machine.device_finding(GOOD).status == machine.libero_finding(GOOD).status == "ok"
 

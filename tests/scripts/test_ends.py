@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_a_disk_is_found_behind_a_librarys_error(error: Exception, tmp_path: Path) -> None:
+def test_a_disk_is_seen_behind_a_librarys_error(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as caught, disk_errors(tmp_path):
         raise error
     assert caught.value.errno == errno.ENOSPC

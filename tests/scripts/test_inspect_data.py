@@ -49,7 +49,7 @@ def inspected(data, root, folder, *more):
 
 
 def text_of(page):
-    """What the page says; fails where it is not well formed or loads something."""
+    """Text and images of the page; fails where it is not well formed or loads something."""
     tags = Tags()
     tags.feed(page)
     assert tags.open == []

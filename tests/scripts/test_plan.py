@@ -1,4 +1,4 @@
-"""The planner's command: configs read as runs, plans shown as tables, the whole on a tiny model."""
+"""The planner's command: configs read as runs, plans shown as tables, a tiny model planned."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def test_a_new_robot_gets_the_nearest_domain_and_its_own_contract(
     said = _run("add", checkpoint, tmp_path / "out", *new, *cameras)
     assert "copied from domain 1: nearest of 1 contracts: same action space" in said
     loaded = pretrained.load_checkpoint(tmp_path / "out")
-    wanted = Contract(3, "ee6d", "interleaved", 30.0, ("front", "wrist"), "measured")
-    assert loaded.contracts == {1: _CONTRACT, 3: wanted}
+    contract = Contract(3, "ee6d", "interleaved", 30.0, ("front", "wrist"), "measured")
+    assert loaded.contracts == {1: _CONTRACT, 3: contract}
     rows = [domains.read_rows(loaded, i) for i in (1, 3)]
     assert tiny.equal(*rows)
     assert "my arm" in _run("list", tmp_path / "out")

@@ -41,13 +41,13 @@ def _log(workdir: Path, first: int, last: int, session: float) -> None:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    """Killed at 70, gone on from 50."""
+    """A run that was killed at 70 and resumed from 50."""
     _log(tmp_path / "run", 0, 70, 1.0)
     _log(tmp_path / "run", 50, 100, 2.0)
     return tmp_path / "run"
 
 
-def test_rows_are_those_of_the_whole_run(workdir: Path) -> None:
+def test_rows_cover_all_processes_of_a_run(workdir: Path) -> None:
     rows = summary(workdir)
     assert rows == {
         "steps": "100",
@@ -79,6 +79,6 @@ def test_runs_stand_side_by_side_and_are_drawn(workdir: Path) -> None:
         assert len(picture.convert("RGB").getcolors(2**20) or ()) > 50, "something is drawn"
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl is not there or empty"):
         summary(tmp_path)
