@@ -50,7 +50,7 @@ class Case:
         return self.inputs["input_ids"].astype(np.int32)
 
     def batch(self) -> dict[str, jax.Array]:
-        """What `flow.loss_terms` takes."""
+        """Returns the batch for `flow.loss_terms`."""
         return {
             "pixels": jnp.asarray(self.pixels),
             "view_mask": jnp.asarray(self.inputs["image_mask"]),
@@ -140,18 +140,18 @@ def load(name: str) -> Case:
 
 
 def assert_close(
-    what: str, found: Any, wanted: Any, *, of_largest: float = 0.0, rtol: float = 0.0
+    what: str, actual: Any, expected: Any, *, of_largest: float = 0.0, rtol: float = 0.0
 ) -> None:
     """Compares within ``of_largest * max|wanted|`` or ``rtol * |wanted|``.
 
     The worst ratio is kept for the report.
     """
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    assert found.shape == wanted.shape, f"{what}: shape {found.shape}, golden {wanted.shape}"
-    if not wanted.size:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, golden {expected.shape}"
+    if not expected.size:
         return
-    allowed = of_largest * np.abs(wanted).max() if of_largest else rtol * np.abs(wanted)
-    error = np.abs(found - wanted)
+    allowed = of_largest * np.abs(expected).max() if of_largest else rtol * np.abs(expected)
+    error = np.abs(actual - expected)
     ratio = float(np.max(np.divide(error, allowed, out=np.zeros_like(error), where=error > 0)))
     worst[what] = max(worst.get(what, 0.0), ratio)
     assert ratio <= 1.0, f"{what}: worst error is {ratio:.3g} times the tolerance"

@@ -9,7 +9,7 @@ _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 
 
 def pillow_jittered(images: np.ndarray, factors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Pictures uint8[..., H, W, 3] with factors and order [..., 3], one picture at a time."""
+    """Returns images uint8[..., H, W, 3] jittered one by one, by factors and order [..., 3]."""
     out = np.empty_like(images)
     for place in np.ndindex(images.shape[:-3]):
         picture = Image.fromarray(images[place])

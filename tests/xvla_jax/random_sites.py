@@ -1,4 +1,4 @@
-"""What a program draws at random, told by tracing it, and models with rates of one's choice."""
+"""Finds the random draws of a program by tracing it; models with chosen rates."""
 
 from __future__ import annotations
 

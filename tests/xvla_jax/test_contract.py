@@ -41,18 +41,18 @@ def test_equal_contracts_pass() -> None:
     ],
 )
 def test_a_difference_is_named_with_both_values(field: str, value: Any) -> None:
-    wanted = dataclasses.replace(_LIBERO, **{field: value})
+    expected = dataclasses.replace(_LIBERO, **{field: value})
     with pytest.raises(ContractError) as caught:
-        check_contract({3: _LIBERO}, wanted, who="libero_spatial")
+        check_contract({3: _LIBERO}, expected, who="libero_spatial")
     text = str(caught.value)
     assert f"{field}: checkpoint {getattr(_LIBERO, field)!r}, libero_spatial {value!r}" in text
     assert text.count("checkpoint") == 1, "no other field differs"
 
 
 def test_all_differences_are_in_one_error() -> None:
-    wanted = dataclasses.replace(_LIBERO, anchor_hz=10.0, proprio="zero")
+    expected = dataclasses.replace(_LIBERO, anchor_hz=10.0, proprio="zero")
     with pytest.raises(ContractError, match=r"anchor_hz: .*; proprio: "):
-        check_contract({3: _LIBERO}, wanted, who="x")
+        check_contract({3: _LIBERO}, expected, who="x")
 
 
 def test_a_domain_without_training_is_refused() -> None:
@@ -101,10 +101,10 @@ def test_channels_of_poses_follow_from_the_action_space_and_those_of_joints_are_
 )  # fmt: skip
 def test_channels_that_differ_are_named(theirs: Any, message: str) -> None:
     ours = (Channel("pan", "deg"), Channel("grip", low="open", high="closed"))
-    found = {3: dataclasses.replace(_JOINTS, channels=ours)}
-    check_contract(found, _JOINTS, who="robot")
+    actual = {3: dataclasses.replace(_JOINTS, channels=ours)}
+    check_contract(actual, _JOINTS, who="robot")
     with pytest.raises(ContractError, match=message):
-        check_contract(found, dataclasses.replace(_JOINTS, channels=theirs), who="robot")
+        check_contract(actual, dataclasses.replace(_JOINTS, channels=theirs), who="robot")
 
 
 @pytest.mark.parametrize(

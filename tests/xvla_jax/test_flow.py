@@ -1,4 +1,4 @@
-"""Times and sampler, with networks that do as they are told."""
+"""Times and sampler, with networks whose answers are given."""
 
 from __future__ import annotations
 
@@ -83,26 +83,28 @@ def test_interpolation_ends() -> None:
 
 def test_one_step_of_an_identity_gives_the_noise() -> None:
     """The network sees pure noise with the grippers hidden: logit 0, probability 0.5."""
-    wanted = _NOISE.copy()
-    wanted[..., [9, 19]] = 0.5
-    np.testing.assert_array_equal(_sample(lambda x, t: x, 1), wanted)
+    expected = _NOISE.copy()
+    expected[..., [9, 19]] = 0.5
+    np.testing.assert_array_equal(_sample(lambda x, t: x, 1), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_a_constant_network_gives_its_constant(steps: int) -> None:
-    wanted = np.full_like(_NOISE, 0.7)
-    wanted[..., [9, 19]] = 1 / (1 + np.exp(-0.7))
+    expected = np.full_like(_NOISE, 0.7)
+    expected[..., [9, 19]] = 1 / (1 + np.exp(-0.7))
     np.testing.assert_allclose(
-        _sample(lambda x, t: jnp.full_like(x, 0.7), steps), wanted, rtol=1e-6
+        _sample(lambda x, t: jnp.full_like(x, 0.7), steps), expected, rtol=1e-6
     )
 
 
 def test_times_fall_and_one_noise_serves_all_steps() -> None:
     """Two steps of x + t: noise + 1 at t = 1, then (noise + noise + 1) / 2 + 0.5 at t = 0.5."""
-    found = _sample(lambda x, t: x + t[:, None, None], 2)
-    np.testing.assert_allclose(found[..., :9], _NOISE[..., :9] + 1.0, rtol=1e-5, atol=1e-6)
-    found = _sample(lambda x, t: 2 * x, 2)  # 2 n, then 2 (n + 2 n) / 2 = 3 n; an Euler step differs
-    np.testing.assert_allclose(found[..., :9], 3 * _NOISE[..., :9], rtol=1e-5)
+    actions = _sample(lambda x, t: x + t[:, None, None], 2)
+    np.testing.assert_allclose(actions[..., :9], _NOISE[..., :9] + 1.0, rtol=1e-5, atol=1e-6)
+    actions = _sample(
+        lambda x, t: 2 * x, 2
+    )  # 2 n, then 2 (n + 2 n) / 2 = 3 n; an Euler step differs
+    np.testing.assert_allclose(actions[..., :9], 3 * _NOISE[..., :9], rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 10])

@@ -35,9 +35,9 @@ def test_context(name: str) -> None:
     assert_close(
         "vlm_features", context.vlm_features, case.outputs["vlm_features"], of_largest=1e-5
     )
-    aux, wanted = np.asarray(context.aux_visual_inputs), case.outputs["aux_visual_inputs"]
-    assert_close("aux_visual_inputs", aux, wanted, of_largest=1e-5)
-    assert (aux[(wanted == 0).all(-1)] == 0).all()  # absent views are exactly zero
+    aux, expected = np.asarray(context.aux_visual_inputs), case.outputs["aux_visual_inputs"]
+    assert_close("aux_visual_inputs", aux, expected, of_largest=1e-5)
+    assert (aux[(expected == 0).all(-1)] == 0).all()  # absent views are exactly zero
 
 
 def test_inside_values_of_the_towers(name: str) -> None:
@@ -104,7 +104,7 @@ def test_sampler(name: str, steps: int) -> None:
 
 
 def test_unrolled_layers_give_the_same_context_and_actions(name: str) -> None:
-    """What `Policy` runs: layers apart, first projections shared by the steps, last block cut."""
+    """`Policy` runs layers apart, shares first projections of all steps and cuts the last block."""
     case = golden.load(name)
     model, params = xvla_jax.XVLA(case.config, unroll=True), inference_params(case.params)
 

@@ -1,4 +1,4 @@
-"""Chunks that begin as promised: exactly where committed, nearly where guided, else untouched."""
+"""Chunks begin with their prefix: exactly where committed, nearly where guided, else unchanged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_weights() -> None:
 
 
 class _Network:
-    """Says what it is told to, and notes what it saw."""
+    """Gives a fixed answer, and records its inputs."""
 
     config = tiny.CONFIG
 
@@ -70,25 +70,25 @@ def _prefix(value: float, weight: Sequence[float]) -> Prefix:
 def test_the_network_sees_the_committed_rows_under_its_own_noise() -> None:
     noise = np.random.default_rng(0).normal(size=(1, _T, _D)).astype(np.float32)
     network = _Network(lambda noisy: jnp.zeros_like(noisy))
-    found = _sample(network, _prefix(0.25, [1, 1, 0, 0, 0, 0]), noise, 4)
+    sampled = _sample(network, _prefix(0.25, [1, 1, 0, 0, 0, 0]), noise, 4)
     assert [t for t, _ in network.seen] == [1.0, 0.75, 0.5, 0.25]
     shown = [i for i in range(_D) if i not in _SPACE.hidden]
     for t, noisy in network.seen:
-        wanted = t * noise
-        wanted[:, :2] += (1 - t) * 0.25
-        np.testing.assert_allclose(noisy[..., shown], wanted[..., shown], atol=1e-6)
-    assert (found[0, :2] == 0.25).all()  # the grippers too, which the network calls 0.5
-    assert not found[0, 2:, shown].any()
-    assert (found[0, 2:, 9] == 0.5).all()
+        expected = t * noise
+        expected[:, :2] += (1 - t) * 0.25
+        np.testing.assert_allclose(noisy[..., shown], expected[..., shown], atol=1e-6)
+    assert (sampled[0, :2] == 0.25).all()  # the grippers too, which the network calls 0.5
+    assert not sampled[0, 2:, shown].any()
+    assert (sampled[0, 2:, 9] == 0.5).all()
 
 
 def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
     """Weight 0.4, prefix 1, network 0: 0.4 of the way at t = 0.5, half as much at the end."""
     network = _Network(lambda noisy: jnp.zeros_like(noisy))
     noise = np.zeros((1, _T, _D), np.float32)
-    found = _sample(network, _prefix(1.0, [0.4] * _T), noise, 10)
-    np.testing.assert_allclose(found[..., 0], 0.2, atol=1e-6)  # t = 0.1 in the last step
-    np.testing.assert_allclose(found[..., 9], 0.8 * 0.5 + 0.2 * 1.0, atol=1e-6)
+    sampled = _sample(network, _prefix(1.0, [0.4] * _T), noise, 10)
+    np.testing.assert_allclose(sampled[..., 0], 0.2, atol=1e-6)  # t = 0.1 in the last step
+    np.testing.assert_allclose(sampled[..., 9], 0.8 * 0.5 + 0.2 * 1.0, atol=1e-6)
     at_half = next(noisy for t, noisy in network.seen if abs(t - 0.5) < 1e-6)
     np.testing.assert_allclose(at_half[..., 0], 0.5 * 0.4, atol=1e-6)
     once = _sample(
@@ -110,11 +110,11 @@ def test_another_time_grid_reaches_the_inpainting(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_share_of_the_way() -> None:
-    """0.5 at t = 0.1 (beta t), (0.04 + 0.64) / 0.8 at 0.2, and the whole way at 0.5 and 1."""
+    """0.5 at t = 0.1 (beta t), (0.04 + 0.64) / 0.8 at 0.2, and all of the way at 0.5 and 1."""
     times = jnp.asarray([0.1, 0.2, 0.5, 1.0])
     prefix = Prefix(jnp.zeros((4, 1, _D)), jnp.asarray([[0.5]] * 4))
-    found = np.asarray(inpainting._share(prefix, times)).ravel()
-    np.testing.assert_allclose(found, [0.25, 0.425, 0.5, 0.5], rtol=1e-6)
+    sampled = np.asarray(inpainting._share(prefix, times)).ravel()
+    np.testing.assert_allclose(sampled, [0.25, 0.425, 0.5, 0.5], rtol=1e-6)
     certain = Prefix(jnp.zeros((4, 1, _D)), jnp.ones((4, 1)))
     assert (np.asarray(inpainting._share(certain, times)) == 1.0).all()
 
@@ -123,10 +123,10 @@ def test_the_rest_of_the_chunk_goes_on_from_the_prefix() -> None:
     """A network that makes each row the one before it carries what is committed to the end."""
     network = _Network(lambda noisy: jnp.roll(noisy, 1, axis=1))
     noise = np.zeros((1, _T, _D), np.float32)
-    found = _sample(network, _prefix(1.0, [1] + [0] * (_T - 1)), noise, 50)
-    assert found[0, 0, 0] == 1.0
-    assert (np.diff(found[0, :, 0]) <= 0).all()
-    assert found[0, -1, 0] > 0.5
+    sampled = _sample(network, _prefix(1.0, [1] + [0] * (_T - 1)), noise, 50)
+    assert sampled[0, 0, 0] == 1.0
+    assert (np.diff(sampled[0, :, 0]) <= 0).all()
+    assert sampled[0, -1, 0] > 0.5
 
 
 def _observation(**more: Any) -> Any:
@@ -148,13 +148,15 @@ def test_one_program_for_every_prefix() -> None:
     rows = policy.act([_observation()], steps=3, seed=5)[0]
     assert np.abs(rows - plain).max() > 1e-3
     for length in range(1, _T + 1):
-        found = policy.act([_observation(prefix=rows[:length])], steps=3, seed=4)[0]
-        np.testing.assert_array_equal(found[:length], rows[:length])
+        sampled = policy.act([_observation(prefix=rows[:length])], steps=3, seed=4)[0]
+        np.testing.assert_array_equal(sampled[:length], rows[:length])
     for committed in (0, 2):
         more = {"prefix": rows, "prefix_committed": committed}
-        found = policy.act([_observation(**more)], steps=3, seed=4)[0]
-        np.testing.assert_array_equal(found[:committed], rows[:committed])
-        nearer = np.abs(found - rows)[committed:].mean(1) < np.abs(plain - rows)[committed:].mean(1)
+        sampled = policy.act([_observation(**more)], steps=3, seed=4)[0]
+        np.testing.assert_array_equal(sampled[:committed], rows[:committed])
+        nearer = np.abs(sampled - rows)[committed:].mean(1) < np.abs(plain - rows)[committed:].mean(
+            1
+        )
         assert nearer.all()
     assert chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
 

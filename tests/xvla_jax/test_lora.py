@@ -46,7 +46,7 @@ def test_merged_actions_are_those_of_pytorch_with_the_adapter_active(name: str) 
     case, adapter = _adapter(name)
     merged = dataclasses.replace(case, params=merge_adapter(case.params, adapter))
     mask = np.asarray(case.inputs["image_mask"])
-    with np.load(ADAPTERS / name / "actions.npz") as wanted:
+    with np.load(ADAPTERS / name / "actions.npz") as expected:
         actions = jax.jit(flow.sample, static_argnums=0, static_argnames="steps")(
             case.model,
             merged.params,
@@ -56,8 +56,8 @@ def test_merged_actions_are_those_of_pytorch_with_the_adapter_active(name: str) 
             noise=jnp.asarray(case.inputs["sample_noise"]),
             steps=10,
         )
-        assert_close("LoRA actions", actions, wanted["actions_steps10"], of_largest=1e-5)
-        assert np.abs(wanted["actions_steps10"] - case.outputs["actions_steps10"]).max() > 1
+        assert_close("LoRA actions", actions, expected["actions_steps10"], of_largest=1e-5)
+        assert np.abs(expected["actions_steps10"] - case.outputs["actions_steps10"]).max() > 1
 
 
 # scale 2 times a [2, 1] @ b [1, 3]
@@ -66,7 +66,7 @@ DELTA = [[2, 0, -2], [20, 0, -20]]
 
 
 def _small(stacked: bool) -> tuple[dict[str, Any], dict[str, Any], dict[Any, Any]]:
-    """A 2x3 kernel (or two, of which the second is adapted), a bias, and a leaf saved whole."""
+    """A 2x3 kernel (or two, of which the second is adapted), a bias, and a leaf saved in full."""
     kernel, scale = np.ones((2, 3), np.float32), np.float32(2)
     a, b = A, B
     if stacked:
@@ -81,11 +81,11 @@ def _small(stacked: bool) -> tuple[dict[str, Any], dict[str, Any], dict[Any, Any
 def test_merge_by_hand(stacked: bool) -> None:
     params, tensors, scales = _small(stacked)
     merged = apply_adapter(params, tensors, scales, product=np.matmul)
-    wanted = 1 + np.asarray([np.zeros((2, 3)), DELTA] if stacked else DELTA)
-    np.testing.assert_array_equal(merged["layer"]["kernel"], wanted)
+    expected = 1 + np.asarray([np.zeros((2, 3)), DELTA] if stacked else DELTA)
+    np.testing.assert_array_equal(merged["layer"]["kernel"], expected)
     np.testing.assert_array_equal(merged["prompts"], [5, 6])
     assert merged["layer"]["bias"] is params["layer"]["bias"]
-    np.testing.assert_array_equal(params["layer"]["kernel"], np.ones_like(wanted))
+    np.testing.assert_array_equal(params["layer"]["kernel"], np.ones_like(expected))
     np.testing.assert_array_equal(params["prompts"], [0, 0])
 
 
@@ -118,8 +118,8 @@ def test_an_adapter_of_another_base_is_not_merged() -> None:
         apply_adapter(params, {"layer": {"tail": np.zeros(2)}}, scales)
     for rows in (1, 5):  # one row would broadcast
         params["layer"]["kernel"] = np.ones((rows, 3), np.float32)
-        found = rf"layer/kernel is \[2, 3\], the base's \[{rows}, 3\]"
-        with pytest.raises(CheckpointError, match=found):
+        actual = rf"layer/kernel is \[2, 3\], the base's \[{rows}, 3\]"
+        with pytest.raises(CheckpointError, match=actual):
             apply_adapter(params, tensors, scales)
 
 

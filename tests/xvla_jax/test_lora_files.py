@@ -219,8 +219,8 @@ def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
     shutil.copy(ADAPTERS / "ee6d" / FILES[0], tmp_path)
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: no such file"):
         load_adapter(tmp_path, config)
-    whole = (ADAPTERS / "ee6d" / FILES[1]).read_bytes()
-    (tmp_path / FILES[1]).write_bytes(whole[:-8])
+    complete = (ADAPTERS / "ee6d" / FILES[1]).read_bytes()
+    (tmp_path / FILES[1]).write_bytes(complete[:-8])
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         load_adapter(tmp_path, config)
 

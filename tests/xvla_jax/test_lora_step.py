@@ -88,13 +88,13 @@ def test_a_step_holds_the_adapter_alone_and_loads_merged(made: _Run) -> None:
     stored = json.loads((step / "params" / "_METADATA").read_text())["tree_metadata"]
     assert len(stored) == len(jax.tree.leaves(made.adapter.tensors))
     assert tiny.equal(pretrained.read_adapter(step).tensors, made.adapter.tensors)
-    wanted = merge_adapter(made.params, made.adapter)
+    expected = merge_adapter(made.params, made.adapter)
     for on_disk in (False, True):
         loaded = pretrained.load_checkpoint(made.workdir, stored=on_disk)
-        assert tiny.equal(loaded.params, wanted)
+        assert tiny.equal(loaded.params, expected)
         assert loaded.processor == Processor(image_size=64, text_length=11)
-    assert not tiny.equal(wanted, made.params)
-    kernel = wanted["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
+    assert not tiny.equal(expected, made.params)
+    kernel = expected["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
     lazy: Any = loaded.params["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(lazy[1], kernel[1])
     with pytest.raises(CheckpointError, match="an adapter alone; merge it first"):
@@ -119,7 +119,7 @@ def test_the_adapter_is_written_as_peft_reads_it(made: _Run, tmp_path: Path) -> 
         convert_layout.extract_adapter(made.base, tmp_path / "other")
 
 
-def test_a_base_that_is_gone_or_changed_is_told_with_the_way_out(copied: _Run) -> None:
+def test_a_missing_or_changed_base_is_refused_with_the_way_out(copied: _Run) -> None:
     params = dict(pretrained.load_checkpoint(copied.base).params)
     params["transformer"]["norm"]["bias"][0] += 1e-3
     pretrained.save_pretrained(copied.base, copied.config, params, overwrite=True)

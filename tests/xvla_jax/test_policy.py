@@ -73,7 +73,7 @@ def test_every_view_and_the_domain_are_seen(policy: Policy) -> None:
 
 
 def test_steps_of_each_observation_share_a_program(policy: Policy) -> None:
-    """The number of steps is told at run time: none of its own program, none of its neighbours'."""
+    """The number of steps is an input: no program of its own, no effect of the neighbours'."""
     together = policy.act(_MIXED, steps=[1, 2, 4], seed=_SEEDS)
     count = _programs()
     for i, steps in enumerate((1, 2, 4)):
@@ -86,7 +86,7 @@ def test_steps_of_each_observation_share_a_program(policy: Policy) -> None:
 
 
 def test_in_a_batch_of_one_size_the_neighbours_change_no_bit(policy: Policy) -> None:
-    """Of other batch sizes it is rounding alone: see the mixed batch above."""
+    """Another batch size changes rounding alone: see the mixed batch above."""
     batch = [_MIXED[2], _MIXED[0], _MIXED[1], _MIXED[2]]
     first = policy.act(batch, steps=_STEPS, seed=[1, 2, 3, 4])
     others = policy.act([_MIXED[1], _MIXED[2], _MIXED[2], _MIXED[0]], steps=[3, 1, 2, 2],
@@ -170,11 +170,13 @@ def test_an_adapter_is_merged_and_a_processor_may_lie_elsewhere(tmp_path: Path) 
     tiny.PROCESSOR.write(tmp_path)
     case = golden.load("ee6d")
     merged = merge_adapter(case.params, load_adapter(adapter, case.config))
-    wanted = Policy(case.config, merged, tiny.PROCESSOR, {})
-    found = Policy.from_pretrained(golden.FOLDER / "ee6d", adapter=adapter, processor=tmp_path)
-    assert found.processor.image_size == 32
-    assert tiny.equal(found.params, wanted.params)
-    assert not tiny.equal(found.params, Policy(case.config, case.params, tiny.PROCESSOR, {}).params)
+    expected = Policy(case.config, merged, tiny.PROCESSOR, {})
+    actual = Policy.from_pretrained(golden.FOLDER / "ee6d", adapter=adapter, processor=tmp_path)
+    assert actual.processor.image_size == 32
+    assert tiny.equal(actual.params, expected.params)
+    assert not tiny.equal(
+        actual.params, Policy(case.config, case.params, tiny.PROCESSOR, {}).params
+    )
 
 
 @pytest.mark.parametrize("layout", ["hf", "orbax"])
@@ -182,18 +184,18 @@ def test_an_adapter_is_merged_and_a_processor_may_lie_elsewhere(tmp_path: Path) 
 def test_layers_come_apart_as_they_are_read(tmp_path: Path, layout: str, dtype: Any) -> None:
     """Each layer of a stack under a name of its own; all but LayerNorm in the computing type."""
     case = golden.load("ee6d")
-    whole: Any = case.params
+    combined: Any = case.params
     xvla_jax.save_pretrained(
-        tmp_path / "p", case.config, whole, layout, processor=Processor(image_size=64)
+        tmp_path / "p", case.config, combined, layout, processor=Processor(image_size=64)
     )
     params: Any = Policy.from_pretrained(tmp_path / "p", dtype=dtype).params
     for i in range(case.config.depth):
         kernel = params["transformer"][f"blocks_{i}"]["mlp"]["fc1"]["kernel"]
-        wanted = whole["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][i]
-        np.testing.assert_array_equal(kernel, jnp.asarray(wanted, dtype))
+        expected = combined["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][i]
+        np.testing.assert_array_equal(kernel, jnp.asarray(expected, dtype))
         assert kernel.dtype == dtype
         assert params["transformer"][f"blocks_{i}"]["norm1"]["scale"].dtype == jnp.float32
     layers = [name for name in params["vlm"]["text_encoder"] if name.startswith("layers_")]
     assert len(layers) == case.config.text.encoder_layers
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, whole)]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, combined)]
     assert sizes[0] == sizes[1] == 180_888

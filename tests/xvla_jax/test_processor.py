@@ -22,8 +22,8 @@ def test_golden_pixels() -> None:
         views = [g[f"image/{sample}/{v}"] for v in range(3) if f"image/{sample}/{v}" in g]
         images, ours = processor.prepare_images(views)
         np.testing.assert_array_equal(ours, mask)
-        found = np.asarray(normalise(images))[mask].transpose(0, 3, 1, 2)
-        np.testing.assert_allclose(found, pixels[mask], atol=1e-6)
+        actual = np.asarray(normalise(images))[mask].transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(actual, pixels[mask], atol=1e-6)
 
 
 def test_bart_ids() -> None:

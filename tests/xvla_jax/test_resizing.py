@@ -23,11 +23,11 @@ def test_pixels_are_lerobots(version: str, mode: str) -> None:
     """Landscape, portrait, wide, square, as large as the network's, and smaller."""
     processor = Processor(image_size=cases.SIDE, resize=mode)
     with np.load(cases.FOLDER / version / "pixels.npz") as golden:
-        wanted = {size: golden[f"{mode}/{size[0]}x{size[1]}"] for size in cases.SIZES}
-    for size, theirs in wanted.items():
+        expected = {size: golden[f"{mode}/{size[0]}x{size[1]}"] for size in cases.SIZES}
+    for size, theirs in expected.items():
         image = cases.observations(size, 20, 20)["images"][1, 0]
-        found = np.asarray(normalise(processor.fit(image))).transpose(2, 0, 1)
-        np.testing.assert_allclose(found, theirs, atol=5e-6, err_msg=str(size))
+        actual = np.asarray(normalise(processor.fit(image))).transpose(2, 0, 1)
+        np.testing.assert_allclose(actual, theirs, atol=5e-6, err_msg=str(size))
 
 
 def test_margins_are_above_and_left_and_vanish_when_normalised() -> None:

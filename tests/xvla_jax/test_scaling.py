@@ -64,11 +64,11 @@ def test_a_policy_takes_and_gives_the_robots_units() -> None:
         "domain_id": 0,
     }
     prefix = rng.normal(size=(2, 7)).astype(np.float32)
-    found = policy.act([{**observation, "prefix": prefix * high + low}])  # type: ignore[arg-type]
+    actual = policy.act([{**observation, "prefix": prefix * high + low}])  # type: ignore[arg-type]
     scaled = {**observation, "proprio": (observation["proprio"] - low) / high, "prefix": prefix}
-    wanted = inner.act([scaled])  # type: ignore[arg-type]
-    np.testing.assert_allclose(found, wanted * high + low, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found[0, :2], prefix * high + low, rtol=1e-5)
+    expected = inner.act([scaled])  # type: ignore[arg-type]
+    np.testing.assert_allclose(actual, expected * high + low, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual[0, :2], prefix * high + low, rtol=1e-5)
 
 
 def test_statistics_of_another_width_are_refused() -> None:

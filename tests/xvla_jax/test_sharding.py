@@ -64,9 +64,9 @@ def test_a_path_without_a_rule_is_named() -> None:
 @pytest.mark.parametrize(
     ("data", "fsdp", "found"), [(-1, 2, (4, 2)), (2, -1, (2, 4)), (8, 1, (8, 1)), (-1, 8, (1, 8))]
 )
-def test_meshes(data: int, fsdp: int, found: tuple[int, int]) -> None:
+def test_meshes(data: int, fsdp: int, actual: tuple[int, int]) -> None:
     mesh = make_mesh(data, fsdp)
-    assert (mesh.shape["data"], mesh.shape["fsdp"]) == found
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == actual
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def _stepped(data: int, fsdp: int) -> Any:
     return jax.device_get((metrics, state.opt_state[1].mu))
 
 
-# 2 x 4 uses both axes; each further mesh costs another compilation of the whole step.
+# 2 x 4 uses both axes; each further mesh costs another compilation of the step.
 @pytest.mark.parametrize(
     ("data", "fsdp"),
     [
@@ -113,19 +113,19 @@ def test_a_step_gives_the_same_numbers_on_any_mesh(data: int, fsdp: int) -> None
     _assert_close(_stepped(data, fsdp), _stepped(1, 1))
 
 
-def _assert_close(found_step: Any, wanted_step: Any) -> None:
+def _assert_close(sharded_step: Any, single_step: Any) -> None:
     """Metrics and moments of two steps, as `_stepped` gives them."""
-    (metrics, grads), (wanted, wanted_grads) = found_step, wanted_step
-    for name, value in wanted.items():
+    (metrics, grads), (expected, expected_grads) = sharded_step, single_step
+    for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=_TOLERANCE, err_msg=name)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_grads))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_grads))
     assert largest > 1e-4, "the gradients are not all zero"
 
-    def compare(path: Any, found: np.ndarray, one_device: np.ndarray) -> None:
+    def compare(path: Any, actual: np.ndarray, one_device: np.ndarray) -> None:
         allowed = _TOLERANCE * np.abs(one_device).max() + 1e-8 * largest
-        np.testing.assert_allclose(found, one_device, rtol=0, atol=allowed, err_msg=path_of(path))
+        np.testing.assert_allclose(actual, one_device, rtol=0, atol=allowed, err_msg=path_of(path))
 
-    jax.tree_util.tree_map_with_path(compare, grads, wanted_grads)
+    jax.tree_util.tree_map_with_path(compare, grads, expected_grads)
 
 
 @pytest.mark.slow

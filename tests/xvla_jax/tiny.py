@@ -34,7 +34,7 @@ RECIPE = Recipe(
 
 
 class OneWeight(Recipe):
-    """Learns the parameter ``w``, with a loss of the test's own."""
+    """Trains the parameter ``w``, with a loss of the test's own."""
 
     @property
     def groups(self) -> Groups:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,6 +110,6 @@ def batch(seed: int = 0, size: int = 8) -> dict[str, np.ndarray]:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two trees have equal leaves, bit for bit."""
+    """Returns True if two trees have equal leaves, bit for bit."""
     same = jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b)
     return all(jax.tree.leaves(same))

@@ -31,11 +31,11 @@ _ITEMS: Final = ("params", "opt_state", "ema", "position", "model", "config", "p
 
 @dataclasses.dataclass(frozen=True)
 class RunItems:
-    """What every checkpoint of a run says beside its arrays, as plain JSON values.
+    """Content of every checkpoint of a run beside its arrays, as plain JSON values.
 
     Attributes:
         model: config, processor and action contracts; enough to serve the parameters.
-        config: of the whole run.
+        config: of the run.
         provenance: where weights, data and code come from.
     """
 
@@ -47,10 +47,10 @@ class RunItems:
 class Checkpointer:
     """Saves and restores the steps of one workdir; every process of a run calls the same.
 
-    A step that was not written whole is never seen.
+    A step that was not completely written is ignored.
 
     Attributes:
-        blocked_s: seconds for which saves have held up the run so far.
+        blocked_s: seconds that the run has waited for saves so far.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Checkpointer:
         keep_every: int = 0,
         timeout_s: int = 300,
     ) -> None:
-        """Opens ``workdir/checkpoints``, and clears away what a killed run had not finished.
+        """Opens ``workdir/checkpoints``, and removes what a killed run had not finished.
 
         Args:
             workdir: seen by all processes.
-            keep: newest steps that stay.
+            keep: number of newest steps that are kept.
             save_interval: steps that a killed process may lose. A save starts at every half of
-                it, and waits for the one before: whatever the moment, the newest complete step is
-                at most two saves old.
-            keep_every: multiples of this step stay as well; 0 = none.
-            timeout_s: for which processes wait for each other to have written their part.
+                it, and waits for the one before: at any moment the newest complete step is at most
+                two saves old.
+            keep_every: multiples of this step are kept as well; 0 = none.
+            timeout_s: limit for the processes to wait until all have written their part.
 
         Raises:
             CheckpointError: a number is out of range.
@@ -86,6 +86,8 @@ class Checkpointer:
         self.folder = pathlib.Path(workdir).resolve() / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
         self.blocked_s = 0.0
+        # Orbax writes a step under a temporary name and renames it when it is complete; half the
+        # interval, because a kill may hit while the newest step is still being written.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -94,12 +96,13 @@ class Checkpointer:
             async_options=ocp.AsyncOptions(timeout_secs=timeout_s),
             cleanup_tmp_directories=True,
         )
-        self._wait = save_interval == 1  # nothing may be lost but the step under way
+        self._wait = save_interval == 1  # only the present step may be lost, so no save in flight
+        # Items are named beforehand: a resumed run may restore some of them before it saves any.
         with disk_errors(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def latest_step(self) -> int | None:
-        """Newest complete step, None for a new run."""
+        """Returns the newest complete step, None for a new run."""
         return self._manager.latest_step()
 
     def save(
@@ -116,8 +119,8 @@ class Checkpointer:
         Args:
             step: of the state.
             state: copied before this returns.
-            position: gives the place of the whole run in its data; asked only when saving.
-            items: what else the step holds.
+            position: returns the position of the run in its data; called only when saving.
+            items: the other content of the step.
             force: save whatever the interval.
 
         Returns:
@@ -128,6 +131,7 @@ class Checkpointer:
         """
         if step == self.latest_step() or not (force or self._manager.should_save(step)):
             return False
+        # The position is gathered over all processes, so it is asked for only when a save is due.
         began = time.monotonic()
         saved = self._save(step, state, position(), items, force=force)
         self.blocked_s += time.monotonic() - began
@@ -142,10 +146,12 @@ class Checkpointer:
         *,
         force: bool,
     ) -> bool:
+        # Before anything is written: a full disk in the background would end the run much later.
         self._check_disk(state)
         items: dict[str, Any] = {
             name: ocp.args.StandardSave(tree) for name, tree in _trees(state).items()
         }
+        # Skipped steps are counted over the run, so they are part of its position.
         items["position"] = ocp.args.JsonSave({**position, "skipped": int(state.skipped)})
         for field in dataclasses.fields(run):
             items[field.name] = ocp.args.JsonSave(dict(getattr(run, field.name)))
@@ -156,7 +162,7 @@ class Checkpointer:
         return saved
 
     def restore(self, abstract: TrainState, *, step: int) -> tuple[TrainState, dict[str, Any]]:
-        """The state of ``step`` on the mesh of ``abstract``, and its position.
+        """Returns the state of ``step`` on the mesh of ``abstract``, and its position.
 
         Raises:
             CheckpointError: the step cannot be read, or belongs to another model.
@@ -167,7 +173,7 @@ class Checkpointer:
         }
         arguments = ocp.args.Composite(**items, position=ocp.args.JsonRestore())
         try:
-            # First, because Orbax tells of one leaf only, and leaves the others' reads unawaited.
+            # First, because Orbax names one leaf only, and does not wait for the other reads.
             for name, tree in trees.items():
                 check_stored_tree(self.folder / str(step) / name, tree)
             restored = cast(ocp.args.Composite, self._manager.restore(step, args=arguments))
@@ -176,7 +182,7 @@ class Checkpointer:
                 f"{self.folder / str(step)} does not fit this model or optimizer: {error}\n"
                 "Use another --workdir, or the config that the run was started with."
             ) from error
-        # On the mesh like the rest: elsewhere it would make the next step compile once more.
+        # On the mesh like the rest: elsewhere they would make the next step compile again.
         position = dict(restored.position)
         count, skipped = (
             jax.device_put(jnp.asarray(number, jnp.int32), abstract.step.sharding)
@@ -187,7 +193,7 @@ class Checkpointer:
         return state, position
 
     def read_config(self, *, step: int) -> dict[str, Any] | None:
-        """The config of the run that saved a step; None in checkpoints from before it was kept."""
+        """Returns the config of the run that saved a step; None in old checkpoints without it."""
         return read_item(self.folder / str(step), "config")
 
     def close(self) -> None:
@@ -197,17 +203,17 @@ class Checkpointer:
             self._manager.close()
 
     def _check_disk(self, state: TrainState) -> None:
-        wanted = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))
+        needed = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))
         free = shutil.disk_usage(self.folder).free
-        if free < wanted:
+        if free < needed:
             raise CheckpointError(
                 f"{self.folder}: {free / 2**30:.2f} GiB are free, "
-                f"a checkpoint takes {wanted / 2**30:.2f} GiB; "
+                f"a checkpoint takes {needed / 2**30:.2f} GiB; "
                 "free some space or choose another --workdir. The last complete checkpoint is kept."
             )
 
 
 def _trees(state: TrainState) -> dict[str, Any]:
-    """The items of a state that hold arrays."""
+    """Returns the items of a state that hold arrays."""
     trees = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
     return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}

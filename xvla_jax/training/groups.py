@@ -1,8 +1,8 @@
-"""Which parameters learn, how fast, and from when: rows of (path regex -> what to do).
+"""Groups of parameters: rows of (path regex -> learning rate, weight decay, when it is frozen).
 
 A leaf of a scanned tower is a stack of layers; its path has the layer's number in it, as in
 ``transformer/blocks/23/attn/qkv/kernel``, so a row can name single layers. The first row that
-matches wins, and a parameter that no row covers is an error. As in X-VLA's trainer a group that is
+matches wins; a parameter that no row covers is refused. As in X-VLA's trainer a group that is
 frozen at first has learning rate 0, but its gradients are counted in the clipping norm and fill
 Adam's moments. A group that is frozen always has neither gradients nor moments.
 """
@@ -53,7 +53,7 @@ class Label:
 
     @property
     def trains(self) -> bool:
-        """Whether any layer ever learns."""
+        """True if any layer is ever trained."""
         return any(group.frozen != ALWAYS for group in self.groups)
 
 
@@ -65,7 +65,7 @@ _ALL: Final = r""
 
 
 def xvla_groups(learning_coef: float, vlm_decay: float = 1.0) -> Groups:
-    """The four groups of X-VLA's trainer; ``vlm_decay`` is that of vlm and prompts."""
+    """Returns the four groups of X-VLA's trainer; ``vlm_decay`` is for vlm and prompts."""
     return (
         Group("vlm", r"^vlm/", learning_coef, AT_FIRST, vlm_decay),
         Group("soft_prompts", _PROMPTS, learning_coef, NEVER, vlm_decay),
@@ -91,14 +91,14 @@ def _last_layers(depth: int, count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class GroupOptions:
-    """What a mode may depend on: its numbers in the config, and the depth of the policy head."""
+    """Numbers that a mode may use: those of the config, and the depth of the policy head."""
 
     learning_coef: float  # factor of the groups vlm and soft_prompts
-    last_layers: int  # blocks that learn in mode last_layers
+    last_layers: int  # blocks that train in mode last_layers
     depth: int
 
 
-# config.optimizer.mode -> rows
+# config.optimizer.mode -> rows; the first that matches a path wins, so "rest" is last
 MODES: Final[Mapping[str, Callable[[GroupOptions], Groups]]] = {
     # the released trainer, pretraining and full fine-tuning alike; with freeze_steps it is the
     # two-step adaptation: prompts and heads first, then all
@@ -122,7 +122,7 @@ MODES: Final[Mapping[str, Callable[[GroupOptions], Groups]]] = {
 
 
 def mode_groups(mode: str, model: XVLAConfig, *, learning_coef: float, last_layers: int) -> Groups:
-    """The rows of a mode.
+    """Returns the rows of a mode.
 
     Raises:
         ConfigError: no such mode.
@@ -133,7 +133,8 @@ def mode_groups(mode: str, model: XVLAConfig, *, learning_coef: float, last_laye
 
 
 def layer_paths(path: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """The path of a leaf with the number of each layer in it; itself where it is no stack."""
+    """Returns the path of a leaf for each of its layers; the path itself if it is no stack."""
+    # The first folder named blocks or layers is the scanned one; axis 0 of its leaves is the layer.
     stack = _STACK.match(path)
     if not stack:
         return (path,)
@@ -141,7 +142,7 @@ def layer_paths(path: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def label_tree(params: Any, groups: Groups) -> Any:
-    """A `Label` for every leaf.
+    """Returns a `Label` for every leaf.
 
     Raises:
         ConfigError: lists the parameters that no group covers.
@@ -149,16 +150,18 @@ def label_tree(params: Any, groups: Groups) -> Any:
     uncovered = []
 
     def group_of(path: str) -> Group | None:
-        found = next((group for group in groups if re.search(group.pattern, path)), None)
-        if found is None:
-            uncovered.append(path)
-        return found
+        first = next((group for group in groups if re.search(group.pattern, path)), None)
+        if first is None:
+            uncovered.append(path)  # all are named together, below
+        return first
 
     def label(key_path: Any, leaf: Any) -> Label:
         paths = layer_paths(path_of(key_path), tuple(leaf.shape))
-        found = tuple(group for path in paths if (group := group_of(path)) is not None)
-        return Label(found[:1] if len(set(found)) == 1 else found)
+        by_layer = tuple(group for path in paths if (group := group_of(path)) is not None)
+        # One group for the entire stack, so that its rate stays a scalar.
+        return Label(by_layer[:1] if len(set(by_layer)) == 1 else by_layer)
 
+    # Works on anything with a shape: arrays, gradients, and the abstract values of a plan.
     labels = jax.tree_util.tree_map_with_path(label, params)
     if uncovered:
         raise ConfigError(
@@ -169,26 +172,26 @@ def label_tree(params: Any, groups: Groups) -> Any:
 
 
 def split(params: Mapping[str, Any], groups: Groups) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters -> those that learn, those that never do; two nested dictionaries."""
+    """Returns two nested dictionaries: parameters that train, and those that never do."""
     flat: dict[Any, Any] = flatten_dict(params)
     labels: dict[Any, Any] = flatten_dict(label_tree(params, groups))
-    learning = {path: leaf for path, leaf in flat.items() if labels[path].trains}
-    frozen = {path: leaf for path, leaf in flat.items() if path not in learning}
-    return unflatten_dict(learning), unflatten_dict(frozen)
+    trained = {path: leaf for path, leaf in flat.items() if labels[path].trains}
+    frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
+    return unflatten_dict(trained), unflatten_dict(frozen)
 
 
-def join(learning: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """The two parts of `split` as one tree."""
-    return unflatten_dict({**flatten_dict(learning), **flatten_dict(frozen)})
+def join(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the two parts of `split` as one tree."""
+    return unflatten_dict({**flatten_dict(trained), **flatten_dict(frozen)})
 
 
 def group_sizes(params: Any, groups: Groups) -> dict[str, int]:
-    """Parameters in each group; works on shapes."""
+    """Returns the number of parameters in each group; works on shapes."""
     sizes = dict.fromkeys((group.name for group in groups), 0)
     for leaf, label in zip(
         jax.tree.leaves(params), jax.tree.leaves(label_tree(params, groups)), strict=True
     ):
-        each = int(np.prod(leaf.shape)) // len(label.groups)
+        each = int(np.prod(leaf.shape)) // len(label.groups)  # of a layer, or of all
         for group in label.groups:
             sizes[group.name] += each
     return sizes

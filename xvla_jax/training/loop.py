@@ -176,6 +176,7 @@ def _listed(scalars: Mapping[str, float]) -> str:
 
 def _scalars(metrics: Arrays) -> dict[str, float]:
     """Returns the metrics of a step as plain numbers; a loss for each domain with samples."""
+    # float() waits for the device; it is called only for steps that are logged.
     scalars = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
     if "domain_loss" in metrics:
         loss, samples = (np.asarray(metrics[f"domain_{name}"]) for name in ("loss", "samples"))
@@ -260,6 +261,7 @@ class DeviceFeed(Iterator[Fed]):
         Raises:
             InputError: the first batch does not fit the model.
         """
+        # The next batch is asked for as soon as this one is there, before the caller's step.
         began = time.monotonic()
         fed = self._ahead.result()
         self._ahead = self._pool.submit(self._place)
@@ -333,6 +335,7 @@ class SkipWatch:
     def _look(self, step: int, metrics: Mapping[str, Any], samples: Sequence[str]) -> None:
         if bool(metrics["finite"]):
             return
+        # The samples are what helps to find the cause, and only this process knows its own.
         self.count += 1
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
         record = {  # JSON has no NaN

@@ -1,4 +1,8 @@
-"""How the processes of a run find each other: one row for each kind of cluster."""
+"""The processes of a run: they find each other, compare themselves, wait, and end together.
+
+`KINDS` has a row for each way to find the others; `start` connects, and `Processes` is what the
+run uses from then on.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +41,10 @@ class DistributedConfig:
     Attributes:
         kind: a name in `KINDS`.
         address: host:port of process 0, for the kind ``coordinator``.
-        num_processes: of the whole run, for the kind ``coordinator``.
+        num_processes: of the run, for the kind ``coordinator``.
         process_id: of this process, from 0, for the kind ``coordinator``.
-        timeout_s: for which processes wait for each other, at the start and later.
-        heartbeat_s: without a sign of life after which a process is taken for dead.
+        timeout_s: limit for processes to wait for each other, at the start and later.
+        heartbeat_s: without a sign of life for so long, a process counts as dead.
     """
 
     kind: str
@@ -51,7 +55,7 @@ class DistributedConfig:
     heartbeat_s: int
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for values that no run can have."""
+        """Raises a ConfigError for a value out of range."""
         if self.kind not in KINDS:
             allowed = ", ".join(KINDS)
             raise ConfigError(f"config.distributed.kind is {self.kind!r}; allowed are {allowed}")
@@ -79,9 +83,9 @@ class Kind:
     """A way to find the other processes.
 
     Attributes:
-        several: whether there may be others.
+        several: there may be other processes.
         method: of ``jax.distributed.initialize``; None tries all that JAX knows.
-        explicit: whether the config says who is who.
+        explicit: the config gives address, number and index of the processes.
     """
 
     several: bool
@@ -105,7 +109,8 @@ def _names(value: str) -> int:
     return len([name for name in value.split(",") if name.strip()])
 
 
-# (variable, how many processes its value tells of at least, the kind that fits)
+# (variable, least number of processes by its value, kind that fits)
+# A variable that says 1, or nothing readable, is no sign: schedulers set them for single jobs too.
 _SIGNS: Final[tuple[tuple[str, Callable[[str], int], str], ...]] = (
     ("SLURM_STEP_NUM_TASKS", _number, "slurm"),
     ("SLURM_NTASKS", _number, "slurm"),
@@ -120,9 +125,12 @@ _SIGNS: Final[tuple[tuple[str, Callable[[str], int], str], ...]] = (
 
 
 def check_alone(environ: Mapping[str, str]) -> None:
-    """A ConfigError where the environment tells of more processes than this one.
+    """Refuses to train alone if the environment has signs of other processes.
 
-    Each of them would train a copy of its own, and write over the others' checkpoints.
+    Each would train a copy of its own, and overwrite the checkpoints of the others.
+
+    Raises:
+        ConfigError: names the variable and the kind that fits.
     """
     for variable, count, kind in _SIGNS:
         value = environ.get(variable, "")
@@ -135,18 +143,19 @@ def check_alone(environ: Mapping[str, str]) -> None:
 
 
 def connect(config: DistributedConfig, environ: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes; returns when all are there.
+    """Joins the other processes; returns when all are connected.
 
-    One that does not come within ``timeout_s`` ends the others with a message of JAX's own, which
-    lists its number under "timed out task names".
+    If one does not connect within ``timeout_s``, JAX ends the others with a message of its own,
+    which lists the number of the missing one under "timed out task names".
 
     Raises:
-        ConfigError: the kind does not fit what the environment says.
+        ConfigError: the kind does not fit the environment.
     """
     kind = KINDS[config.kind]
     if not kind.several:
         check_alone(environ)
         return
+    # The other kinds read address and numbers from the environment.
     given: dict[str, Any] = {}
     if kind.explicit:
         given = {
@@ -155,12 +164,13 @@ def connect(config: DistributedConfig, environ: Mapping[str, str] = os.environ) 
             "process_id": config.process_id,
         }
     _log.info("waiting up to %d s for the other processes", config.timeout_s)
+    # Errors of these types mean that JAX has not recognised a cluster of this kind.
     try:
         with _names_the_late(config.timeout_s):
             jax.distributed.initialize(
                 **given,
                 cluster_detection_method=kind.method,
-                # a little longer than process 0, which knows whom it waits for
+                # a little longer than process 0, which alone can name the missing ones
                 initialization_timeout=config.timeout_s + 10,
                 heartbeat_timeout_seconds=config.heartbeat_s,
                 shutdown_timeout_seconds=config.timeout_s,
@@ -174,10 +184,10 @@ def connect(config: DistributedConfig, environ: Mapping[str, str] = os.environ) 
 
 @contextlib.contextmanager
 def _names_the_late(timeout_s: int) -> Iterator[None]:
-    """Lets the coordinator end the wait for the others, and so say who is missing.
+    """Lets the coordinator time out first, because it alone can name the missing processes.
 
-    ``jax.distributed`` passes no time limit on; without one the waiting processes give up first,
-    and know nothing of each other.
+    ``jax.distributed`` does not pass it a time limit; without one the other processes give up
+    first, and know nothing of each other.
     """
     make_service = jax_library.get_distributed_runtime_service
     jax_library.get_distributed_runtime_service = functools.partial(
@@ -189,31 +199,31 @@ def _names_the_late(timeout_s: int) -> Iterator[None]:
         jax_library.get_distributed_runtime_service = make_service
 
 
-# What each host may have of its own.
+# Fields that may differ between hosts.
 OWN_FIELDS: Final = (
     "config.distributed.process_id",
     "config.distributed.address",
     "config.data.root",
 )
-_POST_MORTEM_S: Final = 5  # for which the living look for each other after a failure
+_POST_MORTEM_S: Final = 5  # for the remaining processes to find each other after a failure
 _FAILED: Final = "xvla/failed"  # folder of the key-value store: why a process ends
-# JAX ends all others with the coordinator: how long it waits at most until all have told why they
-# end, and then stays, so that they can read what the others told.
-_TELLING_S: Final = 5.0
+# JAX ends all others with the coordinator. So it waits until all have written why they end, up to
+# the first limit, and then stays for the second, so that the others can read it.
+_WRITING_S: Final = 5.0
 _READING_S: Final = 1.0
-_TOLD: Final = 5  # differences listed
+_LISTED: Final = 5  # differences named in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, seen from one of them.
 
-    As a context manager it ends this process at once when it fails, without waiting for the others.
+    As a context manager it ends a failing process at once, without waiting for the others.
 
     Attributes:
         index: of this process.
         count: of all.
-        timeout_s: for which one waits for the others.
+        timeout_s: limit of a wait for the others.
     """
 
     index: int
@@ -223,64 +233,70 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes what is written once."""
+        """True for the process that writes files of which the run has one."""
         return self.index == 0
 
     def barrier(self, purpose: str) -> None:
-        """Waits until all processes are here.
+        """Waits for all processes.
 
         Raises:
-            DistributedError: some did not come in time; they are named.
+            DistributedError: some did not arrive in time; they are named.
         """
         if self.count > 1:
             self._wait(f"xvla/{next(self._numbers)}", purpose)
 
     def gather_json(self, value: Any, purpose: str) -> list[Any]:
-        """The value of each process, by process; lists and dicts of plain values.
+        """Returns the value of each process, in their order; lists and dicts of plain values.
 
         Raises:
-            DistributedError: some did not come in time; they are named.
+            DistributedError: some did not arrive in time; they are named.
         """
         if self.count == 1:
             return [json.loads(json.dumps(value))]
+        # Through the coordinator's key-value store instead of a collective of the devices: it works
+        # before anything is compiled, and it can name the process that is missing.
         folder = f"xvla/{next(self._numbers)}"
         packed = zlib.compress(json.dumps(value).encode())
         client = _client()
         client.key_value_set_bytes(f"{folder}/{self.index}", packed)
         self._wait(f"{folder}/set", purpose)
-        found = {int(k.rsplit("/", 1)[1]): v for k, v in client.key_value_dir_get_bytes(folder)}
+        stored = client.key_value_dir_get_bytes(folder)
+        by_process = {int(key.rsplit("/", 1)[1]): value for key, value in stored}
+        # Deleted only when all have read, so that the coordinator's store does not grow.
         self._wait(f"{folder}/read", purpose)
         client.key_value_delete(f"{folder}/{self.index}")
-        return [json.loads(zlib.decompress(found[index])) for index in range(self.count)]
+        return [json.loads(zlib.decompress(by_process[index])) for index in range(self.count)]
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
-        """Compares what has to be equal on all processes.
+        """Compares facts that must be equal on all processes.
 
         Raises:
             DistributedError: on every process, naming process and field.
         """
         everywhere = self.gather_json(facts, "comparing config, code and data")
         lines = [
-            f"process {index} has {found.field} = {found.theirs!r}, process 0 {found.ours!r}"
+            f"process {index} has {differing.field} = {differing.theirs!r}, "
+            f"process 0 {differing.ours!r}"
             for index, theirs in enumerate(everywhere)
-            for found in differences(everywhere[0], theirs)
-            if found.field not in OWN_FIELDS
+            for differing in differences(everywhere[0], theirs)
+            if differing.field not in OWN_FIELDS
         ]
         if lines:
-            more = f" (and {len(lines) - _TOLD} more)" if len(lines) > _TOLD else ""
+            more = f" (and {len(lines) - _LISTED} more)" if len(lines) > _LISTED else ""
             raise DistributedError(
-                f"the processes are not of one run: {'; '.join(lines[:_TOLD])}{more}. Start all "
+                f"the processes are not of one run: {'; '.join(lines[:_LISTED])}{more}. Start all "
                 "with the same command, code and data"
             )
 
     def check_shared(self, folder: pathlib.Path) -> None:
-        """Makes sure that all processes see the same folder; it has to exist on process 0.
+        """Checks that all processes see the same folder; it must exist on process 0.
 
         Raises:
             DistributedError: on every process, naming those that do not.
         """
         if self.count == 1:
             return
+        # Equal paths prove nothing: /data may be a disk of each host. A new file does.
         token = folder / f".process_0_{uuid.uuid4().hex}"
         if self.main:
             token.touch()
@@ -317,35 +333,40 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """On a failure: tells the others why, looks who is left, and ends the process.
+        """On a failure: reports it to the others, logs who is missing, and ends the process.
 
         A plain exit would wait for the others, which wait for this one.
         """
+        # SystemExit comes from SIGTERM, which schedulers send to every process: all end anyway.
         if self.count == 1 or error is None or isinstance(error, SystemExit):
             return
-        said = f"{type(error).__name__}: {error}"
-        if not isinstance(error, XVLAError):  # those say it all
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, XVLAError):  # our own messages are complete without a traceback
             traceback.print_exception(kind, error, trace)
-        _log.error("process %d of %d ends: %s", self.index, self.count, said)
+        _log.error("process %d of %d ends: %s", self.index, self.count, reason)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may be gone
-            _client().key_value_set(f"{_FAILED}/{self.index}", said)
-            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in said:
-                self._look_around()
+            _client().key_value_set(f"{_FAILED}/{self.index}", reason)
+            # A collective fails on every process when one is lost; only then is it worth looking.
+            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in reason:
+                self._log_missing()
             if self.main:
-                self._stay_for_last_words()
+                self._wait_for_reasons()
         logging.shutdown()
+        # os._exit skips the buffers, and JAX's shutdown, which would wait for the lost process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
-    def _look_around(self) -> None:
-        """Logs who is gone, after a collective that failed because somebody is."""
+    def _log_missing(self) -> None:
+        """Logs which processes are missing, after a collective failed because one is."""
+        # A barrier that times out names those that did not arrive: that is how they are found.
         silent: list[int] = []
         try:
             _client().wait_at_barrier("xvla/post_mortem", _POST_MORTEM_S * 1000)
         except jax.errors.JaxRuntimeError as error:
             silent = late_processes(str(error))
         for key, reason in _client().key_value_dir_get(_FAILED):
+            # Those that wrote a reason have ended by themselves; the rest were killed or cut off.
             index = int(key.rsplit("/", 1)[1])
             if index in silent:
                 _log.error("process %d ended: %s", index, reason)
@@ -353,9 +374,9 @@ class Processes:
         if silent:
             _log.error("no answer: %s; killed, out of memory, or cut off", _listed(silent))
 
-    def _stay_for_last_words(self) -> None:
-        """Waits until all have said why they end; a failure that all find, all have to tell."""
-        until = time.monotonic() + _TELLING_S
+    def _wait_for_reasons(self) -> None:
+        """Waits until all have written why they end, and have had time to read it."""
+        until = time.monotonic() + _WRITING_S
         while time.monotonic() < until:
             if len(_client().key_value_dir_get(_FAILED)) == self.count:
                 break
@@ -364,7 +385,7 @@ class Processes:
 
 
 def start(config: DistributedConfig) -> Processes:
-    """Connects this process to the others of the run; before anything else of JAX is used.
+    """Connects this process to the others of the run; must come before any other use of JAX.
 
     Raises:
         ConfigError: the setting does not fit the environment.
@@ -372,6 +393,7 @@ def start(config: DistributedConfig) -> Processes:
     connect(config)
     processes = Processes(jax.process_index(), jax.process_count(), config.timeout_s)
     if processes.count > 1:
+        # A TPU pod has several processes even if nobody connected them; they would wait forever.
         if not jax.distributed.is_initialized():
             raise ConfigError(
                 f"JAX sees {processes.count} processes, but config.distributed.kind is "
@@ -386,9 +408,9 @@ def _client() -> Any:
 
 
 def late_processes(message: str) -> list[int]:
-    """The processes that did not come, out of the message of a barrier that failed."""
-    found = re.search(r"task names:\s*((?:\d+\s*)+)", message)
-    return sorted(int(number) for number in found.group(1).split()) if found else []
+    """Returns the processes that a failed barrier names in its message as missing."""
+    names = re.search(r"task names:\s*((?:\d+\s*)+)", message)
+    return sorted(int(number) for number in names.group(1).split()) if names else []
 
 
 def _listed(numbers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: code, packages, devices, command, data, and what it began with."""
+"""Origin of a checkpoint: code, packages, devices, command, data, and initial weights."""
 
 from __future__ import annotations
 
@@ -15,61 +15,11 @@ from typing import Any, Final
 
 import jax
 
+SCHEMA: Final = "xvla_jax.provenance/1"
+_PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xvla-jax")
 _ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 _FOLDERS: Final = ("xvla_jax", "data", "scripts", "configs")  # those that a training run imports
 _LIMIT_S: Final = 10
-
-
-def code_version(version: str, root: pathlib.Path = _ROOT) -> dict[str, Any]:
-    """Versions, git revision (None outside of a checkout), and a hash of the source files.
-
-    Args:
-        version: of the package.
-        root: folder that holds the source folders.
-    """
-    return {
-        "xvla_jax": version,
-        "jax": jax.__version__,
-        "git_revision": _git(root, "rev-parse", "HEAD"),
-        "sources": _hash(root),
-    }
-
-
-def git_state(root: pathlib.Path = _ROOT) -> dict[str, Any] | None:
-    """Revision of the checkout, and whether tracked files differ from it; None outside of one."""
-    revision = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    if revision is None or changes is None:
-        return None
-    return {"revision": revision, "changed": bool(changes)}
-
-
-def _git(root: pathlib.Path, *arguments: str) -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def _hash(root: pathlib.Path) -> str:
-    """First 16 digits of the SHA-256 of all modules, with their names."""
-    total = hashlib.sha256()
-    for folder in _FOLDERS:
-        for path in sorted((root / folder).rglob("*.py")):
-            total.update(path.relative_to(root).as_posix().encode() + b"\0")
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()[:16]
-
-
-SCHEMA: Final = "xvla_jax.provenance/1"
-_PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "xvla-jax")
 
 
 def provenance(
@@ -79,14 +29,15 @@ def provenance(
     code: Mapping[str, Any],
     init_from: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """What a checkpoint says of its making, as plain JSON values.
+    """Returns the origin of the checkpoints of a run, as plain JSON values.
 
     Args:
         sources: of the data, as `data.sources.origin` describes each.
-        mesh: that the run has.
-        code: versions and git revision.
-        init_from: path and digest of the weights that it began with; None for random ones.
+        mesh: of the run.
+        code: see `code_version`.
+        init_from: path and digest of the initial weights; None for random ones.
     """
+    # All devices of a mesh are of one kind.
     device = mesh.devices.flat[0]
     return {
         "schema": SCHEMA,
@@ -103,6 +54,56 @@ def provenance(
         "init_from": dict(init_from) if init_from else None,
         "sources": [dict(source) for source in sources],
     }
+
+
+def code_version(version: str, root: pathlib.Path = _ROOT) -> dict[str, Any]:
+    """Returns versions, git revision (None outside of a checkout), and a hash of the sources.
+
+    Args:
+        version: of the package.
+        root: folder that holds the source folders.
+    """
+    return {
+        "xvla_jax": version,
+        "jax": jax.__version__,
+        "git_revision": _git(root, "rev-parse", "HEAD"),
+        "sources": _hash(root),
+    }
+
+
+def git_state(root: pathlib.Path = _ROOT) -> dict[str, Any] | None:
+    """Returns the revision, and True if tracked files differ; None outside of a checkout."""
+    revision = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if revision is None or changes is None:
+        return None
+    return {"revision": revision, "changed": bool(changes)}
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _hash(root: pathlib.Path) -> str:
+    """Returns the first 16 digits of the SHA-256 of all modules, names included."""
+    # The revision alone does not do: a checkout may have changes, a copy has no revision.
+    total = hashlib.sha256()
+    for folder in _FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            # The zero byte ends the name, so that no name can run into the content behind it.
+            total.update(path.relative_to(root).as_posix().encode() + b"\0")
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,6 @@
-"""What may change in a config between a run and its continuation.
+"""Fields of a config that may change when a run is resumed.
 
-A row for each field of configs/base.py: (regex of its whole name, what a change does). The first
+A row for each field of configs/base.py: (regex of its full name, effect of a change). The first
 match wins.
 """
 
@@ -17,40 +17,13 @@ from xvla_jax.checkpoints import lerobot
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 
-MISSING: Final = "(missing)"
-
-
-class Difference(NamedTuple):
-    """A field, as ``a.b.c``, with its two values; `MISSING` where a side lacks it."""
-
-    field: str
-    ours: Any
-    theirs: Any
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
-    """Every field that is not equal on both sides, by name; a tuple equals a list."""
-    a, b = dict(_flat(ours, "")), dict(_flat(theirs, ""))
-    fields = sorted(set(a) | set(b))
-    found = [Difference(field, a.get(field, MISSING), b.get(field, MISSING)) for field in fields]
-    return [difference for difference in found if difference.ours != difference.theirs]
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and (value or not path):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, (list, tuple)):
-        yield path, [dict(_flat(v, "")) if isinstance(v, Mapping) else v for v in value]
-    else:
-        yield path, value
-
+MISSING: Final = "(missing)"  # in a `Difference`, the value of the side that lacks the field
 
 _log = logging.getLogger(__name__)
 
 
 class Effect(enum.Enum):
-    """What a change does to the numbers that follow."""
+    """Effect of a change on the numbers that follow."""
 
     NONE = "the numbers stay what they would have been, up to rounding"
     OTHER = "the numbers become others from here on"
@@ -69,31 +42,30 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
-    # weights are made or read at the start only; which model they are of is compared
+    # initial weights are read at the start only; the model itself is compared
     (r"(init_from|from_scratch|model_default)", Effect.NONE),
     (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
     (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
     (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
-    (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: the data's place tells
+    (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: seen in the data's position
     (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
 )
 
-# What else can be done where a change is refused; the first match, where there is one.
-WAYS_ON: Final[tuple[tuple[str, str], ...]] = (
+# Advice beside a refusal, by the field; the first match.
+ADVICE: Final[tuple[tuple[str, str], ...]] = (
     (
         r"batch_size|batch_size_per",
-        "where memory is short, config.accumulate may change: it cuts the same batch into parts",
+        "if memory is short, config.accumulate may change: it cuts the same batch into parts",
     ),
-    (r"data\.lanes", "on more hosts, lanes and batch_size stay as they are"),
+    (r"data\.lanes", "on more hosts, keep lanes and batch_size"),
 )
 
-
-# Fields that runs of before did not have, and the values that do what was done then.
+# Fields that older runs did not have -> the value with which a run behaves as they did.
 _ADDED: Final[Mapping[str, Any]] = {"action_mode": "", "real_action_dim": 0}
 
 
 def effect_of(field: str) -> Effect | None:
-    """What a change of a field does; None where no row covers it."""
+    """Returns the effect of a change of a field; None if no row covers it."""
     for pattern, effect in EFFECTS:
         if re.fullmatch(pattern, field):
             return effect
@@ -101,45 +73,44 @@ def effect_of(field: str) -> Effect | None:
 
 
 def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compares the config of a checkpoint with the one that is to go on from it; logs what differs.
+    """Compares the config of a checkpoint with the one that resumes it; logs differences.
 
     Raises:
-        ConfigError: a field differs with which the run cannot go on as the same.
+        ConfigError: a field differs that must not change within a run; all of them are named.
     """
-    refused, ways = [], []
+    refused, advice = [], []
     for field, before, after in differences(saved, now):
+        # A run from before the field existed behaved as its neutral value says.
         if before is MISSING and field in _ADDED and after == _ADDED[field]:
             continue
         effect = effect_of(field)
         if effect is Effect.REFUSED:
             refused.append(f"config.{field}: {before!r} saved, {after!r} now")
-            ways += [way for pattern, way in WAYS_ON if re.fullmatch(pattern, field)][:1]
+            advice += [text for pattern, text in ADVICE if re.fullmatch(pattern, field)][:1]
             continue
-        meaning = (
-            effect.value
-            if effect
-            else "no row of xvla_jax.training.resume.EFFECTS says what it does"
-        )
+        meaning = effect.value if effect else "no row of xvla_jax.training.resume.EFFECTS covers it"
+        # Changes that alter the numbers are worth a warning, but are allowed.
         level = logging.INFO if effect is Effect.NONE else logging.WARNING
         _log.log(level, "config.%s was %r, is now %r: %s", field, before, after, meaning)
+    # All at once, so that a user does not have to start the run once for each field.
     if refused:
         raise ConfigError(
             f"the run in this workdir was started with another config: {'; '.join(refused)}. "
-            "Resume with its config, or begin in another --workdir, where "
+            "Resume with its config, or start in another --workdir, where "
             "--config.init_from=FOLDER takes the weights of this one, without its optimizer and "
-            "its place in the data" + "".join(f"; {way}" for way in dict.fromkeys(ways))
+            "its place in the data" + "".join(f"; {text}" for text in dict.fromkeys(advice))
         )
 
 
 def check_same_model(saved: Mapping[str, Any], now: XVLAConfig) -> None:
-    """Compares the model of a checkpoint with the one that is to go on from it.
+    """Compares the model of a checkpoint with the one that resumes it.
 
     Args:
         saved: ``config`` of the step's ``model`` item.
         now: the model of the run.
 
     Raises:
-        ConfigError: a field differs, such as the action space; all that do are named.
+        ConfigError: a field differs, such as the action space; all of them are named.
     """
     before = lerobot.config_from_dict(saved)
     differing = [
@@ -149,6 +120,33 @@ def check_same_model(saved: Mapping[str, Any], now: XVLAConfig) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"the run in this workdir trains another model: {'; '.join(differing)}. Go on with its "
-            "config.init_from and config.action_mode, or begin in another --workdir"
+            f"this workdir is of a run with another model: {'; '.join(differing)}. Resume with its "
+            "config.init_from and config.action_mode, or start in another --workdir"
         )
+
+
+class Difference(NamedTuple):
+    """A field, as ``a.b.c``, with its two values; `MISSING` where a side lacks it."""
+
+    field: str
+    ours: Any
+    theirs: Any
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
+    """Returns every field that is not equal on both sides, by name; a tuple equals a list."""
+    a, b = dict(_flat(ours, "")), dict(_flat(theirs, ""))
+    fields = sorted(set(a) | set(b))
+    pairs = (Difference(field, a.get(field, MISSING), b.get(field, MISSING)) for field in fields)
+    return [pair for pair in pairs if pair.ours != pair.theirs]
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    # An empty mapping is a value of its own, except at the top.
+    if isinstance(value, Mapping) and (value or not path):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        yield path, [dict(_flat(v, "")) if isinstance(v, Mapping) else v for v in value]
+    else:
+        yield path, value

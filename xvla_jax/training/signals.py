@@ -37,6 +37,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         """Starts to catch."""
+        # SIGTERM stays with JAX where processes are connected: it makes them agree on a step.
         numbers = (signal.SIGINT,) if self._connected else (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
             self._previous[number] = signal.signal(number, self._catch)

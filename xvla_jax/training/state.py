@@ -1,4 +1,4 @@
-"""What trains and how: the recipe of a run, and its sharded state."""
+"""The recipe of a run (model, optimizer, adapter), and the sharded state that a step changes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Array = jax.Array
 
 
 class TrainState(struct.PyTreeNode):
-    """What a step changes, and the base that it does not."""
+    """Everything that a step changes, and the base under an adapter, which it does not."""
 
     step: Array  # int32, steps taken
     params: Any  # of the model; with LoRA, the adapter's tensors
-    opt_state: Any  # of the parameters that learn
+    opt_state: Any  # of the parameters that train
     ema: Any  # their moving average; {} where not kept
     skipped: Array  # int32, steps without an update, because something was not finite
     base: Any = struct.field(default_factory=dict)  # the model's parameters under an adapter
@@ -36,14 +36,14 @@ class TrainState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model learns.
+    """Model, optimizer and adapter of a run.
 
     Attributes:
         model: the module.
-        config: optimizer, schedule, and which parameters learn.
-        accumulate: parts into which a batch is cut, one after the other; less memory.
+        config: optimizer, schedule, and which parameters train.
+        accumulate: parts that a batch is cut into, one after the other, to save memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
-        lora: the adapter that learns in the place of the parameters; None for none.
+        lora: the adapter that trains in the place of the parameters; None for none.
     """
 
     model: XVLA
@@ -61,57 +61,61 @@ class Recipe:
 
     @functools.cached_property
     def groups(self) -> Groups:
-        """Which parameters learn, and how fast."""
+        """Groups of parameters, with their rates."""
         return self.config.groups(self.model.config)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
-        """Of the parameters that learn."""
+        """The optimizer of the parameters that train."""
         return make_optimizer(self.config, self.groups)
 
     @functools.cached_property
     def adapter(self) -> Adapter | None:
-        """Shapes and scales of the adapter that learns."""
+        """Shapes and scales of the adapter; None without LoRA."""
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
     def weights(self, params: Any, base: Any) -> Any:
-        """What the model computes with: a state's parameters, or its base with the adapter."""
+        """Returns the weights to compute with: the parameters, or the base with the adapter."""
         if self.adapter is None:
             return params
         return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
 
     def group_rows(self) -> list[GroupRow]:
-        """What happens to which parameters; a base has a row of its own."""
+        """Returns a row for each group of parameters; a base has a row of its own."""
         base = abstract_params(self.model.config)
-        learning = base if self.adapter is None else self.adapter.tensors
-        rows = group_rows(learning, self.config, self.groups)
+        params = base if self.adapter is None else self.adapter.tensors
+        rows = group_rows(params, self.config, self.groups)
         if self.adapter is not None:
             size = sum(leaf.size for leaf in jax.tree.leaves(base))
             rows.append(GroupRow("base", size, learning_rate=0.0, frozen_until=None))
         return rows
 
     def fresh(self, params: Any) -> TrainState:
-        """The state before the first step, without a base."""
-        learning, _ = split(params, self.groups)
-        ema = jax.tree.map(jnp.copy, learning) if self.ema_decay else {}
+        """Returns the state before the first step, without a base."""
+        trained, _ = split(params, self.groups)
+        # A copy, for the parameters themselves are donated to the first step.
+        ema = jax.tree.map(jnp.copy, trained) if self.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
-        return TrainState(zero, params, self.optimizer.init(learning), ema, zero)
+        return TrainState(zero, params, self.optimizer.init(trained), ema, zero)
 
     def acting(self, state: TrainState) -> Any:
-        """The parameters to act with: their moving average where one is kept."""
+        """Returns the weights to act with: of the moving average, if one is kept."""
         params = state.params
+        # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
         return self.weights(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; allocates nothing."""
+    """Returns shapes, dtypes and shardings of the state; allocates nothing."""
     params = abstract_params(recipe.model.config)
     if recipe.adapter is None:
         shapes = jax.eval_shape(recipe.fresh, params)
     else:
+        # The base is no part of a checkpoint, but it takes its place on the devices.
         shapes = jax.eval_shape(recipe.fresh, recipe.adapter.tensors).replace(base=params)
+    # Moments and average have the parameter's path in theirs, so the same rules place them.
     shardings = tree_shardings(shapes, mesh)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -123,15 +127,16 @@ def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
 def init_state(
     recipe: Recipe, mesh: Mesh, *, seed: int, params: Mapping[str, Any] | None = None
 ) -> TrainState:
-    """A fresh state on the mesh, from given parameters (numpy or jax) or from random ones.
+    """Returns a fresh state on the mesh, from given parameters (numpy or jax) or random ones.
 
-    Every leaf is made where it lives: the whole model is never on one device. With LoRA the given
-    parameters become the base.
+    Every leaf is made where it lives: no device ever holds all of the model. With LoRA the
+    given parameters become the base.
 
     Raises:
         ConfigError: LoRA without parameters to adapt.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
+    # A base is placed as it is, without a computation.
     bare = shardings.replace(base={})
     if recipe.lora is not None:
         if params is None:
@@ -139,6 +144,7 @@ def init_state(
         peft = recipe.lora.peft()
         tensors = init_adapter(params, recipe.model.config, peft, seed=seed).tensors
         placed = jax.device_put(tensors, shardings.params)
+        # The base is placed apart, because as an input of the jitted function it would be copied.
         return place_base(jax.jit(recipe.fresh, out_shardings=bare)(placed), mesh, params)
     if params is None:
         make = jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
@@ -149,5 +155,5 @@ def init_state(
 
 
 def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:
-    """The state with a base under its adapter; no checkpoint of a LoRA run holds one."""
+    """Returns the state with a base under its adapter; checkpoints of a LoRA run hold none."""
     return state.replace(base=jax.device_put(dict(params), tree_shardings(dict(params), mesh)))

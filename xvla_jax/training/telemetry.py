@@ -1,7 +1,7 @@
-"""Where the time of a run goes: rate, waiting, saving, MFU, goodput.
+"""Metrics of a run: the sinks that they are written to, and the time that the run takes.
 
 Goodput is the share of a run's wall-clock time that went into steps which count: not into starting,
-compiling, waiting for data, saving, validating, nor into steps that were done again after a kill.
+compiling, waiting for data, saving, validating, nor into steps that were repeated after a kill.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ with needs("data"):
 
 METRICS_NAME: Final = "metrics.jsonl"
 WANDB_ID_NAME: Final = "wandb_id"
+KINDS: Final = ("data", "checkpoint", "validation")  # that a step may have to wait for
 WANDB_MODES: Final = ("online", "offline")
 
 
@@ -39,7 +40,7 @@ class Sink(Protocol):
     """One place for scalars."""
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Takes one value per name."""
+        """Writes one value per name."""
         ...
 
     def close(self) -> None:
@@ -48,18 +49,19 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """``metrics.jsonl``, for anything that plots; the newest line of a step counts."""
+    """Appends to ``metrics.jsonl``; of several lines of a step the newest counts."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """Appends to what is there, on a line of its own where a kill has torn the last one."""
+        """Opens the file; a last line that a kill has cut off is ended first."""
         path = workdir / METRICS_NAME
         torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size
+        # Buffered by line, so that a kill loses no line that was written before.
         self._lines = path.open("a", buffering=1)
         if torn:
             self._lines.write("\n")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line."""
+        """Writes one line."""
         self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
 
     def close(self) -> None:
@@ -68,14 +70,14 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files in ``workdir/tensorboard``."""
+    """Writes event files into ``workdir/tensorboard``."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        """A file of its own for each process."""
+        """Opens a new event file."""
         self._events = EventFileWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One event."""
+        """Writes one event."""
         values = [Summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
         self._events.add_event(Event(step=step, summary=Summary(value=values)))
 
@@ -85,7 +87,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of wandb; a resumed workdir goes on in the same one."""
+    """Writes to a run of wandb; a resumed workdir continues the same run."""
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class WeightsAndBiases:
         name: str,
         mode: str,
     ) -> None:
-        """Begins or resumes the run.
+        """Starts or resumes the run.
 
         Raises:
             ConfigError: an unknown mode, or wandb is not installed.
@@ -106,6 +108,7 @@ class WeightsAndBiases:
             raise ConfigError(
                 f"config.wandb.mode is {mode!r}; allowed are {', '.join(WANDB_MODES)}"
             )
+        # Imported by name: wandb is no dependency, and most runs do without it.
         try:
             wandb: Any = importlib.import_module("wandb")
         except ModuleNotFoundError as error:
@@ -113,6 +116,7 @@ class WeightsAndBiases:
                 f"config.wandb.project is {project!r}, but wandb is not installed: pip install "
                 "wandb, or set config.wandb.project to ''"
             ) from error
+        # The id is chosen here and kept, because a resumed run must give the same one.
         path = workdir / WANDB_ID_NAME
         if not path.is_file():
             path.write_text(secrets.token_hex(8))
@@ -128,7 +132,7 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One row of the run's history; wandb drops steps that it has already."""
+        """Writes one row of the run's history; wandb drops steps that it already has."""
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
@@ -137,7 +141,7 @@ class WeightsAndBiases:
 
 
 def open_sinks(workdir: pathlib.Path, config: Mapping[str, Any]) -> list[Sink]:
-    """The sinks of a run's config: wandb only where config.wandb.project is set."""
+    """Opens the sinks of a run: wandb only if config.wandb.project is set."""
     sinks: list[Sink] = [JsonLines(workdir), TensorBoard(workdir)]
     if config["wandb"]["project"]:
         sinks.append(WeightsAndBiases(workdir, config, **config["wandb"]))
@@ -148,7 +152,7 @@ class MetricsWriter:
     """Writes the scalars of a step to every sink."""
 
     def __init__(self, *sinks: Sink) -> None:
-        """No sink at all where this process is not the one that writes."""
+        """Takes no sink on processes that do not write."""
         self._sinks = sinks
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -172,31 +176,29 @@ class MetricsWriter:
 
 
 def all_lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Every line of a run in the order written; a torn last line is left out."""
+    """Returns every line of a run in the order written; a line that was cut off is left out."""
     path = workdir / METRICS_NAME
-    found = []
+    lines = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         if not line:
             continue
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue  # cut off by a kill while it was written
-    return found
+    return lines
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a run by rising step, the newest of each step."""
+    """Returns the lines of a run by rising step, the newest of each step."""
+    # A resumed run repeats steps; later lines overwrite the earlier ones of the same step.
     by_step = {record["step"]: record for record in all_lines(workdir)}
     return [by_step[step] for step in sorted(by_step)]
 
 
-KINDS = ("data", "checkpoint", "validation")  # what a step may have to wait for
-
-
 @dataclasses.dataclass
 class _Seconds:
-    """Sums over an interval, in seconds but for the two counts."""
+    """Sums over an interval: two counts, and seconds."""
 
     steps: int = 0
     samples: int = 0
@@ -205,12 +207,12 @@ class _Seconds:
 
     @property
     def useful(self) -> float:
-        """What is left for the steps themselves."""
+        """Seconds that are left for the steps themselves."""
         return max(self.elapsed - sum(self.waits.values()), 0.0)
 
 
 class Watch:
-    """Timekeeper of one process; the loop tells it of every step."""
+    """Timekeeper of one process; the loop reports every step to it."""
 
     def __init__(
         self,
@@ -222,33 +224,35 @@ class Watch:
         peak: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A run of the steps from ``first`` on, to ``last``.
+        """Starts at step ``first`` of ``last``.
 
         Args:
             first: steps taken before.
-            last: steps of the whole run.
+            last: steps of the run.
             began: of this process, by ``clock``.
             flops: of one step, over all devices.
-            peak: FLOP/s of all devices together; None where it is not known.
+            peak: FLOP/s of all devices together; None if unknown.
             clock: seconds.
         """
         self._first, self._last = first, last
         self._began, self._clock = began, clock
         self._flops, self._peak = flops, peak
         self._session = time.time() - (clock() - began)  # names this process in the log
-        self._at: float | None = None  # end of the last step; None before the first, which compiles
+        self._at: float | None = None  # time of the last step; None before the first
         self._now = _Seconds()
         self._useful = 0.0
 
     def step(self, *, waited_s: float, samples: int) -> None:
-        """One more step was started, after so long a wait for its data."""
+        """Counts a step that has started, and the time that it waited for its data."""
+        # From the start of a step to the start of the next: dispatch returns at once, and only the
+        # sum over an interval is close to the time of the device.
         now = self._clock()
         if self._at is not None:
             self._now.elapsed += now - self._at
             self._now.waits["data"] += waited_s
             self._now.steps += 1
             self._now.samples += samples
-        else:
+        else:  # the first step compiles, and is in no rate; what came before it is no wait
             self._now.waits = dict.fromkeys(KINDS, 0.0)
         self._at = now
 
@@ -260,7 +264,7 @@ class Watch:
         self._now.waits[kind] += self._clock() - began
 
     def read(self) -> dict[str, float]:
-        """What happened since the last reading, and of the whole process what ends in ``_total``.
+        """Returns rates since the last reading, and sums over the process (``_total``, goodput).
 
         ``session`` and ``session_start`` name the process and the step that it began with.
         """
@@ -268,10 +272,11 @@ class Watch:
         if self._at is not None:  # the device has caught up by the time that metrics are read
             self._now.elapsed += now - self._at
             self._at = now
+        # Each reading starts a new interval; only the sums with ``_total`` go back to the start.
         seen, self._now = self._now, _Seconds()
         self._useful += seen.useful
         elapsed = max(seen.elapsed, 1e-9)
-        found = {
+        rates = {
             "samples_per_s": seen.samples / elapsed,
             "step_s": (seen.useful + seen.waits["data"]) / seen.steps if seen.steps else math.nan,
             **{f"{kind}_wait_share": min(seen.waits[kind] / elapsed, 1.0) for kind in KINDS},
@@ -283,12 +288,13 @@ class Watch:
             "goodput": self._useful / max(now - self._began, 1e-9),
         }
         if self._peak:
-            found["mfu"] = self._flops * seen.steps / elapsed / self._peak
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+            rates["mfu"] = self._flops * seen.steps / elapsed / self._peak
+        return {name: value for name, value in rates.items() if not math.isnan(value)}
 
     def line(self, step: int, scalars: Mapping[str, float]) -> str:
-        """The console's line; ``scalars`` hold those of `read`."""
-        losses = sorted((k for k in scalars if k.endswith("loss")), key=len)  # the sum first
+        """Returns the line for the console; ``scalars`` include those of `read`."""
+        # "loss" is shorter than the names of its terms
+        losses = sorted((k for k in scalars if k.endswith("loss")), key=len)
         terms = [f"{name} {scalars[name]:.4g}" for name in losses]
         parts = [f"step {step}/{self._last}", *terms, f"grad_norm {scalars['grad_norm']:.3g}"]
         if "step_s" in scalars:
@@ -302,38 +308,44 @@ class Watch:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``1 h 02 min``, ``3 min 04 s`` or ``5 s``."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    """Returns seconds as ``1 h 02 min``, ``3 min 04 s`` or ``5 s``."""
+    rounded = round(seconds)
+    hours, minutes, rest = rounded // 3600, rounded // 60 % 60, rounded % 60
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of a run over all its processes, from every line of its log in the order written.
+    """Returns the goodput of a run over all its sessions.
+
+    Args:
+        lines: every line of the log, in the order written.
 
     Returns:
-        ``seconds`` of all processes, ``useful_s`` of steps that count, ``goodput``, ``sessions``,
-        and ``steps_repeated`` because a kill came before they were saved. What a process did after
+        ``seconds`` of all sessions, ``useful_s`` of steps that count, ``goodput``, ``sessions``,
+        and ``steps_repeated`` because a kill came before they were saved. Time of a session after
         its last line is in none of them.
     """
+    # One list for each process that wrote to this log, in order: a resume begins a new one.
     sessions: dict[float, list[Mapping[str, Any]]] = {}
     for line in lines:
         if "session" in line:
             sessions.setdefault(line["session"], []).append(line)
-    found = list(sessions.values())
+    in_order = list(sessions.values())
     useful, repeated = 0.0, 0
-    for number, own in enumerate(found):
-        end = found[number + 1][0]["session_start"] if number + 1 < len(found) else math.inf
+    for number, own in enumerate(in_order):
+        # Steps behind the start of the next session were not saved, so they do not count.
+        last = number + 1 == len(in_order)
+        end = math.inf if last else in_order[number + 1][0]["session_start"]
         kept = [line["useful_s_total"] for line in own if line["step"] <= end]
         useful += kept[-1] if kept else 0.0
         repeated += max(int(own[-1]["step"] - end), 0) if end < math.inf else 0
-    seconds = sum(own[-1]["session_s_total"] for own in found)
+    seconds = sum(own[-1]["session_s_total"] for own in in_order)
     return {
         "seconds": seconds,
         "useful_s": useful,
         "goodput": useful / seconds if seconds else 0.0,
-        "sessions": len(found),
+        "sessions": len(in_order),
         "steps_repeated": repeated,
     }

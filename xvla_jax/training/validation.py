@@ -31,17 +31,18 @@ HostBatch = Mapping[str, np.ndarray]
 def make_eval_step(
     model: XVLA, processor: Processor, *, steps: int
 ) -> Callable[[Any, Mapping[str, Array], Array], dict[str, Array]]:
-    """The jitted step ``(params, batch, key) -> {name: [B]}`` of absolute errors of each sample.
+    """Returns the jitted step ``(params, batch, key) -> {name: [B]}``: absolute errors by sample.
 
     ``l1`` is the mean over the chunk and all channels of the robot's action; ``position`` and so on
     are means over the channels of a loss term. Grippers are probabilities against 0 and 1.
 
     Args:
         model: the module.
-        processor: mean and deviation of the pictures.
+        processor: mean and deviation of the images.
         steps: of denoising.
     """
     space = action_space(model.config)
+    # The channels of each loss term, so that metres, rotations and grippers are not mixed.
     groups = {
         term.name.removesuffix("_loss"): np.unique(np.concatenate(term.groups))
         for term in space.terms
@@ -50,15 +51,18 @@ def make_eval_step(
     @jax.jit
     def eval_step(params: Any, batch: Mapping[str, Array], key: Array) -> dict[str, Array]:
         pixels = normalise(batch["images"], processor.mean, processor.std)
+        # Encoded once: all denoising steps share the context.
         context: Any = model.apply(
             {"params": params}, pixels, batch["view_mask"], batch["input_ids"], method="encode"
         )
-        true = batch["actions"]
+        true = batch["actions"]  # [B, T, D]
+        # As wide as the head, like in a policy; true actions may lack the padding.
         noise = jax.random.normal(key, (*true.shape[:2], space.width), jnp.float32)
-        found = flow.sample(
+        predicted = flow.sample(
             model, params, context, batch["proprio"], batch["domain_id"], noise=noise, steps=steps
         )
-        error = jnp.abs(found - true[..., : space.real_width])
+        # Channels that only pad the head are no actions: [B, T, D] -> [B, T, real width]
+        error = jnp.abs(predicted - true[..., : space.real_width])
         by_group = {name: error[..., i].mean((-2, -1)) for name, i in groups.items()}
         return {"l1": error.mean((-2, -1)), **by_group}
 
@@ -67,7 +71,7 @@ def make_eval_step(
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How and on what a run is measured.
+    """Measurement of a run on held-out samples.
 
     Attributes:
         eval_step: see `make_eval_step`.
@@ -94,44 +98,49 @@ class Validation:
             raise ConfigError(f"config.validation.every is {self.every}; it must be 1 or more")
 
     def due(self, step: int, last: int) -> bool:
-        """Whether to measure behind ``step`` of ``last``."""
+        """Returns True to measure after ``step`` of ``last``."""
         return step % self.every == 0 or step == last
 
     def measure(self, state: TrainState, mesh: Mesh) -> dict[str, float]:
-        """``val_l1/SOURCE`` and so on, and ``val_l1``, the mean over sources."""
-        found: dict[str, float] = {}
+        """Returns ``val_l1/SOURCE`` and so on, and ``val_l1``, the mean over sources."""
+        errors: dict[str, float] = {}
         params = self.params_of(state)
         for name, open_pass in self.sources.items():
             means = self._of_source(params, mesh, open_pass())
-            found |= {f"val_{kind}/{name}": mean for kind, mean in means.items()}
-        l1 = [value for name, value in found.items() if name.startswith("val_l1/")]
-        return found | {"val_l1": sum(l1) / len(l1)}
+            errors |= {f"val_{kind}/{name}": mean for kind, mean in means.items()}
+        # Sources weigh the same, however many samples they hold out.
+        l1 = [value for name, value in errors.items() if name.startswith("val_l1/")]
+        return errors | {"val_l1": sum(l1) / len(l1)}
 
     def _of_source(self, params: Any, mesh: Mesh, batches: Iterable[HostBatch]) -> dict[str, float]:
+        # Sums over samples, divided at the end: the last batch may be shorter than the others.
         totals: dict[str, float] = {}
         samples = 0
         for number, batch in enumerate(batches):
             rows = len(batch["actions"])
+            # By number of the batch, not by step: two measurements differ by the parameters only.
             key = jax.random.fold_in(jax.random.key(self.seed), number)
             with jax.set_mesh(mesh):
                 errors = self.eval_step(params, self._placed(batch, mesh), key)
             for kind, values in errors.items():
-                totals[kind] = totals.get(kind, 0.0) + float(_of_all(values)[:rows].sum())
+                totals[kind] = totals.get(kind, 0.0) + float(_gathered(values)[:rows].sum())
             samples += rows
         return {kind: total / samples for kind, total in totals.items()}
 
     def _placed(self, batch: HostBatch, mesh: Mesh) -> dict[str, Array]:
-        """This process's rows of a batch that is filled up with copies of its last row."""
+        """Places this process's rows of a batch, filled up with copies of its last row."""
         rows = self.batch_size // jax.process_count()
         first = jax.process_index() * rows
+        # A short last batch would compile the step again; the copies are cut off after it.
         mine = np.minimum(np.arange(first, first + rows), len(batch["actions"]) - 1)
+        # No jitter: held-out images are measured as they were recorded.
         kept = {name: value[mine] for name, value in batch.items() if "jitter" not in name}
         shown = {k: kept[k][:, : self.present_views] for k in IMAGE_FIELDS if k in kept}
         return global_batch(kept | shown, mesh)
 
 
-def _of_all(values: Array) -> np.ndarray:
-    """An array over all processes as numpy, on each of them."""
+def _gathered(values: Array) -> np.ndarray:
+    """Returns an array over all processes as numpy, on each of them."""
     if values.is_fully_addressable:
         return np.asarray(values)
     from jax.experimental import multihost_utils  # only where there are several processes

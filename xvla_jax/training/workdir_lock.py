@@ -148,6 +148,7 @@ class WorkdirLock:
             TrainingError: another run holds it; host and process are named.
             OSError: the file cannot be written.
         """
+        # In a loop: between the removal of a dead holder's file and our own, another may be faster.
         while not self._create(_packed(self._me)):
             dead = self._watch()
             if dead is not None:
@@ -162,6 +163,7 @@ class WorkdirLock:
         trace: TracebackType | None,
     ) -> None:
         """Releases the workdir."""
+        # The thread first, or it would write the file again.
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -172,6 +174,7 @@ class WorkdirLock:
 
     def _create(self, content: bytes) -> bool:
         """Creates the file; returns False if there is one."""
+        # O_EXCL is what decides between two processes; everything else here is bookkeeping.
         try:
             handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -211,6 +214,8 @@ class WorkdirLock:
                 self._stale_s,
             )
         while (holder := self._read()) is not None:
+            # Refused: known to live, or a sign of life since the first look. Taken over: known to
+            # be dead, given up by the flag, or silent for long enough.
             dead = holder.is_dead(self._me)
             beats = holder != first and holder.token  # a file without a token is being written
             if dead is False or (dead is None and beats):
@@ -218,6 +223,8 @@ class WorkdirLock:
                     f"{self.path.parent} is in use by {holder}. Use another --workdir, or end that "
                     "run"
                 )
+            if holder != first:  # another process took it and has not written yet: wait for that
+                first, since = holder, time.monotonic()
             if dead or self._take_over or time.monotonic() - since > self._stale_s:
                 return holder
             time.sleep(min(_POLL_S, self._beat_s))
@@ -243,6 +250,7 @@ class WorkdirLock:
         beat = 0
         while not self._done.wait(self._beat_s):
             beat += 1
+            # In place and of one size: a file that is replaced or grows could fail on a full disk.
             content = _packed(dataclasses.replace(self._me, beat=beat))
             try:
                 holder = self._read()
@@ -267,6 +275,7 @@ def _packed(holder: Holder) -> bytes:
 
 def _place() -> str:
     """Returns boot and pid namespace, within which a pid means one process; empty if unknown."""
+    # A container has process ids of its own, and a reboot starts them again.
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -276,6 +285,7 @@ def _place() -> str:
 
 def _born(pid: int) -> str:
     """Returns the start of a process in ticks since the boot; empty if it does not live."""
+    # Fields 3 (state) and 22 (start time) of proc(5); the name before them may hold spaces.
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

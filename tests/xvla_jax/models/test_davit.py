@@ -49,13 +49,13 @@ def test_values_and_gradients_are_those_of_the_loop() -> None:
         assert ("while" in lowered.as_text()) == tower.scan
         return lowered.compile()(params)
 
-    wanted, found = loss_and_gradient(loop), loss_and_gradient(scan)
-    jax.tree.map(_assert_rounding_apart, wanted, found)
+    plain, scanned = loss_and_gradient(loop), loss_and_gradient(scan)
+    jax.tree.map(_assert_rounding_apart, plain, scanned)
 
 
-def _assert_rounding_apart(wanted: jax.Array, found: jax.Array) -> None:
-    """Sums of a leaf cancel, so rounding is told by its largest value, not by each."""
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * float(jnp.abs(wanted).max()))
+def _assert_rounding_apart(plain: jax.Array, scanned: jax.Array) -> None:
+    """Sums of a leaf cancel, so rounding is measured by its largest value, not by each."""
+    np.testing.assert_allclose(scanned, plain, rtol=0, atol=1e-5 * float(jnp.abs(plain).max()))
 
 
 def test_each_branch_is_dropped_at_its_own_rate() -> None:

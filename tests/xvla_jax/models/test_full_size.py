@@ -29,15 +29,15 @@ def test_parameter_count() -> None:
 def test_tensors_of_the_released_file() -> None:
     config = _config()
     table = (golden.FOLDER / "full_size_tensors.tsv").read_text().splitlines()
-    wanted = {
+    expected = {
         name: json.loads(shape) for name, shape, dtype in (line.split("\t") for line in table)
     }
-    assert len(wanted) == 903
+    assert len(expected) == 903
     ours = {
         name: list(shape)
         for name, shape in torch_tensors.torch_shapes(config, abstract_params(config)).items()
     }
-    assert ours == {name: shape for name, shape in wanted.items() if name not in _BUFFERS}
+    assert ours == {name: shape for name, shape in expected.items() if name not in _BUFFERS}
 
 
 def test_262_tokens_reach_the_head() -> None:

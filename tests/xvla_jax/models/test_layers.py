@@ -51,13 +51,13 @@ def _block_delta(part: str, *, train: bool, seed: int = 0) -> np.ndarray:
 )
 def test_dropout_of_the_head(part: str, value: float, keep: float) -> None:
     """Rate 0.1: once on the probability, twice in the MLP. Scaling keeps the mean."""
-    found = _block_delta(part, train=True)
-    kept = found > 0
-    np.testing.assert_allclose(found[kept], value / keep, rtol=1e-4)
+    actual = _block_delta(part, train=True)
+    kept = actual > 0
+    np.testing.assert_allclose(actual[kept], value / keep, rtol=1e-4)
     assert kept.mean() == pytest.approx(keep, abs=4 * math.sqrt(keep * (1 - keep) / _DRAWS))
-    assert found.mean() == pytest.approx(value, rel=0.015)
-    assert found.var() == pytest.approx(value**2 * (1 / keep - 1), rel=0.06)
-    assert not np.array_equal(found, _block_delta(part, train=True, seed=1))
+    assert actual.mean() == pytest.approx(value, rel=0.015)
+    assert actual.var() == pytest.approx(value**2 * (1 / keep - 1), rel=0.06)
+    assert not np.array_equal(actual, _block_delta(part, train=True, seed=1))
 
 
 @pytest.mark.parametrize(("part", "value"), [("attention", 1.0), ("mlp", _GELU_1)])
@@ -65,13 +65,13 @@ def test_evaluation_drops_nothing(part: str, value: float) -> None:
     np.testing.assert_allclose(_block_delta(part, train=False), value, rtol=1e-4)
 
 
-def test_drop_path_takes_whole_samples() -> None:
+def test_drop_path_drops_all_of_a_sample() -> None:
     x = jnp.full((_DRAWS, 2, 3), 3.0)
     rngs = {"dropout": jax.random.key(0)}
-    found = np.asarray(DropPath(0.25).apply({}, x, train=True, rngs=rngs)).reshape(_DRAWS, 6)
-    assert (found == found[:, :1]).all()
-    assert set(np.unique(found)) == {0.0, 4.0}
-    assert (found[:, 0] > 0).mean() == pytest.approx(0.75, abs=0.01)
+    actual = np.asarray(DropPath(0.25).apply({}, x, train=True, rngs=rngs)).reshape(_DRAWS, 6)
+    assert (actual == actual[:, :1]).all()
+    assert set(np.unique(actual)) == {0.0, 4.0}
+    assert (actual[:, 0] > 0).mean() == pytest.approx(0.75, abs=0.01)
     np.testing.assert_array_equal(DropPath(0.25).apply({}, x, train=False), x)
 
 
@@ -130,12 +130,12 @@ def test_the_bias_of_the_key_has_no_effect(
 
 def test_time_embedding_of_odd_width_ends_in_zero() -> None:
     """Two frequencies, 1 and 0.1: cosines, sines, 0."""
-    found = time_embedding(jnp.array([0.5, 1.0]), 5)
-    wanted = [
+    actual = time_embedding(jnp.array([0.5, 1.0]), 5)
+    expected = [
         [math.cos(t), math.cos(t / 10), math.sin(t), math.sin(t / 10), 0.0] for t in (0.5, 1.0)
     ]
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
-    np.testing.assert_array_equal(found[:, 4], 0.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    np.testing.assert_array_equal(actual[:, 4], 0.0)
 
 
 def test_domain_linear_picks_the_row_of_the_domain() -> None:

@@ -36,15 +36,15 @@ def _gradient(policy: str, scanned: bool) -> Any:
 
 @pytest.mark.parametrize("scanned", [False, True])
 def test_gradients_are_the_same_under_every_policy(scanned: bool) -> None:
-    wanted_of, params = _gradient("none", scanned)
-    wanted = wanted_of(params)
-    assert any(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(wanted))
+    plain_gradient, params = _gradient("none", scanned)
+    plain = plain_gradient(params)
+    assert any(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(plain))
     for policy in REMAT:
-        found, _ = _gradient(policy, scanned)
+        gradient, _ = _gradient(policy, scanned)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-            found(params),
-            wanted,
+            gradient(params),
+            plain,
         )
 
 

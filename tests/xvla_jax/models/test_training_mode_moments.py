@@ -113,8 +113,8 @@ def _program() -> Any:
 
 def _draws(passes: int) -> dict[str, np.ndarray]:
     """float64[draws, ...] of every value."""
-    found = [jax.device_get(_program()(jax.random.key(i))[0]) for i in range(passes)]
-    return {k: np.concatenate([f[k] for f in found]).astype(np.float64) for k in found[0]}
+    actual = [jax.device_get(_program()(jax.random.key(i))[0]) for i in range(passes)]
+    return {k: np.concatenate([f[k] for f in actual]).astype(np.float64) for k in actual[0]}
 
 
 def _places(shown: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, list[Any]]:
@@ -141,7 +141,7 @@ def test_share_scale_and_independence_at_every_place() -> None:
         for x, y in places[place]:
             mask = y != 0
             np.testing.assert_allclose(y[mask], x[mask] / (1 - rate), rtol=1e-5, err_msg=place)
-            if "DropPath" in place:  # whole images
+            if "DropPath" in place:  # all of an image
                 assert (mask == mask[:, :1, :1, :1]).all(), place
                 mask = mask[:, 0, 0, 0]
             share, error = mask.mean(), math.sqrt(rate * (1 - rate) / mask.size)

@@ -149,6 +149,24 @@ def test_a_file_that_says_nothing_is_waited_for_and_replaced(
         assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
 
 
+def test_a_file_that_is_being_written_is_not_taken_for_the_silent_one(tmp_path: Path) -> None:
+    """While one waits, another takes the dead workdir over; its file is empty at first."""
+    _write(tmp_path, _elsewhere())
+
+    def take_over_slowly() -> None:
+        time.sleep(1)
+        (tmp_path / LOCK_NAME).write_bytes(b"")
+        time.sleep(1.5)
+        _write(tmp_path, _elsewhere(token="u"))
+
+    thread = threading.Thread(target=take_over_slowly)
+    thread.start()
+    lock = WorkdirLock(tmp_path, beat_s=0.05, stale_s=2)
+    with pytest.raises(TrainingError, match="on host node7"), lock:
+        pass
+    thread.join()
+
+
 def test_one_of_many_wins_a_dead_workdir(tmp_path: Path) -> None:
     _write(tmp_path, _elsewhere())
     together, results = threading.Barrier(8), []
