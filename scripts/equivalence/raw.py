@@ -1,7 +1,7 @@
-"""Raw observations in ``scripts/check_equivalence.py``: preprocessing, not only the network.
+"""Raw observations in ``scripts/check_equivalence.py``: they test preprocessing too.
 
-Equal pixels show whether two networks are the same; only images as cameras give them show whether
-two checkpoints act the same.
+Equal pixels show that two networks are the same; only images as cameras give them show that two
+checkpoints act the same.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from xvla_jax.processor import Processor
 
 
 def layout_of(torch: TorchOptions | None) -> str:
-    """Layout in which PyTorch is given a checkpoint; LeRobot, one that its versions all load."""
+    """Returns the layout for PyTorch; for LeRobot the one that all of its versions load."""
     return "lerobot-vendored" if torch and torch.package == LEROBOT else "hf"
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A folder in which a checkpoint is written for PyTorch."""
+    """A folder to write a checkpoint for PyTorch into."""
 
     folder: pathlib.Path
     layout: str
 
     def write(self, loaded: Pretrained) -> None:
-        """Writes it, with what LeRobot needs besides weights."""
+        """Writes the checkpoint with the files that LeRobot needs beside the weights."""
         save_pretrained(
             self.folder,
             loaded.config,
@@ -52,14 +52,14 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class RawSide:
-    """Raw observations, and what ours makes of them.
+    """Raw observations, and our outputs for them.
 
     Attributes:
-        arrays: the observations, as `xvla_jax.checkpoint_tools.probe.raw_observations` gives them.
+        arrays: the observations, as `probe.raw_observations` returns them.
         tasks: their instructions.
-        outputs: ours by the names of ``compare.RAW_STAGES``.
-        processor: LeRobot gets its tokenizer.
-        note: what is special.
+        outputs: ours, by the names of ``compare.RAW_STAGES``.
+        processor: of ours; LeRobot gets its tokenizer.
+        note: size and resizing of the images, for the report.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -70,7 +70,7 @@ class RawSide:
 
     @classmethod
     def of(cls, loaded: Pretrained, folder: pathlib.Path, *, count: int, seed: int) -> RawSide:
-        """Runs ours in float32; ``folder`` is what LeRobot is going to load."""
+        """Runs ours in float32; ``folder`` is the one that LeRobot will load."""
         if loaded.processor is None:
             raise ValueError("a checkpoint without a processor has no way to take raw observations")
         config, processor = loaded.config, as_lerobot_can(loaded.processor)
@@ -80,8 +80,8 @@ class RawSide:
             config, processor, arrays, tasks, domain_id=read_domain(files) or 0
         )
         params = inference_params(loaded.params, "float32")
-        made = compare.stage_outputs(config, params, inputs, dtype="float32", steps=STEPS)
-        actions = made["actions"]
+        outputs = compare.stage_outputs(config, params, inputs, dtype="float32", steps=STEPS)
+        actions = outputs["actions"]
         if processor.action:
             actions = processor.action.unscale(actions)
         height, width = arrays["images"].shape[2:4]
@@ -91,19 +91,19 @@ class RawSide:
         return cls(arrays, tasks, {**inputs, "robot_actions": actions}, processor, note)
 
     def ask(self, reference: TorchReference) -> dict[str, np.ndarray]:
-        """The same from LeRobot; of proprio, the channels that ours has."""
+        """Returns LeRobot's outputs; of proprio, the channels that ours has."""
         with tempfile.TemporaryDirectory() as folder:
             self.processor.write(folder)
-            found = reference.raw(self.arrays, self.tasks, tokenizer=pathlib.Path(folder))
+            outputs = reference.raw(self.arrays, self.tasks, tokenizer=pathlib.Path(folder))
         width = self.outputs["proprio"].shape[1]
-        proprio = found["proprio"][:, :width]
-        return found | {"proprio": np.pad(proprio, ((0, 0), (0, width - proprio.shape[1])))}
+        proprio = outputs["proprio"][:, :width]
+        return outputs | {"proprio": np.pad(proprio, ((0, 0), (0, width - proprio.shape[1])))}
 
 
 def pixel_difference(a: Processor, b: Processor) -> float | None:
-    """Largest difference, in levels of 0 .. 255, of what two processors make of a camera's image.
+    """Returns the largest difference of one camera image after two processors, in levels 0 .. 255.
 
-    None where one of them takes no image of that size, or the two have not one size.
+    None if one of them takes no image of that size, or if their results differ in size.
     """
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*probe.CAMERA, 3), dtype=np.uint8)

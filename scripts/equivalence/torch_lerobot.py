@@ -1,7 +1,7 @@
-"""A folder inside LeRobot, from raw observations on; part of ``scripts/equivalence/torch_reference.py``.
+"""Runs a checkpoint inside LeRobot from raw observations; a part of ``torch_reference.py``.
 
 Weights, both pipelines and every setting come from the folder, by LeRobot's own loaders. It runs
-where lerobot is (0.4.4 and 0.6.1 are known to work), and imports nothing of this repository.
+where lerobot is installed (0.4.4 and 0.6.1 work), and imports nothing of this repository.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ _FACTORY = "lerobot.policies.factory"
 
 @functools.lru_cache(maxsize=1)
 def load_policy(folder: str) -> Any:
-    """A policy with its weights."""
+    """Returns a policy with its weights."""
     return importlib.import_module(_POLICY).XVLAPolicy.from_pretrained(folder)
 
 
 def _load_pipelines(policy: Any, folder: str, tokenizer: str) -> tuple[Any, Any]:
-    """What comes before and after a policy."""
+    """Returns the steps before and after a policy."""
     overrides = {
         "device_processor": {"device": "cpu"},
-        "tokenizer_processor": {"tokenizer_name": tokenizer},  # without the network
+        "tokenizer_processor": {
+            "tokenizer_name": tokenizer
+        },  # a folder, so that nothing is downloaded
     }
     return importlib.import_module(_FACTORY).make_pre_post_processors(
         policy.config, pretrained_path=folder, preprocessor_overrides=overrides
@@ -38,7 +40,7 @@ def _load_pipelines(policy: Any, folder: str, tokenizer: str) -> tuple[Any, Any]
 def raw_outputs(
     folder: str, tokenizer: str, arrays: Mapping[str, np.ndarray], tasks: list[str]
 ) -> dict[str, np.ndarray]:
-    """What the policy makes of raw observations, each of them in a batch of its own.
+    """Returns the policy's inputs and actions for raw observations, each in a batch of its own.
 
     Args:
         folder: in one of LeRobot's layouts.
@@ -49,7 +51,7 @@ def raw_outputs(
 
     Returns:
         pixel_values float32[B, V, 3, S, S], image_mask bool[B, V], input_ids int[B, L],
-        domain_id int[B], proprio float32[B, D'] as the network gets it, and
+        domain_id int[B], proprio float32[B, D'] as the network takes it, and
         robot_actions float32[B, T, d], after LeRobot's postprocessing.
     """
     torch = importlib.import_module("torch")
@@ -69,7 +71,7 @@ def raw_outputs(
             inputs = policy._build_model_inputs(batch)
             with mock.patch.object(torch, "randn", lambda *_, noise=noise, **__: noise):
                 actions = after(policy.predict_action_chunk(batch))
-        found = {
+        outputs = {
             "pixel_values": inputs["image_input"],
             "image_mask": inputs["image_mask"],
             "input_ids": inputs["input_ids"],
@@ -77,6 +79,6 @@ def raw_outputs(
             "proprio": inputs["proprio"],
             "robot_actions": actions,
         }
-        for name, value in found.items():
+        for name, value in outputs.items():
             rows.setdefault(name, []).append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in rows.items()}

@@ -1,7 +1,7 @@
 """The two PyTorch packages that hold X-VLA, each turned into a model with a checkpoint's weights.
 
-Part of ``scripts/equivalence/torch_reference.py``: it runs where torch is, and imports nothing of this
-repository but that program's other parts.
+A part of ``torch_reference.py``: it runs where torch is installed, and imports nothing of this
+repository but the other parts of that program.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from scripts.equivalence import torch_lerobot
 
 LEROBOT = "lerobot"  # any other package is a folder with models/ of the original code
 NEEDED = ("torch", "transformers", "einops", "safetensors")
-_TIED = "encoder.embed_tokens.weight"  # the same as shared.weight
+_TIED = "encoder.embed_tokens.weight"  # the same tensor as shared.weight
 
-# What the packages import and inference does without, where it is not installed; and the few names
-# in it that matter, with torch's like. Drop path does nothing in inference.
+# Packages that the two import and inference does not need: stubs if they are not installed. The few
+# names in them that matter get an equivalent of torch. Drop path does nothing in inference.
 _OPTIONAL = ("timm", "torchvision", "fastapi", "uvicorn", "json_numpy", "cv2")
 _STAND_INS = {
     ("timm.layers", "DropPath"): ("torch.nn", "Identity"),
@@ -34,7 +34,7 @@ _STAND_INS = {
 
 
 class _Stub(types.ModuleType):
-    """A module in which every public name is an empty class, the stand-ins apart."""
+    """A module in which every public name is an empty class, except for the stand-ins."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -46,7 +46,7 @@ class _Stub(types.ModuleType):
 
 
 class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Last in ``sys.meta_path``, so it is asked for what is not installed."""
+    """Finder at the end of ``sys.meta_path``, which gets the names that are not installed."""
 
     def find_spec(self, fullname: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
         if fullname.split(".")[0] not in _OPTIONAL:
@@ -57,17 +57,17 @@ class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _Stub(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """A stub has no code."""
+        """Does nothing: a stub has no code."""
 
 
 def require(package: str) -> None:
-    """Looks for everything that is needed, without importing it.
+    """Checks that everything needed is installed, without importing it.
 
     Raises:
         SystemExit: something is missing; the message says what to do.
     """
-    wanted = (*NEEDED, LEROBOT) if package == LEROBOT else NEEDED
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    needed = (*NEEDED, LEROBOT) if package == LEROBOT else NEEDED
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(
             f"{sys.executable} has no {', '.join(missing)}. Name a Python that has "
@@ -81,15 +81,15 @@ def require(package: str) -> None:
 
 
 def import_torch() -> Any:
-    """Torch, with stubs behind it for what the packages import and inference does without."""
+    """Imports torch, and installs the stubs for packages that inference does not need."""
     torch = importlib.import_module("torch")
-    importlib.import_module("transformers")  # before the stubs: it looks which packages exist
+    importlib.import_module("transformers")  # before the stubs: it checks which packages exist
     sys.meta_path.append(_StubFinder())
     return torch
 
 
 def load_model(folder: pathlib.Path, package: str, dtype: str, device: str) -> Any:
-    """The model of a checkpoint, in evaluation mode.
+    """Loads the model of a checkpoint, in evaluation mode.
 
     The checkpoint is in the released layout, or with lerobot in one of its own, which LeRobot
     itself then loads.
@@ -118,14 +118,14 @@ def load_model(folder: pathlib.Path, package: str, dtype: str, device: str) -> A
 
 
 def image_features(model: Any, images: Any) -> Any:
-    """Tokens of images, by whatever name the package has for it."""
+    """Returns the tokens of images, by the method that the package has."""
     if hasattr(model.vlm, "_encode_image"):
         return model.vlm._encode_image(images)
     return model.vlm.get_image_features(images).pooler_output
 
 
 def chunk_shape(model: Any) -> tuple[int, int]:
-    """Rows and channels of the model's chunk; the two packages name the first differently."""
+    """Returns rows and channels of the chunk; the two packages name the first differently."""
     rows = model.num_actions if hasattr(model, "num_actions") else model.chunk_size
     return rows, model.action_space.dim_action
 
@@ -139,7 +139,7 @@ def _build_original(package: str, raw: Mapping[str, Any]) -> Any:
 def _build_lerobot(
     raw: Mapping[str, Any], width: int, dtype: str, state: Mapping[str, Any]
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The bare model, and the released tensors by its names, without any other policy's needs."""
+    """Builds the model alone, without importing other policies; returns it and its tensors."""
     root = pathlib.Path(importlib.import_module(LEROBOT).__path__[0])
     # The __init__ of these two import every policy; empty packages in their places do not.
     for name in ("lerobot.policies", "lerobot.policies.xvla"):

@@ -20,19 +20,19 @@ _TAIL = 2000  # characters of stderr that an error shows
 
 
 class TorchReferenceError(RuntimeError):
-    """The PyTorch process ended; the message holds what it said last."""
+    """The PyTorch process ended; the message holds its last output."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchOptions:
-    """How to start the process.
+    """Options to start the process with.
 
     Attributes:
         package: folder of the original package (it holds ``models/``), or ``lerobot``.
         python: interpreter that has torch.
         dtype: ``float32`` or ``bfloat16``: type of weights and computing.
         threads: 0 leaves PyTorch's own choice.
-        device: torch's name of it.
+        device: torch's name of the device.
     """
 
     package: str
@@ -43,12 +43,15 @@ class TorchOptions:
 
 
 def require_torch(options: TorchOptions) -> None:
-    """Finds out in a moment whether the process could start.
+    """Checks quickly that the process can start.
 
     Raises:
-        TorchReferenceError: it could not; the message says what is missing.
+        TorchReferenceError: it cannot; the message says what is missing.
     """
-    code = f"from scripts.equivalence.torch_packages import require; require({_place(options.package)!r})"
+    code = (
+        "from scripts.equivalence.torch_packages import require; "
+        f"require({_place(options.package)!r})"
+    )
     try:
         done = subprocess.run(
             [options.python, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
@@ -60,12 +63,12 @@ def require_torch(options: TorchOptions) -> None:
 
 
 def _place(package: str) -> str:
-    """Independent of the folder in which a process runs."""
+    """Returns the package as a path that does not depend on a process's folder."""
     return str(pathlib.Path(package).resolve()) if pathlib.Path(package).is_dir() else package
 
 
 class TorchReference:
-    """A model in PyTorch that answers; a context manager, as it is a process.
+    """A model in PyTorch that answers requests; a context manager, as it is a process.
 
     Attributes:
         about: the program's first line: versions, threads, seconds to import and to load.
@@ -74,7 +77,7 @@ class TorchReference:
     about: Mapping[str, Any]
 
     def __init__(self, checkpoint: str | os.PathLike[str], options: TorchOptions) -> None:
-        """Starts nothing yet; ``checkpoint`` is in the released layout, or one of LeRobot's."""
+        """Stores the command; ``checkpoint`` is in the released layout or one of LeRobot's."""
         self._command = [
             options.python,
             "-m",
@@ -90,7 +93,7 @@ class TorchReference:
         """Starts the process and waits until the model is loaded.
 
         Raises:
-            TorchReferenceError: it cannot be; the message says why.
+            TorchReferenceError: loading failed; the message says why.
         """
         self._errors: IO[str] = tempfile.TemporaryFile("w+")
         try:
@@ -121,13 +124,13 @@ class TorchReference:
         self._errors.close()
 
     def stages(self, inputs: Mapping[str, np.ndarray], *, steps: int) -> dict[str, np.ndarray]:
-        """Float32 outputs of each stage for inputs as the program's top describes them."""
+        """Returns float32 outputs of each stage; the program's docstring describes the inputs."""
         return self._arrays(inputs, {"command": "stages", "steps": steps})
 
     def raw(
         self, arrays: Mapping[str, np.ndarray], tasks: list[str], *, tokenizer: pathlib.Path
     ) -> dict[str, np.ndarray]:
-        """What LeRobot makes of raw observations; see ``scripts/equivalence/torch_lerobot.py``."""
+        """Returns LeRobot's outputs for raw observations; see ``torch_lerobot.py``."""
         request = {"command": "raw", "tasks": tasks, "tokenizer": str(tokenizer.resolve())}
         return self._arrays(arrays, request)
 
@@ -135,15 +138,18 @@ class TorchReference:
         self, inputs: Mapping[str, np.ndarray], request: Mapping[str, Any]
     ) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
-            given, made = pathlib.Path(folder, "inputs.npz"), pathlib.Path(folder, "outputs.npz")
+            inputs_file, outputs_file = (
+                pathlib.Path(folder, "inputs.npz"),
+                pathlib.Path(folder, "outputs.npz"),
+            )
             arrays: dict[str, Any] = dict(inputs)
-            np.savez(given, **arrays)
-            self.ask({**request, "inputs": str(given), "outputs": str(made)})
-            with np.load(made) as outputs:
+            np.savez(inputs_file, **arrays)
+            self.ask({**request, "inputs": str(inputs_file), "outputs": str(outputs_file)})
+            with np.load(outputs_file) as outputs:
                 return dict(outputs)
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends one request, as the program's top describes them, and waits for its answer."""
+        """Sends a request, as the program's docstring describes it, and returns the answer."""
         if self._process.stdin is None:
             raise TorchReferenceError("the process has no stdin")
         try:
@@ -162,5 +168,5 @@ class TorchReference:
     def _ended(self) -> TorchReferenceError:
         status = self._process.wait()
         self._errors.seek(0)
-        said = self._errors.read().strip()[-_TAIL:]
-        return TorchReferenceError(f"PyTorch reference ended with status {status}: {said}")
+        last_output = self._errors.read().strip()[-_TAIL:]
+        return TorchReferenceError(f"PyTorch reference ended with status {status}: {last_output}")

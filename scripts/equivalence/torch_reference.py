@@ -1,17 +1,16 @@
 """X-VLA in PyTorch as a program of its own: stage outputs and timings to compare with.
 
-It needs torch, transformers, einops and safetensors, but neither JAX nor xvla_jax, and runs the
-code of whichever package ``--package`` names, on a checkpoint in the released (``hf``) layout, or
-with lerobot in one of LeRobot's.
-From the root of this repository:
+It needs torch, transformers, einops and safetensors, but neither JAX nor xvla_jax. It runs the code
+of the package that ``--package`` names, a folder that holds ``models/`` or lerobot (0.4.4, 0.6.1),
+on a checkpoint in the released (``hf``) layout, or with lerobot in one of LeRobot's. From the root
+of this repository:
 
-    PYTHON -m scripts.equivalence.torch_reference --checkpoint=FOLDER --package=FOLDER   (it holds models/)
-    PYTHON -m scripts.equivalence.torch_reference --checkpoint=FOLDER --package=lerobot  (0.4.4, 0.6.1)
+    PYTHON -m scripts.equivalence.torch_reference --checkpoint=FOLDER --package=FOLDER|lerobot
         [--dtype=float32|bfloat16] [--threads=N] [--device=cpu|cuda]
 
-Once loaded it writes a line that describes it: {"torch", "package", "threads", "dtype", "device",
+Once the model is loaded it writes a line: {"torch", "package", "threads", "dtype", "device",
 "import_seconds", "load_seconds"}. Then it answers every line on stdin by one on stdout until stdin
-ends, all of them JSON. ``scripts/equivalence/torch_process.py`` is the other end.
+ends, all of them JSON. ``torch_process.py`` is the other end.
 
     {"command": "stages", "inputs": NPZ, "outputs": NPZ, "steps": 10}
         inputs: pixel_values f32[B,V,3,S,S], image_mask bool[B,V], input_ids int[B,L],
@@ -19,13 +18,13 @@ ends, all of them JSON. ``scripts/equivalence/torch_process.py`` is the other en
         outputs: float32 arrays under the names in ``STAGES``. Answer: {"seconds": s}
     {"command": "time", "batch": 1, "views": 3, "present": 3, "image_size": 224, "text_length": 50,
      "steps": 10, "warmup": 1, "repeat": 5, "parts": ["actions", "encode"]}
-        present: how many of the view slots are filled; parts: names in ``PARTS``.
+        present: number of filled view slots; parts: names in ``PARTS``.
         Answer: {"seconds": {part: [s of each call]}, "peak_rss_bytes": n}
     {"command": "raw", "inputs": NPZ, "outputs": NPZ, "tasks": [...], "tokenizer": FOLDER}
         raw observations through LeRobot's own preprocessing, policy and postprocessing; the
-        checkpoint is in a layout of LeRobot's. Arrays as ``scripts/equivalence/torch_lerobot.py`` says.
+        checkpoint is in a layout of LeRobot's. ``torch_lerobot.py`` describes the arrays.
 
-What cannot be done ends the program with a message on stderr.
+A request that cannot be served ends the program with a message on stderr.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _actions(model: Any, x: Mapping[str, Any], steps: int) -> Any:
     )
 
 
-# What can be timed: part -> call of (model, inputs, context, steps).
+# parts that can be timed -> call of (model, inputs, context, steps)
 PARTS: Mapping[str, Callable[[Any, Mapping[str, Any], Mapping[str, Any], int], Any]] = {
     "actions": lambda model, x, _, steps: _actions(model, x, steps),
     "encode": lambda model, x, *_: _encode(model, x),
@@ -97,7 +96,7 @@ PARTS: Mapping[str, Callable[[Any, Mapping[str, Any], Mapping[str, Any], int], A
 
 
 def _on_device(model: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The inputs as tensors, floats in the model's type."""
+    """Moves inputs to the model's device, floats in its type."""
     torch = importlib.import_module("torch")
     like = next(model.parameters())
     tensors = {k: torch.as_tensor(v).to(like.device) for k, v in arrays.items()}
@@ -111,7 +110,7 @@ def stages(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         x = _on_device(model, arrays)
     noise = x["sample_noise"]
 
-    def given(*shape: int, **_: Any) -> Any:
+    def fixed_noise(*shape: int, **_: Any) -> Any:
         if shape != tuple(noise.shape):
             raise SystemExit(f"the sampler draws {shape}; sample_noise is {tuple(noise.shape)}")
         return noise
@@ -123,7 +122,7 @@ def stages(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
         **context,
         "head_output": _head_step(model, x, context),
     }
-    with mock.patch.object(torch, "randn", given):
+    with mock.patch.object(torch, "randn", fixed_noise):
         outputs["actions"] = _actions(model, x, request["steps"])
     seconds = time.perf_counter() - start
     np.savez(request["outputs"], **{name: outputs[name].float().cpu().numpy() for name in STAGES})
@@ -131,7 +130,7 @@ def stages(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds of each call of the asked parts, on random inputs."""
+    """Times each call of the requested parts, on random inputs."""
     torch = importlib.import_module("torch")
     b, v, side = request["batch"], request["views"], request["image_size"]
     chunk, width = chunk_shape(model)
@@ -166,7 +165,7 @@ def measure(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def raw(_: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes what LeRobot makes of raw observations."""
+    """Writes LeRobot's outputs for raw observations."""
     start = time.perf_counter()
     with np.load(request["inputs"]) as arrays:
         outputs: dict[str, Any] = raw_outputs(
@@ -184,14 +183,15 @@ COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], dict[str, Any]]] = {
 
 
 def _peak_rss() -> int | None:
-    """Bytes; None where the system does not say."""  # getrusage counts the parent's too
+    """Returns the peak memory in bytes; None if the system does not report it."""
+    # not getrusage, which counts the memory of the parent before exec too
     status = pathlib.Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return int(match[1]) * 1024 if match else None
 
 
 def main() -> None:
-    """Loads, then answers until stdin ends."""
+    """Loads the model, then answers until stdin ends."""
     parser = argparse.ArgumentParser(description="X-VLA in PyTorch; see the top of this file.")
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--package", required=True)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves PyTorch's own choice")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    # Libraries print; only answers may go to the real stdout.
+    # libraries print too, but only answers may reach the real stdout
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -1,7 +1,8 @@
-"""Whether two models compute the same: equal inputs, outputs stage by stage, stated gates.
+"""Compares two checkpoints: their files, their configs, and their outputs stage by stage.
 
-A stage's figure is the largest difference over the largest value that is expected. The stages
-follow one another, so the first that fails says where to look. Inputs come from ``xvla_jax.checkpoint_tools.probe``.
+A stage's figure is the largest difference over the largest expected value, and passes up to a gate
+that is stated for each type. Stages follow one another, so the first that fails shows where to
+look. ``probe.py`` makes the inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.models.xvla import XVLA, Context, abstract_params
 from xvla_jax.pretrained import ADAPTER, ORBAX
 
-# Fields that say nothing about what a trained model computes.
+# fields that do not change the outputs of a trained model
 _TRAINING_ONLY: Final = frozenset(
     {
         "text.activation_dropout",
@@ -40,21 +41,27 @@ _TRAINING_ONLY: Final = frozenset(
         "vision.max_temporal_embeddings",  # rows of a fixed table; only row 0 is read
     }
 )
-# Width and channels are compared as the action space that these two and the mode make.
+# fields that are compared as the action space that they describe together
 _ACTION_FIELDS: Final = frozenset({"action_mode", "real_action_dim", "max_action_dim"})
+# type of weights or of computing -> largest quotient of difference and value that passes
+GATES: Final[Mapping[str, float]] = {
+    "float32": 1e-5,
+    "float16": 4e-3,  # three more bits than bfloat16
+    "bfloat16": 3e-2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """The stored tensors of a checkpoint, by what they are.
+    """The stored tensors of a checkpoint, by kind.
 
     Attributes:
-        folder: where it is.
+        folder: of the checkpoint.
         layout: ``hf``, one of LeRobot's, or ``orbax``.
         config: the model.
-        dtypes: types that the parameters are or, in Orbax, were stored in, and how many of each.
-        parameters: stored tensors that are parameters.
-        values: numbers in them.
+        dtypes: number of parameters by stored type; for Orbax the type of the source.
+        parameters: number of stored tensors that are parameters.
+        values: number of their values.
         buffers: stored names that are no parameters.
         aliases: second names of a parameter.
         unused: names that nothing reads.
@@ -71,43 +78,88 @@ class Inventory:
     unused: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, without the config."""
+        """Returns JSON values, without the config."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del fields["config"]
         return fields
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """An output that is compared.
+
+    Attributes:
+        name: key among the outputs.
+        title: for readers.
+        axes: names of the output's axes.
+    """
+
+    name: str
+    title: str
+    axes: str
+
+
+STAGES: Final = (
+    Stage("image_features_valid", "image features of present views", "view, token, channel"),
+    Stage("vlm_features", "encoder: first view and text", "sample, token, channel"),
+    Stage("aux_visual_inputs", "tokens of the other views", "sample, token, channel"),
+    Stage("head_output", "one step of the head", "sample, row, channel"),
+    Stage("actions", "actions after all steps", "sample, row, channel"),
+)
+RAW_STAGES: Final = (  # from raw observations to what a robot gets
+    Stage("pixel_values", "pixels of the views", "sample, view, channel, row, column"),
+    Stage("image_mask", "views that are shown", "sample, view"),
+    Stage("input_ids", "text tokens", "sample, token"),
+    Stage("proprio", "proprio of the network", "sample, channel"),
+    Stage("robot_actions", "actions in the robot's units", "sample, row, channel"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """Distance of two outputs; a difference that is not finite counts as infinite."""
+
+    stage: Stage
+    shape: tuple[int, ...]
+    largest_difference: float
+    largest_value: float
+    where: tuple[int, ...]
+    gate: float
+
+    @property
+    def quotient(self) -> float:
+        """Largest difference over largest value."""
+        if not self.largest_difference:
+            return 0.0
+        return self.largest_difference / self.largest_value if self.largest_value else math.inf
+
+    @property
+    def passed(self) -> bool:
+        """True if the quotient is within the gate."""
+        return self.quotient <= self.gate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON values; an infinite difference is null."""
+        values = dataclasses.asdict(self) | {"quotient": self.quotient, "passed": self.passed}
+        values |= {"stage": self.stage.name, "axes": self.stage.axes}
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }
+
+
 def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
-    """Reads names, types and shapes; no values.
+    """Reads names, types and shapes of a checkpoint, but no values.
 
     Raises:
-        CheckpointError, ConfigError: nothing usable is there.
+        CheckpointError, ConfigError: the folder is no usable checkpoint.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     step = run_folder.find_step(folder)
     if step is not None:
-        item = run_folder.read_model(step)
-        if ADAPTER in item:
-            raise CheckpointError(
-                f"{step} is of a LoRA run: it holds an adapter alone; merge it first, with "
-                f"python -m scripts.convert_checkpoint {folder} DST --layout=hf"
-            )
-        config = lerobot.config_from_dict(item["config"])
-        source = item.get("source", {})
-        dtype = source.get("stored_dtype", "float32")
-        leaves = jax.tree.leaves(abstract_params(config))
-        values = sum(leaf.size for leaf in leaves)
-        return Inventory(
-            folder=str(folder),
-            layout=ORBAX,
-            config=config,
-            dtypes={dtype: len(leaves)},
-            parameters=len(leaves),
-            values=values,
-            buffers=tuple(sorted(source.get("buffers", {}))),
-        )
+        return _inventory_of_step(folder, step)
     config = lerobot.read_config(folder)
     files = TensorFiles.open(folder)
     dialect = detect_dialect(set(files.info))
@@ -130,11 +182,32 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     )
 
 
+def _inventory_of_step(folder: pathlib.Path, step: pathlib.Path) -> Inventory:
+    item = run_folder.read_model(step)
+    if ADAPTER in item:
+        raise CheckpointError(
+            f"{step} belongs to a LoRA run and holds an adapter alone; merge it first, with "
+            f"python -m scripts.convert_checkpoint {folder} DST --layout=hf"
+        )
+    config = lerobot.config_from_dict(item["config"])
+    source = item.get("source", {})
+    leaves = jax.tree.leaves(abstract_params(config))
+    return Inventory(
+        folder=str(folder),
+        layout=ORBAX,
+        config=config,
+        dtypes={source.get("stored_dtype", "float32"): len(leaves)},
+        parameters=len(leaves),
+        values=sum(leaf.size for leaf in leaves),
+        buffers=tuple(sorted(source.get("buffers", {}))),
+    )
+
+
 def config_differences(a: XVLAConfig, b: XVLAConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields of ``config.json`` that differ, by dotted name, with both values.
+    """Returns the fields of ``config.json`` that differ, by dotted name, with both values.
 
     Raises:
-        ConfigError: the two describe different models; all fields that make it so are named.
+        ConfigError: the two describe different models; names all fields that differ.
     """
     fields_a, fields_b = _model_fields(a), _model_fields(b)
     other = {k: (fields_a[k], fields_b[k]) for k in fields_a if fields_a[k] != fields_b[k]}
@@ -150,6 +223,83 @@ def config_differences(a: XVLAConfig, b: XVLAConfig) -> dict[str, tuple[Any, Any
         for k in sorted(written_a.keys() | written_b.keys())
         if written_a.get(k) != written_b.get(k)
     }
+
+
+def stage_outputs(
+    config: XVLAConfig,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, np.ndarray],
+    *,
+    dtype: str,
+    steps: int,
+) -> dict[str, np.ndarray]:
+    """Returns every stage's output in float32, computed by the program that serves.
+
+    The head step takes the noisy actions and proprio unmasked; the sampler masks the channels that
+    the action space masks.
+
+    Args:
+        config: the model.
+        params: its parameters, as `inference_params` returns them for ``dtype``.
+        inputs: as `probe.make_inputs` returns them.
+        dtype: computing type; products of float32 are exact on every device.
+        steps: denoising steps of the sampler.
+    """
+    model = XVLA(config, dtype=jnp.dtype(dtype), unroll=True)
+    with jax.default_matmul_precision("highest"):
+        outputs = _run(model, params, dict(inputs), steps)
+    outputs = {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+    tokens = outputs["image_features_valid"]  # of all view slots
+    outputs["image_features_valid"] = tokens[np.asarray(inputs["image_mask"]).ravel()]
+    return outputs
+
+
+def compare(
+    outputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    *,
+    gate: float,
+    stages: Sequence[Stage] = STAGES,
+) -> list[StageResult]:
+    """Compares every stage of ``outputs`` with ``expected``.
+
+    Raises:
+        ConfigError: an output has another shape, so the two are not one model.
+    """
+    results = []
+    for stage in stages:
+        a, b = (
+            np.asarray(outputs[stage.name], np.float64),
+            np.asarray(expected[stage.name], np.float64),
+        )
+        if a.shape != b.shape:
+            raise ConfigError(
+                f"{stage.name} is {list(a.shape)} on one side and {list(b.shape)} on the other; "
+                "the two checkpoints are not of one model"
+            )
+        if not b.size:  # a single view leaves no other tokens
+            results.append(StageResult(stage, a.shape, 0.0, 0.0, (), gate))
+            continue
+        difference = np.abs(a - b)
+        difference[~np.isfinite(difference)] = math.inf
+        place = np.unravel_index(difference.argmax(), difference.shape)
+        results.append(
+            StageResult(
+                stage=stage,
+                shape=a.shape,
+                largest_difference=float(difference[place]),
+                largest_value=float(np.abs(b).max()),
+                where=tuple(int(i) for i in place),
+                gate=gate,
+            )
+        )
+    return results
+
+
+def gate_of(dtypes: Sequence[str]) -> tuple[str, float]:
+    """Returns the type with the widest gate among stored and computing types, and its gate."""
+    widest = max(dtypes, key=lambda dtype: GATES[dtype])
+    return widest, GATES[widest]
 
 
 def _model_fields(config: XVLAConfig) -> dict[str, Any]:
@@ -179,161 +329,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Type of weights or of computing -> largest difference over largest value that passes.
-GATES: Final[Mapping[str, float]] = {
-    "float32": 1e-5,
-    "float16": 4e-3,  # three more bits than bfloat16
-    "bfloat16": 3e-2,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stage whose output is compared.
-
-    Attributes:
-        name: key among the outputs.
-        title: for people.
-        axes: what the indices count.
-    """
-
-    name: str
-    title: str
-    axes: str
-
-
-STAGES: Final = (
-    Stage("image_features_valid", "image features of present views", "view, token, channel"),
-    Stage("vlm_features", "encoder: first view and text", "sample, token, channel"),
-    Stage("aux_visual_inputs", "tokens of the other views", "sample, token, channel"),
-    Stage("head_output", "one step of the head", "sample, row, channel"),
-    Stage("actions", "actions after all steps", "sample, row, channel"),
-)
-
-
-RAW_STAGES: Final = (  # from raw observations to what a robot gets
-    Stage("pixel_values", "pixels of the views", "sample, view, channel, row, column"),
-    Stage("image_mask", "views that are shown", "sample, view"),
-    Stage("input_ids", "text tokens", "sample, token"),
-    Stage("proprio", "proprio of the network", "sample, channel"),
-    Stage("robot_actions", "actions in the robot's units", "sample, row, channel"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class StageResult:
-    """How far one output is from another; differences that are not finite count as infinite."""
-
-    stage: Stage
-    shape: tuple[int, ...]
-    largest_difference: float
-    largest_value: float
-    where: tuple[int, ...]
-    gate: float
-
-    @property
-    def quotient(self) -> float:
-        """Largest difference over largest value."""
-        if not self.largest_difference:
-            return 0.0
-        return self.largest_difference / self.largest_value if self.largest_value else math.inf
-
-    @property
-    def passed(self) -> bool:
-        """Whether the quotient is within the gate."""
-        return self.quotient <= self.gate
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; an infinite difference is null."""
-        values = dataclasses.asdict(self) | {"quotient": self.quotient, "passed": self.passed}
-        values |= {"stage": self.stage.name, "axes": self.stage.axes}
-        return {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in values.items()
-        }
-
-
-def compare(
-    found: Mapping[str, np.ndarray],
-    wanted: Mapping[str, np.ndarray],
-    *,
-    gate: float,
-    stages: Sequence[Stage] = STAGES,
-) -> list[StageResult]:
-    """Every stage of ``found`` against ``wanted``.
-
-    Raises:
-        ConfigError: an output has another shape: the two are not one model.
-    """
-    results = []
-    for stage in stages:
-        a, b = np.asarray(found[stage.name], np.float64), np.asarray(wanted[stage.name], np.float64)
-        if a.shape != b.shape:
-            raise ConfigError(
-                f"{stage.name} is {list(a.shape)} on one side and {list(b.shape)} on the other; "
-                "the two checkpoints are not of one model"
-            )
-        if not b.size:  # a single view leaves no other tokens
-            results.append(StageResult(stage, a.shape, 0.0, 0.0, (), gate))
-            continue
-        difference = np.abs(a - b)
-        difference[~np.isfinite(difference)] = math.inf
-        place = np.unravel_index(difference.argmax(), difference.shape)
-        results.append(
-            StageResult(
-                stage=stage,
-                shape=a.shape,
-                largest_difference=float(difference[place]),
-                largest_value=float(np.abs(b).max()),
-                where=tuple(int(i) for i in place),
-                gate=gate,
-            )
-        )
-    return results
-
-
-def gate_of(dtypes: Sequence[str]) -> tuple[str, float]:
-    """The widest gate among types of stored weights and of computing, and whose it is."""
-    widest = max(dtypes, key=lambda dtype: GATES[dtype])
-    return widest, GATES[widest]
-
-
-def stage_outputs(
-    config: XVLAConfig,
-    params: Mapping[str, Any],
-    inputs: Mapping[str, np.ndarray],
-    *,
-    dtype: str,
-    steps: int,
-) -> dict[str, np.ndarray]:
-    """Every stage of one model, float32, by the program that serves.
-
-    The head step takes the noisy actions and proprio as they are; the sampler hides what the action
-    space hides.
-
-    Args:
-        config: the model.
-        params: its parameters, as `xvla_jax.models.inference.inference_params` makes them for ``dtype``.
-        inputs: as `xvla_jax.checkpoint_tools.probe.make_inputs` gives them.
-        dtype: computing type; products of float32 are exact on every device.
-        steps: of the sampler.
-    """
-    model = XVLA(config, dtype=jnp.dtype(dtype), unroll=True)
-    with jax.default_matmul_precision("highest"):
-        outputs = _run(model, params, dict(inputs), steps)
-    outputs = {name: np.asarray(value, np.float32) for name, value in outputs.items()}
-    tokens = outputs["image_features_valid"]  # of all view slots
-    outputs["image_features_valid"] = tokens[np.asarray(inputs["image_mask"]).ravel()]
-    return outputs
-
-
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _run(
     model: XVLA, params: Any, inputs: Mapping[str, jax.Array], steps: int
 ) -> dict[str, jax.Array]:
     encoded: Any = model.apply(
         {"params": params},
-        inputs["pixel_values"].transpose(0, 1, 3, 4, 2),
+        inputs["pixel_values"].transpose(0, 1, 3, 4, 2),  # BVCHW -> BVHWC
         inputs["image_mask"],
         inputs["input_ids"],
         method="encode",

@@ -1,4 +1,4 @@
-"""One checkpoint into another layout, and the proof that the two are the same."""
+"""Converts a checkpoint to another layout, and verifies that the two are the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OBSERVATIONS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What is stored on one side of a conversion."""
+    """The stored tensors on one side of a conversion."""
 
     folder: str
     layout: str
@@ -49,14 +49,14 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """Figures of a conversion.
 
     Attributes:
-        source: where it read; every stored tensor was used once.
-        target: where it wrote.
+        source: the folder read; every stored tensor was used once.
+        target: the folder written.
         dtype: stored type of the target's parameters.
         rounded: tensors that ``dtype`` does not hold exactly.
-        seconds: it took.
+        seconds: duration.
         peak_rss: largest resident memory of the process so far, in bytes.
     """
 
@@ -84,20 +84,20 @@ def convert_checkpoint(
 
     Args:
         source: of any layout.
-        target: appears whole or not at all.
+        target: appears complete or not at all.
         layout: of the target, one of ``pretrained.LAYOUTS``.
-        dtype: to store, or ``source``: as the source (or what it was trained from) was stored.
+        dtype: to store, or ``source`` for that of the source, or of its own source.
         adapter: PEFT folder that is merged into the parameters.
         overwrite: replace the target.
         resize: a row of ``resizing.RESIZING`` in place of the source's.
-        domain: as `save_pretrained` has it.
-        progress: told of every tensor or leaf that is written.
+        domain: see `save_pretrained`.
+        progress: called for every tensor or leaf that is written.
 
     Returns:
-        What was written, its parameters left where they were read from; and the numbers.
+        The checkpoint that was written, its parameters still on the source's disk; and the figures.
 
     Raises:
-        CheckpointError, ConfigError: the source cannot be read, or the target not be written.
+        CheckpointError, ConfigError: the source cannot be read, or the target cannot be written.
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
@@ -131,15 +131,17 @@ def convert_checkpoint(
 def _changed(
     loaded: Pretrained, source: pathlib.Path, adapter: pathlib.Path | None, resize: str | None
 ) -> Pretrained:
-    """The source with an adapter merged and another way of resizing, where they are given."""
+    """Returns the source with an adapter merged and another way of resizing, if given."""
     if adapter:
         loaded = relabelled(loaded, *adapter_space(adapter))
-        changes = load_adapter(adapter, loaded.config)  # refused before the base is read
+        changes = load_adapter(
+            adapter, loaded.config
+        )  # before the base is read, as it may be refused
         loaded = dataclasses.replace(loaded, params=merge_adapter(loaded.params, changes))
     if not resize:
         return loaded
     if loaded.processor is None:
-        raise CheckpointError(f"{source} says nothing of images that --resize could change")
+        raise CheckpointError(f"{source} has no processor, whose resizing --resize could change")
     processor = dataclasses.replace(loaded.processor, resize=resize)
     return dataclasses.replace(loaded, processor=processor)
 
@@ -170,7 +172,7 @@ def extract_adapter(
 
 
 def describe(folder: pathlib.Path) -> Side:
-    """Layout, number of stored tensors and bytes; no tensor is read."""
+    """Returns layout, number of stored tensors and bytes; reads no tensor."""
     step = run_folder.find_step(folder)
     if step is None:
         files = TensorFiles.open(folder)
@@ -190,9 +192,9 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
         dtype: stored type of the folder, to which the source's parameters are rounded first.
 
     Returns:
-        Counts, whether all parameters are equal, and the largest difference of actions from the
-        same raw observations (480 x 640 px, two cameras) and noise, each side through its own
-        preprocessing; ``preprocessing`` has the fields of that which differ.
+        Counts, equality of all parameters, and the largest difference of actions from the same raw
+        observations (480 x 640 px, two cameras) and noise, each side with its own preprocessing;
+        ``preprocessing`` has the fields in which the two differ.
     """
     source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
     written = load_checkpoint(folder)
@@ -201,7 +203,7 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
         lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
     )
     observations = _random_observations(source)
-    ours, theirs = (_act(checkpoint_, observations) for checkpoint_ in (source, written))
+    ours, theirs = (_act(checkpoint, observations) for checkpoint in (source, written))
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(source.params)),
         "parameters_equal": all(jax.tree.leaves(equal)),
@@ -213,7 +215,7 @@ def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str,
 
 
 def differing_fields(a: Processor | None, b: Processor | None) -> dict[str, tuple[Any, Any]]:
-    """Fields of two processors that differ, as JSON values; none where one is unknown."""
+    """Returns the fields of two processors that differ, as JSON values; none if one is unknown."""
     if a is None or b is None:
         return {}
     fields = [dataclasses.asdict(side) for side in (a, b)]
@@ -226,7 +228,7 @@ def _peak_rss() -> int:
 
 
 def _act(loaded: Pretrained, observations: list[Observation]) -> np.ndarray:
-    # Some LeRobot folders have no processor; the same one on both sides serves as well.
+    # some LeRobot folders have no processor: then both sides get the same default
     processor = loaded.processor or Processor()
     policy = Policy(loaded.config, loaded.params, processor, loaded.contracts)
     return policy.act(observations, seed=list(range(len(observations))))

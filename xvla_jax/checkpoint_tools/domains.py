@@ -1,7 +1,8 @@
 """The domains of a checkpoint: each has a soft prompt, and a row in every per-domain layer.
 
-A domain that was never trained is told by its biases: they begin at zero, gradients leave the rows
-of domains that are not in the data alone, and a row that learns moves them.
+They are read, added and replaced in a checkpoint, and written to files of their own. The biases
+show whether a domain was ever trained: they start at zero, and gradients reach only the rows of
+domains that are in the data.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.untrusted import parse_json, typed_map
 
-NOTES_NAME: Final = "domain_notes.json"  # travels with the weights: where added domains came from
+NOTES_NAME: Final = "domain_notes.json"  # origin of added domains; carried beside the weights
+_FORMAT: Final = "xvla-domain-1"
 _PROMPT: Final = "soft_prompts"
-_PROMPT_STD: Final = 0.02  # of a fresh one
-
+_PROMPT_STD: Final = 0.02  # standard deviation of a new one
 Rows = dict[str, np.ndarray]  # table -> the row of one domain, float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """What is known of a domain.
+    """A domain as `survey` describes it.
 
     Attributes:
         domain_id: row of every table.
-        contract: None where the checkpoint does not say.
-        prompt_norm: of the soft prompt; a fresh one has ``0.02 * sqrt(P * M)``.
-        trained: whether its layers have left their initial state.
-        note: where it came from, if it was added or imported.
+        contract: None if the checkpoint has none.
+        prompt_norm: of the soft prompt; a new one has ``0.02 * sqrt(P * M)``.
+        trained: its layers have left their initial state.
+        note: its origin, if it was added or imported.
     """
 
     domain_id: int
@@ -53,12 +54,30 @@ class Domain:
 
     @property
     def occupied(self) -> bool:
-        """Whether something would be lost if its rows were replaced."""
+        """True if replacing its rows would lose something."""
         return self.trained or self.contract is not None
 
 
+@dataclasses.dataclass(frozen=True)
+class DomainFile:
+    """A domain without its checkpoint.
+
+    Attributes:
+        rows: by table.
+        contract: None if the checkpoint had none.
+        model: as `model_shape` returns it.
+        provenance: checkpoint, domain id there, digest of the weights that it was trained with, and
+            the domain's own note.
+    """
+
+    rows: Rows
+    contract: Contract | None
+    model: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
 def table_names(config: XVLAConfig) -> list[str]:
-    """The per-domain tables of a model, as paths below ``transformer``."""
+    """Returns the per-domain tables of a model, as paths below ``transformer``."""
     layers = ["action_encoder", "action_decoder"]
     layers += ["vlm_proj", "aux_visual_proj"] if config.use_hetero_proj else []
     tables = [f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")]
@@ -66,7 +85,7 @@ def table_names(config: XVLAConfig) -> list[str]:
 
 
 def read_tables(loaded: Pretrained) -> dict[str, np.ndarray]:
-    """All rows of all tables, ``[domains, ...]``; the rest of a stored checkpoint is not read."""
+    """Reads all rows of all tables, ``[domains, ...]``, and nothing else of a stored checkpoint."""
     return {
         name: np.asarray(_leaf(loaded.params, name), np.float32)
         for name in table_names(loaded.config)
@@ -74,7 +93,7 @@ def read_tables(loaded: Pretrained) -> dict[str, np.ndarray]:
 
 
 def read_rows(loaded: Pretrained, domain_id: int) -> Rows:
-    """The rows of a domain.
+    """Reads the rows of a domain.
 
     Raises:
         ConfigError: the model has no such domain.
@@ -84,7 +103,7 @@ def read_rows(loaded: Pretrained, domain_id: int) -> Rows:
 
 
 def fresh_rows(loaded: Pretrained, *, seed: int) -> Rows:
-    """Rows as a new model has them."""
+    """Draws rows as a new model has them."""
     rng, rows = np.random.default_rng(seed), {}
     for name, table in read_tables(loaded).items():
         count, size = len(table), math.prod(table.shape[1:])
@@ -108,14 +127,14 @@ def with_domain(
     note: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Pretrained:
-    """The checkpoint with a domain's rows, contract and note replaced; the rest is shared.
+    """Returns the checkpoint with a domain's rows, contract and note replaced; shares the rest.
 
     Args:
-        loaded: stays as it is; its parameters may be on disk.
-        domain_id: the row.
-        rows: as `read_rows` gives them.
-        contract: of the domain; None removes the one that was there.
-        note: where the rows came from.
+        loaded: is not changed; its parameters may be on disk.
+        domain_id: the domain.
+        rows: as `read_rows` returns them.
+        contract: of the domain; None removes the present one.
+        note: origin of the rows.
         overwrite: replace a domain that is trained or has a contract.
 
     Raises:
@@ -139,7 +158,7 @@ def with_domain(
 
 
 def survey(loaded: Pretrained) -> list[Domain]:
-    """All domains of a checkpoint, by id."""
+    """Describes all domains of a checkpoint, by id."""
     tables, notes = read_tables(loaded), read_notes(loaded)
     biases = [table for name, table in tables.items() if name.endswith("bias")]
     prompts = tables.get(_PROMPT)
@@ -155,12 +174,12 @@ def survey(loaded: Pretrained) -> list[Domain]:
     ]
 
 
-def nearest(loaded: Pretrained, wanted: Contract) -> tuple[int, str]:
-    """The trained domain from which a new one had best be copied, and why.
+def nearest(loaded: Pretrained, contract: Contract) -> tuple[int, str]:
+    """Returns the trained domain that is the best source for a new one, and the reason.
 
-    Where contracts are known, the one that agrees with ``wanted`` in most respects, the weightiest
-    first: action space, rotation layout, relative channels, proprio, number of views, their names,
-    and then the nearest rate. Otherwise the domain whose prompt is nearest to the mean of all
+    If contracts are known, it is the one that agrees with ``contract`` most, compared in this
+    order: action space, rotation layout, relative channels, proprio, number of views, their names,
+    and then the nearest rate. Otherwise it is the domain whose prompt is nearest to the mean of all
     trained ones.
 
     Raises:
@@ -171,14 +190,16 @@ def nearest(loaded: Pretrained, wanted: Contract) -> tuple[int, str]:
         raise CheckpointError("no domain of this checkpoint is trained; add one with --from=fresh")
     known = {d.domain_id: d.contract for d in trained if d.contract is not None}
     if known:
-        agreements = {i: _agreement(contract, wanted) for i, contract in known.items()}
-        best = max(known, key=lambda i: (*agreements[i].values(), -_octaves(known[i], wanted), -i))
+        agreements = {i: _agreement(theirs, contract) for i, theirs in known.items()}
+        best = max(
+            known, key=lambda i: (*agreements[i].values(), -_octaves(known[i], contract), -i)
+        )
         same = [name for name, agrees in agreements[best].items() if agrees]
         other = [name for name, agrees in agreements[best].items() if not agrees]
         return best, (
             f"nearest of {len(known)} contracts: same {', '.join(same) or 'in nothing'}; "
             f"other {', '.join(other) or 'in nothing'}; "
-            f"{known[best].anchor_hz:g} Hz, wanted {wanted.anchor_hz:g} Hz"
+            f"{known[best].anchor_hz:g} Hz, wanted {contract.anchor_hz:g} Hz"
         )
     tables = read_tables(loaded)
     if _PROMPT not in tables:
@@ -194,14 +215,14 @@ def nearest(loaded: Pretrained, wanted: Contract) -> tuple[int, str]:
 
 
 def backbone_digest(loaded: Pretrained) -> str:
-    """SHA-256 of one matrix of the last block: shows whether prompts met the same weights."""
+    """Returns the SHA-256 of a matrix of the last block: it identifies the weights of a prompt."""
     kernel = loaded.params["transformer"]["blocks"]["attn"]["qkv"]["kernel"]
     last = np.ascontiguousarray(kernel[loaded.config.depth - 1], np.float32)
     return hashlib.sha256(last.tobytes()).hexdigest()
 
 
 def read_notes(loaded: Pretrained) -> dict[str, Any]:
-    """Notes by domain id, as text."""
+    """Returns notes by domain id; the ids are text."""
     try:
         notes = parse_json(loaded.files.get(NOTES_NAME, b"{}"))
     except ValueError as error:
@@ -212,20 +233,114 @@ def read_notes(loaded: Pretrained) -> dict[str, Any]:
 
 
 def check_domain(config: XVLAConfig, domain_id: int) -> None:
-    """Raises a ConfigError where the model has no such domain."""
+    """Raises a ConfigError if the model has no such domain."""
     if not 0 <= domain_id < config.num_domains:
         raise ConfigError(
             f"domain {domain_id} does not exist; this model has 0 .. {config.num_domains - 1}"
         )
 
 
+def model_shape(config: XVLAConfig) -> dict[str, Any]:
+    """Returns the sizes and kinds of a model that a domain depends on."""
+    space = action_space(config)
+    return {
+        "action_space": space.mode,
+        "action_width": space.width,
+        "real_action_width": space.real_width,
+        "num_actions": config.num_actions,
+        "hidden_size": config.hidden_size,
+        "len_soft_prompts": config.len_soft_prompts,
+        "dim_time": config.dim_time,
+        "use_hetero_proj": config.use_hetero_proj,
+    }
+
+
+def export_domain(loaded: Pretrained, domain_id: int, *, source: str) -> DomainFile:
+    """Returns a domain of a checkpoint; ``source`` names the checkpoint for readers.
+
+    Raises:
+        ConfigError: the model has no such domain.
+        CheckpointError: it holds values that are not finite.
+    """
+    rows = read_rows(loaded, domain_id)
+    refuse_not_finite({name: not_finite(row) for name, row in rows.items()})
+    provenance = {
+        "checkpoint": source,
+        "domain_id": domain_id,
+        "backbone_sha256": backbone_digest(loaded),
+        "note": read_notes(loaded).get(str(domain_id), {}),
+    }
+    contract = loaded.contracts.get(domain_id)
+    return DomainFile(rows, contract, model_shape(loaded.config), provenance)
+
+
+def write_domain(path: str | os.PathLike[str], domain: DomainFile) -> None:
+    """Writes a file, complete or not at all.
+
+    Raises:
+        CheckpointError: the file exists.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        raise CheckpointError(f"{path} exists; give another name or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": _FORMAT,
+        "contract": json.dumps(domain.contract.to_dict() if domain.contract else None),
+        "model": json.dumps(domain.model),
+        "provenance": json.dumps(domain.provenance),
+    }
+    info = {name: TensorInfo.of(row) for name, row in domain.rows.items()}
+    write_safetensors(path, info, domain.rows.__getitem__, metadata=metadata)
+
+
+def read_domain(path: str | os.PathLike[str]) -> DomainFile:
+    """Reads what `write_domain` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another kind.
+    """
+    files = TensorFiles.open(path)
+    file_format = files.metadata.get("format")
+    if file_format != _FORMAT:
+        raise CheckpointError(
+            f"{path}: its metadata say format {file_format!r}, a domain's file says {_FORMAT!r}"
+        )
+    try:
+        contract, model, provenance = (
+            parse_json(files.metadata[key]) for key in ("contract", "model", "provenance")
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error!r})") from error
+    known = None if contract is None else Contract.from_dict(contract, path)
+    typed_map(model, path, "model")
+    typed_map(provenance, path, "provenance")
+    rows = {name: np.array(files.read(name), np.float32) for name in files.info}
+    refuse_not_finite({name: not_finite(row) for name, row in rows.items()})
+    return DomainFile(rows, known, model, provenance)
+
+
+def check_same_shape(domain: DomainFile, config: XVLAConfig) -> None:
+    """Refuses a domain of a model of another shape; names all differences."""
+    ours = model_shape(config)
+    if "real_action_width" not in domain.model:  # files from before it was noted
+        del ours["real_action_width"]
+    differing = [
+        f"{name} is {domain.model.get(name)!r} in the file and {value!r} here"
+        for name, value in ours.items()
+        if domain.model.get(name) != value
+    ]
+    if differing:
+        raise CheckpointError("the domain is of a model of another shape: " + "; ".join(differing))
+
+
 def _check_free(loaded: Pretrained, domain_id: int, *, overwrite: bool) -> None:
     check_domain(loaded.config, domain_id)
-    found = survey(loaded)
-    if found[domain_id].occupied and not overwrite:
-        free = [domain.domain_id for domain in found if not domain.occupied]
+    domains = survey(loaded)
+    if domains[domain_id].occupied and not overwrite:
+        free = [domain.domain_id for domain in domains if not domain.occupied]
         raise CheckpointError(
-            f"domain {domain_id} is in use ({_summary(found[domain_id])}); free are {free}. "
+            f"domain {domain_id} is in use ({_summary(domains[domain_id])}); free are {free}. "
             "Choose another --domain, or replace it with --overwrite"
         )
 
@@ -286,122 +401,7 @@ def _put(params: dict[str, Any], name: str, value: np.ndarray) -> None:
 
 
 def _copied(tree: Any) -> Any:
-    """New dictionaries, the same leaves."""
+    """Returns new dictionaries with the same leaves."""
     if not isinstance(tree, Mapping):
         return tree
     return {key: _copied(child) for key, child in tree.items()}
-
-
-_FORMAT: Final = "xvla-domain-1"
-
-
-@dataclasses.dataclass(frozen=True)
-class DomainFile:
-    """A domain apart from its checkpoint.
-
-    Attributes:
-        rows: by table.
-        contract: None where the checkpoint did not say.
-        model: what of a model a domain depends on, by name.
-        provenance: checkpoint, domain id there, digest of the weights it was trained with, and the
-            domain's own note.
-    """
-
-    rows: Rows
-    contract: Contract | None
-    model: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-
-
-def model_shape(config: XVLAConfig) -> dict[str, Any]:
-    """What of a model a domain depends on."""
-    space = action_space(config)
-    return {
-        "action_space": space.mode,
-        "action_width": space.width,
-        "real_action_width": space.real_width,
-        "num_actions": config.num_actions,
-        "hidden_size": config.hidden_size,
-        "len_soft_prompts": config.len_soft_prompts,
-        "dim_time": config.dim_time,
-        "use_hetero_proj": config.use_hetero_proj,
-    }
-
-
-def export_domain(loaded: Pretrained, domain_id: int, *, source: str) -> DomainFile:
-    """A domain of a checkpoint; ``source`` says which, for the reader.
-
-    Raises:
-        ConfigError: the model has no such domain.
-        CheckpointError: it holds values that are not finite.
-    """
-    rows = read_rows(loaded, domain_id)
-    refuse_not_finite({name: not_finite(row) for name, row in rows.items()})
-    provenance = {
-        "checkpoint": source,
-        "domain_id": domain_id,
-        "backbone_sha256": backbone_digest(loaded),
-        "note": read_notes(loaded).get(str(domain_id), {}),
-    }
-    contract = loaded.contracts.get(domain_id)
-    return DomainFile(rows, contract, model_shape(loaded.config), provenance)
-
-
-def write_domain(path: str | os.PathLike[str], domain: DomainFile) -> None:
-    """Writes a file, whole or not at all.
-
-    Raises:
-        CheckpointError: the file exists.
-    """
-    path = pathlib.Path(path)
-    if path.exists():
-        raise CheckpointError(f"{path} exists; give another name or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {
-        "format": _FORMAT,
-        "contract": json.dumps(domain.contract.to_dict() if domain.contract else None),
-        "model": json.dumps(domain.model),
-        "provenance": json.dumps(domain.provenance),
-    }
-    info = {name: TensorInfo.of(row) for name, row in domain.rows.items()}
-    write_safetensors(path, info, domain.rows.__getitem__, metadata=metadata)
-
-
-def read_domain(path: str | os.PathLike[str]) -> DomainFile:
-    """Inverse of `write_domain`.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or of another kind.
-    """
-    files = TensorFiles.open(path)
-    found = files.metadata.get("format")
-    if found != _FORMAT:
-        raise CheckpointError(
-            f"{path}: its metadata say format {found!r}, a domain's file says {_FORMAT!r}"
-        )
-    try:
-        contract, model, provenance = (
-            parse_json(files.metadata[key]) for key in ("contract", "model", "provenance")
-        )
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: its metadata cannot be read ({error!r})") from error
-    known = None if contract is None else Contract.from_dict(contract, path)
-    typed_map(model, path, "model")
-    typed_map(provenance, path, "provenance")
-    rows = {name: np.array(files.read(name), np.float32) for name in files.info}
-    refuse_not_finite({name: not_finite(row) for name, row in rows.items()})
-    return DomainFile(rows, known, model, provenance)
-
-
-def check_same_shape(domain: DomainFile, config: XVLAConfig) -> None:
-    """Refuses a domain of a model of another shape, all differences at once."""
-    ours = model_shape(config)
-    if "real_action_width" not in domain.model:  # files from before it was noted
-        del ours["real_action_width"]
-    differing = [
-        f"{name} is {domain.model.get(name)!r} in the file and {value!r} here"
-        for name, value in ours.items()
-        if domain.model.get(name) != value
-    ]
-    if differing:
-        raise CheckpointError("the domain is of a model of another shape: " + "; ".join(differing))

@@ -1,4 +1,4 @@
-"""Made-up observations and noise to run a model on; the seed says all."""
+"""Generated observations and noise to run a model on; the seed determines all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ INSTRUCTIONS: Final = (
     "fold the towel in half, then in half again",
     "put both moka pots on the stove",
 )
-CAMERA: Final = (480, 640)  # px; what cameras give, and no network takes
+CAMERA: Final = (
+    480,
+    640,
+)  # px; no network takes it, so images are resized
 _RELEASED: Final = Processor()  # 224 px, 3 views, 50 tokens
 _LEAST_TEXT: Final = 8  # tokens
 
@@ -29,18 +32,18 @@ _LEAST_TEXT: Final = 8  # tokens
 def make_inputs(
     config: XVLAConfig, processor: Processor | None, *, count: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Made-up observations and noise.
+    """Generates observations and noise, as the network takes them.
 
-    Observation i shows V - (i mod V) of the V views; the domains begin with the first and the last
-    and go on at random. Where the token table is large enough, the text is that of instructions,
-    else random ids with padding.
+    Observation i shows V - (i mod V) of the V views; the first two domains are the first and the
+    last of the model, the others random. The text is that of instructions if the token table is
+    large enough, else random ids with padding.
 
     Args:
         config: the model.
-        processor: gives views, image side, text length and tokenizer; without one the released
-            values serve, or smaller ones where the model's tables end before.
+        processor: gives views, image side, text length and tokenizer; None uses the released
+            values, or the largest that the model's tables hold.
         count: observations B.
-        seed: of everything random.
+        seed: of all random numbers.
 
     Returns:
         pixel_values float32[B, V, 3, S, S] normalised, image_mask bool[B, V], input_ids
@@ -48,23 +51,23 @@ def make_inputs(
         float32[B, T, D], head_t float32[B] in (0, 1].
     """
     rng = np.random.default_rng(seed)
-    made = processor or _fitting_processor(config)
-    views, side = made.num_views, made.image_size
+    processor = processor or _fitting_processor(config)
+    views, side = processor.num_views, processor.image_size
     width = action_space(config).width
     chunk = (count, config.num_actions, width)
     mask = np.arange(views) < views - np.arange(count)[:, None] % views
-    # Patches of even colour: plain noise would look the same everywhere to the tower.
+    # Patches of one colour each: plain noise would look the same everywhere to the tower.
     cells = rng.integers(0, 256, (count, views, 3, -(-side // 8), -(-side // 8)))
     cells = cells.repeat(8, axis=3).repeat(8, axis=4)[..., :side, :side]
     grain = rng.integers(-20, 21, cells.shape)
     images = np.clip(cells + grain, 0, 255).astype(np.uint8).transpose(0, 1, 3, 4, 2)
-    pixels = np.asarray(normalise(images, made.mean, made.std)).transpose(0, 1, 4, 2, 3)
+    pixels = np.asarray(normalise(images, processor.mean, processor.std)).transpose(0, 1, 4, 2, 3)
     domains = rng.integers(0, config.num_domains, count)
     domains[:2] = (0, config.num_domains - 1)[:count]
     return {
         "pixel_values": pixels * mask[:, :, None, None, None],
         "image_mask": mask,
-        "input_ids": _token_ids(config, made, count, rng),
+        "input_ids": _token_ids(config, processor, count, rng),
         "domain_id": domains.astype(np.int32),
         "proprio": rng.normal(0, 0.5, (count, width)).astype(np.float32),
         "sample_noise": rng.normal(size=chunk).astype(np.float32),
@@ -76,13 +79,13 @@ def make_inputs(
 def raw_observations(
     config: XVLAConfig, processor: Processor, *, count: int, seed: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Made-up observations as robots have them, of two cameras where the model has two views.
+    """Generates observations as robots have them, of two cameras if the model has two views.
 
     Args:
         config: the model.
-        processor: gives views, the width of the state, and the size of images where it takes one.
-        count: observations B; the last shows one camera alone.
-        seed: of everything random.
+        processor: gives views, the width of the state, and the size of images if it is fixed.
+        count: observations B; the last of two or more shows one camera alone.
+        seed: of all random numbers.
 
     Returns:
         images uint8[B, V, H, W, 3], shown int[B] (views of each), proprio float32[B, d],
@@ -117,7 +120,7 @@ def prepare_raw(
     *,
     domain_id: int,
 ) -> dict[str, np.ndarray]:
-    """`raw_observations` through a processor, as `make_inputs` gives them."""
+    """Prepares `raw_observations` with a processor, in the form of `make_inputs`."""
     pairs = [
         processor.prepare_images(list(images[:shown]))
         for images, shown in zip(arrays["images"], arrays["shown"], strict=True)
@@ -155,7 +158,7 @@ def _token_ids(
 
 
 def _fitting_processor(config: XVLAConfig) -> Processor:
-    """The released sizes, or the largest smaller ones that the model's position tables hold."""
+    """Returns the released sizes, or the largest smaller ones that the position tables hold."""
     views = _RELEASED.num_views
     for side in range(_RELEASED.image_size, 0, -32):  # four stages of stride 4, 2, 2, 2
         map_side = _map_side(config.vision, side)
@@ -175,7 +178,7 @@ def _fitting_processor(config: XVLAConfig) -> Processor:
 
 
 def _map_side(vision: VisionConfig, side: int) -> int:
-    """Side of the tower's last map for images of ``side`` pixels."""
+    """Returns the side of the tower's last map for images of ``side`` pixels."""
     sizes = zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True)
     for kernel, stride, padding in sizes:
         side = (side + 2 * padding - kernel) // stride + 1

@@ -10,8 +10,9 @@ wrong where ``scripts.plan`` lowers for TPU on a machine without one. All forms 
 program lowered for one platform holds one of them: no conditional is compiled, and nothing of the
 other forms is kept for the backward pass (a test reads the compiled program).
 
-Measured with ``python -m benchmarks.kernels [--topology=v5e:2x2]`` and JAX 0.10.2: float32 on 2 CPU
-cores; bfloat16 by the cycles that the TPU compiler (libtpu 0.0.42.1) estimates. On GPU: not run.
+Measured with ``python -m benchmarks.kernels`` and JAX 0.10.2: float32 on 2 CPU cores; with
+``--topology=v5e:2x2 --images=8``, bfloat16 by the cycles that the TPU compiler (libtpu 0.0.42.1)
+estimates. On GPU: not run.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def late_division(
 ) -> Array:
     """Divides the weighted sum, which is narrower than the weights, by the softmax's total.
 
-    Ratio to the plain form, forward and with gradients. CPU time: 326 tokens of the head 0.63 and
-    0.85, windows of 144 tokens 0.35 and 0.79. TPU cycles: head 2.2 and 3.3, windows 0.95 and 0.95,
-    so the plain form stays there.
+    Ratio to the plain form, forward and with gradients. CPU time: windows of 144 tokens 0.3 and
+    0.9, 326 tokens of the head 0.7 and, on a busy machine, 0.9 to 1.1. TPU cycles, 8 images: head
+    3.4 and 3.3, windows 1.6 and 1.1, so the plain form stays there.
     """
     # [..., K, S, S']
     scores = jnp.einsum(
@@ -157,9 +158,9 @@ def grouped_convolution(x: Array, kernel: Array, bias: Array) -> Array:
 def shifted_products(x: Array, kernel: Array, bias: Array) -> Array:
     """Sums nine shifted maps times their rows of the kernel.
 
-    Ratio to the plain form at stages 0 to 3 of the released tower, 3 images. CPU time: 0.01, 0.02,
-    0.04, 0.08 forward; 0.21, 0.20, 0.05, 0.004 with gradients. TPU cycles, 24 images: 1.7 to 2.8
-    and 4.0 to 5.0, so the plain form stays there.
+    Ratio to the plain form at stages 0 to 3 of the released tower. CPU time, 3 images: 0.03, 0.02,
+    0.02, 0.06 forward; 0.26, 0.25, 0.02, 0.01 with gradients. TPU cycles, 8 images: 1.7 to 2.7
+    forward and 3.6 to 4.4 with gradients, so the plain form stays there.
     """
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # [B, H + 2, W + 2, C]

@@ -1,5 +1,6 @@
-"""What a run needs of a TPU slice, found by compiling it for that slice; no TPU is needed.
+"""Memory and step time of a run on a TPU slice, predicted by compiling for it; needs no TPU.
 
-The chips, the programs and their memory, their traffic, an estimate of time, and the search for a
-batch or a neighbouring config that fits.
+``report`` (``make_plan``) answers for a run; the rest are its parts: ``chips`` and slices,
+``programs`` and their memory, ``hlo`` (compiled text), ``flops`` and ``traffic``. Other rooms use
+``flops`` to count the work of a step.
 """

@@ -17,15 +17,25 @@ from jax.experimental import topologies
 from xvla_jax.errors import ConfigError
 
 GIB: Final = 2**30
+# Where `scripts/setup.sh tpu` installs libtpu. Among the other packages, JAX would look for TPUs
+# with it in every process, and report on stderr that there are none.
+_APART: Final = Path(sys.prefix, "tpu-compiler", "libtpu", "libtpu.so")
+_QUIET: Final = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a slice is made of, by JAX device.
+    """One JAX device of a slice.
 
     Attributes:
-        hbm_bytes: what a program may use, as the compiler's message names it when one does not
-            fit; less than what is built in.
+        hbm_bytes: usable by a program, as the compiler's out-of-memory message has it; less than
+            is built in.
         peak_flops: bfloat16 FLOP/s.
         hbm_bandwidth: bytes/s.
         link_bandwidth: bytes/s of one inter-chip link in one direction.
@@ -44,10 +54,10 @@ class Chip:
 
 
 # Peak, bandwidths and host RAM: docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}, in stored copies
-# looked up in November 2026. A link is the documented bandwidth of a chip in one direction (v5e
-# 200 GB/s, v5p 600, v6e 400) over its ports: 4 as documented, 6 for the 3D torus of v5p. Where the
-# ends of an axis are linked is no documented number: the usual account of these slices. Usable
-# HBM: the out-of-memory message of libtpu 0.0.42.1.
+# looked up in November 2026. A link has the documented bandwidth of a chip in one direction (v5e
+# 200 GB/s, v5p 600, v6e 400) divided by its ports: 4 as documented, 6 for the 3D torus of v5p. The
+# axes whose ends are linked are not documented; the numbers follow the usual account. Usable HBM:
+# the out-of-memory message of libtpu 0.0.42.1.
 CHIPS: Final[Mapping[str, Chip]] = {
     "v5e": Chip(15.75 * GIB, 197e12, 819e9, 50e9, 16, 512 * GIB, 8),
     "v5p": Chip(95.74 * GIB, 459e12, 2765e9, 100e9, 4, 448e9, 4),
@@ -87,7 +97,7 @@ class Slice:
 
 
 def describe(name: str) -> Slice:
-    """The slice of that name: ``kind:AxB`` or ``kind:AxBxC``.
+    """Returns the slice of a name, ``kind:AxB`` or ``kind:AxBxC``.
 
     Raises:
         ConfigError: an unknown kind, a name of another form, no such slice, or no libtpu.
@@ -102,33 +112,20 @@ def describe(name: str) -> Slice:
         raise ConfigError(
             "the TPU compiler libtpu is not installed; run `bash scripts/setup.sh tpu` (0.7 GB)"
         )
-    # Nothing is run, so a compiler beside others, or beside a training run, does no harm; the
-    # rest keeps it from asking a cloud machine who it is.
+    # Nothing runs, so another compiler or a training run beside this one does no harm; the other
+    # variables keep libtpu from querying a cloud machine's metadata.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
     if _APART.exists():
         os.environ.setdefault("TPU_LIBRARY_PATH", str(_APART))
     try:
-        found = topologies.get_topology_desc(name, "tpu")
+        topology = topologies.get_topology_desc(name, "tpu")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"topology {name!r} does not exist: {error}") from error
     axes = tuple(int(n) for n in grid.split("x"))
-    return Slice(name, CHIPS[kind], axes, tuple(found.devices))
+    return Slice(name, CHIPS[kind], axes, tuple(topology.devices))
 
 
 def has_compiler() -> bool:
-    """Whether libtpu, which compiles for TPU, is installed."""
+    """True if libtpu, which compiles for TPU, is installed."""
     return _APART.exists() or importlib.util.find_spec("libtpu") is not None
-
-
-# Where `scripts/setup.sh tpu` puts it. Among the other packages, JAX would look for TPUs with it
-# in every process, and say on stderr that there are none.
-_APART: Final = Path(sys.prefix, "tpu-compiler", "libtpu", "libtpu.so")
-
-_QUIET: Final = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}

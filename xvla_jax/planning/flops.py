@@ -1,6 +1,9 @@
-"""FLOPs of a compiled program, counted from its text: a loop's body times its trip count.
+"""FLOPs of matrix products and convolutions, of compiled programs and of traced functions.
 
-XLA's own ``cost_analysis`` counts a loop's body once, and does not say where the work is.
+XLA's own ``cost_analysis`` counts the body of a loop once, and does not show where the work is.
+Here a loop's body counts as often as it runs, and each product keeps its place in the model.
+Compiled text shows what runs on the device, rematerialised products included; a traced step shows
+the work of the model alone.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from xvla_jax.processor import Processor
 from xvla_jax.training.state import Recipe
 from xvla_jax.training.step import make_train_step
 
-# Beginning of `device_kind` -> bfloat16 FLOP/s, dense; the first that fits counts. GPUs: NVIDIA's
-# data sheets of A100, H100 SXM and H200 SXM.
+# Start of `device_kind` -> dense bfloat16 FLOP/s; the first match counts. GPUs: NVIDIA's data
+# sheets of A100, H100 SXM and H200 SXM.
 PEAKS: Final[Mapping[str, float]] = {
     "TPU v5 lite": CHIPS["v5e"].peak_flops,
     "TPU v5": CHIPS["v5p"].peak_flops,
@@ -34,86 +37,14 @@ PEAKS: Final[Mapping[str, float]] = {
 }
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of a device; None where no row is known, CPUs for one."""
-    return next((peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)), None)
-
-
-def step_flops(recipe: Recipe, processor: Processor, state: Any, batch: Any) -> int:
-    """FLOPs of matrix products and convolutions of one train step, over all devices.
-
-    Args:
-        recipe: what is trained.
-        processor: of the pictures.
-        state: anything with the shapes of the state.
-        batch: anything with the shapes of a batch on the device.
-    """
-    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none"))
-    # traced as it is: a step has options for its compiler, which no inner function may have
-    step: Any = make_train_step(plain, processor, seed=0)
-    return _total(step.trace(*_shapes((state, batch))).jaxpr.jaxpr)
-
-
-def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs of matrix products and convolutions of a function; arguments may be abstract.
-
-    A scan counts as often as it runs, a ``while`` of unknown length once, a ``cond`` as its largest
-    branch.
-    """
-    return _total(jax.make_jaxpr(function)(*_shapes(arguments)).jaxpr)
-
-
-def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-
-
-def _total(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
-
-
-def _equation(equation: Any) -> int:
-    name = equation.primitive.name
-    if name in _COUNTS:
-        return _COUNTS[name](equation)
-    inner = [_total(found) for value in equation.params.values() for found in _jaxprs(value)]
-    if name == "cond":
-        return max(inner)
-    return equation.params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
-
-
-def _jaxprs(value: Any) -> list[Any]:
-    """The jaxprs in a parameter of an equation."""
-    if isinstance(value, tuple | list):
-        return [found for item in value for found in _jaxprs(item)]
-    if hasattr(value, "eqns"):
-        return [value]
-    return [value.jaxpr] if hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns") else []
-
-
-def _dot(equation: Any) -> int:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-
-
-def _convolution(equation: Any) -> int:
-    """Counts places outside the picture too, where the kernel meets padding."""
-    kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
-    numbers = equation.params["dimension_numbers"].rhs_spec  # (out, in, *space)
-    return 2 * math.prod(out) * math.prod(kernel[axis] for axis in numbers[1:])
-
-
-_COUNTS: Final = {"dot_general": _dot, "conv_general_dilated": _convolution}
-
-
 @dataclasses.dataclass(frozen=True)
 class Product:
     """One matrix product or convolution of a program.
 
     Attributes:
-        op_name: where it comes from, JAX's path of modules and primitives. Where XLA has dropped
-            it, that of the instruction scheduled before.
-        flops: of one run, a multiplication and an addition counted apart.
+        op_name: JAX's path of modules and primitives; where XLA has dropped it, that of the
+            instruction scheduled before.
+        flops: of one run; a multiplication and an addition count as two.
         runs: how often the program runs it.
         dtypes: of both operands.
     """
@@ -124,42 +55,71 @@ class Product:
     dtypes: tuple[str, str]
 
 
+def peak_flops(device_kind: str) -> float | None:
+    """Returns the bfloat16 FLOP/s of a device; None if `PEAKS` has no row, as for CPUs."""
+    return next((peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)), None)
+
+
 def products(text: str | None) -> list[Product]:
-    """All matrix products and convolutions of an HLO text, as ``compiled.as_text()`` gives it.
+    """Lists all matrix products and convolutions of a program's text.
 
     Raises:
         ProgramError: a loop without a known trip count, or no entry computation.
     """
-    found = []
+    counted = []
     for visit in hlo.parse(text).visits():
         flops = product_flops(visit)
         if flops is not None:
             dtypes = (visit.operand(0).dtype, visit.operand(1).dtype)
-            found.append(Product(visit.op_name, flops, visit.runs, dtypes))
-    return found
+            counted.append(Product(visit.op_name, flops, visit.runs, dtypes))
+    return counted
 
 
 def product_flops(visit: hlo.Visit) -> int | None:
-    """FLOPs of one run; None where the instruction is no matrix product or convolution."""
+    """Returns the FLOPs of one run; None if it is no matrix product or convolution."""
     count = _FLOPS.get(visit.instruction.op)
     return None if count is None else count(visit)
 
 
 def flops_by_stage(text: str | None, stages: Mapping[str, str]) -> dict[str, int]:
-    """FLOPs of a program by stage.
+    """Counts the FLOPs of a program by stage.
 
     Args:
         text: see `products`.
-        stages: name -> regular expression over ``op_name``; the first that is found counts.
+        stages: name -> regular expression over ``op_name``; the first match counts.
 
     Returns:
-        All stages in their order, and ``other`` for what no expression finds.
+        All stages in their order, and ``other`` for products that match no expression.
     """
     total: collections.Counter[str] = collections.Counter(dict.fromkeys([*stages, "other"], 0))
     for product in products(text):
         stage = next((s for s, rule in stages.items() if re.search(rule, product.op_name)), "other")
         total[stage] += product.flops * product.runs
     return dict(total)
+
+
+def step_flops(recipe: Recipe, processor: Processor, state: Any, batch: Any) -> int:
+    """Counts FLOPs of one train step, over all devices, without rematerialised ones.
+
+    Args:
+        recipe: the model and how it is trained.
+        processor: of the images.
+        state: tree with the shapes of the state.
+        batch: tree with the shapes of a batch on the device.
+    """
+    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none"))
+    # traced directly: a step has compiler options, which no inner function may have
+    step: Any = make_train_step(plain, processor, seed=0)
+    return _total(step.trace(*_shapes((state, batch))).jaxpr.jaxpr)
+
+
+def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Counts FLOPs of a function; arguments may be abstract.
+
+    A scan counts as often as it runs, a ``while`` of unknown length once, a ``cond`` as its largest
+    branch.
+    """
+    return _total(jax.make_jaxpr(function)(*_shapes(arguments)).jaxpr)
 
 
 def _dot_flops(visit: hlo.Visit) -> int:
@@ -170,10 +130,10 @@ def _dot_flops(visit: hlo.Visit) -> int:
 
 
 def _convolution_flops(visit: hlo.Visit) -> int:
-    """Products that touch the image alone: TPU text writes every matrix product as a convolution.
+    """Counts products with real places of the image: TPU text writes every product as convolution.
 
-    A batch axis of a product becomes a window over an image that is dilated by holes, of which one
-    place in each position is real; counting the window as it stands would count the batch twice.
+    A batch axis of a product becomes a window over an image dilated by holes, of which one place in
+    each position is real; counting all places of the window would count the batch twice.
     """
     line = visit.instruction
     left, right, out = re.split("_|->", line.attribute("dim_labels"))
@@ -193,9 +153,9 @@ def _convolution_flops(visit: hlo.Visit) -> int:
 
 
 def _window(rest: str, rank: int) -> list[tuple[int, int, int, int]]:
-    """(stride, padding before, holes in the image, holes in the kernel) by axis."""
-    found = re.search(r"window=\{([^}]*)\}", rest)
-    fields = dict(item.split("=") for item in found[1].split()) if found else {}
+    """Returns (stride, padding before, holes in the image, holes in the kernel) by axis."""
+    match = re.search(r"window=\{([^}]*)\}", rest)
+    fields = dict(item.split("=") for item in match[1].split()) if match else {}
 
     def numbers(name: str, default: str) -> list[int]:
         values = fields.get(name, "x".join([default] * rank)).split("x")
@@ -216,10 +176,54 @@ def _window(rest: str, rank: int) -> list[tuple[int, int, int, int]]:
 def _touched(
     image: int, kernel: int, result: int, stride: int, pad: int, image_holes: int, kernel_holes: int
 ) -> int:
-    """Pairs of a kernel place and a result place that meet a real place of the image."""
+    """Counts pairs of a kernel place and a result place that meet a real place of the image."""
+    # place of the dilated image, [result, kernel]
     places = np.arange(result)[:, None] * stride - pad + np.arange(kernel)[None, :] * kernel_holes
     real = (places >= 0) & (places <= (image - 1) * image_holes) & (places % image_holes == 0)
     return int(real.sum())
 
 
 _FLOPS: Final = {"dot": _dot_flops, "convolution": _convolution_flops}
+
+
+def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+
+
+def _total(jaxpr: Any) -> int:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: Any) -> int:
+    name = equation.primitive.name
+    if name in _COUNTS:
+        return _COUNTS[name](equation)
+    inner = [_total(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+    if name == "cond":
+        return max(inner)
+    return equation.params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    """Returns the jaxprs in a parameter of an equation."""
+    if isinstance(value, tuple | list):
+        return [jaxpr for item in value for jaxpr in _jaxprs(item)]
+    if hasattr(value, "eqns"):
+        return [value]
+    return [value.jaxpr] if hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns") else []
+
+
+def _dot(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation: Any) -> int:
+    """Counts places outside the image too, where the kernel meets padding."""
+    kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    numbers = equation.params["dimension_numbers"].rhs_spec  # (out, in, *space)
+    return 2 * math.prod(out) * math.prod(kernel[axis] for axis in numbers[1:])
+
+
+_COUNTS: Final = {"dot_general": _dot, "conv_general_dilated": _convolution}

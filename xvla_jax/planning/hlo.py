@@ -1,6 +1,6 @@
-"""Compiled programs as text: instructions, what they call, and how often they run.
+"""Compiled programs as text: instructions, what they call, how often they run, what chips send.
 
-Reads what ``compiled.as_text()`` gives on CPU and for TPU.
+Reads ``compiled.as_text()`` of CPU and TPU.
 """
 
 from __future__ import annotations
@@ -24,9 +24,19 @@ _BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME: Final = re.compile(r'op_name="([^"]*)"')
 _ARRAY: Final = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-# A memory space of a layout: none or 0 is HBM, 5 the host's memory, the rest is the core's own.
+# Memory space of a layout: none or 0 is HBM, 5 is the host's memory, the others are the core's own.
 _NEAR: Final = re.compile(r"S\([1-46-9]\)")
 _BITS: Final = re.compile(r"^[a-z]+?(\d+)")  # of a type's name: bf16, f8e4m3fn, s32
+# instructions that only run the computations that they name
+_CONTROL: Final = ("while", "call", "conditional")
+# Bytes that one chip of n sends when it puts in `size` bytes: rings, as TPUs run them.
+SENT: Final[Mapping[str, Callable[[int, int], float]]] = {
+    "all-gather": lambda n, size: (n - 1) * size,
+    "all-reduce": lambda n, size: 2 * (n - 1) / n * size,
+    "reduce-scatter": lambda n, size: (n - 1) / n * size,
+    "all-to-all": lambda n, size: (n - 1) / n * size,
+    "collective-permute": lambda n, size: size,  # noqa: ARG005
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Array:
 
     @property
     def elements(self) -> int:
-        """Their number, without the padding of tiles."""
+        """Number of elements, without the padding of tiles."""
         return functools.reduce(lambda a, b: a * b, self.dimensions, 1)
 
     @property
@@ -50,7 +60,7 @@ class Array:
 
     @property
     def on_chip(self) -> bool:
-        """Whether it stays beside the cores: scalars do, and what TPU text says so of."""
+        """True if it stays beside the cores: scalars, and arrays that TPU text places there."""
         return not self.dimensions or _NEAR.search(self.layout) is not None
 
 
@@ -65,7 +75,7 @@ class Instruction:
 
     @property
     def arrays(self) -> list[Array]:
-        """What it yields; a tuple yields several."""
+        """Arrays that it yields; a tuple yields several."""
         return arrays(self.shape)
 
     @property
@@ -76,26 +86,26 @@ class Instruction:
     @property
     def op_name(self) -> str:
         """JAX's path of modules and primitives; empty where the compiler dropped it."""
-        found = _OP_NAME.search(self.rest)
-        return found[1] if found else ""
+        match = _OP_NAME.search(self.rest)
+        return match[1] if match else ""
 
     def attribute(self, name: str) -> str:
-        """Value of a plain attribute such as ``dim_labels``; empty where it is not given."""
-        found = re.search(rf"\b{name}=([^\s,]+)", self.rest)
-        return found[1] if found else ""
+        """Returns the value of an attribute such as ``dim_labels``; empty if it is not given."""
+        match = re.search(rf"\b{name}=([^\s,]+)", self.rest)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """An instruction as the program meets it.
+    """An instruction where the program runs it.
 
     Attributes:
         instruction: the line.
         peers: all instructions of its computation, by name.
         runs: how often the program runs it.
         op_name: its own, or that of the instruction scheduled before.
-        inside: the nearest instruction that runs as one piece and holds it, such as a fusion;
-            itself where nothing does.
+        inside: the instruction that runs as one piece and holds it, such as a fusion; itself if
+            there is none.
     """
 
     instruction: Instruction
@@ -106,11 +116,11 @@ class Visit:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it runs by itself, not as a part of a fusion."""
+        """True if it runs by itself, not as a part of a fusion."""
         return self.inside is self.instruction
 
     def operand(self, index: int) -> Array:
-        """The array that it reads at a place."""
+        """Returns the array that it reads as operand ``index``."""
         return self.peers[self.instruction.operands[index]].arrays[0]
 
 
@@ -125,7 +135,7 @@ class Module:
     entry: str
 
     def visits(self) -> Iterator[Visit]:
-        """All instructions that run, from the entry on; those of loops once, with their runs.
+        """Yields all instructions that run, in order; those of loops once, with their runs.
 
         Raises:
             ProgramError: a loop without a known trip count.
@@ -150,7 +160,7 @@ class Module:
         trips = _TRIPS.search(instruction.rest)
         if trips:
             return int(trips[1])
-        # TPU text does not say, but its loops count from 0 and end at a constant.
+        # TPU text has no trip count, but its loops count from 0 and end at a constant.
         condition = self.computations[instruction.attribute("condition").lstrip("%")]
         last = list(condition.values())[-1]
         bounds = [
@@ -165,12 +175,20 @@ class Module:
         )
 
 
-# Instructions that only hand over to the computations that they name.
-_CONTROL: Final = ("while", "call", "conditional")
+class Part(enum.Enum):
+    """Part of a fusion in a collective that runs beside other work.
+
+    TPU text repeats the collective in each of these fusions. Channels do not identify it, as
+    unrelated collectives share some.
+    """
+
+    START = enum.auto()  # reads the operands, yields the buffers
+    MEANWHILE = enum.auto()  # does other work, passes the buffers through
+    END = enum.auto()
 
 
 def parse(text: str | None) -> Module:
-    """A module from its text, as ``compiled.as_text()`` gives it.
+    """Parses the text of a program, as ``compiled.as_text()`` returns it.
 
     Raises:
         ProgramError: there is no entry computation.
@@ -182,15 +200,15 @@ def parse(text: str | None) -> Module:
         if head := _COMPUTATION.match(line):
             current = computations.setdefault(head[1], {})
             entry = head[1] if line.startswith("ENTRY") else entry
-        elif found := _INSTRUCTION.match(line):
-            current[found["name"]] = Instruction(**found.groupdict())
+        elif match := _INSTRUCTION.match(line):
+            current[match["name"]] = Instruction(**match.groupdict())
     if not entry:
         raise ProgramError("the text has no ENTRY computation; compiled.as_text() is expected")
     return Module(computations, entry)
 
 
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a shape or tuple of shapes."""
+    """Returns the arrays of a shape or tuple of shapes."""
     return [
         Array(dtype, tuple(int(n) for n in dimensions.split(",") if n), layout or "")
         for dtype, dimensions, layout in _ARRAY.findall(shape)
@@ -198,61 +216,15 @@ def arrays(shape: str) -> list[Array]:
 
 
 def called_by(instruction: Instruction) -> Sequence[str]:
-    """Names of the computations that an instruction runs."""
+    """Returns the names of the computations that an instruction runs."""
     branches = _BRANCHES.search(instruction.rest)
     return _CALLED.findall(instruction.rest) + (
         re.findall(r"[\w.\-]+", branches[1]) if branches else []
     )
 
 
-# Bytes that one chip sends, of a group of n, when it puts in `size` bytes. Rings, as TPUs run them.
-SENT: Final[Mapping[str, Callable[[int, int], float]]] = {
-    "all-gather": lambda n, size: (n - 1) * size,
-    "all-reduce": lambda n, size: 2 * (n - 1) / n * size,
-    "reduce-scatter": lambda n, size: (n - 1) / n * size,
-    "all-to-all": lambda n, size: (n - 1) / n * size,
-    "collective-permute": lambda n, size: size,  # noqa: ARG005
-}
-
-
-def collective_kind(visit: Visit) -> str | None:
-    """A key of `SENT`, or None for what is no collective or the end of one that was counted.
-
-    TPU text writes a reduce-scatter as a fusion of an all-reduce with a slice, called so.
-    """
-    kind = visit.instruction.op.removesuffix("-start")
-    if kind == "all-reduce" and "all-reduce-scatter" in "".join(called_by(visit.inside)):
-        return "reduce-scatter"
-    return kind if kind in SENT else None
-
-
-class Part(enum.Enum):
-    """What a fusion does of a collective that goes on beside other work.
-
-    TPU text repeats the collective in every one of them. Channels do not tell that it is the same,
-    as unrelated collectives share some.
-    """
-
-    START = enum.auto()  # reads what is sent, yields the buffers
-    MEANWHILE = enum.auto()  # does other work, gets and hands on the buffers
-    END = enum.auto()
-
-
-def part_of_collective(line: Instruction, computations: Computations) -> Part | None:
-    """Which part a fusion is; None for any other instruction."""
-    if line.op != "fusion" or "output_to_operand_aliasing" not in line.rest:
-        return None
-    body = computations[called_by(line)[0]].values()
-    if not any(inner.op in SENT for inner in body):
-        return None
-    targets = {inner.attribute("custom_call_target").strip('"') for inner in body}
-    if "AsyncCollectiveStart" in targets:
-        return Part.START
-    return Part.END if "AsyncCollectiveDone" in targets else Part.MEANWHILE
-
-
 def bytes_by_kind(module: Module, *, devices: int) -> dict[str, float]:
-    """Bytes that one of ``devices`` chips sends in one run of the program, for every kind."""
+    """Returns the bytes that one of ``devices`` chips sends in one run of the program, by kind."""
     total = dict.fromkeys(SENT, 0.0)
     for visit in module.visits():
         kind = collective_kind(visit)
@@ -268,11 +240,35 @@ def bytes_by_kind(module: Module, *, devices: int) -> dict[str, float]:
     return total
 
 
+def collective_kind(visit: Visit) -> str | None:
+    """Returns a key of `SENT`; None if it is no collective, or the end of one that was counted.
+
+    TPU text writes a reduce-scatter as a fusion of an all-reduce with a slice, named accordingly.
+    """
+    kind = visit.instruction.op.removesuffix("-start")
+    if kind == "all-reduce" and "all-reduce-scatter" in "".join(called_by(visit.inside)):
+        return "reduce-scatter"
+    return kind if kind in SENT else None
+
+
+def part_of_collective(line: Instruction, computations: Computations) -> Part | None:
+    """Returns the part of a fusion; None for any other instruction."""
+    if line.op != "fusion" or "output_to_operand_aliasing" not in line.rest:
+        return None
+    body = computations[called_by(line)[0]].values()
+    if not any(inner.op in SENT for inner in body):
+        return None
+    targets = {inner.attribute("custom_call_target").strip('"') for inner in body}
+    if "AsyncCollectiveStart" in targets:
+        return Part.START
+    return Part.END if "AsyncCollectiveDone" in targets else Part.MEANWHILE
+
+
 def group_size(collective: Instruction, devices: int) -> int:
-    """Chips that take part in one group of a collective.
+    """Returns the number of chips in one group of a collective.
 
     Raises:
-        ProgramError: groups in a form that this reader does not know.
+        ProgramError: the groups have an unknown form.
     """
     groups = collective.rest.partition("replica_groups=")[2]
     if not groups or groups.startswith("{}"):

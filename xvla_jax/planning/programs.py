@@ -1,4 +1,4 @@
-"""The real train step and sampler of a run, compiled for a slice from shapes alone."""
+"""The train step and sampler of a run, compiled for a slice from shapes alone, and their guards."""
 
 from __future__ import annotations
 
@@ -34,71 +34,12 @@ _HOST_OPS: Final = {"infeed", "outfeed", "send", "recv"}
 _GATHERS: Final = {"all-gather", "all-to-all", "collective-permute"}
 _OPTIMIZER_STATE: Final = re.compile(r"^state\.opt_state\b")
 _LARGE: Final = 2**14  # elements; smaller leaves are not sharded
-
-
-def host_calls(module: hlo.Module) -> list[str]:
-    """Instructions that stop for the host: callbacks, feeds, transfers."""
-    return [
-        visit.instruction.name
-        for visit in module.visits()
-        if visit.instruction.op in _HOST_OPS
-        or "callback" in visit.instruction.attribute("custom_call_target")
-        or "is_host_transfer=true" in visit.instruction.rest
-    ]
-
-
-def wide_products(module: hlo.Module) -> list[str]:
-    """``op_name`` of every product of two float32 operands.
-
-    Those of one float32 and one bfloat16 operand are none: the gradient of attention scores, which
-    are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16. Those
-    that merge an adapter are left out: exact on purpose, and little work.
-    """
-    return [
-        visit.op_name
-        for visit in module.visits()
-        if flops.product_flops(visit) is not None
-        and MERGE_SCOPE not in visit.op_name
-        and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
-    ]
-
-
-def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
-    """Collectives that collect what is computed from the optimizer's state.
-
-    The state is read and written where it lives, and so are the parameters, so there is no need
-    for any; sums of scalars, such as a norm of the update, are allowed.
-    """
-    body = module.computations[module.entry]
-    derived: set[str] = set()
-    found = []
-    for visit in module.visits():
-        line = visit.instruction
-        if body.get(line.name) is not line:
-            continue
-        if line.op == "parameter":
-            if _OPTIMIZER_STATE.match(line.op_name):
-                derived.add(line.name)
-        elif derived.intersection(line.operands):
-            derived.add(line.name)
-            elements = sum(array.elements for array in line.arrays)
-            if collective_kind(visit) in _GATHERS and elements >= _LARGE:
-                found.append(line.name)
-    return found
-
-
-GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
-    "host calls": host_calls,
-    "products of two float32 operands": wide_products,
-    "gathers of optimizer state": gathers_of_optimizer_state,
-}
-
 _UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What of an experiment decides its programs.
+    """The part of an experiment that determines its programs.
 
     Attributes:
         config: the model's shape.
@@ -108,12 +49,12 @@ class Run:
         remat: a row of ``xvla_jax.models.layers.REMAT``.
         batch_size: samples of a step, over all chips.
         views: view slots that the data fills.
-        data: devices by axis of the mesh; -1 for all the rest.
-        fsdp: as ``data``.
-        accumulate: parts of a batch.
+        data: devices along this axis of the mesh; -1 for all that are left.
+        fsdp: see ``data``.
+        accumulate: parts of a batch, whose gradients are summed.
         ema_decay: of the moving average; 0 keeps none.
-        jitter: whether a source of the data is augmented.
-        lora: the adapter that learns in the place of the parameters; None for none.
+        jitter: some source of the data is augmented.
+        lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
     """
 
@@ -133,15 +74,15 @@ class Run:
     scan_vision: bool = False
 
     def mesh(self, devices: list[Any]) -> Mesh:
-        """The run's mesh over these devices."""
+        """Returns the run's mesh over these devices."""
         return make_mesh(self.data, self.fsdp, devices)
 
     def state(self, mesh: Mesh) -> TrainState:
-        """Shapes and placement of the train state."""
+        """Returns shapes and placement of the train state."""
         return abstract_state(self.recipe, mesh)
 
     def lower_step(self, mesh: Mesh) -> jax.stages.Lowered:
-        """The train step as the training loop calls it, before it is compiled.
+        """Lowers the train step as the training loop calls it.
 
         Raises:
             ConfigError: the devices do not divide the batch.
@@ -163,12 +104,12 @@ class Run:
             jitter=self.jitter,
             sharding=placement,
         )
-        state = self.state(mesh)  # before the mesh is set: it makes a key, on a device that exists
+        state = self.state(mesh)  # before the mesh is set: its key needs a real device
         with jax.set_mesh(mesh):
             return step.lower(state, batch)
 
     def lower_sampler(self, mesh: Mesh) -> jax.stages.Lowered:
-        """The sampler for one observation on the first device of a mesh: serving is not sharded."""
+        """Lowers the sampler for one observation on the first device: serving is not sharded."""
         alone = Mesh(mesh.devices.ravel()[:1], ("one",))
         return lower_sampler(
             self.config,
@@ -182,7 +123,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """How the model learns."""
+        """The model and how it is trained."""
         model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
         return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
 
@@ -199,7 +140,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most that is held at once, all temporaries counted as alive together."""
+        """Largest use, with all temporaries counted as alive at once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
@@ -207,11 +148,11 @@ class DoesNotFitError(ProgramError):
     """The compiler could not lay a program out in the memory of a chip.
 
     Attributes:
-        needed: bytes that it asked for, as far as its message tells.
+        needed: bytes that it asked for; NaN if its message has none.
     """
 
     def __init__(self, message: str) -> None:
-        """Takes the compiler's message."""
+        """Reads the size from the compiler's message."""
         sizes = re.findall(r"([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|\(([\d.]+)([KMGT])\)", message)
         numbers = [float(a or c) * _UNITS[b or d] for a, b, c, d in sizes]
         self.needed = max(numbers, default=math.nan)
@@ -233,10 +174,10 @@ class Program:
 
 
 def compile_program(lowered: jax.stages.Lowered) -> Program:
-    """Compiles, for whatever platform the program's devices are of.
+    """Compiles a program for the platform of its devices.
 
     Raises:
-        DoesNotFitError: it takes more memory than a chip has.
+        DoesNotFitError: it needs more memory than a chip has.
     """
     start = time.perf_counter()
     try:
@@ -245,36 +186,92 @@ def compile_program(lowered: jax.stages.Lowered) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFitError(str(error)) from error
-    found = compiled.memory_analysis()
-    if found is None:
-        raise ProgramError(
-            "the compiler of this platform does not tell what memory a program takes"
-        )
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise ProgramError("the compiler of this platform does not report the memory of a program")
     memory = Memory(
-        arguments=found.argument_size_in_bytes,
-        outputs=found.output_size_in_bytes,
-        aliased=found.alias_size_in_bytes,
-        temporaries=found.temp_size_in_bytes,
-        code=found.generated_code_size_in_bytes,
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+        aliased=analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
     )
     return Program(memory, compiled.as_text() or "", time.perf_counter() - start)
 
 
+def step_program(run: Run, target: Slice) -> Program:
+    """Compiles the train step of a run for a slice."""
+    return compile_program(run.lower_step(run.mesh(list(target.devices))))
+
+
 def bytes_of(tree: Any) -> int:
-    """Bytes of all leaves together, before they are split."""
+    """Returns the bytes of all leaves together, before they are sharded."""
     return sum(
         math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
 
 
 def bytes_per_chip(tree: Any) -> int:
-    """Bytes of the part of all leaves that one device holds."""
+    """Returns the bytes of all leaves on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)
     )
 
 
-def step_program(run: Run, target: Slice) -> Program:
-    """The train step of a run, compiled for a slice."""
-    return compile_program(run.lower_step(run.mesh(list(target.devices))))
+def host_calls(module: hlo.Module) -> list[str]:
+    """Lists instructions that wait for the host: callbacks, feeds, transfers."""
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if visit.instruction.op in _HOST_OPS
+        or "callback" in visit.instruction.attribute("custom_call_target")
+        or "is_host_transfer=true" in visit.instruction.rest
+    ]
+
+
+def wide_products(module: hlo.Module) -> list[str]:
+    """Lists ``op_name`` of every product of two float32 operands.
+
+    Products of a float32 and a bfloat16 operand do not count: the gradient of attention scores,
+    which are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16.
+    Those that merge an adapter do not count either: they are exact on purpose, and little work.
+    """
+    return [
+        visit.op_name
+        for visit in module.visits()
+        if flops.product_flops(visit) is not None
+        and MERGE_SCOPE not in visit.op_name
+        and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
+    ]
+
+
+def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
+    """Lists collectives that gather values computed from the optimizer's state.
+
+    State and parameters are read and written where they are stored, so none is needed; sums of
+    scalars, such as a norm of the update, are allowed.
+    """
+    body = module.computations[module.entry]
+    derived: set[str] = set()
+    gathers = []
+    for visit in module.visits():
+        line = visit.instruction
+        if body.get(line.name) is not line:
+            continue
+        if line.op == "parameter":
+            if _OPTIMIZER_STATE.match(line.op_name):
+                derived.add(line.name)
+        elif derived.intersection(line.operands):
+            derived.add(line.name)
+            elements = sum(array.elements for array in line.arrays)
+            if collective_kind(visit) in _GATHERS and elements >= _LARGE:
+                gathers.append(line.name)
+    return gathers
+
+
+GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
+    "host calls": host_calls,
+    "products of two float32 operands": wide_products,
+    "gathers of optimizer state": gathers_of_optimizer_state,
+}

@@ -1,4 +1,4 @@
-"""One plan: all that is known of a run on a slice, as plain values for tables and JSON."""
+"""The plan of a run on a slice as plain values, and searches for a batch or config that fits."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ from xvla_jax.planning.programs import (
 )
 from xvla_jax.planning.traffic import estimate, host_ram
 
-# Peak bytes of a run on one chip. Raises DoesNotFitError, which is expensive too: a compilation.
+# Returns the peak bytes of a run on one chip, or raises DoesNotFitError: a compilation either way.
 Measure = Callable[[Run], int]
-
-_MARGIN: Final = 0.98  # of the limit, for what a straight line does not see
-_TRIES: Final = 3
+_MARGIN: Final = 0.98  # of the limit, as memory does not grow in a straight line
+_TRIES: Final = 3  # compilations near the limit
 
 
 @dataclasses.dataclass(frozen=True)
 class LargestBatch:
-    """What `largest_batch` found.
+    """Result of `largest_batch`.
 
     Attributes:
-        batch_size: fits, as a compilation has shown.
+        batch_size: the largest that a compilation has shown to fit.
         peak: its bytes on one chip.
         per_sample: bytes of activations for each sample on a chip.
-        compilations: how many it took.
+        compilations: number of them in the search.
     """
 
     batch_size: int
@@ -48,16 +47,91 @@ class LargestBatch:
     compilations: int
 
 
+def make_plan(
+    run: Run,
+    target: Slice,
+    *,
+    pipeline: Mapping[str, int],
+    inference: bool = False,
+    largest: bool = True,
+    say: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> dict[str, Any]:
+    """Compiles a run for a slice and answers whether it fits, how fast it is, and what would fit.
+
+    Args:
+        run: the experiment.
+        target: the slice.
+        pipeline: bytes of the data pipeline on a host, by term.
+        inference: compile the sampler for one observation too.
+        largest: search for the largest batch that fits.
+        say: called with the name of each program to compile, as that takes minutes.
+
+    Returns:
+        Plain values, without the keys that were not asked for or have no answer.
+    """
+    plan = _circumstances(run, target, pipeline)
+
+    def measure(candidate: Run) -> int:
+        say(
+            f"compiling batch {candidate.batch_size}, remat {candidate.remat}, "
+            f"fsdp {candidate.fsdp} for {target.name}"
+        )
+        return step_program(candidate, target).memory.peak
+
+    say(f"compiling the train step for {target.name}")
+    try:
+        plan |= describe_program(step_program(run, target), target)
+    except DoesNotFitError as error:
+        plan |= {"fits": False, "needed": error.needed}
+    if not plan["fits"]:
+        plan["nearest"] = _nearest(run, target, measure)
+    elif largest:
+        best = largest_batch(
+            run,
+            plan["memory"]["peak"],
+            measure,
+            devices=len(target.devices),
+            limit=target.chip.hbm_bytes,
+        )
+        plan["largest"] = dataclasses.asdict(best)
+    if inference:
+        say(f"compiling the sampler for one device of {target.name}")
+        sampler = compile_program(run.lower_sampler(_mesh(run, target)))
+        plan["sampler"] = describe_program(sampler, target)
+    return plan
+
+
+def describe_program(program: Program, target: Slice) -> dict[str, Any]:
+    """Returns memory, work, time and guards of a compiled program."""
+    roofline = estimate(program.module, target)
+    return {
+        "fits": program.memory.peak <= target.chip.hbm_bytes,
+        "memory": _memory(program.memory),
+        "flops": roofline.flops,
+        "model_flops": roofline.model_flops,
+        "hbm_bytes": roofline.hbm_bytes,
+        "ici_bytes": dict(roofline.ici_bytes),
+        "core_seconds": roofline.core_seconds,
+        "ici_seconds": roofline.ici_seconds,
+        "fastest_seconds": roofline.fastest,
+        "slowest_seconds": roofline.slowest,
+        "limited_by": roofline.limited_by,
+        "mfu_bound": roofline.mfu_bound,
+        "compile_seconds": program.seconds,
+        "guards": {name: rule(program.module) for name, rule in GUARDS.items()},
+    }
+
+
 def largest_batch(
     run: Run, peak: int, measure: Measure, *, devices: int, limit: float
 ) -> LargestBatch:
-    """Follows the line through two batches to the limit, and compiles where it meets it.
+    """Extrapolates memory from two batches to the limit, and compiles there.
 
     Args:
-        run: fits.
+        run: one that fits.
         peak: its bytes.
         measure: compiles a run.
-        devices: the batch is a multiple of them.
+        devices: the batch is a multiple of their number.
         limit: bytes of a chip.
     """
     counted = 0
@@ -94,11 +168,36 @@ def largest_batch(
     return LargestBatch(high, known[high], slope, counted)
 
 
+def nearest_fit(
+    run: Run, measure: Measure, *, devices: int, held: Callable[[Run], int], limit: float
+) -> tuple[str, Run, int] | None:
+    """Returns the first of `neighbours` that fits: flags to change, the run, its peak bytes.
+
+    Args:
+        run: one that does not fit.
+        measure: compiles a run.
+        devices: of the mesh.
+        held: returns the bytes of a run's train state on one chip; a run whose state alone does
+            not fit is not compiled.
+        limit: bytes of a chip.
+    """
+    for change, candidate in neighbours(run, devices=devices):
+        if held(candidate) > limit:
+            continue
+        try:
+            peak = measure(candidate)
+        except DoesNotFitError:
+            continue
+        if peak <= limit:
+            return change, candidate, peak
+    return None
+
+
 def neighbours(run: Run, *, devices: int) -> Iterator[tuple[str, Run]]:
-    """Runs that take less memory, from what costs least to what costs most.
+    """Yields runs that need less memory, the cheapest change first; changes add up.
 
     Yields:
-        What to change on the command line, and the run. The changes add up.
+        The flags to change on the command line, and the run.
     """
     names = list(REMAT)
     for name in names[names.index(run.remat) + 1 :]:
@@ -114,98 +213,8 @@ def neighbours(run: Run, *, devices: int) -> Iterator[tuple[str, Run]]:
         yield _changes(run), run
 
 
-def _changes(run: Run) -> str:
-    return (
-        f"--config.remat={run.remat} --config.mesh.data={run.data} "
-        f"--config.mesh.fsdp={run.fsdp} --config.batch_size={run.batch_size}"
-    )
-
-
-def nearest_fit(
-    run: Run, measure: Measure, *, devices: int, held: Callable[[Run], int], limit: float
-) -> tuple[str, Run, int] | None:
-    """The first of `neighbours` that fits: what to change, the run, its peak bytes.
-
-    Args:
-        run: does not fit.
-        measure: compiles a run.
-        devices: of the mesh.
-        held: bytes of a run's train state on one chip; a run whose state alone does not fit is
-            not compiled.
-        limit: bytes of a chip.
-    """
-    for change, candidate in neighbours(run, devices=devices):
-        if held(candidate) > limit:
-            continue
-        try:
-            peak = measure(candidate)
-        except DoesNotFitError:
-            continue
-        if peak <= limit:
-            return change, candidate, peak
-    return None
-
-
-def make_plan(
-    run: Run,
-    target: Slice,
-    *,
-    pipeline: Mapping[str, int],
-    inference: bool = False,
-    largest: bool = True,
-    say: Callable[[str], None] = lambda text: None,  # noqa: ARG005
-) -> dict[str, Any]:
-    """Compiles a run for a slice, and what its questions need besides.
-
-    Args:
-        run: the experiment.
-        target: the slice.
-        pipeline: bytes of the data pipeline on a host, by term.
-        inference: the sampler for one observation is compiled too.
-        largest: the largest batch that fits is searched for.
-        say: told what is being compiled, as each compilation takes minutes.
-
-    Returns:
-        Plain values; keys that were not asked for, or have no answer, are absent.
-    """
-    plan = _circumstances(run, target, pipeline)
-
-    def measure(candidate: Run) -> int:
-        say(
-            f"compiling batch {candidate.batch_size}, remat {candidate.remat}, "
-            f"fsdp {candidate.fsdp} for {target.name}"
-        )
-        return step_program(candidate, target).memory.peak
-
-    say(f"compiling the train step for {target.name}")
-    try:
-        plan |= describe_program(step_program(run, target), target)
-    except DoesNotFitError as error:
-        plan |= {"fits": False, "needed": error.needed}
-    if not plan["fits"]:
-        plan["nearest"] = _nearest(run, target, measure)
-    elif largest:
-        best = largest_batch(
-            run,
-            plan["memory"]["peak"],
-            measure,
-            devices=len(target.devices),
-            limit=target.chip.hbm_bytes,
-        )
-        plan["largest"] = dataclasses.asdict(best)
-    if inference:
-        say(f"compiling the sampler for one device of {target.name}")
-        sampler = compile_program(run.lower_sampler(_mesh(run, target)))
-        plan["sampler"] = describe_program(sampler, target)
-    return plan
-
-
-def _mesh(run: Run, target: Slice) -> Mesh:
-    return run.mesh(list(target.devices))
-
-
 def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict[str, Any]:
-    """All that is known before anything is compiled."""
+    """Returns the values that are known before anything is compiled."""
     mesh = _mesh(run, target)
     state = run.state(mesh)
     held = {field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)}
@@ -227,40 +236,30 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
     }
 
 
+def _mesh(run: Run, target: Slice) -> Mesh:
+    return run.mesh(list(target.devices))
+
+
 def _nearest(run: Run, target: Slice, measure: Measure) -> dict[str, Any] | None:
-    found = nearest_fit(
+    fit = nearest_fit(
         run,
         measure,
         devices=len(target.devices),
         held=lambda candidate: bytes_per_chip(candidate.state(_mesh(candidate, target))),
         limit=target.chip.hbm_bytes,
     )
-    if found is None:
+    if fit is None:
         return None
-    change, candidate, peak = found
+    change, candidate, peak = fit
     steps = run.batch_size // candidate.batch_size
     return {"change": change, "peak": peak, "accumulation": steps}
 
 
-def describe_program(program: Program, target: Slice) -> dict[str, Any]:
-    """Memory, work, time and guards of a compiled program."""
-    found = estimate(program.module, target)
-    return {
-        "fits": program.memory.peak <= target.chip.hbm_bytes,
-        "memory": _memory(program.memory),
-        "flops": found.flops,
-        "model_flops": found.model_flops,
-        "hbm_bytes": found.hbm_bytes,
-        "ici_bytes": dict(found.ici_bytes),
-        "core_seconds": found.core_seconds,
-        "ici_seconds": found.ici_seconds,
-        "fastest_seconds": found.fastest,
-        "slowest_seconds": found.slowest,
-        "limited_by": found.limited_by,
-        "mfu_bound": found.mfu_bound,
-        "compile_seconds": program.seconds,
-        "guards": {name: rule(program.module) for name, rule in GUARDS.items()},
-    }
+def _changes(run: Run) -> str:
+    return (
+        f"--config.remat={run.remat} --config.mesh.data={run.data} "
+        f"--config.mesh.fsdp={run.fsdp} --config.batch_size={run.batch_size}"
+    )
 
 
 def _memory(memory: Memory) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Bytes between a chip's HBM and its cores, and the roofline of each piece of work."""
+"""Bytes between a chip's HBM and its cores, and the roofline of a program by its pieces of work."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.flops import product_flops
 from xvla_jax.planning.hlo import Part, bytes_by_kind, part_of_collective
 
-# Instructions that move nothing: they name, pack or wait for what others made.
+ASSUMPTIONS: Final = (
+    "each fusion takes the longer of its FLOPs over the chip's bfloat16 peak and its HBM bytes "
+    "over the HBM bandwidth; fusions follow each other",
+    "collectives are rings over one axis of the slice; fastest: all of their time is hidden "
+    "behind the cores' work; slowest: none is",
+    "nothing waits for data, and elementwise work costs its bytes alone (random bits for dropout "
+    "do not)",
+)
+# instructions that move nothing: they name, pack or wait for the results of others
 _FREE: Final = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all"),
     *("while", "call", "conditional", "partition-id", "replica-id", "optimization-barrier"),
 }
-_ALIASED: Final = re.compile(r"\{(\d+)\}: \((\d+), \{\}\)")  # a result, and its operand's place
+_ALIASED: Final = re.compile(
+    r"\{(\d+)\}: \((\d+), \{\}\)"
+)  # a result, and the operand whose place it takes
 _RELABEL: Final = {"bitcast", "reshape", "convert", "copy"}
 
 
@@ -28,12 +38,87 @@ class Work:
 
     op_name: str
     flops: int  # of matrix products
-    recomputed: int  # those of them that rematerialisation does again
+    recomputed: int  # the part of them that rematerialisation repeats
     bytes: int  # read from and written to HBM
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Work and time of one run of a program on one chip of a slice.
+
+    Attributes:
+        flops: of matrix products, recomputed ones included.
+        model_flops: without recomputed ones.
+        hbm_bytes: read and written.
+        ici_bytes: sent, by kind of collective.
+        core_seconds: sum over fusions.
+        ici_seconds: sum over collectives.
+        peak_flops: of the chip.
+    """
+
+    flops: int
+    model_flops: int
+    hbm_bytes: int
+    ici_bytes: Mapping[str, float]
+    core_seconds: float
+    ici_seconds: float
+    peak_flops: float
+
+    @property
+    def fastest(self) -> float:
+        """Seconds if all collectives are hidden."""
+        return max(self.core_seconds, self.ici_seconds)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds if no collective is hidden."""
+        return self.core_seconds + self.ici_seconds
+
+    @property
+    def mfu_bound(self) -> float:
+        """Share of the peak that the model's own products can reach."""
+        return self.model_flops / self.peak_flops / self.fastest
+
+    @property
+    def limited_by(self) -> str:
+        """Name of the resource that bounds the fastest time."""
+        if self.ici_seconds > self.core_seconds:
+            return "links between chips"
+        return "FLOPs" if self.flops / self.peak_flops > self.core_seconds / 2 else "HBM bandwidth"
+
+
+def estimate(module: hlo.Module, target: Slice) -> Estimate:
+    """Computes the roofline of a program on a slice."""
+    chip = target.chip
+    work = pieces(module)
+    flops = sum(piece.flops for piece in work)
+    sent = bytes_by_kind(module, devices=len(target.devices))
+    return Estimate(
+        flops=flops,
+        model_flops=flops - sum(piece.recomputed for piece in work),
+        hbm_bytes=sum(piece.bytes for piece in work),
+        ici_bytes=sent,
+        core_seconds=sum(
+            max(piece.flops / chip.peak_flops, piece.bytes / chip.hbm_bandwidth) for piece in work
+        ),
+        ici_seconds=sum(sent.values()) / target.ici_bandwidth,
+        peak_flops=chip.peak_flops,
+    )
+
+
+def host_ram(*, state_bytes: int, target: Slice, pipeline: Mapping[str, int]) -> dict[str, int]:
+    """Returns the bytes on one host, by term.
+
+    Args:
+        state_bytes: of the complete train state; a host copies its part to save it.
+        target: its hosts share the state.
+        pipeline: terms of the data pipeline on a host, see ``data.stream.memory``.
+    """
+    return {"checkpoint copy": state_bytes // target.hosts, **pipeline}
+
+
 def pieces(module: hlo.Module) -> list[Work]:
-    """The scheduled pieces of a program, each with the work inside it."""
+    """Returns the scheduled pieces of a program, each with the work inside it."""
     flops: collections.Counter[str] = collections.Counter()
     again: collections.Counter[str] = collections.Counter()
     moved: dict[str, tuple[str, int]] = {}
@@ -59,7 +144,7 @@ def _moved(
 ) -> int:
     if line.op.endswith("-done"):
         return 0
-    outputs, inputs = _handed_on(line, computations)
+    outputs, inputs = _passed_buffers(line, computations)
     results = [] if _is_update(line, computations) else _results(line)
     written = sum(
         array.bytes
@@ -75,7 +160,7 @@ def _moved(
 
 
 def _results(line: hlo.Instruction) -> list[hlo.Array]:
-    """What a line writes, without what else an asynchronous start yields."""
+    """Returns the arrays that a line writes, without the contexts of an asynchronous start."""
     if line.op == "copy-start":  # destination, source, context
         return line.arrays[:1]
     if line.op.endswith("-start"):  # operands, results, contexts; of a sum only the results
@@ -84,10 +169,12 @@ def _results(line: hlo.Instruction) -> list[hlo.Array]:
     return line.arrays
 
 
-def _handed_on(line: hlo.Instruction, computations: hlo.Computations) -> tuple[set[int], set[int]]:
-    """Results and operands of a fusion that are buffers of a collective under way.
+def _passed_buffers(
+    line: hlo.Instruction, computations: hlo.Computations
+) -> tuple[set[int], set[int]]:
+    """Returns places of a fusion's results and operands that are buffers of a running collective.
 
-    The one that starts it reads what is sent and writes all that comes.
+    They are not moved again: the fusion that starts it reads what is sent and writes what arrives.
     """
     part = part_of_collective(line, computations)
     if part is None:
@@ -100,7 +187,7 @@ def _handed_on(line: hlo.Instruction, computations: hlo.Computations) -> tuple[s
 
 
 def _touched(line: hlo.Instruction, place: int, full: int, computations: hlo.Computations) -> int:
-    """Bytes of an operand that an instruction reads, or, of one updated in place, changes."""
+    """Returns the bytes of an operand that are read, or changed if it is updated in place."""
     if line.op.removesuffix("-start") in ("dynamic-slice", "gather", "slice") and place == 0:
         return sum(array.bytes for array in _results(line))
     if line.op != "fusion":
@@ -131,93 +218,8 @@ def _used(
 
 
 def _is_update(line: hlo.Instruction, computations: hlo.Computations) -> bool:
-    """Whether the result is an operand changed in place; `_used` counts what is changed."""
+    """True if the result is an operand updated in place; `_used` counts the changed bytes."""
     if line.op != "fusion":
         return False
     last = list(computations[hlo.called_by(line)[0]].values())[-1]
     return last.op == "dynamic-update-slice"
-
-
-ASSUMPTIONS: Final = (
-    "each fusion takes the longer of its FLOPs over the chip's bfloat16 peak and its HBM bytes "
-    "over the HBM bandwidth; fusions follow each other",
-    "collectives are rings over one axis of the slice; fastest: all of their time is hidden "
-    "behind the cores' work; slowest: none is",
-    "nothing waits for data, and elementwise work costs its bytes alone (random bits for dropout "
-    "do not)",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """Work and time of one run of a program on one chip of a slice.
-
-    Attributes:
-        flops: of matrix products, recomputed ones included.
-        model_flops: without those.
-        hbm_bytes: read and written.
-        ici_bytes: sent, by kind of collective.
-        core_seconds: fusion by fusion.
-        ici_seconds: of all collectives.
-        peak_flops: of the chip.
-    """
-
-    flops: int
-    model_flops: int
-    hbm_bytes: int
-    ici_bytes: Mapping[str, float]
-    core_seconds: float
-    ici_seconds: float
-    peak_flops: float
-
-    @property
-    def fastest(self) -> float:
-        """Seconds when collectives are hidden."""
-        return max(self.core_seconds, self.ici_seconds)
-
-    @property
-    def slowest(self) -> float:
-        """Seconds when no collective is hidden."""
-        return self.core_seconds + self.ici_seconds
-
-    @property
-    def mfu_bound(self) -> float:
-        """Share of the peak that the model's own products can reach."""
-        return self.model_flops / self.peak_flops / self.fastest
-
-    @property
-    def limited_by(self) -> str:
-        """What the fastest time is made of."""
-        if self.ici_seconds > self.core_seconds:
-            return "links between chips"
-        return "FLOPs" if self.flops / self.peak_flops > self.core_seconds / 2 else "HBM bandwidth"
-
-
-def estimate(module: hlo.Module, target: Slice) -> Estimate:
-    """The roofline of a program on a slice."""
-    chip = target.chip
-    work = pieces(module)
-    flops = sum(piece.flops for piece in work)
-    sent = bytes_by_kind(module, devices=len(target.devices))
-    return Estimate(
-        flops=flops,
-        model_flops=flops - sum(piece.recomputed for piece in work),
-        hbm_bytes=sum(piece.bytes for piece in work),
-        ici_bytes=sent,
-        core_seconds=sum(
-            max(piece.flops / chip.peak_flops, piece.bytes / chip.hbm_bandwidth) for piece in work
-        ),
-        ici_seconds=sum(sent.values()) / target.ici_bandwidth,
-        peak_flops=chip.peak_flops,
-    )
-
-
-def host_ram(*, state_bytes: int, target: Slice, pipeline: Mapping[str, int]) -> dict[str, int]:
-    """Bytes on one host, by term.
-
-    Args:
-        state_bytes: of the whole train state; a host copies its part out to save it.
-        target: its hosts share the state.
-        pipeline: terms of the data pipeline on a host, see ``data.stream.memory``.
-    """
-    return {"checkpoint copy": state_bytes // target.hosts, **pipeline}

@@ -90,7 +90,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     torch_packages.require(str(tmp_path))
 
 
-def test_a_python_without_torch_is_found_out_first(tmp_path: Path) -> None:
+def test_a_python_without_torch_is_refused_first(tmp_path: Path) -> None:
     options = _stand_in(tmp_path, "import sys; sys.exit('no torch here')")
     with pytest.raises(TorchReferenceError, match="cannot be run: no torch here"):
         require_torch(options)
@@ -114,8 +114,8 @@ def real() -> Iterator[TorchReference]:
 def test_original_code_gives_the_golden_outputs(real: TorchReference) -> None:
     case = golden.load("ee6d")
     outputs = real.stages(case.inputs, steps=10)
-    wanted = {**case.outputs, "actions": case.outputs["actions_steps10"]}
-    results = compare.compare(outputs, wanted, gate=2e-6)
+    expected = {**case.outputs, "actions": case.outputs["actions_steps10"]}
+    results = compare.compare(outputs, expected, gate=2e-6)
     assert [(r.stage.name, r.quotient) for r in results if not r.passed] == []
 
 

@@ -1,4 +1,4 @@
-"""Gates, comparisons and stage outputs; the made-up observations they are fed with."""
+"""Gates, comparisons and stage outputs; the generated observations they are fed with."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ def _with_actions(value: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_difference_is_measured_against_the_largest_value() -> None:
-    wanted = np.zeros((2, 3, 4), np.float32)
-    wanted[0, 0, 0] = -8.0
-    found = wanted.copy()
-    found[1, 2, 3] = 0.25
-    *others, actions = compare.compare(_with_actions(found), _with_actions(wanted), gate=0.25 / 8)
+    expected = np.zeros((2, 3, 4), np.float32)
+    expected[0, 0, 0] = -8.0
+    outputs = expected.copy()
+    outputs[1, 2, 3] = 0.25
+    *others, actions = compare.compare(
+        _with_actions(outputs), _with_actions(expected), gate=0.25 / 8
+    )
     assert [r.quotient for r in others] == [0.0] * 4
     assert all(r.passed for r in others)
     assert (actions.largest_difference, actions.largest_value) == (0.25, 8.0)
     assert actions.where == (1, 2, 3)
     assert actions.passed  # the gate itself passes
-    tighter = compare.compare(_with_actions(found), _with_actions(wanted), gate=0.03)[-1]
+    tighter = compare.compare(_with_actions(outputs), _with_actions(expected), gate=0.03)[-1]
     assert not tighter.passed
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("bad_side", ["found", "wanted"])
+@pytest.mark.parametrize("bad_side", ["outputs", "expected"])
 def test_what_is_not_finite_fails_and_is_null_in_json(bad: float, bad_side: str) -> None:
-    sides = {"found": np.ones((2, 3, 4)), "wanted": np.ones((2, 3, 4))}
+    sides = {"outputs": np.ones((2, 3, 4)), "expected": np.ones((2, 3, 4))}
     sides[bad_side][0, 1, 2] = bad
-    found, wanted = (_with_actions(sides[side]) for side in ("found", "wanted"))
-    result = compare.compare(found, wanted, gate=3e-2)[-1]
+    outputs, expected = (_with_actions(sides[side]) for side in ("outputs", "expected"))
+    result = compare.compare(outputs, expected, gate=3e-2)[-1]
     assert not result.passed
     assert result.where == (0, 1, 2)
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
@@ -52,8 +54,8 @@ def test_what_is_not_finite_fails_and_is_null_in_json(bad: float, bad_side: str)
 
 
 def test_a_difference_from_zeros_fails() -> None:
-    found = _with_actions(np.full((2, 3, 4), 1e-9, np.float32))
-    assert not compare.compare(found, _ZEROS, gate=3e-2)[-1].passed
+    outputs = _with_actions(np.full((2, 3, 4), 1e-9, np.float32))
+    assert not compare.compare(outputs, _ZEROS, gate=3e-2)[-1].passed
 
 
 def test_no_other_views_pass_and_other_shapes_are_refused() -> None:
@@ -73,11 +75,11 @@ def test_stages_are_those_of_the_golden_case() -> None:
     case = golden.load("joint_hetero")
     made = probe.make_inputs(case.config, tiny.PROCESSOR, count=1, seed=0)
     inputs = {name: case.inputs[name] for name in made}
-    found = compare.stage_outputs(
+    outputs = compare.stage_outputs(
         case.config, inference_params(case.params), inputs, dtype="float32", steps=10
     )
-    wanted = {**case.outputs, "actions": case.outputs["actions_steps10"]}
-    results = compare.compare(found, wanted, gate=1e-5)
+    expected = {**case.outputs, "actions": case.outputs["actions_steps10"]}
+    results = compare.compare(outputs, expected, gate=1e-5)
     assert [r.quotient for r in results if not r.passed] == []
     assert min(r.largest_value for r in results) > 0.1
 

@@ -54,13 +54,13 @@ def test_parameters_are_passed_on_from_disk(tmp_path: Path) -> None:
 def test_a_stored_leaf_is_the_array_it_stands_for(layout: str, tmp_path: Path) -> None:
     convert_checkpoint(_SOURCE, tmp_path / "out", layout)
     stored = load_checkpoint(tmp_path / "out", stored=True).params
-    whole = load_checkpoint(tmp_path / "out").params
-    for ours, theirs in zip(jax.tree.leaves(stored), jax.tree.leaves(whole), strict=True):
+    params = load_checkpoint(tmp_path / "out").params
+    for ours, theirs in zip(jax.tree.leaves(stored), jax.tree.leaves(params), strict=True):
         assert (ours.shape, ours.dtype, ours.nbytes) == (theirs.shape, theirs.dtype, theirs.nbytes)
         np.testing.assert_array_equal(np.asarray(ours), theirs)
     blocks = stored["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(
-        blocks[1], whole["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][1]
+        blocks[1], params["transformer"]["blocks"]["mlp"]["fc1"]["kernel"][1]
     )
 
 
@@ -126,7 +126,7 @@ def test_targets_in_the_source_or_in_use_are_refused_first(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("layout", ["hf", "orbax"])
-def test_values_that_are_not_finite_are_found_on_the_way(layout: str, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(layout: str, tmp_path: Path) -> None:
     case = golden.load("ee6d")
     params = jax.tree.map(np.array, dict(case.params))
     for name in ("scale", "bias"):
@@ -142,19 +142,19 @@ def test_raw_observations_show_another_preprocessing(tmp_path: Path) -> None:
     made = exports.checkpoint("ee6d")  # stretches by Pillow's filter, which LeRobot lacks
     xvla_jax.save_pretrained(tmp_path / "hf", made.config, made.params, processor=made.processor)
     loaded, _ = convert_checkpoint(tmp_path / "hf", tmp_path / "near", "lerobot-native")
-    found = verify(loaded, tmp_path / "near", dtype="float32")
-    assert found["parameters_equal"] is True
-    assert found["preprocessing"] == {"resize": ("stretch", "linear")}
-    assert found["largest_action_difference"] > 0
+    comparison = verify(loaded, tmp_path / "near", dtype="float32")
+    assert comparison["parameters_equal"] is True
+    assert comparison["preprocessing"] == {"resize": ("stretch", "linear")}
+    assert comparison["largest_action_difference"] > 0
     for resize in ("pad", "linear", "none"):
         loaded, _ = convert_checkpoint(
             tmp_path / "hf", tmp_path / resize, "lerobot-native", resize=resize
         )
-        found = verify(loaded, tmp_path / resize, dtype="float32")
-        assert (found["preprocessing"], found["largest_action_difference"]) == ({}, 0.0)
+        comparison = verify(loaded, tmp_path / resize, dtype="float32")
+        assert (comparison["preprocessing"], comparison["largest_action_difference"]) == ({}, 0.0)
 
 
 def test_images_of_which_nothing_is_said_cannot_be_changed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="says nothing of images that --resize could"):
+    with pytest.raises(CheckpointError, match="has no processor, whose resizing --resize could"):
         convert_checkpoint(_SOURCE, tmp_path / "out", "hf", resize="pad")
     assert not (tmp_path / "out").exists()

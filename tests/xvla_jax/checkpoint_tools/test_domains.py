@@ -1,4 +1,4 @@
-"""Domains of a checkpoint: told apart, copied, taken out and put back bit for bit."""
+"""Domains of a checkpoint: distinguished, copied, exported and put back bit for bit."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _kept(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["ee6d", "joint_hetero"])
-def test_a_domain_that_never_learned_is_told_by_its_biases(name: str) -> None:
+def test_biases_show_a_domain_that_was_never_trained(name: str) -> None:
     loaded = _case(name)
-    found = domains.survey(loaded)
-    assert [d.trained for d in found] == _kept(name).tolist()
-    assert not found[2].occupied
+    surveyed = domains.survey(loaded)
+    assert [d.trained for d in surveyed] == _kept(name).tolist()
+    assert not surveyed[2].occupied
     prompts = loaded.params["transformer"]["soft_prompts"]
-    assert found[1].prompt_norm == pytest.approx(float(np.sqrt((prompts[1] ** 2).sum())))
+    assert surveyed[1].prompt_norm == pytest.approx(float(np.sqrt((prompts[1] ** 2).sum())))
     contract = dataclasses.replace(_CONTRACT, domain_id=2)
     assert domains.survey(_case(name, two=contract))[2].occupied
 
@@ -97,7 +97,7 @@ def test_a_domain_in_use_is_replaced_only_when_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "why"),
+    ("changes", "nearest", "why"),
     [
         ({}, 0, "same action space, .*other views; 10 Hz, wanted 10 Hz"),
         ({"anchor_hz": 24.0}, 3, "20 Hz, wanted 24 Hz"),  # of two that agree, the nearer rate
@@ -106,7 +106,7 @@ def test_a_domain_in_use_is_replaced_only_when_asked() -> None:
     ],
 )
 def test_the_nearest_domain_is_chosen_by_contract(
-    wanted: dict[str, Any], found: int, why: str
+    changes: dict[str, Any], nearest: int, why: str
 ) -> None:
     views = ("head", "hand")
     loaded = _case(
@@ -115,8 +115,8 @@ def test_the_nearest_domain_is_chosen_by_contract(
         untrained=dataclasses.replace(_CONTRACT, domain_id=2),
         d=dataclasses.replace(_CONTRACT, domain_id=3, anchor_hz=20.0, views=views),
     )
-    best, reason = domains.nearest(loaded, dataclasses.replace(_CONTRACT, **wanted))
-    assert best == found
+    best, reason = domains.nearest(loaded, dataclasses.replace(_CONTRACT, **changes))
+    assert best == nearest
     assert re.search(why, reason)
 
 

@@ -1,4 +1,4 @@
-"""Tensors accounted for, parameters compared by digests, configs by field."""
+"""Inventories of stored tensors, digests of parameters, and differences of configs by field."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def test_released_and_native_files_hold_the_same_parameters(tmp_path: Path) -> N
     assert released.aliases == native.aliases == released.unused == native.unused == ()
 
 
-def test_second_names_and_strangers_are_told_apart(tmp_path: Path) -> None:
+def test_second_names_and_unused_tensors_are_distinguished(tmp_path: Path) -> None:
     shutil.copy(_CASE / "config.json", tmp_path)
     tensors = load_file(_CASE / "model.safetensors")
     tensors |= {_ALIAS: tensors[_SHARED], "vlm.stranger": np.zeros(3, np.float32)}
     save_file(tensors, tmp_path / "model.safetensors")
-    found = compare.take_inventory(tmp_path)
-    assert found.aliases == (_ALIAS,)
-    assert found.unused == ("vlm.stranger",)
-    assert found.values == 145_286
-    json.dumps(found.to_dict())
+    inventory = compare.take_inventory(tmp_path)
+    assert inventory.aliases == (_ALIAS,)
+    assert inventory.unused == ("vlm.stranger",)
+    assert inventory.values == 145_286
+    json.dumps(inventory.to_dict())
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def _nudge_layer_one(params: Any) -> None:
     params["transformer"]["blocks"]["norm1"]["bias"][1, 3] += 0.5
 
 
-def test_one_changed_value_is_found_and_named() -> None:
-    found = fingerprints.compare_parameters(_prints(), _prints(_nudge_layer_one))
-    assert found["differing"] == 1
-    assert found["equal"] == found["compared"] - 1
-    (entry,) = found["most_different"]
+def test_one_changed_value_is_named() -> None:
+    comparison = fingerprints.compare_parameters(_prints(), _prints(_nudge_layer_one))
+    assert comparison["differing"] == 1
+    assert comparison["equal"] == comparison["compared"] - 1
+    (entry,) = comparison["most_different"]
     assert entry["name"] == "transformer.blocks.1.norm1.bias"
     assert entry["largest_difference"] == pytest.approx(0.5)
 
@@ -99,10 +99,10 @@ def test_fields_that_training_alone_reads_may_differ() -> None:
     text = dataclasses.replace(config.text, dropout=0.7)
     raw = config.to_dict() | {"soft_prompt_length": 99}
     other = dataclasses.replace(XVLAConfig.from_dict(raw), text=text)
-    found = compare.config_differences(config, other)
-    assert found["florence_config.text_config.dropout"] == (config.text.dropout, 0.7)
-    assert found["soft_prompt_length"][1] == 99
-    assert len(found) == 2
+    differences = compare.config_differences(config, other)
+    assert differences["florence_config.text_config.dropout"] == (config.text.dropout, 0.7)
+    assert differences["soft_prompt_length"][1] == 99
+    assert len(differences) == 2
 
 
 def test_other_models_are_refused_with_every_field() -> None:

@@ -75,8 +75,8 @@ def main(version: str, python: str) -> None:
             place = scratch / f"ee6d-{resize}"
             for size in cases.SIZES:
                 arrays = cases.observations(size, 20, 20)
-                found = _raw(place, python, scratch, arrays)["pixel_values"][1, 0]
-                pixels[f"{resize}/{size[0]}x{size[1]}"] = found
+                pixels = _raw(place, python, scratch, arrays)["pixel_values"][1, 0]
+                pixels[f"{resize}/{size[0]}x{size[1]}"] = pixels
         np.savez_compressed(cases.FOLDER / version / "export_actions.npz", **actions)
         np.savez_compressed(cases.FOLDER / version / "pixels.npz", **pixels)
 

@@ -116,7 +116,7 @@ SAVED = {
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is no parameter."""
+    """True if a stored tensor is no parameter."""
     return name.endswith(_BUFFERS)
 
 

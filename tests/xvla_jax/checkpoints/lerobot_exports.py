@@ -98,7 +98,7 @@ def observations(mode: str) -> dict[str, np.ndarray]:
 def outputs(
     loaded: Pretrained, arrays: dict[str, np.ndarray], *, domain_id: int = DOMAIN
 ) -> dict[str, np.ndarray]:
-    """What ours makes of raw observations, by the names of ``compare.RAW_STAGES``."""
+    """Our outputs for raw observations, by the names of ``compare.RAW_STAGES``."""
     assert loaded.processor
     inputs = probe.prepare_raw(
         loaded.config, loaded.processor, arrays, cases.TASKS, domain_id=domain_id
@@ -118,6 +118,6 @@ def of_folder(
     return outputs(load_checkpoint(folder), arrays, domain_id=domain_id)
 
 
-def quotient(found: np.ndarray, wanted: np.ndarray) -> float:
+def quotient(values: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference over the largest value."""
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    return float(np.abs(values - expected).max() / np.abs(expected).max())

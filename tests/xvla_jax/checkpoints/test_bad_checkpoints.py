@@ -1,4 +1,4 @@
-"""What is refused of a checkpoint: by name, all at once, and with nothing written."""
+"""Checkpoints that are refused: by name, all problems at once, and with nothing written."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
 
 def test_truncated_file_is_refused(tmp_path: Path) -> None:
     shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)
-    whole = (golden.FOLDER / "ee6d" / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (golden.FOLDER / "ee6d" / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         xvla_jax.load_pretrained(tmp_path)
 
@@ -91,7 +91,7 @@ def test_missing_folder_config_and_weights_are_named(tmp_path: Path) -> None:
         xvla_jax.load_pretrained(tmp_path)
 
 
-def test_export_never_overwrites_and_leaves_nothing_half_written(
+def test_export_never_overwrites_and_leaves_nothing_incomplete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = golden.load("ee6d")

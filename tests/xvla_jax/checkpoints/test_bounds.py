@@ -195,7 +195,7 @@ def test_an_adapter_of_too_many_columns(tmp_path: Path) -> None:
 def test_an_adapter_of_too_many_parameters(
     pattern: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One layer's rank sets the width of the whole stack."""
+    """One layer's rank sets the width of all layers of a stack."""
     raw = json.loads((ADAPTER / "adapter_config.json").read_text())
     raw |= {"r": 1, "rank_pattern": pattern}
     config = golden.load("ee6d").config

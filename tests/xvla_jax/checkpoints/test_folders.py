@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, whatever stops its writer."""
+"""A folder appears complete or not at all, whatever stops its writer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_replacement_cut_between_its_renames_is_undone(tmp_path: Path) -> None
     assert _names(tmp_path / "out") == ["only copy"]
 
 
-def test_two_writers_of_one_folder_are_told_apart(tmp_path: Path) -> None:
+def test_two_writers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     handle = os.open(tmp_path / ".out.part", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)

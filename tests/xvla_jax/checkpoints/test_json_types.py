@@ -42,7 +42,7 @@ def _released(folder: Path) -> Path:
 
 
 def _read(folder: Path) -> None:
-    """What a conversion and a survey of domains read, and the parts that LeRobot's files need."""
+    """Reads what a conversion, a survey of domains and an export to LeRobot need."""
     loaded = load_checkpoint(folder, stored=True)
     read_notes(loaded)
     for layout in ("lerobot-native", "hf"):

@@ -82,7 +82,7 @@ def test_only_what_says_what_channels_mean_is_changed() -> None:
 def test_the_new_action_space_is_written_in_every_layout(
     between: str, layout: str, tmp_path: Path
 ) -> None:
-    """What LeRobot's files said of the old robot does not come back from the carried section."""
+    """LeRobot's fields about the old robot do not come back from the carried section."""
     pretrained.save_pretrained(
         tmp_path / "a", tiny.CONFIG, tiny.params(), between, processor=tiny.PROCESSOR
     )

@@ -138,8 +138,8 @@ def test_a_type_that_no_checkpoint_has_is_refused(tmp_path: Path) -> None:
 def test_a_file_cut_after_it_was_opened_is_noticed(tmp_path: Path) -> None:
     _write(tmp_path / "x.safetensors", {"a": np.ones(4, np.float32)}, {})
     files = TensorFiles.open(tmp_path / "x.safetensors")
-    whole = (tmp_path / "x.safetensors").read_bytes()
-    (tmp_path / "x.safetensors").write_bytes(whole[:-4])
+    content = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(content[:-4])
     with pytest.raises(CheckpointError, match="tensor a has 3 of 4 values"):
         files.read("a")
 

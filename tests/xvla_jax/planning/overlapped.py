@@ -1,4 +1,4 @@
-"""A program as TPU text has it where a gather goes on beside other work.
+"""A program as TPU text has it where a gather runs beside other work.
 
 Three fusions hold the same gather: one starts it, one does other work meanwhile and hands its
 buffers on, one ends it. Its shard is bf16[2, 16] on each of 4 chips, 64 bytes. Beside it, a slice

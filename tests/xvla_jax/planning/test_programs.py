@@ -1,4 +1,4 @@
-"""Each guard finds what it is there for, and nothing in a step that is in order."""
+"""Each guard lists what it guards against, and nothing in a correct step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _module(function: Any, *arguments: Any, **options: Any) -> hlo.Module:
     return hlo.parse(jax.jit(function, **options).lower(*arguments).compile().as_text())
 
 
-def test_a_callback_is_found() -> None:
+def test_a_callback_is_listed() -> None:
     def step(x: jax.Array) -> jax.Array:
         jax.debug.callback(lambda _: None, x.sum())
         return x + 1
@@ -32,7 +32,7 @@ def test_a_callback_is_found() -> None:
     assert host_calls(_module(lambda x: x + 1, jnp.ones(4))) == []
 
 
-def test_products_of_two_float32_operands_are_found() -> None:
+def test_products_of_two_float32_operands_are_listed() -> None:
     x = jnp.ones((4, 4))
     assert len(wide_products(_module(jnp.matmul, x, x))) == 1
     mixed = """
@@ -56,8 +56,8 @@ def test_the_products_that_merge_an_adapter_are_left_out() -> None:
     assert len(wide_products(_module(jax.grad(loss), pair))) == 2, "x @ w and its gradient in w"
 
 
-@pytest.mark.parametrize(("placed", "found"), [(P("fsdp"), 0), (P(), 1)])
-def test_a_gather_of_optimizer_state_is_found(placed: P, found: int) -> None:
+@pytest.mark.parametrize(("placed", "count"), [(P("fsdp"), 0), (P(), 1)])
+def test_a_gather_of_optimizer_state_is_listed(placed: P, count: int) -> None:
     mesh = tiny.mesh(2, 4)
     split = jax.ShapeDtypeStruct((256, 256), np.float32, sharding=NamedSharding(mesh, P("fsdp")))
 
@@ -68,7 +68,7 @@ def test_a_gather_of_optimizer_state_is_found(placed: P, found: int) -> None:
     state = TrainState(zero, split, (split,), {}, zero)
     out = (NamedSharding(mesh, placed), NamedSharding(mesh, P()))
     module = _module(update, state, out_shardings=out)
-    assert len(gathers_of_optimizer_state(module)) == found
+    assert len(gathers_of_optimizer_state(module)) == count
 
 
 @pytest.mark.slow

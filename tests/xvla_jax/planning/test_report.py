@@ -44,16 +44,16 @@ class _Chip:
 
 
 def _largest(chip: _Chip, run: Run = _RUN) -> tuple[int, int]:
-    found = largest_batch(run, chip(run), chip, devices=_DEVICES, limit=_LIMIT)
-    assert found.compilations == len(chip.asked) - 1
-    assert chip(dataclasses.replace(run, batch_size=found.batch_size)) == found.peak <= _LIMIT
-    assert found.per_sample == pytest.approx(chip.per_sample * _DEVICES, rel=0.3)
-    return found.batch_size, found.compilations
+    best = largest_batch(run, chip(run), chip, devices=_DEVICES, limit=_LIMIT)
+    assert best.compilations == len(chip.asked) - 1
+    assert chip(dataclasses.replace(run, batch_size=best.batch_size)) == best.peak <= _LIMIT
+    assert best.per_sample == pytest.approx(chip.per_sample * _DEVICES, rel=0.3)
+    return best.batch_size, best.compilations
 
 
-def test_a_straight_line_is_found_in_few_compilations() -> None:
+def test_a_straight_line_takes_few_compilations() -> None:
     batch_size, compilations = _largest(_Chip())
-    # (0.98 * 16000 - 4000) / 20 = 584, rounded down to whole samples a chip
+    # (0.98 * 16000 - 4000) / 20 = 584, rounded down to complete samples a chip
     assert batch_size == 576
     assert compilations <= 3
 
@@ -86,9 +86,9 @@ def test_neighbours_go_from_cheap_to_dear() -> None:
 
 def test_the_nearest_fit_says_what_to_change() -> None:
     chip = _Chip(per_sample=400)
-    found = nearest_fit(_RUN, chip, devices=_DEVICES, held=lambda r: 0, limit=_LIMIT)
-    assert found is not None
-    change, run, peak = found
+    best = nearest_fit(_RUN, chip, devices=_DEVICES, held=lambda r: 0, limit=_LIMIT)
+    assert best is not None
+    change, run, peak = best
     assert (run.remat, run.batch_size, peak) == ("full", 64, 4000 + 6400)
     assert change == (
         "--config.remat=full --config.mesh.data=-1 --config.mesh.fsdp=4 --config.batch_size=64"

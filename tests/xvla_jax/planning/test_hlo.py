@@ -25,9 +25,9 @@ def _bytes(program: Callable[[jax.Array], jax.Array]) -> dict[str, float]:
         program, mesh=mesh, in_specs=P(("data", "fsdp")), out_specs=P(("data", "fsdp"))
     )
     text = jax.jit(mapped).lower(jnp.ones((32, 8))).compile().as_text()
-    found = bytes_by_kind(hlo.parse(text), devices=8)
-    assert set(found) == set(SENT)
-    return {kind: size for kind, size in found.items() if size}
+    sent = bytes_by_kind(hlo.parse(text), devices=8)
+    assert set(sent) == set(SENT)
+    return {kind: size for kind, size in sent.items() if size}
 
 
 def _shift(x: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ def _repeated(x: jax.Array) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("program", "wanted"),
+    ("program", "expected"),
     [
         # each of 4 sends its shard 3 times round the ring
         (
@@ -64,8 +64,10 @@ def _repeated(x: jax.Array) -> jax.Array:
     ],
     ids=["gather", "sum", "scatter", "transpose", "shift", "shift in a loop"],
 )
-def test_bytes_by_hand(program: Callable[[jax.Array], jax.Array], wanted: dict[str, float]) -> None:
-    assert _bytes(program) == wanted
+def test_bytes_by_hand(
+    program: Callable[[jax.Array], jax.Array], expected: dict[str, float]
+) -> None:
+    assert _bytes(program) == expected
 
 
 def test_a_sharded_product_gathers_its_weights() -> None:
@@ -101,7 +103,7 @@ def test_groups_in_an_unknown_notation_are_refused() -> None:
         group_size(line, 16)
 
 
-def test_a_fused_reduce_scatter_is_told_from_a_sum() -> None:
+def test_a_fused_reduce_scatter_is_no_sum() -> None:
     text = """
 %all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
   %p = f32[8]{0} parameter(0)
@@ -120,17 +122,17 @@ ENTRY %main (x: f32[8]) -> f32[2] {
   ROOT %f = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """
-    found = bytes_by_kind(hlo.parse(text), devices=4)
-    assert found["reduce-scatter"] == 3 / 4 * 32
-    assert found["all-reduce"] == 0
+    sent = bytes_by_kind(hlo.parse(text), devices=4)
+    assert sent["reduce-scatter"] == 3 / 4 * 32
+    assert sent["all-reduce"] == 0
 
 
 def test_a_gather_that_goes_on_beside_work_is_counted_once() -> None:
-    found = bytes_by_kind(hlo.parse(overlapped.TEXT), devices=4)
-    assert {kind: size for kind, size in found.items() if size} == {"all-gather": 3 * 64}
+    sent = bytes_by_kind(hlo.parse(overlapped.TEXT), devices=4)
+    assert {kind: size for kind, size in sent.items() if size} == {"all-gather": 3 * 64}
 
 
-def test_collectives_of_one_channel_are_told_apart() -> None:
+def test_collectives_of_one_channel_are_distinguished() -> None:
     text = """
 ENTRY %main (x: f32[8]) -> f32[128] {
   %x = f32[8]{0} parameter(0)
