@@ -35,11 +35,12 @@ RUN_BY = {
     "python -m scripts.train": "tests/scripts/test_train.py",
 }
 
-# word of a page that stands for a value -> a value that a flag takes
+# word of a page that stands for a value (a regular expression) -> a value that a flag takes
 VALUES = {
-    "configs/X.py": "configs/debug.py",
-    "{hf,lerobot-vendored,lerobot-native,orbax}": "hf",
-    "MODE": "pad",
-    "LAYOUT": "interleaved",
-    "=N": "=1",
+    r"configs/X\.py": "configs/debug.py",
+    r"\{hf,[a-z,-]+\}": "hf",
+    r"NAME_OR_MIXTURE|(?<=--data=)NAME": "libero_demos",
+    r"=MODE\b": "=pad",
+    r"=N\b": "=1",
+    r"=I\b": "=0",
 }

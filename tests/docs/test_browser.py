@@ -21,7 +21,7 @@ import pytest
 from eval.pages.evaluation import write_evaluation_page
 from eval.pages.quickstart import write_report
 from eval.runs.latency import draw_curve
-from scripts.inspect_data import main as inspect_data
+from scripts import inspect_data
 from tests.citations import ROOT
 from tests.data.storages import write_hdf5
 from tests.docs.browser import Browser, executable, opened
@@ -129,7 +129,8 @@ def test_the_page_of_the_data_doctor(
     monkeypatch.syspath_prepend(tmp_path)
     page = tmp_path / "doctor.html"
     write_hdf5(tmp_path)
-    inspect_data(["--data=browser_rows:HEALTHY", f"--root={tmp_path}", f"--out={page}"])
+    flags = ["--data=browser_rows:HEALTHY", f"--root={tmp_path}", f"--out={page}"]
+    inspect_data.COMMAND.run(inspect_data.main, ["inspect_data.py", *flags])
     assert complaints(browser, page.as_uri(), tmp_path, "doctor") == []
     assert browser.look(page.as_uri(), WIDTHS[0]).media > 2
 
