@@ -119,17 +119,17 @@ class Module:
         Args:
             on_import_only: leave out what is imported inside functions, when they run.
         """
-        found: list[Import] = []
+        imports: list[Import] = []
         for node in _walk(self.tree, into_functions=not on_import_only):
             if isinstance(node, ast.Import):
-                found += [Import(alias.name, node.lineno) for alias in node.names]
+                imports += [Import(alias.name, node.lineno) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 base = self._absolute(node)
-                found += [Import(f"{base}.{alias.name}", node.lineno) for alias in node.names]
+                imports += [Import(f"{base}.{alias.name}", node.lineno) for alias in node.names]
             elif isinstance(node, ast.Call) and "import_" in ast.unparse(node.func):
                 names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-                found += [Import(name, node.lineno) for name in names if isinstance(name, str)]
-        return found
+                imports += [Import(name, node.lineno) for name in names if isinstance(name, str)]
+        return imports
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         if node.level == 0:
@@ -166,23 +166,23 @@ def forbidden_imports(module: Module) -> list[str]:
     """Imports across a boundary that the module's package must not cross."""
     banned = FORBIDDEN.get(module.package, frozenset())
     return [
-        f"{module.name}:{found.line} imports {found.target}; {module.package}/ must not"
-        for found in module.imports()
-        if found.top in banned
+        f"{module.name}:{imported.line} imports {imported.target}; {module.package}/ must not"
+        for imported in module.imports()
+        if imported.top in banned
     ]
 
 
 def heavy_eval_imports(module: Module) -> list[str]:
-    """What a module of eval/ needs, beyond numpy, just to be imported."""
+    """Imports that a module of eval/ needs, beyond numpy, when it is imported itself."""
     allowed = (
         {"numpy", "eval"} | sys.stdlib_module_names | EVAL_ADAPTERS.get(module.name, frozenset())
     )
     if module.package != "eval":
         return []
     return [
-        f"{module.name}:{found.line} imports {found.target} when imported; do it in a function"
-        for found in module.imports(on_import_only=True)
-        if found.top not in allowed
+        f"{module.name}:{imported.line} imports {imported.target} at once; do it in a function"
+        for imported in module.imports(on_import_only=True)
+        if imported.top not in allowed
     ]
 
 
@@ -191,9 +191,9 @@ def stray_dlimp(module: Module) -> list[str]:
     if module.name == DLIMP_HOME:
         return []
     return [
-        f"{module.name}:{found.line} imports dlimp; only {DLIMP_HOME} may"
-        for found in module.imports()
-        if found.top == "dlimp"
+        f"{module.name}:{imported.line} imports dlimp; only {DLIMP_HOME} may"
+        for imported in module.imports()
+        if imported.top == "dlimp"
     ]
 
 
@@ -201,7 +201,7 @@ def import_cycle(modules: Mapping[str, Module]) -> list[str]:
     """The names along one import cycle, first equal to last; empty where there is none."""
     graph: dict[str, set[str]] = {}
     for name, module in modules.items():
-        targets = {_owner(found.target, modules) for found in module.imports()}
+        targets = {_owner(imported.target, modules) for imported in module.imports()}
         graph[name] = {target for target in targets if target is not None and target != name}
     try:
         TopologicalSorter(graph).prepare()
@@ -221,11 +221,11 @@ def upward_imports(modules: Mapping[str, Module]) -> list[str]:
         if own is None:
             problems.append(f"{name} is in no room of {module.package}")
             continue
-        for found in module.imports():
-            target = _owner(found.target, modules) or ""
+        for imported in module.imports():
+            target = _owner(imported.target, modules) or ""
             inside = target.startswith(f"{module.package}.")
             if inside and lines.get(_room(target), lines.get("", 0)) > own:
-                problems.append(f"{name}:{found.line} imports {target}, which is above it")
+                problems.append(f"{name}:{imported.line} imports {target}, which is above it")
     return problems
 
 
@@ -252,8 +252,8 @@ def lonely_modules(modules: Mapping[str, Module]) -> list[str]:
     importers: dict[str, set[str]] = {name: set() for name in modules}
     for name, module in modules.items():
         if module.package != "tests":
-            for found in module.imports():
-                target = _owner(found.target, modules)
+            for imported in module.imports():
+                target = _owner(imported.target, modules)
                 if target not in (None, name):
                     importers[target].add(name)
     problems = []
@@ -281,7 +281,7 @@ def _owner(target: str, modules: Mapping[str, Module]) -> str | None:
 
 
 def python38_problems(module: Module) -> list[str]:
-    """What Python 3.8 would refuse: newer syntax, and newer library features used by habit."""
+    """Syntax and library features that Python 3.8 does not have."""
     try:
         ast.parse(module.source, feature_version=(3, 8))
     except SyntaxError as error:
@@ -291,7 +291,7 @@ def python38_problems(module: Module) -> list[str]:
         newer = _newer_feature(node)
         if newer:
             problems.append(f"{module.name}:{getattr(node, 'lineno', 0)} uses {newer}")
-    futures = {found.target for found in module.imports()}
+    futures = {imported.target for imported in module.imports()}
     if _has_annotations(module.tree) and "__future__.annotations" not in futures:
         problems.append(f"{module.name}: add `from __future__ import annotations`")
     return problems

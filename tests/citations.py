@@ -48,15 +48,15 @@ class Text(NamedTuple):
 
 def texts(packages: tuple[str, ...] = PEERS) -> list[Text]:
     """All texts of the packages and the pages."""
-    found = []
+    all_texts = []
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
-            found += texts_of_source(path.read_text(), str(path.relative_to(ROOT)))
+            all_texts += texts_of_source(path.read_text(), str(path.relative_to(ROOT)))
     for pattern in PAGES:
         for path in sorted(ROOT.glob(pattern)):
             page = path.read_text().replace("\\\n", "  ")
-            found.append(Text(str(path.relative_to(ROOT)), 1, page))
-    return found
+            all_texts.append(Text(str(path.relative_to(ROOT)), 1, page))
+    return all_texts
 
 
 def texts_of_source(source: str, file: str) -> Iterator[Text]:
@@ -96,7 +96,7 @@ def paths(text: Text) -> Iterator[tuple[str, str]]:
 
 
 def path_exists(path: str) -> bool:
-    """Whether a path, which may have stars, is in the checkout; a file also by the end of it."""
+    """Returns whether a path, which may have stars, or the end of one is in the checkout."""
     if "*" in path:
         return any(ROOT.glob(path.rstrip("/")))
     return (ROOT / path).exists() or any(f"/{known}".endswith(f"/{path}") for known in _files())
@@ -115,7 +115,7 @@ def dotted_names(text: Text) -> Iterator[tuple[str, str]]:
 
 
 def dotted_exists(name: str) -> bool:
-    """Whether module, and then name and attribute in it, are defined."""
+    """Returns whether module, and then name and attribute in it, are defined."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         module = ROOT.joinpath(*parts[:cut])
@@ -153,9 +153,11 @@ def _definition(body: list[ast.stmt], name: str) -> ast.stmt | None:
         }:
             return node
         if isinstance(node, ast.If | ast.Try):
-            found = _definition([s for s in ast.walk(node) if isinstance(s, ast.stmt)][1:], name)
-            if found is not None:
-                return found
+            definition = _definition(
+                [s for s in ast.walk(node) if isinstance(s, ast.stmt)][1:], name
+            )
+            if definition is not None:
+                return definition
     return None
 
 
@@ -228,18 +230,18 @@ def flags_of(module: str) -> frozenset[str]:
     file = next((path for path in files if path.is_file()), None)
     if file is None:
         return frozenset()
-    found: set[str] = set()
+    flags: set[str] = set()
     if module in _FLAGS_OF_FIELDS:
         path, name, prefix = _FLAGS_OF_FIELDS[module]
         owner = _definition(ast.parse((ROOT / path).read_text()).body, name)
         fields = owner.body if isinstance(owner, ast.ClassDef) else []
         targets = [field.target for field in fields if isinstance(field, ast.AnnAssign)]
-        found |= {prefix + ast.unparse(target) for target in targets}
+        flags |= {prefix + ast.unparse(target) for target in targets}
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if "DEFINE_" in name or name.endswith("add_argument"):
-                found |= {
+                flags |= {
                     str(arg.value).lstrip("-").replace("-", "_")
                     for arg in node.args[:2]
                     if isinstance(arg, ast.Constant)
@@ -249,5 +251,5 @@ def flags_of(module: str) -> frozenset[str]:
             for target in targets:
                 around = f"{module}.".startswith(f"{target}.")  # its own folder
                 if target.split(".")[0] == module.split(".")[0] and not around:
-                    found |= flags_of(target)
-    return frozenset(found)
+                    flags |= flags_of(target)
+    return frozenset(flags)

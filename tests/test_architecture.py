@@ -203,7 +203,7 @@ def test_rule_can_fail(
         assert rule(Module(name, good)) == []
 
 
-def test_cycle_is_found_through_relative_and_late_imports() -> None:
+def test_cycle_is_seen_through_relative_and_late_imports() -> None:
     sources = {
         "data.a": "from . import b",
         "data.b": "def f():\n    from data.c import thing",
@@ -226,7 +226,7 @@ def _modules(**sources: str) -> dict[str, Module]:
     }
 
 
-def test_a_room_that_imports_upwards_is_found() -> None:
+def test_a_room_that_imports_upwards_is_named() -> None:
     rows = {"data__rows__a": "", "data__sources": "from data.rows import a", "data__spec": ""}
     assert architecture.upward_imports(_modules(**rows)) == []
     upward = _modules(
@@ -236,7 +236,7 @@ def test_a_room_that_imports_upwards_is_found() -> None:
     assert len(architecture.upward_imports(_modules(xvla_jax__attic="", data__a=""))) == 1
 
 
-def test_a_crowded_room_is_found() -> None:
+def test_a_crowded_room_is_named() -> None:
     modules = _modules(**{f"eval__runs__m{i}": "" for i in range(15)})
     assert architecture.crowded_rooms(modules) == []
     modules |= _modules(eval__runs__more="")
@@ -244,7 +244,7 @@ def test_a_crowded_room_is_found() -> None:
     assert len(architecture.crowded_rooms(_modules(**{f"eval__m{i}": "" for i in range(11)}))) == 1
 
 
-def test_a_module_that_belongs_to_its_importer_is_found() -> None:
+def test_a_module_that_belongs_to_its_importer_is_named() -> None:
     long, one, two = "x = 1\n" * 60, "from data.stream import a", "import data.stream.a"
     alone = _modules(data__stream__a="x = 1", data__stream__b=one + "\n" + long)
     (problem,) = architecture.lonely_modules(alone)

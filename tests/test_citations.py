@@ -170,7 +170,8 @@ SOURCE = '''
 """See data/spec.py and xvla_jax/no_such_file.py, ``python -m scripts.train
 --config=configs/debug.py --config.no.field=1 --no_such_flag=2``."""
 def fail(value):
-    # data.spec.DatasetSpec.fingerprint, data.spec.DatasetSpec.gone, eval.tasks.table.TASKS, data.gone
+    # data.spec.DatasetSpec.fingerprint, data.spec.DatasetSpec.gone, eval.tasks.table.TASKS,
+    # data.gone
     raise ValueError(f"config.batch_size or config.batch is {value} (--gone, data/{value}.py, "
                      f"data/rows/*.py, data/nothing_*.py)")
 '''

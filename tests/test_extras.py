@@ -78,7 +78,8 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
         ("import xvla_jax.serving.metrics", "prometheus_client", "serve"),
         ("import xvla_jax.serving.server", "uvicorn", "serve"),
         (
-            "from eval.client.transports import HttpTransport as T; T('http://x', token='', timeout_s=1)",
+            "from eval.client.transports import HttpTransport as T\n"
+            "T('http://x', token='', timeout_s=1)",
             "requests",
             "client",
         ),

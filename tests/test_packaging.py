@@ -1,4 +1,4 @@
-"""The contents of the wheel: the library and its assets, and no global module named data or eval."""
+"""Contents of the wheel: the library and its assets, no global module named data or eval."""
 
 import re
 import shutil

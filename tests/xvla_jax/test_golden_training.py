@@ -39,8 +39,8 @@ def test_losses_by_name_and_times(name: str) -> None:
         t = flow.stratified_time(jnp.asarray(case.inputs["train_u"][step]), len(case.pixels))
         np.testing.assert_allclose(t, case.outputs[f"train_t/{step}"], atol=1e-6, rtol=0)
     terms, _ = case.loss_and_grads(case.params, 0)
-    wanted = {k.removeprefix("loss/") for k in case.outputs if k.startswith("loss/")} - {"total"}
-    assert set(terms) == wanted
+    expected = {k.removeprefix("loss/") for k in case.outputs if k.startswith("loss/")} - {"total"}
+    assert set(terms) == expected
     for term, value in terms.items():
         assert_close("loss/*", value, case.outputs[f"loss/{term}"], rtol=5e-6)
     assert_close("loss/*", sum(map(float, terms.values())), case.outputs["loss/total"], rtol=5e-6)
@@ -50,22 +50,22 @@ def test_gradients(name: str) -> None:
     case = golden.load(name)
     out = case.outputs
     _, grads = case.loss_and_grads(case.params, 0)
-    found = _norms(grads, case)
-    assert set(found) == set(out["grad/names"])
+    actual = _norms(grads, case)
+    assert set(actual) == set(out["grad/names"])
     total = float(out["grad/global_norm"])
     assert_close("grad/global_norm", float(_global_norm(grads)), total, rtol=1e-5)
-    for parameter, wanted in zip(out["grad/names"], out["grad/norms"], strict=True):
+    for parameter, expected in zip(out["grad/names"], out["grad/norms"], strict=True):
         if parameter.endswith(_NOISE):
-            assert found[parameter] < 1e-6 * total
+            assert actual[parameter] < 1e-6 * total
         else:
-            assert_close("grad/norms", found[parameter], wanted, rtol=1e-4)
+            assert_close("grad/norms", actual[parameter], expected, rtol=1e-4)
     full = dict(torch_tensors.iter_released(grads, case.config))
     compared = 0
-    for key, wanted in out.items():
+    for key, expected in out.items():
         if key.startswith("grad_full/"):
             compared += 1
             assert_close(
-                "grad_full/*", full[key.removeprefix("grad_full/")], wanted, of_largest=1e-4
+                "grad_full/*", full[key.removeprefix("grad_full/")], expected, of_largest=1e-4
             )
     assert compared >= 10
 
@@ -120,7 +120,7 @@ def _updated(optimizer: Any, grads: Any, state: Any, params: Any) -> tuple[Any, 
 
 
 def _compare_parameters(case: golden.Case, start: Any, params: Any, key: str) -> None:
-    found = _norms(params, case)
+    actual = _norms(params, case)
     change = _norms(jax.tree.map(lambda a, b: np.asarray(a) - b, params, start), case)
     names = case.outputs["grad/names"]
     for parameter, norm, update in zip(
@@ -128,7 +128,7 @@ def _compare_parameters(case: golden.Case, start: Any, params: Any, key: str) ->
     ):
         if parameter.endswith(_NOISE):
             continue  # Adam divides noise by noise
-        assert_close("adamw/*/param_norms", found[parameter], norm, rtol=1e-6)
+        assert_close("adamw/*/param_norms", actual[parameter], norm, rtol=1e-6)
         assert_close("adamw/*/update_norms", change[parameter], update, rtol=2e-3)
 
 

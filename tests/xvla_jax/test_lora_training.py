@@ -1,4 +1,4 @@
-"""LoRA as a mode of the trainer: only the adapter learns, on any mesh, over a base that stays."""
+"""LoRA as a mode of the trainer: only the adapter trains, on any mesh, over a base that stays."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _run() -> Any:
 
 @pytest.fixture
 def toy_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums of a matrix with an adapter and of a table that learns whole; no model is run."""
+    """Sums of a matrix with an adapter and of a table that trains completely; no model is run."""
 
     def losses(
         model: Any, params: Any, batch: Mapping[str, Any], *, noise: Any, t: Any, rng: Any
@@ -128,8 +128,8 @@ def test_only_the_adapter_learns_and_waits_as_its_groups_do() -> None:
     assert tiny.equal(after.base, _base())
     assert float(metrics["learning_rate/transformer_core"]) == pytest.approx(0.1)
     merged = _kernel(_RECIPE.acting(after))
-    wanted = _kernel(_base()) + 3 * np.asarray(a) @ np.asarray(b)
-    np.testing.assert_allclose(merged, wanted, rtol=1e-5, atol=1e-6)
+    expected = _kernel(_base()) + 3 * np.asarray(a) @ np.asarray(b)
+    np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("toy_loss")
@@ -173,7 +173,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_of_the_whole_model_lowers_the_loss() -> None:
+def test_an_adapter_of_every_layer_lowers_the_loss() -> None:
     optimizer = OptimizerConfig(
         schedule="constant", iters=9, learning_rate=1e-2, learning_coef=1.0, max_grad_norm=1.0
     )

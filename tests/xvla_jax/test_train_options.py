@@ -51,7 +51,7 @@ def _step(recipe: Recipe, proprio: list[float], **batch: Any) -> Any:
 
 @pytest.mark.usefixtures("squares")
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_parts_of_a_batch_add_up_to_the_whole(parts: int) -> None:
+def test_parts_of_a_batch_add_up_to_all_of_it(parts: int) -> None:
     state, metrics = _step(_recipe(accumulate=parts), [0, 1, 2, 3, 4, 5, 6, 7])
     # d/dw mean (w - x)^2 = 2 (w - 3.5); mean of squares at w = 2: (4+1+0+1+4+9+16+25) / 8
     assert float(metrics["grad_norm"]) == pytest.approx(3.0)
@@ -60,7 +60,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(parts: int) -> None:
 
 
 @pytest.mark.usefixtures("squares")
-def test_losses_are_told_by_domain_whatever_the_parts() -> None:
+def test_losses_are_reported_by_domain_whatever_the_parts() -> None:
     domain = np.array([3, 3, 3, 5, 5, 5, 5, 29], np.int32)
     for parts in (1, 4):
         _, metrics = _step(_recipe(accumulate=parts), [0, 1, 2, 3, 4, 5, 6, 7], domain_id=domain)

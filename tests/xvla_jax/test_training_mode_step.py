@@ -1,4 +1,4 @@
-"""What a train step hands to the network: times, noise, padding, and which gradients it stops."""
+"""Inputs that a train step gives the network: times, noise, padding; gradients that it stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _step_with(loss_terms: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, T
 def _show(
     model: Any, params: Any, batch: Mapping[str, Any], *, noise: Any, t: Any, rng: Any
 ) -> dict[str, jax.Array]:
-    """Loss terms that tell each sample's time, noisy actions and dropout mask."""
+    """Loss terms that show each sample's time, noisy actions and dropout mask."""
     noisy = flow.interpolate(noise, batch["actions"], t)
     kept = jax.random.bernoulli(rng, 0.9, noise.shape)
     shown = {"time": t, "noisy": noisy.sum((1, 2)), "kept": (kept * noisy).sum((1, 2))}
