@@ -122,15 +122,8 @@ def save_pretrained(
     _check_names(layout, dtype)
     check_tree(dict(params), _template(config))
     check_fits((contracts or {}).values(), config)
-    checkpoint = Pretrained(
-        config,
-        dict(params),
-        processor,
-        dict(contracts or {}),
-        dict(buffers or {}),
-        dtype,
-        dict(files or {}),
-    )
+    beside = dict(buffers or {}), dtype, dict(files or {})
+    checkpoint = Pretrained(config, dict(params), processor, dict(contracts or {}), *beside)
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
