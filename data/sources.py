@@ -1,8 +1,9 @@
 """Opened sources: a reader for each storage, opened for a row, a mixture or X-VLA's meta files.
 
-To add a storage, write a class with the interface of `data.trajectory.Reader` and add it to
-`READERS`, or name it module:NAME in a row of your own. Opened sources can be divided into training
-and held-out episodes, and described for the provenance of a run.
+To add a storage, write a class with the interface of `data.trajectory.Reader`, add it to `READERS`
+and its name to `STORAGES` in data/spec.py, or name it module:NAME in a row of your own. Opened
+sources can be divided into training and held-out episodes, and described for the provenance of a
+run.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def loss_terms(
     t: Array,
     rng: Array | None = None,
 ) -> dict[str, Array]:
-    """Returns the loss terms of a batch by their names in the action space; training sums them.
+    """Returns the mean loss terms of a batch by name in the action space; the loss is their sum.
 
     The arguments are those of `sample_losses`.
     """

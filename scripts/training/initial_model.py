@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from data.rows.contracts import actions_of
 from data.spec import DatasetSpec
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
@@ -19,6 +21,19 @@ from xvla_jax.training.resume import MISSING, differences
 _POSES_MODE = "ee6d"  # the action space that messages recommend for poses
 # Fields of config.model that give the meaning of the head's channels; a run may change them.
 _RELABELLING = ("action_mode", "real_action_dim")
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def computing_dtype(config: Any) -> Any:
+    """Returns the dtype that the model computes in.
+
+    Raises:
+        ConfigError: config.dtype is another.
+    """
+    if config.dtype not in _DTYPES:
+        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
+    return _DTYPES[config.dtype]
 
 
 def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:

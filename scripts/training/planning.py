@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -13,8 +12,7 @@ from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.stream.memory import SourceSize, host_bytes
 from data.stream.stream import StreamShape
-from scripts.training.initial_model import planned_config
-from xvla_jax.errors import ConfigError
+from scripts.training.initial_model import computing_dtype, planned_config
 from xvla_jax.lora import LoraConfig
 from xvla_jax.planning.chips import GIB, Slice
 from xvla_jax.planning.programs import Run
@@ -22,7 +20,6 @@ from xvla_jax.planning.traffic import ASSUMPTIONS
 from xvla_jax.processor import Processor
 from xvla_jax.training.optimizer import OptimizerConfig
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # A typical source, as the data need not be there: samples of its largest file and of an episode,
 # bytes of an encoded 256 px image.
 _PART_SAMPLES, _EPISODE_SAMPLES, _IMAGE_BYTES = 1000, 200, 25_000
@@ -30,8 +27,6 @@ _PART_SAMPLES, _EPISODE_SAMPLES, _IMAGE_BYTES = 1000, 200, 25_000
 
 def run_of(config: Any, views: int) -> Run:
     """Returns the fields of a config that decide the programs; 0 views: as the data's rows say."""
-    if config.dtype not in _DTYPES:
-        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
     processor = Processor(**config.processor.to_dict())
     rows = [dataset(name) for name, _ in mixture(config.data.mixture)]
     # HDF5 recordings name their views themselves; the row then lists none.
@@ -40,7 +35,7 @@ def run_of(config: Any, views: int) -> Run:
         config=planned_config(config),
         processor=processor,
         optimizer=OptimizerConfig(**config.optimizer.to_dict()),
-        dtype=_DTYPES[config.dtype],
+        dtype=computing_dtype(config),
         remat=config.remat,
         batch_size=config.batch_size,
         views=min(views, processor.num_views),

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from rich.table import Table
@@ -19,7 +18,7 @@ from data.sources import hold_out, open_metas, open_mixture, origin
 from data.stalls import end_reads_after
 from data.stream.pipeline import Batches, batches, one_pass
 from data.trajectory import Source
-from scripts.training.initial_model import check_rows, initial_config, load_initial
+from scripts.training.initial_model import check_rows, computing_dtype, initial_config, load_initial
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.checkpoints.fingerprints import params_digest
@@ -53,21 +52,16 @@ def group_table(rows: Sequence[GroupRow]) -> Table:
     return table
 
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
 def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
     """Returns model and optimizer of a config.
 
     Raises:
         ConfigError: a value that does not exist or does not fit.
     """
-    if config.dtype not in _DTYPES:
-        raise ConfigError(f"config.dtype is {config.dtype!r}; allowed are {', '.join(_DTYPES)}")
     return Recipe(
         XVLA(
             model_config,
-            dtype=_DTYPES[config.dtype],
+            dtype=computing_dtype(config),
             remat=config.remat,
             scan_vision=config.scan_vision,
         ),

@@ -115,8 +115,8 @@ class Placement:
     """The way of a host batch onto the devices.
 
     Attributes:
-        mesh: over which batches are split.
-        model_config: that the first batch is checked against.
+        mesh: the mesh that batches are split over.
+        model_config: the config that the first batch is checked against.
         present_views: view slots that any sample fills; images of the others stay on the host.
     """
 
@@ -130,7 +130,7 @@ class Saving:
     """The checkpointer, and the values that checkpoints hold beside the state.
 
     Attributes:
-        checkpointer: of the workdir.
+        checkpointer: the checkpointer of the workdir.
         items: values that are the same in every checkpoint of the run.
         run_position: position of this process in its data -> position of the run, over all.
     """
@@ -145,9 +145,9 @@ class Reports:
     """The log of the run, on disk and on the console.
 
     Attributes:
-        writer: of the metrics.
-        watch: of the time.
-        skips: of the steps without an update.
+        writer: writes the metrics.
+        watch: measures the time of steps, data and saves.
+        skips: counts the steps without an update, and ends the run at its limit.
     """
 
     writer: MetricsWriter

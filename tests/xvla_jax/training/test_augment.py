@@ -20,8 +20,9 @@ from tests.data.fakes import tokenize
 from tests.xvla_jax import tiny
 from tests.xvla_jax.pillow_jitter import pillow_jittered
 from xvla_jax import flow, sharding
+from xvla_jax.training.augment import blend, jittered
 from xvla_jax.training.loop import DeviceFeed, Placement
-from xvla_jax.training.step import blend, jittered, make_train_step
+from xvla_jax.training.step import make_train_step
 
 ORDERS = np.array(list(itertools.permutations(range(3))), np.int32)
 # With these, product and sum rounded at once give other pixels than rounded one after the other.
