@@ -1,4 +1,4 @@
-"""The receipt holds every episode, says what made it, and is never half written."""
+"""The receipt holds every episode, says what made it, and is complete or absent."""
 
 from __future__ import annotations
 
