@@ -2,8 +2,8 @@
 
 ``python -m tests.eval.command_sweep MODULE FILE EVERY ARGUMENT ...`` replaces each field of FILE in
 turn, every EVERYth mutant, calls the command's ``main`` and prints a line for each that ended in
-anything but success or one line of error. A process of its own, because two commands in one would
-define the same flags twice.
+anything but success or one line of error. A process of its own, because a mutant may take memory or
+never end.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from absl import flags
 
 from tests.json_mutants import mutants
 
@@ -42,8 +40,8 @@ def problem(main: Callable[[list[str]], int], arguments: list[str]) -> str:
 
 def sweep(module: str, file: Path, every: int, arguments: list[str]) -> int:
     """Prints what went wrong and the number of mutants that were tried."""
-    main = importlib.import_module(module).main
-    rest = flags.FLAGS([module, *arguments])
+    command = importlib.import_module(module)
+    rest = command.COMMAND.parse([module, *arguments])
     content = json.loads(file.read_text())
     tried = 0
     for number, (name, mutant) in enumerate(mutants(content)):
@@ -51,7 +49,7 @@ def sweep(module: str, file: Path, every: int, arguments: list[str]) -> int:
             continue
         file.write_text(json.dumps(mutant))
         tried += 1
-        wrong = problem(main, rest)
+        wrong = problem(command.main, rest)
         if wrong:
             sys.stdout.write(f"{name}: {wrong}\n")
     file.write_text(json.dumps(content))

@@ -2,7 +2,7 @@
 
 All randomness of a step is a function of (seed, step): noise, flow time, dropout. Nothing depends
 on the number of hosts or devices. The factors of colour jitter come with the batch, for they
-belong to its samples; the pixel arithmetic is at the end of this page.
+belong to its samples; `augment` has the arithmetic of pixels.
 """
 
 from __future__ import annotations

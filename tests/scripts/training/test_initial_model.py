@@ -148,7 +148,7 @@ def test_a_relabelled_head_keeps_its_weights_and_no_contract_of_the_old_actions(
     with caplog.at_level(logging.INFO):
         run = TrainingRun.open(config)
     assert "'auto' with 6 of 20 channels, was action space 'ee6d' with 20 of 20" in caplog.text
-    assert "left out the action contracts of domains [0, 3]" in caplog.text
+    assert "dropped the action contracts of domains [0, 3]" in caplog.text
     assert run.loaded
     assert tiny.equal(run.loaded.params, pretrained.load_checkpoint(base("ee6d")).params)
     item = run.model_item
