@@ -89,7 +89,7 @@ def test_a_checkpoint_of_poses_is_fine_tuned_on_joints_when_that_is_said(
     )
     assert status == 0, output
     assert "relabelled the head: action space 'auto' with 6 of 20 channels" in output
-    assert "left out the action contracts of domains [3, 7]" in output
+    assert "dropped the action contracts of domains [3, 7]" in output
     status, output = end(
         start(demos, workdir, *flags[:2], "--config.optimizer.iters=4", compiled=compiled)
     )
