@@ -295,14 +295,16 @@ class Termination:
     """Turns SIGTERM into SystemExit, so that incomplete output is removed. A context manager.
 
     Python drops what is raised in a callback of its garbage collector, and JAX has such a callback:
-    a signal that came there is raised again at the next `check`.
+    a SIGTERM or a Ctrl-C that came there is raised again at the next `check`.
     """
 
     def __init__(self) -> None:
-        self._caught = False
+        self._caught: int | None = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Termination:
-        self._previous = signal.signal(signal.SIGTERM, self._catch)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(
@@ -311,12 +313,15 @@ class Termination:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises SystemExit (143, as shells report the signal) if the signal has come."""
-        if self._caught:
+        """Raises SystemExit (143, as shells report SIGTERM) or KeyboardInterrupt if one has come."""
+        if self._caught == signal.SIGTERM:
             sys.exit(143)
+        if self._caught == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def checked(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """Returns ``progress`` with a `check` before every call."""
@@ -327,8 +332,8 @@ class Termination:
 
         return check_and_show
 
-    def _catch(self, *_: object) -> None:
-        self._caught = True
+    def _catch(self, number: int, _: object) -> None:
+        self._caught = number
         self.check()
 
 

@@ -41,10 +41,12 @@ def main(_: list[str]) -> int:
     config = _CONFIG.value
     try:
         workdir = mounted_workdir(_WORKDIR.value)
-        with Termination():  # until the loop waits for signals itself, one ends at once
+        # until the loop waits for signals itself, one ends at once
+        with Termination() as termination:
             processes = start(DistributedConfig(**config.distributed.to_dict()))
             with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
-                return train(config, workdir, processes, COMMAND.fields_set("config"))
+                asked = COMMAND.fields_set("config")
+                return train(config, workdir, processes, asked, termination.check)
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED

@@ -8,7 +8,7 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -35,12 +35,16 @@ from xvla_jax.training.workdir_lock import WorkdirLock
 
 
 def train(
-    config: Any, workdir: pathlib.Path, processes: Processes, fields_set: Collection[str]
+    config: Any,
+    workdir: pathlib.Path,
+    processes: Processes,
+    fields_set: Collection[str],
+    check_signal: Callable[[], None],
 ) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
 
     The first process holds the workdir; ``fields_set`` are the fields of the config that the
-    command line sets, as ``model.depth``.
+    command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
     run = TrainingRun.open(config, fields_set)
@@ -60,6 +64,7 @@ def train(
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
     ):
+        check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
             make_train_step(run.recipe, run.processor, seed=config.seed),

@@ -26,6 +26,7 @@ from xvla_jax import flow
 from xvla_jax.actions import action_space
 from xvla_jax.models.davit import DropPath
 from xvla_jax.models.florence import ImageProjector, TextEncoder
+from xvla_jax.models.kernels import drop
 from xvla_jax.models.layers import Dropout
 
 pytestmark = pytest.mark.slow
@@ -57,13 +58,28 @@ _RATE_AT: Mapping[str, float] = {
 }
 
 
+_CALLED: list[nn.Module] = []  # the dropout that is being called, if any
+
+
 def _show_drops(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-    """Keeps what goes into and comes out of the first samples of dropout and drop path."""
-    result = call(*args, **kwargs)
-    module = context.module
-    drops = isinstance(module, Dropout | DropPath) and module.rate > 0
-    if drops and context.method_name == "__call__":
+    """Keeps what goes into and comes out of the first samples of dropout and drop path.
+
+    Attention draws a mask of its weights and applies it elsewhere: ones stand for the weights.
+    """
+    module, method = context.module, context.method_name
+    if not (isinstance(module, Dropout | DropPath) and module.rate > 0):
+        return call(*args, **kwargs)
+    if method == "__call__":
+        _CALLED.append(module)
+        result = call(*args, **kwargs)
+        _CALLED.pop()
         module.sow("intermediates", "in_and_out", (args[0][:_SPIED], result[:_SPIED]))
+        return result
+    result = call(*args, **kwargs)
+    if method == "mask" and not _CALLED:
+        ones = jnp.ones(result[:_SPIED].shape)
+        dropped = drop(ones, result[:_SPIED], module.rate)
+        module.sow("intermediates", "in_and_out", (ones, dropped))
     return result
 
 
