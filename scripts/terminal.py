@@ -317,7 +317,7 @@ class Termination:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raises SystemExit (143, as shells report SIGTERM) or KeyboardInterrupt if one has come."""
+        """Raises SystemExit (143, as in shells) or KeyboardInterrupt if its signal has come."""
         if self._caught == signal.SIGTERM:
             sys.exit(143)
         if self._caught == signal.SIGINT:

@@ -56,9 +56,8 @@ def train(
     state, position = _begin(run, checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
     iters = run.recipe.config.iters
-    console = Console()
     if processes.main:
-        console.print(group_table(run.recipe.group_rows()))
+        Console().print(group_table(run.recipe.group_rows()))
     with (
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
@@ -86,15 +85,14 @@ def train(
         )
         checkpointer.close()
     if processes.main:
-        run_summary.report([workdir], workdir / run_summary.CURVES, console)
+        run_summary.report([workdir], workdir / run_summary.CURVES, Console())
     step = int(state.step)
     if step < iters:
         print(f"stopped at step {step}; the same command resumes from there")
         return STOPPED if stop.number == signal.SIGINT else 0
-    _report_end(run, checkpointer, step)
+    _report_end(run, checkpointer.folder, step)
     if run.recipe.lora and processes.main:
-        export_adapter(checkpointer.folder / str(step), workdir / PEFT, overwrite=True)
-        print(f"the adapter is in {workdir / PEFT}, for {relabel.space_text(run.model_config)}")
+        _export_adapter(run, checkpointer.folder / str(step), workdir / PEFT)
     return 0
 
 
@@ -108,10 +106,15 @@ def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:
     )
 
 
-def _report_end(run: TrainingRun, checkpointer: Checkpointer, step: int) -> None:
+def _report_end(run: TrainingRun, checkpoints: pathlib.Path, step: int) -> None:
     iters = run.recipe.config.iters
     beyond = f", {iters} of which were asked for" if step > iters else ""
-    print(f"trained {step} steps{beyond}; checkpoints are in {checkpointer.folder}")
+    print(f"trained {step} steps{beyond}; checkpoints are in {checkpoints}")
+
+
+def _export_adapter(run: TrainingRun, checkpoint: pathlib.Path, target: pathlib.Path) -> None:
+    export_adapter(checkpoint, target, overwrite=True)
+    print(f"the adapter is in {target}, for {relabel.space_text(run.model_config)}")
 
 
 def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:

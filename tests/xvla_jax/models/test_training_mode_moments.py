@@ -66,7 +66,8 @@ def _show_drops(call: Any, args: Any, kwargs: Any, context: nn.module.Intercepto
 
     Attention draws a mask of its weights and applies it elsewhere: ones stand for the weights.
     """
-    module, method = context.module, context.method_name
+    module: Any = context.module
+    method = context.method_name
     if not (isinstance(module, Dropout | DropPath) and module.rate > 0):
         return call(*args, **kwargs)
     if method == "__call__":
@@ -78,7 +79,7 @@ def _show_drops(call: Any, args: Any, kwargs: Any, context: nn.module.Intercepto
     result = call(*args, **kwargs)
     if method == "mask" and not _CALLED:
         ones = jnp.ones(result[:_SPIED].shape)
-        dropped = drop(ones, result[:_SPIED], module.rate)
+        dropped = drop(ones, result[:_SPIED], float(module.rate))
         module.sow("intermediates", "in_and_out", (ones, dropped))
     return result
 
