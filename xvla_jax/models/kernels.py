@@ -72,10 +72,7 @@ def plain_attention(
     rate: float,
 ) -> Array:
     """Softmax, dropout, weighted sum."""
-    # [..., K, S, S']
-    scores = jnp.einsum(
-        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
-    )
+    scores = _scores(query, key, scale)
     weights = jax.nn.softmax(scores, axis=-1)
     if zero_keys:  # their scores are 0, so their sum of exponentials is their number
         total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., K, S, 1]
@@ -100,10 +97,7 @@ def late_division(
     0.9, 326 tokens of the head 0.7 and, on a busy machine, 0.9 to 1.1. TPU cycles, 8 images: head
     3.4 and 3.3, windows 1.6 and 1.1, so the plain form stays there.
     """
-    # [..., K, S, S']
-    scores = jnp.einsum(
-        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
-    )
+    scores = _scores(query, key, scale)
     # No gradient: the result does not depend on what is subtracted.
     top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     top = jnp.maximum(top, 0.0) if zero_keys else top  # a zero key's score is 0
@@ -117,6 +111,13 @@ def late_division(
         preferred_element_type=jnp.float32,
     )
     return (out / total).swapaxes(-3, -2).astype(value.dtype)  # [..., S, K, E]
+
+
+def _scores(query: Array, key: Array, scale: float) -> Array:
+    """Products of queries and keys, float32 ``[..., K, S, S']``."""
+    return jnp.einsum(
+        "...qke,...ske->...kqs", query * scale, key, preferred_element_type=jnp.float32
+    )
 
 
 ATTENTION: Final[Mapping[str, Form]] = {"cpu": late_division}
