@@ -105,13 +105,8 @@ class Observation(TypedDict):
     ]
 
 
-def fields_of(door: type) -> dict[str, Field]:
-    """Returns the fields of a door by name, optional ones included."""
-    return {name: field for name, (field, _) in _rows(door).items()}
-
-
-def _rows(door: type) -> dict[str, tuple[Field, bool]]:
-    """Field, and whether it is optional, by name."""
+def fields_of(door: type) -> dict[str, tuple[Field, bool]]:
+    """Returns the fields of a door by name, each with True where it is optional."""
     rows = {}
     for name, hint in get_type_hints(door, include_extras=True).items():
         optional = get_origin(hint) is NotRequired
@@ -122,7 +117,7 @@ def _rows(door: type) -> dict[str, tuple[Field, bool]]:
 
 def door_table(door: type) -> str:
     """Returns the fields of a door as a Markdown table, followed by a table of its letters."""
-    rows = _rows(door)
+    rows = fields_of(door)
     lines = ["| field | value | meaning |", "|---|---|---|"]
     for name, (field, optional) in rows.items():
         lines.append(f"| `{name}`{' (optional)' * optional} | {field} | {field.meaning} |")
@@ -132,8 +127,8 @@ def door_table(door: type) -> str:
     return "\n".join(lines) + "\n"
 
 
-_BATCH: Final = _rows(Batch)
-_OBSERVATION: Final = _rows(Observation)
+_BATCH: Final = fields_of(Batch)
+_OBSERVATION: Final = fields_of(Observation)
 _JITTER: Final = tuple(name for name, (_, optional) in _BATCH.items() if optional)
 IMAGE_FIELDS: Final = ("images", *_JITTER)  # on the device, only of views that some sample fills
 
