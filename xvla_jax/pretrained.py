@@ -23,7 +23,6 @@ from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
 from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.checkpoints.names import DIALECTS
-from xvla_jax.checkpoints.orbax import load_params
 from xvla_jax.checkpoints.peft import PeftConfig
 from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress
 from xvla_jax.config import XVLAConfig
@@ -122,12 +121,12 @@ def save_pretrained(
     _check_names(layout, dtype)
     check_tree(dict(params), _template(config))
     check_fits((contracts or {}).values(), config)
-    beside = dict(buffers or {}), dtype, dict(files or {})
-    checkpoint = Pretrained(config, dict(params), processor, dict(contracts or {}), *beside)
+    contracts, buffers, files = dict(contracts or {}), dict(buffers or {}), dict(files or {})
+    checkpoint = Pretrained(config, dict(params), processor, contracts, buffers, dtype, files)
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
-            item = model_item(config, processor, checkpoint.contracts, source=checkpoint)
+            item = model_item(config, processor, contracts, source=checkpoint)
             orbax.write_step(scratch, checkpoint.params, item, progress=progress)
             return 0
         return hf_folder.write(scratch, checkpoint, layout, progress=progress, domain=domain)
@@ -194,7 +193,7 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     adapter = abstract_adapter(
         lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
     )
-    return dataclasses.replace(adapter, tensors=load_params(step.resolve(), adapter.tensors))
+    return dataclasses.replace(adapter, tensors=orbax.load_params(step.resolve(), adapter.tensors))
 
 
 def base_folder(step: pathlib.Path) -> pathlib.Path:
