@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data import untrusted
 from data.faults import needs
 from data.readers.rlds import MANIFEST_NAME
 
@@ -77,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file; empty where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return untrusted.read_json(path) if path.exists() else {}
 
 
 def publish(
