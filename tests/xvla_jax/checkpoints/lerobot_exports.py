@@ -60,7 +60,13 @@ def write(
     folder: pathlib.Path, mode: str, resize: str, layout: str = "lerobot-vendored"
 ) -> pathlib.Path:
     """An export."""
-    made = checkpoint(mode, resize=resize)
+    return save(folder, checkpoint(mode, resize=resize), layout)
+
+
+def save(
+    folder: pathlib.Path, made: Pretrained, layout: str = "lerobot-native", **options: Any
+) -> pathlib.Path:
+    """Saves a checkpoint with the files that it carries; returns the folder."""
     save_pretrained(
         folder,
         made.config,
@@ -68,6 +74,8 @@ def write(
         layout,
         processor=made.processor,
         contracts=made.contracts,
+        files=made.files,
+        **options,
     )
     return folder
 

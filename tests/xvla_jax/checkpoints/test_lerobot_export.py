@@ -14,22 +14,8 @@ from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoints.lerobot_pipelines import read_domain
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
-from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
+from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.scaling import Scaling
-
-
-def _save(folder: Path, made: Pretrained, layout: str = "lerobot-native", **options: Any) -> Path:
-    save_pretrained(
-        folder,
-        made.config,
-        made.params,
-        layout,
-        processor=made.processor,
-        contracts=made.contracts,
-        files=made.files,
-        **options,
-    )
-    return folder
 
 
 def _raw(folder: Path) -> dict[str, Any]:
@@ -56,7 +42,7 @@ def test_after_a_fine_tune_the_files_are_the_new_contracts(tmp_path: Path) -> No
     assert loaded.processor
     processor = dataclasses.replace(loaded.processor, state=None, action=None, text_length=9)
     tuned = dataclasses.replace(loaded, contracts={3: contract}, processor=processor)
-    folder = _save(tmp_path / "tuned", tuned)
+    folder = exports.save(tmp_path / "tuned", tuned)
     raw = _raw(folder)
     assert list(raw["input_features"])[:2] == [
         "observation.images.left_wrist",
@@ -75,7 +61,7 @@ def test_made_statistics_are_read_back(tmp_path: Path) -> None:
     made = exports.checkpoint(
         "auto", resize="none", state=units, action=units, mean=(0.5,) * 3, std=(0.25,) * 3
     )
-    again = load_checkpoint(_save(tmp_path / "out", made)).processor
+    again = load_checkpoint(exports.save(tmp_path / "out", made)).processor
     assert again
     assert made.processor
     np.testing.assert_allclose(again.mean + again.std, made.processor.mean + made.processor.std)
@@ -85,7 +71,7 @@ def test_made_statistics_are_read_back(tmp_path: Path) -> None:
 def test_a_filter_that_lerobot_lacks_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = _save(tmp_path / "out", exports.checkpoint("ee6d"))
+    folder = exports.save(tmp_path / "out", exports.checkpoint("ee6d"))
     assert "resize 'stretch'); its own stretch is written ('linear')" in caplog.text
     processor = load_checkpoint(folder).processor
     assert processor
@@ -99,7 +85,7 @@ def test_one_domain_of_several_is_said_or_named(
     made = exports.checkpoint("ee6d", resize="pad")
     contracts: dict[int, Contract] = {i: exports.contract("ee6d", i) for i in (5, 2)}
     made = dataclasses.replace(made, contracts=contracts)
-    folders = [_save(tmp_path / "a", made), _save(tmp_path / "b", made, domain=5)]
+    folders = [exports.save(tmp_path / "a", made), exports.save(tmp_path / "b", made, domain=5)]
     domains = [
         read_domain({path.name: path.read_bytes() for path in folder.glob("policy_*")})
         for folder in folders
@@ -107,5 +93,5 @@ def test_one_domain_of_several_is_said_or_named(
     assert domains == [2, 5]
     assert sum("--domain=ID" in line for line in caplog.messages) == 1
     with pytest.raises(CheckpointError, match=r"--domain=7: .* \[2, 5\]"):
-        _save(tmp_path / "c", made, domain=7)
+        exports.save(tmp_path / "c", made, domain=7)
     assert not (tmp_path / "c").exists()

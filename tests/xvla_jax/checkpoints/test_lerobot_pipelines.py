@@ -17,26 +17,12 @@ from tests.xvla_jax.checkpoints import lerobot_cases as cases
 from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.errors import CheckpointError
 from xvla_jax.policy import Policy
-from xvla_jax.pretrained import Pretrained, load_checkpoint, save_pretrained
+from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 _GATE = 1e-5  # of the largest value
 _PYTHON = os.environ.get("XVLA_LEROBOT_PYTHON", "")
 _VERSIONS = ("0.4.4", "0.6.1")
-
-
-def _save(folder: Path, made: Pretrained, layout: str = "lerobot-native", **options: Any) -> Path:
-    save_pretrained(
-        folder,
-        made.config,
-        made.params,
-        layout,
-        processor=made.processor,
-        contracts=made.contracts,
-        files=made.files,
-        **options,
-    )
-    return folder
 
 
 def _raw(folder: Path) -> dict[str, Any]:
@@ -79,9 +65,9 @@ def test_what_lerobot_saves_acts_as_there(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["hf", "orbax", "lerobot-native", "lerobot-vendored"])
 def test_units_and_images_survive_every_layout(layout: str, tmp_path: Path) -> None:
     loaded = load_checkpoint(exports.write_saved(tmp_path / "saved", "auto_quantiles"))
-    again = load_checkpoint(_save(tmp_path / "other", loaded, layout))
+    again = load_checkpoint(exports.save(tmp_path / "other", loaded, layout))
     assert again.processor == loaded.processor
-    back = _save(tmp_path / "back", again, "lerobot-native")
+    back = exports.save(tmp_path / "back", again, "lerobot-native")
     assert load_checkpoint(back).processor == loaded.processor
     for path in (tmp_path / "saved").glob("policy_*"):
         assert (back / path.name).read_bytes() == path.read_bytes()
@@ -117,7 +103,7 @@ def test_rows_that_see_zeros_are_cut_or_added_and_said(
     with caplog.at_level(logging.WARNING):
         loaded = load_checkpoint(folder, stored=True)
     assert any("max_state_dim" in line and _matches(rows, line) for line in caplog.messages)
-    again = _save(tmp_path / "again", loaded)
+    again = exports.save(tmp_path / "again", loaded)
     assert _raw(again)["max_state_dim"] == 20
     caplog.clear()
     assert load_checkpoint(again).config == loaded.config
