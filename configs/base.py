@@ -31,6 +31,9 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
+    # in training, images that the vision tower runs at once, as a share of a device's view slots;
+    # "auto": what costs least with the views of the mixture; "" = all slots, absent views too
+    config.packed_views = ""
     config.processor = _processor()
     config.data = _data()
     config.batch_size = 16  # samples per step
@@ -83,6 +86,8 @@ def _data() -> ConfigDict:
     data.outside_root = False  # files that meta files name may lie anywhere, not only below root
     data.shuffle_buffer = 10_000  # samples, over all lanes: of each source, or
     data.shuffle_per = "source"  # mixture: of all sources together, each by its share
+    # of a batch's rows to sources: drawn independently, or even: each stretch has the shares
+    data.deal = "independent"
     data.lanes = 1  # stretches of a batch with files of their own: one or more per host
     data.max_bad_episodes = 0  # left out per source; one more ends the run
     data.read_limit_s = 1800.0  # s after which a read that stands still ends the run; 0 = never

@@ -59,6 +59,8 @@ def train(
     iters = run.recipe.config.iters
     if processes.main:
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
+        if run.packed:
+            Console().print(str(run.packed), highlight=False, soft_wrap=True)
     skips = SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index)
     with (
         run.batches(position) as stream,

@@ -73,6 +73,7 @@ def run_loop(
                 state, metrics = train_step(state, fed.batch)
             step += 1
             reports.skips.add(step, metrics, fed.samples)
+            reports.means.add(metrics)
             reports.watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
 
             # Before the log, so that a measurement is in the line of its step.
@@ -150,16 +151,19 @@ class Reports:
         watch: measures the time of steps, data and saves.
         skips: counts the steps without an update, and ends the run at its limit.
         domains: names by id; the loss of a domain without one is named by its id.
+        means: metrics that are reported as means over steps, not of the last one.
     """
 
     writer: MetricsWriter
     watch: Watch
     skips: SkipWatch
     domains: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    means: StepMeans = dataclasses.field(default_factory=lambda: StepMeans())
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the metrics of a step with the times and skips so far, and logs a line."""
-        line = {**scalars, **self.watch.read(), "skipped_steps": float(self.skips.count)}
+        line = {**scalars, **self.means.read(), **self.watch.read()}
+        line["skipped_steps"] = float(self.skips.count)
         self.writer.write(step, line)
         _log.info("%s", self.watch.line(step, line))
 
@@ -301,6 +305,28 @@ class DeviceFeed(Iterator[Fed]):
     ) -> None:
         """Ends the thread; a batch placed ahead is lost."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class StepMeans:
+    """Means over the steps since the last reading of what one step says little about."""
+
+    NAMES: Final = ("packed_unused", "packed_overflow")
+
+    def __init__(self) -> None:
+        """Begins without a step."""
+        self._values: dict[str, list[Any]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Keeps the values of a step, without waiting for the device."""
+        for name in self.NAMES:
+            if name in metrics:
+                self._values.setdefault(name, []).append(metrics[name])
+
+    def read(self) -> dict[str, float]:
+        """Returns the means, and begins again."""
+        means = {name: float(np.mean(values)) for name, values in self._values.items()}
+        self._values.clear()
+        return means
 
 
 SKIPPED_NAME: Final = "skipped.jsonl"

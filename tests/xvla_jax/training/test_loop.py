@@ -158,6 +158,16 @@ def test_bad_episodes_and_what_rows_leave_out_are_metrics_of_their_own(tmp_path:
     }
 
 
+def test_overflows_are_counted_in_all_steps_not_in_the_logged_ones(tmp_path: Path) -> None:
+    def step(state: TrainState, batch: Any) -> Any:
+        state, metrics = _train_step(state, batch)
+        return state, metrics | {"packed_overflow": jnp.float32(int(state.step) in (1, 2, 5))}
+
+    _run(tmp_path, iters=8, train_step=step, log_every=4)
+    lines = {line["step"]: line["packed_overflow"] for line in read_metrics(tmp_path)}
+    assert lines == {4: 0.5, 8: 0.25}
+
+
 def test_a_checkpoint_holds_the_place_in_the_data(tmp_path: Path) -> None:
     _run(tmp_path, iters=7)
     checkpointer = Checkpointer(tmp_path, keep=10, save_interval=6)
