@@ -24,6 +24,7 @@ CHOICE: Final[str] = "choice"  # half of the states
 CONFIRMATION: Final[str] = "confirmation"  # the other
 PAGE: Final = "report.html"
 
+NAMES: Final = {CHOICE: "rollouts/success", CONFIRMATION: "rollouts/confirmed"}  # of metrics
 SHARE: Final = "rollouts/share"  # of the steps since the last line, those beside an evaluation
 SKIPPED, FAILED = "rollouts/skipped", "rollouts/failed"  # 1 at the steps that are
 
@@ -86,10 +87,10 @@ def result_rows(
     rows = {"checkpoints evaluated": f"{len(scores)}, {counts}"}
     if not scores:
         return rows if any(missing.values()) else {}
-    seconds = sum(s.seconds for half in results.scores.values() for s in half.values())
+    times = [line.get(f"{name}/seconds", 0.0) for line in lines for name in NAMES.values()]
     confirmed = results.scores[CONFIRMATION].get(results.chosen)
     rows |= {
-        "time of evaluations": duration(seconds),
+        "time of evaluations": duration(sum(times)),
         **_cost(lines),
         "chosen checkpoint": f"{CHECKPOINTS}/{results.chosen}, the best of {len(scores)}",
         "success where chosen": str(scores[results.chosen]),

@@ -15,8 +15,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -30,12 +29,13 @@ from eval.tasks.table import (
     task_spec,
 )
 from scripts.evaluation.entrants import check_task
-from scripts.terminal import episode_progress
+from scripts.terminal import episode_progress, message
 from scripts.training.evaluating import LOG, Evaluating
 from scripts.training.rollout_results import (
     CHOICE,
     CONFIRMATION,
     FAILED,
+    NAMES,
     SHARE,
     SKIPPED,
     folder_of,
@@ -44,17 +44,14 @@ from scripts.training.rollout_results import (
 from scripts.training.run import TrainingRun
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.errors import ConfigError
-from xvla_jax.training.loop import Companion
+from xvla_jax.training.loop import Companion, Write
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.telemetry import read_metrics
 
-_NAMES: Final = {CHOICE: "rollouts/success", CONFIRMATION: "rollouts/confirmed"}
 _PAUSE_S: Final = 0.2  # between two looks at a process, when the training is over
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*=[^,]*")
 
 _log = logging.getLogger(__name__)
-
-Write = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,12 +169,15 @@ class Rollouts(Companion):
     """Evaluates checkpoints one after the other, in processes beside the training.
 
     A checkpoint that is due while another is evaluated waits; when the next one is due, it is
-    skipped. A context manager: its end ends the process, whose finished episodes stay.
+    skipped.
     """
 
-    def __init__(self, plan: RolloutPlan, workdir: pathlib.Path) -> None:
+    def __init__(
+        self, plan: RolloutPlan, workdir: pathlib.Path, *, console: Console | None = None
+    ) -> None:
         """Takes over what earlier processes of the run have left in ``workdir``."""
         self._plan, self._workdir = plan, workdir
+        self._console = console or Console()
         self._scores = {half: dict(d) for half, d in read_results(workdir).scores.items()}
         self._failed: set[tuple[int, str]] = set()  # by this process: the next one tries again
         self._running: _Running | None = None
@@ -200,7 +200,7 @@ class Rollouts(Companion):
         news: dict[int, dict[str, float]] = {}
         for half, scores in self._scores.items():
             for step, score in scores.items():
-                if (step, _NAMES[half]) not in logged:
+                if (step, NAMES[half]) not in logged:
                     news.setdefault(step, {}).update(_scalars(half, score))
         return news
 
@@ -237,17 +237,8 @@ class Rollouts(Companion):
         self._steps = self._beside = 0
         return {SHARE: share}
 
-    def finish(self, write: Write, stop: StopSignal, console: Console) -> bool:
-        """Evaluates what waits, chooses the best checkpoint, and confirms it on the other half.
-
-        Args:
-            write: takes results: step and scalars.
-            stop: leaves the rest to the next process of the run.
-            console: shows the progress.
-
-        Returns:
-            True where nothing is left.
-        """
+    def finish(self, write: Write, stop: StopSignal) -> bool:
+        """Evaluates what waits, chooses the best checkpoint, and confirms it on the other half."""
         while stop.number is None:
             self._collect()
             self._start_next()
@@ -257,13 +248,14 @@ class Rollouts(Companion):
                 write(step, scalars)
             if self._running is None:
                 return True
-            self._watch(self._running, stop, console)
+            self._watch(self._running, stop)
         return False
 
-    def _watch(self, running: _Running, stop: StopSignal, console: Console) -> None:
+    def _watch(self, running: _Running, stop: StopSignal) -> None:
         """Shows the progress of an evaluation until it ends."""
         total = self._plan.episodes[running.half]
-        with episode_progress(console, f"step {running.step}, {running.half}", total) as show:
+        title = f"step {running.step}, {running.half}"
+        with episode_progress(self._console, title, total) as show:
             while not running.process.ended and stop.number is None:
                 done, successes = running.process.progress
                 show(done, total, successes)
@@ -281,14 +273,10 @@ class Rollouts(Companion):
         if running is None or not running.process.ended:
             return
         self._running = None
-        name = f"rollouts of step {running.step}, {running.half}"
         try:
             score = running.process.score()
-        except NoScoreError as error:
-            self._failed.add((running.step, running.half))
-            self._news.setdefault(running.step, {})[FAILED] = 1.0
-            log = folder_of(self._workdir, running.step, running.half) / LOG
-            _log.warning("%s: no score, because %s (%s)", name, error, log)
+        except (NoScoreError, OSError) as error:
+            self._fail(running.step, running.half, error)
             return
         # of this process: the receipt's seconds leave out loading, and what was done before a kill
         if not running.process.adopted:
@@ -296,7 +284,21 @@ class Rollouts(Companion):
             score = dataclasses.replace(score, seconds=seconds)
         self._scores[running.half][running.step] = score
         self._news.setdefault(running.step, {}).update(_scalars(running.half, score))
-        _log.info("%s: %s in %.0f s", name, score, score.seconds)
+        _log.info(
+            "rollouts of step %d, %s: %s in %.0f s",
+            running.step,
+            running.half,
+            score,
+            score.seconds,
+        )
+
+    def _fail(self, step: int, half: str, error: Exception) -> None:
+        self._failed.add((step, half))
+        self._news.setdefault(step, {})[FAILED] = 1.0
+        log = folder_of(self._workdir, step, half) / LOG
+        _log.warning(
+            "rollouts of step %d, %s: no score, because %s (%s)", step, half, message(error), log
+        )
 
     def _add(self, step: int) -> None:
         """Queues a checkpoint in place of one that waits and was never begun."""
@@ -334,12 +336,16 @@ class Rollouts(Companion):
     def _start(self, step: int, half: str) -> None:
         checkpoint, out = self._checkpoints / str(step), folder_of(self._workdir, step, half)
         plan = self._plan
-        process = Evaluating(
-            plan.command(checkpoint, half, out),
-            out,
-            environment={**os.environ, **plan.environment},
-            limit_s=plan.limit_s,
-        )
+        try:
+            process = Evaluating(
+                plan.command(checkpoint, half, out),
+                out,
+                environment={**os.environ, **plan.environment},
+                limit_s=plan.limit_s,
+            )
+        except OSError as error:  # no memory, disk or file lock: the training continues
+            self._fail(step, half, error)
+            return
         self._running = _Running(step, half, process)
         how = "still run since before this process" if process.adopted else "begin"
         _log.info(
@@ -351,24 +357,15 @@ class Rollouts(Companion):
             how,
         )
 
-    def __enter__(self) -> Rollouts:
-        """For ``with``."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the process of an evaluation under way."""
+    def close(self) -> None:
+        """Ends the process of an evaluation under way; its finished episodes stay."""
         if self._running:
             self._running.process.stop()
 
 
 def _scalars(half: str, score: Score) -> dict[str, float]:
     low, high = score.interval
-    name = _NAMES[half]
+    name = NAMES[half]
     return {
         name: score.rate,
         f"{name}/low": low,

@@ -62,11 +62,8 @@ def train(
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
-    plan = rollout_plan(run, processes=processes.count)
-    rollouts = Rollouts(plan, workdir) if plan else None
-    lowest = _lowest_error(config, workdir, processes)
-    checkpointer = _open_checkpointer(config, workdir, lowest, rollouts)
-    state, position = _begin(run, checkpointer)
+    saving = _saving(run, workdir, processes, code)
+    state, position = _begin(run, saving.checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
     if processes.main:
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
@@ -74,7 +71,7 @@ def train(
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
-        rollouts or contextlib.nullcontext(),
+        contextlib.closing(saving.companion),
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
@@ -83,13 +80,7 @@ def train(
             stream,
             schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
-            saving=Saving(
-                checkpointer,
-                RunItems(run.model_item, config.to_dict(), run.provenance(code)),
-                functools.partial(_run_position, processes),
-                lowest,
-                rollouts or Companion(),
-            ),
+            saving=saving,
             reports=Reports(
                 writer,
                 run.watch(int(state.step), began=began),
@@ -99,10 +90,9 @@ def train(
             stop=stop,
             validation=run.validation,
         )
-        checkpointer.close()
+        saving.checkpointer.close()
         is_complete = int(state.step) >= run.recipe.config.iters
-        if rollouts and is_complete:
-            is_complete = rollouts.finish(writer.write, stop, Console())
+        is_complete = is_complete and saving.companion.finish(writer.write, stop)
     if processes.main:
         run_summary.report([workdir], workdir / run_summary.CURVES, Console())
     if is_complete:
@@ -112,10 +102,33 @@ def train(
     return STOPPED if stop.number == signal.SIGINT else 0
 
 
-def _lowest_error(config: Any, workdir: pathlib.Path, processes: Processes) -> LowestError | None:
-    """Returns the errors that the run has measured so far; None without config.keep_best."""
-    if not config.keep_best:
-        return None
+def _saving(
+    run: TrainingRun, workdir: pathlib.Path, processes: Processes, code: Mapping[str, Any]
+) -> Saving:
+    """Opens the checkpoints of a run, and what decides which of them are kept."""
+    config = run.config
+    plan = rollout_plan(run, processes=processes.count)
+    rollouts = Rollouts(plan, workdir) if plan else None
+    lowest = _lowest_error(config, workdir, processes) if config.keep_best else None
+    checkpointer = Checkpointer(
+        workdir,
+        keep=config.keep,
+        save_interval=config.save_every,
+        keep_every=config.keep_every,
+        kept_too=[*([lowest] if lowest else []), *([rollouts.kept] if rollouts else [])],
+        timeout_s=config.distributed.timeout_s,
+    )
+    return Saving(
+        checkpointer,
+        RunItems(run.model_item, config.to_dict(), run.provenance(code)),
+        functools.partial(_run_position, processes),
+        lowest,
+        rollouts or Companion(),
+    )
+
+
+def _lowest_error(config: Any, workdir: pathlib.Path, processes: Processes) -> LowestError:
+    """Returns the errors that the run has measured so far."""
     if not config.validation.every:
         raise ConfigError(
             "config.keep_best is True and config.validation.every is 0: the best checkpoint is the "
@@ -126,19 +139,6 @@ def _lowest_error(config: Any, workdir: pathlib.Path, processes: Processes) -> L
     pairs = [(line["step"], line["val_l1"]) for line in lines]
     pairs, *_ = processes.gather_json(pairs, "reading the validation so far")
     return LowestError(dict(pairs))
-
-
-def _open_checkpointer(
-    config: Any, workdir: pathlib.Path, lowest: LowestError | None, rollouts: Rollouts | None
-) -> Checkpointer:
-    return Checkpointer(
-        workdir,
-        keep=config.keep,
-        save_interval=config.save_every,
-        keep_every=config.keep_every,
-        kept_too=[*([lowest] if lowest else []), *([rollouts.kept] if rollouts else [])],
-        timeout_s=config.distributed.timeout_s,
-    )
 
 
 def _report_end(run: TrainingRun, workdir: pathlib.Path, step: int, *, is_main: bool) -> None:

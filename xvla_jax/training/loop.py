@@ -35,6 +35,7 @@ from xvla_jax.training.telemetry import MetricsWriter, Watch
 from xvla_jax.training.validation import Validation
 
 Position = Mapping[str, Any]
+Write = Callable[[int, Mapping[str, float]], None]  # takes a step and its scalars
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +82,6 @@ def run_loop(
                 measured = _validate(validation, state, placement.mesh, reports.watch)
                 l1 = {name: v for name, v in measured.items() if name.startswith("val_l1")}
                 _log.info("step %d/%d  %s", step, schedule.iters, _listed(l1))
-                if saving.lowest:
-                    saving.lowest.add(step, measured["val_l1"])
             if step % schedule.log_every == 0 or step == schedule.iters or measured:
                 scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
@@ -91,7 +90,7 @@ def run_loop(
             # processes ask at every step, so they agree on the one to stop at.
             stopping = step >= schedule.iters or stop.reached(step)
             # Last, with the position behind this batch: the source is a batch ahead by now.
-            force = stopping or saving.companion.due(step) or bool(saving.lowest and measured)
+            force = saving.needs(step, measured) or stopping
             with reports.watch.waiting("checkpoint"):
                 run_position = functools.partial(saving.run_position, fed.position)
                 saving.checkpointer.save(
@@ -153,6 +152,21 @@ class Companion:
         """Returns scalars for the line of metrics that is written now."""
         return {}
 
+    def finish(self, write: Write, stop: StopSignal) -> bool:  # noqa: ARG002
+        """Does after the last step what is left, unless ``stop`` comes.
+
+        Args:
+            write: takes results: a step and its scalars.
+            stop: leaves the rest to the next process of the run.
+
+        Returns:
+            True where nothing is left.
+        """
+        return True
+
+    def close(self) -> None:
+        """Ends work under way, which the next process of the run continues."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
@@ -172,6 +186,13 @@ class Saving:
     run_position: Callable[[Position], Position]
     lowest: LowestError | None = None
     companion: Companion = dataclasses.field(default_factory=Companion)
+
+    def needs(self, step: int, measured: Mapping[str, float]) -> bool:
+        """Returns True to save ``step`` whatever the interval; notes what validation measured."""
+        if self.lowest and measured:
+            self.lowest.add(step, measured["val_l1"])
+            return True
+        return self.companion.due(step)
 
 
 @dataclasses.dataclass(frozen=True)

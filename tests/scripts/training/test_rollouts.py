@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -82,7 +82,7 @@ class _Training:
         halves = {CHOICE: range(0, 24, 2), CONFIRMATION: range(1, 24, 2)}
         counts = dict.fromkeys(halves, _EPISODES)
         plan = _ShellPlan("so101", every, last, halves, counts, (), {}, limit_s, lines=self.lines)
-        return Rollouts(plan, self.workdir)
+        return Rollouts(plan, self.workdir, console=Console(quiet=True))
 
     def step(self, rollouts: Rollouts, step: int) -> None:
         if rollouts.due(step):
@@ -92,8 +92,7 @@ class _Training:
             self._write(earlier, scalars)
 
     def finish(self, rollouts: Rollouts) -> bool:
-        with Console(file=Path(os.devnull).open("w")).capture():
-            return rollouts.finish(self._write, StopSignal(), Console(quiet=True))
+        return rollouts.finish(self._write, StopSignal())
 
     def starts(self, step: int, half: str = CHOICE) -> int:
         path = folder_of(self.workdir, step, half) / "starts"
@@ -123,7 +122,7 @@ def test_the_best_is_chosen_on_one_half_and_confirmed_on_the_other(
     caplog.set_level(logging.INFO)
     training.lines |= {2: training.copy(3), 4: training.copy(9, 7), 6: training.copy(9, 6)}
     training.lines[8] = training.copy(5)
-    with training.open() as rollouts:
+    with contextlib.closing(training.open()) as rollouts:
         for step in range(1, 9):
             training.step(rollouts, step)
             evaluated = folder_of(training.workdir, step - step % 2, CHOICE)
@@ -165,7 +164,7 @@ def test_a_slow_simulator_is_not_waited_for(
 ) -> None:
     wait = f"until [ -e {training.workdir}/go ]; do sleep 0.01; done; "
     training.lines |= {2: wait + training.copy(1), 6: training.copy(2, 4), 8: training.copy(2)}
-    with training.open() as rollouts:
+    with contextlib.closing(training.open()) as rollouts:
         began = time.monotonic()
         for step in range(1, 8):
             training.step(rollouts, step)
@@ -189,7 +188,7 @@ def test_a_failing_simulator_is_named_and_no_score(
     training: _Training, caplog: pytest.LogCaptureFixture
 ) -> None:
     training.lines |= {2: "echo error: no renderer; echo here; exit 1", 4: "kill -9 $$"}
-    with training.open(last=4) as rollouts:
+    with contextlib.closing(training.open(last=4)) as rollouts:
         for step in range(1, 5):
             training.step(rollouts, step)
         assert training.finish(rollouts), "the training is complete all the same"
@@ -203,17 +202,27 @@ def test_a_failing_simulator_is_named_and_no_score(
 
     # the next process of the run tries again, from the first episode
     training.lines |= {2: 'echo "$@" > {out}/flags; ' + training.copy(3, 2), 4: training.copy(1)}
-    with training.open(last=4) as rollouts:
+    with contextlib.closing(training.open(last=4)) as rollouts:
         assert training.finish(rollouts)
     assert (folder_of(training.workdir, 2, CHOICE) / "flags").read_text() == "--restart\n"
     assert summary(training.workdir)["chosen checkpoint"] == "checkpoints/2, the best of 2"
+
+
+def test_a_process_that_does_not_start_ends_no_training(
+    training: _Training, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ShellPlan, "command", lambda *_: [str(training.workdir / "none")])
+    with contextlib.closing(training.open(last=2)) as rollouts:
+        training.step(rollouts, 2)
+        assert training.finish(rollouts)
+    assert f"no score, because {training.workdir}/none: No such file or directory" in caplog.text
 
 
 def test_an_evaluation_is_ended_at_its_limit(
     training: _Training, caplog: pytest.LogCaptureFixture
 ) -> None:
     training.lines[2] = "exec sleep 60"
-    with training.open(last=2, limit_s=0.2) as rollouts:
+    with contextlib.closing(training.open(last=2, limit_s=0.2)) as rollouts:
         training.step(rollouts, 2)
         assert training.finish(rollouts)
     assert "it was ended after 0.2 s (config.rollouts.limit_s)" in caplog.text
@@ -230,7 +239,7 @@ def test_an_evaluation_outlives_a_killed_run_and_is_not_made_twice(
         training.step(killed, step)
     _until(lambda: training.starts(2) == 1)
     # killed here; the run resumes from step 2
-    with training.open(last=4) as rollouts:
+    with contextlib.closing(training.open(last=4)) as rollouts:
         assert rollouts.kept([2]) == {2}
         for step in (3, 4):
             training.step(rollouts, step)
@@ -242,7 +251,7 @@ def test_an_evaluation_outlives_a_killed_run_and_is_not_made_twice(
     # killed again after a result, before its line was written
     log = training.workdir / "metrics.jsonl"
     log.write_text("".join(t for t in log.open() if "rollouts/success" not in t))
-    with training.open(last=4) as rollouts:
+    with contextlib.closing(training.open(last=4)) as rollouts:
         assert training.finish(rollouts)
     lines = read_metrics(training.workdir)
     assert [line["step"] for line in lines if "rollouts/success" in line] == [2, 4]
@@ -252,14 +261,14 @@ def test_an_evaluation_outlives_a_killed_run_and_is_not_made_twice(
 def test_a_stopped_run_ends_its_evaluation_and_resumes_it(training: _Training) -> None:
     training.lines |= {2: "exec sleep 60"}
     stop = StopSignal()
-    with training.open(last=2) as rollouts:
+    with contextlib.closing(training.open(last=2)) as rollouts:
         training.step(rollouts, 2)
         stop.number = signal.SIGTERM
-        assert not rollouts.finish(lambda *_: None, stop, Console(quiet=True))
+        assert not rollouts.finish(lambda *_: None, stop)
         assert rollouts._running is not None
     assert rollouts._running.process.ended
     training.lines |= {2: 'echo "$@" > {out}/flags; ' + training.copy(3, 2)}
-    with training.open(last=2) as rollouts:
+    with contextlib.closing(training.open(last=2)) as rollouts:
         assert training.finish(rollouts)
     assert (folder_of(training.workdir, 2, CHOICE) / "flags").read_text() == "\n", "continued"
     assert read_results(training.workdir).chosen == 2
