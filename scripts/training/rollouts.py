@@ -16,10 +16,11 @@ import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
+from eval.runs.receipt import plan_key
 from eval.runs.selection import NoScoreError, Score, best_step, halves
 from eval.tasks.table import (
     episodes,
@@ -63,7 +64,7 @@ class RolloutPlan:
         every: steps between two evaluated checkpoints.
         last: step of the run, which is evaluated as well.
         states: half -> initial states.
-        episodes: half -> number of episodes.
+        episodes: half -> episodes, as receipts have them.
         options: further flags of scripts.evaluate.
         environment: variables of its process, beside those of this one.
         limit_s: seconds after which it is ended; 0 for no limit.
@@ -73,7 +74,7 @@ class RolloutPlan:
     every: int
     last: int
     states: Mapping[str, range]
-    episodes: Mapping[str, int]
+    episodes: Mapping[str, Sequence[str]]
     options: Sequence[str]
     environment: Mapping[str, str]
     limit_s: float
@@ -92,6 +93,20 @@ class RolloutPlan:
             "--film=",
             *self.options,
         ]
+
+    def check_receipt(self, receipt: Mapping[str, Any], half: str, out: pathlib.Path) -> None:
+        """Refuses a receipt of other episodes: checkpoints are compared on the same ones alone.
+
+        Raises:
+            ConfigError: the receipt is of another row or of other states.
+        """
+        ((task, row),) = receipt["tasks"].items()
+        if task != self.task or row["plan"] != self.episodes[half]:
+            raise ConfigError(
+                f"{out} has {len(row['plan'])} episodes of {task}, and config.rollouts now plans "
+                f"{len(self.episodes[half])} others of {self.task}. Go back to the task and states "
+                f"of before, or move {out.parents[1]} away"
+            )
 
 
 def rollout_plan(run: TrainingRun, *, processes: int) -> RolloutPlan | None:
@@ -124,7 +139,7 @@ def rollout_plan(run: TrainingRun, *, processes: int) -> RolloutPlan | None:
             raise ValueError(f"task {config.task!r} is of a real robot and has no simulator")
         states = parse_states(config.states) if config.states else evaluation_states(spec)
         chosen: dict[str, range] = dict(zip((CHOICE, CONFIRMATION), halves(states), strict=True))
-        counts = {h: len(episodes(spec, init_states=s, seed=0)) for h, s in chosen.items()}
+        plans = {h: episodes(spec, init_states=s, seed=0) for h, s in chosen.items()}
     except ValueError as error:
         raise ConfigError(f"config.rollouts: {error}") from error
     check_task(spec, run.model_config.action_mode, run.contracts)
@@ -137,7 +152,7 @@ def rollout_plan(run: TrainingRun, *, processes: int) -> RolloutPlan | None:
         config.every,
         run.recipe.config.iters,
         chosen,
-        counts,
+        {half: [plan_key(episode) for episode in plan] for half, plan in plans.items()},
         options,
         _variables(config.environment),
         config.limit_s,
@@ -175,10 +190,18 @@ class Rollouts(Companion):
     def __init__(
         self, plan: RolloutPlan, workdir: pathlib.Path, *, console: Console | None = None
     ) -> None:
-        """Takes over what earlier processes of the run have left in ``workdir``."""
+        """Takes over what earlier processes of the run have left in ``workdir``.
+
+        Raises:
+            ConfigError: they evaluated on other states.
+        """
         self._plan, self._workdir = plan, workdir
         self._console = console or Console()
-        self._scores = {half: dict(d) for half, d in read_results(workdir).scores.items()}
+        results = read_results(workdir)
+        for half, receipts in results.receipts.items():
+            for step, receipt in receipts.items():
+                plan.check_receipt(receipt, half, folder_of(workdir, step, half))
+        self._scores = {half: dict(scores) for half, scores in results.scores.items()}
         self._failed: set[tuple[int, str]] = set()  # by this process: the next one tries again
         self._running: _Running | None = None
         self._waiting = self._left_over()
@@ -253,7 +276,7 @@ class Rollouts(Companion):
 
     def _watch(self, running: _Running, stop: StopSignal) -> None:
         """Shows the progress of an evaluation until it ends."""
-        total = self._plan.episodes[running.half]
+        total = len(self._plan.episodes[running.half])
         title = f"step {running.step}, {running.half}"
         with episode_progress(self._console, title, total) as show:
             while not running.process.ended and stop.number is None:
@@ -307,13 +330,13 @@ class Rollouts(Companion):
             return
         begun = [s for s in self._waiting if folder_of(self._workdir, s, CHOICE).is_dir()]
         for skipped in (s for s in self._waiting if s not in begun):
-            busy = f"step {self._running.step} is" if self._running else "another step is"
             self._news.setdefault(skipped, {})[SKIPPED] = 1.0
             _log.warning(
-                "rollouts of step %d are skipped: %s still being evaluated; config.rollouts.every "
-                "is %d, and the simulator is slower",
+                "rollouts of step %d are skipped: %s; config.rollouts.every is %d",
                 skipped,
-                busy,
+                f"step {self._running.step} is still being evaluated"
+                if self._running
+                else "its checkpoint is still being written",
                 self._plan.every,
             )
         self._waiting = [*begun, step]
@@ -352,7 +375,7 @@ class Rollouts(Companion):
             "rollouts of step %d, %s: %d episodes of %s %s",
             step,
             half,
-            plan.episodes[half],
+            len(plan.episodes[half]),
             plan.task,
             how,
         )

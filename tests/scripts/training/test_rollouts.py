@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from configs import base
-from eval.runs.receipt import RESULTS
+from eval.runs.receipt import RESULTS, plan_key
 from eval.tasks.table import task_contract, task_spec
 from scripts.run_summary import CURVES, draw_curves, summary
 from scripts.training.rollout_results import (
@@ -31,14 +31,14 @@ from scripts.training.rollout_results import (
     write_page,
 )
 from scripts.training.rollouts import RolloutPlan, Rollouts, rollout_plan
-from tests.eval.evaluations import contestant, evaluate
+from tests.eval.evaluations import PLAN, contestant, evaluate
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.telemetry import JsonLines, read_metrics
 
-_EPISODES = 12
+_EPISODES = [plan_key(episode) for episode in PLAN]
 _LIMIT_S = 60.0
 
 
@@ -78,10 +78,24 @@ class _Training:
             (self.workdir / f"{half}{successes}").write_text(json.dumps(made))
         return f"cp {self.workdir}/{{half}}{successes} {{out}}/{RESULTS}"
 
-    def open(self, *, every: int = 2, last: int = 8, limit_s: float = 0.0) -> Rollouts:
-        halves = {CHOICE: range(0, 24, 2), CONFIRMATION: range(1, 24, 2)}
-        counts = dict.fromkeys(halves, _EPISODES)
-        plan = _ShellPlan("so101", every, last, halves, counts, (), {}, limit_s, lines=self.lines)
+    def open(
+        self,
+        *,
+        last: int = 8,
+        limit_s: float = 0.0,
+        planned: Sequence[str] = _EPISODES,
+    ) -> Rollouts:
+        plan = _ShellPlan(
+            task="quickstart",
+            every=2,
+            last=last,
+            states={},
+            episodes=dict.fromkeys((CHOICE, CONFIRMATION), planned),
+            options=(),
+            environment={},
+            limit_s=limit_s,
+            lines=self.lines,
+        )
         return Rollouts(plan, self.workdir, console=Console(quiet=True))
 
     def step(self, rollouts: Rollouts, step: int) -> None:
@@ -243,7 +257,7 @@ def test_an_evaluation_outlives_a_killed_run_and_is_not_made_twice(
         assert rollouts.kept([2]) == {2}
         for step in (3, 4):
             training.step(rollouts, step)
-        assert "rollouts of step 2, choice: 12 episodes of so101 still run" in caplog.text
+        assert "rollouts of step 2, choice: 12 episodes of quickstart still run" in caplog.text
         (training.workdir / "go").touch()
         assert training.finish(rollouts)
     assert [training.starts(step) for step in (2, 4)] == [1, 1]
@@ -256,6 +270,15 @@ def test_an_evaluation_outlives_a_killed_run_and_is_not_made_twice(
     lines = read_metrics(training.workdir)
     assert [line["step"] for line in lines if "rollouts/success" in line] == [2, 4]
     assert [training.starts(step) for step in (2, 4)] == [1, 1]
+
+
+def test_results_on_other_states_are_not_compared(training: _Training) -> None:
+    training.lines[2] = training.copy(3, 2)
+    with contextlib.closing(training.open(last=2)) as rollouts:
+        training.step(rollouts, 2)
+        assert training.finish(rollouts)
+    with pytest.raises(ConfigError, match=r"has 12 episodes of quickstart, and .* plans 11 others"):
+        training.open(last=2, planned=_EPISODES[1:])
 
 
 def test_a_stopped_run_ends_its_evaluation_and_resumes_it(training: _Training) -> None:
