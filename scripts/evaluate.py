@@ -40,7 +40,7 @@ from eval.runs.shards import parse_shard
 from eval.runs.statistics import ALPHA
 from eval.simulators.preflight import SimulatorSetupError, versions
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import episodes, evaluation_states, task_spec
+from eval.tasks.table import episodes, evaluation_states, parse_states, task_spec
 from scripts.evaluation.simulators import define_simulator_python, pools_in
 from scripts.evaluation.success_table import PAGE, print_power, print_tables
 from scripts.terminal import STOPPED, Command, UsageError, episode_progress, quiet_libraries
@@ -58,8 +58,8 @@ _EPISODES = COMMAND.DEFINE_integer(
 _STATES = COMMAND.DEFINE_string(
     "init_states",
     None,
-    "Of one row: initial states, first:end; default: all, but of the rows quickstart and so101 "
-    "those that their demonstrations do not start from, 30:80 and 50:100.",
+    "Of one row: initial states, first:end or first:end:stride; default: all, but of the rows "
+    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100.",
 )
 _TASK_IDS = COMMAND.DEFINE_list(
     "task_ids", None, "Of one row: these tasks of its suite instead of the row's own."
@@ -108,8 +108,7 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
         if _EPISODES.value:
             states = range(_EPISODES.value)
         elif _STATES.value:
-            first, _, end = _STATES.value.partition(":")
-            states = range(int(first), int(end))
+            states = parse_states(_STATES.value)
         tasks.append(Task(spec, episodes(spec, init_states=states, seed=_SEED.value)))
     return tasks
 

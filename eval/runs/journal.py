@@ -125,6 +125,16 @@ class Journal:
             self.episodes.setdefault(key, []).append(line["episode"])
 
 
+def finished_episodes(path: Path) -> tuple[int, int]:
+    """Returns episodes and successes in a journal that another process may be writing."""
+    if not path.is_file():
+        return 0, 0
+    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break a line may be cut
+    records = [json.loads(line).get("episode") for line in lines]
+    outcomes = [record["success"] for record in records if record]
+    return len(outcomes), sum(outcomes)
+
+
 def _lock(file: IO[bytes], path: Path) -> None:
     """Holds the file until it is closed or the process ends, whatever ends it."""
     try:

@@ -215,11 +215,8 @@ class TrainingRun:
         ]
 
     @functools.cached_property
-    def model_item(self) -> dict[str, Any]:
-        """The ``model`` item of the checkpoints.
-
-        The contracts are those of the data; domains without data keep those of the checkpoint.
-        """
+    def contracts(self) -> dict[int, Contract]:
+        """Action contracts of the data; domains without data keep those of the checkpoint."""
         mode = action_space(self.model_config).mode
         rows = contracts_of(
             [source.reader.spec for source in self.sources],
@@ -227,11 +224,15 @@ class TrainingRun:
             domains=self.domains.ids,
         )
         contracts = dict(self.loaded.contracts) if self.loaded else {}
-        contracts |= {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+        return contracts | {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+
+    @functools.cached_property
+    def model_item(self) -> dict[str, Any]:
+        """The ``model`` item of the checkpoints."""
         item = model_item(
             self.model_config,
             self.processor,
-            contracts,
+            self.contracts,
             source=self.loaded,
             domains=self.domains.ids,
         )

@@ -49,7 +49,8 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
     (r"(remat|packed_views|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: seen in the data's position
-    (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
+    (r"(log_every|max_skipped_steps|save_every|keep|keep_every|keep_best)", Effect.NONE),
+    (r"rollouts\..*", Effect.NONE),  # a process of its own, which reads checkpoints
 )
 
 # Advice beside a refusal, by the field; the first match.
