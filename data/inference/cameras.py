@@ -47,16 +47,21 @@ def changes(shots: Shots) -> Float64:
     return np.where(enough, moved.sum(axis=(1, 2)) / np.maximum(count, 1), np.nan)
 
 
-def views(recording: Recording, _: Choices) -> Choice:
-    """Keys of the cameras, the main one first, those that the arms carry last."""
-    allowed = f"keys of {', '.join(recording.cameras)}, the main camera first"
+def movement(recording: Recording) -> dict[str, float]:
+    """Median share of the texture that moves, by camera; NaN where there is no texture."""
     shares = {
         camera: np.concatenate([changes(s) for s in shots] or [np.full(1, np.nan)])
         for camera, shots in recording.shots.items()
     }
-    medians = {
+    return {
         c: float(np.nanmedian(s)) if np.isfinite(s).any() else np.nan for c, s in shares.items()
     }
+
+
+def views(recording: Recording, _: Choices) -> Choice:
+    """Keys of the cameras, the main one first, those that the arms carry last."""
+    allowed = f"keys of {', '.join(recording.cameras)}, the main camera first"
+    medians = movement(recording)
     text = "; ".join(f"{c}: {100 * m:.0f} % of the texture moves" for c, m in medians.items())
     static = [c for c, m in medians.items() if m <= STATIC]
     carried = [c for c, m in medians.items() if m >= CARRIED]

@@ -19,6 +19,7 @@ from data.inference.columns import (
 )
 from data.inference.grippers import LOW, gripper_columns, ranges
 from data.inference.motion import ACTION_TARGETS, DEG, NORMALISED, RAD, action_columns
+from data.inference.nearest import nearest_domains, statistics
 from data.inference.recording import Float64, Recording
 from data.inference.rotations import SCALES
 
@@ -130,6 +131,7 @@ def _fields(recording: Recording, choices: Choices, domain: str) -> Lines:
         f"    storage={quoted(recording.storage)},",
         f"    storage_name={quoted(recording.name)},",
         "    # a soft prompt of its own; a run gives the name an id (config.new_domains)",
+        *_nearest(recording, choices, domain),
         f"    domain={quoted(domain)},",
         *_comment("state_key", choices["state_key"]),
         *_comment("kind", choices["kind"]),
@@ -150,6 +152,16 @@ def _fields(recording: Recording, choices: Choices, domain: str) -> Lines:
         *_split_fields(recording.splits),
         f"    widths={json.dumps(widths)},",
     ]
+
+
+def _nearest(recording: Recording, choices: Choices, domain: str) -> Lines:
+    near = nearest_domains(statistics(recording, choices))
+    text = "; ".join(f"{one.domain} at {one.distance:.1f} ({one.evidence})" for one in near)
+    return _wrapped(
+        f"nearest released domains, no choice of this row: {text}. To begin from one: "
+        f"config.new_domains={domain}={near[0].domain}",
+        "    ",
+    )
 
 
 def _value(name: str, choices: Choices) -> str:
