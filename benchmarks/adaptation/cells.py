@@ -16,7 +16,7 @@ NEW_DOMAIN = 0  # id of the SO-101's row in data/rows/video.py
 _ROBOT = ROBOTS["so101"]
 DATASET = _ROBOT["dataset"]  # of the new robot
 # folder of the new robot's data -> its files among the 60 demonstrations
-_PARTS: Mapping[str, str] = {
+PARTS: Mapping[str, str] = {
     "data/10": "episode_0000*.npz",
     "data/20": "episode_000[01]*.npz",
     "data/50": "episode_000[0-4]*.npz",
@@ -113,7 +113,7 @@ def base_stages(out: str, size: Size) -> list[Stage]:
     )
     stages.append(_training("train the base", "configs/quickstart.py", out, BASE, flags))
     stages.append(_recording(out, "robot", "demonstrations"))
-    for folder, pattern in _PARTS.items():
+    for folder, pattern in PARTS.items():
         stages.append(_written(out, f"demonstrations/{pattern}", DATASET, folder))
     return stages
 

@@ -19,7 +19,7 @@ from data.rows.rlds import RLDS_ROWS
 from data.spec import DatasetSpec
 from eval.recording.demonstrations import Recording
 from eval.runs.rollout import simulator_pool
-from eval.tasks.table import task_spec
+from eval.tasks.table import TaskSpec, task_spec
 from scripts.demo.stages import ROBOTS
 from scripts.terminal import episode_progress
 
@@ -54,8 +54,8 @@ TRAINED, HELD_OUT = 50, 10  # demonstrations of the new robot
 _SMALL: Mapping[str, Any] = {"image_size": 128, "msaa_samples": 0, "fresh_env": False}
 RECORDED: Mapping[str, Recorded] = {
     "basket": Recorded("quickstart", 64),
-    "bowls": Recorded("libero_spatial", 54, changes=_SMALL),
-    "table": Recorded("libero_goal", 50, changes=_SMALL),
+    "bowls": Recorded("libero_spatial", 36, changes=_SMALL),
+    "table": Recorded("libero_goal", 20, changes=_SMALL),
     # an episode for each initial state: those behind the first 50 are never trained on
     "robot": Recorded(
         _ROBOT["task"],
@@ -93,13 +93,18 @@ def mixture() -> str:
     return ",".join(f"{MODULE}:{name}:1" for name in ROWS)
 
 
+def changed_task(recorded: Recorded) -> TaskSpec:
+    """Returns the row of eval/tasks/ as it is recorded."""
+    return dataclasses.replace(task_spec(recorded.task), **recorded.changes)
+
+
 def main(arguments: list[str]) -> int:
     """Records; returns the exit status: 0, or 2 for other arguments."""
     if len(arguments) != 2 or arguments[0] not in RECORDED:
         print(f"found {arguments}; NAME and FOLDER are needed, NAME of {', '.join(RECORDED)}")
         return 2
     recorded, console = RECORDED[arguments[0]], Console()
-    spec = dataclasses.replace(task_spec(recorded.task), **recorded.changes)
+    spec = changed_task(recorded)
     recording = Recording(
         pathlib.Path(arguments[1]),
         spec,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,13 @@ import pytest
 
 from data.sources import open_mixture
 from data.trajectory import Source
+from scripts import prompt
 from scripts.training import nearest
 from tests.xvla_jax import tiny
 from xvla_jax.checkpoint_tools import domains
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.pretrained import Pretrained
+from xvla_jax.pretrained import Pretrained, save_pretrained
 
 _RATE = 6 / 0.2  # actions of the tiny model in the rows' window, Hz
 # as tests.scripts.robots has them, but for the rate; and another robot
@@ -50,6 +53,42 @@ def loaded() -> Pretrained:
 def choice(loaded: Pretrained) -> nearest.Choice:
     """The choice for a robot with six joints, which the checkpoint's head is not for."""
     return nearest.choose(loaded, _source("JOINTS6"), episodes=2, seed=0)
+
+
+@pytest.mark.slow
+def test_the_command_names_it_and_writes_all(
+    loaded: Pretrained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "base", tmp_path / "new" / "choice.json"
+    save_pretrained(
+        folder,
+        loaded.config,
+        loaded.params,
+        processor=loaded.processor,
+        contracts=loaded.contracts,
+        domains=loaded.domains,
+    )
+
+    def run(*flags: str) -> tuple[int, str]:
+        status = prompt.COMMAND.run(prompt.main, ["prompt", "nearest", f"{folder}", *flags])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    row = ("--data=tests.scripts.robots:JOINTS6", f"--root={tmp_path}")
+    status, said = run(*row, "--by=conventions", f"--write={file}")
+    assert status == 0, said
+    assert "nearest by conventions: domain 1 (one)" in said
+    written = json.loads(file.read_text())
+    assert written["nearest"] == 1
+    assert [one["domain_id"] for one in written["candidates"]] == [1, 2]
+    for flags, problem in (
+        ((*row, f"--write={file}"), f"--write={file} exists"),
+        (row[:1], "nearest needs --data=ROW and --root=FOLDER"),
+        (("--data=tests.scripts.robots:JOINTS", row[1]), "tests.scripts.robots has no JOINTS"),
+    ):
+        status, said = run(*flags)
+        assert status == 1
+        assert problem in said.replace("\n", "")
 
 
 @pytest.mark.slow
