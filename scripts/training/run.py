@@ -78,6 +78,7 @@ def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
         config.accumulate,
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        noise_draws=config.noise_draws,
     )
 
 

@@ -57,6 +57,7 @@ class Run:
         channel_mask: some source of the data lacks a channel.
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
+        noise_draws: times and noises for each observation.
     """
 
     config: XVLAConfig
@@ -74,6 +75,7 @@ class Run:
     channel_mask: bool = False
     lora: LoraConfig | None = None
     scan_vision: bool = False
+    noise_draws: int = 1
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -128,7 +130,14 @@ class Run:
     def recipe(self) -> Recipe:
         """The model and how it is trained."""
         model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
+        return Recipe(
+            model,
+            self.optimizer,
+            self.accumulate,
+            self.ema_decay,
+            self.lora,
+            noise_draws=self.noise_draws,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
