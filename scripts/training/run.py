@@ -86,6 +86,7 @@ def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.
         config.accumulate,
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        noise_draws=config.noise_draws,
     )
 
 

@@ -42,6 +42,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"validation\.episodes", Effect.REFUSED),  # others are trained on
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
+    (r"noise_draws", Effect.OTHER),  # other noises and times
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
     # initial weights are read at the start only; the model and its domains are compared
     (r"(init_from|from_scratch|model_default|new_domains)", Effect.NONE),
@@ -71,6 +72,7 @@ _ADDED: Final[Mapping[str, Any]] = {
     "data.shuffle_per": "source",
     "data.deal": "independent",
     "packed_views": "",
+    "noise_draws": 1,
 }
 
 

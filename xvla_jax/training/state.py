@@ -45,6 +45,7 @@ class Recipe:
         accumulate: parts that a batch is cut into, one after the other, to save memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         lora: the adapter that trains in the place of the parameters; None for none.
+        noise_draws: times and noises for each observation, which is encoded once.
     """
 
     model: XVLA
@@ -52,12 +53,15 @@ class Recipe:
     accumulate: int = 1
     ema_decay: float = 0.0
     lora: LoraConfig | None = None
+    noise_draws: int = 1
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
         check_share(self.model.packed_views)
         if self.accumulate < 1:
             raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
+        if self.noise_draws < 1:
+            raise ConfigError(f"config.noise_draws is {self.noise_draws}; it must be 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"config.ema_decay is {self.ema_decay}; 0 <= ema_decay < 1")
 
