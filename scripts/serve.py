@@ -117,15 +117,16 @@ def door_from_flags(task: SlurmTask | None) -> Door:
 def load_engine(limits: Limits) -> PolicyEngine:
     """Loads the checkpoint that the flags name."""
     from xvla_jax.policy import Policy
-    from xvla_jax.serving.engine import PolicyEngine
+    from xvla_jax.serving.engine import PolicyEngine, programs_of
 
+    views = [int(text) for text in _VIEWS.value]
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
         adapter=_ADAPTER.value,
         processor=_PROCESSOR.value,
+        ahead=lambda processor: programs_of(processor.num_views, views, limits),
     )
-    views = [int(text) for text in _VIEWS.value]
     return PolicyEngine(policy, limits, views=views, any_domain=_ANY_DOMAIN.value)
 
 

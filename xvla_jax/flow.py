@@ -101,7 +101,8 @@ def sample_losses(
         train=train,
         rngs=rngs,
     )
-    return space.sample_losses(jnp.asarray(prediction), batch["actions"], mask)
+    with jax.named_scope("loss"):
+        return space.sample_losses(jnp.asarray(prediction), batch["actions"], mask)
 
 
 def sample(

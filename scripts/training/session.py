@@ -21,6 +21,8 @@ from scripts.training.mixture_table import mixture_table
 from scripts.training.run import TrainingRun, group_table
 from xvla_jax.checkpoints import relabel
 from xvla_jax.checkpoints.run_folder import read_model
+from xvla_jax.compilation.ahead import Ahead
+from xvla_jax.compilation.profiling import StepProfile, steps_of
 from xvla_jax.errors import TrainingError, XVLAError
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
@@ -30,8 +32,7 @@ from xvla_jax.training.provenance import code_version
 from xvla_jax.training.resume import check_resumed, check_same_domains, check_same_model
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
-from xvla_jax.training.step import make_train_step
-from xvla_jax.training.telemetry import MetricsWriter, open_sinks
+from xvla_jax.training.telemetry import TENSORBOARD, MetricsWriter, open_sinks
 from xvla_jax.training.workdir_lock import WorkdirLock
 
 
@@ -48,6 +49,7 @@ def train(
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
+    traced = steps_of(config.profile, config.optimizer.iters)
     run = TrainingRun.open(config, fields_set, workdir=workdir)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
@@ -64,11 +66,15 @@ def train(
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
+        StepProfile(
+            traced if processes.main else range(0), workdir / TENSORBOARD, done=int(state.step)
+        ) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
-            make_train_step(run.recipe, run.processor, seed=config.seed),
+            # compiled beside the first batches, which take as long
+            Ahead(run.lower_step, ready=lambda line: logging.info("train step: %s", line)),
             stream,
             schedule=Schedule(iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
@@ -78,7 +84,7 @@ def train(
                 functools.partial(_run_position, processes),
             ),
             reports=Reports(
-                writer, run.watch(int(state.step), began=began), skips, run.domains.names
+                writer, run.watch(int(state.step), began=began), skips, run.domains.names, profile
             ),
             stop=stop,
             validation=run.validation,

@@ -1,4 +1,4 @@
-"""Compiled programs between processes: their cache, and programs that are ready ahead of time.
+"""Compiled programs: kept between processes, ready ahead of time, traced as they run.
 
 A command calls `program_cache.keep_programs` before it compiles anything.
 """

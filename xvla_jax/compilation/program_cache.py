@@ -87,6 +87,13 @@ def counts() -> tuple[int, int]:
     return _events[_HIT], _events[_REQUEST] - _events[_HIT]
 
 
+def folder_in_use() -> str | None:
+    """Returns the folder or bucket of compiled programs; None where none are kept."""
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    return jax.config.jax_compilation_cache_dir or None
+
+
 def default_folder(environ: Mapping[str, str]) -> pathlib.Path:
     """Returns the user's folder of programs, by the XDG base directories.
 
@@ -155,7 +162,7 @@ def _prune(folder: pathlib.Path, limit: int) -> None:
 
 
 def _stats(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, os.stat_result]]:
-    for path in folder.glob(_ENTRY):
+    for path in (*folder.glob(_ENTRY), *folder.glob("*-lowered")):
         try:
             yield path, path.stat()
         except FileNotFoundError:  # removed by another process since
