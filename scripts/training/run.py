@@ -37,7 +37,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning.flops import peak_flops, step_flops
+from xvla_jax.planning.flops import peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
@@ -287,6 +287,12 @@ class TrainingRun:
             return step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
 
     @functools.cached_property
+    def step_flops(self) -> int:
+        """FLOPs of a train step over all devices; tracing the released size takes seconds."""
+        batch = self.abstract_batch(jitter=False)
+        return step_flops(self.recipe, self.processor, self.abstract_state, batch)
+
+    @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and placement of the train state."""
         return abstract_state(self.recipe, self.mesh)
@@ -307,14 +313,13 @@ class TrainingRun:
 
     def watch(self, step: int, *, began: float) -> Watch:
         """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
-        batch = self.abstract_batch(jitter=False)
-        peak = peak_flops(jax.devices()[0].device_kind)
+        peak = peak_of(jax.devices()[0].device_kind)
         return Watch(
             step,
             self.recipe.config.iters,
             began=began,
-            flops=step_flops(self.recipe, self.processor, self.abstract_state, batch),
-            peak=peak and peak * jax.device_count(),
+            flops=self.step_flops,
+            peak=peak and peak.flops * jax.device_count(),
         )
 
     def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:

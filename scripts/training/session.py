@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import jax
 from rich.console import Console
 
 import xvla_jax
@@ -24,6 +25,7 @@ from xvla_jax.checkpoints.run_folder import read_model
 from xvla_jax.compilation.ahead import Ahead
 from xvla_jax.compilation.profiling import StepProfile, steps_of
 from xvla_jax.errors import TrainingError, XVLAError
+from xvla_jax.planning.roofline import step_work, write_work
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
 from xvla_jax.training.loop import Placement, Reports, Saving, Schedule, SkipWatch, run_loop
@@ -59,8 +61,15 @@ def train(
     state, position = _begin(run, checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
     iters = run.recipe.config.iters
+    # Compiled beside all that follows, the first batches among it.
+    train_step = Ahead(
+        run.lower_step,
+        ready=functools.partial(_describe_step, run, workdir, processes),
+        begin=int(state.step) < iters,
+    )
     if processes.main:
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
+    watch = run.watch(int(state.step), began=began)
     skips = SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index)
     with (
         run.batches(position) as stream,
@@ -73,8 +82,7 @@ def train(
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
-            # compiled beside the first batches, which take as long
-            Ahead(run.lower_step, ready=lambda line: logging.info("train step: %s", line)),
+            train_step,
             stream,
             schedule=Schedule(iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
@@ -83,9 +91,7 @@ def train(
                 RunItems(run.model_item, config.to_dict(), run.provenance(code)),
                 functools.partial(_run_position, processes),
             ),
-            reports=Reports(
-                writer, run.watch(int(state.step), began=began), skips, run.domains.names, profile
-            ),
+            reports=Reports(writer, watch, skips, run.domains.names, profile),
             stop=stop,
             validation=run.validation,
         )
@@ -100,6 +106,23 @@ def train(
     if run.recipe.lora and processes.main:
         _export_adapter(run, checkpointer.folder / str(step), workdir / PEFT)
     return 0
+
+
+def _describe_step(
+    run: TrainingRun,
+    workdir: pathlib.Path,
+    processes: Processes,
+    step: jax.stages.Compiled,
+    line: str,
+) -> None:
+    """Logs what the train step took to compile, and writes its work for the summary."""
+    if processes.main:
+        logging.info("train step: %s", line)
+        kind = run.mesh.devices.flat[0].device_kind
+        try:
+            write_work(workdir, step_work(kind, run.mesh.size, run.step_flops, step.as_text))
+        except OSError as error:
+            logging.warning("the work of the train step is not written: %s", message(error))
 
 
 def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:

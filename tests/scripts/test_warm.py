@@ -50,6 +50,7 @@ def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Pa
     )
     assert status == 0, output
     assert "0 compiled)" in output, output
+    assert "no peak known for cpu" in output
     new = {path.name for path in folder.rglob("*-cache")} - kept
     assert not new, "compiled by the run"
 
