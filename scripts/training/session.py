@@ -51,7 +51,7 @@ def train(
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
-    traced = steps_of(config.profile, config.optimizer.iters)
+    steps_of(config.profile, config.optimizer.iters)  # refused before anything is read
     run = TrainingRun.open(config, fields_set, workdir=workdir)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
@@ -60,13 +60,7 @@ def train(
     checkpointer = _open_checkpointer(config, workdir)
     state, position = _begin(run, checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
-    iters = run.recipe.config.iters
-    # Compiled beside all that follows, the first batches among it.
-    train_step = Ahead(
-        run.lower_step,
-        ready=functools.partial(_describe_step, run, workdir, processes),
-        begin=int(state.step) < iters,
-    )
+    train_step = _train_step(run, int(state.step), workdir, processes)
     if processes.main:
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
     watch = run.watch(int(state.step), began=began)
@@ -75,16 +69,14 @@ def train(
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
-        StepProfile(
-            traced if processes.main else range(0), workdir / TENSORBOARD, done=int(state.step)
-        ) as profile,
+        _profile(config, int(state.step), workdir, processes) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
             train_step,
             stream,
-            schedule=Schedule(iters, config.log_every),
+            schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
             saving=Saving(
                 checkpointer,
@@ -99,13 +91,25 @@ def train(
     if processes.main:
         run_summary.report([workdir], workdir / run_summary.CURVES, Console())
     step = int(state.step)
-    if step < iters:
+    if step < run.recipe.config.iters:
         print(f"stopped at step {step}; the same command resumes from there")
         return STOPPED if stop.number == signal.SIGINT else 0
     _report_end(run, checkpointer.folder, step)
     if run.recipe.lora and processes.main:
         _export_adapter(run, checkpointer.folder / str(step), workdir / PEFT)
     return 0
+
+
+def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes) -> StepProfile:
+    """Returns the profile of a run, which its first process alone writes."""
+    steps = steps_of(config.profile, config.optimizer.iters) if processes.main else range(0)
+    return StepProfile(steps, workdir / TENSORBOARD, done=done)
+
+
+def _train_step(run: TrainingRun, done: int, workdir: pathlib.Path, processes: Processes) -> Ahead:
+    """Returns the train step, which is compiled beside all that follows; the first batches too."""
+    ready = functools.partial(_describe_step, run, workdir, processes)
+    return Ahead(run.lower_step, ready=ready, begin=done < run.recipe.config.iters)
 
 
 def _describe_step(
