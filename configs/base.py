@@ -53,6 +53,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.mesh.fsdp = 1  # devices that share one copy of the weights
     config.wandb = _wandb()
     config.log_every = 20  # steps
+    config.profile = ""  # START:STOP: trace these steps, without STOP, for TensorBoard; "" = none
     config.max_skipped_steps = 10  # that were not finite; one more ends the run
     config.save_every = 1000  # steps that a killed process loses at most; saved twice as often
     config.keep = 2  # newest checkpoints kept

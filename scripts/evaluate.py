@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks"})
+COMMAND = Command(__doc__, rows={"tasks": "tasks"}, in_buckets=("program_cache",))
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -87,6 +87,9 @@ _LEROBOT = COMMAND.DEFINE_string(
 )
 
 _PYTHON = define_simulator_python(COMMAND)
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
+)
 
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
@@ -156,6 +159,7 @@ def main(_: list[str]) -> int:
     if len(_TASKS.value) > 1 and (_TASK_IDS.value or _STATES.value):
         raise UsageError("--task_ids and --init_states are for one row in --tasks")
     from scripts.equivalence.torch_process import TorchReferenceError
+    from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
 
     console = Console()
@@ -164,6 +168,7 @@ def main(_: list[str]) -> int:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     out = pathlib.Path(_OUT.value)
     try:
+        console.print(keep_programs(_PROGRAMS.value), markup=False, highlight=False, soft_wrap=True)
         print_tables(console, run(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes with the episodes that are left.")

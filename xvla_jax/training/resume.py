@@ -50,7 +50,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
     (r"(remat|packed_views|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: seen in the data's position
-    (r"(log_every|max_skipped_steps|save_every|keep|keep_every|keep_best)", Effect.NONE),
+    (r"(log_every|profile|max_skipped_steps|save_every|keep|keep_every|keep_best)", Effect.NONE),
     (r"rollouts\..*", Effect.NONE),  # a process of its own, which reads checkpoints
 )
 
@@ -68,6 +68,7 @@ _ADDED: Final[Mapping[str, Any]] = {
     "action_mode": "",
     "real_action_dim": 0,
     "new_domains": "",
+    "profile": "",
     "data.weights_per": "",
     "data.shuffle_per": "source",
     "data.deal": "independent",

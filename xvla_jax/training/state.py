@@ -142,8 +142,7 @@ def init_state(
         ConfigError: LoRA without parameters to adapt.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
-    # A base is placed as it is, without a computation.
-    bare = shardings.replace(base={})
+    make = fresh_program(recipe, mesh, given=params is not None)
     if recipe.lora is not None:
         if params is None:
             raise ConfigError("config.lora asks for an adapter; set config.init_from, its base")
@@ -151,13 +150,28 @@ def init_state(
         tensors = init_adapter(params, recipe.model.config, peft, seed=seed).tensors
         placed = jax.device_put(tensors, shardings.params)
         # The base is placed apart, because as an input of the jitted function it would be copied.
-        return place_base(jax.jit(recipe.fresh, out_shardings=bare)(placed), mesh, params)
+        return place_base(make(placed), mesh, params)
     if params is None:
-        make = jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
         # rbg: compiles in a third of the time that a threefry for each of hundreds of leaves takes
         return make(jax.random.key(seed, impl="rbg"))
-    placed = jax.device_put(dict(params), shardings.params)
-    return jax.jit(recipe.fresh, out_shardings=bare)(placed)
+    return make(jax.device_put(dict(params), shardings.params))
+
+
+def fresh_program(recipe: Recipe, mesh: Mesh, *, given: bool) -> Any:
+    """Returns the jitted function of a fresh state without a base, placed on the mesh.
+
+    Args:
+        recipe: model and optimizer.
+        mesh: of the run.
+        given: the function takes placed parameters (with LoRA the adapter's tensors); otherwise a
+            key of kind rbg, from which it draws them.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
+    # A base is placed as it is, without a computation.
+    bare = shardings.replace(base={})
+    if given:
+        return jax.jit(recipe.fresh, out_shardings=bare)
+    return jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
 
 
 def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:

@@ -61,7 +61,8 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
 
         # A flag on the device instead of an exception: the host reads it some steps later.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
+        with jax.named_scope("optimizer"):
+            new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
         return new_state, metrics | {"finite": finite}
 
     # The old state is donated: the new one takes its place in memory.
@@ -95,7 +96,8 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
         inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
-        inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
+        with jax.named_scope("images"):
+            inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), base)
         terms = flow.sample_losses(
             recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
