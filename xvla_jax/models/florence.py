@@ -13,7 +13,6 @@ from xvla_jax.models.davit import DaViT
 from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     Dropout,
     KeyProjection,
     LayerNorm,
@@ -22,6 +21,7 @@ from xvla_jax.models.layers import (
     stacked,
     weights_shape,
 )
+from xvla_jax.models.low_rank import Dense
 from xvla_jax.sharding import batch_split
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late

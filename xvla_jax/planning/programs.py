@@ -238,7 +238,7 @@ def wide_products(module: hlo.Module) -> list[str]:
 
     Products of a float32 and a bfloat16 operand do not count: the gradient of attention scores,
     which are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16.
-    Those that merge an adapter do not count either: they are exact on purpose, and little work.
+    Those that merge an adapter are listed by `merging_products`.
     """
     return [
         visit.op_name
@@ -246,6 +246,19 @@ def wide_products(module: hlo.Module) -> list[str]:
         if flops.product_flops(visit) is not None
         and MERGE_SCOPE not in visit.op_name
         and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
+    ]
+
+
+def merging_products(module: hlo.Module) -> list[str]:
+    """Lists ``op_name`` of every product that merges an adapter, forward or backward.
+
+    A step that trains an adapter keeps it apart: merged, each of its matrices would have a gradient
+    of its own size.
+    """
+    return [
+        visit.op_name
+        for visit in module.visits()
+        if flops.product_flops(visit) is not None and MERGE_SCOPE in visit.op_name
     ]
 
 
@@ -276,5 +289,6 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
 GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "host calls": host_calls,
     "products of two float32 operands": wide_products,
+    "products that merge an adapter": merging_products,
     "gathers of optimizer state": gathers_of_optimizer_state,
 }

@@ -14,7 +14,14 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.lora import (
+    Adapter,
+    LoraConfig,
+    abstract_adapter,
+    adapted_params,
+    apply_adapter,
+    init_adapter,
+)
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
 from xvla_jax.sharding import tree_shardings
 from xvla_jax.training.groups import Groups, join, split
@@ -75,10 +82,10 @@ class Recipe:
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
     def weights(self, params: Any, base: Any) -> Any:
-        """Returns the weights to compute with: the parameters, or the base with the adapter."""
+        """Returns the weights to train with: the parameters, or the base with pairs beside it."""
         if self.adapter is None:
             return params
-        return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+        return adapted_params(base, params, self.adapter.scales)
 
     def group_rows(self) -> list[GroupRow]:
         """Returns a row for each group of parameters; a base has a row of its own."""
@@ -99,12 +106,14 @@ class Recipe:
         return TrainState(zero, params, self.optimizer.init(trained), ema, zero)
 
     def acting(self, state: TrainState) -> Any:
-        """Returns the weights to act with: of the moving average, if one is kept."""
+        """Returns the weights to act with: of the moving average if one is kept, and merged."""
         params = state.params
         # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
-        return self.weights(params, state.base)
+        if self.adapter is None:
+            return params
+        return apply_adapter(state.base, params, self.adapter.scales, dtype=self.model.dtype)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:

@@ -12,9 +12,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.xvla_jax import tiny
-from xvla_jax.lora import apply_adapter
+from xvla_jax.lora import adapted_params, apply_adapter
 from xvla_jax.planning import hlo
-from xvla_jax.planning.programs import gathers_of_optimizer_state, host_calls, wide_products
+from xvla_jax.planning.programs import (
+    gathers_of_optimizer_state,
+    host_calls,
+    merging_products,
+    wide_products,
+)
 from xvla_jax.sharding import global_batch
 from xvla_jax.training.state import TrainState
 
@@ -45,15 +50,21 @@ ENTRY %main (l: f32[4,4], r: bf16[4,4]) -> f32[4,4] {
     assert wide_products(hlo.parse(mixed)) == []
 
 
-def test_the_products_that_merge_an_adapter_are_left_out() -> None:
+def test_the_products_that_merge_an_adapter_are_listed_apart() -> None:
     pair = {"a": jnp.ones((64, 8)), "b": jnp.ones((8, 64))}
     base, x = jnp.ones((64, 64)), jnp.ones((4, 64))
 
-    def loss(pair: Any) -> jax.Array:
-        merged = apply_adapter({"w": base}, {"w": pair}, {("w",): 2.0})
-        return ((x @ merged["w"]) ** 2).sum()
+    def module(weights: Any) -> hlo.Module:
+        def loss(pair: Any) -> jax.Array:
+            return ((x @ weights({"w": base}, {"w": pair}, {("w",): 2.0})["w"]) ** 2).sum()
 
-    assert len(wide_products(_module(jax.grad(loss), pair))) == 2, "x @ w and its gradient in w"
+        return _module(jax.grad(loss), pair)
+
+    merged, apart = module(apply_adapter), module(adapted_params)
+    assert len(wide_products(merged)) == 2, "x @ w and its gradient in w"
+    assert len(merging_products(merged)) == 3, "a @ b and its two gradients"
+    assert len(wide_products(apart)) == 6, "x @ w, (x @ a) @ b, and three of the gradients"
+    assert merging_products(apart) == []
 
 
 @pytest.mark.parametrize(("placed", "count"), [(P("fsdp"), 0), (P(), 1)])
