@@ -23,11 +23,10 @@ from xvla_jax.lora.files import (
     load_adapter,
     save_adapter,
 )
-from xvla_jax.lora.merging import MERGE_SCOPE, adapted_params, apply_adapter, merge_adapter
+from xvla_jax.lora.merging import adapted_params, apply_adapter, merge_adapter
 
 __all__ = [
     "ADAPTER_WEIGHTS_NAME",
-    "MERGE_SCOPE",
     "Adapter",
     "LoraConfig",
     "abstract_adapter",

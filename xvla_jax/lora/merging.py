@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,7 @@ from xvla_jax.checkpoints.names import Path
 from xvla_jax.checkpoints.safetensors_files import StoredLeaf
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora.adapter import Adapter
-from xvla_jax.models.low_rank import AdaptedKernel
-
-MERGE_SCOPE: Final = "merge_adapter"  # of `apply_adapter` in the names of a program's operations
+from xvla_jax.models.low_rank import MERGE_SCOPE, AdaptedKernel
 
 # TPUs round float32 factors to bfloat16 at any lower precision.
 _product = functools.partial(jnp.matmul, precision="highest")
@@ -27,8 +25,8 @@ def adapted_params(
 ) -> dict[str, Any]:
     """Returns the parameters with an adapter's pairs beside their kernels, as a step trains them.
 
-    The model computes what it would with `apply_adapter`, up to rounding, and forms no matrix of
-    the kernels' size, neither forward nor backward: see ``xvla_jax/models/low_rank.py``.
+    The model computes what it would with `apply_adapter`, up to rounding, but keeps no merged
+    matrix and forms no gradient of one: see ``xvla_jax/models/low_rank.py``.
 
     Args:
         params: the base's parameters; leaves that do not change are passed on, not copied.

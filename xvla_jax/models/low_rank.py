@@ -1,9 +1,8 @@
-"""A kernel with a low-rank change beside it: ``x @ (W + A B)`` computed as ``x @ W + (x @ A) @ B``.
+"""A kernel with a low-rank change beside it, ``W + A B``, of which A and B alone are trained.
 
 An `AdaptedKernel` stands in the tree of parameters in the place of a kernel, so that no layer knows
 of adapters: a layer reads its kernel, casts it and multiplies by it, whichever it is. A scan slices
-its three arrays by layer. With W constant, the backward pass has products with W alone: neither
-``W + A B`` nor a gradient of W's size is formed.
+its three arrays by layer.
 
 `Dense` and `Conv` are Flax's own, which take the products to use as an option.
 """
@@ -11,14 +10,64 @@ its three arrays by layer. With W constant, the backward pass has products with 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from flax.linen.dtypes import promote_dtype
 
 Array = jax.Array
+_Operands = tuple[Array, Array, Array, Array]  # x, W, A, B
+
+MERGE_SCOPE: Final = "merge_adapter"  # of W + A B in the names of a program's operations
+
+
+def _merged(kernel: Array, a: Array, b: Array, dtype: Any) -> Array:
+    """Returns ``W + A B``, rounded once to the computing type."""
+    with jax.named_scope(MERGE_SCOPE):
+        change = jnp.matmul(
+            *(factor.astype(dtype) for factor in (a, b)),
+            precision="highest",  # TPUs round float32 factors to bfloat16 at any lower one
+            preferred_element_type=jnp.float32,
+        )
+        return (kernel + change).astype(dtype)
+
+
+@jax.custom_vjp
+def adapted_product(x: Array, kernel: Array, a: Array, b: Array) -> Array:
+    """Multiplies ``x`` ``[..., in]`` by ``W + A B``; W takes no gradient.
+
+    The matrix is merged where it is used and not kept: that is work on ``in * out`` numbers, the
+    two products ``(x A) B`` would be work on all tokens times ``out``, and there are more tokens.
+    The backward pass goes the other way: A and B take their gradients through ``(x A) B``, so that
+    the largest product of a layer, the gradient of a matrix, is not formed.
+
+    Args:
+        x: ``[..., in]``, in the computing type.
+        kernel: ``[in, out]``.
+        a: ``[in, r]``, scaled.
+        b: ``[r, out]``.
+    """
+    return x @ _merged(kernel, a, b, x.dtype)
+
+
+def _forward(x: Array, kernel: Array, a: Array, b: Array) -> tuple[Array, _Operands]:
+    return adapted_product(x, kernel, a, b), (x, kernel, a, b)
+
+
+def _backward(operands: _Operands, slope: Array) -> tuple[Array, None, Array, Array]:
+    x, kernel, a, b = operands
+    low, high = a.astype(x.dtype), b.astype(x.dtype)
+    slope_of_x = slope @ _merged(kernel, a, b, x.dtype).T  # [..., out] -> [..., in]
+    # Those of (x A) B, sums over all tokens: [in, r] and [r, out]
+    slope_of_a = jnp.einsum("...i,...r->ir", x, slope @ high.T)
+    slope_of_b = jnp.einsum("...r,...o->ro", x @ low, slope)
+    return slope_of_x, None, slope_of_a.astype(a.dtype), slope_of_b.astype(b.dtype)
+
+
+adapted_product.defvjp(_forward, _backward)
 
 
 class AdaptedKernel(struct.PyTreeNode):
@@ -31,20 +80,19 @@ class AdaptedKernel(struct.PyTreeNode):
     a: Array  # [..., in, r], scaled
     b: Array  # [..., r, out]; of a convolution, one of 1 x 1
 
-    def astype(self, dtype: Any) -> AdaptedKernel:
-        """Casts all three arrays."""
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+    def astype(self, dtype: Any) -> AdaptedKernel:  # noqa: ARG002
+        """Returns itself: the product rounds to the type of ``x``, after it has merged."""
+        return self
 
     def __rmatmul__(self, x: Array) -> Array:
-        """Multiplies ``x`` ``[..., S, in]`` by the changed kernel."""
-        # Two products of rank r, a hundredth of the kernel's work: [..., S, r] -> [..., S, out]
-        return x @ self.kernel + (x @ self.a) @ self.b
+        """Returns ``x @ self``, see `adapted_product`."""
+        return adapted_product(x, self.kernel, self.a, self.b)
 
 
 def _cast(*operands: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
     """Casts a layer's input, kernel and bias to its computing type."""
     return [
-        operand.astype(dtype)
+        operand
         if isinstance(operand, AdaptedKernel)
         else promote_dtype(operand, dtype=dtype, inexact=inexact)[0]
         for operand in operands
@@ -60,11 +108,14 @@ def _dot_general(x: Array, kernel: Any, *dimensions: Any, **options: Any) -> Arr
 
 def _convolve(x: Array, kernel: Any, *geometry: Any, **options: Any) -> Array:
     """Convolution; of a pair, A is one with r channels, and B multiplies each place by itself."""
-    convolve = functools.partial(jax.lax.conv_general_dilated, x)
+
+    def convolve(kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), *geometry, **options)
+
     if isinstance(kernel, AdaptedKernel):
-        low = convolve(kernel.a, *geometry, **options)  # [B, H', W', r]
-        return convolve(kernel.kernel, *geometry, **options) + low @ kernel.b[0, 0]
-    return convolve(kernel, *geometry, **options)
+        # [B, H', W', r] -> [B, H', W', out]
+        return convolve(kernel.kernel) + convolve(kernel.a) @ kernel.b[0, 0].astype(x.dtype)
+    return convolve(kernel)
 
 
 Dense = functools.partial(

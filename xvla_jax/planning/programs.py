@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
-from xvla_jax.lora import MERGE_SCOPE, LoraConfig
+from xvla_jax.lora import LoraConfig
+from xvla_jax.models.low_rank import MERGE_SCOPE
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
@@ -238,27 +239,28 @@ def wide_products(module: hlo.Module) -> list[str]:
 
     Products of a float32 and a bfloat16 operand do not count: the gradient of attention scores,
     which are float32, meets bfloat16 queries and keys, and the matrix unit takes it as bfloat16.
-    Those that merge an adapter are listed by `merging_products`.
     """
     return [
         visit.op_name
         for visit in module.visits()
         if flops.product_flops(visit) is not None
-        and MERGE_SCOPE not in visit.op_name
         and visit.operand(0).dtype == visit.operand(1).dtype == "f32"
     ]
 
 
-def merging_products(module: hlo.Module) -> list[str]:
-    """Lists ``op_name`` of every product that merges an adapter, forward or backward.
+def gradients_of_merged(module: hlo.Module) -> list[str]:
+    """Lists ``op_name`` of every product of the gradient of a matrix that an adapter changes.
 
-    A step that trains an adapter keeps it apart: merged, each of its matrices would have a gradient
-    of its own size.
+    Gradients of A and B come from the tokens, see ``xvla_jax/models/low_rank.py``. Taken from the
+    gradient of the merged matrix instead, they cost as much as the gradients of a full fine-tune.
+    Merging itself makes a large matrix of small ones, its gradient small ones of a large matrix.
     """
     return [
         visit.op_name
         for visit in module.visits()
-        if flops.product_flops(visit) is not None and MERGE_SCOPE in visit.op_name
+        if flops.product_flops(visit) is not None
+        and MERGE_SCOPE in visit.op_name
+        and any(visit.operand(i).elements > visit.instruction.arrays[0].elements for i in range(2))
     ]
 
 
@@ -289,6 +291,6 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
 GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "host calls": host_calls,
     "products of two float32 operands": wide_products,
-    "products that merge an adapter": merging_products,
+    "gradients of matrices that an adapter changes": gradients_of_merged,
     "gathers of optimizer state": gathers_of_optimizer_state,
 }

@@ -16,8 +16,8 @@ from xvla_jax.lora import adapted_params, apply_adapter
 from xvla_jax.planning import hlo
 from xvla_jax.planning.programs import (
     gathers_of_optimizer_state,
+    gradients_of_merged,
     host_calls,
-    merging_products,
     wide_products,
 )
 from xvla_jax.sharding import global_batch
@@ -50,7 +50,7 @@ ENTRY %main (l: f32[4,4], r: bf16[4,4]) -> f32[4,4] {
     assert wide_products(hlo.parse(mixed)) == []
 
 
-def test_the_products_that_merge_an_adapter_are_listed_apart() -> None:
+def test_the_gradients_of_matrices_that_an_adapter_changes_are_listed() -> None:
     pair = {"a": jnp.ones((64, 8)), "b": jnp.ones((8, 64))}
     base, x = jnp.ones((64, 64)), jnp.ones((4, 64))
 
@@ -60,11 +60,11 @@ def test_the_products_that_merge_an_adapter_are_listed_apart() -> None:
 
         return _module(jax.grad(loss), pair)
 
-    merged, apart = module(apply_adapter), module(adapted_params)
-    assert len(wide_products(merged)) == 2, "x @ w and its gradient in w"
-    assert len(merging_products(merged)) == 3, "a @ b and its two gradients"
-    assert len(wide_products(apart)) == 6, "x @ w, (x @ a) @ b, and three of the gradients"
-    assert merging_products(apart) == []
+    assert len(gradients_of_merged(module(apply_adapter))) == 2, "of a and of b"
+    assert gradients_of_merged(module(adapted_params)) == []
+    names = wide_products(module(adapted_params))
+    assert len(names) == 6, "a @ b, its product with x, and four small ones"
+    assert sum("merge_adapter" in name for name in names) == 1
 
 
 @pytest.mark.parametrize(("placed", "count"), [(P("fsdp"), 0), (P(), 1)])
