@@ -6,8 +6,7 @@ paths, so the optimizer's path table covers it. On disk an adapter is a PEFT fol
 released, or the steps of a LoRA run (see ``xvla_jax/pretrained.py``).
 
 * ``adapter``: the adapter, the config that asks for one, and a new one,
-* ``merging``: a base with an adapter, as parameters: `adapted_params` for a step that trains,
-  `apply_adapter` and `merge_adapter` for all else,
+* ``merging``: a base with an adapter, as parameters: on devices, on the host, and to train,
 * ``files``: folders that PEFT writes and reads.
 """
 
@@ -23,10 +22,11 @@ from xvla_jax.lora.files import (
     load_adapter,
     save_adapter,
 )
-from xvla_jax.lora.merging import adapted_params, apply_adapter, merge_adapter
+from xvla_jax.lora.merging import MERGE_SCOPE, adapted_params, apply_adapter, merge_adapter
 
 __all__ = [
     "ADAPTER_WEIGHTS_NAME",
+    "MERGE_SCOPE",
     "Adapter",
     "LoraConfig",
     "abstract_adapter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,26 @@ from xvla_jax.checkpoints.names import Path
 from xvla_jax.checkpoints.safetensors_files import StoredLeaf
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora.adapter import Adapter
-from xvla_jax.models.low_rank import MERGE_SCOPE, AdaptedKernel
+from xvla_jax.models.low_rank import AdaptedKernel
+
+MERGE_SCOPE: Final = "merge_adapter"  # of `apply_adapter` in the names of a program's operations
 
 # TPUs round float32 factors to bfloat16 at any lower precision.
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
 def adapted_params(
-    params: Mapping[str, Any], tensors: Mapping[str, Any], scales: Mapping[Path, Any]
+    merged: Mapping[str, Any], tensors: Mapping[str, Any], scales: Mapping[Path, Any]
 ) -> dict[str, Any]:
-    """Returns the parameters with an adapter's pairs beside their kernels, as a step trains them.
+    """Returns merged parameters that are differentiated in the adapter's tensors alone.
 
-    The model computes what it would with `apply_adapter`, up to rounding, but keeps no merged
-    matrix and forms no gradient of one: see ``xvla_jax/models/low_rank.py``.
+    The model computes what it does with ``merged``. Gradients are those of `apply_adapter`, up to
+    rounding, but none has the size of a merged matrix: see ``xvla_jax/models/low_rank.py``.
 
     Args:
-        params: the base's parameters; leaves that do not change are passed on, not copied.
+        merged: from `apply_adapter`; constants.
         tensors: see `Adapter`; may be traced.
         scales: see `Adapter`.
-
-    Raises:
-        CheckpointError: see `apply_adapter`.
     """
 
     def beside(leaf: Any, change: Any, path: Path) -> Any:
@@ -42,7 +41,7 @@ def adapted_params(
             return change
         return AdaptedKernel(leaf, scales[path] * change["a"], change["b"])
 
-    return _merged(params, tensors, beside)
+    return _merged(merged, tensors, beside)
 
 
 def apply_adapter(

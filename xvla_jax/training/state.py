@@ -81,11 +81,17 @@ class Recipe:
         """Shapes and scales of the adapter; None without LoRA."""
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
-    def weights(self, params: Any, base: Any) -> Any:
-        """Returns the weights to train with: the parameters, or the base with pairs beside it."""
+    def merged(self, params: Any, base: Any) -> Any:
+        """Returns the weights to compute with: the parameters, or the base with the adapter."""
         if self.adapter is None:
             return params
-        return adapted_params(base, params, self.adapter.scales)
+        return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+
+    def weights(self, params: Any, merged: Any) -> Any:
+        """Returns the weights to differentiate in the parameters, where `merged` is at hand."""
+        if self.adapter is None:
+            return params
+        return adapted_params(merged, params, self.adapter.scales)
 
     def group_rows(self) -> list[GroupRow]:
         """Returns a row for each group of parameters; a base has a row of its own."""
@@ -106,14 +112,12 @@ class Recipe:
         return TrainState(zero, params, self.optimizer.init(trained), ema, zero)
 
     def acting(self, state: TrainState) -> Any:
-        """Returns the weights to act with: of the moving average if one is kept, and merged."""
+        """Returns the weights to act with: of the moving average, if one is kept."""
         params = state.params
         # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
-        if self.adapter is None:
-            return params
-        return apply_adapter(state.base, params, self.adapter.scales, dtype=self.model.dtype)
+        return self.merged(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:

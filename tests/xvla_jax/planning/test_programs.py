@@ -54,17 +54,25 @@ def test_the_gradients_of_matrices_that_an_adapter_changes_are_listed() -> None:
     pair = {"a": jnp.ones((64, 8)), "b": jnp.ones((8, 64))}
     base, x = jnp.ones((64, 64)), jnp.ones((4, 64))
 
-    def module(weights: Any) -> hlo.Module:
-        def loss(pair: Any) -> jax.Array:
-            return ((x @ weights({"w": base}, {"w": pair}, {("w",): 2.0})["w"]) ** 2).sum()
+    def module(*, apart: bool) -> hlo.Module:
+        def loss(pair: Any, merged: Any) -> jax.Array:
+            tensors, scales = {"w": pair}, {("w",): 2.0}
+            weights = (
+                adapted_params(merged, tensors, scales)
+                if apart
+                else apply_adapter({"w": base}, tensors, scales)
+            )
+            return ((x @ weights["w"]) ** 2).sum()
 
-        return _module(jax.grad(loss), pair)
+        def gradient(pair: Any) -> Any:
+            return jax.grad(loss)(pair, apply_adapter({"w": base}, {"w": pair}, {("w",): 2.0}))
 
-    assert len(gradients_of_merged(module(apply_adapter))) == 2, "of a and of b"
-    assert gradients_of_merged(module(adapted_params)) == []
-    names = wide_products(module(adapted_params))
-    assert len(names) == 6, "a @ b, its product with x, and four small ones"
-    assert sum("merge_adapter" in name for name in names) == 1
+        return _module(gradient, pair)
+
+    assert len(gradients_of_merged(module(apart=False))) == 2, "of a and of b"
+    assert gradients_of_merged(module(apart=True)) == []
+    names = wide_products(module(apart=True))
+    assert len(names) == 5, "x @ w; x @ a, and its slope; the gradients of a and of b"
 
 
 @pytest.mark.parametrize(("placed", "count"), [(P("fsdp"), 0), (P(), 1)])
