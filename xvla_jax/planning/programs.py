@@ -267,6 +267,22 @@ def wide_products(module: hlo.Module) -> list[str]:
     ]
 
 
+def gradients_of_merged(module: hlo.Module) -> list[str]:
+    """Lists ``op_name`` of every product of the gradient of a matrix that an adapter changes.
+
+    Gradients of A and B come from the tokens, see ``xvla_jax/models/low_rank.py``. Taken from the
+    gradient of the merged matrix instead, they cost as much as the gradients of a full fine-tune.
+    Merging itself makes a large matrix of small ones, its gradient small ones of a large matrix.
+    """
+    return [
+        visit.op_name
+        for visit in module.visits()
+        if flops.product_flops(visit) is not None
+        and MERGE_SCOPE in visit.op_name
+        and any(visit.operand(i).elements > visit.instruction.arrays[0].elements for i in range(2))
+    ]
+
+
 def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     """Lists collectives that gather values computed from the optimizer's state.
 
@@ -303,6 +319,7 @@ def exchanges_of_packed_views(module: hlo.Module) -> list[str]:
 GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "host calls": host_calls,
     "products of two float32 operands": wide_products,
+    "gradients of matrices that an adapter changes": gradients_of_merged,
     "gathers of optimizer state": gathers_of_optimizer_state,
     "exchanges of packed views": exchanges_of_packed_views,
 }

@@ -14,7 +14,14 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.lora import (
+    Adapter,
+    LoraConfig,
+    abstract_adapter,
+    adapted_params,
+    apply_adapter,
+    init_adapter,
+)
 from xvla_jax.models.packing import check_share
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
 from xvla_jax.sharding import tree_shardings
@@ -80,11 +87,17 @@ class Recipe:
         """Shapes and scales of the adapter; None without LoRA."""
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
-    def weights(self, params: Any, base: Any) -> Any:
+    def merged(self, params: Any, base: Any) -> Any:
         """Returns the weights to compute with: the parameters, or the base with the adapter."""
         if self.adapter is None:
             return params
         return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+
+    def weights(self, params: Any, merged: Any) -> Any:
+        """Returns the weights to differentiate in the parameters, where `merged` is at hand."""
+        if self.adapter is None:
+            return params
+        return adapted_params(merged, params, self.adapter.scales)
 
     def group_rows(self) -> list[GroupRow]:
         """Returns a row for each group of parameters; a base has a row of its own."""
@@ -110,7 +123,7 @@ class Recipe:
         # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
-        return self.weights(params, state.base)
+        return self.merged(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:

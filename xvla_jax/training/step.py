@@ -50,7 +50,9 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
 
         # Only what trains is differentiated: frozen parameters get no gradients and no moments.
         trained, frozen = split(state.params, recipe.groups)
-        loss = _make_loss(recipe, processor, frozen, state.base)
+        # An adapter is merged once for all parts of the batch, and not differentiated here.
+        merged = recipe.merged(state.params, state.base)
+        loss = _make_loss(recipe, processor, frozen, merged)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
@@ -83,14 +85,14 @@ def _drawn(
     return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> Loss:
+def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
         recipe: of the run.
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
-        base: the model's parameters under an adapter; empty without LoRA.
+        merged: the model's parameters with the adapter, see `Recipe.merged`.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
@@ -98,7 +100,7 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> 
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
-        weights = recipe.weights(join(trained, frozen), base)
+        weights = recipe.weights(join(trained, frozen), merged)
         terms = flow.sample_losses(
             recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
         )
