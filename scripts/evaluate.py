@@ -88,6 +88,10 @@ _LEROBOT = COMMAND.DEFINE_string(
 
 _PYTHON = define_simulator_python(COMMAND)
 
+_CONTROL = COMMAND.DEFINE_bool(
+    "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
+)
+
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
 
@@ -102,7 +106,10 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
-    for name in _TASKS.value:
+    names = list(_TASKS.value)
+    if _CONTROL.value:
+        names += [task_spec(name).control for name in names if task_spec(name).control]
+    for name in dict.fromkeys(names):
         spec = common_tasks(task_spec(name), entrants, task_ids)
         states = evaluation_states(spec)
         if _EPISODES.value:
