@@ -91,6 +91,10 @@ _PROGRAMS = COMMAND.DEFINE_string(
     "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
 )
 
+_CONTROL = COMMAND.DEFINE_bool(
+    "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
+)
+
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
 
@@ -105,7 +109,10 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
-    for name in _TASKS.value:
+    names = list(_TASKS.value)
+    if _CONTROL.value:
+        names += [task_spec(name).control for name in names if task_spec(name).control]
+    for name in dict.fromkeys(names):
         spec = common_tasks(task_spec(name), entrants, task_ids)
         states = evaluation_states(spec)
         if _EPISODES.value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from eval.files import differences
 
@@ -105,6 +105,37 @@ def compare_runs(
         )
         for row in rows
     }
+
+
+def against_control(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Comparison]]:
+    """Compares each policy on a changed row with itself on the row's control arm.
+
+    Pairs are episodes of the same task and number of initial state. The states themselves differ:
+    a changed suite has its own.
+
+    Yields:
+        Row, its control arm, policy, and pairs (first: the changed row, second: the control).
+    """
+    for name, task in receipt["tasks"].items():
+        control = task["row"]["control"]
+        if control in receipt["tasks"]:
+            for policy, entry in task["policies"].items():
+                other = receipt["tasks"][control]["policies"][policy]["episodes"]
+                solved = {_place(episode): episode["success"] for episode in other}
+                yield (
+                    name,
+                    control,
+                    policy,
+                    count_pairs(
+                        (episode["success"], solved[_place(episode)])
+                        for episode in entry["episodes"]
+                        if _place(episode) in solved
+                    ),
+                )
+
+
+def _place(episode: Mapping[str, Any]) -> tuple[int, int]:
+    return episode["task_id"], episode["init_state"]
 
 
 def total(comparisons: Iterable[Comparison]) -> Comparison:

@@ -208,7 +208,7 @@ def _shared(receipt: dict[str, Any]) -> dict[str, Any]:
         "git": receipt["git"],
         "config": {k: v for k, v in receipt["config"].items() if k not in _OWN},
         "tasks": {
-            name: {key: task[key] for key in ("row", "plan", "reference")}
+            name: {key: task[key] for key in ("row", "plan", "reference", "texts")}
             for name, task in receipt["tasks"].items()
         },
     }
