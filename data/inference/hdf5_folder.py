@@ -144,7 +144,7 @@ def _text(file: h5py.File, key: str) -> str:
 
 def _contents(file: h5py.File, place: Hdf5Episode) -> _Contents:
     """Sorts the arrays of an episode by their types, shapes and names."""
-    group = stored_item(file, place.group)
+    group: Any = stored_item(file, place.group)
     sets: dict[str, h5py.Dataset] = {}
     # hard links alone are visited, so nothing leads out of the file
     group.visititems(lambda name, item: _note(sets, name, item))
