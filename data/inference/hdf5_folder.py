@@ -88,7 +88,7 @@ def read_hdf5(path: Path, episodes: int = EPISODES) -> Recording:
     return Recording(
         name=path.stem if path.is_file() else path.name,
         storage="hdf5",
-        root=path.parent,
+        root=path if path.is_dir() else path.parent,
         robot_type=robot,
         rate_hz=rate,
         rate_from=rate_from,
@@ -107,7 +107,7 @@ def read_hdf5(path: Path, episodes: int = EPISODES) -> Recording:
 
 @dataclass(frozen=True)
 class _Read:
-    """What is read of one episode."""
+    """Content of one episode."""
 
     arrays: Mapping[str, Float64]
     clock: Float64 | None

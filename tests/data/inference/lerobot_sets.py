@@ -3,7 +3,7 @@
 python -m tests.data.inference.lerobot_sets EXE_0_4 EXE_0_3
 
 EXE_0_4 and EXE_0_3 are Pythons of environments that have lerobot 0.4.4 (format v3.0) and 0.3.3
-(v2.1). Each runs tests/data/inference/write_with_lerobot.py on the numbers that this program plants.
+(v2.1). Each runs write_with_lerobot.py, beside this file, on the numbers that this program plants.
 """
 
 import shlex
@@ -31,7 +31,7 @@ EPISODES, EVERY, FIRST, END = 8, 3, 30, 120
 
 
 def planted(name):
-    """What was given to LeRobot: the first episodes of a planted robot."""
+    """Recording that was given to LeRobot: the first episodes of a planted robot."""
     make, _ = SETS[name]
     return short(make(), EPISODES, EVERY, FIRST, END)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 
 def main(numbers: str, out: str) -> None:
     """Writes the folder `out`, which must not exist."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore
-
+    dataset_class: Any = import_module("lerobot.datasets.lerobot_dataset").LeRobotDataset
     given: dict[str, Any] = dict(np.load(numbers))
     names, cameras = given["names"].tolist(), [k for k in given if k.startswith("image/")]
     vector = {"dtype": "float32", "shape": (len(names),), "names": names}
@@ -23,7 +23,7 @@ def main(numbers: str, out: str) -> None:
             "shape": shape,
             "names": ["height", "width", "channels"],
         }
-    dataset = LeRobotDataset.create(
+    dataset = dataset_class.create(
         repo_id=Path(out).name, fps=int(given["fps"]), features=features, root=out
     )
     # 0.3 takes the task beside the frame, 0.4 within it
