@@ -108,6 +108,7 @@ FLAGS = {
     "recorded_as": "dataset of recorded episodes",
     "relative": "channels relative to proprio",
     "report": "JSON file of numbers",
+    "rerun": "write an episode for the Rerun viewer",
     "resize": "how images are resized",
     "restart": "forget finished episodes",
     "robot": "arm of the quickstart",
