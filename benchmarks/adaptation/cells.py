@@ -190,6 +190,7 @@ def _training(name: str, config: str, out: str, run: str, flags: tuple[str, ...]
         f"--config={config}",
         f"--workdir={out}/{run}",
         "--config.save_every=100000",
+        "--config.rollouts.task=",  # evaluated afterwards, on all states
         *flags,
     )
     environment = (*TRAIN.environment, *_cache(out))
