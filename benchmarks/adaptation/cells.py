@@ -11,15 +11,16 @@ from scripts.demo.stages import ROBOTS, TRAIN, Stage
 BASE = "base/train"
 CHOICE = "nearest/choice.json"
 NEAREST = "nearest/ready"  # the base with the new domain copied from the nearest one
-HELD_OUT = "data/held_out"
+_DATA = "data"  # folder of the new robot's
+HELD_OUT = f"{_DATA}/held_out"
 NEW_DOMAIN = 0  # id of the SO-101's row in data/rows/video.py
 _ROBOT = ROBOTS["so101"]
 DATASET = _ROBOT["dataset"]  # of the new robot
 # folder of the new robot's data -> its files among the 60 demonstrations
 PARTS: Mapping[str, str] = {
-    "data/10": "episode_0000*.npz",
-    "data/20": "episode_000[01]*.npz",
-    "data/50": "episode_000[0-4]*.npz",
+    f"{_DATA}/10": "episode_0000*.npz",
+    f"{_DATA}/20": "episode_000[01]*.npz",
+    f"{_DATA}/50": "episode_000[0-4]*.npz",
     HELD_OUT: "episode_0005*.npz",
 }
 
@@ -126,7 +127,7 @@ def choosing(out: str) -> Stage:
         f"{out}/{BASE}",
         f"--data={DATASET}",
         f"--root={out}/data/20",
-        f"--write={out}/{CHOICE}",
+        f"--report={out}/{CHOICE}",
     )
     return Stage("choose the nearest prompt", arguments, CHOICE)
 

@@ -115,7 +115,7 @@ def markdown(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]])
 
 
 def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> str:
-    """Writes ``report.md``, ``report.json`` and ``report.png``; returns the first."""
+    """Writes the report as Markdown, JSON and PNG; returns the first."""
     outcomes = read_outcomes(workdir)
     compared = comparisons(outcomes)
     text = markdown(outcomes, compared)

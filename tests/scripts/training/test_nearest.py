@@ -75,14 +75,14 @@ def test_the_command_names_it_and_writes_all(
         return status, said.out + said.err
 
     row = ("--data=tests.scripts.robots:JOINTS6", f"--root={tmp_path}")
-    status, said = run(*row, "--by=conventions", f"--write={file}")
+    status, said = run(*row, "--by=conventions", f"--report={file}")
     assert status == 0, said
     assert "nearest by conventions: domain 1 (one)" in said
     written = json.loads(file.read_text())
     assert written["nearest"] == 1
     assert [one["domain_id"] for one in written["candidates"]] == [1, 2]
     for flags, problem in (
-        ((*row, f"--write={file}"), f"--write={file} exists"),
+        ((*row, f"--report={file}"), f"--report={file} exists"),
         (row[:1], "nearest needs --data=ROW and --root=FOLDER"),
         (("--data=tests.scripts.robots:JOINTS", row[1]), "tests.scripts.robots has no JOINTS"),
     ):
