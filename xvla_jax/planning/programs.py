@@ -19,6 +19,7 @@ from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.lora import MERGE_SCOPE, LoraConfig
+from xvla_jax.models.packing import PACKING_SCOPE
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
@@ -57,6 +58,7 @@ class Run:
         channel_mask: some source of the data lacks a channel.
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
+        packed_views: see ``xvla_jax.XVLA``.
     """
 
     config: XVLAConfig
@@ -74,6 +76,7 @@ class Run:
     channel_mask: bool = False
     lora: LoraConfig | None = None
     scan_vision: bool = False
+    packed_views: float = 0.0
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -127,7 +130,13 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The model and how it is trained."""
-        model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
+        model = XVLA(
+            self.config,
+            dtype=self.dtype,
+            remat=self.remat,
+            scan_vision=self.scan_vision,
+            packed_views=self.packed_views,
+        )
         return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
 
 
@@ -273,8 +282,18 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     return gathers
 
 
+def exchanges_of_packed_views(module: hlo.Module) -> list[str]:
+    """Lists collectives that move packed images or tokens: each device packs its own."""
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if PACKING_SCOPE in visit.instruction.op_name and collective_kind(visit) is not None
+    ]
+
+
 GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "host calls": host_calls,
     "products of two float32 operands": wide_products,
     "gathers of optimizer state": gathers_of_optimizer_state,
+    "exchanges of packed views": exchanges_of_packed_views,
 }

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.models.packing import check_share
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
 from xvla_jax.sharding import tree_shardings
 from xvla_jax.training.groups import Groups, join, split
@@ -54,6 +55,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
+        check_share(self.model.packed_views)
         if self.accumulate < 1:
             raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
         if not 0 <= self.ema_decay < 1:

@@ -17,6 +17,7 @@ from xvla_jax import flow
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.kernels import COMPILER_OPTIONS
+from xvla_jax.models.packing import packing_of
 from xvla_jax.processor import Processor
 from xvla_jax.training.augment import jittered
 from xvla_jax.training.groups import join, label_tree, split
@@ -37,7 +38,8 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
 
     Metrics: the loss terms, ``loss``, ``grad_norm`` (before clipping), ``finite``; by group
     ``grad_norm/NAME`` and ``learning_rate/NAME``; by domain ``domain_loss`` and ``domain_samples``,
-    both ``[num_domains]``.
+    both ``[num_domains]``. Where views are packed, ``packed_unused`` (share of the places without
+    an image) and ``packed_overflow`` (share of the parts that needed the second pass).
     """
 
     def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
@@ -60,6 +62,7 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         metrics = {name: values.mean() for name, values in terms.items()}
         metrics |= {"loss": sample_loss.mean()} | _by_group(grads, state.step, recipe)
         metrics |= _by_domain(sample_loss, batch["domain_id"], recipe.model.config.num_domains)
+        metrics |= _by_packing(batch, recipe)
 
         # A flag on the device instead of an exception: the host reads it some steps later.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -180,6 +183,20 @@ def _by_domain(losses: Array, domain_id: Array, num_domains: int) -> Metrics:
     # In a plain product a sample that is not finite would make every domain NaN.
     total = jnp.where(member > 0, losses[:, None], 0.0).sum(axis=0)
     return {"domain_loss": total / jnp.maximum(count, 1.0), "domain_samples": count}
+
+
+def _by_packing(batch: Arrays, recipe: Recipe) -> Metrics:
+    """Returns how the views of a batch were packed; nothing where they were not."""
+    shown, parts = batch["images"].shape[1], recipe.accumulate
+    masks = [batch["view_mask"][part::parts, :shown] for part in range(parts)]  # as they are cut
+    packings = [packing_of(mask, recipe.model.packed_views) for mask in masks]
+    packed = [packing for packing in packings if packing is not None]
+    if not packed:  # known when the step is traced
+        return {}
+    return {
+        "packed_unused": jnp.stack([packing.unused for packing in packed]).mean(),
+        "packed_overflow": jnp.stack([packing.overflow for packing in packed]).mean(),
+    }
 
 
 def _augmented(batch: Arrays) -> Array:
