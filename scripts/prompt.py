@@ -153,7 +153,7 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
 def _nearest(console: Console, checkpoint: str) -> None:
     from data.sources import open_mixture
     from eval.files import write_json
-    from scripts.training.nearest import choice_table, choose
+    from scripts.training.prompt_choice import choice_table, choose
     from xvla_jax.pretrained import load_checkpoint
 
     if not _DATA.value or not _ROOT.value:

@@ -154,6 +154,7 @@ def cell_stages(out: str, cell: Cell, size: Size) -> list[Stage]:
         f"--config.optimizer.iters={size.steps}",
         f"--config.batch_size={size.batch}",
         f"--config.seed={cell.seed}",
+        "--config.rollouts.task=",  # a cell is evaluated at its end alone
         *(flag.format(first=size.first) for flag in method.flags),
     ]
     if method.start:
