@@ -43,6 +43,7 @@ class Method:
 _FIRST = "--config.optimizer.freeze_steps={first}"
 METHODS: Mapping[str, Method] = {
     "scratch": Method("from scratch", None),
+    "full": Method("all at once", BASE),
     "two_step": Method("two-step", BASE, (_FIRST,)),
     "lora": Method("LoRA, rank 8", BASE, (_FIRST, "--config.lora.rank=8")),
     "prompt": Method("prompt and heads only", BASE, ("--config.optimizer.mode=prompts_and_heads",)),

@@ -16,11 +16,15 @@ from eval.runs.receipt import RESULTS, read_receipt
 from xvla_jax.errors import needs
 
 NAME = "report"
-_SCRATCH, _FRESH, _NEAREST = "scratch", "two_step", "nearest"
+_SCRATCH = "scratch"
 _SEEDS_TITLE = "seeds of the training"
 # pairs of methods that are compared on the same states
-_PAIRS = (*((method, _SCRATCH) for method in METHODS if method != _SCRATCH), (_NEAREST, _FRESH))
-_COLOURS = ("#666666", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728")
+_PAIRS = (
+    *((method, _SCRATCH) for method in METHODS if method != _SCRATCH),
+    ("full", "two_step"),
+    ("nearest", "two_step"),
+)
+_COLOURS = ("#666666", "#9467bd", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728")
 
 
 @dataclasses.dataclass(frozen=True)

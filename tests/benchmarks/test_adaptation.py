@@ -64,6 +64,7 @@ def test_cells_differ_in_the_method_alone() -> None:
     first = {"optimizer.freeze_steps": "2"}
     assert changed == {
         "scratch": {},
+        "full": base,
         "two_step": base | first,
         "lora": base | first | {"lora.rank": "8"},
         "prompt": base | {"optimizer.mode": "prompts_and_heads"},
