@@ -52,6 +52,7 @@ FLAGS = {
     "allowed_hosts": "names in the Host header",
     "any_domain": "serve domains without a contract",
     "answer": "NAME=VALUE for a question about a recording",
+    "by": "what the nearest domain is chosen by",
     "check": "compare only, or look at what was written",
     "checkpoint": "folder of a checkpoint, any layout",
     "client": "MODULE:FUNCTION of a robot's code",
