@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from eval.files import differences
 from eval.runs.compare import compare_runs
+from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
 from eval.tasks.spec import CHAIN_LENGTH
@@ -189,7 +190,7 @@ def _by_task(receipt: Mapping[str, Any]) -> str:
     for name, task in receipt["tasks"].items():
         for policy, entry in task["policies"].items():
             for task_id, s in entry["by_task"].items():
-                low, high = s["wilson95"]
+                low, high = s["interval95"]
                 rows.append(
                     [
                         name,
@@ -200,7 +201,7 @@ def _by_task(receipt: Mapping[str, Any]) -> str:
                         f"{100 * low:.0f} to {100 * high:.0f} %",
                     ]
                 )
-    return plain_table(rows, ("suite", "task", "policy", "solved", "rate", "Wilson 95 %"))
+    return plain_table(rows, ("suite", "task", "policy", "solved", "rate", "95 %"))
 
 
 def _pairs(receipt: Mapping[str, Any]) -> str:
@@ -296,6 +297,7 @@ def _details(receipt: Mapping[str, Any]) -> list[list[str]]:
         source = f"{policy['kind']} {policy['source']}".strip()
         shown = f", hash {digest[:_HASH_SHOWN]}" if digest else ", no parameters to hash"
         rows.append([f"policy {name}", source + shown])
+    rows.append(["seal", receipt[SEAL]])
     rows += [[f"option {k}", str(v)] for k, v in receipt["config"].items() if k != "command"]
     return rows
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ from .rollout import (
     rollout,
     simulator_pool,
 )
+from .seal import digest, file_digest
 from .shards import Shard
 from .statistics import PairedStopping
 from .traces import CallLog, load_trace, save_trace
@@ -221,7 +220,7 @@ class Evaluation:
                 task.spec.name: {
                     "row": dataclasses.asdict(task.spec),
                     "episodes": len(task.plan),
-                    "plan": _digest([plan_key(episode) for episode in task.plan]),
+                    "plan": digest([plan_key(episode) for episode in task.plan]),
                 }
                 for task in tasks
             },
@@ -375,6 +374,8 @@ class _Contest:
                     "success": trace.success,
                     "film": str(path.relative_to(self._out)),
                     "trace": str(trace_file.relative_to(self._out)),
+                    "film_sha256": file_digest(path),
+                    "trace_sha256": file_digest(trace_file),
                 }
             )
         return made
@@ -425,7 +426,3 @@ class _Contest:
     def _trace_file(self, name: str, outcome: str) -> Path:
         task = self._task.spec.name.replace(":", "-")
         return self._out / TRACES / f"{name}.{task}.{outcome}.npz"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

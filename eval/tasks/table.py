@@ -8,6 +8,7 @@ benchmark, add its rows in eval/tasks/ and an adapter for its simulator; no othe
 
 from __future__ import annotations
 
+import re
 from typing import Sequence
 
 from . import calvin, google, libero, so101, two_arms, vlabench, widowx
@@ -24,6 +25,8 @@ __all__ = [
     "View",
     "episodes",
     "evaluation_states",
+    "parse_states",
+    "states_text",
     "task_contract",
     "task_spec",
     "training_states",
@@ -50,9 +53,31 @@ def task_spec(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def evaluation_states(spec: TaskSpec) -> Sequence[int]:
+def evaluation_states(spec: TaskSpec) -> range:
     """Returns the initial states on which a row is evaluated where none are given."""
     return range(spec.held_out or 0, spec.num_init_states)
+
+
+def parse_states(text: str) -> range:
+    """Parses initial states: first:end, or first:end:stride for one of every `stride`.
+
+    Raises:
+        ValueError: another form, or none between the two.
+    """
+    form = re.fullmatch(r"(\d+):(\d+)(?::([1-9]\d*))?", text)
+    states = range(*(int(number) for number in form.groups() if number)) if form else range(0)
+    if not states:
+        raise ValueError(
+            f"initial states {text!r}; first:end with first < end is expected, such as 50:100, or "
+            "first:end:stride, such as 50:100:2"
+        )
+    return states
+
+
+def states_text(states: range) -> str:
+    """Returns initial states in the form that `parse_states` takes."""
+    stride = f":{states.step}" if states.step > 1 else ""
+    return f"{states.start}:{states.stop}{stride}"
 
 
 def training_states(spec: TaskSpec) -> Sequence[int]:

@@ -59,6 +59,7 @@ class Run:
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
         packed_views: see ``xvla_jax.XVLA``.
+        noise_draws: times and noises for each observation.
     """
 
     config: XVLAConfig
@@ -77,6 +78,7 @@ class Run:
     lora: LoraConfig | None = None
     scan_vision: bool = False
     packed_views: float = 0.0
+    noise_draws: int = 1
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -137,7 +139,14 @@ class Run:
             scan_vision=self.scan_vision,
             packed_views=self.packed_views,
         )
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
+        return Recipe(
+            model,
+            self.optimizer,
+            self.accumulate,
+            self.ema_decay,
+            self.lora,
+            noise_draws=self.noise_draws,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

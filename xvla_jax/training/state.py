@@ -45,6 +45,7 @@ class Recipe:
         accumulate: parts that a batch is cut into, one after the other, to save memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         lora: the adapter that trains in the place of the parameters; None for none.
+        noise_draws: times and noises for each observation, which is encoded once.
     """
 
     model: XVLA
@@ -52,12 +53,15 @@ class Recipe:
     accumulate: int = 1
     ema_decay: float = 0.0
     lora: LoraConfig | None = None
+    noise_draws: int = 1
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
         check_share(self.model.packed_views)
         if self.accumulate < 1:
             raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
+        if self.noise_draws < 1:
+            raise ConfigError(f"config.noise_draws is {self.noise_draws}; it must be 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"config.ema_decay is {self.ema_decay}; 0 <= ema_decay < 1")
 
@@ -138,8 +142,7 @@ def init_state(
         ConfigError: LoRA without parameters to adapt.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
-    # A base is placed as it is, without a computation.
-    bare = shardings.replace(base={})
+    make = fresh_program(recipe, mesh, given=params is not None)
     if recipe.lora is not None:
         if params is None:
             raise ConfigError("config.lora asks for an adapter; set config.init_from, its base")
@@ -147,13 +150,28 @@ def init_state(
         tensors = init_adapter(params, recipe.model.config, peft, seed=seed).tensors
         placed = jax.device_put(tensors, shardings.params)
         # The base is placed apart, because as an input of the jitted function it would be copied.
-        return place_base(jax.jit(recipe.fresh, out_shardings=bare)(placed), mesh, params)
+        return place_base(make(placed), mesh, params)
     if params is None:
-        make = jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
         # rbg: compiles in a third of the time that a threefry for each of hundreds of leaves takes
         return make(jax.random.key(seed, impl="rbg"))
-    placed = jax.device_put(dict(params), shardings.params)
-    return jax.jit(recipe.fresh, out_shardings=bare)(placed)
+    return make(jax.device_put(dict(params), shardings.params))
+
+
+def fresh_program(recipe: Recipe, mesh: Mesh, *, given: bool) -> Any:
+    """Returns the jitted function of a fresh state without a base, placed on the mesh.
+
+    Args:
+        recipe: model and optimizer.
+        mesh: of the run.
+        given: the function takes placed parameters (with LoRA the adapter's tensors); otherwise a
+            key of kind rbg, from which it draws them.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
+    # A base is placed as it is, without a computation.
+    bare = shardings.replace(base={})
+    if given:
+        return jax.jit(recipe.fresh, out_shardings=bare)
+    return jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
 
 
 def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:
