@@ -56,6 +56,7 @@ def main(_: list[str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scripts.training.planning import (
         as_markdown,
+        packed_run,
         pipeline_bytes,
         print_cards,
         print_plan,
@@ -75,15 +76,19 @@ def main(_: list[str]) -> int:
         for name in _TOPOLOGY.value:
             chosen = cards(name)
             if chosen is not None:
-                made = card_plans(run, chosen, say=console.log)
+                alone, packed = packed_run(config, run, devices=1)
+                made = card_plans(alone, chosen, say=console.log)
                 on_cards.append(made)
                 print_cards(console, made)
+                if packed:
+                    console.print(f"  {packed}", highlight=False)
                 continue
             target = describe(name)
             batch_size = global_batch_size(
                 config.batch_size, per=config.batch_size_per, devices=len(target.devices)
             )
             run = dataclasses.replace(run, batch_size=batch_size)
+            run, packed = packed_run(config, run, devices=len(target.devices))
             plan = make_plan(
                 run,
                 target,
@@ -94,6 +99,8 @@ def main(_: list[str]) -> int:
             )
             plans.append(plan)
             print_plan(console, plan)
+            if packed:
+                console.print(f"  {packed}", highlight=False)
     except (XVLAError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

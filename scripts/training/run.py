@@ -29,6 +29,13 @@ from scripts.training.initial_model import (
     load_initial,
 )
 from scripts.training.mixture_table import shares_of
+from scripts.training.packed_views import (
+    PackedViews,
+    SourceViews,
+    packed_views,
+    stream_shape,
+    view_load,
+)
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.checkpoints.fingerprints import params_digest
@@ -63,8 +70,8 @@ def group_table(rows: Sequence[GroupRow]) -> Table:
     return table
 
 
-def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
-    """Returns model and optimizer of a config.
+def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.0) -> Recipe:
+    """Returns model and optimizer of a config, and the share of view slots that are packed.
 
     Raises:
         ConfigError: a value that does not exist or does not fit.
@@ -75,11 +82,13 @@ def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
             dtype=computing_dtype(config),
             remat=config.remat,
             scan_vision=config.scan_vision,
+            packed_views=packed_views,
         ),
         OptimizerConfig(**config.optimizer.to_dict()),
         config.accumulate,
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        noise_draws=config.noise_draws,
     )
 
 
@@ -97,6 +106,7 @@ class TrainingRun:
         mesh: over all devices.
         base: path and digest of the initial weights; None for random ones.
         domains: names of the datasets' domains and of the checkpoint's, and their ids.
+        packed: the share of view slots that is packed; None where config.packed_views is empty.
     """
 
     config: Any
@@ -108,6 +118,7 @@ class TrainingRun:
     mesh: Mesh
     base: dict[str, str] | None
     domains: RunDomains
+    packed: PackedViews | None = None
 
     @classmethod
     def open(
@@ -143,7 +154,11 @@ class TrainingRun:
         check_rows(specs, model_config, any_width=config.from_scratch)
         domains = run_domains(config, asked, specs, model_config, headers)
         sources, held_out = _split(opened, config.validation)
-        recipe = recipe_of(config, domains.of_model(model_config))
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        packed = _packed(config, sources, mesh)
+        recipe = recipe_of(
+            config, domains.of_model(model_config), packed_views=packed.share if packed else 0.0
+        )
         loaded = load_initial(config) if weights else headers
         base = _identity(config.init_from, loaded) if weights and loaded else None
         if loaded:
@@ -157,9 +172,10 @@ class TrainingRun:
             sources=sources,
             held_out=held_out,
             recipe=recipe,
-            mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
+            mesh=mesh,
             base=base,
             domains=domains,
+            packed=packed,
         )
 
     def without_weights(self) -> TrainingRun:
@@ -209,11 +225,8 @@ class TrainingRun:
         ]
 
     @functools.cached_property
-    def model_item(self) -> dict[str, Any]:
-        """The ``model`` item of the checkpoints.
-
-        The contracts are those of the data; domains without data keep those of the checkpoint.
-        """
+    def contracts(self) -> dict[int, Contract]:
+        """Action contracts of the data; domains without data keep those of the checkpoint."""
         mode = action_space(self.model_config).mode
         rows = contracts_of(
             [source.reader.spec for source in self.sources],
@@ -221,11 +234,15 @@ class TrainingRun:
             domains=self.domains.ids,
         )
         contracts = dict(self.loaded.contracts) if self.loaded else {}
-        contracts |= {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+        return contracts | {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+
+    @functools.cached_property
+    def model_item(self) -> dict[str, Any]:
+        """The ``model`` item of the checkpoints."""
         item = model_item(
             self.model_config,
             self.processor,
-            contracts,
+            self.contracts,
             source=self.loaded,
             domains=self.domains.ids,
         )
@@ -356,6 +373,7 @@ class TrainingRun:
             shuffle_buffer=config.data.shuffle_buffer,
             lanes=config.data.lanes,
             shuffle_per=config.data.shuffle_per,
+            deal=config.data.deal,
             position=position,
             host=jax.process_index(),
             hosts=jax.process_count(),
@@ -377,6 +395,21 @@ def _check_processor(processor: Processor | None, path: str) -> None:
                 f"{scaling.mode}; training takes the robot's units alone, so these weights can be "
                 "served and converted, not trained on"
             )
+
+
+def _packed(config: Any, sources: Sequence[Source], mesh: Mesh) -> PackedViews | None:
+    """Returns the share of view slots to pack, from the first batches of the stream."""
+    if not config.packed_views:
+        return None
+    size = global_batch_size(config.batch_size, per=config.batch_size_per, devices=mesh.size)
+    views = [(source.reader.spec, source.weight) for source in sources]
+    load = view_load(
+        [SourceViews(weight, len(spec.views), spec.main_view_share) for spec, weight in views],
+        stream_shape(config, size),
+        devices=mesh.size,
+        parts=config.accumulate,
+    )
+    return packed_views(config.packed_views, load)
 
 
 def _identity(path: str, loaded: Pretrained) -> dict[str, str]:

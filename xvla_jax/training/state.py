@@ -14,7 +14,15 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.lora import (
+    Adapter,
+    LoraConfig,
+    abstract_adapter,
+    adapted_params,
+    apply_adapter,
+    init_adapter,
+)
+from xvla_jax.models.packing import check_share
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
 from xvla_jax.sharding import tree_shardings
 from xvla_jax.training.groups import Groups, join, split
@@ -44,6 +52,7 @@ class Recipe:
         accumulate: parts that a batch is cut into, one after the other, to save memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         lora: the adapter that trains in the place of the parameters; None for none.
+        noise_draws: times and noises for each observation, which is encoded once.
     """
 
     model: XVLA
@@ -51,11 +60,15 @@ class Recipe:
     accumulate: int = 1
     ema_decay: float = 0.0
     lora: LoraConfig | None = None
+    noise_draws: int = 1
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
+        check_share(self.model.packed_views)
         if self.accumulate < 1:
             raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
+        if self.noise_draws < 1:
+            raise ConfigError(f"config.noise_draws is {self.noise_draws}; it must be 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"config.ema_decay is {self.ema_decay}; 0 <= ema_decay < 1")
 
@@ -74,11 +87,17 @@ class Recipe:
         """Shapes and scales of the adapter; None without LoRA."""
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
-    def weights(self, params: Any, base: Any) -> Any:
+    def merged(self, params: Any, base: Any) -> Any:
         """Returns the weights to compute with: the parameters, or the base with the adapter."""
         if self.adapter is None:
             return params
         return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+
+    def weights(self, params: Any, merged: Any) -> Any:
+        """Returns the weights to differentiate in the parameters, where `merged` is at hand."""
+        if self.adapter is None:
+            return params
+        return adapted_params(merged, params, self.adapter.scales)
 
     def group_rows(self) -> list[GroupRow]:
         """Returns a row for each group of parameters; a base has a row of its own."""
@@ -104,7 +123,7 @@ class Recipe:
         # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
-        return self.weights(params, state.base)
+        return self.merged(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
