@@ -188,7 +188,7 @@ def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair
     names = list(itertools.combinations(sides, 2))
     counts = [total(compare_runs(*sides[one], *sides[other]).values()) for one, other in names]
     adjusted = holm([one.p_value for one in counts])
-    return [Pair(*pair, *rest) for pair, *rest in zip(names, counts, adjusted)]
+    return [Pair(*pair, count, p) for pair, count, p in zip(names, counts, adjusted)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
