@@ -200,7 +200,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def not_told_from_best(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+def best_policies(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
     """Returns the policies that no other one is shown to be better than."""
     beaten = {
         pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better
