@@ -10,11 +10,11 @@ import pytest
 from eval.runs.compare import (
     Comparison,
     PairingError,
+    best_policies,
     compare_all,
     compare_runs,
     count_pairs,
     holm,
-    best_policies,
     only_policy,
     protocol_differences,
     total,
