@@ -118,10 +118,11 @@ def sample_losses(
         train=train,
         rngs=rngs,
     )
-    losses = space.sample_losses(jnp.asarray(prediction), actions, mask)  # [B * K]
-    if draws == 1:
-        return losses
-    return {name: values.reshape(-1, draws).mean(axis=1) for name, values in losses.items()}
+    with jax.named_scope("loss"):
+        losses = space.sample_losses(jnp.asarray(prediction), actions, mask)  # [B * K]
+        if draws == 1:
+            return losses
+        return {name: values.reshape(-1, draws).mean(axis=1) for name, values in losses.items()}
 
 
 def sample(

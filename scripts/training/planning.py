@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,15 @@ from rich.table import Table
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.stream.memory import SourceSize, host_bytes
-from data.stream.stream import StreamShape
 from scripts.training.domains import counted_domains
 from scripts.training.initial_model import computing_dtype, planned_config
+from scripts.training.packed_views import (
+    PackedViews,
+    SourceViews,
+    packed_views,
+    stream_shape,
+    view_load,
+)
 from xvla_jax.lora import LoraConfig
 from xvla_jax.planning.chips import GIB, Slice
 from xvla_jax.planning.programs import Run
@@ -54,6 +61,28 @@ def run_of(config: Any, views: int) -> Run:
     )
 
 
+def packed_run(config: Any, run: Run, *, devices: int) -> tuple[Run, PackedViews | None]:
+    """Returns a run with its packed views, as the rows of the mixture say, and what they come to.
+
+    Weights by frames count as shares of samples: the frames are not known without the data. HDF5
+    recordings name their views themselves, so all slots count as filled, and a stated share is
+    taken as it is.
+    """
+    if not config.packed_views:
+        return run, None
+    rows = [(dataset(name), weight) for name, weight in mixture(config.data.mixture)]
+    sources = [
+        SourceViews(weight, min(len(row.views) or run.views, run.views), row.main_view_share)
+        for row, weight in rows
+    ]
+    load = view_load(
+        sources, stream_shape(config, run.batch_size), devices=devices, parts=run.accumulate
+    )
+    sure = all(row.views for row, _ in rows)
+    packed = packed_views(config.packed_views, load, **({} if sure else {"most": 1.0}))
+    return dataclasses.replace(run, packed_views=packed.share), packed
+
+
 def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     """Returns the host memory of the data pipeline, for sources of a typical size."""
     weights = [weight for _, weight in mixture(config.data.mixture)]
@@ -67,14 +96,7 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
         )
         for weight in weights
     ]
-    shape = StreamShape(
-        seed=config.seed,
-        batch_size=run.batch_size,
-        num_actions=run.config.num_actions,
-        shuffle_buffer=config.data.shuffle_buffer,
-        lanes=max(config.data.lanes, target.hosts),
-        shuffle_per=config.data.shuffle_per,
-    )
+    shape = stream_shape(config, run.batch_size, lanes=max(config.data.lanes, target.hosts))
     return host_bytes(
         sizes,
         shape,

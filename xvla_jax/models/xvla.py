@@ -33,6 +33,8 @@ class XVLA(nn.Module):
         unroll: each layer has parameters of its own, see ``inference.inference_params``; a scan
             would copy a layer's slice of the stacked weights before each product.
         scan_vision: compiles the block pairs of a vision stage once, see ``davit.DaViT``.
+        packed_views: in training, images that the vision tower runs at once, as a share of a
+            device's view slots; 0 runs all slots. See ``packing``.
     """
 
     config: XVLAConfig
@@ -40,6 +42,7 @@ class XVLA(nn.Module):
     remat: str = "none"
     unroll: bool = False
     scan_vision: bool = False
+    packed_views: float = 0.0
 
     def setup(self) -> None:
         """Declares the two halves."""
@@ -50,6 +53,7 @@ class XVLA(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
             scan_vision=self.scan_vision,
+            packed_views=self.packed_views,
             dtype=self.dtype,
         )
         self.transformer = SoftPromptedTransformer(

@@ -31,6 +31,7 @@ with needs("data"):
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_NAME: Final = "metrics.jsonl"
+TENSORBOARD: Final = "tensorboard"  # folder of event files and traces
 WANDB_ID_NAME: Final = "wandb_id"
 KINDS: Final = ("data", "checkpoint", "validation")  # that a step may have to wait for
 WANDB_MODES: Final = ("online", "offline")
@@ -49,7 +50,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """Appends to ``metrics.jsonl``; of several lines of a step the newest counts."""
+    """Appends to ``metrics.jsonl``; of a step's lines the newest counts, field by field."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
         """Opens the file; a last line that a kill has cut off is ended first."""
@@ -74,7 +75,7 @@ class TensorBoard:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         """Opens a new event file."""
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        self._events = EventFileWriter(str(workdir / TENSORBOARD))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one event."""
@@ -120,6 +121,7 @@ class WeightsAndBiases:
         path = workdir / WANDB_ID_NAME
         if not path.is_file():
             path.write_text(secrets.token_hex(8))
+        self._newest = 0
         self._run = wandb.init(
             project=project,
             entity=entity or None,
@@ -132,8 +134,12 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one row of the run's history; wandb drops steps that it already has."""
-        self._run.log(dict(scalars), step=step)
+        """Writes one row of the run's history; wandb drops steps that it already has.
+
+        What comes late, such as rollouts, stands at the newest step, as wandb takes no earlier one.
+        """
+        self._newest = max(self._newest, step)
+        self._run.log(dict(scalars), step=self._newest)
 
     def close(self) -> None:
         """Uploads what is left."""
@@ -190,9 +196,11 @@ def all_lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run by rising step, the newest of each step."""
-    # A resumed run repeats steps; later lines overwrite the earlier ones of the same step.
-    by_step = {record["step"]: record for record in all_lines(workdir)}
+    """Returns a line for each step of a run by rising step, with the newest value of each field."""
+    # A resumed run repeats steps, and what is measured beside the training comes in later lines.
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in all_lines(workdir):
+        by_step.setdefault(record["step"], {}).update(record)
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -44,6 +44,8 @@ def test_every_field_of_a_config_has_a_row() -> None:
         ("batch_size", 4, Effect.REFUSED),
         ("seed", 1, Effect.REFUSED),
         ("data.lanes", 2, Effect.REFUSED),
+        ("data.deal", "even", Effect.REFUSED),
+        ("packed_views", "auto", Effect.NONE),
         ("data.root", "elsewhere", Effect.NONE),
         ("mesh.fsdp", 2, Effect.NONE),
         ("distributed.kind", "slurm", Effect.NONE),
