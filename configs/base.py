@@ -39,6 +39,9 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.batch_size = 16  # samples per step
     config.batch_size_per = "run"  # over all hosts; "device": for each
     config.accumulate = 1  # parts into which a batch is cut, one after the other: less memory
+    # flow times and noises for each observation, which is encoded once: the head sees
+    # batch_size * noise_draws chunks
+    config.noise_draws = 1
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
@@ -50,6 +53,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.mesh.fsdp = 1  # devices that share one copy of the weights
     config.wandb = _wandb()
     config.log_every = 20  # steps
+    config.profile = ""  # START:STOP: trace these steps, without STOP, for TensorBoard; "" = none
     config.max_skipped_steps = 10  # that were not finite; one more ends the run
     config.save_every = 1000  # steps that a killed process loses at most; saved twice as often
     config.keep = 2  # newest checkpoints kept

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks"})
+COMMAND = Command(__doc__, rows={"tasks": "tasks"}, in_buckets=("program_cache",))
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -87,6 +87,13 @@ _LEROBOT = COMMAND.DEFINE_string(
 )
 
 _PYTHON = define_simulator_python(COMMAND)
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
+)
+
+_CONTROL = COMMAND.DEFINE_bool(
+    "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
+)
 
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
@@ -102,7 +109,10 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
-    for name in _TASKS.value:
+    names = list(_TASKS.value)
+    if _CONTROL.value:
+        names += [task_spec(name).control for name in names if task_spec(name).control]
+    for name in dict.fromkeys(names):
         spec = common_tasks(task_spec(name), entrants, task_ids)
         states = evaluation_states(spec)
         if _EPISODES.value:
@@ -156,6 +166,7 @@ def main(_: list[str]) -> int:
     if len(_TASKS.value) > 1 and (_TASK_IDS.value or _STATES.value):
         raise UsageError("--task_ids and --init_states are for one row in --tasks")
     from scripts.equivalence.torch_process import TorchReferenceError
+    from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
 
     console = Console()
@@ -164,6 +175,7 @@ def main(_: list[str]) -> int:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     out = pathlib.Path(_OUT.value)
     try:
+        console.print(keep_programs(_PROGRAMS.value), markup=False, highlight=False, soft_wrap=True)
         print_tables(console, run(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes with the episodes that are left.")

@@ -61,6 +61,7 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
         FileNotFoundError: no run has logged anything in the folder.
     """
     from scripts.training.rollout_results import read_results, result_rows
+    from xvla_jax.planning.roofline import read_work, roofline_rows
     from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
 
     lines = read_metrics(workdir)
@@ -71,6 +72,9 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
         values = [line[name] for line in lines if name in line][-_LAST:]
         if values:
             rows[title] = form.format(statistics.fmean(values))
+    work, seconds = read_work(workdir), [line["step_s"] for line in lines if "step_s" in line]
+    if work is not None and seconds:
+        rows |= roofline_rows(work, statistics.fmean(seconds[-_LAST:]))
     for name in sorted({k for line in lines for k in line if k.startswith(_OF_DOMAIN)}):
         # a domain is in few batches of a large mixture: the newest lines that have it
         values = [line[name] for line in lines if name in line][-_LAST:]

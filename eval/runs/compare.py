@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from eval.files import differences
 
@@ -107,6 +107,37 @@ def compare_runs(
     }
 
 
+def against_control(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Comparison]]:
+    """Compares each policy on a changed row with itself on the row's control arm.
+
+    Pairs are episodes of the same task and number of initial state. The states themselves differ:
+    a changed suite has its own.
+
+    Yields:
+        Row, its control arm, policy, and pairs (first: the changed row, second: the control).
+    """
+    for name, task in receipt["tasks"].items():
+        control = task["row"]["control"]
+        if control in receipt["tasks"]:
+            for policy, entry in task["policies"].items():
+                other = receipt["tasks"][control]["policies"][policy]["episodes"]
+                solved = {_place(episode): episode["success"] for episode in other}
+                yield (
+                    name,
+                    control,
+                    policy,
+                    count_pairs(
+                        (episode["success"], solved[_place(episode)])
+                        for episode in entry["episodes"]
+                        if _place(episode) in solved
+                    ),
+                )
+
+
+def _place(episode: Mapping[str, Any]) -> tuple[int, int]:
+    return episode["task_id"], episode["init_state"]
+
+
 def total(comparisons: Iterable[Comparison]) -> Comparison:
     """Sum of comparisons, all pairs together."""
     parts = list(comparisons)
@@ -157,7 +188,7 @@ def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair
     names = list(itertools.combinations(sides, 2))
     counts = [total(compare_runs(*sides[one], *sides[other]).values()) for one, other in names]
     adjusted = holm([one.p_value for one in counts])
-    return [Pair(*pair, *rest) for pair, *rest in zip(names, counts, adjusted)]
+    return [Pair(*pair, count, p) for pair, count, p in zip(names, counts, adjusted)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -169,7 +200,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def not_told_from_best(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+def best_policies(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
     """Returns the policies that no other one is shown to be better than."""
     beaten = {
         pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better

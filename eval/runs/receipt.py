@@ -7,7 +7,7 @@ form is receipt.schema.json; docs/receipts.md explains the fields.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -40,6 +40,7 @@ class TaskRun:
         calls: policy -> calls; the scripted expert has none.
         stopping: how an early stop was decided, None where all of the plan was run.
         films: filmed episodes, as `eval.runs.evaluation` notes them.
+        texts: task index as text -> instruction and its source, where the benchmark has several.
     """
 
     spec: TaskSpec
@@ -49,6 +50,7 @@ class TaskRun:
     calls: Mapping[str, CallLog]
     stopping: Mapping[str, Any] | None = None
     films: Sequence[Mapping[str, Any]] = ()
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def episode_record(result: EpisodeResult, suite: str) -> dict[str, Any]:
@@ -195,6 +197,9 @@ def read_receipt(path: Path) -> dict[str, Any]:
     for name, task in value["tasks"].items():
         for policy, entry in task["policies"].items():
             where = f"{path}: tasks.{name}.policies.{policy}"
+            problem = wrong_text(task["texts"], entry["episodes"])
+            if problem:
+                raise FileError(f"{where}: {problem}; evaluate again")
             _derive(entry, task["reference"], value["config"]["num_workers"], where)
     return value
 
@@ -234,6 +239,20 @@ def _derive(entry: dict[str, Any], reference: Any, num_workers: int, where: str)
     entry.update(task_summaries(entry["episodes"], reference), calls=log.summary(num_workers))
 
 
+def wrong_text(
+    texts: Mapping[str, Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]]
+) -> str:
+    """Returns how the text of an episode differs from the one of its source, "" where none does."""
+    for episode in episodes:
+        source = texts.get(str(episode["task_id"]))
+        if source is not None and episode["task"] not in ("", source["text"]):
+            return (
+                f"episode {episode_key(episode)} was given the text {episode['task']!r}; that of "
+                f"its {source['source']} ({source['file']}) is {source['text']!r}"
+            )
+    return ""
+
+
 def _instruction(episodes: Sequence[Mapping[str, Any]]) -> str:
     """Returns the instruction that the policy got; an episode that never began has none."""
     return next((episode["task"] for episode in episodes if episode["task"]), "")
@@ -262,6 +281,7 @@ def _task(
         "golden_frame": dict(run.golden_frame),
         "stopping": None if run.stopping is None else dict(run.stopping),
         "films": [dict(film) for film in run.films],
+        "texts": {task_id: dict(source) for task_id, source in run.texts.items()},
         "plan": [plan_key(episode) for episode in run.plan],
         "policies": {
             name: {

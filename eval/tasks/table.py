@@ -2,8 +2,9 @@
 
 A row is a protocol: two rows may share scenes and differ in step limit. Rows without a colon in
 their name are `faithful`: they repeat the authors' clients, so that published numbers can be
-compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug. To add a
-benchmark, add its rows in eval/tasks/ and an adapter for its simulator; no other code changes.
+compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug;
+`NAME:task_file` is the control arm of LIBERO-PRO's suites. To add a benchmark, add its rows in
+eval/tasks/ and an adapter for its simulator; no other code changes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Sequence
 
-from . import calvin, google, libero, so101, two_arms, vlabench, widowx
+from . import calvin, google, libero, libero_pro, so101, two_arms, vlabench, widowx
 from .profiles import View
 from .spec import Episode, Reference, Scenario, TaskSpec, task_contract
 
@@ -35,7 +36,7 @@ __all__ = [
 # Official initial states that demonstrations may start from; `held_out` of a row begins behind.
 TRAINING_STATES = tuple(range(30))
 
-_FAMILIES = (libero, calvin, widowx, google, two_arms, vlabench, so101)
+_FAMILIES = (libero, libero_pro, calvin, widowx, google, two_arms, vlabench, so101)
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for family in _FAMILIES for spec in family.ROWS}
 

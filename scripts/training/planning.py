@@ -57,6 +57,7 @@ def run_of(config: Any, views: int) -> Run:
         channel_mask=any(row.unrecorded for row in rows),
         lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
         scan_vision=config.scan_vision,
+        noise_draws=config.noise_draws,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from rich.table import Table
 
+from data.jitter import any_drawn
 from data.rows.contracts import contracts_of
 from data.rows.domains import domain_id_of
 from data.rows.mixtures import mixture
@@ -43,13 +44,14 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning.flops import peak_flops, step_flops
+from xvla_jax.planning.flops import peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
 from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
 from xvla_jax.training.provenance import provenance
-from xvla_jax.training.state import Recipe, abstract_state
+from xvla_jax.training.state import Recipe, TrainState, abstract_state
+from xvla_jax.training.step import make_train_step
 from xvla_jax.training.telemetry import Watch
 from xvla_jax.training.validation import Validation, make_eval_step
 
@@ -86,6 +88,7 @@ def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.
         config.accumulate,
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        noise_draws=config.noise_draws,
     )
 
 
@@ -119,7 +122,12 @@ class TrainingRun:
 
     @classmethod
     def open(
-        cls, config: Any, asked: Iterable[str] = (), *, workdir: pathlib.Path | None = None
+        cls,
+        config: Any,
+        asked: Iterable[str] = (),
+        *,
+        workdir: pathlib.Path | None = None,
+        weights: bool = True,
     ) -> TrainingRun:
         """Opens the sources, checks that they fit the action space, and reads the checkpoint.
 
@@ -127,6 +135,7 @@ class TrainingRun:
             config: as configs/base.py has it.
             asked: fields of it that were set on the command line, as ``model.depth``.
             workdir: keeps frame counts where the data folder is read-only.
+            weights: read them; without, the run can be compiled and not trained.
 
         Raises:
             ConfigError, ValueError, OSError: a part does not fit or is missing.
@@ -150,11 +159,12 @@ class TrainingRun:
         recipe = recipe_of(
             config, domains.of_model(model_config), packed_views=packed.share if packed else 0.0
         )
-        loaded = load_initial(config)
-        base = loaded and _identity(config.init_from, loaded)  # as it lies there
+        loaded = load_initial(config) if weights else headers
+        base = _identity(config.init_from, loaded) if weights and loaded else None
         if loaded:
             _check_processor(loaded.processor, config.init_from)
-            loaded = domains.added_to(loaded, specs, seed=config.seed)
+            if weights:
+                loaded = domains.added_to(loaded, specs, seed=config.seed)
         return cls(
             config=config,
             loaded=loaded,
@@ -286,28 +296,47 @@ class TrainingRun:
             seed=self.config.seed,
         )
 
-    def watch(self, step: int, *, began: float) -> Watch:
-        """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
-        sharding = NamedSharding(self.mesh, BATCH_SPEC)
-        batch = abstract_batch(
+    def lower_step(self) -> jax.stages.Lowered:
+        """Lowers the train step for the state and the batches of this run."""
+        step: Any = make_train_step(self.recipe, self.processor, seed=self.config.seed)
+        jitter = any_drawn(source.reader.spec.augment for source in self.sources)
+        with jax.set_mesh(self.mesh):
+            return step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
+
+    @functools.cached_property
+    def step_flops(self) -> int:
+        """FLOPs of a train step over all devices; tracing the released size takes seconds."""
+        batch = self.abstract_batch(jitter=False)
+        return step_flops(self.recipe, self.processor, self.abstract_state, batch)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and placement of the train state."""
+        return abstract_state(self.recipe, self.mesh)
+
+    def abstract_batch(self, *, jitter: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and placement of a batch, with the fields of jitter or without."""
+        return abstract_batch(
             self.model_config,
             self.batch_size,
             num_views=self.processor.num_views,
             shown=self.present_views,
             image_size=self.processor.image_size,
             text_length=self.processor.text_length,
-            jitter=False,
+            jitter=jitter,
             channel_mask=self.masked,
-            sharding=sharding,
+            sharding=NamedSharding(self.mesh, BATCH_SPEC),
         )
-        state = abstract_state(self.recipe, self.mesh)
-        peak = peak_flops(jax.devices()[0].device_kind)
+
+    def watch(self, step: int, *, began: float) -> Watch:
+        """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
+        peak = peak_of(jax.devices()[0].device_kind)
         return Watch(
             step,
             self.recipe.config.iters,
             began=began,
-            flops=step_flops(self.recipe, self.processor, state, batch),
-            peak=peak and peak * jax.device_count(),
+            flops=self.step_flops,
+            peak=peak and peak.flops * jax.device_count(),
         )
 
     def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:

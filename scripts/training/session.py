@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import jax
 from rich.console import Console
 
 import xvla_jax
@@ -22,7 +23,10 @@ from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
 from xvla_jax.checkpoints import relabel
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_model
+from xvla_jax.compilation.ahead import Ahead
+from xvla_jax.compilation.profiling import StepProfile, steps_of
 from xvla_jax.errors import ConfigError, TrainingError, XVLAError
+from xvla_jax.planning.roofline import step_work, write_work
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
 from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
 from xvla_jax.training.loop import (
@@ -39,8 +43,7 @@ from xvla_jax.training.provenance import code_version
 from xvla_jax.training.resume import check_resumed, check_same_domains, check_same_model
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
-from xvla_jax.training.step import make_train_step
-from xvla_jax.training.telemetry import MetricsWriter, open_sinks, read_metrics
+from xvla_jax.training.telemetry import TENSORBOARD, MetricsWriter, open_sinks, read_metrics
 from xvla_jax.training.workdir_lock import WorkdirLock
 
 
@@ -57,6 +60,7 @@ def train(
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
+    steps_of(config.profile, config.optimizer.iters)  # refused before anything is read
     run = TrainingRun.open(config, fields_set, workdir=workdir)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
@@ -65,29 +69,33 @@ def train(
     saving = _saving(run, workdir, processes, code)
     state, position = _begin(run, saving.checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
+    train_step = _train_step(run, int(state.step), workdir, processes)
     if processes.main:
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
         if run.packed:
             Console().print(str(run.packed), highlight=False, soft_wrap=True)
+    watch = run.watch(int(state.step), began=began)
     with (
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
         contextlib.closing(saving.companion),
+        _profile(config, int(state.step), workdir, processes) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
-            make_train_step(run.recipe, run.processor, seed=config.seed),
+            train_step,
             stream,
             schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
             saving=saving,
             reports=Reports(
                 writer,
-                run.watch(int(state.step), began=began),
+                watch,
                 SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
                 run.domains.names,
+                profile=profile,
             ),
             stop=stop,
             validation=run.validation,
@@ -102,6 +110,35 @@ def train(
         return 0
     print(f"stopped at step {int(state.step)}; the same command resumes from there")
     return STOPPED if stop.number == signal.SIGINT else 0
+
+
+def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes) -> StepProfile:
+    """Returns the profile of a run, which its first process alone writes."""
+    steps = steps_of(config.profile, config.optimizer.iters) if processes.main else range(0)
+    return StepProfile(steps, workdir / TENSORBOARD, done=done)
+
+
+def _train_step(run: TrainingRun, done: int, workdir: pathlib.Path, processes: Processes) -> Ahead:
+    """Returns the train step, which is compiled beside all that follows; the first batches too."""
+    ready = functools.partial(_describe_step, run, workdir, processes)
+    return Ahead(run.lower_step, ready=ready, begin=done < run.recipe.config.iters)
+
+
+def _describe_step(
+    run: TrainingRun,
+    workdir: pathlib.Path,
+    processes: Processes,
+    step: jax.stages.Compiled,
+    line: str,
+) -> None:
+    """Logs what the train step took to compile, and writes its work for the summary."""
+    if processes.main:
+        logging.info("train step: %s", line)
+        kind = run.mesh.devices.flat[0].device_kind
+        try:
+            write_work(workdir, step_work(kind, run.mesh.size, run.step_flops, step.as_text))
+        except OSError as error:
+            logging.warning("the work of the train step is not written: %s", message(error))
 
 
 def _saving(

@@ -15,7 +15,6 @@ from xvla_jax.config import VisionConfig
 from xvla_jax.models.kernels import attend, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     LayerNorm,
     Mlp,
     PackedQKV,
@@ -23,6 +22,7 @@ from xvla_jax.models.layers import (
     rematerialised,
     rematerialised_function,
 )
+from xvla_jax.models.low_rank import Conv, Dense
 from xvla_jax.models.packing import pack
 from xvla_jax.sharding import batch_split
 
@@ -204,7 +204,7 @@ class ConvEmbed(nn.Module):
         norm = LayerNorm(dtype=self.dtype, name="norm")
         if self.prenorm:
             x = norm(x)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.stride,

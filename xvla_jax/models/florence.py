@@ -15,7 +15,6 @@ from xvla_jax.models.davit import DaViT
 from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     Dropout,
     KeyProjection,
     LayerNorm,
@@ -24,6 +23,7 @@ from xvla_jax.models.layers import (
     stacked,
     weights_shape,
 )
+from xvla_jax.models.low_rank import Dense
 from xvla_jax.models.packing import Packing, pack, packing_of, second_pass, unpack
 from xvla_jax.sharding import batch_split
 
@@ -241,7 +241,7 @@ class Florence(nn.Module):
         scope = cast(Scope, self.scope)
         run = functools.partial(_apply_image_tokens, self.clone(parent=None))
         second = second_pass(run, packing.overflow, self.variables, others, order, scope.rngs)
-        return unpack(first, second, packing.order)
+        return unpack(first, jnp.asarray(second), packing.order)
 
 
 def _apply_image_tokens(

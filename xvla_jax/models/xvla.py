@@ -110,8 +110,19 @@ class XVLA(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Encodes and denoises in one call, which also initialises all parameters."""
-        context = self.encode(pixels, view_mask, input_ids, train=train)
+        """Encodes and denoises in one call, which also initialises all parameters.
+
+        ``actions``, ``proprio`` and ``t`` may have K rows for each observation, side by side,
+        ``[B * K, ...]``. Each observation is encoded once.
+        """
+        context: Context | HeadContext = self.encode(pixels, view_mask, input_ids, train=train)
+        draws = len(t) // len(domain_id)
+        if draws > 1:
+            context = self.prepare(context, domain_id)
+            # [B, ...] -> [B * K, ...]: a broadcast, so each device keeps its observations
+            context, domain_id = jax.tree.map(
+                lambda x: jnp.repeat(x, draws, axis=0), (context, domain_id)
+            )
         return self.denoise(context, actions, proprio, domain_id, t, train=train)
 
 

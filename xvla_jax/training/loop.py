@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xvla_jax.batch import IMAGE_FIELDS, check_batch
+from xvla_jax.compilation.profiling import StepProfile, data_wait
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, TrainingError
 from xvla_jax.sharding import global_batch
@@ -66,13 +67,16 @@ def run_loop(
     with DeviceFeed(batches, placement) as feed:
         stopping = stop.reached(step)
         while not stopping:
-            # The feed has placed this batch on the device while the step before was computed.
-            fed = next(feed)
-            # Dispatched, not awaited: what follows runs on the host beside the device, until a
-            # number of this step is read.
-            with jax.set_mesh(placement.mesh):
-                state, metrics = train_step(state, fed.batch)
+            with reports.profile.step(step + 1):
+                # The feed has placed this batch on the device while the step before was computed.
+                with data_wait():
+                    fed = next(feed)
+                # Dispatched, not awaited: what follows runs on the host beside the device, until a
+                # number of this step is read.
+                with jax.set_mesh(placement.mesh):
+                    state, metrics = train_step(state, fed.batch)
             step += 1
+            reports.profile.end(step, state)
             reports.skips.add(step, metrics, fed.samples)
             reports.means.add(metrics)
             reports.watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
@@ -206,6 +210,7 @@ class Reports:
         skips: counts the steps without an update, and ends the run at its limit.
         domains: names by id; the loss of a domain without one is named by its id.
         means: metrics that are reported as means over steps, not of the last one.
+        profile: traces the steps that were asked for.
     """
 
     writer: MetricsWriter
@@ -213,6 +218,7 @@ class Reports:
     skips: SkipWatch
     domains: Mapping[int, str] = dataclasses.field(default_factory=dict)
     means: StepMeans = dataclasses.field(default_factory=lambda: StepMeans())
+    profile: StepProfile = dataclasses.field(default_factory=StepProfile)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the metrics of a step with the times and skips so far, and logs a line."""

@@ -46,16 +46,13 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         # The step's number is folded into the key, so a resumed run draws what it would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         noise_key, time_key, dropout_key = jax.random.split(key, 3)
-        actions = batch["actions"]  # [B, T, D]
-        drawn = {
-            "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),  # [B, T, D]
-            # one number for the step: its times are spread evenly over the batch
-            "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),  # [B]
-        }
+        drawn = _drawn(noise_key, time_key, batch["actions"].shape, recipe.noise_draws)
 
         # Only what trains is differentiated: frozen parameters get no gradients and no moments.
         trained, frozen = split(state.params, recipe.groups)
-        loss = _make_loss(recipe, processor, frozen, state.base)
+        # An adapter is merged once for all parts of the batch, and not differentiated here.
+        merged = recipe.merged(state.params, state.base)
+        loss = _make_loss(recipe, processor, frozen, merged)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
@@ -66,28 +63,44 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
 
         # A flag on the device instead of an exception: the host reads it some steps later.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
+        with jax.named_scope("optimizer"):
+            new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
         return new_state, metrics | {"finite": finite}
 
     # The old state is donated: the new one takes its place in memory.
     return jax.jit(train_step, donate_argnums=0, compiler_options=COMPILER_OPTIONS)
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> Loss:
+def _drawn(
+    noise_key: Array, time_key: Array, shape: tuple[int, ...], draws: int
+) -> dict[str, Array]:
+    """Returns noise and times for actions of a shape ``[B, T, D]``; several draws are axis 1."""
+    size = shape[0]
+    if draws > 1:
+        shape = (size, draws, *shape[1:])  # [B, K, T, D]
+    noise = jax.random.normal(noise_key, shape, jnp.float32)
+    u = jax.random.uniform(time_key)  # one for the step: its times are spread evenly
+    if draws > 1:
+        return {"noise": noise, "t": flow.stratified_draws(u, size, draws)}  # t [B, K]
+    return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
+
+
+def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
         recipe: of the run.
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
-        base: the model's parameters under an adapter; empty without LoRA.
+        merged: the model's parameters with the adapter, see `Recipe.merged`.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
         inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
-        inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
-        weights = recipe.weights(join(trained, frozen), base)
+        with jax.named_scope("images"):
+            inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
+        weights = recipe.weights(join(trained, frozen), merged)
         terms = flow.sample_losses(
             recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
         )

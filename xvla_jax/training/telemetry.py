@@ -31,6 +31,7 @@ with needs("data"):
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_NAME: Final = "metrics.jsonl"
+TENSORBOARD: Final = "tensorboard"  # folder of event files and traces
 WANDB_ID_NAME: Final = "wandb_id"
 KINDS: Final = ("data", "checkpoint", "validation")  # that a step may have to wait for
 WANDB_MODES: Final = ("online", "offline")
@@ -74,7 +75,7 @@ class TensorBoard:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         """Opens a new event file."""
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        self._events = EventFileWriter(str(workdir / TENSORBOARD))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one event."""
