@@ -74,6 +74,7 @@ def train(
         Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
         if run.packed:
             Console().print(str(run.packed), highlight=False, soft_wrap=True)
+    skips = SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index)
     watch = run.watch(int(state.step), began=began)
     with (
         run.batches(position) as stream,
@@ -90,13 +91,7 @@ def train(
             schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
             saving=saving,
-            reports=Reports(
-                writer,
-                watch,
-                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
-                run.domains.names,
-                profile=profile,
-            ),
+            reports=Reports(writer, watch, skips, run.domains.names, profile=profile),
             stop=stop,
             validation=run.validation,
         )

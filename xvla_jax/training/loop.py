@@ -69,10 +69,8 @@ def run_loop(
         while not stopping:
             with reports.profile.step(step + 1):
                 # The feed has placed this batch on the device while the step before was computed.
-                with data_wait():
-                    fed = next(feed)
-                # Dispatched, not awaited: what follows runs on the host beside the device, until a
-                # number of this step is read.
+                fed = next(feed)
+                # Dispatched, not awaited: the host continues until it reads a number of this step.
                 with jax.set_mesh(placement.mesh):
                     state, metrics = train_step(state, fed.batch)
             step += 1
@@ -85,8 +83,7 @@ def run_loop(
             measured = {}
             if validation and validation.due(step, schedule.iters):
                 measured = _validate(validation, state, placement.mesh, reports.watch)
-                l1 = {name: v for name, v in measured.items() if name.startswith("val_l1")}
-                _log.info("step %d/%d  %s", step, schedule.iters, _listed(l1))
+                _log.info("step %d/%d  %s", step, schedule.iters, _listed(measured))
             if step % schedule.log_every == 0 or step == schedule.iters or measured:
                 scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
@@ -237,8 +234,9 @@ def _validate(
         return validation.measure(state, mesh)
 
 
-def _listed(scalars: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+def _listed(measured: Mapping[str, float]) -> str:
+    l1 = {name: value for name, value in measured.items() if name.startswith("val_l1")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in l1.items())
 
 
 def _scalars(metrics: Arrays, names: Mapping[int, str]) -> dict[str, float]:
@@ -336,7 +334,8 @@ class DeviceFeed(Iterator[Fed]):
         """
         # The next batch is asked for as soon as this one is there, before the caller's step.
         began = time.monotonic()
-        fed = self._ahead.result()
+        with data_wait():
+            fed = self._ahead.result()
         self._ahead = self._pool.submit(self._place)
         self.waited_s = time.monotonic() - began
         return fed
