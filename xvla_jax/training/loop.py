@@ -88,8 +88,7 @@ def run_loop(
                 scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
 
-            # Asked before saving, because the last step is saved whatever the interval. All
-            # processes ask at every step, so they agree on the one to stop at.
+            # Before saving, for the last step is always saved. All processes ask, so all agree.
             stopping = step >= schedule.iters or stop.reached(step)
             # Last, with the position behind this batch: the source is a batch ahead by now.
             force = saving.needs(step, measured) or stopping
