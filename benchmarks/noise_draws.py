@@ -37,7 +37,7 @@ def work(draws: int) -> dict[str, int]:
             models.model_dict(getattr(models, _SHAPE.value), action_mode="ee6d")
         ),
         processor=Processor(),
-        optimizer=OptimizerConfig(freeze_steps=0),
+        optimizer=OptimizerConfig(schedule="constant", iters=100, freeze_steps=0),
         dtype=jnp.float32,
         remat="none",
         batch_size=1,
