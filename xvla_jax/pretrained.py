@@ -17,7 +17,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax.checkpoints import hf_folder, lerobot, orbax, run_folder
+from xvla_jax.checkpoints import hf_folder, lerobot, run_folder
 from xvla_jax.checkpoints.accounting import STORED, check_tree
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
@@ -136,6 +136,8 @@ def save_pretrained(
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
+            from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
             item = model_item(config, processor, contracts, source=checkpoint, domains=domains)
             orbax.write_step(scratch, checkpoint.params, item, progress=progress)
             return 0
@@ -203,6 +205,8 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     Raises:
         CheckpointError: it cannot be read, or belongs to another model.
     """
+    from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
     item = run_folder.read_model(step)
     adapter = abstract_adapter(
         lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
@@ -315,6 +319,8 @@ def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
 
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
+    from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
     item = run_folder.read_model(step)
     config = lerobot.config_from_dict(item["config"], f"{step}: model.config")
     if ADAPTER in item:
