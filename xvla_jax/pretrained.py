@@ -122,8 +122,7 @@ def save_pretrained(
         Number of tensors that were rounded, as ``dtype`` does not hold them exactly.
 
     Raises:
-        CheckpointError, ContractError: the folder is in use, the layout unknown, or parameters or
-            contracts are not the config's.
+        CheckpointError, ContractError: the folder is in use; layout, weights or contracts do not fit.
         OSError: the disk is full, read-only or failing.
     """
     _check_names(layout, dtype)
