@@ -122,7 +122,7 @@ def save_pretrained(
         Number of tensors that were rounded, as ``dtype`` does not hold them exactly.
 
     Raises:
-        CheckpointError, ContractError: the folder is in use; layout, weights or contracts do not fit.
+        CheckpointError, ContractError: the folder is in use, or a part does not fit the config.
         OSError: the disk is full, read-only or failing.
     """
     _check_names(layout, dtype)
