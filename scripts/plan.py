@@ -47,11 +47,14 @@ COMMAND.DEFINE_alias("views", "num_views")
 
 
 def main(_: list[str]) -> int:
-    """Plans, prints, and returns the exit status."""
+    """Plans or warms, prints, and returns the exit status."""
     if _WARM.value == bool(_TOPOLOGY.value):
         raise UsageError("either --topology or --warm must be given")
-    if _WARM.value:
-        return _warm()
+    return _warm() if _WARM.value else _plan()
+
+
+def _plan() -> int:
+    """Plans for all topologies, and returns the exit status."""
     # The compiler describes the slice; this process itself needs no accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scripts.training.planning import (

@@ -69,10 +69,8 @@ def run_loop(
         while not stopping:
             with reports.profile.step(step + 1):
                 # The feed has placed this batch on the device while the step before was computed.
-                with data_wait():
-                    fed = next(feed)
-                # Dispatched, not awaited: what follows runs on the host beside the device, until a
-                # number of this step is read.
+                fed = next(feed)
+                # Dispatched, not awaited: the host continues until it reads a number of this step.
                 with jax.set_mesh(placement.mesh):
                     state, metrics = train_step(state, fed.batch)
             step += 1
@@ -87,8 +85,7 @@ def run_loop(
                 scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
 
-            # Asked before saving, because the last step is saved whatever the interval. All
-            # processes ask at every step, so they agree on the one to stop at.
+            # Before saving, for the last step is always saved. All processes ask, so all agree.
             stopping = step >= schedule.iters or stop.reached(step)
             # Last, with the position behind this batch: the source is a batch ahead by now.
             force = saving.needs(step, measured) or stopping
@@ -342,7 +339,8 @@ class DeviceFeed(Iterator[Fed]):
         """
         # The next batch is asked for as soon as this one is there, before the caller's step.
         began = time.monotonic()
-        fed = self._ahead.result()
+        with data_wait():
+            fed = self._ahead.result()
         self._ahead = self._pool.submit(self._place)
         self.waited_s = time.monotonic() - began
         return fed
