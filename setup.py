@@ -81,7 +81,7 @@ setup(
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
         # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's
-        # OpenAPI description, jsonschema that of receipts.
+        # OpenAPI description, jsonschema that of receipts; robostats reads exported episodes.
         "dev": [
             "hypothesis>=6.150",
             "httpx2>=2.16",
@@ -91,6 +91,7 @@ setup(
             "pytest>=9",
             "pytest-xdist>=3.8",
             "requests>=2.32",
+            "robostats>=0.2",
             "ruff>=0.17",
             "schemathesis>=4.30",
             "setuptools>=77",

@@ -15,7 +15,6 @@ from xvla_jax.config import VisionConfig
 from xvla_jax.models.kernels import attend, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     LayerNorm,
     Mlp,
     PackedQKV,
@@ -23,6 +22,8 @@ from xvla_jax.models.layers import (
     rematerialised,
     rematerialised_function,
 )
+from xvla_jax.models.low_rank import Conv, Dense
+from xvla_jax.models.packing import pack
 from xvla_jax.sharding import batch_split
 
 
@@ -133,13 +134,16 @@ class DropPath(nn.Module):
     rate: float | Array
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """``[B, ...] -> [B, ...]``."""
+    def __call__(self, x: Array, order: Array | None = None, *, train: bool) -> Array:
+        """``[B, ...] -> [B, ...]``; with the ``order`` of packed images, see `DaViT`."""
         if not train or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)  # one draw an image
+        images = x.shape[0] if order is None else order.size
+        shape = (images,) + (1,) * (x.ndim - 1)  # one draw an image
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        if order is not None:  # packed images take the draws of their slots
+            kept = pack(kept, order, x.shape[0] // order.shape[0])
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
 
@@ -168,20 +172,20 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, order: Array | None = None) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
         drop = DropPath(self.drop_path)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv1")(x)
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
         attention = self.attention(dtype=self.dtype, name="attention")
-        x = x + drop(attention(y), train=train)
+        x = x + drop(attention(y), order, train=train)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
         # [B * H * W, C]: on a map, TPU's compiler turns the MLP's products into convolutions over
         # windows, which take six times as long.
         y = y.reshape(-1, y.shape[-1])
         y = Mlp(4 * x.shape[-1], gelu_erf, dtype=self.dtype, name="mlp")(y)
-        return x + drop(y.reshape(x.shape), train=train)
+        return x + drop(y.reshape(x.shape), order, train=train)
 
 
 class ConvEmbed(nn.Module):
@@ -200,7 +204,7 @@ class ConvEmbed(nn.Module):
         norm = LayerNorm(dtype=self.dtype, name="norm")
         if self.prenorm:
             x = norm(x)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.stride,
@@ -228,8 +232,12 @@ class DaViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels: Array, *, train: bool = False) -> Array:
-        """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release."""
+    def __call__(self, pixels: Array, order: Array | None = None, *, train: bool = False) -> Array:
+        """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release.
+
+        Packed images come with ``order`` ``int32[G, n]``: each of G devices has the images of the
+        first of its slots in that order. Drop path draws for all slots.
+        """
         c = self.config
         # Drop path rates rise evenly over all blocks, two to a pair.
         rates = iter(np.linspace(0.0, c.drop_path_rate, 2 * sum(c.depths)).tolist())
@@ -253,21 +261,33 @@ class DaViT(nn.Module):
             # Parameters are made by the blocks themselves, so a scan has to wait for them.
             scanned = self.scan and depth > 1 and not self.is_initializing()
             run = self._scanned_stage if scanned else self._stage
-            x = run(x, f"stage{i}", pair, pair_rates, train)
+            x = run(x, f"stage{i}", pair, pair_rates, train, order)
         return x
 
     def _stage(
-        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+        self,
+        x: Array,
+        name: str,
+        pair: Pair,
+        rates: list[list[float]],
+        train: bool,
+        order: Array | None,
     ) -> Array:
         blocks = rematerialised(Block, self.remat, scanned=False)
         for j, pair_rates in enumerate(rates):
             for (kind, attention), rate in zip(pair.items(), pair_rates, strict=True):
                 block = blocks(attention, rate, dtype=self.dtype, name=f"{name}_{kind}{j}")
-                x = batch_split(block(x, train))
+                x = batch_split(block(x, train, order))
         return x
 
     def _scanned_stage(
-        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+        self,
+        x: Array,
+        name: str,
+        pair: Pair,
+        rates: list[list[float]],
+        train: bool,
+        order: Array | None,
     ) -> Array:
         params = self.variables["params"]
         pairs = [{kind: params[f"{name}_{kind}{j}"] for kind in pair} for j in range(len(rates))]
@@ -281,7 +301,7 @@ class DaViT(nn.Module):
             for i, (kind, attention) in enumerate(pair.items()):
                 block = functools.partial(_apply_block, attention, self.dtype)
                 block = rematerialised_function(block, self.remat)
-                x = block(x, params[kind], rates[i], None if keys is None else keys[i])
+                x = block(x, params[kind], rates[i], None if keys is None else keys[i], order)
                 x = batch_split(x)
             return x, None
 
@@ -297,8 +317,9 @@ def _apply_block(
     params: Any,
     rate: Array,
     key: Array | None,
+    order: Array | None,
 ) -> Array:
     """Applies a block with the given parameters; drops nothing without a key."""
     block = Block(attention, rate, dtype=dtype, parent=None)
     rngs = {} if key is None else {"dropout": key}
-    return jnp.asarray(block.apply({"params": params}, x, key is not None, rngs=rngs))
+    return jnp.asarray(block.apply({"params": params}, x, key is not None, order, rngs=rngs))

@@ -12,7 +12,6 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.models.layers import (
     QKV,
     Array,
-    Dense,
     DomainLinear,
     LayerNorm,
     Mlp,
@@ -21,6 +20,7 @@ from xvla_jax.models.layers import (
     stacked,
     time_embedding,
 )
+from xvla_jax.models.low_rank import Dense
 from xvla_jax.sharding import batch_split
 
 DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU, after fc2
