@@ -1,9 +1,11 @@
 """Work of a train step by number of draws per observation, counted in the compiled program.
 
-``JAX_PLATFORMS=cpu python -m benchmarks.noise_draws [--shape=RELEASED] [--views=2] [--draws=1,4]``
+``JAX_PLATFORMS=cpu python -m benchmarks.noise_draws [--shape=RELEASED] [--views=2] [--draws=1,4]
+[--traced]``
 
 The step of one observation is compiled for this machine from shapes alone, and not run. The gain is
 the number of chunks that the head trains on for a FLOP, over that of the first number of draws.
+With ``--traced`` the step is traced instead, which takes a minute and gives the sum alone.
 
 ``JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=2
 python -m benchmarks.noise_draws --timed_steps=20 --draws=1,2,4``
@@ -28,7 +30,7 @@ from benchmarks.train_step import made_up_batch
 from configs import models, quickstart
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning.flops import flops_by_stage
+from xvla_jax.planning.flops import flops_by_stage, step_flops
 from xvla_jax.planning.programs import Run, compile_program
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import global_batch, make_mesh
@@ -39,6 +41,7 @@ from xvla_jax.training.step import make_train_step
 _SHAPE = flags.DEFINE_string("shape", "RELEASED", "Row of configs/models.py.")
 _VIEWS = flags.DEFINE_integer("views", 2, "Views of an observation.", lower_bound=1)
 _TIMED = flags.DEFINE_integer("timed_steps", 0, "Steps of the quickstart to time.", lower_bound=0)
+_TRACED = flags.DEFINE_bool("traced", False, "Count in the traced step, without compiling.")
 _DRAWS = flags.DEFINE_list("draws", ["1", "4"], "Numbers of draws; the first is the base.")
 
 _STAGES: Final = {"encoder": r"/vlm/", "head": r"/transformer/"}
@@ -60,8 +63,12 @@ def work(draws: int) -> dict[str, int]:
         fsdp=1,
         noise_draws=draws,
     )
-    program = compile_program(run.lower_step(run.mesh(jax.devices()[:1])))
-    return flops_by_stage(program.text, _STAGES)
+    mesh = run.mesh(jax.devices()[:1])
+    if not _TRACED.value:
+        return flops_by_stage(compile_program(run.lower_step(mesh)).text, _STAGES)
+    host = made_up_batch(run.config, run.processor, run.batch_size)
+    batch = host | {"images": host["images"][:, : run.views]}
+    return {"all": step_flops(run.recipe, run.processor, run.state(mesh), batch)}
 
 
 def _timed(numbers: list[int]) -> Table:
@@ -109,10 +116,11 @@ def _quickstart(draws: int) -> tuple[Callable[[TrainState], TrainState], TrainSt
 
 def _counted(numbers: list[int]) -> Table:
     """Returns the FLOPs of a step by stage."""
-    table = Table("draws", *(f"{name}, GFLOP" for name in (*_STAGES, "other")), "chunks per FLOP")
+    counts = {draws: work(draws) for draws in numbers}
+    names = counts[numbers[0]]
+    table = Table("draws", *(f"{name}, GFLOP" for name in names), "chunks per FLOP")
     base = None
-    for draws in numbers:
-        stages = work(draws)
+    for draws, stages in counts.items():
         rate = draws / sum(stages.values())
         base = base or rate
         table.add_row(

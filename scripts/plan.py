@@ -47,11 +47,14 @@ COMMAND.DEFINE_alias("views", "num_views")
 
 
 def main(_: list[str]) -> int:
-    """Plans, prints, and returns the exit status."""
+    """Plans or warms, prints, and returns the exit status."""
     if _WARM.value == bool(_TOPOLOGY.value):
         raise UsageError("either --topology or --warm must be given")
-    if _WARM.value:
-        return _warm()
+    return _warm() if _WARM.value else _plan()
+
+
+def _plan() -> int:
+    """Plans for all topologies, and returns the exit status."""
     # The compiler describes the slice; this process itself needs no accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scripts.training.planning import (
@@ -79,9 +82,7 @@ def main(_: list[str]) -> int:
                 alone, packed = packed_run(config, run, devices=1)
                 made = card_plans(alone, chosen, say=console.log)
                 on_cards.append(made)
-                print_cards(console, made)
-                if packed:
-                    console.print(f"  {packed}", highlight=False)
+                print_cards(console, made, packed)
                 continue
             target = describe(name)
             batch_size = global_batch_size(
@@ -98,9 +99,7 @@ def main(_: list[str]) -> int:
                 say=console.log,
             )
             plans.append(plan)
-            print_plan(console, plan)
-            if packed:
-                console.print(f"  {packed}", highlight=False)
+            print_plan(console, plan, packed)
     except (XVLAError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
