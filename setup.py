@@ -73,6 +73,8 @@ setup(
         # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
+        # The file that scripts.new_robot --rerun writes, and the viewer that shows it: 0.5 GB.
+        "rerun": ["rerun-sdk>=0.30"],
         # `make docs` builds the site; the API reference is read from the sources, never imported.
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
         # Only the parity tests need PyTorch; checkpoints, .bin files too, are read without.

@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.timing import seconds_of
-from benchmarks.train_step import batch_of
+from benchmarks.train_step import made_up_batch
 from configs import models
 from xvla_jax.config import XVLAConfig
 from xvla_jax.lora import LoraConfig, apply_adapter
@@ -146,7 +146,7 @@ def _step(kind: type[Recipe], samples: int) -> Callable[[], Any]:
     make = jax.jit(functools.partial(init_params, model))
     base = jax.device_get(make(jax.random.key(0, impl="rbg")))
     states = [init_state(recipe, mesh, seed=0, params=base)]
-    batch = global_batch(batch_of(config, processor, samples), mesh)
+    batch = global_batch(made_up_batch(config, processor, samples), mesh)
     step = make_train_step(recipe, processor, seed=0)
 
     def call() -> Any:
@@ -177,7 +177,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, float]:
 def _counts(samples: int) -> None:
     config = XVLAConfig.from_dict(models.model_dict(models.RELEASED, action_mode="ee6d"))
     processor = Processor(image_size=224, text_length=50)
-    batch = batch_of(config, processor, samples)
+    batch = made_up_batch(config, processor, samples)
     batch["images"] = batch["images"][:, :2]
     mesh = make_mesh(1, 1, jax.devices()[:1])
     for form, kind in _RECIPES.items():

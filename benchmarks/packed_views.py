@@ -34,6 +34,7 @@ _MODEL = flags.DEFINE_enum("model", "small", ["small", "released"], "Shape of th
 _SHARES = flags.DEFINE_list("shares", ["0.4", "0.4", "0.2"], "Samples of 1, 2, 3 ... views.")
 _ROWS = flags.DEFINE_integer("rows", 16, "Samples of a device.", lower_bound=1)
 _DEVICES = flags.DEFINE_list("devices", ["1", "8", "64"], "Devices that share a batch.")
+_DEALS = flags.DEFINE_list("deals", list(DEALS), "Ways to deal a batch, of config.data.deal.")
 _COMPILED = flags.DEFINE_bool("compiled", False, "Count the compiled program.")
 
 _SHAPES: Final = {"small": models.SMALL, "released": models.RELEASED}
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> None:
     )
     print("|---|---:|---:|---:|---:|---:|")
     known = {1.0: padded}
-    for deal in DEALS:
+    for deal in _DEALS.value:
         for devices in map(int, _DEVICES.value):
             shape = StreamShape(0, _ROWS.value * devices, 30, 10_000, 1, deal=deal)
             load = view_load(sources, shape, devices=devices, parts=1)

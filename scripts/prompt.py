@@ -1,7 +1,7 @@
 """Lists the domains of a checkpoint; adds, exports and imports them with their soft prompts.
 
 python -m scripts.prompt list CHECKPOINT
-python -m scripts.prompt nearest CHECKPOINT --data=ROW --root=FOLDER [--by=loss] [--write=FILE]
+python -m scripts.prompt nearest CHECKPOINT --data=ROW --root=FOLDER [--by=loss] [--report=FILE]
 python -m scripts.prompt add CHECKPOINT OUT --name=NAME --from=NAME|nearest|fresh --rate_hz=HZ
     --rotation=LAYOUT --views=NAME,NAME --proprio=KIND [--domain=ID]
 python -m scripts.prompt export CHECKPOINT FILE --domain=NAME
@@ -76,7 +76,7 @@ _BY = COMMAND.DEFINE_enum(
     "What nearest chooses by: what a linear head could not explain of held-out actions with each "
     "prompt; or conventions, rate, reach and speed.",
 )
-_WRITE = COMMAND.DEFINE_string("write", None, "JSON file for what nearest found.")
+_REPORT = COMMAND.DEFINE_string("report", None, "JSON file for the numbers of nearest.")
 COMMAND.DEFINE_alias("rate", "rate_hz")
 
 
@@ -153,13 +153,13 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
 def _nearest(console: Console, checkpoint: str) -> None:
     from data.sources import open_mixture
     from eval.files import write_json
-    from scripts.training.nearest import choice_table, choose
+    from scripts.training.prompt_choice import choice_table, choose
     from xvla_jax.pretrained import load_checkpoint
 
     if not _DATA.value or not _ROOT.value:
         raise UsageError("nearest needs --data=ROW and --root=FOLDER, the new robot's recording")
-    if _WRITE.value and pathlib.Path(_WRITE.value).exists():
-        raise UsageError(f"--write={_WRITE.value} exists; give another name or remove it")
+    if _REPORT.value and pathlib.Path(_REPORT.value).exists():
+        raise UsageError(f"--report={_REPORT.value} exists; give another name or remove it")
     (source,) = open_mixture(((_DATA.value, 1.0),), _ROOT.value)
     loaded = load_checkpoint(checkpoint)
     choice = choose(loaded, source, episodes=_EPISODES.value, seed=_SEED.value)
@@ -167,9 +167,9 @@ def _nearest(console: Console, checkpoint: str) -> None:
     best = choice.nearest(_BY.value)
     called = f" ({best.name})" if best.name else ""
     console.print(f"nearest by {_BY.value}: domain {best.domain_id}{called}", markup=False)
-    if _WRITE.value:
-        pathlib.Path(_WRITE.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(pathlib.Path(_WRITE.value), choice.to_dict(_BY.value))
+    if _REPORT.value:
+        pathlib.Path(_REPORT.value).parent.mkdir(parents=True, exist_ok=True)
+        write_json(pathlib.Path(_REPORT.value), choice.to_dict(_BY.value))
 
 
 def _export(console: Console, checkpoint: str, file: str) -> None:

@@ -4,8 +4,8 @@ The base is trained on LIBERO demonstrations of three domains (poses), the new r
 (joints). Each cell trains from 10, 20 or 50 of its demonstrations, for the same number of steps
 whatever the way, and is evaluated on the same 50 initial states, none of which any demonstration
 begins from. Every stage is a command, which is shown before it runs; what was completed by the same
-command is skipped. The report is written at the end: ``report.md``, ``report.json`` and
-``report.png``. Hardware: two CPU cores, for about an hour and a half.
+command is skipped. The report is written at the end, as Markdown, JSON and PNG.
+Hardware: two CPU cores, for about an hour and a half.
 """
 
 from __future__ import annotations

@@ -11,15 +11,16 @@ from scripts.demo.stages import ROBOTS, TRAIN, Stage
 BASE = "base/train"
 CHOICE = "nearest/choice.json"
 NEAREST = "nearest/ready"  # the base with the new domain copied from the nearest one
-HELD_OUT = "data/held_out"
+_DATA = "data"  # folder of the new robot's
+HELD_OUT = f"{_DATA}/held_out"
 NEW_DOMAIN = 0  # id of the SO-101's row in data/rows/video.py
 _ROBOT = ROBOTS["so101"]
 DATASET = _ROBOT["dataset"]  # of the new robot
 # folder of the new robot's data -> its files among the 60 demonstrations
 PARTS: Mapping[str, str] = {
-    "data/10": "episode_0000*.npz",
-    "data/20": "episode_000[01]*.npz",
-    "data/50": "episode_000[0-4]*.npz",
+    f"{_DATA}/10": "episode_0000*.npz",
+    f"{_DATA}/20": "episode_000[01]*.npz",
+    f"{_DATA}/50": "episode_000[0-4]*.npz",
     HELD_OUT: "episode_0005*.npz",
 }
 
@@ -42,6 +43,7 @@ class Method:
 _FIRST = "--config.optimizer.freeze_steps={first}"
 METHODS: Mapping[str, Method] = {
     "scratch": Method("from scratch", None),
+    "full": Method("all at once", BASE),
     "two_step": Method("two-step", BASE, (_FIRST,)),
     "lora": Method("LoRA, rank 8", BASE, (_FIRST, "--config.lora.rank=8")),
     "prompt": Method("prompt and heads only", BASE, ("--config.optimizer.mode=prompts_and_heads",)),
@@ -126,7 +128,7 @@ def choosing(out: str) -> Stage:
         f"{out}/{BASE}",
         f"--data={DATASET}",
         f"--root={out}/data/20",
-        f"--write={out}/{CHOICE}",
+        f"--report={out}/{CHOICE}",
     )
     return Stage("choose the nearest prompt", arguments, CHOICE)
 
@@ -153,6 +155,7 @@ def cell_stages(out: str, cell: Cell, size: Size) -> list[Stage]:
         f"--config.optimizer.iters={size.steps}",
         f"--config.batch_size={size.batch}",
         f"--config.seed={cell.seed}",
+        "--config.rollouts.task=",  # a cell is evaluated at its end alone
         *(flag.format(first=size.first) for flag in method.flags),
     ]
     if method.start:
@@ -190,6 +193,7 @@ def _training(name: str, config: str, out: str, run: str, flags: tuple[str, ...]
         f"--config={config}",
         f"--workdir={out}/{run}",
         "--config.save_every=100000",
+        "--config.rollouts.task=",  # evaluated afterwards, on all states
         *flags,
     )
     environment = (*TRAIN.environment, *_cache(out))

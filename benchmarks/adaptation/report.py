@@ -10,17 +10,21 @@ from typing import Any
 
 from benchmarks.adaptation.cells import CELLS, METHODS, Cell
 from eval.files import write_bytes, write_json
+from eval.runs.binomial import success_interval
 from eval.runs.compare import Comparison, compare_runs, total
 from eval.runs.receipt import RESULTS, read_receipt
-from eval.runs.statistics import wilson_interval
 from xvla_jax.errors import needs
 
 NAME = "report"
-_SCRATCH, _FRESH, _NEAREST = "scratch", "two_step", "nearest"
+_SCRATCH = "scratch"
 _SEEDS_TITLE = "seeds of the training"
 # pairs of methods that are compared on the same states
-_PAIRS = (*((method, _SCRATCH) for method in METHODS if method != _SCRATCH), (_NEAREST, _FRESH))
-_COLOURS = ("#666666", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728")
+_PAIRS = (
+    *((method, _SCRATCH) for method in METHODS if method != _SCRATCH),
+    ("full", "two_step"),
+    ("nearest", "two_step"),
+)
+_COLOURS = ("#666666", "#9467bd", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +88,12 @@ def comparisons(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 def markdown(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]]) -> str:
     """Returns two tables: the cells, and the comparisons."""
     lines = [
-        "| demonstrations | way | seed | solved | 95 % (Wilson) | l1, rad |",
+        "| demonstrations | way | seed | solved | 95 % (Blaker) | l1, rad |",
         "|---:|---|---:|---:|---|---:|",
     ]
     for outcome in sorted(outcomes, key=lambda o: (o.cell.demonstrations, o.cell.seed)):
         solved, tried = outcome.successes
-        low, high = wilson_interval(solved, tried)
+        low, high = success_interval(solved, tried)
         cell = outcome.cell
         lines.append(
             f"| {cell.demonstrations} | {METHODS[cell.method].title} | {cell.seed} "
@@ -115,7 +119,7 @@ def markdown(outcomes: Sequence[Outcome], compared: Sequence[Mapping[str, Any]])
 
 
 def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> str:
-    """Writes ``report.md``, ``report.json`` and ``report.png``; returns the first."""
+    """Writes the report as Markdown, JSON and PNG; returns the first."""
     outcomes = read_outcomes(workdir)
     compared = comparisons(outcomes)
     text = markdown(outcomes, compared)
@@ -123,7 +127,7 @@ def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> str:
     cells = [
         dataclasses.asdict(o.cell)
         | {"solved": o.successes[0], "episodes": o.successes[1], "l1": o.l1}
-        | {"wilson95": wilson_interval(*o.successes)}
+        | {"interval95": success_interval(*o.successes)}
         for o in outcomes
     ]
     write_json(
@@ -136,7 +140,7 @@ def write(workdir: pathlib.Path, settings: Mapping[str, Any]) -> str:
 
 
 def draw(outcomes: Sequence[Outcome], path: pathlib.Path) -> None:
-    """Draws success with Wilson intervals, and l1, against demonstrations; seeds summed."""
+    """Draws success with exact intervals, and l1, against demonstrations; seeds summed."""
     with needs("sim"):
         from matplotlib.figure import Figure
 
@@ -159,7 +163,7 @@ def draw(outcomes: Sequence[Outcome], path: pathlib.Path) -> None:
         left.errorbar(places, rates, yerr=reach, capsize=3, label=row.title, **style)
         right.plot(places, [sum(o.l1 for o in own) / len(own) for _, own in points], **style)
     for axes, title in (
-        (left, "solved, % (95 %, Wilson)"),
+        (left, "solved, % (95 %, Blaker)"),
         (right, "l1 on held-out demonstrations, rad"),
     ):
         axes.set_title(title, fontsize=10)
@@ -176,7 +180,7 @@ def draw(outcomes: Sequence[Outcome], path: pathlib.Path) -> None:
 def _success(outcomes: Sequence[Outcome]) -> tuple[float, float, float]:
     """Returns rate, low and high in percent, episodes of all seeds together."""
     solved, tried = (sum(numbers) for numbers in zip(*(o.successes for o in outcomes), strict=True))
-    low, high = wilson_interval(solved, tried)
+    low, high = success_interval(solved, tried)
     return 100 * solved / tried, 100 * low, 100 * high
 
 

@@ -89,7 +89,7 @@ def _with_commands(
 
 
 def _one_finger(recording: Recording, choices: Choices, columns: list[int]) -> list[int]:
-    """Of a hand's fingers that move as one, the first; joints keep all of theirs."""
+    """First finger of those of a hand that move as one; joints keep all of theirs."""
     if choices["kind"].value != POSES:
         return columns
     key = choices["state_key"].value

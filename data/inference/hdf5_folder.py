@@ -88,7 +88,7 @@ def read_hdf5(path: Path, episodes: int = EPISODES) -> Recording:
     return Recording(
         name=path.stem if path.is_file() else path.name,
         storage="hdf5",
-        root=path.parent,
+        root=path if path.is_dir() else path.parent,
         robot_type=robot,
         rate_hz=rate,
         rate_from=rate_from,
@@ -107,7 +107,7 @@ def read_hdf5(path: Path, episodes: int = EPISODES) -> Recording:
 
 @dataclass(frozen=True)
 class _Read:
-    """What is read of one episode."""
+    """Content of one episode."""
 
     arrays: Mapping[str, Float64]
     clock: Float64 | None
@@ -144,7 +144,7 @@ def _text(file: h5py.File, key: str) -> str:
 
 def _contents(file: h5py.File, place: Hdf5Episode) -> _Contents:
     """Sorts the arrays of an episode by their types, shapes and names."""
-    group = stored_item(file, place.group)
+    group: Any = stored_item(file, place.group)
     sets: dict[str, h5py.Dataset] = {}
     # hard links alone are visited, so nothing leads out of the file
     group.visititems(lambda name, item: _note(sets, name, item))

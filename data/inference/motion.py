@@ -221,10 +221,10 @@ def _by_clock(steps: Sequence[Float64]) -> Choice:
         return open_choice(text, asked, free=True, form=NUMBER)
     every = np.concatenate(steps)
     hertz = len(every) / max(float(every.sum()), 1e-9)
-    whole = f"{round(hertz)}"
+    rounded = f"{round(hertz)}"
     uneven = float((np.abs(every * hertz - 1) > 0.5).mean())
     text = f"the files state no rate; the recorded times, as seconds, say {hertz:.3f} Hz"
     exact = abs(hertz / max(round(hertz), 1) - 1) <= CLOCK and uneven <= 0.01
     if exact and SENSIBLE[0] <= hertz <= SENSIBLE[1]:
-        return measured(whole, text, asked, free=True, form=NUMBER)
+        return measured(rounded, text, asked, free=True, form=NUMBER)
     return open_choice(text, asked, free=True, form=NUMBER)

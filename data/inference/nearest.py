@@ -28,7 +28,7 @@ FASTEST = 0.99  # quantile of the speed
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a recording shows of its robot.
+    """Statistics of a recording by which domains are compared.
 
     Attributes:
         arms: number of arms.

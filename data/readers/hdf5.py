@@ -264,10 +264,15 @@ def check_present(file: h5py.File, keys: Iterable[str]) -> None:
 
 def _without_meta_file(spec: DatasetSpec, root: Path) -> list[Hdf5Episode]:
     """Episodes of a row that names its views, where no meta file is there; else none."""
-    if not spec.views or root.is_file() or styled_files(root, spec.storage_name):
+    name, own = spec.storage_name, root / spec.storage_name
+    styled = styled_files(root, name) if spec.views and not root.is_file() else {}
+    names = {content.get("robot_type") or content["dataset_name"] for content in styled.values()}
+    if not spec.views or root.is_file() or name in names:
         return []
-    own = root / spec.storage_name
-    for place in (own, *(own.with_name(own.name + suffix) for suffix in SUFFIXES), root):
+    files = [own.with_name(own.name + suffix) for suffix in SUFFIXES]
+    # a folder with the meta file of another set is not taken for this one
+    places = [own, *([root] if root.name == name else []), *files, *([] if styled else [root])]
+    for place in places:
         episodes = find_episodes(place)
         if episodes:
             return episodes

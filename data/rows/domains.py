@@ -25,7 +25,7 @@ ROBOTS_OF_DOMAINS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What the rows of a released domain state of its recordings.
+    """Statements of the rows of a released domain about its recordings.
 
     Attributes:
         domain: its name.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping
 
-from .statistics import wilson_interval
+from .binomial import success_interval
 
 
 class NoScoreError(RuntimeError):
@@ -38,8 +38,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of the rate."""
-        return wilson_interval(self.successes, self.episodes)
+        """Blaker's exact 95 % interval of the rate."""
+        return success_interval(self.successes, self.episodes)
 
     def __str__(self) -> str:
         low, high = self.interval

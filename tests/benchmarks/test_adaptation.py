@@ -64,6 +64,7 @@ def test_cells_differ_in_the_method_alone() -> None:
     first = {"optimizer.freeze_steps": "2"}
     assert changed == {
         "scratch": {},
+        "full": base,
         "two_step": base | first,
         "lora": base | first | {"lora.rank": "8"},
         "prompt": base | {"optimizer.mode": "prompts_and_heads"},
@@ -141,7 +142,7 @@ def test_methods_are_paired_by_state_and_seeds_are_summed() -> None:
     assert row["difference"][0] == pytest.approx(0.75)
     assert row["p_value"] == pytest.approx(18 / 256)
     text = report.markdown(outcomes, [row])
-    assert "| 20 | two-step | 0 | 3 of 4 | 30 % to 95 % | 0.1000 |" in text
+    assert "| 20 | two-step | 0 | 3 of 4 | 25 % to 99 % | 0.1000 |" in text
     assert "| 20 | two-step | from scratch | 2 | 7 | 1 | +75 (" in text
 
 

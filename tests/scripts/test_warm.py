@@ -13,6 +13,7 @@ from tests.quick_compile import QUICK_COMPILE
 from tests.scripts.runs import end, start
 from tests.xvla_jax.compilation.test_profiling import traced
 from xvla_jax.compilation.profiling import DATA_WAIT, SCOPES, STEP
+from xvla_jax.compilation.program_cache import machine
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 
@@ -46,7 +47,7 @@ def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Pa
     assert {name.partition("-")[0] for name in kept} > {"jit_train_step", "jit_eval_step"}
 
     status, output = end(
-        start(demos, tmp_path / "run", *_FLAGS, "--config.profile=2:4", compiled=folder)
+        start(demos, tmp_path / "run", *_FLAGS, "--config.profile=2:4", compiled=folder / machine())
     )
     assert status == 0, output
     assert "0 compiled)" in output, output

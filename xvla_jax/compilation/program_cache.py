@@ -36,6 +36,7 @@ _UNREADABLE: Final = "Error reading persistent compilation cache entry for "
 _UNWRITABLE: Final = "Error writing persistent compilation cache entry for "
 _ENTRY: Final = "*-cache"
 
+_settings: Any = jax.config  # its fields are unknown to type checkers
 _log = logging.getLogger(__name__)
 _events: collections.Counter[str] = collections.Counter()
 
@@ -54,8 +55,8 @@ def keep_programs(place: str | None) -> str:
         ConfigError: the folder that was asked for is not safe, or cannot be made.
     """
     _count_events()
-    if place == OFF or not jax.config.jax_enable_compilation_cache:
-        jax.config.update("jax_enable_compilation_cache", False)
+    if place == OFF or not _settings.jax_enable_compilation_cache:
+        _settings.update("jax_enable_compilation_cache", False)
         return f"compiled programs are not kept ({_reason_off(place)})"
     variable = os.environ.get(_VARIABLE)
     asked = place or variable
@@ -72,12 +73,12 @@ def keep_programs(place: str | None) -> str:
             raise ConfigError(
                 f"{source}={asked}: {error}; name a folder of your own, a gs:// bucket, or {OFF}"
             ) from error
-        jax.config.update("jax_enable_compilation_cache", False)
+        _settings.update("jax_enable_compilation_cache", False)
         return f"compiled programs are not kept: {error}; --program_cache=FOLDER keeps them"
-    jax.config.update("jax_compilation_cache_dir", folder)
+    _settings.update("jax_compilation_cache_dir", folder)
     if _SHORTEST.upper() not in os.environ:
         # A start has a hundred small programs: together they take seconds.
-        jax.config.update(_SHORTEST, 0.0)
+        _settings.update(_SHORTEST, 0.0)
     _repair(folder)
     return f"compiled programs are kept in {folder} (--program_cache={OFF} keeps none)"
 
@@ -89,9 +90,9 @@ def counts() -> tuple[int, int]:
 
 def folder_in_use() -> str | None:
     """Returns the folder or bucket of compiled programs; None where none are kept."""
-    if not jax.config.jax_enable_compilation_cache:
+    if not _settings.jax_enable_compilation_cache:
         return None
-    return jax.config.jax_compilation_cache_dir or None
+    return _settings.jax_compilation_cache_dir or None
 
 
 def default_folder(environ: Mapping[str, str]) -> pathlib.Path:

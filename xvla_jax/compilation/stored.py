@@ -15,10 +15,10 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Final
 
 import jax
-import jaxlib
 from etils import epath
 from jax import export
 
@@ -54,14 +54,15 @@ def lower_stored(
 
 def _digest(arguments: Any, identity: Mapping[str, Any]) -> str:
     leaves, tree = jax.tree.flatten(arguments)
+    settings: Any = jax.config
     parts = {
         **identity,
         "shapes": [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves],
         "tree": str(tree),
-        "versions": [jax.__version__, jaxlib.__version__],
+        "versions": [jax.__version__, version("jaxlib")],
         "backend": jax.default_backend(),
         "source": _source_digest(),
-        "precision": str(jax.config.jax_default_matmul_precision),
+        "precision": str(settings.jax_default_matmul_precision),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -241,7 +241,7 @@ class Florence(nn.Module):
         scope = cast(Scope, self.scope)
         run = functools.partial(_apply_image_tokens, self.clone(parent=None))
         second = second_pass(run, packing.overflow, self.variables, others, order, scope.rngs)
-        return unpack(first, second, packing.order)
+        return unpack(first, jnp.asarray(second), packing.order)
 
 
 def _apply_image_tokens(

@@ -94,12 +94,14 @@ def rlds(recording=None):
     )
 
 
-def short(recording: Recording, episodes=8, every=3):
-    """The first episodes, and every third frame of them."""
+def short(recording: Recording, episodes=8, every=3, first=0, end=None):
+    """The first episodes, and every third frame of them, of a stretch."""
     return dataclasses.replace(
         recording,
         rate_hz=recording.rate_hz and recording.rate_hz / every,
-        arrays={k: tuple(r[::every] for r in v[:episodes]) for k, v in recording.arrays.items()},
+        arrays={
+            k: tuple(r[first:end:every] for r in v[:episodes]) for k, v in recording.arrays.items()
+        },
         texts=recording.texts[:episodes],
     )
 

@@ -76,7 +76,7 @@ def test_act(tmp_path, compressed):
     )
     folder = write_act(tmp_path / "desk", planted, compressed=compressed, attributes={"fps": 10})
     read = read_recording(folder)
-    assert (read.name, read.storage, read.root, read.rate_hz) == ("desk", "hdf5", tmp_path, 10.0)
+    assert (read.name, read.storage, read.root, read.rate_hz) == ("desk", "hdf5", folder, 10.0)
     assert (read.states, read.action, read.cameras) == ((QPOS,), ACTION, (HIGH, HAND))
     order = "bgr_swapped" if compressed else "bgr_pixels"
     assert read.channel_orders == ("rgb", order)

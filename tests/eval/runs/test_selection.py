@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.runs.binomial import success_interval
 from eval.runs.selection import NoScoreError, Score, best_step, halves, score_of
-from eval.runs.statistics import wilson_interval
 from eval.tasks.table import TASKS, evaluation_states, parse_states, states_text
 from tests.eval.evaluations import contestant, evaluate
 
@@ -44,8 +44,8 @@ def test_other_forms_of_states_are_refused(text: str) -> None:
 
 def test_a_score_has_its_interval() -> None:
     score = Score(20, 25, 31.5)
-    assert (score.rate, score.interval) == (0.8, wilson_interval(20, 25))
-    assert str(score) == "20 of 25 (80%; 61 to 91 %)"
+    assert (score.rate, score.interval) == (0.8, success_interval(20, 25))
+    assert str(score) == "20 of 25 (80%; 60 to 92 %)"
 
 
 def test_the_highest_rate_is_chosen_and_of_equals_the_last() -> None:

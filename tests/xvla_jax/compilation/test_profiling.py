@@ -1,4 +1,4 @@
-"""Which steps are traced, and what a trace holds."""
+"""Steps that are traced, and the content of a trace."""
 
 from __future__ import annotations
 

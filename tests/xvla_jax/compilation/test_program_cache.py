@@ -65,16 +65,15 @@ def test_the_place_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def cache_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `keep_programs` choose a place, without changing where this process keeps programs."""
-    settings = {"jax_enable_compilation_cache": True}
 
     class Config:
         jax_enable_compilation_cache = True
 
         @staticmethod
         def update(name: str, value: object) -> None:
-            settings[name] = value  # pyright: ignore[reportArgumentType]
+            """Changes nothing."""
 
-    monkeypatch.setattr(program_cache.jax, "config", Config)
+    monkeypatch.setattr(program_cache, "_settings", Config)
     monkeypatch.setattr(program_cache, "_repair", lambda folder: None)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
 
