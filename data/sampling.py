@@ -131,8 +131,8 @@ class Mixer:
 
     def _source_at(self, places: Float64) -> Int64:
         """Sources at places in [0, 1) of the circle."""
-        found = np.searchsorted(self._edges, places, side="right")
-        return self._order[np.minimum(found, len(self._edges) - 1)]
+        numbers = np.searchsorted(self._edges, places, side="right")
+        return self._order[np.minimum(numbers, len(self._edges) - 1)]
 
     def _draws(self, first: int, count: int) -> Float64:
         """Numbers `first` and following of the endless independent draws in [0, 1)."""

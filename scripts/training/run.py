@@ -298,10 +298,14 @@ class TrainingRun:
 
     def lower_step(self) -> jax.stages.Lowered:
         """Lowers the train step for the state and the batches of this run."""
-        step: Any = make_train_step(self.recipe, self.processor, seed=self.config.seed)
         jitter = any_drawn(source.reader.spec.augment for source in self.sources)
         with jax.set_mesh(self.mesh):
-            return step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
+            return self.train_step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
+
+    @functools.cached_property
+    def train_step(self) -> Any:
+        """The jitted train step."""
+        return make_train_step(self.recipe, self.processor, seed=self.config.seed)
 
     @functools.cached_property
     def step_flops(self) -> int:

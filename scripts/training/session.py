@@ -126,7 +126,8 @@ def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes
 def _train_step(run: TrainingRun, done: int, workdir: pathlib.Path, processes: Processes) -> Ahead:
     """Returns the train step, which is compiled beside all that follows; the first batches too."""
     ready = functools.partial(_describe_step, run, workdir, processes)
-    return Ahead(run.lower_step, ready=ready, begin=done < run.recipe.config.iters)
+    begin = done < run.recipe.config.iters
+    return Ahead(run.lower_step, ready=ready, begin=begin, function=run.train_step)
 
 
 def _describe_step(

@@ -24,12 +24,15 @@ from xvla_jax.compilation.program_cache import counts
 class Ahead:
     """A program that is compiled from shapes; a call waits for it and runs it.
 
-    Calls must have the shapes, dtypes and placements that the program was lowered for.
+    Calls must have the shapes, dtypes and placements that the program was lowered for, unless a
+    ``function`` is called.
 
     Args:
         lower: lowers the program; runs in the thread, or where the program is called.
         ready: called in the thread with the compiled program and a line on what it took.
         begin: compile it now; otherwise when it is called.
+        function: jitted, the one that ``lower`` lowers; it is called in place of the program, which
+            JAX finds in it, and takes arguments of another form too.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class Ahead:
         *,
         ready: Callable[[jax.stages.Compiled, str], None] | None = None,
         begin: bool = True,
+        function: Callable[..., Any] | None = None,
     ) -> None:
-        self._lower, self._ready = lower, ready
+        self._lower, self._ready, self._function = lower, ready, function
         self._compiled: jax.stages.Compiled | None = None
         self._one = threading.Lock()
         if begin:
@@ -63,7 +67,8 @@ class Ahead:
         Raises:
             TypeError, ValueError: the arguments have another form than the program.
         """
-        return self.compile()(*arguments)
+        program = self.compile()
+        return (self._function or program)(*arguments)
 
 
 def _line(seconds: float) -> str:

@@ -9,9 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import monitoring
 
 from xvla_jax.compilation.ahead import Ahead
+from xvla_jax.models.kernels import COMPILER_OPTIONS
 
 _SHAPE = jax.ShapeDtypeStruct((3,), jnp.float32)
 
@@ -54,6 +57,26 @@ def test_a_caller_does_not_wait_for_programs_in_front_of_its_own() -> None:
     assert float(second(jnp.ones(3))[0]) == 2
     go.set()
     assert float(first(jnp.ones(3))[0]) == 2
+
+
+def test_a_jitted_function_takes_its_program_and_other_arguments_too() -> None:
+    compiled: list[str] = []
+    monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **kwargs: compiled.append(event)
+    )
+
+    def compilations() -> int:
+        return sum("backend_compile" in event for event in compiled)
+
+    double = jax.jit(lambda x: 2 * x, compiler_options=COMPILER_OPTIONS)
+    program = Ahead(lambda: double.lower(_SHAPE), function=double)
+    x, y = (jax.device_put(np.ones(n, np.float32)) for n in (3, 4))
+    program.compile()
+    before = compilations()
+    assert float(program(x)[0]) == 2
+    assert compilations() == before, "JAX finds what was compiled ahead"
+    assert float(program(y)[0]) == 2
+    assert compilations() == before + 1
 
 
 def test_an_error_reaches_the_caller() -> None:
