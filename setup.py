@@ -73,13 +73,15 @@ setup(
         # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
+        # The file that scripts.new_robot --rerun writes, and the viewer that shows it: 0.5 GB.
+        "rerun": ["rerun-sdk>=0.30"],
         # `make docs` builds the site; the API reference is read from the sources, never imported.
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
         # Only the parity tests need PyTorch; checkpoints, .bin files too, are read without.
         "torch": ["torch==2.13.0"],
         # pyright[nodejs] ships the Node that pyright runs on; setuptools is for the packaging test.
         # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's
-        # OpenAPI description, jsonschema that of receipts.
+        # OpenAPI description, jsonschema that of receipts; robostats reads exported episodes.
         "dev": [
             "hypothesis>=6.150",
             "httpx2>=2.16",
@@ -89,6 +91,7 @@ setup(
             "pytest>=9",
             "pytest-xdist>=3.8",
             "requests>=2.32",
+            "robostats>=0.2",
             "ruff>=0.17",
             "schemathesis>=4.30",
             "setuptools>=77",

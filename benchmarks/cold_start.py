@@ -21,6 +21,7 @@ from absl import app, flags
 from scripts.terminal import quiet_libraries
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
+from xvla_jax.compilation.program_cache import OFF, keep_programs
 from xvla_jax.policy import Policy
 
 _CACHE = flags.DEFINE_string("cache", "", "Folder of JAX's persistent compilation cache.")
@@ -46,12 +47,14 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     imported = time.perf_counter()
     folder = pathlib.Path(argv[1])
-    if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", _CACHE.value)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_programs(_CACHE.value or OFF)
     _read(folder / WEIGHTS_NAME)
     read = time.perf_counter()
-    policy = Policy.from_pretrained(folder, dtype=_DTYPE.value)
+    policy = Policy.from_pretrained(
+        folder,
+        dtype=_DTYPE.value,
+        ahead=lambda processor: [(min(_VIEWS.value, processor.num_views), 1)],
+    )
     jax.block_until_ready(policy.params)
     loaded = time.perf_counter()
     side = policy.processor.image_size

@@ -31,25 +31,35 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
+    # in training, images that the vision tower runs at once, as a share of a device's view slots;
+    # "auto": what costs least with the views of the mixture; "" = all slots, absent views too
+    config.packed_views = ""
     config.processor = _processor()
     config.data = _data()
     config.batch_size = 16  # samples per step
     config.batch_size_per = "run"  # over all hosts; "device": for each
     config.accumulate = 1  # parts into which a batch is cut, one after the other: less memory
+    # flow times and noises for each observation, which is encoded once: the head sees
+    # batch_size * noise_draws chunks
+    config.noise_draws = 1
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
     config.validation = _validation()
+    config.rollouts = _rollouts()
     config.distributed = _distributed()
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices; -1 = all the rest
     config.mesh.fsdp = 1  # devices that share one copy of the weights
     config.wandb = _wandb()
     config.log_every = 20  # steps
+    config.profile = ""  # START:STOP: trace these steps, without STOP, for TensorBoard; "" = none
     config.max_skipped_steps = 10  # that were not finite; one more ends the run
     config.save_every = 1000  # steps that a killed process loses at most; saved twice as often
     config.keep = 2  # newest checkpoints kept
     config.keep_every = 0  # steps; checkpoints at multiples stay for ever; 0 = none
+    # saves at each measurement of config.validation, and keeps the checkpoint with the lowest l1
+    config.keep_best = False
     return config
 
 
@@ -83,6 +93,8 @@ def _data() -> ConfigDict:
     data.outside_root = False  # files that meta files name may lie anywhere, not only below root
     data.shuffle_buffer = 10_000  # samples, over all lanes: of each source, or
     data.shuffle_per = "source"  # mixture: of all sources together, each by its share
+    # of a batch's rows to sources: drawn independently, or even: each stretch has the shares
+    data.deal = "independent"
     data.lanes = 1  # stretches of a batch with files of their own: one or more per host
     data.max_bad_episodes = 0  # left out per source; one more ends the run
     data.read_limit_s = 1800.0  # s after which a read that stands still ends the run; 0 = never
@@ -118,6 +130,22 @@ def _validation() -> ConfigDict:
     validation.stride = 10  # every so many samples of an episode
     validation.steps = 10  # of denoising
     return validation
+
+
+def _rollouts() -> ConfigDict:
+    """Success in a simulator beside the training, in a process of its own; docs/train.md."""
+    rollouts: Any = ConfigDict()
+    rollouts.task = ""  # row of eval/tasks/; "" = no rollouts
+    rollouts.every = 1000  # steps between two checkpoints that are evaluated; the last is as well
+    # first:end or first:end:stride; a checkpoint is chosen on half of them and confirmed on the
+    # other; "" = those that scripts.evaluate takes
+    rollouts.states = ""
+    rollouts.workers = 1  # simulators at once
+    rollouts.simulator_python = ""  # of the simulator's own environment; "" = as scripts.evaluate
+    rollouts.accept_renderer = False  # evaluate although the golden frame differs
+    rollouts.environment = "JAX_PLATFORMS=cpu"  # variables of the process, NAME=VALUE,NAME=VALUE
+    rollouts.limit_s = 3600.0  # s after which an evaluation is ended without a score; 0 = never
+    return rollouts
 
 
 def _distributed() -> ConfigDict:

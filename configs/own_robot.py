@@ -18,8 +18,9 @@ words joined by hyphens, such as ``50-joints6-full``:
 
 Prompts and projections come first, then the rest (the paper's two steps). Some episodes are held
 out; the curve of their l1 is ``val_l1`` in ``metrics.jsonl``, and ``scripts.run_summary`` names the
-step where it was lowest. The loop does not choose: an adapter's checkpoints are small, and those of
-all measured steps are kept; of the other runs the two newest are.
+step where it was lowest. That checkpoint is kept beside the two newest; an adapter's are small, and
+those of all measured steps are. With a simulator of the robot, ``--config.rollouts.task=ROW`` of
+eval/tasks/ measures success at every fifth of these steps and chooses by it (docs/train.md).
 
 Memory beforehand: ``python -m scripts.plan --config=configs/own_robot.py:50 --topology=gpu
 --config.data.mixture=my_robot:ROW``.
@@ -131,5 +132,7 @@ def get_config(words: str = "") -> ConfigDict:
     config.validation.episodes = size.held_out
     config.save_every = 2 * size.measured  # saved twice as often: at every measurement
     config.keep_every = size.measured
+    config.keep_best = True
+    config.rollouts.every = 5 * size.measured
     config.update_from_flattened_dict(dict(_TRAINED[trained]) | dict(_MACHINES[machine]))
     return config

@@ -20,11 +20,13 @@ from configs import pretrain
 
 
 def get_config() -> ConfigDict:
-    """The paper's pretraining with another mixture, whose sources share one shuffle buffer."""
+    """The paper's pretraining on sets of one to three views, which share one shuffle buffer."""
     config: Any = pretrain.get_config()
     config.data.mixture = "oxe_all"  # with X-VLA's own sets: xvla_pretrain_oxe
     config.new_domains = "*=fresh"  # a soft prompt for each set that the weights do not know
     config.data.shuffle_buffer = 200_000
     config.data.shuffle_per = "mixture"
+    config.data.deal = "even"  # each device gets nearly the same number of images
+    config.packed_views = "auto"  # the vision tower runs these alone
     config.data.max_bad_episodes = 100  # of each set: recordings of many labs have faults
     return config

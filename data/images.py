@@ -65,10 +65,11 @@ def load_image(
     turn: int = 0,
     fit: Fit | None = None,
 ) -> UInt8:
-    """An encoded image, or pixels uint8[H, W, 3] RGB -> uint8[size, size, 3] RGB.
+    """An encoded image, or pixels uint8[H, W, 3] -> uint8[size, size, 3] RGB.
 
     Without a size it stays as large as it is. `fit` takes the place of the bicubic filter and of
-    `size`. Pixels are RGB already, whatever the channel order. A turn of 180 (degrees) comes first.
+    `size`. Pixels are RGB already, unless the order is "bgr_pixels". A turn of 180 (degrees) comes
+    first.
 
     Raises:
         ValueError: it is neither.
@@ -77,7 +78,8 @@ def load_image(
         return fit(load_image(image, size=None, channel_order=channel_order, turn=turn))
     if isinstance(image, bytes):
         return decode_image(image, size=size, channel_order=channel_order, turn=turn)
-    return _pixels(_resized(_turned(Image.fromarray(check_pixels(image)), turn), size), "RGB")
+    packed = "BGR" if channel_order == "bgr_pixels" else "RGB"
+    return _pixels(_resized(_turned(Image.fromarray(check_pixels(image)), turn), size), packed)
 
 
 def check_pixels(image: Any) -> UInt8:
@@ -98,7 +100,7 @@ def decode_image(encoded: bytes, *, size: int | None, channel_order: str, turn: 
     Args:
         encoded: the file's bytes.
         size: the side of the result, the aspect ratio is not kept; None: as large as it is.
-        channel_order: "rgb", or "bgr_swapped" to exchange red and blue after decoding.
+        channel_order: "bgr_swapped" to exchange red and blue after decoding; else left as decoded.
         turn: degrees, 0 or 180.
 
     Raises:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-CHANNEL_ORDERS = ("rgb", "bgr_swapped")  # bgr_swapped: red and blue exchanged
+# red and blue are exchanged in decoded files; or in images that are stored as pixels
+BGR_SWAPPED, BGR_PIXELS = "bgr_swapped", "bgr_pixels"
+CHANNEL_ORDERS = ("rgb", BGR_SWAPPED, BGR_PIXELS)
 TURNS = (0, 180)  # degrees
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -124,7 +126,7 @@ class View:
 
     Attributes:
         key: of the images.
-        channel_order: of the encoded files of this view; None: as the row says.
+        channel_order: of the stored images of this view; None: as the row says.
         turn: degrees by which the images are turned when they are read, 0 or 180.
         present_key: flag of the episode, or of its steps, that says whether the camera was there.
             Where it is false (of steps: anywhere), the samples of the episode lack the view.

@@ -21,7 +21,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("convert_checkpoint", "check_equivalence", "prompt", "make_random_checkpoint"),
     ),
     "Evaluate": (
-        *("evaluate", "merge_results", "compare_results", "latency_curve", "golden_frame"),
+        *("evaluate", "merge_results", "compare_results", "verify_receipt", "latency_curve"),
+        "golden_frame",
     ),
     "Serve": ("serve", "compare_client"),
 }

@@ -1,27 +1,34 @@
 """Tests if one policy is better than another on the same episodes.
 
-python -m scripts.compare_results FOLDER[@POLICY] FOLDER[@POLICY]
+python -m scripts.compare_results FOLDER[@POLICY] FOLDER[@POLICY] ... [--export=FILE.jsonl]
 
 FOLDER is the --out of scripts.evaluate or scripts.merge_results, or the results.json in it. POLICY
 is needed where a receipt has several. Episodes are paired by task, initial state and seed, and must
-have begun in the same state. docs/receipts.md explains the table.
+have begun in the same state. Of more than two policies each is compared with each, corrected for
+the number of comparisons. docs/receipts.md explains the tables, and what reads the export.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.files import FileError
+from eval.files import FileError, write_bytes
 from eval.runs.compare import (
     Comparison,
+    Pair,
     PairingError,
+    best_policies,
+    compare_all,
     compare_runs,
+    episode_rows,
     only_policy,
     protocol_differences,
     total,
@@ -30,9 +37,14 @@ from eval.runs.receipt import read_receipt
 from scripts.terminal import Command, UsageError
 
 COMMAND = Command(__doc__, more=True)
+_EXPORT = COMMAND.DEFINE_string(
+    "export", None, "Write all episodes here, a JSON object a line, for other programs."
+)
+
+Side = tuple[dict[str, Any], str]  # a receipt, and the name of a policy in it
 
 
-def _side(text: str) -> tuple[dict[str, Any], str]:
+def _side(text: str) -> Side:
     """Reads FOLDER[@POLICY]: the receipt, and the name of the policy in it."""
     file, _, policy = text.partition("@")
     receipt = read_receipt(pathlib.Path(file))
@@ -64,25 +76,76 @@ def _difference(one: Comparison) -> tuple[str, str]:
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f})", f"{one.p_value:.3g}"
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0, or 1 after an error."""
-    if len(arguments) != 2:
-        raise UsageError("name two receipts or their folders, each with @POLICY if need be")
-    console = Console()
-    try:
-        (first, one), (second, other) = map(_side, arguments)
-        comparisons = compare_runs(first, one, second, other)
-    except (FileError, PairingError) as error:
-        console.print(f"error: {error}", style="bold red", markup=False)
-        return 1
-    names = (one, other) if one != other else (f"{one} (first)", f"{other} (second)")
-    console.print(_table(names, comparisons))
-    for receipt in (first, second):
+def _pairs_table(pairs: Sequence[Pair]) -> Table:
+    """Returns a line for each two of several policies."""
+    table = Table(title=Text(f"{len(pairs)} comparisons, Holm's correction"))
+    columns = ("policies", "pairs", "difference, points (95 %)", "McNemar p", "corrected", "better")
+    for column in columns:
+        table.add_column(column)
+    for pair in pairs:
+        table.add_row(
+            Text(f"{pair.first} against {pair.second}"),
+            str(pair.counts.pairs),
+            *_difference(pair.counts),
+            f"{pair.adjusted:.3g}",
+            Text(pair.better or "not shown"),
+        )
+    return table
+
+
+def _named(sides: Sequence[Side], arguments: Sequence[str]) -> dict[str, Side]:
+    """Returns the sides by the name of their policy, or by their folder if two have one name."""
+    names = [policy for _, policy in sides]
+    if len(sides) == 2 and names[0] == names[1]:
+        names = [f"{names[0]} (first)", f"{names[1]} (second)"]
+    elif len(set(names)) < len(names):
+        names = list(arguments)
+    if len(set(names)) < len(names):
+        raise UsageError("name each policy once")
+    return dict(zip(names, sides, strict=True))
+
+
+def _compare(console: Console, sides: dict[str, Side]) -> None:
+    names = list(sides)
+    if len(names) == 2:
+        console.print(
+            _table((names[0], names[1]), compare_runs(*sides[names[0]], *sides[names[1]]))
+        )
+    else:
+        pairs = compare_all(sides)
+        console.print(_pairs_table(pairs))
+        best = ", ".join(best_policies(names, pairs))
+        console.print(f"no other policy is shown to be better than: {best}", markup=False)
+    receipts = [receipt for receipt, _ in sides.values()]
+    for receipt in receipts:
         for task in receipt["tasks"].values():
             if task["stopping"] is not None:
                 console.print("the comparison stopped early: use its own p value, not McNemar's")
-    for line in protocol_differences(first, second):
-        console.print(f"also different: {line}", markup=False)
+    for name, receipt in zip(names[1:], receipts[1:], strict=True):
+        for line in protocol_differences(receipts[0], receipt):
+            console.print(f"also different, {names[0]} and {name}: {line}", markup=False)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0, or 1 after an error."""
+    if len(arguments) < 2:
+        raise UsageError("name two receipts or more, or their folders, with @POLICY if need be")
+    console = Console()
+    try:
+        sides = _named([_side(argument) for argument in arguments], arguments)
+        _compare(console, sides)
+        if _EXPORT.value:
+            rows = [
+                row
+                for name, (receipt, policy) in sides.items()
+                for row in episode_rows(name, receipt, policy)
+            ]
+            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+            write_bytes(pathlib.Path(_EXPORT.value), text.encode())
+            console.print(f"{len(rows)} episodes: {_EXPORT.value}", markup=False)
+    except (FileError, OSError, PairingError) as error:
+        console.print(f"error: {error}", style="bold red", markup=False)
+        return 1
     return 0
 
 

@@ -25,7 +25,7 @@ from eval.recording.libero_absolute import (
     Demonstration,
     conversion_settings,
 )
-from eval.runs.statistics import wilson_interval
+from eval.runs.binomial import success_interval
 from eval.simulators.libero import task_index
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerError, WorkerPool
@@ -101,10 +101,10 @@ def open_conversion(folder: pathlib.Path, out: pathlib.Path, demos: int) -> Conv
 def success_table(report: dict[str, Any]) -> Table:
     """Table of the recordings of each suite that were converted and dropped."""
     table = Table()
-    for column in ("suite", "recordings", "converted", "dropped", "rate", "Wilson 95 %", "no-ops"):
+    for column in ("suite", "recordings", "converted", "dropped", "rate", "95 %", "no-ops"):
         table.add_column(column, justify="left" if column == "suite" else "right")
     for suite, counts in report["suites"].items():
-        low, high = wilson_interval(counts["converted"], counts["tried"])
+        low, high = success_interval(counts["converted"], counts["tried"])
         table.add_row(
             suite,
             f"{counts['recordings']}",

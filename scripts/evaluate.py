@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 import sys
 import warnings
@@ -39,9 +40,9 @@ from eval.runs.shards import parse_shard
 from eval.runs.statistics import ALPHA
 from eval.simulators.preflight import SimulatorSetupError, versions
 from eval.simulators.workers import WorkerError
-from eval.tasks.table import episodes, evaluation_states, task_spec
+from eval.tasks.table import episodes, evaluation_states, parse_states, task_spec
 from scripts.evaluation.simulators import define_simulator_python, pools_in
-from scripts.evaluation.success_table import PAGE, print_tables
+from scripts.evaluation.success_table import PAGE, print_power, print_tables
 from scripts.terminal import STOPPED, Command, UsageError, episode_progress, quiet_libraries
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks"})
+COMMAND = Command(__doc__, rows={"tasks": "tasks"}, in_buckets=("program_cache",))
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -57,8 +58,8 @@ _EPISODES = COMMAND.DEFINE_integer(
 _STATES = COMMAND.DEFINE_string(
     "init_states",
     None,
-    "Of one row: initial states, first:end; default: all, but of the rows quickstart and so101 "
-    "those that their demonstrations do not start from, 30:80 and 50:100.",
+    "Of one row: initial states, first:end or first:end:stride; default: all, but of the rows "
+    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100.",
 )
 _TASK_IDS = COMMAND.DEFINE_list(
     "task_ids", None, "Of one row: these tasks of its suite instead of the row's own."
@@ -66,7 +67,9 @@ _TASK_IDS = COMMAND.DEFINE_list(
 _OUT = COMMAND.DEFINE_string("out", None, "Folder of receipt, page and films.", required=True)
 _POLICIES = COMMAND.DEFINE_multi_string("policy", None, "[NAME=][KIND:]FOLDER.", required=True)
 _WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
-_SHARD = COMMAND.DEFINE_string("shard", "1/1", "I/N: only this part of the episodes.")
+_SHARD = COMMAND.DEFINE_string(
+    "shard", "1/1", "I/N: only this part of the episodes; auto or auto/N: SLURM, Kubernetes."
+)
 _SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of episodes and noise.", lower_bound=0)
 _ACCEPT = COMMAND.DEFINE_bool(
     "accept_renderer", False, "Evaluate although the golden frame differs; noted in the receipt."
@@ -84,6 +87,13 @@ _LEROBOT = COMMAND.DEFINE_string(
 )
 
 _PYTHON = define_simulator_python(COMMAND)
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
+)
+
+_CONTROL = COMMAND.DEFINE_bool(
+    "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
+)
 
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
@@ -99,14 +109,16 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 
     task_ids = parse_task_ids(_TASK_IDS.value)
     tasks = []
-    for name in _TASKS.value:
+    names = list(_TASKS.value)
+    if _CONTROL.value:
+        names += [task_spec(name).control for name in names if task_spec(name).control]
+    for name in dict.fromkeys(names):
         spec = common_tasks(task_spec(name), entrants, task_ids)
         states = evaluation_states(spec)
         if _EPISODES.value:
             states = range(_EPISODES.value)
         elif _STATES.value:
-            first, _, end = _STATES.value.partition(":")
-            states = range(int(first), int(end))
+            states = parse_states(_STATES.value)
         tasks.append(Task(spec, episodes(spec, init_states=states, seed=_SEED.value)))
     return tasks
 
@@ -125,7 +137,7 @@ def run(console: Console) -> dict[str, Any]:
     check_names(entrants, film)
     options = Options(
         num_workers=_WORKERS.value,
-        shard=parse_shard(_SHARD.value),
+        shard=parse_shard(_SHARD.value, os.environ),
         restart=_RESTART.value,
         accept_renderer=_ACCEPT.value,
         alpha=ALPHA if _STOP.value else None,
@@ -134,6 +146,7 @@ def run(console: Console) -> dict[str, Any]:
         versions=versions(_POLICY_SIDE),
         git=git_state(),
     )
+    print_power(console, tasks)
     specs = [task.spec for task in tasks]
     open_pool = pools_in(_PYTHON.value, specs)
     progress = functools.partial(episode_progress, console)
@@ -153,6 +166,7 @@ def main(_: list[str]) -> int:
     if len(_TASKS.value) > 1 and (_TASK_IDS.value or _STATES.value):
         raise UsageError("--task_ids and --init_states are for one row in --tasks")
     from scripts.equivalence.torch_process import TorchReferenceError
+    from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
 
     console = Console()
@@ -161,6 +175,7 @@ def main(_: list[str]) -> int:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     out = pathlib.Path(_OUT.value)
     try:
+        console.print(keep_programs(_PROGRAMS.value), markup=False, highlight=False, soft_wrap=True)
         print_tables(console, run(console))
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes with the episodes that are left.")

@@ -2,9 +2,11 @@
 
 python -m scripts.new_robot FOLDER --out=my_robot.py --check
 
-FOLDER is a LeRobot dataset, v2.0, v2.1 or v3. What the numbers do not decide is asked on a
+FOLDER is a LeRobot dataset (v2.0, v2.1, v3), an RLDS set, or HDF5 episodes: a folder or file in the
+layout of ACT and ALOHA, or of robomimic. What the numbers do not decide is asked on a
 terminal, taken from --answer=NAME=VALUE, or left as a line that refuses to run until you fill it
-in. Use the row as --config.data.mixture=my_robot:ROW. Exit status 2 while something is open.
+in. Use the row as --config.data.mixture=my_robot:ROW. --rerun writes my_robot.rrd for the Rerun
+viewer, and needs rerun-sdk. Exit status 2 while something is open.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ OPEN = 2  # exit status
 SAMPLES = 3  # that --check draws
 
 COMMAND = Command(__doc__, positional=("root",))
-_ROOT = COMMAND.DEFINE_string("root", None, "Folder of the recording.", required=True)
+_ROOT = COMMAND.DEFINE_string("root", None, "Folder or HDF5 file of the recording.", required=True)
 _OUT = COMMAND.DEFINE_string("out", "my_robot.py", "The module to write.")
 _ANSWERS = COMMAND.DEFINE_multi_string("answer", [], "NAME=VALUE, once for each question.")
 _FORCE = COMMAND.DEFINE_bool("force", False, "Replace the file if it is there.")
 _CHECK = COMMAND.DEFINE_bool(
     "check", False, "Run the data doctor on the row and draw three samples beside it."
+)
+_RERUN = COMMAND.DEFINE_bool(
+    "rerun", False, "Write an episode beside the row for the Rerun viewer (extra rerun)."
 )
 
 
@@ -66,38 +71,46 @@ def _report(choices: Mapping[str, Choice]) -> None:
             print(f"    {choice.evidence}\n    --answer={name}=VALUE: {', '.join(choice.allowed)}")
 
 
-def _check(out: Path, folder: Path) -> int:
+def _rerun(out: Path, row: str, root: Path) -> None:
+    """Writes an episode for the Rerun viewer."""
+    from scripts.inspection.rerun_file import write_episode
+
+    file = out.with_suffix(".rrd")
+    frames = write_episode(row, root, file)
+    print(f"{file}: {frames} frames; rerun {file} shows them")
+
+
+def _check(out: Path, row: str, root: Path) -> int:
     """Runs the doctor on the written row and draws samples; returns the doctor's exit status."""
     from scripts import inspect_data
     from scripts.inspection.samples import draw_samples
 
-    sys.path.insert(0, str(out.parent.resolve()))
-    row = f"{out.stem}:ROW"
     drawing = out.with_suffix(".png")
-    draw_samples(row, folder, drawing, count=SAMPLES)
+    draw_samples(row, root, drawing, count=SAMPLES)
     print(f"{drawing}: {SAMPLES} samples as training takes them")
     page = out.with_suffix(".html")
-    flags = [f"--data={row}", f"--root={folder}", f"--out={page}"]
+    flags = [f"--data={row}", f"--root={root}", f"--out={page}"]
     return inspect_data.COMMAND.run(inspect_data.main, ["inspect_data.py", *flags])
 
 
 def main(_: list[str]) -> int:
     """Writes the row and returns the exit status."""
-    from data.inference.lerobot_folder import read_lerobot
+    from data.inference.formats import read_recording
     from data.inference.questions import infer
     from data.inference.row_text import row_source
-    from data.readers.lerobot_index import INFO
 
     folder, out = Path(_ROOT.value).resolve(), Path(_OUT.value)
     if out.suffix != ".py" or not out.stem.isidentifier():
         raise UsageError(f"--out is {out}; a module has a name such as my_robot.py")
     if out.exists() and not _FORCE.value:
         raise UsageError(f"--out is {out}, which is there; give another name, or --force")
-    if not (folder / INFO).is_file():
-        raise UsageError(f"{folder} has no {INFO}; it is no LeRobot dataset")
+    if _RERUN.value:
+        from scripts.inspection.rerun_file import viewer
+
+        viewer()  # named before any work, where it is not installed
     answers = _given(_ANSWERS.value)
     try:
-        recording = read_lerobot(folder)
+        recording = read_recording(folder)
         choices = infer(recording, answers, _ask if sys.stdin.isatty() else None)
         text = row_source(recording, choices, command=COMMAND.line, domain=out.stem)
     except ValueError as error:
@@ -108,8 +121,13 @@ def main(_: list[str]) -> int:
     if left:
         print(f"{out}: {len(left)} open, {', '.join(left)}; the row refuses to run until then")
         return OPEN
-    print(f"{out}: use it as --config.data.mixture={out.stem}:ROW --config.data.root={folder}")
-    return _check(out, folder) if _CHECK.value else 0
+    root = recording.root or folder
+    print(f"{out}: use it as --config.data.mixture={out.stem}:ROW --config.data.root={root}")
+    sys.path.insert(0, str(out.parent.resolve()))
+    row = f"{out.stem}:ROW"
+    if _RERUN.value:
+        _rerun(out, row, root)
+    return _check(out, row, root) if _CHECK.value else 0
 
 
 if __name__ == "__main__":

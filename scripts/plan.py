@@ -2,6 +2,7 @@
 
 python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4 [--config.a.b=v]
 python -m scripts.plan --config=configs/own_robot.py:50 --topology=gpu --config.data.mixture=M:ROW
+python -m scripts.plan --warm --config=configs/X.py [the --config.a.b=v of scripts.train]
 
 Compiles the real train step (with --inference the sampler too) for the slice from shapes alone. The
 model is config.model; no checkpoint or data is read. Needs libtpu: bash scripts/setup.sh tpu. The
@@ -9,6 +10,10 @@ full model compiles in about 17 minutes on two cores (docs/planner.md); the sear
 batch takes up to four times as long again: --nolargest leaves it out. Topologies gpu (cards of 24,
 48 and 80 GB), gpu:24 and cpu compare memory alone, compiled for this CPU, and need no libtpu. Exit
 status 1 where a run does not fit; of gpu, where it fits none of the cards.
+
+--warm plans nothing: it compiles for the devices of this machine what scripts.train will run with
+the same config, and keeps it, so that the run starts without compiling. It reads the headers of
+data and checkpoint, and no weights.
 """
 
 from __future__ import annotations
@@ -20,12 +25,16 @@ import sys
 
 from rich.console import Console
 
-from scripts.terminal import Command
+from scripts.terminal import Command, UsageError, message, quiet_libraries
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root",))
+COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _TOPOLOGY = COMMAND.DEFINE_list(
-    "topology", None, "Slices, such as v5e:4x4,v5e:8x8; or gpu, gpu:24, cpu.", required=True
+    "topology", [], "Slices, such as v5e:4x4,v5e:8x8; or gpu, gpu:24, cpu. Needed but for --warm."
+)
+_WARM = COMMAND.DEFINE_bool("warm", False, "Compile ahead of a run of scripts.train.")
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "For --warm: folder or bucket of compiled programs."
 )
 _INFERENCE = COMMAND.DEFINE_bool("inference", False, "Compile the sampler too.")
 _VIEWS = COMMAND.DEFINE_integer(
@@ -41,11 +50,19 @@ COMMAND.DEFINE_alias("views", "num_views")
 
 
 def main(_: list[str]) -> int:
-    """Plans, prints, and returns the exit status."""
+    """Plans or warms, prints, and returns the exit status."""
+    if _WARM.value == bool(_TOPOLOGY.value):
+        raise UsageError("either --topology or --warm must be given")
+    return _warm() if _WARM.value else _plan()
+
+
+def _plan() -> int:
+    """Plans for all topologies, and returns the exit status."""
     # The compiler describes the slice; this process itself needs no accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scripts.training.planning import (
         as_markdown,
+        packed_run,
         pipeline_bytes,
         print_cards,
         print_plan,
@@ -66,15 +83,17 @@ def main(_: list[str]) -> int:
         for name in _TOPOLOGY.value:
             chosen = cards(name)
             if chosen is not None:
-                made = card_plans(run, chosen, say=console.log)
+                alone, packed = packed_run(config, run, devices=1)
+                made = card_plans(alone, chosen, say=console.log)
                 on_cards.append(made)
-                print_cards(console, made)
+                print_cards(console, made, packed)
                 continue
             target = describe(name)
             batch_size = global_batch_size(
                 config.batch_size, per=config.batch_size_per, devices=len(target.devices)
             )
             run = dataclasses.replace(run, batch_size=batch_size)
+            run, packed = packed_run(config, run, devices=len(target.devices))
             plan = make_plan(
                 run,
                 target,
@@ -85,7 +104,7 @@ def main(_: list[str]) -> int:
                 say=console.log,
             )
             plans.append(plan)
-            print_plan(console, plan)
+            print_plan(console, plan, packed)
     except (XVLAError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -95,6 +114,28 @@ def main(_: list[str]) -> int:
         print("\n\n".join([as_markdown(plans), *stage_tables(plans)]))
     fit_cards = all(any(plan["fits"] for plan in made) for made in on_cards)
     return 0 if fit_cards and all(plan["fits"] for plan in plans) else 1
+
+
+def _warm() -> int:
+    """Fills the cache of compiled programs, and returns the exit status."""
+    from scripts.training.run import TrainingRun
+    from scripts.training.warm import warm
+    from xvla_jax.compilation.program_cache import keep_programs
+    from xvla_jax.errors import XVLAError
+
+    console = Console()
+    quiet_libraries()
+    try:
+        kept = keep_programs(_PROGRAMS.value)
+        run = TrainingRun.open(_CONFIG.value, COMMAND.fields_set("config"), weights=False)
+        for program in warm(run, say=console.log):
+            place = "was there already" if program.kept else "is kept now"
+            console.log(f"{program.name} {place} ({program.seconds:.1f} s)", highlight=False)
+    except (XVLAError, OSError, ValueError) as error:
+        print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+    console.print(kept, markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 if __name__ == "__main__":

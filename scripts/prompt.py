@@ -1,6 +1,7 @@
 """Lists the domains of a checkpoint; adds, exports and imports them with their soft prompts.
 
 python -m scripts.prompt list CHECKPOINT
+python -m scripts.prompt nearest CHECKPOINT --data=ROW --root=FOLDER [--by=loss] [--report=FILE]
 python -m scripts.prompt add CHECKPOINT OUT --name=NAME --from=NAME|nearest|fresh --rate_hz=HZ
     --rotation=LAYOUT --views=NAME,NAME --proprio=KIND [--domain=ID]
 python -m scripts.prompt export CHECKPOINT FILE --domain=NAME
@@ -10,7 +11,8 @@ CHECKPOINT is of any layout, OUT a new checkpoint of the same layout, which appe
 at all. FILE is a safetensors file with the prompt, its projections and its action contract. A
 domain that is copied from one with a contract has the same contract, apart from the flags given. A
 domain is given by name or id; a name that is new takes the next free id. Of the weights only the
-tables of domains are held in memory.
+tables of domains are held in memory, but for nearest, which runs the model on a new robot's data:
+it names the domain to begin with, for --from.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN = "?"
 
-COMMAND = Command(__doc__, more=True)
+COMMAND = Command(__doc__, rows={"data": "data"}, more=True)
 # the paths, where they are not given as arguments
 COMMAND.DEFINE_string("checkpoint", None, "CHECKPOINT, as a flag.")
 COMMAND.DEFINE_string("file", None, "FILE, as a flag.")
@@ -62,6 +64,19 @@ _DTYPE = COMMAND.DEFINE_enum(
     ["source", "float32", "bfloat16", "float16"],
     "Type of the tensors in OUT.",
 )
+_DATA = COMMAND.DEFINE_string("data", None, "The new robot's dataset, or module:ROW; of nearest.")
+_ROOT = COMMAND.DEFINE_string("root", None, "Its data folder.")
+_EPISODES = COMMAND.DEFINE_integer(
+    "episodes", 20, "How many of it nearest reads, half of them to measure on.", lower_bound=2
+)
+_BY = COMMAND.DEFINE_enum(
+    "by",
+    "loss",
+    ["loss", "conventions"],
+    "What nearest chooses by: what a linear head could not explain of held-out actions with each "
+    "prompt; or conventions, rate, reach and speed.",
+)
+_REPORT = COMMAND.DEFINE_string("report", None, "JSON file for the numbers of nearest.")
 COMMAND.DEFINE_alias("rate", "rate_hz")
 
 
@@ -133,6 +148,28 @@ def _add(console: Console, checkpoint: str, target: str) -> None:
         overwrite=_OVERWRITE.value,
     )
     _save(console, changed, domain_id, checkpoint, target)
+
+
+def _nearest(console: Console, checkpoint: str) -> None:
+    from data.sources import open_mixture
+    from eval.files import write_json
+    from scripts.training.prompt_choice import choice_table, choose
+    from xvla_jax.pretrained import load_checkpoint
+
+    if not _DATA.value or not _ROOT.value:
+        raise UsageError("nearest needs --data=ROW and --root=FOLDER, the new robot's recording")
+    if _REPORT.value and pathlib.Path(_REPORT.value).exists():
+        raise UsageError(f"--report={_REPORT.value} exists; give another name or remove it")
+    (source,) = open_mixture(((_DATA.value, 1.0),), _ROOT.value)
+    loaded = load_checkpoint(checkpoint)
+    choice = choose(loaded, source, episodes=_EPISODES.value, seed=_SEED.value)
+    console.print(choice_table(choice))
+    best = choice.nearest(_BY.value)
+    called = f" ({best.name})" if best.name else ""
+    console.print(f"nearest by {_BY.value}: domain {best.domain_id}{called}", markup=False)
+    if _REPORT.value:
+        pathlib.Path(_REPORT.value).parent.mkdir(parents=True, exist_ok=True)
+        write_json(pathlib.Path(_REPORT.value), choice.to_dict(_BY.value))
 
 
 def _export(console: Console, checkpoint: str, file: str) -> None:
@@ -285,6 +322,7 @@ def _with_place(loaded: Pretrained) -> tuple[Pretrained, int]:
 # action -> (its arguments, its function)
 _ACTIONS: dict[str, tuple[str, Callable[..., None]]] = {
     "list": ("CHECKPOINT", _list),
+    "nearest": ("CHECKPOINT", _nearest),
     "add": ("CHECKPOINT OUT", _add),
     "export": ("CHECKPOINT FILE", _export),
     "import": ("CHECKPOINT FILE OUT", _import),
@@ -306,7 +344,7 @@ def main(arguments: list[str]) -> int:
     console = Console()
     try:
         run(console, *paths)
-    except (XVLAError, OSError) as error:
+    except (XVLAError, OSError, ValueError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0

@@ -93,8 +93,10 @@ def _curves(workdir: pathlib.Path) -> list[Curve]:
 
     lines = read_metrics(workdir)
     terms = sorted({name for line in lines for name in line if name.endswith("_loss")})
-    loss = {name: [(line["step"], line[name]) for line in lines] for name in ("loss", *terms)}
-    speed = {"samples/s": [(line["step"], line["samples_per_s"]) for line in lines]}
+    # steps with a line of rollouts alone have neither
+    loss = {n: [(line["step"], line[n]) for line in lines if n in line] for n in ("loss", *terms)}
+    rate = "samples_per_s"
+    speed = {"samples/s": [(line["step"], line[rate]) for line in lines if rate in line]}
     return [
         Curve("Loss and its terms", loss, "step", log_y=True),
         Curve("Training speed", speed, "step"),

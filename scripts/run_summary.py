@@ -50,6 +50,8 @@ _PANELS: dict[str, tuple[str, bool]] = {
     "samples/s": ("samples_per_s", False),
     "goodput": ("goodput", False),
 }
+# and where rollouts measure it
+_SUCCESS, _CONFIRMED = "rollouts/success", "rollouts/confirmed"
 
 
 def summary(workdir: pathlib.Path) -> dict[str, str]:
@@ -58,6 +60,8 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: no run has logged anything in the folder.
     """
+    from scripts.training.rollout_results import read_results, result_rows
+    from xvla_jax.planning.roofline import read_work, roofline_rows
     from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
 
     lines = read_metrics(workdir)
@@ -68,6 +72,9 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
         values = [line[name] for line in lines if name in line][-_LAST:]
         if values:
             rows[title] = form.format(statistics.fmean(values))
+    work, seconds = read_work(workdir), [line["step_s"] for line in lines if "step_s" in line]
+    if work is not None and seconds:
+        rows |= roofline_rows(work, statistics.fmean(seconds[-_LAST:]))
     for name in sorted({k for line in lines for k in line if k.startswith(_OF_DOMAIN)}):
         # a domain is in few batches of a large mixture: the newest lines that have it
         values = [line[name] for line in lines if name in line][-_LAST:]
@@ -80,6 +87,7 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     if measured:
         least, step = min(measured)
         rows["lowest validation l1"] = f"{least:.4g} at step {step:.0f}"
+    rows |= result_rows(workdir, read_results(workdir), lines)
     bad = {k: v for k, v in lines[-1].items() if k.startswith("bad_episodes/")}
     if bad:
         rows["bad episodes"] = f"{sum(bad.values()):.0f}"
@@ -115,9 +123,12 @@ def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
         from matplotlib.figure import Figure
 
     runs = {workdir: read_metrics(workdir) for workdir in workdirs}
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    for place, (title, (prefix, log)) in enumerate(_PANELS.items(), start=1):
-        axes: Any = figure.add_subplot(2, 3, place)
+    in_simulator = any(_SUCCESS in line for lines in runs.values() for line in lines)
+    columns = 4 if in_simulator else 3
+    figure = Figure(figsize=(5 * columns, 8), layout="constrained")
+    for place, (title, (prefix, log)) in enumerate(_PANELS.items()):
+        # row by row, three of them in each
+        axes: Any = figure.add_subplot(2, columns, place // 3 * columns + place % 3 + 1)
         for workdir, lines in runs.items():
             names = sorted({k for line in lines for k in line if _belongs(k, prefix)})
             for name in names:
@@ -126,22 +137,55 @@ def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
         if log:
             axes.set_yscale("log")
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=7, frameon=False)
-        else:
-            axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        _finish_panel(axes, title)
+    if in_simulator:
+        axes = figure.add_subplot(2, columns, columns)
+        for workdir, lines in runs.items():
+            _draw_success(axes, lines, f"{workdir.name} " if len(runs) > 1 else "")
+        axes.set_ylim(-0.02, 1.02)
+        _finish_panel(axes, "success with 95 % interval")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
+def _draw_success(axes: Any, lines: Sequence[Mapping[str, Any]], run: str) -> None:
+    """Draws success on the half of the states to choose on, and on that to confirm on."""
+    for name, marker in ((_SUCCESS, "o-"), (_CONFIRMED, "D")):
+        measured = [line for line in lines if name in line]
+        if not measured:
+            continue
+        steps, rates = ([line[field] for line in measured] for field in ("step", name))
+        below, above = (
+            [abs(line[f"{name}/{end}"] - line[name]) for line in measured]
+            for end in ("low", "high")
+        )
+        label = f"{run}{name.removeprefix('rollouts/')}"
+        axes.errorbar(
+            steps, rates, yerr=(below, above), fmt=marker, label=label, linewidth=1.2, capsize=3
+        )
+
+
+def _finish_panel(axes: Any, title: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=7, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+
+
 def report(workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console) -> None:
-    """Prints the table, and draws the curves into `path`."""
+    """Prints the table, draws the curves into `path`, and writes pages of rollouts."""
+    from scripts.training.rollout_results import write_page
+
     console.print(table({workdir.name: summary(workdir) for workdir in workdirs}))
     draw_curves(workdirs, path)
     console.print(f"curves are in {path}", highlight=False, soft_wrap=True)
+    for workdir in workdirs:
+        page = write_page(workdir)
+        if page is not None:
+            console.print(f"rollouts are in {page}", highlight=False, soft_wrap=True)
 
 
 def _belongs(name: str, prefix: str) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
-COMMAND = Command(__doc__)
+COMMAND = Command(__doc__, in_buckets=("program_cache",))
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )
@@ -50,6 +50,9 @@ _HOSTS = COMMAND.DEFINE_list("allowed_hosts", [], "Names in the Host header, bes
 _PROXIES = COMMAND.DEFINE_list("trusted_proxies", [], "Whose X-Forwarded-For is believed.")
 _VIEWS = COMMAND.DEFINE_list("num_views", [], "Numbers of views to compile for; all if empty.")
 _ANY_DOMAIN = COMMAND.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
+)
 # field of Limits -> (its default, help)
 LIMITS: dict[str, tuple[float, str]] = {
     "body_bytes": (16 * 2**20, "Of a request, and of a websocket message."),
@@ -114,15 +117,16 @@ def door_from_flags(task: SlurmTask | None) -> Door:
 def load_engine(limits: Limits) -> PolicyEngine:
     """Loads the checkpoint that the flags name."""
     from xvla_jax.policy import Policy
-    from xvla_jax.serving.engine import PolicyEngine
+    from xvla_jax.serving.engine import PolicyEngine, programs_of
 
+    views = [int(text) for text in _VIEWS.value]
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
         adapter=_ADAPTER.value,
         processor=_PROCESSOR.value,
+        ahead=lambda processor: programs_of(processor.num_views, views, limits),
     )
-    views = [int(text) for text in _VIEWS.value]
     return PolicyEngine(policy, limits, views=views, any_domain=_ANY_DOMAIN.value)
 
 
@@ -130,6 +134,7 @@ def main(_: list[str]) -> int:
     """Returns the exit status: 0 after a signal, 1 after an error."""
     import jax
 
+    from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
     from xvla_jax.serving.server import serve, slurm_task
     from xvla_jax.serving.service import Service
@@ -139,6 +144,7 @@ def main(_: list[str]) -> int:
     if _PLATFORMS[_DEVICE.value]:
         jax.config.update("jax_platforms", _PLATFORMS[_DEVICE.value])
     try:
+        console.print(keep_programs(_PROGRAMS.value), markup=False, highlight=False, soft_wrap=True)
         task = None if _NO_SLURM.value else slurm_task(os.environ)
         limits = limits_from_flags()
         service = Service(functools.partial(load_engine, limits), limits)

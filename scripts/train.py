@@ -16,7 +16,7 @@ import sys
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root",))
+COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
     "workdir", None, "Folder of checkpoints and metrics.", required=True
@@ -24,11 +24,15 @@ _WORKDIR = COMMAND.DEFINE_string(
 _TAKE_OVER = COMMAND.DEFINE_bool(
     "take_over", False, "Take the workdir from a run on another host that is known to be dead."
 )
+_PROGRAMS = COMMAND.DEFINE_string(
+    "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
+)
 
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
     from scripts.training.session import held_workdir, train
+    from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
     from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
     from xvla_jax.training.multihost import DistributedConfig, start
@@ -41,10 +45,13 @@ def main(_: list[str]) -> int:
     config = _CONFIG.value
     try:
         workdir = mounted_workdir(_WORKDIR.value)
+        kept = keep_programs(_PROGRAMS.value)
         # until the loop waits for signals itself, one ends at once
         with Termination() as termination:
             processes = start(DistributedConfig(**config.distributed.to_dict()))
             with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
+                if processes.main:
+                    logging.info(kept)
                 asked = COMMAND.fields_set("config")
                 return train(config, workdir, processes, asked, termination.check)
     except KeyboardInterrupt:

@@ -52,6 +52,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("errors",),
         ("untrusted",),
         ("config", "actions", "batch", "processor", "resizing", "scaling", "contract", "sharding"),
+        ("compilation",),
         ("models",),
         ("flow", "inpainting"),
         ("checkpoints",),

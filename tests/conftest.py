@@ -7,6 +7,8 @@ from tests.quick_compile import QUICK_COMPILE
 # Eight simulated devices, so that the sharded code is tested as such on any machine. The golden
 # gradients alone ask for LLVM's optimisations (tests/xvla_jax/golden.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Commands keep compiled programs in the user's home otherwise; tests of the cache turn it on.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK_COMPILE}")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MUJOCO_GL", "egl")

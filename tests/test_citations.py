@@ -32,6 +32,7 @@ FOREIGN_FLAGS = {
     "xla_cpu_enable_fast_math": "XLA",
     "xla_force_host_platform_device_count": "XLA",
     "dist": "pytest",
+    "logdir": "tensorboard",
     "blocks": "an arrow of a drawing",
     "nodes": "sbatch",
     "signal": "sbatch",

@@ -24,10 +24,11 @@ IMPORTED_AS = {
     "tensorflow-datasets": ("tensorflow_datasets",),
     "fastapi": ("fastapi", "starlette"),  # and pydantic, which the core needs too
     "pillow": ("PIL",),
+    "rerun-sdk": ("rerun",),
 }
 # printed by the import of TensorFlow on some machines, whatever its log level
 TENSORFLOW_NOTE = re.compile(r"WARNING: All log messages before absl::|I0000 ")
-USERS_EXTRAS = ("data", "sim", "serve", "client")
+USERS_EXTRAS = ("data", "sim", "serve", "client", "rerun")
 _NOWHERE = ("--root=nowhere", "--out=nowhere/out")
 # simulators' own modules say what is missing with more than the extra
 OWN_WORDS = {"eval/simulators/libero.py", "eval/simulators/preflight.py"}
@@ -74,6 +75,7 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
         ("import data.readers.hdf5", "h5py", "data"),
         ("import data.readers.lerobot", "pyarrow", "data"),
         ("from data.readers.videos import OpenVideo; OpenVideo('x.mp4')", "av", "data"),
+        ("from scripts.inspection.rerun_file import viewer; viewer()", "rerun", "rerun"),
         ("import xvla_jax.serving.app", "fastapi", "serve"),
         ("from eval.client.transports import pack; pack({})", "msgpack", "client"),
         ("import xvla_jax.serving.metrics", "prometheus_client", "serve"),

@@ -30,6 +30,14 @@ def stratified_time(u: Array, batch_size: int) -> Array:
     return (u + jnp.arange(batch_size, dtype=jnp.float32) / batch_size) % _TIME_WRAP
 
 
+def stratified_draws(u: Array, batch_size: int, draws: int) -> Array:
+    """Turns one uniform draw ``u`` into times ``[B, K]``, one in each of B * K equal strata.
+
+    The K times of an observation are 1 / K apart, so each sees early and late times alike.
+    """
+    return stratified_time(u, batch_size * draws).reshape(draws, batch_size).T
+
+
 def step_time(i: Array, steps: Array) -> Array:
     """Time of the sampler's step ``i`` of ``steps``: from 1 down to 1 / steps, evenly spaced.
 
@@ -78,17 +86,26 @@ def sample_losses(
         batch: ``pixels`` float32[B, V, H, W, 3] normalised, ``view_mask`` bool[B, V],
             ``input_ids`` int32[B, L], ``domain_id`` int32[B], ``proprio`` float32[B, D],
             ``actions`` float32[B, T, d]; ``channel_mask`` bool[B, d] where channels are lacking.
-        noise: standard normal, of the shape of ``actions``.
-        t: float32[B], see `stratified_time`.
+        noise: standard normal, of the shape of ``actions``; ``[B, K, T, d]`` for K draws of each
+            observation, which is encoded once. The terms are then means over its draws.
+        t: float32[B], see `stratified_time`; ``[B, K]``, see `stratified_draws`.
         rng: key for dropout and drop path; without it the network runs in evaluation mode.
     """
     space = action_space(model.config)
     train = rng is not None
     rngs = {"dropout": rng} if train else {}
-    noisy = interpolate(noise, batch["actions"], t)  # [B, T, d]
+    draws = t.size // len(t)
+    # K rows for each observation, side by side: [B, K, ...] -> [B * K, ...]
+    noise, t = noise.reshape(-1, *noise.shape[-2:]), t.reshape(-1)
+    rows = {
+        name: batch[name] if draws == 1 else jnp.repeat(batch[name], draws, axis=0)
+        for name in ("actions", "proprio", CHANNEL_MASK)
+        if name in batch
+    }
+    actions, mask = rows["actions"], rows.get(CHANNEL_MASK)
+    noisy = interpolate(noise, actions, t)  # [B * K, T, d]
     # The action space pads to D and hides what is never denoised or was not recorded.
-    mask = batch.get(CHANNEL_MASK)
-    proprio, noisy = space.preprocess(batch["proprio"], noisy, mask)
+    proprio, noisy = space.preprocess(rows["proprio"], noisy, mask)
     prediction = model.apply(
         {"params": params},
         batch["pixels"],
@@ -101,7 +118,11 @@ def sample_losses(
         train=train,
         rngs=rngs,
     )
-    return space.sample_losses(jnp.asarray(prediction), batch["actions"], mask)
+    with jax.named_scope("loss"):
+        losses = space.sample_losses(jnp.asarray(prediction), actions, mask)  # [B * K]
+        if draws == 1:
+            return losses
+        return {name: values.reshape(-1, draws).mean(axis=1) for name, values in losses.items()}
 
 
 def sample(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import jax
@@ -21,6 +21,8 @@ from xvla_jax import flow, inpainting
 from xvla_jax.actions import ActionSpace, action_space
 from xvla_jax.batch import CHANNEL_MASK, Observation, check_observation, normalise
 from xvla_jax.checkpoints.relabel import relabelled
+from xvla_jax.compilation.ahead import Ahead
+from xvla_jax.compilation.stored import lower_stored
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, presumed_domains
 from xvla_jax.errors import CheckpointError, InputError
@@ -161,10 +163,12 @@ class Policy:
         *,
         dtype: Any = jnp.float32,
         domains: Mapping[str, int] | None = None,
+        ahead: Iterable[tuple[int, int]] = (),
     ) -> None:
         """Puts the parameters on the default device.
 
-        Without ``domains`` their names are those of X-VLA's released weights.
+        Without ``domains`` their names are those of X-VLA's released weights. Programs ``ahead``
+        (views, batch size) are compiled in the meantime.
         """
         self.config = config
         self.processor = processor
@@ -175,6 +179,10 @@ class Policy:
         self.space = action_space(config)
         _check_scalings(processor, self.space)
         self.model = XVLA(config, dtype=dtype, unroll=True)
+        self._ahead = {
+            (views, size): Ahead(functools.partial(self._lower_ahead, views, size))
+            for views, size in ahead
+        }
         self.params = inference_params(params, dtype, place=jax.device_put)
 
     @classmethod
@@ -185,6 +193,7 @@ class Policy:
         dtype: Any = jnp.float32,
         adapter: str | os.PathLike[str] | None = None,
         processor: str | os.PathLike[str] | None = None,
+        ahead: Callable[[Processor], Iterable[tuple[int, int]]] | None = None,
     ) -> Policy:
         """Loads any layout that `xvla_jax.load_pretrained` reads.
 
@@ -193,6 +202,7 @@ class Policy:
             dtype: computing type.
             adapter: folder of a LoRA adapter to merge into the parameters.
             processor: another folder with processor files.
+            ahead: returns views and batch size of programs to compile while the weights are read.
 
         Raises:
             CheckpointError: something is missing or does not fit.
@@ -211,7 +221,8 @@ class Policy:
         if adapter is not None:
             params = merge_adapter(params, load_adapter(adapter, loaded.config))
         domains = loaded.domain_ids
-        return cls(loaded.config, params, chosen, loaded.contracts, dtype=dtype, domains=domains)
+        parts = (loaded.config, params, chosen, loaded.contracts)
+        return cls(*parts, dtype=dtype, domains=domains, ahead=ahead(chosen) if ahead else ())
 
     def domain_id(self, name: str) -> int:
         """Returns the id of a domain, for `Observation`.
@@ -295,8 +306,7 @@ class Policy:
     ) -> np.ndarray:
         """Does the rest of `act`, with the same arguments and result.
 
-        The program is that of the next power of two of the batch, and of its largest number of
-        views, at least ``views``.
+        The program is of the next power of two of the batch, and of its most views or ``views``.
         """
         if not prepared:
             raise InputError("act was given no observation; at least one is needed")
@@ -310,7 +320,9 @@ class Policy:
         inputs = {
             k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
         }
-        actions = np.asarray(chunk(*self._static, self.params, inputs))[:size]
+        key = inputs["images"].shape[1], size + padding
+        program = self._ahead.get(key) or functools.partial(chunk, *self._static)
+        actions = np.asarray(program(self.params, inputs))[:size]
         if self.processor.action:
             actions = self.processor.action.unscale(actions)
         return self._hold(actions, prepared) if self._masks else actions
@@ -374,6 +386,18 @@ class Policy:
         """
         inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
         return chunk.lower(*self._static, self.params, inputs, steps=steps)
+
+    def _lower_ahead(self, views: int, batch: int) -> jax.stages.Lowered:
+        """Lowers the program of `run`, which takes the number of steps as an input."""
+        inputs = self.example_inputs(views=views, batch=batch)
+        shapes = jax.eval_shape(lambda: inputs | {"steps": np.ones(batch, np.int32)})
+        dtype = str(np.dtype(self.model.dtype))
+        return lower_stored(
+            functools.partial(chunk, *self._static),
+            abstract_inference_params(self.config, self.model.dtype, None),
+            shapes,
+            identity={"config": self.config.to_dict(), "dtype": dtype, "pixels": self._static[1:]},
+        )
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
         """Returns inputs of zeros for the program of `lower`."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from xvla_jax.checkpoints import hf_folder, lerobot, orbax, run_folder
+from xvla_jax.checkpoints import hf_folder, lerobot, run_folder
 from xvla_jax.checkpoints.accounting import STORED, check_tree
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
@@ -122,8 +122,7 @@ def save_pretrained(
         Number of tensors that were rounded, as ``dtype`` does not hold them exactly.
 
     Raises:
-        CheckpointError, ContractError: the folder is in use, the layout unknown, or parameters or
-            contracts are not the config's.
+        CheckpointError, ContractError: the folder is in use, or a part does not fit the config.
         OSError: the disk is full, read-only or failing.
     """
     _check_names(layout, dtype)
@@ -136,6 +135,8 @@ def save_pretrained(
     check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
         if layout == ORBAX:
+            from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
             item = model_item(config, processor, contracts, source=checkpoint, domains=domains)
             orbax.write_step(scratch, checkpoint.params, item, progress=progress)
             return 0
@@ -203,6 +204,8 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     Raises:
         CheckpointError: it cannot be read, or belongs to another model.
     """
+    from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
     item = run_folder.read_model(step)
     adapter = abstract_adapter(
         lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
@@ -315,6 +318,8 @@ def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
 
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
+    from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
+
     item = run_folder.read_model(step)
     config = lerobot.config_from_dict(item["config"], f"{step}: model.config")
     if ADAPTER in item:

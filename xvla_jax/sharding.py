@@ -7,6 +7,7 @@ places optimizer moments, as their paths contain the parameter's path.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -139,6 +140,12 @@ def batch_split(x: jax.Array) -> jax.Array:
     if set(MESH_AXES) - set(jax.sharding.get_abstract_mesh().axis_names):
         return x
     return jax.lax.with_sharding_constraint(x, BATCH_SPEC)
+
+
+def devices_of_batch() -> int:
+    """Returns the number of devices that share a batch: 1 if ``jax.set_mesh`` has set no mesh."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(sizes.get(axis, 1) for axis in MESH_AXES)
 
 
 def path_of(key_path: Any) -> str:

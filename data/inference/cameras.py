@@ -7,8 +7,19 @@ import re
 import numpy as np
 
 from data.inference.choices import Choice, Choices, measured, open_choice, stated
-from data.inference.columns import FIRST, LEFT, POSES, RIGHT, SIDES, arm_halves, arms_of, side
-from data.inference.recording import Float64, Recording, Shots
+from data.inference.columns import (
+    FIRST,
+    LEFT,
+    POSES,
+    RIGHT,
+    SIDES,
+    arm_halves,
+    arms_of,
+    joints_in_order,
+    side,
+    state_names,
+)
+from data.inference.recording import Float64, Recording, Shots, last
 
 WRIST = re.compile(r"wrist|hand|gripper|eye_in|tool", re.IGNORECASE)
 MAIN = re.compile(r"main|front|top|head|agent|exterior|overhead|high|third|base", re.IGNORECASE)
@@ -16,7 +27,7 @@ EDGE = 8.0  # grey levels between neighbours where an image has texture
 TEXTURE = 0.05  # share of the pixels that must have some
 CHANGED = 12.0  # grey levels
 STATIC, CARRIED = 0.35, 0.6  # share of the textured pixels that change between two images
-RGB, BGR = "rgb", "bgr_swapped"
+MANY = 12  # channels without names, from which they may be those of two arms
 COLOURED, MIN_COLOURED, CLEARLY = 30, 0.01, 2.0
 SHORT_WAY = 0.1  # of the ranges of an arm's joints, added up
 SURE = 0.3  # difference of correlations that separates two arms
@@ -36,21 +47,26 @@ def changes(shots: Shots) -> Float64:
     return np.where(enough, moved.sum(axis=(1, 2)) / np.maximum(count, 1), np.nan)
 
 
-def views(recording: Recording, _: Choices) -> Choice:
-    """Keys of the cameras, the main one first, those that the arms carry last."""
-    allowed = f"keys of {', '.join(recording.cameras)}, the main camera first"
+def movement(recording: Recording) -> dict[str, float]:
+    """Median share of the texture that moves, by camera; NaN where there is no texture."""
     shares = {
         camera: np.concatenate([changes(s) for s in shots] or [np.full(1, np.nan)])
         for camera, shots in recording.shots.items()
     }
-    medians = {
+    return {
         c: float(np.nanmedian(s)) if np.isfinite(s).any() else np.nan for c, s in shares.items()
     }
+
+
+def views(recording: Recording, _: Choices) -> Choice:
+    """Keys of the cameras, the main one first, those that the arms carry last."""
+    allowed = f"keys of {', '.join(recording.cameras)}, the main camera first"
+    medians = movement(recording)
     text = "; ".join(f"{c}: {100 * m:.0f} % of the texture moves" for c, m in medians.items())
     static = [c for c, m in medians.items() if m <= STATIC]
     carried = [c for c, m in medians.items() if m >= CARRIED]
     unclear = [c for c in medians if c not in static and c not in carried]
-    short = {c: c.rpartition(".")[2] for c in medians}
+    short = {c: last(c) for c in medians}
     odd = [c for c in static if WRIST.search(short[c])] + [
         c for c in carried if MAIN.search(short[c]) and not WRIST.search(short[c])
     ]
@@ -95,23 +111,28 @@ def channel_order(recording: Recording, _: Choices) -> Choice:
         f"{100 * of_warm:.0f} % of the pixels are clearly red to yellow, {100 * of_cold:.0f} % blue"
     )
     said = "the format stores RGB; " if recording.rgb else "the files do not say; "
+    orders = recording.channel_orders
     if recording.rgb and of_warm >= MIN_COLOURED and of_warm > CLEARLY * of_cold:
-        return stated(RGB, said + text, RGB, BGR)
-    return open_choice(f"{said}{text}: look at the images, blue skin or wood is {BGR}", RGB, BGR)
+        return stated(orders[0], said + text, *orders)
+    other = f"blue skin or wood is {orders[1]}" if len(orders) > 1 else "some cameras keep files"
+    return open_choice(f"{said}{text}: look at the images, {other}", *orders)
 
 
 def two_arms(recording: Recording, choices: Choices) -> bool:
     """True where the state may hold two arms: by names, by poses, or by two named wrist cameras."""
-    key = choices["state_key"].value
-    sides = {side(name) for name in recording.names.get(key, ())}
-    poses = choices["kind"].value == POSES and len(arms_of(recording, choices)) == 2
-    return set(SIDES) <= sides or poses or (not sides and len(_wrist(recording)) == 2)
+    names = state_names(recording, choices)
+    sides = {side(name) for name in names}
+    if choices["kind"].value == POSES:
+        return len(arms_of(recording, choices)) == 2
+    count = len(joints_in_order(recording, choices))
+    many = not names and count >= MANY and count % 2 == 0
+    return set(SIDES) <= sides or many or (not sides and len(_wrist(recording)) == 2)
 
 
 def arm_order(recording: Recording, choices: Choices) -> Choice:
     """The arm that stands first in the array: by names, held against the wrist cameras."""
     key = choices["state_key"].value
-    names = recording.names.get(key, ())
+    names = state_names(recording, choices)
     halves = arm_halves(recording, choices)
     named = side(names[halves[0][0]]) if names else ""
     cameras = _wrist(recording)
@@ -134,7 +155,7 @@ def _wrist(recording: Recording) -> dict[str, str]:
     """Cameras of a left and a right wrist, by side."""
     wrists = {}
     for camera in recording.cameras:
-        short = camera.rpartition(".")[2]
+        short = last(camera)
         if side(short) and WRIST.search(short):
             wrists[side(short)] = camera
     return wrists if set(wrists) == set(SIDES) else {}
@@ -154,7 +175,7 @@ def _agreement(
         for place, camera in enumerate(cameras[s] for s in SIDES):
             shots = recording.shots[camera][number]
             seen[place].append(np.nan_to_num(changes(shots)))
-            rows = recording.arrays[key][number][shots.frames] / spread
+            rows = recording.episodes(key)[number][shots.frames] / spread
             moved = np.abs(np.diff(rows[:, list(halves[place])], axis=0)).sum(axis=1)
             # a short way already changes a carried camera's image altogether
             steps[place].append(moved / (moved + SHORT_WAY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ class Choice:
         evidence: what was found, with its numbers.
         allowed: values that an answer may have.
         free: an answer may be any text; `allowed` then describes it.
+        form: regular expression of a free answer; empty: any text.
     """
 
     value: str
@@ -27,6 +29,7 @@ class Choice:
     evidence: str
     allowed: tuple[str, ...]
     free: bool = False
+    form: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -34,19 +37,21 @@ class Choice:
         return self.certainty == OPEN
 
 
-def stated(value: str, evidence: str, *allowed: str, free: bool = False) -> Choice:
+def stated(value: str, evidence: str, *allowed: str, free: bool = False, form: str = "") -> Choice:
     """A choice that the files state."""
-    return Choice(value, STATED, evidence, allowed or (value,), free)
+    return Choice(value, STATED, evidence, allowed or (value,), free, form)
 
 
-def measured(value: str, evidence: str, *allowed: str, free: bool = False) -> Choice:
+def measured(
+    value: str, evidence: str, *allowed: str, free: bool = False, form: str = ""
+) -> Choice:
     """A choice that the numbers leave no doubt of."""
-    return Choice(value, MEASURED, evidence, allowed or (value,), free)
+    return Choice(value, MEASURED, evidence, allowed or (value,), free, form)
 
 
-def open_choice(evidence: str, *allowed: str, free: bool = False) -> Choice:
+def open_choice(evidence: str, *allowed: str, free: bool = False, form: str = "") -> Choice:
     """A choice that has to be given."""
-    return Choice("", OPEN, evidence, allowed, free)
+    return Choice("", OPEN, evidence, allowed, free, form)
 
 
 Choices = Mapping[str, Choice]
@@ -77,7 +82,8 @@ def answered(choice: Choice, name: str, answer: str) -> Choice:
     Raises:
         ValueError: the answer is none of the values allowed.
     """
-    good = bool(answer.strip()) if choice.free else answer in choice.allowed
+    fits = not choice.form or bool(re.fullmatch(choice.form, answer.strip()))
+    good = bool(answer.strip()) and fits if choice.free else answer in choice.allowed
     if not good:
         form = "a text: " if choice.free else "one of "
         raise ValueError(f"{name} is {answer!r}, allowed is {form}{', '.join(choice.allowed)}")

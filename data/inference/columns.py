@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.inference.choices import Choice, Choices, measured, open_choice, stated
-from data.inference.recording import ACTION, STATE, Float64, Recording
+from data.inference.recording import (
+    JOIN,
+    JOINT_ARRAY,
+    Float64,
+    Recording,
+    last,
+)
 
 JOINTS, POSES = "joints", "poses"
 LEFT, RIGHT = "left", "right"
@@ -29,9 +35,16 @@ POSITION = re.compile(r"(?:^|[._/ -]|pos|ee|eef|tcp)([xyz])$", re.IGNORECASE)
 # parts of a rotation, by name -> kind; the first group is the place within it
 ROTATION_NAMES = (
     ("quaternion", re.compile(r"(?:q|quat|orientation|rot(?:ation)?)[._]?([wxyz])$", re.I), "wxyz"),
+    ("quaternion", re.compile(r"quat_(\d)$", re.I), "0123"),  # in an unknown order
     ("euler", re.compile(r"(?:^|[._/])(roll|pitch|yaw)$", re.I), ("roll", "pitch", "yaw")),
     ("vector", re.compile(r"(?:^|[._/])(?:r|rot|rot_|a)([xyz])$", re.I), "xyz"),
     ("rot6d", re.compile(r"(?:r6d|rot6d|rot_6d)[._]?(\d)$", re.I), "012345"),
+)
+
+
+NAMES_FORM = (
+    "each of x, y, z, roll, pitch, yaw (or rx, ry, rz, or qx, qy, qz, qw, or rot6d_0 to 5), "
+    "gripper, or - for others, as x,y,z,roll,pitch,yaw,-,gripper; of two arms left_x, right_x"
 )
 
 
@@ -47,17 +60,25 @@ class ArmColumns:
 
 
 def state_key(recording: Recording, _: Choices) -> Choice:
-    """The array that is the state of the robot."""
-    allowed = tuple(recording.arrays)
-    if STATE in recording.arrays:
-        return stated(STATE, f"the files name an array {STATE}", *allowed)
-    return open_choice(f"no array is named {STATE}; there are {', '.join(allowed)}", *allowed)
+    """The array that is the state of the robot, or several side by side."""
+    arrays = ", ".join(recording.arrays)
+    allowed = f"arrays, as A or A{JOIN}B, of {arrays}"
+    one = "(?:" + "|".join(map(re.escape, recording.arrays)) + ")"
+    form = f"{one}(?:{re.escape(JOIN)}{one})*"
+    candidates = [key for key in recording.states if recording.has(key)]
+    if len(candidates) == 1:
+        text = f"the files have {candidates[0]}"
+        return stated(candidates[0], text, allowed, free=True, form=form)
+    text = f"no array is named {' or '.join(recording.states) or 'as a state'}; there are {arrays}"
+    if candidates:
+        text = f"the files have {' and '.join(candidates)}"
+    return open_choice(text, *candidates, allowed, free=True, form=form)
 
 
 def kind(recording: Recording, choices: Choices) -> Choice:
     """Joints or poses, by names of columns or by columns that are a rotation."""
     key = choices["state_key"].value
-    names = recording.names.get(key, ())
+    names = recording.column_names(key)
     shown = ", ".join(names[:8])
     if any(_place(POSITION, n) for n in names) and named_arms(names):
         return stated(POSES, f"columns of {key} are named {shown}", JOINTS, POSES)
@@ -65,6 +86,8 @@ def kind(recording: Recording, choices: Choices) -> Choice:
     if kept and all(JOINT.search(name) for name in kept):
         return stated(JOINTS, f"columns of {key} are named {shown}", JOINTS, POSES)
     arms = measured_arms(recording.rows(key))
+    if not names and not arms and JOINT_ARRAY.search(last(key)):
+        return stated(JOINTS, f"the array is named {last(key)}", JOINTS, POSES)
     if arms:
         blocks = " and ".join(f"{a.rotation[0]}..{a.rotation[-1]}" for a in arms)
         evidence = f"columns {blocks} of {key} are a {arms[0].kind} in every frame"
@@ -108,7 +131,7 @@ def _named_rotation(names: dict[int, str]) -> tuple[str, tuple[int, ...], str] |
         letters = "".join(_place(pattern, names[i]) for i in columns)
         if kind_name == "euler":  # by name, whatever their order in the file
             columns = tuple(places[part] for part in parts)
-        return kind_name, columns, letters if kind_name == "quaternion" else ""
+        return kind_name, columns, letters if set(letters) == set("wxyz") else ""
     return None
 
 
@@ -169,17 +192,38 @@ def skews(block: Float64) -> dict[str, float]:
 def arms_of(recording: Recording, choices: Choices) -> tuple[ArmColumns, ...]:
     """Arms of a recording of poses, in the order in which they stand in the array."""
     key = choices["state_key"].value
-    return named_arms(recording.names.get(key, ())) or measured_arms(recording.rows(key))
+    return named_arms(state_names(recording, choices)) or measured_arms(recording.rows(key))
+
+
+def state_names(recording: Recording, choices: Choices) -> tuple[str, ...]:
+    """Names of the columns of the state: the files' own, or those that the answer `arms` gives.
+
+    Raises:
+        ValueError: the answer gives another number of names, or no complete pose.
+    """
+    key = choices["state_key"].value
+    answer = choices["arms"].value if "arms" in choices else ""
+    if "," not in answer:
+        return recording.column_names(key)
+    names = tuple(name.strip() for name in answer.split(","))
+    width = recording.width(key)
+    if len(names) != width or not named_arms(names):
+        raise ValueError(
+            f"arms is {answer!r}, allowed are names of the {width} columns of {key}, {NAMES_FORM}"
+        )
+    return names
 
 
 def arms(recording: Recording, choices: Choices) -> Choice:
     """Columns of the position of each arm; open where neither names nor numbers show them."""
     blocks = arms_of(recording, choices)
     if not blocks:
+        width = recording.width(choices["state_key"].value)
         return open_choice(
-            "the columns of the position and of the rotation have no names; name them in "
-            "meta/info.json (x, y, z, then roll, pitch, yaw or qx, qy, qz, qw or rot6d_0 ...)",
-            "named",
+            "the columns of the position and of the rotation have no names",
+            f"names of the {width} columns, {NAMES_FORM}",
+            free=True,
+            form=f"[^,]+(?:,[^,]+){{{width - 1}}}",
         )
     places = "; ".join(
         f"{a.side or 'arm'}: position {a.position}, {a.kind} {a.rotation}" for a in blocks
@@ -190,16 +234,16 @@ def arms(recording: Recording, choices: Choices) -> Choice:
 def channels(recording: Recording, choices: Choices) -> Choice:
     """Columns of the state that are joints or grippers, as "0-5" or "0-5,12-17"."""
     key = choices["state_key"].value
-    names, width = recording.names.get(key, ()), recording.width(key)
+    names, width = recording.column_names(key), recording.width(key)
+    own = recording.action
     allowed = f"columns of {key}, 0..{width - 1}, as 0-5 or 0-5,7"
     if not names:
-        commands = recording.arrays.get(ACTION)
-        if commands is not None and commands[0].shape[1] == width:
-            text = f"{key} and {ACTION} have {width} columns each, without names"
+        if recording.has(own) and recording.width(own) == width:
+            text = f"{key} and {own} have {width} columns each, without names"
             return measured(spans(range(width)), text, allowed, free=True)
         return open_choice(f"the {width} columns of {key} have no names", allowed, free=True)
     kept = [i for i, n in enumerate(names) if not EXTRA.search(n.removesuffix(".pos"))]
-    named = recording.names.get(ACTION, ())
+    named = recording.column_names(recording.action)
     if named and set(named) < {names[i] for i in kept}:
         kept = [i for i in kept if names[i] in named]
     left = [name for i, name in enumerate(names) if i not in kept]
@@ -241,7 +285,7 @@ def columns_of(text: str, width: int) -> tuple[int, ...]:
 
 def joint_columns(recording: Recording, choices: Choices) -> tuple[int, ...]:
     """Columns of the joints and grippers; of two arms, the left one's first."""
-    columns = _joints(recording, choices)
+    columns = joints_in_order(recording, choices)
     if not choices.get("arm_order"):
         return columns
     halves = arm_halves(recording, choices)
@@ -250,7 +294,8 @@ def joint_columns(recording: Recording, choices: Choices) -> tuple[int, ...]:
     return (*ordered[0], *ordered[1], *rest)
 
 
-def _joints(recording: Recording, choices: Choices) -> tuple[int, ...]:
+def joints_in_order(recording: Recording, choices: Choices) -> tuple[int, ...]:
+    """Columns of the joints and grippers, in the order in which they were given."""
     key = choices["state_key"].value
     return columns_of(choices["channels"].value, recording.width(key))
 
@@ -261,10 +306,10 @@ def arm_halves(recording: Recording, choices: Choices) -> tuple[tuple[int, ...],
     if choices["kind"].value == POSES:
         one, other = sorted(arms_of(recording, choices), key=lambda arm: arm.position)
         return (*one.position, *one.rotation), (*other.position, *other.rotation)
-    columns = sorted(_joints(recording, choices))
-    names = recording.names.get(key, ())
-    if names:
-        groups = [tuple(c for c in columns if side(names[c]) == s) for s in SIDES]
+    columns = sorted(joints_in_order(recording, choices))
+    names = recording.column_names(key)
+    groups = [tuple(c for c in columns if names and side(names[c]) == s) for s in SIDES]
+    if all(groups):
         first, second = sorted(groups)
         return first, second
     half = len(columns) // 2

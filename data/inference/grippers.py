@@ -12,13 +12,15 @@ from data.inference.columns import (
     EXTRA,
     GRIPPER,
     POSES,
+    arm_halves,
     arms_of,
     columns_of,
     is_bimodal,
     joint_columns,
     spans,
+    state_names,
 )
-from data.inference.recording import ACTION, Float64, Recording
+from data.inference.recording import GRIPPER_ARRAY, Float64, Recording, last
 
 NONE = "none"
 LOW, HIGH = "low", "high"
@@ -33,17 +35,32 @@ def grippers(recording: Recording, choices: Choices) -> Choice:
     """Columns of the state that are grippers, by name, else by staying at two ends."""
     key = choices["state_key"].value
     candidates = _candidates(recording, choices)
-    names = recording.names.get(key, ())
+    names = state_names(recording, choices)
     allowed = (NONE, f"columns of {key}, as 6 or 6,13")
     if names:
-        named = [c for c in candidates if GRIPPER.search(names[c])]
+        named = _one_finger(recording, choices, [c for c in candidates if GRIPPER.search(names[c])])
         text = ", ".join(names[c] for c in named) or "no column is named a gripper"
         return stated(spans(named) if named else NONE, text, *allowed, free=True)
     rows = recording.rows(key)
+    arrays = [array for array, _ in recording.places(key)]
+    keyed = [c for c in candidates if GRIPPER_ARRAY.search(last(arrays[c]))]
     both = [c for c in candidates if is_bimodal(rows[:, c])]
-    arms = len(arms_of(recording, choices)) if choices["kind"].value == POSES else 1
+    if choices["kind"].value != POSES:
+        both = _with_commands(recording, choices, candidates, both)
     text = f"columns {', '.join(map(str, both)) or 'none'} are at one of two ends throughout"
-    if both and (len(both) == arms or (choices["kind"].value != POSES and len(both) <= 2)):
+    if keyed and set(both) <= set(keyed):
+        fingers = _one_finger(recording, choices, keyed)
+        listed = ", ".join(dict.fromkeys(arrays[c] for c in keyed))
+        return stated(spans(fingers), f"columns of {listed}", *allowed, free=True)
+    if choices["kind"].value == POSES:
+        good = len(both) == len(arms_of(recording, choices))
+    else:
+        # a joint may stay at two ends as well: grippers stand behind the joints of their arm
+        halves = arm_halves(recording, choices) if "arm_order" in choices else (candidates,)
+        ends = sorted(max(half) for half in halves)
+        good = sorted(both) == ends
+        text += f"; the last of an arm: {', '.join(map(str, ends))}"
+    if both and good:
         return measured(spans(both), text, *allowed, free=True)
     return open_choice(text, *allowed, free=True)
 
@@ -52,10 +69,41 @@ def _candidates(recording: Recording, choices: Choices) -> list[int]:
     if choices["kind"].value != POSES:
         return list(joint_columns(recording, choices))
     key = choices["state_key"].value
-    names = recording.names.get(key, ())
+    names = state_names(recording, choices)
     taken = {c for arm in arms_of(recording, choices) for c in (*arm.position, *arm.rotation)}
     free = [c for c in range(recording.width(key)) if c not in taken]
     return [c for c in free if not names or not EXTRA.search(names[c].removesuffix(".pos"))]
+
+
+def _with_commands(
+    recording: Recording, choices: Choices, candidates: list[int], both: list[int]
+) -> list[int]:
+    """Adds joints whose commands are at one of two ends: readings stop at what is held."""
+    action = recording.action
+    if not recording.has(action) or recording.width(action) != recording.width(
+        choices["state_key"].value
+    ):
+        return both
+    rows = recording.rows(action)
+    return [c for c in candidates if c in both or is_bimodal(rows[:, c])]
+
+
+def _one_finger(recording: Recording, choices: Choices, columns: list[int]) -> list[int]:
+    """First finger of those of a hand that move as one; joints keep all of theirs."""
+    if choices["kind"].value != POSES:
+        return columns
+    key = choices["state_key"].value
+    rows, places = recording.rows(key), recording.places(key)
+    kept: list[int] = []
+    for column in columns:
+        same = [c for c in kept if places[c][0] == places[column][0] != key]
+        if not any(_as_one(rows[:, c], rows[:, column]) for c in same):
+            kept.append(column)
+    return kept
+
+
+def _as_one(one: Float64, other: Float64) -> bool:
+    return bool(min(one.std(), other.std()) > 0 and abs(np.corrcoef(one, other)[0, 1]) > 0.95)
 
 
 def gripper_columns(choices: Choices) -> tuple[int, ...]:
@@ -71,7 +119,7 @@ def closed_ends(recording: Recording, choices: Choices) -> Choice:
     allowed = tuple(",".join(v) for v in itertools.product((LOW, HIGH), repeat=len(columns)))
     ends, texts = [], []
     for column in columns:
-        parts = [rows[:, column] for rows in recording.arrays[key]]
+        parts = [rows[:, column] for rows in recording.episodes(key)]
         votes = [_start(parts), _spread(parts), *_gap(recording, choices, column)]
         seen = [end for end, _ in votes if end]
         texts.append(f"column {column}: " + "; ".join(text for _, text in votes))
@@ -125,17 +173,18 @@ def _spread(parts: Sequence[Float64]) -> tuple[str, str]:
 def _gap(recording: Recording, choices: Choices, column: int) -> list[tuple[str, str]]:
     """A command to close on an object is not reached; a command to open is."""
     key = choices["state_key"].value
-    names, own = recording.names.get(key, ()), recording.names.get(ACTION, ())
-    if ACTION not in recording.arrays or (recording.width(ACTION) != recording.width(key)):
+    action = recording.action
+    names, own = state_names(recording, choices), recording.column_names(action)
+    if not recording.has(action) or recording.width(action) != recording.width(key):
         return []
     place = own.index(names[column]) if names and names[column] in own else column
-    low, high = ranges([rows[:, place] for rows in recording.arrays[ACTION]])
-    bottom, top = ranges([rows[:, column] for rows in recording.arrays[key]])
+    low, high = ranges([rows[:, place] for rows in recording.episodes(action)])
+    bottom, top = ranges([rows[:, column] for rows in recording.episodes(key)])
     # in another unit than the reading a command says nothing of gaps
     if high - low < 1e-9 or not 0.5 < (top - bottom) / (high - low) < 2:
         return []
     gaps: dict[str, list[float]] = {LOW: [], HIGH: []}
-    for actions, states in zip(recording.arrays[ACTION], recording.arrays[key], strict=True):
+    for actions, states in zip(recording.episodes(action), recording.episodes(key), strict=True):
         command = (actions[:, place] - low) / (high - low)
         reading = (states[:, column] - low) / (high - low)
         moves = np.abs(np.diff(command, prepend=command[0])) > 0.01

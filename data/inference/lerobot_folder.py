@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.faults import BadEpisodeError, FaultError, needs
-from data.images import load_image
-from data.inference.recording import Recording, Shots
+from data.inference.recording import (
+    EPISODES,
+    Recording,
+    Shots,
+    evenly,
+    looked_at_first,
+    shots_of,
+)
 from data.parts import plain_views
 from data.poses.arms import Columns
 from data.readers.lerobot import LeRobotReader, column_array
@@ -31,10 +36,6 @@ from data.untrusted import read_json, typed
 with needs("data"):
     import pyarrow.parquet as pq
 
-EPISODES = 40  # of which numbers are read, evenly spaced
-LOOKED_AT = 4  # of which images are
-IMAGES = 24  # of a camera in an episode
-SIDE = 64
 BOOKKEEPING = frozenset({"timestamp", "frame_index", "episode_index", "index", TASK_INDEX})
 NUMBERS = ("float32", "float64", "float16")
 
@@ -61,17 +62,15 @@ def read_lerobot(folder: Path, episodes: int = EPISODES) -> Recording:
         raise ValueError(f"{path} has no {'camera' if not cameras else 'array of numbers'}")
     probe = _probe(folder, float(info["fps"]), arrays[0], cameras)
     index = read_index(probe, folder)
-    chosen = _evenly(len(index.episodes), episodes)
+    chosen = evenly(len(index.episodes), episodes)
     tasks = read_tasks(path.parent)
-    tables = [_table(index.episodes[i]) for i in chosen]
-    shown = set(_evenly(len(chosen), LOOKED_AT))
-    # episodes with images first: shots[i] and arrays[i] are of one episode
-    order = sorted(range(len(chosen)), key=lambda place: place not in shown)
-    tables = [tables[place] for place in order]
-    looked_at = [index.episodes[chosen[place]] for place in order[: len(shown)]]
+    order, shown = looked_at_first(len(chosen))
+    tables = [_table(index.episodes[chosen[place]]) for place in order]
+    looked_at = [index.episodes[chosen[place]] for place in order[:shown]]
     return Recording(
         name=folder.name,
         storage="lerobot",
+        root=folder,
         robot_type=info.get("robot_type") or "",
         rate_hz=float(info["fps"]),
         arrays={
@@ -124,10 +123,6 @@ def _probe(folder: Path, rate_hz: float, key: str, cameras: tuple[str, ...]) -> 
     )
 
 
-def _evenly(count: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-
-
 def _table(episode: EpisodeFiles) -> Any:
     return episode.rows(pq.read_table(episode.table, filters=episode.shared_with([episode])))
 
@@ -150,7 +145,7 @@ def _shots(
     if missing:
         raise ValueError(f"{missing[0]} cannot be read; python -m scripts.inspect_data says why")
     return {
-        camera: tuple(_some(by_name[name], view) for name in names)
+        camera: tuple(shots_of(by_name[name].images[view]) for name in names)
         for view, camera in enumerate(cameras)
     }
 
@@ -164,10 +159,3 @@ def _trajectories(reader: LeRobotReader, names: set[str]) -> Iterator[Trajectory
             yield trajectory
         if not names:
             return
-
-
-def _some(trajectory: Trajectory, view: int) -> Shots:
-    frames: NDArray[np.int64] = np.array(_evenly(len(trajectory.images[view]), IMAGES))
-    images = trajectory.images[view].take(frames)
-    pixels = [load_image(images[i], size=SIDE, channel_order="rgb") for i in range(len(frames))]
-    return Shots(np.stack(pixels), frames)

@@ -10,7 +10,7 @@ import numpy as np
 from data.inference.choices import Choice, Choices, measured, open_choice, stated
 from data.inference.columns import joint_columns
 from data.inference.grippers import gripper_columns
-from data.inference.recording import ACTION, Float64, Recording
+from data.inference.recording import Float64, Recording
 
 STATE_TARGETS, ACTION_TARGETS = "state", "action"
 RAD, DEG, NORMALISED = "rad", "deg", "-100..100"
@@ -22,6 +22,9 @@ LEAST_TURN = 0.3  # rad: a recording of a robot that works has a joint that turn
 EQUAL = 1e-5  # of a channel's range: two arrays of float32 with the same numbers
 FOLLOWS = 0.5  # correlation of the steps of an action with those of a state that follows it
 LEAD_S = 0.5  # s, the longest lead of a command that is looked for
+LEAD_FRAMES = 15  # where the rate is not known
+SENSIBLE = (1.0, 250.0)  # Hz of a recording whose clock counts seconds
+NUMBER = r"\d+(?:\.\d+)?"
 CLOCK = 5e-4  # share by which a clock may differ from the stated rate
 
 
@@ -66,7 +69,7 @@ def unit(recording: Recording, choices: Choices) -> Choice:
 
 
 def _names(recording: Recording, key: str, columns: Sequence[int]) -> list[str]:
-    names = recording.names.get(key, ())
+    names = recording.column_names(key)
     return [names[c] if names else f"column {c}" for c in columns]
 
 
@@ -77,31 +80,31 @@ def action_columns(recording: Recording, choices: Choices) -> tuple[int, ...]:
     """
     key = choices["state_key"].value
     columns = joint_columns(recording, choices)
-    names, own = recording.names.get(key, ()), recording.names.get(ACTION, ())
+    names, own = recording.column_names(key), recording.column_names(recording.action)
     if names and own:
         channel_names = [names[c] for c in columns]
         return tuple(own.index(n) for n in channel_names) if set(channel_names) <= set(own) else ()
-    same = recording.width(ACTION) == recording.width(key)
+    same = recording.width(recording.action) == recording.width(key)
     return columns if same else ()
 
 
 def targets(recording: Recording, choices: Choices) -> Choice:
     """Actions or states as targets, by which of the two is ahead."""
     allowed = (ACTION_TARGETS, STATE_TARGETS)
-    if ACTION not in recording.arrays:
-        return stated(STATE_TARGETS, f"no array is named {ACTION}", STATE_TARGETS)
+    if not recording.has(recording.action):
+        text = f"no array is named {recording.action or 'action'}"
+        return stated(STATE_TARGETS, text, STATE_TARGETS)
     key = choices["state_key"].value
     columns, own = joint_columns(recording, choices), action_columns(recording, choices)
     if not own:
-        columns_there = (
-            ", ".join(recording.names.get(ACTION, ())) or f"{recording.width(ACTION)} columns"
-        )
+        width = recording.width(recording.action)
+        columns_there = ", ".join(recording.column_names(recording.action)) or f"{width} columns"
         return open_choice(
-            f"{ACTION} has {columns_there}, not the channels of {key}", STATE_TARGETS
+            f"{recording.action} has {columns_there}, not the channels of {key}", STATE_TARGETS
         )
     pairs = [
         (a[:, own], s[:, columns])
-        for a, s in zip(recording.arrays[ACTION], recording.arrays[key], strict=True)
+        for a, s in zip(recording.episodes(recording.action), recording.episodes(key), strict=True)
     ]
     spread = np.maximum(np.ptp(np.concatenate([s for _, s in pairs]), axis=0), 1e-9)
     equal = {
@@ -114,7 +117,7 @@ def targets(recording: Recording, choices: Choices) -> Choice:
         (-1, "equals the state of the frame before: it is late by one"),
     ):
         if equal[lag]:
-            return measured(STATE_TARGETS, f"{ACTION} {what}", *allowed)
+            return measured(STATE_TARGETS, f"{recording.action} {what}", *allowed)
     return _by_lead(recording, pairs, spread, allowed)
 
 
@@ -125,7 +128,8 @@ def _by_lead(
     allowed: tuple[str, ...],
 ) -> Choice:
     relative = _correlation([(a[:-1], np.diff(s, axis=0)) for a, s in pairs], spread).mean()
-    longest = max(2, round(LEAD_S * recording.rate_hz))
+    hertz, own = recording.rate_hz, recording.action
+    longest = max(2, round(LEAD_S * hertz)) if hertz else LEAD_FRAMES
     curves = {
         lag: _correlation(
             [(np.diff(a, axis=0), np.diff(s, axis=0)) for a, s in _shifted(pairs, lag)], spread
@@ -135,26 +139,26 @@ def _by_lead(
     lead = max(curves, key=lambda lag: float(curves[lag].mean()))
     follows = curves[lead]
     if relative > max(FOLLOWS, float(follows.mean())):
-        text = f"{ACTION} is a step (correlation {relative:.2f} with the change of the state)"
+        text = f"{own} is a step (correlation {relative:.2f} with the change of the state)"
         return measured(STATE_TARGETS, text, *allowed)
     if float(follows.min()) < FOLLOWS:
         return open_choice(
-            f"the steps of {ACTION} and of the state correlate with "
+            f"the steps of {recording.action} and of the state correlate with "
             f"{', '.join(f'{f:.2f}' for f in follows)}: another order or space",
             STATE_TARGETS,
         )
     slopes = _slopes(list(_shifted(pairs, lead)))
     if np.abs(np.log(np.maximum(np.abs(slopes), 1e-9))).max() > math.log(2):
-        text = (
-            f"{ACTION} is in another unit: {', '.join(f'{s:.3g}' for s in slopes)} times the state"
-        )
+        listed = ", ".join(f"{slope:.3g}" for slope in slopes)
+        text = f"{own} is in another unit: {listed} times the state"
         return measured(STATE_TARGETS, text, *allowed)
     text = (
-        f"{ACTION} leads the state by {lead} frames ({1000 * lead / recording.rate_hz:.0f} ms; the "
-        f"steps then correlate with {float(follows.mean()):.2f})"
+        f"{own} leads the state by {lead} frames "
+        f"({f'{1000 * lead / hertz:.0f} ms; ' if hertz else ''}the steps then correlate with "
+        f"{float(follows.mean()):.2f})"
     )
     if lead <= 0:
-        text = f"{ACTION} does not lead the state ({lead} frames): recorded late, or no command"
+        text = f"{own} does not lead the state ({lead} frames): recorded late, or no command"
         return measured(STATE_TARGETS, text, *allowed)
     return measured(ACTION_TARGETS, text, *allowed)
 
@@ -188,19 +192,39 @@ def _slopes(pairs: list[tuple[Float64, Float64]]) -> Float64:
 
 def rate(recording: Recording, _: Choices) -> Choice:
     """Frames per second: what the files state, unless the clocks say another."""
-    said = f"{recording.rate_hz:g}"
     steps = [np.diff(clock) for clock in recording.clocks if len(clock) > 1]
+    if recording.rate_hz is None:
+        return _by_clock(steps)
+    said, stated_by = f"{recording.rate_hz:g}", recording.rate_from
     if not steps:
-        return stated(said, f"the files state {said} Hz; no clock was recorded", said)
+        return stated(said, f"{stated_by} {said} Hz; no clock was recorded", said)
     spans_s = sum(float(step.sum()) for step in steps)
     hertz = sum(map(len, steps)) / max(spans_s, 1e-9)
     every = np.concatenate(steps)
     uneven = float((np.abs(every * recording.rate_hz - 1) > 0.5).mean())
-    text = f"the files state {said} Hz, the recorded times say {hertz:.2f} Hz"
+    text = f"{stated_by} {said} Hz, the recorded times say {hertz:.2f} Hz"
     if uneven > 0.01:
         text += f", and {100 * uneven:.0f} % of the steps are off by half a frame or more"
     if abs(hertz / recording.rate_hz - 1) > CLOCK or uneven > 0.01:
         return open_choice(
-            f"{text}; correct fps in meta/info.json, or confirm what it states", said
+            f"{text}; correct what the files state (LeRobot: fps in meta/info.json), or confirm it",
+            said,
         )
     return measured(said, text, said)
+
+
+def _by_clock(steps: Sequence[Float64]) -> Choice:
+    """The rate of a recording whose files state none: by its clock, or asked for."""
+    asked = "frames a second, as 50 or 29.97"
+    if not steps:
+        text = "the files state no rate, and no clock was recorded"
+        return open_choice(text, asked, free=True, form=NUMBER)
+    every = np.concatenate(steps)
+    hertz = len(every) / max(float(every.sum()), 1e-9)
+    rounded = f"{round(hertz)}"
+    uneven = float((np.abs(every * hertz - 1) > 0.5).mean())
+    text = f"the files state no rate; the recorded times, as seconds, say {hertz:.3f} Hz"
+    exact = abs(hertz / max(round(hertz), 1) - 1) <= CLOCK and uneven <= 0.01
+    if exact and SENSIBLE[0] <= hertz <= SENSIBLE[1]:
+        return measured(rounded, text, asked, free=True, form=NUMBER)
+    return open_choice(text, asked, free=True, form=NUMBER)

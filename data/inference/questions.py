@@ -34,7 +34,8 @@ def _text(recording: Recording, _: Choices) -> Choice:
     if count and not empty:
         shown = next(iter(recording.texts))[:60]
         several = len(set(recording.texts))
-        text = f"{count} episodes have {several} texts, as {shown!r}"
+        place = f" in {recording.text_key}" if recording.text_key else ""
+        text = f"{count} episodes have {several} texts{place}, as {shown!r}"
         return stated("recorded", text, "recorded", sentence, free=True)
     return open_choice(f"{empty} of {count} episodes have no text", sentence, free=True)
 

@@ -50,7 +50,8 @@ def rotation(recording: Recording, choices: Choices) -> Choice:
         "vector": _vector,
     }[arms[0].kind]
     by_arm = [
-        judge([rows[:, list(arm.rotation)] for rows in recording.arrays[key]], arm) for arm in arms
+        judge([rows[:, list(arm.rotation)] for rows in recording.episodes(key)], arm)
+        for arm in arms
     ]
     unequal = len({choice.value for choice in by_arm}) > 1
     text = "; ".join(dict.fromkeys(choice.evidence for choice in by_arm))

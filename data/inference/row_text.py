@@ -15,10 +15,12 @@ from data.inference.columns import (
     arms_of,
     joint_columns,
     side,
+    state_names,
 )
 from data.inference.grippers import LOW, gripper_columns, ranges
 from data.inference.motion import ACTION_TARGETS, DEG, NORMALISED, RAD, action_columns
-from data.inference.recording import ACTION, Float64, Recording
+from data.inference.nearest import nearest_domains, statistics
+from data.inference.recording import Float64, Recording
 from data.inference.rotations import SCALES
 
 NUM_ACTIONS = 30  # of a chunk of the released weights, and of configs/models.py
@@ -116,17 +118,20 @@ def _fill_in(name: str, choice: Choice) -> str:
 
 def _fields(recording: Recording, choices: Choices, domain: str) -> Lines:
     rate = choices["rate_hz"]
-    hertz = rate.value or f"{recording.rate_hz:g}"
+    hertz = rate.value or (f"{recording.rate_hz:g}" if recording.rate_hz else "")
+    hertz = hertz or _fill_in("rate_hz", rate)
     key = choices["state_key"].value
     joints = choices["kind"].value == JOINTS
-    widths = {key: recording.width(key)}
+    read = [*recording.keys(key)]
     if joints and choices["targets"].value == ACTION_TARGETS:
-        widths[ACTION] = recording.width(ACTION)
+        read.append(recording.action)
+    widths = {array: recording.width(array) for array in read}
     return [
         f"    name={quoted(recording.name)},",
         f"    storage={quoted(recording.storage)},",
         f"    storage_name={quoted(recording.name)},",
         "    # a soft prompt of its own; a run gives the name an id (config.new_domains)",
+        *_nearest(recording, choices, domain),
         f"    domain={quoted(domain)},",
         *_comment("state_key", choices["state_key"]),
         *_comment("kind", choices["kind"]),
@@ -137,15 +142,26 @@ def _fields(recording: Recording, choices: Choices, domain: str) -> Lines:
         f"    encoded_channel_order={_value('channel_order', choices)},",
         *_comment("rate_hz", rate),
         f"    rate_hz={_fill_in('rate_hz', rate) if rate.is_open else hertz},",
-        f"    # {NUM_ACTIONS} actions of a chunk at {hertz} Hz: the chunk is played as recorded",
+        f"    # {NUM_ACTIONS} actions of a chunk at the recorded rate",
         f"    window_s={NUM_ACTIONS} / {hertz},",
         "    index_margin=2,  # the last frame has no action behind it",
         "    delta_idx=(),  # absolute targets",
         "    mask_proprio_idx=(),  # the model sees every channel of the state",
         '    augment="jitter",  # for real cameras; "none" in simulation',
-        *_text_fields(choices["instruction"]),
+        *_text_fields(choices["instruction"], recording.text_key),
+        *_split_fields(recording.splits),
         f"    widths={json.dumps(widths)},",
     ]
+
+
+def _nearest(recording: Recording, choices: Choices, domain: str) -> Lines:
+    near = nearest_domains(statistics(recording, choices))
+    text = "; ".join(f"{one.domain} at {one.distance:.1f} ({one.evidence})" for one in near)
+    return _wrapped(
+        f"nearest released domains, no choice of this row: {text}. To begin from one: "
+        f"config.new_domains={domain}={near[0].domain}",
+        "    ",
+    )
 
 
 def _value(name: str, choices: Choices) -> str:
@@ -159,26 +175,34 @@ def _views(recording: Recording, choices: Choices) -> str:
     return "(" + " ".join(f"{quoted(key)}," for key in view_list(recording, choices)) + ")"
 
 
-def _text_fields(choice: Choice) -> Lines:
+def _split_fields(splits: tuple[str, ...]) -> Lines:
+    return [f"    splits=({' '.join(f'{quoted(split)},' for split in splits)}),"] if splits else []
+
+
+def _text_fields(choice: Choice, key: str) -> Lines:
     lines = _comment("instruction", choice)
     if choice.is_open:
         return [*lines, "    instruction_keys=(),",
                 f"    fixed_instruction={_fill_in('instruction', choice)},"]  # fmt: skip
+    if choice.value == "recorded" and key:
+        return [*lines, f"    instruction_keys=({quoted(key)},),"]
     if choice.value == "recorded":
         return [*lines, "    instruction_keys=(),  # LeRobot's own place: task_index"]
     return [*lines, "    instruction_keys=(),", f"    fixed_instruction={quoted(choice.value)},"]
 
 
-def _pieces(key: str, columns: tuple[int, ...], lag: int = 0) -> str:
+def _pieces(recording: Recording, key: str, columns: tuple[int, ...], lag: int = 0) -> str:
     """Columns in their order, as a tuple of `Columns`."""
-    parts: list[list[int]] = []
+    parts: list[tuple[str, int, int]] = []
+    places = recording.places(key)
     for column in columns:
-        if parts and column == parts[-1][1]:
-            parts[-1][1] = column + 1
+        array, inside = places[column]
+        if parts and parts[-1][::2] == (array, inside):
+            parts[-1] = (array, parts[-1][1], inside + 1)
         else:
-            parts.append([column, column + 1])
+            parts.append((array, inside, inside + 1))
     late = f", lag={lag}" if lag else ""
-    return "(" + " ".join(f"Columns({quoted(key)}, {a}, {b}{late})," for a, b in parts) + ")"
+    return "(" + " ".join(f"Columns({quoted(k)}, {a}, {b}{late})," for k, a, b in parts) + ")"
 
 
 def _joint_fields(recording: Recording, choices: Choices) -> Lines:
@@ -188,13 +212,13 @@ def _joint_fields(recording: Recording, choices: Choices) -> Lines:
     lines += _comment("channels", choices["channels"])
     if "arm_order" in choices:
         lines += _comment("arm_order", choices["arm_order"])
-    lines += [f"    joints={_pieces(key, columns)},", '    proprio="measured",']
+    lines += [f"    joints={_pieces(recording, key, columns)},", '    proprio="measured",']
     lines += _comment("targets", choices["targets"])
     if choices["targets"].value == ACTION_TARGETS:
         own = action_columns(recording, choices)
         lines += [
             "    # the action of a frame is its first target, so it belongs to the next frame",
-            f"    actions={_pieces(ACTION, own, lag=1)},",
+            f"    actions={_pieces(recording, recording.action, own, lag=1)},",
         ]
     lines += _comment("unit", choices["unit"])
     units = [_unit(recording, choices, column) for column in columns]
@@ -219,14 +243,17 @@ def _unit(recording: Recording, choices: Choices, column: int) -> str:
     if unit == RAD:
         return _READING
     key = choices["state_key"].value
-    keys = (key, ACTION) if choices["targets"].value == ACTION_TARGETS else (key,)
-    low, high = ranges([rows[:, column] for k in keys for rows in recording.arrays[k]])
+    readings = [rows[:, column] for rows in recording.episodes(key)]
+    if choices["targets"].value == ACTION_TARGETS:
+        place = action_columns(recording, choices)[joint_columns(recording, choices).index(column)]
+        readings += [rows[:, place] for rows in recording.episodes(recording.action)]
+    low, high = ranges(readings)
     return _PERCENT if low >= -5 and 20 < high <= 105 else _READING_PERCENT
 
 
 def _channel(recording: Recording, choices: Choices, column: int) -> str:
     key = choices["state_key"].value
-    names = recording.names.get(key, ())
+    names = recording.column_names(key)
     name = names[column] if names else f"joint_{column}"
     grippers = gripper_columns(choices)
     after = _AFTER.get(_unit(recording, choices, column), "unknown")
@@ -234,10 +261,8 @@ def _channel(recording: Recording, choices: Choices, column: int) -> str:
         return f"Channel({quoted(name)}, {quoted(after)})"
     closed = choices["gripper_closed"]
     if closed.is_open:
-        meanings = [
-            f'fill_in("gripper_closed: {end} readings of {name}", "closed", "open")'
-            for end in ("low", "high")
-        ]
+        readings = [f"gripper_closed: {end} readings of {name}" for end in ("low", "high")]
+        meanings = [f'fill_in({quoted(text)}, "closed", "open")' for text in readings]
     else:
         low = closed.value.split(",")[grippers.index(column)] == LOW
         meanings = ['"closed"', '"open"'] if low else ['"open"', '"closed"']
@@ -268,15 +293,16 @@ def _arm(recording: Recording, choices: Choices, arm: ArmColumns) -> Lines:
     key = choices["state_key"].value
     kind, _, order = choices["rotation"].value.partition(" ")
     scale = SCALES[choices["position_unit"].value]
+    position = _pieces(recording, key, arm.position)
     scaled = "" if scale == 1 else f", scale={scale}"
     return [
         "        Arm(",
         "            pose=Pose(",
-        f"                position=Position(columns={_pieces(key, arm.position)}{scaled}),",
+        f"                position=Position(columns={position}{scaled}),",
         "                rotation=Rotation(",
         f"                    kind={quoted(kind)},",
         f"                    order={quoted(order)},",
-        f"                    columns={_pieces(key, arm.rotation)},",
+        f"                    columns={_pieces(recording, key, arm.rotation)},",
         "                ),",
         "            ),",
         f"            gripper={_gripper(recording, choices, arm)},",
@@ -286,7 +312,7 @@ def _arm(recording: Recording, choices: Choices, arm: ArmColumns) -> Lines:
 
 def _gripper(recording: Recording, choices: Choices, arm: ArmColumns) -> str:
     key = choices["state_key"].value
-    names = recording.names.get(key, ())
+    names = state_names(recording, choices)
     columns = gripper_columns(choices)
     arms = len(arms_of(recording, choices))
     mine = [c for c in columns if arms == 1 or (names and side(names[c]) == arm.side)]
@@ -295,7 +321,7 @@ def _gripper(recording: Recording, choices: Choices, arm: ArmColumns) -> str:
         mine = after[:1]
     if not mine:
         return "NoGripper()"
-    low, high = _ends([rows[:, mine[0]] for rows in recording.arrays[key]])
+    low, high = _ends([rows[:, mine[0]] for rows in recording.episodes(key)])
     closed = choices["gripper_closed"]
     if closed.is_open:
         levels = f"{quoted(f'{low:g}')}, {quoted(f'{high:g}')}"
@@ -307,7 +333,8 @@ def _gripper(recording: Recording, choices: Choices, arm: ArmColumns) -> str:
         is_low = closed.value.split(",")[columns.index(mine[0])] == LOW
         levels = (low, high) if is_low else (high, low)
         ends = [f"{e}={v:g}" for e, v in zip(("closed_at", "open_at"), levels, strict=True)]
-    return f"Gripper(key={quoted(key)}, column={mine[0]}, {', '.join(ends)})"
+    array, inside = recording.places(key)[mine[0]]
+    return f"Gripper(key={quoted(array)}, column={inside}, {', '.join(ends)})"
 
 
 def _ends(parts: list[Float64]) -> tuple[float, float]:

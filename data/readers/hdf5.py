@@ -1,4 +1,4 @@
-"""Reader for HDF5 episodes listed in an X-VLA meta file: one file per episode."""
+"""Reader for HDF5 episodes: listed in an X-VLA meta file, or those of a folder or of one file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from data.faults import BadEpisodeError, FaultError, attempt, needs
 from data.images import ENCODED, MAGIC, RAW_IMAGES, UInt8, image_form, stored_images
 from data.parts import View, plain_views
 from data.readers.hdf5_files import (
+    SUFFIXES,
+    Hdf5Episode,
     all_values,
     check_frame_size,
+    find_episodes,
     has_key,
     stored_array,
     stored_attribute,
     stored_item,
 )
-from data.readers.meta_files import MetaFile, find_meta_file
+from data.readers.meta_files import MetaFile, find_meta_file, styled_files
 from data.spec import DatasetSpec
 from data.texts import recorded_texts
 from data.trajectory import Images, Trajectory, standard_trajectory
@@ -44,15 +47,30 @@ class Hdf5Reader:
     `language_instruction_key`); the row has everything else, and may name the views instead. The
     text may be an array or an attribute; a row with a fixed instruction needs none.
 
+    A row that names its views needs no meta file: where there is none, its episodes are those of
+    the folder <root>/<storage_name>, the file of that name, or the folder <root>. An episode is
+    then a file, as ACT writes them, or a group data/demo_N in one, as robomimic does; keys of the
+    row begin there.
+
     Raises:
-        FileNotFoundError: no meta file, or its first episode is absent.
+        FileNotFoundError: no meta file and no episode, or the first episode is absent.
         ValueError: the first episode has not the keys of the meta file and the row.
     """
 
     def __init__(
         self, spec: DatasetSpec, root: epath.PathLike, places: Places | None = None
     ) -> None:
-        meta = find_meta_file(root, spec.storage_name, places)
+        self.spec, self._paraphrases = spec, {}
+        self.index_files: tuple[Path, ...] = ()
+        self._episodes = _without_meta_file(spec, Path(root))
+        if not self._episodes:
+            self._take(find_meta_file(root, spec.storage_name, places), spec)
+        self._warned = False
+        self.episodes_per_part: tuple[int, ...] = (1,) * len(self._episodes)
+        self._check_first()
+
+    def _take(self, meta: MetaFile, spec: DatasetSpec) -> None:
+        """Takes episodes, views and texts from a meta file."""
         order = meta.content.get("encoded_channel_order", spec.encoded_channel_order)
         self.spec = dataclasses.replace(
             spec,
@@ -60,41 +78,41 @@ class Hdf5Reader:
             instruction_keys=_instruction_keys(meta, spec),
             encoded_channel_order=order,
         )
-        self._paths = meta.paths
+        self._episodes = [Hdf5Episode(path) for path in meta.paths]
         self.index_files = (meta.path,)
         self._paraphrases = meta.paraphrases
-        self._warned = False
-        self.episodes_per_part: tuple[int, ...] = (1,) * len(self._paths)
-        self._check_first()
 
     def read(self, part: int) -> Iterator[Trajectory | BadEpisodeError]:
         """Trajectory of episode number `part`; its images are read when they are taken."""
-        path = self._paths[part]
-        yield attempt(self.spec.name, str(path), lambda: self._trajectory(path))
+        place = self._episodes[part]
+        yield attempt(self.spec.name, place.name, lambda: self._trajectory(place))
 
-    def _trajectory(self, path: Path) -> Trajectory:
-        with h5py.File(path) as file:
-            self._check_keys(file)
-            raw = read_arrays(file, self.spec.state_keys)
-            instruction = self._text(file, min(map(len, raw.values())))
-            views = tuple(Hdf5Images.open(file, path, key) for key in self.spec.view_keys)
+    def _trajectory(self, place: Hdf5Episode) -> Trajectory:
+        with h5py.File(place.path) as file:
+            self._check_keys(file, place)
+            keys = {place.key(key): key for key in self.spec.state_keys}
+            raw = {keys[key]: rows for key, rows in read_arrays(file, tuple(keys)).items()}
+            instruction = self._text(file, place, min(map(len, raw.values())))
+            views = tuple(
+                Hdf5Images.open(file, place.path, place.key(key)) for key in self.spec.view_keys
+            )
         return standard_trajectory(
             raw,
             self.spec,
-            str(path),
+            place.name,
             instruction=instruction,
             images=views,
             paraphrases=self._paraphrases,
         )
 
-    def _text(self, file: h5py.File, num_frames: int) -> Any:
+    def _text(self, file: h5py.File, place: Hdf5Episode, num_frames: int) -> Any:
         """The instruction as recorded: one text, or one for each frame.
 
         X-VLA takes the first text of a list of another length.
         """
         if not self.spec.text_keys:
             return None
-        (key,) = self.spec.text_keys
+        key = place.key(*self.spec.text_keys)
         texts = recorded_texts(_recorded(file, key), key)
         if len(texts) in (1, num_frames) or len(set(texts)) == 1:
             return texts if len(texts) == num_frames else texts[0]
@@ -112,14 +130,19 @@ class Hdf5Reader:
             )
         return texts[0]
 
-    def _check_keys(self, file: h5py.File) -> None:
-        texts = [key for key in self.spec.text_keys if stored_attribute(file, key) is None]
-        check_present(file, (*self.spec.view_keys, *texts, *self.spec.state_keys))
+    def _check_keys(self, file: h5py.File, place: Hdf5Episode) -> None:
+        views, texts, numbers = (
+            [place.key(key) for key in keys]
+            for keys in (self.spec.view_keys, self.spec.text_keys, self.spec.state_keys)
+        )
+        texts = [key for key in texts if stored_attribute(file, key) is None]
+        check_present(file, (*views, *texts, *numbers))
 
     def _check_first(self) -> None:
+        place = self._episodes[0]
         try:
-            with h5py.File(self._paths[0]) as file:
-                self._check_keys(file)
+            with h5py.File(place.path) as file:
+                self._check_keys(file, place)
         except LookupError as error:
             raise ValueError(
                 f"dataset {self.spec.name!r} {error} ({self.spec.written_in}, or its meta file)"
@@ -237,6 +260,23 @@ def check_present(file: h5py.File, keys: Iterable[str]) -> None:
             f"reads {', '.join(missing)}, which {file.filename} does not have; it has "
             + ", ".join(paths)
         )
+
+
+def _without_meta_file(spec: DatasetSpec, root: Path) -> list[Hdf5Episode]:
+    """Episodes of a row that names its views, where no meta file is there; else none."""
+    name, own = spec.storage_name, root / spec.storage_name
+    styled = styled_files(root, name) if spec.views and not root.is_file() else {}
+    names = {content.get("robot_type") or content["dataset_name"] for content in styled.values()}
+    if not spec.views or root.is_file() or name in names:
+        return []
+    files = [own.with_name(own.name + suffix) for suffix in SUFFIXES]
+    # a folder with the meta file of another set is not taken for this one
+    places = [own, *([root] if root.name == name else []), *files, *([] if styled else [root])]
+    for place in places:
+        episodes = find_episodes(place)
+        if episodes:
+            return episodes
+    return []
 
 
 def _views(meta: MetaFile, spec: DatasetSpec) -> tuple[View, ...]:

@@ -1,4 +1,4 @@
-"""Reads HDF5 files that others wrote, so that they lead to no other file and cannot stall.
+"""Finds and reads HDF5 episodes of others, so that they lead to no other file and cannot stall.
 
 A file may link to objects of other files, keep an array's values in other files, claim any size,
 and hold a heap of strings in which HDF5 loops for ever. All four are refused by name.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import mmap
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,65 @@ _HEAP = b"GCOL\x01\0\0\0"  # begins a collection of the global heap, version 1
 _LONGEST_CHAIN = 16  # soft links, as HDF5's own limit
 _KNOWN_FILES = 1 << 16  # checked and unchanged since
 _HEAP_HEAD, _OBJECT_HEAD = 16, 16  # bytes
+SUFFIXES = (".hdf5", ".h5")
+_DEMOS = "data"  # robomimic's group of episodes
+_DEMO = re.compile(r"demo_(\d+)")
+
+
+@dataclass(frozen=True)
+class Hdf5Episode:
+    """Place of an episode: a file, or a group in one."""
+
+    path: Path
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file, and the group behind #."""
+        return f"{self.path}#{self.group}" if self.group else str(self.path)
+
+    def key(self, key: str) -> str:
+        """Key in the file of a key of the episode."""
+        return f"{self.group}/{key}" if self.group else key
+
+
+def find_episodes(place: Path) -> list[Hdf5Episode]:
+    """Episodes of a file, or of the .hdf5 and .h5 files of a folder, in the order of their numbers.
+
+    A file is one episode, as ACT writes them, or has the groups data/demo_0, data/demo_1, ... of
+    robomimic, as the first file of the folder has.
+
+    Raises:
+        ValueError: the first file is no HDF5 file, or a later one has no such group.
+    """
+    there = [place] if place.is_file() else place.iterdir() if place.is_dir() else ()
+    files = sorted((p for p in there if p.suffix in SUFFIXES and p.name[0] != "."), key=_numbers_of)
+    if not files or not _demos(files[0]):
+        return [Hdf5Episode(path) for path in files]
+    episodes = []
+    for path in files:
+        demos = _demos(path)
+        if not demos:
+            raise ValueError(f"{path} has no group {_DEMOS}/demo_0, ..., as {files[0].name} has")
+        episodes += [Hdf5Episode(path, f"{_DEMOS}/{name}") for name in demos]
+    return episodes
+
+
+def _numbers_of(path: Path) -> tuple[list[int], str]:
+    """Numbers in the name of a file, so that episode_10 comes after episode_9."""
+    return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
+
+
+def _demos(path: Path) -> list[str]:
+    """Names of the groups demo_N of a file, by number."""
+    try:
+        with h5py.File(path) as file:
+            group = stored_item(file, _DEMOS) if has_key(file, _DEMOS) else None
+            names = [str(name) for name in group] if isinstance(group, h5py.Group) else []
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file: {error}") from error
+    numbered = [(int(match[1]), name) for name in names if (match := _DEMO.fullmatch(name))]
+    return [name for _, name in sorted(numbered)]
 
 
 def stored_item(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group:

@@ -121,10 +121,7 @@ def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None
         ValueError: there are several, or a JSON file cannot be read.
     """
     top = Path(root)
-    folders = (top, top / name)
-    paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
-    contents = {path: read_meta(path) for path in paths}
-    styled = {p: c for p, c in contents.items() if all(key in c for key in STYLE_KEYS)}
+    styled = styled_files(top, name)
     names = {path: c.get("robot_type") or c["dataset_name"] for path, c in styled.items()}
     matching = [path for path, stated in names.items() if stated == name]
     if not matching:
@@ -140,6 +137,14 @@ def find_meta_file(root: epath.PathLike, name: str, places: Places | None = None
     content = styled[matching[0]]
     check_meta(content, matching[0])
     return MetaFile(matching[0], content, places or Places.of(root))
+
+
+def styled_files(top: Path, name: str) -> dict[Path, Mapping[str, Any]]:
+    """Content of the meta files at `top`: itself, or the JSON files in <top>/ and <top>/<name>/."""
+    folders = (top, top / name)
+    paths = [top] if top.is_file() else [p for f in folders for p in sorted(f.glob("*.json"))]
+    contents = {path: read_meta(path) for path in paths}
+    return {p: c for p, c in contents.items() if all(key in c for key in STYLE_KEYS)}
 
 
 def read_meta(path: Path) -> Mapping[str, Any]:

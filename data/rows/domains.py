@@ -7,9 +7,58 @@ released weights have ids that are fixed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from data.rows.table import DATASETS
 from data.spec import DatasetSpec
+
+# robots of released domains whose rows name none (data/rows/robots.py); by the sets' own papers
+ROBOTS_OF_DOMAINS: Mapping[str, str] = {
+    "widowx-air": "widowx_250",
+    "robocasa-human": "franka_panda",
+    "VLABench": "franka_panda",
+    "robomind-franka": "franka_panda",
+    "robomind-franka-dual": "franka_panda",
+    "robomind-ur": "ur5",
+}
+
+
+@dataclass(frozen=True)
+class DomainFacts:
+    """Statements of the rows of a released domain about its recordings.
+
+    Attributes:
+        domain: its name.
+        arms: number of arms.
+        rate_hz: frames a second.
+        views: number of cameras; None: the meta file of the recording names them.
+        robot: row of data/rows/robots.py; empty: none.
+    """
+
+    domain: str
+    arms: int
+    rate_hz: float
+    views: int | None
+    robot: str
+
+
+def domain_facts() -> list[DomainFacts]:
+    """Facts of the domains of X-VLA's weights that act by poses, by name."""
+    by_domain: dict[str, list[DatasetSpec]] = {}
+    for row in DATASETS.values():
+        released = row.domain and row.domain_id is not None
+        if released and row.arms and not row.joints and row.folder is None:
+            by_domain.setdefault(row.domain, []).append(row)
+    return [
+        DomainFacts(
+            domain=domain,
+            arms=len(rows[0].arms),
+            rate_hz=rows[0].rate_hz,
+            views=next((len(row.views) for row in rows if row.views), None),
+            robot=next((r.robot for r in rows if r.robot), ROBOTS_OF_DOMAINS.get(domain, "")),
+        )
+        for domain, rows in sorted(by_domain.items())
+    ]
 
 
 def resolve_domains(

@@ -29,7 +29,7 @@ from data.images import Fit, UInt8, load_image
 from data.jitter import any_drawn
 from data.poses.rotations import ACTION_WIDTH
 from data.rows.domains import resolve_domains
-from data.sampling import Mixer
+from data.sampling import DEALS
 from data.stream.batches import Batch, BatchForm, Collator, Tokenize
 from data.stream.position import check_position, cursors_of, position_of, stream_identity
 from data.stream.stream import (
@@ -60,6 +60,7 @@ def batches(
     shuffle_buffer: int,
     lanes: int = 1,
     shuffle_per: str = SHUFFLE_PER[0],
+    deal: str = DEALS[0],
     max_bad_episodes: int = 0,
     start_step: int = 0,
     position: Mapping[str, Any] | None = None,
@@ -85,6 +86,7 @@ def batches(
         shuffle_buffer: samples over which each source is shuffled at least (data/stream/stream.py).
         lanes: stretches of rows that read files of their own; divides `batch_size`.
         shuffle_per: "source", or "mixture" where all sources share `shuffle_buffer`.
+        deal: of rows to sources, "independent" or "even" (`Mixer`).
         max_bad_episodes: skipped in each source; one more raises `TooManyBadEpisodesError`.
         start_step: the first batch. Nothing before it is decoded.
         position: a saved one, in place of `start_step`; the form of the batches may be another.
@@ -101,11 +103,10 @@ def batches(
         ValueError: an argument out of range, or a position of another stream.
     """
     form = BatchForm(num_views, image_size, tokenize, fit, action_width, domains)
-    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes, shuffle_per)
-    rows = _rows_of_host(host, hosts, batch_size)
+    shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes, shuffle_per, deal)
     start = start_step if position is None else position
-    work = {"rows": rows, "start": start, "threads": threads, "cache_mb": cache_mb}
-    maker = BatchMaker(sources, shape, form, Faults(max_bad_episodes), **work)
+    work = {"rows": _rows_of_host(host, hosts, batch_size), "start": start, "threads": threads}
+    maker = BatchMaker(sources, shape, form, Faults(max_bad_episodes), cache_mb=cache_mb, **work)
     return Batches(maker, prefetch=prefetch)
 
 
@@ -215,7 +216,7 @@ class BatchMaker:
         self.step = start_step
         # the mixer deals all positions of the run, of all hosts; seek draws those before this step
         weights = [source.weight for source in sources]
-        self._mixer = Mixer(weights, shape.seed, batch_size=shape.batch_size, lanes=shape.lanes)
+        self._mixer = shape.mixer(weights, [len(source.reader.spec.views) for source in sources])
         self._mixer.seek(self.step * shape.batch_size)
         firsts = self._mixer.dealt  # [sources, lanes]: samples that earlier batches took
         self._rows = rows

@@ -20,7 +20,7 @@ from data.trajectory import Source
 
 POSITION_VERSION = 2
 # fields younger than saved positions -> the value with which a stream is what it was before them
-_YOUNGER = {"shuffle_per": "source"}
+_YOUNGER = {"shuffle_per": "source", "deal": "independent"}
 
 
 def stream_identity(sources: Sequence[Source], shape: StreamShape) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.faults import FRAMES_LEFT_OUT, LEFT_OUT, Faults
-from data.sampling import Int64, permutation, random_words
+from data.sampling import DEALS, Int64, Mixer, permutation, random_words
 from data.spec import DatasetSpec
 from data.stream.windows import EpisodeSamples, episode_samples, num_samples
 from data.trajectory import Reader, Trajectory
@@ -49,6 +49,7 @@ class StreamShape:
         lanes: stretches of a batch's rows that are fed from files of their own.
         shuffle_per: "source": each source has `shuffle_buffer`. "mixture": a source has its share
             of the samples of it.
+        deal: of positions to sources, a name in `data.sampling.DEALS`.
     """
 
     seed: int
@@ -57,6 +58,7 @@ class StreamShape:
     shuffle_buffer: int
     lanes: int
     shuffle_per: str = SHUFFLE_PER[0]
+    deal: str = DEALS[0]
 
     def __post_init__(self) -> None:
         check_at_least(1, batch_size=self.batch_size, shuffle_buffer=self.shuffle_buffer)
@@ -65,12 +67,19 @@ class StreamShape:
                 f"config.data.shuffle_per is {self.shuffle_per!r}; allowed are "
                 f"{', '.join(SHUFFLE_PER)}"
             )
+        if self.deal not in DEALS:
+            raise ValueError(f"config.data.deal is {self.deal!r}; allowed are {', '.join(DEALS)}")
 
     def of_source(self, share: float) -> StreamShape:
         """Returns the shape for a source with this share of the samples."""
         if self.shuffle_per == "source":
             return self
         return dataclasses.replace(self, shuffle_buffer=math.ceil(share * self.shuffle_buffer))
+
+    def mixer(self, weights: Sequence[float], views: Sequence[int]) -> Mixer:
+        """Returns the dealer of positions to sources; evenly, also to those of as many views."""
+        kinds = None if self.deal == "independent" else views
+        return Mixer(weights, self.seed, batch_size=self.batch_size, lanes=self.lanes, kinds=kinds)
 
 
 def check_at_least(least: int, **values: float) -> None:

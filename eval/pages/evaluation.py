@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import differences
-from eval.runs.compare import compare_runs
+from eval.runs.compare import Comparison, against_control, compare_runs
+from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
 from eval.tasks.spec import CHAIN_LENGTH
@@ -91,6 +92,16 @@ def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
 
 
+def control_text(row: str, control: str, pairs: Comparison) -> str:
+    """Returns what a change did to a policy, against the row in which nothing is changed."""
+    difference, low, high = (100 * value for value in pairs.difference)
+    return (
+        f"{row} less its control arm {control}: {difference:+.1f} points (95 % {low:+.1f} to "
+        f"{high:+.1f}), {pairs.pairs} pairs of the same task and number of state; solved there "
+        f"only {pairs.only_second}, here only {pairs.only_first}, both {pairs.both}"
+    )
+
+
 def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     """Returns pairs of policies, protocol, films, paths and calls, as (heading, HTML)."""
     films, paths = [], []
@@ -108,10 +119,19 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
                 paths += _paths(title, load_trace(folder / entry["trace"]), relative=relative)
     return [
         ("Policies against each other", _pairs(receipt)),
+        ("What each change did", bullet_list(_changes(receipt))),
         ("Protocol", bullet_list(protocol_notes(receipt))),
         ("Films", figure_grid(films)),
         ("Predicted chunks over the path of the hand", figure_grid(paths)),
         ("Calls of the policy", _calls(receipt)),
+    ]
+
+
+def _changes(receipt: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{policy}: {control_text(row, control, pairs)}"
+        for row, control, policy, pairs in against_control(receipt)
+        if pairs.pairs
     ]
 
 
@@ -128,6 +148,13 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
         if len(task["plan"]) != official:
             notes.append(f"{name}: {len(task['plan'])} episodes; the row has {official}.")
         notes += [f"{name}, unlike the authors' client: {line}" for line in _unlike(task["row"])]
+        sources = [t for t in task["texts"].values() if t["text"].lower() != t["file_text"].lower()]
+        if sources:
+            notes.append(
+                f"{name}: {len(sources)} of {len(task['texts'])} instructions come from the file's "
+                "name, as in published results, and the task file has another wording, such as "
+                f"“{sources[0]['text']}” for “{sources[0]['file_text']}”."
+            )
         notes.append(
             f"{name}: golden frame {frame['state']}. "
             + "; ".join((*frame["differences"], *frame["notes"]))
@@ -189,7 +216,7 @@ def _by_task(receipt: Mapping[str, Any]) -> str:
     for name, task in receipt["tasks"].items():
         for policy, entry in task["policies"].items():
             for task_id, s in entry["by_task"].items():
-                low, high = s["wilson95"]
+                low, high = s["interval95"]
                 rows.append(
                     [
                         name,
@@ -200,7 +227,7 @@ def _by_task(receipt: Mapping[str, Any]) -> str:
                         f"{100 * low:.0f} to {100 * high:.0f} %",
                     ]
                 )
-    return plain_table(rows, ("suite", "task", "policy", "solved", "rate", "Wilson 95 %"))
+    return plain_table(rows, ("suite", "task", "policy", "solved", "rate", "95 %"))
 
 
 def _pairs(receipt: Mapping[str, Any]) -> str:
@@ -296,6 +323,7 @@ def _details(receipt: Mapping[str, Any]) -> list[list[str]]:
         source = f"{policy['kind']} {policy['source']}".strip()
         shown = f", hash {digest[:_HASH_SHOWN]}" if digest else ", no parameters to hash"
         rows.append([f"policy {name}", source + shown])
+    rows.append(["seal", receipt[SEAL]])
     rows += [[f"option {k}", str(v)] for k, v in receipt["config"].items() if k != "command"]
     return rows
 

@@ -81,7 +81,7 @@ def write_report(path: Path, report: Report) -> None:
 def _policies(policies: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     rows: list[str] = []
     for name, meaning, summary in policies:
-        low, high = (100 * bound for bound in summary["wilson95"])
+        low, high = (100 * bound for bound in summary["interval95"])
         rate = 100 * (summary["rate"] or 0.0)
         steps = summary["mean_steps_to_success"]
         rows.append(
@@ -93,7 +93,7 @@ def _policies(policies: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
             f'<td class="number">{low:.0f} to {high:.0f} %</td>'
             f'<td class="number">{"" if steps is None else f"{steps:.0f}"}</td></tr>'
         )
-    head = "<th>policy</th><th></th><th>success</th><th>Wilson 95 %</th><th>steps to success</th>"
+    head = "<th>policy</th><th></th><th>success</th><th>95 % interval</th><th>steps to success</th>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

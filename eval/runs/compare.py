@@ -1,14 +1,21 @@
-"""Two policies on the same episodes: pairs that each solved, and the test of their difference."""
+"""Policies on the same episodes: pairs that each solved, and the test of their difference."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from eval.files import differences
 
 from .receipt import episode_key
-from .statistics import mcnemar_exact, paired_difference
+from .statistics import ALPHA, mcnemar_exact, paired_difference
+
+# fields of an episode that `episode_rows` keeps
+_EXPORTED = (
+    *("task_id", "task", "init_state", "seed", "state_hash", "success", "score", "steps"),
+    "error",
+)
 
 
 class PairingError(RuntimeError):
@@ -100,6 +107,37 @@ def compare_runs(
     }
 
 
+def against_control(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Comparison]]:
+    """Compares each policy on a changed row with itself on the row's control arm.
+
+    Pairs are episodes of the same task and number of initial state. The states themselves differ:
+    a changed suite has its own.
+
+    Yields:
+        Row, its control arm, policy, and pairs (first: the changed row, second: the control).
+    """
+    for name, task in receipt["tasks"].items():
+        control = task["row"]["control"]
+        if control in receipt["tasks"]:
+            for policy, entry in task["policies"].items():
+                other = receipt["tasks"][control]["policies"][policy]["episodes"]
+                solved = {_place(episode): episode["success"] for episode in other}
+                yield (
+                    name,
+                    control,
+                    policy,
+                    count_pairs(
+                        (episode["success"], solved[_place(episode)])
+                        for episode in entry["episodes"]
+                        if _place(episode) in solved
+                    ),
+                )
+
+
+def _place(episode: Mapping[str, Any]) -> tuple[int, int]:
+    return episode["task_id"], episode["init_state"]
+
+
 def total(comparisons: Iterable[Comparison]) -> Comparison:
     """Sum of comparisons, all pairs together."""
     parts = list(comparisons)
@@ -109,6 +147,86 @@ def total(comparisons: Iterable[Comparison]) -> Comparison:
         sum(part.only_second for part in parts),
         sum(part.neither for part in parts),
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two of several policies, compared on the episodes of all rows they share.
+
+    Attributes:
+        first, second: their names.
+        counts: pairs of episodes.
+        adjusted: p value after Holm's correction for the number of comparisons.
+    """
+
+    first: str
+    second: str
+    counts: Comparison
+    adjusted: float
+
+    @property
+    def better(self) -> str:
+        """The policy that is shown to be better, "" where neither is."""
+        if self.adjusted > ALPHA:
+            return ""
+        return self.first if self.counts.only_first > self.counts.only_second else self.second
+
+
+def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair]:
+    """Compares each of several policies with each other one.
+
+    With k policies there are k (k - 1) / 2 comparisons, and one in twenty of equal policies would
+    pass a test at 5 %. Holm's correction (Scandinavian Journal of Statistics 6, 1979, 65-70) keeps
+    the probability of any false claim among them at 5 %.
+
+    Args:
+        sides: name -> receipt, and name of the policy in it.
+
+    Raises:
+        PairingError: two of them cannot be paired.
+    """
+    names = list(itertools.combinations(sides, 2))
+    counts = [total(compare_runs(*sides[one], *sides[other]).values()) for one, other in names]
+    adjusted = holm([one.p_value for one in counts])
+    return [Pair(*pair, count, p) for pair, count, p in zip(names, counts, adjusted)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns Holm's adjusted p values, in the order of the given ones."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def best_policies(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+    """Returns the policies that no other one is shown to be better than."""
+    beaten = {
+        pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better
+    }
+    return [name for name in names if name not in beaten]
+
+
+def episode_rows(name: str, receipt: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
+    """Returns the episodes of a policy as flat rows, which programs for statistics read.
+
+    Args:
+        name: of the policy in the rows.
+        receipt: of its evaluation.
+        policy: its name in the receipt.
+    """
+    return [
+        {
+            "policy": name,
+            "policy_hash": receipt["policies"][policy]["hash"],
+            "row": row,
+            "scenario": f"{row}:{episode_key(episode)}",
+            **{key: episode[key] for key in _EXPORTED},
+        }
+        for row, task in receipt["tasks"].items()
+        for episode in task["policies"][policy]["episodes"]
+    ]
 
 
 def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

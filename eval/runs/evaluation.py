@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -29,7 +27,15 @@ from eval.tasks.spec import Episode, TaskSpec
 
 from .golden_frame import FOLDER, Verdict, check_simulator
 from .journal import JOURNAL, Journal, JournalError
-from .receipt import SCHEMA, TaskRun, episode_key, episode_record, plan_key, receipt
+from .receipt import (
+    SCHEMA,
+    TaskRun,
+    episode_key,
+    episode_record,
+    plan_key,
+    receipt,
+    wrong_text,
+)
 from .rollout import (
     EpisodeResult,
     MeteredPolicy,
@@ -38,7 +44,9 @@ from .rollout import (
     film,
     rollout,
     simulator_pool,
+    text_sources,
 )
+from .seal import digest, file_digest
 from .shards import Shard
 from .statistics import PairedStopping
 from .traces import CallLog, load_trace, save_trace
@@ -170,7 +178,8 @@ class Evaluation:
                     contest = _Contest(
                         task, self._contestants, journal=journal, pool=pool, out=self._out
                     )
-                    runs.append(self._run_task(contest, verdict))
+                    texts = text_sources(pool, task.plan)
+                    runs.append(self._run_task(contest, verdict, texts))
         if described is None:
             raise ValueError("no task to evaluate")
         return receipt(
@@ -198,7 +207,9 @@ class Evaluation:
                 shutil.rmtree(str(self._out / folder), ignore_errors=True)
         return journal
 
-    def _run_task(self, contest: _Contest, verdict: Verdict) -> TaskRun:
+    def _run_task(
+        self, contest: _Contest, verdict: Verdict, texts: Mapping[str, Mapping[str, Any]]
+    ) -> TaskRun:
         options, stopping = self._options, None
         if options.alpha is None:
             contest.run_all(options.shard, self._progress)
@@ -206,7 +217,12 @@ class Evaluation:
             stopping = contest.run_until_decided(options.alpha, self._progress)
         contest.refuse_unstarted()
         films = contest.films(options.film) if options.film else []
-        return contest.record(verdict.to_dict(), stopping, films)
+        run = contest.record(verdict.to_dict(), stopping, films)
+        for records in run.episodes.values():
+            problem = wrong_text(texts, records)
+            if problem:
+                raise SimulatorSetupError(f"{run.spec.name}: {problem}")
+        return dataclasses.replace(run, texts=texts)
 
     def _identity(self, tasks: Sequence[Task], described: Description) -> dict[str, Any]:
         """Returns all that decides an outcome, for the journal: a change of it is refused."""
@@ -221,7 +237,7 @@ class Evaluation:
                 task.spec.name: {
                     "row": dataclasses.asdict(task.spec),
                     "episodes": len(task.plan),
-                    "plan": _digest([plan_key(episode) for episode in task.plan]),
+                    "plan": digest([plan_key(episode) for episode in task.plan]),
                 }
                 for task in tasks
             },
@@ -375,6 +391,8 @@ class _Contest:
                     "success": trace.success,
                     "film": str(path.relative_to(self._out)),
                     "trace": str(trace_file.relative_to(self._out)),
+                    "film_sha256": file_digest(path),
+                    "trace_sha256": file_digest(trace_file),
                 }
             )
         return made
@@ -425,7 +443,3 @@ class _Contest:
     def _trace_file(self, name: str, outcome: str) -> Path:
         task = self._task.spec.name.replace(":", "-")
         return self._out / TRACES / f"{name}.{task}.{outcome}.npz"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

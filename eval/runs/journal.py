@@ -1,7 +1,9 @@
 """The journal of an evaluation: episodes and calls noted as they finish, so that it can resume.
 
 One JSON object a line, only ever appended. The first line says what is evaluated; a file with
-another first line is refused. A last line that a crash cut off is dropped.
+another first line is refused. Each line has a link, the SHA-256 of the link before it and of the
+line, so a line that was changed, dropped, added or moved is refused. A last line that a crash cut
+off is dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import IO, Any, Mapping
 from eval.files import OBJECT, TEXT, FileError, check, differences, fields, parse_json, read_bytes
 
 from .receipt import EPISODE_FORM
+from .seal import digest
 from .traces import CallLog
 
 JOURNAL = "episodes.jsonl"
@@ -38,6 +41,7 @@ _LINES = {
     "call": fields(policy=TEXT, task=TEXT, call=_CALL),
     "episode": fields(policy=TEXT, task=TEXT, episode=EPISODE_FORM),
 }
+_LINK = "link"
 _RESTART = "--restart starts a new one"
 
 
@@ -68,7 +72,7 @@ class Journal:
         with contextlib.ExitStack() as undo:
             self._file = undo.enter_context(path.open("ab"))
             _lock(self._file, path)
-            lines, length = _complete_lines(path)
+            lines, length, self._link = _complete_lines(path)
             if lines:
                 _check_identity(path, lines[0]["identity"], identity)
             for line in lines[1:]:
@@ -108,7 +112,9 @@ class Journal:
         self._take(line)
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._link = digest([self._link, line])
+        text = json.dumps({**line, _LINK: self._link}, allow_nan=False)
+        self._file.write(text.encode() + b"\n")
         self._file.flush()
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -117,6 +123,16 @@ class Journal:
             self.calls.setdefault(key, CallLog()).add(*line["call"])
         else:
             self.episodes.setdefault(key, []).append(line["episode"])
+
+
+def finished_episodes(path: Path) -> tuple[int, int]:
+    """Returns episodes and successes in a journal that another process may be writing."""
+    if not path.is_file():
+        return 0, 0
+    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line break a line may be cut
+    records = [json.loads(line).get("episode") for line in lines]
+    outcomes = [record["success"] for record in records if record]
+    return len(outcomes), sum(outcomes)
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -129,11 +145,21 @@ def _lock(file: IO[bytes], path: Path) -> None:
         ) from None
 
 
-def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines that end in a line break, and their length in bytes."""
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Returns the complete lines of a journal, without their links.
+
+    Raises:
+        JournalError: a line does not fit its form, or its link.
+    """
+    return _complete_lines(path)[0]
+
+
+def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int, str]:
+    """Returns the lines that end in a line break, their length in bytes, and the last link."""
     content = read_bytes(path)
     length = content.rfind(b"\n") + 1
     lines: list[dict[str, Any]] = []
+    last = ""
     for number, text in enumerate(content[:length].splitlines(), 1):
         where = f"{path}, line {number}"
         try:
@@ -143,8 +169,15 @@ def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             check(line, form, where)
         except FileError as error:
             raise JournalError(f"{error}; {_RESTART}") from None
+        link = line.pop(_LINK, None)
+        last = digest([last, line])
+        if link != last:
+            raise JournalError(
+                f"{where}: {_LINK} is {link!r:.80}; allowed is {last}: the line, or one before it, "
+                f"was changed; {_RESTART}"
+            )
         lines.append(line)
-    return lines, length
+    return lines, length, last
 
 
 def _check_identity(path: Path, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool, python_of
 from eval.tasks.spec import Episode, TaskSpec
 
-from .statistics import wilson_interval
+from .binomial import success_interval
 
 _POINTS = ((0, 3), (10, 13))  # columns of the arms' positions
 
@@ -195,7 +195,7 @@ class _OneAtATime:
 def summary(drives: Sequence[Drive]) -> dict[str, Any]:
     """Returns a cell of the table in plain values: success rate, its 95 % interval, and means."""
     wins = sum(one.success for one in drives)
-    low, high = wilson_interval(wins, len(drives))
+    low, high = success_interval(wins, len(drives))
     return {
         "episodes": len(drives),
         "successes": wins,

@@ -7,7 +7,7 @@ form is receipt.schema.json; docs/receipts.md explains the fields.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -16,11 +16,13 @@ import numpy as np
 from eval.files import OBJECT, FileError, Form, check, read_json
 from eval.tasks.spec import Episode, TaskSpec
 
+from .binomial import success_interval
 from .rollout import EpisodeResult
-from .statistics import episodes_to_separate, mean_interval, wilson_interval
+from .seal import SEAL, broken_link, links, seal_of, sealed
+from .statistics import episodes_to_separate, mean_interval
 from .traces import CallLog
 
-SCHEMA = 4
+SCHEMA = 5
 RESULTS = "results.json"
 FORM: Form = json.loads(Path(__file__).with_name("receipt.schema.json").read_text(encoding="utf-8"))
 EPISODE_FORM: Form = FORM["$defs"]["episode"]
@@ -38,6 +40,7 @@ class TaskRun:
         calls: policy -> calls; the scripted expert has none.
         stopping: how an early stop was decided, None where all of the plan was run.
         films: filmed episodes, as `eval.runs.evaluation` notes them.
+        texts: task index as text -> instruction and its source, where the benchmark has several.
     """
 
     spec: TaskSpec
@@ -47,6 +50,7 @@ class TaskRun:
     calls: Mapping[str, CallLog]
     stopping: Mapping[str, Any] | None = None
     films: Sequence[Mapping[str, Any]] = ()
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def episode_record(result: EpisodeResult, suite: str) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def plan_key(episode: Episode) -> str:
 
 
 def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns successes of episode records, rate, Wilson 95 % interval, and mean score."""
+    """Returns successes of episode records, rate, its exact 95 % interval, and mean score."""
     successes = sum(episode["success"] for episode in episodes)
     steps = [episode["steps"] for episode in episodes if episode["success"]]
     at_end = [e["success_at_end"] for e in episodes if e["success_at_end"] is not None]
@@ -87,7 +91,7 @@ def summary(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "episodes": len(episodes),
         "successes": successes,
         "rate": successes / len(episodes) if episodes else None,
-        "wilson95": list(wilson_interval(successes, len(episodes))),
+        "interval95": list(success_interval(successes, len(episodes))),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
         "successes_at_end": sum(at_end) if at_end else None,
         "score": _mean_score(episodes),
@@ -152,15 +156,17 @@ def receipt(
         renderer: OpenGL renderer of the simulators.
         git: revision of the checkout and whether it had changes, None outside of git.
     """
-    return {
+    made = {
         "schema": SCHEMA,
         "config": dict(config),
         "policies": {name: dict(identity) for name, identity in policies.items()},
         "versions": {process: dict(packages) for process, packages in versions.items()},
         "renderer": renderer,
         "git": None if git is None else dict(git),
-        "tasks": {run.spec.name: _task(run, config["num_workers"]) for run in tasks},
+        "tasks": {run.spec.name: _task(run, policies, config["num_workers"]) for run in tasks},
     }
+    # Through JSON, so that a receipt equals itself read back: tuples are lists there.
+    return sealed(json.loads(json.dumps(made)))
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
@@ -187,10 +193,39 @@ def read_receipt(path: Path) -> dict[str, Any]:
                 f"{path}: tasks.{name}.policies has {', '.join(task['policies'])}; allowed are "
                 f"those of policies, {', '.join(value['policies'])}"
             )
+    _check_hashes(value, path)
+    for name, task in value["tasks"].items():
         for policy, entry in task["policies"].items():
             where = f"{path}: tasks.{name}.policies.{policy}"
+            problem = wrong_text(task["texts"], entry["episodes"])
+            if problem:
+                raise FileError(f"{where}: {problem}; evaluate again")
             _derive(entry, task["reference"], value["config"]["num_workers"], where)
     return value
+
+
+def evaluated(identity: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the chain of a policy's episodes begins with: the policy, and the row."""
+    return {"policy": identity, "row": row}
+
+
+def _check_hashes(value: Mapping[str, Any], path: Path) -> None:
+    """Refuses a receipt that was changed after it was written, and names the first episode."""
+    for name, task in value["tasks"].items():
+        for policy, entry in task["policies"].items():
+            begun = evaluated(value["policies"][policy], task["row"])
+            place = broken_link(begun, entry["episodes"], entry["chain"])
+            if place is not None:
+                raise FileError(
+                    f"{path}: tasks.{name}.policies.{policy}.episodes.{place} does not fit its "
+                    "link in chain: episodes, policy or row were changed after the evaluation; "
+                    "take the file as it was written, or evaluate again"
+                )
+    if value[SEAL] != seal_of(value):
+        raise FileError(
+            f"{path}: seal is {value[SEAL]}; allowed is {seal_of(value)}, that of the content: it "
+            "was changed after the evaluation; take the file as it was written, or evaluate again"
+        )
 
 
 def _derive(entry: dict[str, Any], reference: Any, num_workers: int, where: str) -> None:
@@ -202,6 +237,20 @@ def _derive(entry: dict[str, Any], reference: Any, num_workers: int, where: str)
         )
     log = CallLog(calls["batches"], calls["milliseconds"], calls["first"])
     entry.update(task_summaries(entry["episodes"], reference), calls=log.summary(num_workers))
+
+
+def wrong_text(
+    texts: Mapping[str, Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]]
+) -> str:
+    """Returns how the text of an episode differs from the one of its source, "" where none does."""
+    for episode in episodes:
+        source = texts.get(str(episode["task_id"]))
+        if source is not None and episode["task"] not in ("", source["text"]):
+            return (
+                f"episode {episode_key(episode)} was given the text {episode['task']!r}; that of "
+                f"its {source['source']} ({source['file']}) is {source['text']!r}"
+            )
+    return ""
 
 
 def _instruction(episodes: Sequence[Mapping[str, Any]]) -> str:
@@ -222,21 +271,24 @@ def _published(spec: TaskSpec) -> dict[str, Any] | None:
     }
 
 
-def _task(run: TaskRun, num_workers: int) -> dict[str, Any]:
-    reference = _published(run.spec)
+def _task(
+    run: TaskRun, policies: Mapping[str, Mapping[str, Any]], num_workers: int
+) -> dict[str, Any]:
+    reference, row = _published(run.spec), asdict(run.spec)
     return {
-        # Through JSON, so that a receipt equals itself read back: tuples are lists there.
-        "row": json.loads(json.dumps(asdict(run.spec))),
+        "row": row,
         "reference": reference,
         "golden_frame": dict(run.golden_frame),
         "stopping": None if run.stopping is None else dict(run.stopping),
         "films": [dict(film) for film in run.films],
+        "texts": {task_id: dict(source) for task_id, source in run.texts.items()},
         "plan": [plan_key(episode) for episode in run.plan],
         "policies": {
             name: {
                 **task_summaries(episodes, reference),
                 "calls": run.calls.get(name, CallLog()).summary(num_workers),
                 "episodes": list(episodes),
+                "chain": links(evaluated(policies[name], row), episodes),
             }
             for name, episodes in run.episodes.items()
         },

@@ -17,7 +17,7 @@ import functools
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,22 @@ def rollout(
         WorkerError: a simulator raised.
     """
     return _PolicyRollout(policy, spec, episodes, pool, on_result).run()
+
+
+def text_sources(pool: WorkerPool, plan: Sequence[Episode]) -> Mapping[str, Mapping[str, Any]]:
+    """Asks a simulator's process for the instructions of a plan's tasks, and their sources.
+
+    Returns:
+        Task index as text -> source, as the adapter notes it; empty where there is only one.
+
+    Raises:
+        WorkerError: a task file does not fit its suite, or the process ended.
+    """
+    task_ids = sorted({episode.task_id for episode in plan})
+    ((_, answer),) = run_jobs(pool, [("text_sources", (task_ids,))])
+    if isinstance(answer, WorkerCrashError):
+        raise answer
+    return answer
 
 
 def expert_rollout(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Sequence, TypeVar
+from typing import Any, Mapping, Sequence, TypeVar
 
 from eval.files import differences
 
-from .receipt import episode_key, task_summaries
+from .receipt import episode_key, evaluated, task_summaries
+from .seal import SEAL, links, sealed
 from .traces import CallLog
 
 Item = TypeVar("Item")
@@ -35,16 +37,65 @@ class Shard:
         return list(items[first : len(items) * self.index // self.count])
 
 
-def parse_shard(text: str) -> Shard:
-    """Parses I/N.
+AUTO = "auto"
+_FORMS = "I/N with 1 <= I <= N such as 1/4, auto (SLURM), or auto/N (SLURM, Kubernetes)"
+
+
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """Parses I/N, or takes the index from a scheduler: `auto`, `auto/N`.
+
+    Args:
+        text: value of --shard.
+        environment: variables of the process. SLURM numbers the jobs of an array and the tasks of
+            a step, and counts them; Kubernetes only numbers the pods of an indexed job, from 0.
 
     Raises:
-        ValueError: another form, or not 1 <= I <= N.
+        ValueError: another form, not 1 <= I <= N, or no scheduler says what is needed.
     """
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"--shard={text}: I/N with 1 <= I <= N is expected, such as 1/4")
-    return Shard(int(index), int(count))
+    word, _, number = text.partition("/")
+    if word == AUTO:
+        index, count = _scheduled(text, environment)
+        if number:
+            counted = _number(text, "N", number)
+            if count not in (None, counted):
+                raise ValueError(f"--shard={text}: the scheduler started {count} of them")
+            count = counted
+        if count is None:
+            raise ValueError(
+                f"--shard={text}: Kubernetes says which pod this is (JOB_COMPLETION_INDEX={index}) "
+                "and not of how many; write --shard=auto/N with the completions of the job"
+            )
+        text = f"{index + 1}/{count}"
+        word, number = str(index + 1), str(count)
+    if not (word.isdecimal() and number.isdecimal() and 1 <= int(word) <= int(number)):
+        raise ValueError(f"--shard={text}: allowed is {_FORMS}")
+    return Shard(int(word), int(number))
+
+
+def _scheduled(text: str, environment: Mapping[str, str]) -> tuple[int, int | None]:
+    """Returns the index from 0 and the number of shards, None where nobody says it."""
+
+    def value(name: str, absent: str = "0") -> int:
+        return _number(text, name, environment.get(name, absent))
+
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        first, step = value("SLURM_ARRAY_TASK_MIN"), value("SLURM_ARRAY_TASK_STEP", "1") or 1
+        count = value("SLURM_ARRAY_TASK_COUNT")
+        return (value("SLURM_ARRAY_TASK_ID") - first) // step, count or None
+    if value("SLURM_NTASKS", "1") > 1 and "SLURM_PROCID" in environment:
+        return value("SLURM_PROCID"), value("SLURM_NTASKS")
+    if "JOB_COMPLETION_INDEX" in environment:
+        return value("JOB_COMPLETION_INDEX"), None
+    raise ValueError(
+        f"--shard={text}: none of SLURM_ARRAY_TASK_ID, SLURM_PROCID with SLURM_NTASKS above 1 and "
+        f"JOB_COMPLETION_INDEX is set, so no scheduler numbered this process; allowed is {_FORMS}"
+    )
+
+
+def _number(text: str, name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError(f"--shard={text}: {name} is {value!r}; allowed is 0 or more")
+    return int(value)
 
 
 def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -59,7 +110,9 @@ def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         MergeError: a shard is missing or given twice, or the shards are of different policies,
             rows, versions, seeds or renderers, or episodes are missing or double.
     """
-    receipts = sorted(receipts, key=lambda receipt: receipt["config"]["shard"])
+    # The same receipt twice is one shard: a merge may be repeated with more folders than before.
+    receipts = list({receipt[SEAL]: receipt for receipt in receipts}.values())
+    receipts.sort(key=lambda receipt: receipt["config"]["shard"])
     _check_shards(receipts)
     first = receipts[0]
     for other in receipts[1:]:
@@ -77,7 +130,7 @@ def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "merged_from": [r["config"] for r in receipts],
     }
     tasks = {name: _merge_task(name, receipts, config) for name in first["tasks"]}
-    return {**first, "config": config, "tasks": tasks}
+    return sealed({**first, "config": config, "tasks": tasks})
 
 
 def _merge_task(
@@ -93,6 +146,7 @@ def _merge_task(
             **task_summaries(episodes, task["reference"]),
             "calls": _merge_calls(parts).summary(config["num_workers"]),
             "episodes": episodes,
+            "chain": links(evaluated(receipts[0]["policies"][policy], task["row"]), episodes),
         }
     return {**task, "policies": policies}
 
@@ -117,7 +171,17 @@ def _check_shards(receipts: Sequence[dict[str, Any]]) -> None:
     for problem, indices in (("missing", missing), ("there twice", double)):
         if indices:
             names = ", ".join(f"{index}/{counts[0]}" for index in indices)
-            raise MergeError(f"shards {names} are {problem}")
+            again = repeat_command(receipts[0], f"{indices[0]}/{counts[0]}")
+            raise MergeError(f"shards {names} are {problem}; {indices[0]} is made by {again}")
+
+
+def repeat_command(receipt: Mapping[str, Any], shard: str) -> str:
+    """Returns the command of another shard of an evaluation, with a folder of its own."""
+    own = ("--shard", "--out")
+    kept = [word for word in receipt["config"]["command"] if word.partition("=")[0] not in own]
+    folder = f"--out=SHARD_{shard.partition('/')[0]}"
+    words = ["python", "-m", "scripts.evaluate", *kept, f"--shard={shard}", folder]
+    return " ".join(map(shlex.quote, words))
 
 
 def _check_episodes(who: str, plan: Sequence[str], episodes: Sequence[dict[str, Any]]) -> None:
@@ -144,7 +208,7 @@ def _shared(receipt: dict[str, Any]) -> dict[str, Any]:
         "git": receipt["git"],
         "config": {k: v for k, v in receipt["config"].items() if k not in _OWN},
         "tasks": {
-            name: {key: task[key] for key in ("row", "plan", "reference")}
+            name: {key: task[key] for key in ("row", "plan", "reference", "texts")}
             for name, task in receipt["tasks"].items()
         },
     }

@@ -38,6 +38,10 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 }
 
 
+# benchmark whose instructions have a source to note -> module and function that names it
+TEXT_SOURCES: dict[str, tuple[str, str]] = {"libero": ("libero", "text_source")}
+
+
 def open_environment(spec: TaskSpec, task_id: int) -> Environment:
     """Builds the simulator adapter of the row's benchmark.
 
@@ -174,6 +178,18 @@ class SimulatorHost:
         """Returns the instruction of a task, the renderer, and the versions of this process."""
         env = self._environment(task_id)
         return Description(env.instruction, env.renderer_name, versions((*SIMULATORS, "numpy")))
+
+    def text_sources(self, task_ids: list[int]) -> dict[str, Any]:
+        """Returns the instruction of each task with its source, without building a simulator.
+
+        Empty where the benchmark's simulator is the only source.
+        """
+        if self._spec.benchmark not in TEXT_SOURCES or self._open_env is not open_environment:
+            return {}
+        module, name = TEXT_SOURCES[self._spec.benchmark]
+        source = getattr(importlib.import_module("." + module, __package__), name)
+        with _Simulating("text_sources"):
+            return {str(task_id): source(self._spec, task_id) for task_id in task_ids}
 
     def start(self, episode: Episode) -> Progress:
         """Resets to the episode's initial state and asks for the first chunk."""

@@ -12,11 +12,13 @@ import hashlib
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.tasks import task_files
 from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 
@@ -48,7 +50,8 @@ class LiberoEnv:
         preflight.check_mujoco(preflight.installed("mujoco"))
         self.renderer_name = preflight.require_headless_gl()
         self._spec = spec
-        self._bddl, self.instruction, self._states = _load_task(spec.suite, task_id)
+        self._bddl, self._states = _load_task(spec.suite, task_id)
+        self.instruction = text_source(spec, task_id)["text"]
         self._env, self._renderer = self._build()
         self._used = False
 
@@ -194,19 +197,39 @@ def task_index(suite: str, task: str) -> int:
     return names.index(task)
 
 
-def _load_task(suite: str, task_id: int) -> tuple[str, str, NDArray[np.float64]]:
-    """Returns BDDL file, instruction and official initial states of a task."""
+def text_source(spec: TaskSpec, task_id: int) -> dict[str, Any]:
+    """Returns the instruction of a task and where it comes from, see `task_files.text_of`.
+
+    No simulator is built for it.
+
+    Raises:
+        SimulatorSetupError: the task file does not say what its suite does.
+    """
+    task, folder = _task(_load_suite(spec.suite), spec.suite, task_id)
+    try:
+        return task_files.text_of(spec, folder, task.bddl_file, task.language)
+    except task_files.TaskFileError as error:
+        raise preflight.SimulatorSetupError(str(error)) from error
+
+
+def _load_task(suite: str, task_id: int) -> tuple[str, NDArray[np.float64]]:
+    """Returns BDDL file and official initial states of a task."""
     tasks = _load_suite(suite)
+    task, folder = _task(tasks, suite, task_id)
+    with _quiet():
+        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
+    return str(folder / task.problem_folder / task.bddl_file), states
+
+
+def _task(tasks: Any, suite: str, task_id: int) -> tuple[Any, Path]:
+    """Returns LIBERO's record of a task, and the folder of all task files."""
     count = tasks.get_num_tasks()
     if not 0 <= task_id < count:
         raise ValueError(f"{suite} has no task {task_id}; its tasks are 0..{count - 1}")
     with _quiet():
         from libero.libero import get_libero_path
 
-        task = tasks.get_task(task_id)
-        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
-        folder = get_libero_path("bddl_files")
-    return os.path.join(folder, task.problem_folder, task.bddl_file), task.language, states
+        return tasks.get_task(task_id), Path(get_libero_path("bddl_files"))
 
 
 def _load_suite(suite: str) -> Any:

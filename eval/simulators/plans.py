@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
 Offset = Tuple[float, float, float]
 Sideways = Tuple[float, float]
@@ -172,6 +173,40 @@ PLANS: dict[tuple[str, int], PickAndPlace] = {
     ("libero_goal", 8): _bowl_on_plate(),
     ("so101", 0): _ONTO_PLATE,
 }
+
+
+# Suites of LIBERO-PRO with other objects -> name in the base suite -> name there.
+_RENAMED: dict[str, dict[str, str]] = {
+    "libero_object": {
+        "alphabet_soup_1": "bigger_alphabet_soup_1",
+        "basket_1": "red_basket_1",
+        "bbq_sauce_1": "green_bbq_sauce_1",
+        "butter_1": "green_butter_1",
+        "chocolate_pudding_1": "green_chocolate_pudding_1",
+        "cream_cheese_1": "red_cream_cheese_1",
+        "ketchup_1": "blue_ketchup_1",
+        "milk_1": "yellow_milk_1",
+        "salad_dressing_1": "red_salad_dressing_1",
+        "tomato_sauce_1": "yellow_tomato_sauce_1",
+    },
+    "libero_spatial": {"akita_black_bowl_1": "black_bowl_1", "plate_1": "yellow_plate_1"},
+}
+
+
+def _changed_suites() -> Iterator[tuple[tuple[str, int], PickAndPlace]]:
+    """Yields plans for LIBERO-PRO: the same motion to the same object, moved or with a new name."""
+    for (suite, task_id), plan in PLANS.items():
+        if suite.startswith("libero_"):
+            yield (f"{suite}_swap", task_id), plan
+            yield (f"{suite}_lan", task_id), plan
+        if suite in _RENAMED:
+            names = _RENAMED[suite]
+            item, goal = (names.get(name, name) for name in (plan.item, plan.goal))
+            renamed = dataclasses.replace(plan, item=item, goal=goal)
+            yield (f"{suite}_object", task_id), renamed
+
+
+PLANS.update(list(_changed_suites()))
 
 
 def planned_tasks(suite: str, task_ids: Sequence[int]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from eval.tasks.profiles import ActionForm, ArmState, ClientProfile, GripperRule, Slot, View, Wire
-from eval.tasks.spec import SUCCESS, Reference, TaskSpec
+from eval.tasks.spec import FILE_NAME, SUCCESS, Reference, TaskSpec
 
 # The simulator's agentview arrives bottom row first; the client turns it by 180 degrees, which
 # makes it upright and mirrored. The wrist image is passed on as it comes.
@@ -89,6 +89,7 @@ def _suite(suite: str) -> TaskSpec:
         displacement=0.0,
         seed_offset=100,
         reference=_REFERENCES[suite],
+        text_source=FILE_NAME,
     )
 
 

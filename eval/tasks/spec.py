@@ -23,6 +23,10 @@ PROGRESS = "% progress"
 CHAIN_LENGTH = "subtasks in a row"
 UNITS = (SUCCESS, PROGRESS, CHAIN_LENGTH)
 
+# Sources of an instruction, where a benchmark has two.
+FILE_NAME = "file name"
+TASK_FILE = "task file"
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -105,6 +109,9 @@ class TaskSpec:
         scenarios: settings that task_ids index, where the suite is made of them.
         task_names: names that task_ids index, where the simulator takes names.
         instruction: text for a robot without a simulator.
+        text_source: LIBERO's instructions come from FILE_NAME, which published results were
+            measured with, or TASK_FILE; empty where the simulator has one source.
+        control: row to compare with, in which nothing is changed; empty where there is none.
     """
 
     name: str
@@ -127,6 +134,8 @@ class TaskSpec:
     scenarios: tuple[Scenario, ...] = ()
     task_names: tuple[str, ...] = ()
     instruction: str = ""
+    text_source: str = ""
+    control: str = ""
 
 
 @dataclass(frozen=True)

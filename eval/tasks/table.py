@@ -2,15 +2,17 @@
 
 A row is a protocol: two rows may share scenes and differ in step limit. Rows without a colon in
 their name are `faithful`: they repeat the authors' clients, so that published numbers can be
-compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug. To add a
-benchmark, add its rows in eval/tasks/ and an adapter for its simulator; no other code changes.
+compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug;
+`NAME:task_file` is the control arm of LIBERO-PRO's suites. To add a benchmark, add its rows in
+eval/tasks/ and an adapter for its simulator; no other code changes.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Sequence
 
-from . import calvin, google, libero, so101, two_arms, vlabench, widowx
+from . import calvin, google, libero, libero_pro, so101, two_arms, vlabench, widowx
 from .profiles import View
 from .spec import Episode, Reference, Scenario, TaskSpec, task_contract
 
@@ -24,6 +26,8 @@ __all__ = [
     "View",
     "episodes",
     "evaluation_states",
+    "parse_states",
+    "states_text",
     "task_contract",
     "task_spec",
     "training_states",
@@ -32,7 +36,7 @@ __all__ = [
 # Official initial states that demonstrations may start from; `held_out` of a row begins behind.
 TRAINING_STATES = tuple(range(30))
 
-_FAMILIES = (libero, calvin, widowx, google, two_arms, vlabench, so101)
+_FAMILIES = (libero, libero_pro, calvin, widowx, google, two_arms, vlabench, so101)
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for family in _FAMILIES for spec in family.ROWS}
 
@@ -50,9 +54,31 @@ def task_spec(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def evaluation_states(spec: TaskSpec) -> Sequence[int]:
+def evaluation_states(spec: TaskSpec) -> range:
     """Returns the initial states on which a row is evaluated where none are given."""
     return range(spec.held_out or 0, spec.num_init_states)
+
+
+def parse_states(text: str) -> range:
+    """Parses initial states: first:end, or first:end:stride for one of every `stride`.
+
+    Raises:
+        ValueError: another form, or none between the two.
+    """
+    form = re.fullmatch(r"(\d+):(\d+)(?::([1-9]\d*))?", text)
+    states = range(*(int(number) for number in form.groups() if number)) if form else range(0)
+    if not states:
+        raise ValueError(
+            f"initial states {text!r}; first:end with first < end is expected, such as 50:100, or "
+            "first:end:stride, such as 50:100:2"
+        )
+    return states
+
+
+def states_text(states: range) -> str:
+    """Returns initial states in the form that `parse_states` takes."""
+    stride = f":{states.step}" if states.step > 1 else ""
+    return f"{states.start}:{states.stop}{stride}"
 
 
 def training_states(spec: TaskSpec) -> Sequence[int]:

@@ -96,6 +96,7 @@ SPEED = Stage(
         "--config.data.mixture={dataset}",
         "--config.data.root={workdir}/rlds",
         "--config.optimizer.iters=60",
+        "--config.rollouts.task=",
         "--config.seed={seed}",
     ),
     "speed/metrics.jsonl",
@@ -110,6 +111,7 @@ TRAIN = Stage(
         "--config.data.mixture={dataset}",
         "--config.data.root={workdir}/rlds",
         "--config.optimizer.iters={iters}",
+        "--config.rollouts.task=",  # the stage below evaluates, in the same minutes
         "--config.seed={seed}",
     ),
     "train/checkpoints",

@@ -50,7 +50,9 @@ def parse_policy(text: str) -> Entrant:
     Raises:
         ValueError: another form, an unknown kind, or a name that no file can have.
     """
-    name, equals, value = text.rpartition("=")
+    name, equals, value = text.partition("=")  # a folder may have more of them
+    if not equals:
+        name, value = "", text
     kind, colon, folder = value.partition(":")
     if not colon:
         kind, folder = "checkpoint", value
@@ -159,12 +161,7 @@ def load(
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
-        mode, conventions = opened.config.action_mode, task_contract(spec)
-        problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
-        if problem:
-            raise ContractError(f"task {spec.name!r} has {problem}")
-        contract = Contract(action_space=mode, **conventions)
-        check_contract(opened.contracts, contract, who=f"task {spec.name!r}")
+        check_task(spec, opened.config.action_mode, opened.contracts)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
     policy = kind.wrap(model)
@@ -176,6 +173,25 @@ def load(
     }
     identity |= {"hash": model_sha256(model), "contracts": contracts}
     return Contestant(entrant.name, policy, identity)
+
+
+def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> None:
+    """Compares a task's action conventions with those of a checkpoint.
+
+    Args:
+        spec: the task.
+        mode: action space of the checkpoint.
+        contracts: of the checkpoint, by domain.
+
+    Raises:
+        ContractError: names every field that differs.
+    """
+    conventions = task_contract(spec)
+    problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
+    if problem:
+        raise ContractError(f"task {spec.name!r} has {problem}")
+    contract = Contract(action_space=mode, **conventions)
+    check_contract(contracts, contract, who=f"task {spec.name!r}")
 
 
 class ServedPolicy:

@@ -1,33 +1,65 @@
-"""Prints the success tables of a receipt. Names come from files, so they are no markup."""
+"""Prints what an evaluation can show, and its success tables.
+
+Names come from files, so they are no markup.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import score_text
+from eval.pages.evaluation import control_text, score_text
+from eval.runs.binomial import power_to_separate
+from eval.runs.compare import against_control
+from eval.runs.evaluation import Task
+from eval.runs.seal import SEAL
+from eval.runs.statistics import episodes_to_separate
 
 PAGE = "report.html"
+
+
+_POINTS = 0.1  # difference whose power is stated
+
+
+def print_power(console: Console, tasks: Sequence[Task]) -> None:
+    """Prints before a run what its number of episodes can show."""
+    for task in tasks:
+        published = task.spec.reference[0].rate if task.spec.reference else None
+        # without a published rate the one at which differences are hardest to see
+        higher = 0.5 + _POINTS / 2 if published is None else max(published, _POINTS)
+        lower, count = higher - _POINTS, len(task.plan)
+        needed = episodes_to_separate(higher, lower)
+        console.print(
+            f"{task.spec.name}: {count} episodes of each policy separate {higher:.0%} from "
+            f"{lower:.0%} with probability {power_to_separate(count, higher, lower):.2f} "
+            f"(level 5 %, unpaired); {needed} would with 0.80",
+            markup=False,
+        )
 
 
 def print_tables(console: Console, receipt: dict[str, Any]) -> None:
     """Prints the success of each policy on each row of the task table, with its interval."""
     for name, task in receipt["tasks"].items():
         _print_task(console, name, task)
+    for row, control, policy, pairs in against_control(receipt):
+        if pairs.pairs:
+            console.print(f"{policy}: {control_text(row, control, pairs)}", markup=False)
+    console.print(f"seal: {receipt[SEAL]}", markup=False, soft_wrap=True)
 
 
 def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
     table = Table(title=Text(name))
-    for column in ("policy", "success", "episodes", "Wilson 95 %", "steps to success"):
+    for column in ("policy", "success", "episodes", "95 %", "steps to success"):
         table.add_column(column)
     for policy, entry in task["policies"].items():
         s = entry["summary"]
         if not s["episodes"]:
             continue
-        low, high = s["wilson95"]
+        low, high = s["interval95"]
         steps = s["mean_steps_to_success"]
         table.add_row(
             Text(policy),

@@ -15,6 +15,7 @@ from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from data.spec import DatasetSpec
 from data.stream.windows import EpisodeSamples, episode_samples
+from data.trajectory import Trajectory
 
 NUM_ACTIONS = 30
 SIDE = 224  # px of an image
@@ -33,20 +34,7 @@ def draw_samples(row: str, root: Path, out: Path, *, count: int) -> None:
     Raises:
         ValueError, OSError: the row cannot be read, or no episode has a sample.
     """
-    (source,) = open_mixture(mixture(row), root)
-    spec = source.reader.spec
-    samples = next(
-        (
-            taken
-            for part in range(len(source.reader.episodes_per_part))
-            for trajectory in source.reader.read(part)
-            if not isinstance(trajectory, BadEpisodeError)
-            and len(taken := episode_samples(trajectory, spec, NUM_ACTIONS))
-        ),
-        None,
-    )
-    if samples is None:
-        raise ValueError(f"{row}: no episode below {root} gives a sample")
+    spec, _, samples = first_episode(row, root)
     places = np.linspace(0, len(samples) - 1, count + 2).round().astype(int)[1:-1]
     rows = [_sample(samples, spec, int(place)) for place in places]
     page = Image.new("RGB", (rows[0].width, sum(r.height for r in rows)), PAPER)
@@ -55,9 +43,27 @@ def draw_samples(row: str, root: Path, out: Path, *, count: int) -> None:
     page.save(out)
 
 
+def first_episode(row: str, root: Path) -> tuple[DatasetSpec, Trajectory, EpisodeSamples]:
+    """The row as it was opened, its first episode that gives a sample, and the samples.
+
+    Raises:
+        ValueError, OSError: the row cannot be read, or no episode has a sample.
+    """
+    (source,) = open_mixture(mixture(row), root)
+    spec = source.reader.spec
+    for part in range(len(source.reader.episodes_per_part)):
+        for trajectory in source.reader.read(part):
+            if isinstance(trajectory, BadEpisodeError):
+                continue
+            samples = episode_samples(trajectory, spec, NUM_ACTIONS)
+            if len(samples):
+                return spec, trajectory, samples
+    raise ValueError(f"{row}: no episode below {root} gives a sample")
+
+
 def _sample(samples: EpisodeSamples, spec: DatasetSpec, place: int) -> Image.Image:
     views = samples.images
-    names = _names(spec)
+    names = channel_names(spec)
     height = max(SIDE + 2 * MARGIN, 16 * len(names) + 2 * MARGIN)
     page = Image.new("RGB", (len(views) * (SIDE + 8) + WIDTH, height), PAPER)
     draw = ImageDraw.Draw(page)
@@ -77,7 +83,8 @@ def _sample(samples: EpisodeSamples, spec: DatasetSpec, place: int) -> Image.Ima
     return page
 
 
-def _names(spec: DatasetSpec) -> list[str]:
+def channel_names(spec: DatasetSpec) -> list[str]:
+    """Names of the channels of a row: of its joints, or of the poses of its arms."""
     if not spec.joints:
         sides = ("",) if len(spec.arms) == 1 else ("left ", "right ")
         return [f"{side}{name}" for side in sides for name in POSE_NAMES[:ARM_WIDTH]]

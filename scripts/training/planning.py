@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,15 @@ from rich.table import Table
 from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.stream.memory import SourceSize, host_bytes
-from data.stream.stream import StreamShape
 from scripts.training.domains import counted_domains
 from scripts.training.initial_model import computing_dtype, planned_config
+from scripts.training.packed_views import (
+    PackedViews,
+    SourceViews,
+    packed_views,
+    stream_shape,
+    view_load,
+)
 from xvla_jax.lora import LoraConfig
 from xvla_jax.planning.chips import GIB, Slice
 from xvla_jax.planning.programs import Run
@@ -51,7 +58,30 @@ def run_of(config: Any, views: int) -> Run:
         channel_mask=any(row.unrecorded for row in rows),
         lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
         scan_vision=config.scan_vision,
+        noise_draws=config.noise_draws,
     )
+
+
+def packed_run(config: Any, run: Run, *, devices: int) -> tuple[Run, PackedViews | None]:
+    """Returns a run with its packed views, as the rows of the mixture say, and what they come to.
+
+    Weights by frames count as shares of samples: the frames are not known without the data. HDF5
+    recordings name their views themselves, so all slots count as filled, and a stated share is
+    taken as it is.
+    """
+    if not config.packed_views:
+        return run, None
+    rows = [(dataset(name), weight) for name, weight in mixture(config.data.mixture)]
+    sources = [
+        SourceViews(weight, min(len(row.views) or run.views, run.views), row.main_view_share)
+        for row, weight in rows
+    ]
+    load = view_load(
+        sources, stream_shape(config, run.batch_size), devices=devices, parts=run.accumulate
+    )
+    sure = all(row.views for row, _ in rows)
+    packed = packed_views(config.packed_views, load, **({} if sure else {"most": 1.0}))
+    return dataclasses.replace(run, packed_views=packed.share), packed
 
 
 def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
@@ -67,14 +97,7 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
         )
         for weight in weights
     ]
-    shape = StreamShape(
-        seed=config.seed,
-        batch_size=run.batch_size,
-        num_actions=run.config.num_actions,
-        shuffle_buffer=config.data.shuffle_buffer,
-        lanes=max(config.data.lanes, target.hosts),
-        shuffle_per=config.data.shuffle_per,
-    )
+    shape = stream_shape(config, run.batch_size, lanes=max(config.data.lanes, target.hosts))
     return host_bytes(
         sizes,
         shape,
@@ -86,8 +109,8 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     )
 
 
-def print_plan(console: Console, plan: dict[str, Any]) -> None:
-    """Prints a plan, with its assumptions below."""
+def print_plan(console: Console, plan: dict[str, Any], packed: PackedViews | None = None) -> None:
+    """Prints a plan, with its assumptions and a line on packed views below."""
     table = Table(title=f"{plan['topology']}: {plan['devices']} devices, {plan['hosts']} hosts")
     table.add_column("quantity")
     table.add_column("value")
@@ -101,9 +124,13 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         console.print(table)
     for line in ASSUMPTIONS:
         console.print(f"  assumed: {line}", highlight=False)
+    if packed:
+        console.print(f"  {packed}", highlight=False)
 
 
-def print_cards(console: Console, plans: Sequence[dict[str, Any]]) -> None:
+def print_cards(
+    console: Console, plans: Sequence[dict[str, Any]], packed: PackedViews | None = None
+) -> None:
     """Prints the memory of one program on several cards, with advice where it does not fit."""
     plan = plans[0]
     memory = f"{_gib(plan['memory']['peak'])}, of which the train state is {_gib(plan['state'])}"
@@ -119,6 +146,8 @@ def print_cards(console: Console, plans: Sequence[dict[str, Any]]) -> None:
         "takes less; 5 % are the driver's",
         highlight=False,
     )
+    if packed:
+        console.print(f"  {packed}", highlight=False)
 
 
 def card_advice(plan: dict[str, Any]) -> str:

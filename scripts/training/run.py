@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from rich.table import Table
 
+from data.jitter import any_drawn
 from data.rows.contracts import contracts_of
 from data.rows.domains import domain_id_of
 from data.rows.mixtures import mixture
@@ -28,6 +29,13 @@ from scripts.training.initial_model import (
     load_initial,
 )
 from scripts.training.mixture_table import shares_of
+from scripts.training.packed_views import (
+    PackedViews,
+    SourceViews,
+    packed_views,
+    stream_shape,
+    view_load,
+)
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.checkpoints.fingerprints import params_digest
@@ -36,13 +44,14 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning.flops import peak_flops, step_flops
+from xvla_jax.planning.flops import peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
 from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
 from xvla_jax.training.provenance import provenance
-from xvla_jax.training.state import Recipe, abstract_state
+from xvla_jax.training.state import Recipe, TrainState, abstract_state
+from xvla_jax.training.step import make_train_step
 from xvla_jax.training.telemetry import Watch
 from xvla_jax.training.validation import Validation, make_eval_step
 
@@ -61,8 +70,8 @@ def group_table(rows: Sequence[GroupRow]) -> Table:
     return table
 
 
-def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
-    """Returns model and optimizer of a config.
+def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.0) -> Recipe:
+    """Returns model and optimizer of a config, and the share of view slots that are packed.
 
     Raises:
         ConfigError: a value that does not exist or does not fit.
@@ -73,11 +82,13 @@ def recipe_of(config: Any, model_config: XVLAConfig) -> Recipe:
             dtype=computing_dtype(config),
             remat=config.remat,
             scan_vision=config.scan_vision,
+            packed_views=packed_views,
         ),
         OptimizerConfig(**config.optimizer.to_dict()),
         config.accumulate,
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
+        noise_draws=config.noise_draws,
     )
 
 
@@ -95,6 +106,7 @@ class TrainingRun:
         mesh: over all devices.
         base: path and digest of the initial weights; None for random ones.
         domains: names of the datasets' domains and of the checkpoint's, and their ids.
+        packed: the share of view slots that is packed; None where config.packed_views is empty.
     """
 
     config: Any
@@ -106,10 +118,16 @@ class TrainingRun:
     mesh: Mesh
     base: dict[str, str] | None
     domains: RunDomains
+    packed: PackedViews | None = None
 
     @classmethod
     def open(
-        cls, config: Any, asked: Iterable[str] = (), *, workdir: pathlib.Path | None = None
+        cls,
+        config: Any,
+        asked: Iterable[str] = (),
+        *,
+        workdir: pathlib.Path | None = None,
+        weights: bool = True,
     ) -> TrainingRun:
         """Opens the sources, checks that they fit the action space, and reads the checkpoint.
 
@@ -117,6 +135,7 @@ class TrainingRun:
             config: as configs/base.py has it.
             asked: fields of it that were set on the command line, as ``model.depth``.
             workdir: keeps frame counts where the data folder is read-only.
+            weights: read them; without, the run can be compiled and not trained.
 
         Raises:
             ConfigError, ValueError, OSError: a part does not fit or is missing.
@@ -135,12 +154,17 @@ class TrainingRun:
         check_rows(specs, model_config, any_width=config.from_scratch)
         domains = run_domains(config, asked, specs, model_config, headers)
         sources, held_out = _split(opened, config.validation)
-        recipe = recipe_of(config, domains.of_model(model_config))
-        loaded = load_initial(config)
-        base = loaded and _identity(config.init_from, loaded)  # as it lies there
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        packed = _packed(config, sources, mesh)
+        recipe = recipe_of(
+            config, domains.of_model(model_config), packed_views=packed.share if packed else 0.0
+        )
+        loaded = load_initial(config) if weights else headers
+        base = _identity(config.init_from, loaded) if weights and loaded else None
         if loaded:
             _check_processor(loaded.processor, config.init_from)
-            loaded = domains.added_to(loaded, specs, seed=config.seed)
+            if weights:
+                loaded = domains.added_to(loaded, specs, seed=config.seed)
         return cls(
             config=config,
             loaded=loaded,
@@ -148,9 +172,10 @@ class TrainingRun:
             sources=sources,
             held_out=held_out,
             recipe=recipe,
-            mesh=make_mesh(config.mesh.data, config.mesh.fsdp),
+            mesh=mesh,
             base=base,
             domains=domains,
+            packed=packed,
         )
 
     def without_weights(self) -> TrainingRun:
@@ -200,11 +225,8 @@ class TrainingRun:
         ]
 
     @functools.cached_property
-    def model_item(self) -> dict[str, Any]:
-        """The ``model`` item of the checkpoints.
-
-        The contracts are those of the data; domains without data keep those of the checkpoint.
-        """
+    def contracts(self) -> dict[int, Contract]:
+        """Action contracts of the data; domains without data keep those of the checkpoint."""
         mode = action_space(self.model_config).mode
         rows = contracts_of(
             [source.reader.spec for source in self.sources],
@@ -212,11 +234,15 @@ class TrainingRun:
             domains=self.domains.ids,
         )
         contracts = dict(self.loaded.contracts) if self.loaded else {}
-        contracts |= {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+        return contracts | {row["domain_id"]: Contract(action_space=mode, **row) for row in rows}
+
+    @functools.cached_property
+    def model_item(self) -> dict[str, Any]:
+        """The ``model`` item of the checkpoints."""
         item = model_item(
             self.model_config,
             self.processor,
-            contracts,
+            self.contracts,
             source=self.loaded,
             domains=self.domains.ids,
         )
@@ -270,28 +296,47 @@ class TrainingRun:
             seed=self.config.seed,
         )
 
-    def watch(self, step: int, *, began: float) -> Watch:
-        """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
-        sharding = NamedSharding(self.mesh, BATCH_SPEC)
-        batch = abstract_batch(
+    def lower_step(self) -> jax.stages.Lowered:
+        """Lowers the train step for the state and the batches of this run."""
+        step: Any = make_train_step(self.recipe, self.processor, seed=self.config.seed)
+        jitter = any_drawn(source.reader.spec.augment for source in self.sources)
+        with jax.set_mesh(self.mesh):
+            return step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
+
+    @functools.cached_property
+    def step_flops(self) -> int:
+        """FLOPs of a train step over all devices; tracing the released size takes seconds."""
+        batch = self.abstract_batch(jitter=False)
+        return step_flops(self.recipe, self.processor, self.abstract_state, batch)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and placement of the train state."""
+        return abstract_state(self.recipe, self.mesh)
+
+    def abstract_batch(self, *, jitter: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and placement of a batch, with the fields of jitter or without."""
+        return abstract_batch(
             self.model_config,
             self.batch_size,
             num_views=self.processor.num_views,
             shown=self.present_views,
             image_size=self.processor.image_size,
             text_length=self.processor.text_length,
-            jitter=False,
+            jitter=jitter,
             channel_mask=self.masked,
-            sharding=sharding,
+            sharding=NamedSharding(self.mesh, BATCH_SPEC),
         )
-        state = abstract_state(self.recipe, self.mesh)
-        peak = peak_flops(jax.devices()[0].device_kind)
+
+    def watch(self, step: int, *, began: float) -> Watch:
+        """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
+        peak = peak_of(jax.devices()[0].device_kind)
         return Watch(
             step,
             self.recipe.config.iters,
             began=began,
-            flops=step_flops(self.recipe, self.processor, state, batch),
-            peak=peak and peak * jax.device_count(),
+            flops=self.step_flops,
+            peak=peak and peak.flops * jax.device_count(),
         )
 
     def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:
@@ -328,6 +373,7 @@ class TrainingRun:
             shuffle_buffer=config.data.shuffle_buffer,
             lanes=config.data.lanes,
             shuffle_per=config.data.shuffle_per,
+            deal=config.data.deal,
             position=position,
             host=jax.process_index(),
             hosts=jax.process_count(),
@@ -349,6 +395,21 @@ def _check_processor(processor: Processor | None, path: str) -> None:
                 f"{scaling.mode}; training takes the robot's units alone, so these weights can be "
                 "served and converted, not trained on"
             )
+
+
+def _packed(config: Any, sources: Sequence[Source], mesh: Mesh) -> PackedViews | None:
+    """Returns the share of view slots to pack, from the first batches of the stream."""
+    if not config.packed_views:
+        return None
+    size = global_batch_size(config.batch_size, per=config.batch_size_per, devices=mesh.size)
+    views = [(source.reader.spec, source.weight) for source in sources]
+    load = view_load(
+        [SourceViews(weight, len(spec.views), spec.main_view_share) for spec, weight in views],
+        stream_shape(config, size),
+        devices=mesh.size,
+        parts=config.accumulate,
+    )
+    return packed_views(config.packed_views, load)
 
 
 def _identity(path: str, loaded: Pretrained) -> dict[str, str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import jax
 from rich.console import Console
 
 import xvla_jax
@@ -18,20 +19,31 @@ from data.stream.position import merge_positions
 from scripts import run_summary
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
+from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
 from xvla_jax.checkpoints import relabel
-from xvla_jax.checkpoints.run_folder import read_model
-from xvla_jax.errors import TrainingError, XVLAError
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_model
+from xvla_jax.compilation.ahead import Ahead
+from xvla_jax.compilation.profiling import StepProfile, steps_of
+from xvla_jax.errors import ConfigError, TrainingError, XVLAError
+from xvla_jax.planning.roofline import step_work, write_work
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
-from xvla_jax.training.checkpointer import Checkpointer, RunItems
-from xvla_jax.training.loop import Placement, Reports, Saving, Schedule, SkipWatch, run_loop
+from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
+from xvla_jax.training.loop import (
+    Companion,
+    Placement,
+    Reports,
+    Saving,
+    Schedule,
+    SkipWatch,
+    run_loop,
+)
 from xvla_jax.training.multihost import Processes
 from xvla_jax.training.provenance import code_version
 from xvla_jax.training.resume import check_resumed, check_same_domains, check_same_model
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
-from xvla_jax.training.step import make_train_step
-from xvla_jax.training.telemetry import MetricsWriter, open_sinks
+from xvla_jax.training.telemetry import TENSORBOARD, MetricsWriter, open_sinks, read_metrics
 from xvla_jax.training.workdir_lock import WorkdirLock
 
 
@@ -48,68 +60,138 @@ def train(
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
+    steps_of(config.profile, config.optimizer.iters)  # refused before anything is read
     run = TrainingRun.open(config, fields_set, workdir=workdir)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
     processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
     processes.check_shared(workdir)
-    checkpointer = _open_checkpointer(config, workdir)
-    state, position = _begin(run, checkpointer)
+    saving = _saving(run, workdir, processes, code)
+    state, position = _begin(run, saving.checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
-    iters = run.recipe.config.iters
+    train_step = _train_step(run, int(state.step), workdir, processes)
     if processes.main:
-        Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
-    skips = SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index)
+        _print_start(run)
     with (
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
+        contextlib.closing(saving.companion),
+        _profile(config, int(state.step), workdir, processes) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
             state,
-            make_train_step(run.recipe, run.processor, seed=config.seed),
+            train_step,
             stream,
-            schedule=Schedule(iters, config.log_every),
+            schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
-            saving=Saving(
-                checkpointer,
-                RunItems(run.model_item, config.to_dict(), run.provenance(code)),
-                functools.partial(_run_position, processes),
-            ),
+            saving=saving,
             reports=Reports(
-                writer, run.watch(int(state.step), began=began), skips, run.domains.names
+                writer,
+                run.watch(int(state.step), began=began),
+                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
+                run.domains.names,
+                profile=profile,
             ),
             stop=stop,
             validation=run.validation,
         )
-        checkpointer.close()
+        saving.checkpointer.close()
+        is_complete = int(state.step) >= run.recipe.config.iters
+        is_complete = is_complete and saving.companion.finish(writer.write, stop)
     if processes.main:
         run_summary.report([workdir], workdir / run_summary.CURVES, Console())
-    step = int(state.step)
-    if step < iters:
-        print(f"stopped at step {step}; the same command resumes from there")
-        return STOPPED if stop.number == signal.SIGINT else 0
-    _report_end(run, checkpointer.folder, step)
-    if run.recipe.lora and processes.main:
-        _export_adapter(run, checkpointer.folder / str(step), workdir / PEFT)
-    return 0
+    if is_complete:
+        _report_end(run, workdir, int(state.step), is_main=processes.main)
+        return 0
+    print(f"stopped at step {int(state.step)}; the same command resumes from there")
+    return STOPPED if stop.number == signal.SIGINT else 0
 
 
-def _open_checkpointer(config: Any, workdir: pathlib.Path) -> Checkpointer:
-    return Checkpointer(
+def _print_start(run: TrainingRun) -> None:
+    """Prints what is trained on, what is trained, and how views are packed."""
+    console = Console()
+    console.print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
+    if run.packed:
+        console.print(str(run.packed), highlight=False, soft_wrap=True)
+
+
+def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes) -> StepProfile:
+    """Returns the profile of a run, which its first process alone writes."""
+    steps = steps_of(config.profile, config.optimizer.iters) if processes.main else range(0)
+    return StepProfile(steps, workdir / TENSORBOARD, done=done)
+
+
+def _train_step(run: TrainingRun, done: int, workdir: pathlib.Path, processes: Processes) -> Ahead:
+    """Returns the train step, which is compiled beside all that follows; the first batches too."""
+    ready = functools.partial(_describe_step, run, workdir, processes)
+    return Ahead(run.lower_step, ready=ready, begin=done < run.recipe.config.iters)
+
+
+def _describe_step(
+    run: TrainingRun,
+    workdir: pathlib.Path,
+    processes: Processes,
+    step: jax.stages.Compiled,
+    line: str,
+) -> None:
+    """Logs what the train step took to compile, and writes its work for the summary."""
+    if processes.main:
+        logging.info("train step: %s", line)
+        kind = run.mesh.devices.flat[0].device_kind
+        try:
+            write_work(workdir, step_work(kind, run.mesh.size, run.step_flops, step.as_text))
+        except OSError as error:
+            logging.warning("the work of the train step is not written: %s", message(error))
+
+
+def _saving(
+    run: TrainingRun, workdir: pathlib.Path, processes: Processes, code: Mapping[str, Any]
+) -> Saving:
+    """Opens the checkpoints of a run, and what decides which of them are kept."""
+    config = run.config
+    plan = rollout_plan(run, processes=processes.count)
+    rollouts = Rollouts(plan, workdir) if plan else None
+    lowest = _lowest_error(config, workdir, processes) if config.keep_best else None
+    checkpointer = Checkpointer(
         workdir,
         keep=config.keep,
         save_interval=config.save_every,
         keep_every=config.keep_every,
+        kept_too=[*([lowest] if lowest else []), *([rollouts.kept] if rollouts else [])],
         timeout_s=config.distributed.timeout_s,
+    )
+    return Saving(
+        checkpointer,
+        RunItems(run.model_item, config.to_dict(), run.provenance(code)),
+        functools.partial(_run_position, processes),
+        lowest,
+        rollouts or Companion(),
     )
 
 
-def _report_end(run: TrainingRun, checkpoints: pathlib.Path, step: int) -> None:
+def _lowest_error(config: Any, workdir: pathlib.Path, processes: Processes) -> LowestError:
+    """Returns the errors that the run has measured so far."""
+    if not config.validation.every:
+        raise ConfigError(
+            "config.keep_best is True and config.validation.every is 0: the best checkpoint is the "
+            "one with the lowest l1 on held-out episodes, which nothing measures"
+        )
+    # The log of the first process counts, so that all keep the same.
+    lines = [line for line in read_metrics(workdir) if "val_l1" in line]
+    pairs = [(line["step"], line["val_l1"]) for line in lines]
+    pairs, *_ = processes.gather_json(pairs, "reading the validation so far")
+    return LowestError(dict(pairs))
+
+
+def _report_end(run: TrainingRun, workdir: pathlib.Path, step: int, *, is_main: bool) -> None:
     iters = run.recipe.config.iters
+    checkpoints = workdir.resolve() / CHECKPOINTS
     beyond = f", {iters} of which were asked for" if step > iters else ""
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpoints}")
+    if run.recipe.lora and is_main:
+        _export_adapter(run, checkpoints / str(step), workdir / PEFT)
 
 
 def _export_adapter(run: TrainingRun, checkpoint: pathlib.Path, target: pathlib.Path) -> None:

@@ -70,3 +70,52 @@ def test_mixer_gives_the_same_stream_in_any_pieces_and_from_any_start(batch_size
         rest = late.assign(total - start)
         for i in (0, 1):
             np.testing.assert_array_equal(rest[i], at_once[i][start:])
+
+
+def even(seed, weights, kinds, batch_size=64, lanes=1):
+    return Mixer(weights, seed, batch_size=batch_size, lanes=lanes, kinds=kinds)
+
+
+WEIGHTS, VIEWS = [0.1, 0.3, 0.4, 0.1, 0.1], [3, 2, 1, 2, 3]  # of kinds 1, 2, 3: 40, 40, 20 %
+
+
+@pytest.mark.parametrize("rows", [8, 16, 64])
+def test_dealt_evenly_every_stretch_of_a_batch_has_the_shares(rows):
+    sources, _ = even(3, WEIGHTS, VIEWS).assign(64 * 500)
+    stretches = sources.reshape(-1, rows)
+    for source, weight in enumerate(WEIGHTS):
+        counts = (stretches == source).sum(axis=1)
+        assert abs(counts - rows * weight).max() < 3
+        assert abs(counts.mean() - rows * weight) < 0.1, "each row is drawn by weight all the same"
+    views = np.array(VIEWS)[stretches].sum(axis=1)  # 1.8 a row
+    assert abs(views - 1.8 * rows).max() < 2
+    alone, _ = mixer(WEIGHTS, 3).assign(64 * 500)
+    assert np.array(VIEWS)[alone].reshape(-1, rows).sum(axis=1).max() > views.max() + 4
+
+
+def test_an_even_deal_makes_pairs():
+    with pytest.raises(ValueError, match=r"batch_size is 5; config.data.deal=even deals pairs"):
+        even(0, WEIGHTS, VIEWS, batch_size=5)
+
+
+def test_rows_of_a_batch_dealt_evenly_are_drawn_by_weight_one_by_one():
+    sources, _ = even(0, WEIGHTS, VIEWS).assign(64 * 4000)
+    shares = [(sources.reshape(-1, 64) == source).mean(axis=0) for source in range(5)]
+    np.testing.assert_allclose(shares, np.array(WEIGHTS)[:, None] + np.zeros(64), atol=0.04)
+
+
+@pytest.mark.parametrize(("batch_size", "lanes"), [(2, 1), (10, 5)])
+def test_an_even_deal_is_the_same_in_any_pieces_and_from_any_start(batch_size, lanes):
+    total = DRAWS_PER_KEY + 500  # of batches of two, whose draws are in two keys
+    at_once = even(1, WEIGHTS, VIEWS, batch_size, lanes).assign(total)
+    pieces = even(1, WEIGHTS, VIEWS, batch_size, lanes)
+    parts = [pieces.assign(count) for count in (1, 400, total - 401)]
+    for i in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), at_once[i])
+    for start in (7, DRAWS_PER_KEY - 3, DRAWS_PER_KEY + 9):
+        late = even(1, WEIGHTS, VIEWS, batch_size, lanes)
+        late.seek(start)
+        np.testing.assert_array_equal(
+            late.dealt.sum(axis=1), np.bincount(at_once[0][:start], minlength=5)
+        )
+        np.testing.assert_array_equal(late.assign(total - start)[1], at_once[1][start:])

@@ -36,6 +36,7 @@ RUN_BY = {
     "python -m scripts.record_demos": "tests/eval/recording/test_demonstrations.py",
     "python -m scripts.run_summary": "tests/scripts/test_run_summary.py",
     "python -m scripts.serve": "tests/xvla_jax/serving/test_server_process.py",
+    "python -m scripts.verify_receipt": "tests/scripts/test_results.py",
     "python -m scripts.train": "tests/scripts/test_train.py",
 }
 

@@ -36,6 +36,7 @@ SMALL = {
         "--config.batch_size=4",
         "--config.validation.every=2",
         "--config.validation.episodes=1",
+        "--config.rollouts.task=",  # tests/scripts/test_so101.py has it
     ],
     "scripts.evaluate": ["--init_states=50:51"],
     "scripts.compare_client": ["--frames=2"],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from eval.runs.evaluation import Contestant, Evaluation, Options, Task
+from eval.runs.receipt import evaluated
+from eval.runs.seal import links, sealed
 from eval.runs.shards import Shard
 from eval.tasks.spec import SUCCESS
 from eval.tasks.table import Episode, Reference
@@ -55,6 +58,16 @@ def evaluate(out: Path, *contestants: Contestant, task: Task = TASK, **changes: 
         contestants, options(out, **changes), out, silence, open_pool=cast(Any, fakes.LocalPool)
     )
     return made.run([task])
+
+
+def resealed(receipt: Any) -> Any:
+    """A copy of a changed receipt whose links and seal fit again, as a forger would make it."""
+    copy = json.loads(json.dumps(receipt))
+    for task in copy["tasks"].values():
+        for policy, entry in task["policies"].items():
+            begun = evaluated(copy["policies"][policy], task["row"])
+            entry["chain"] = links(begun, entry["episodes"])
+    return sealed(copy)
 
 
 def episodes(receipt: Any, policy: str) -> list[dict[str, Any]]:

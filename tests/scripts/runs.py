@@ -29,6 +29,7 @@ def start(
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK_COMPILE}"
     }
     if compiled:
+        environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
         environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
         environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(

@@ -41,7 +41,8 @@ COMMANDS: dict[str, Command] = {
     name: importlib.import_module(f"scripts.{name}").COMMAND for name in NAMES
 }
 # command -> flags whose folder may lie in a bucket
-IN_BUCKETS = {"build_rlds": {"root", "out"}, "inspect_data": {"root"}}
+_PROGRAMS = {name: {"program_cache"} for name in ("evaluate", "plan", "serve", "train")}
+IN_BUCKETS = {"build_rlds": {"root", "out"}, "inspect_data": {"root"}} | _PROGRAMS
 PARTS = {"__init__", "__main__", "choices", "random_weights", "terminal"}  # no commands
 
 # flag -> what it names, in every command that has it
@@ -52,6 +53,7 @@ FLAGS = {
     "allowed_hosts": "names in the Host header",
     "any_domain": "serve domains without a contract",
     "answer": "NAME=VALUE for a question about a recording",
+    "by": "what the nearest domain is chosen by",
     "check": "compare only, or look at what was written",
     "checkpoint": "folder of a checkpoint, any layout",
     "client": "MODULE:FUNCTION of a robot's code",
@@ -100,6 +102,7 @@ FLAGS = {
     "policy": "[NAME=][KIND:]FOLDER",
     "port": "port",
     "processor": "folder of processor files",
+    "program_cache": "folder or bucket of compiled programs",
     "proprio": "kind of robot state",
     "quality": "JPEG quality",
     "rate_hz": "frames or actions per second",
@@ -108,6 +111,7 @@ FLAGS = {
     "recorded_as": "dataset of recorded episodes",
     "relative": "channels relative to proprio",
     "report": "JSON file of numbers",
+    "rerun": "write an episode for the Rerun viewer",
     "resize": "how images are resized",
     "restart": "forget finished episodes",
     "robot": "arm of the quickstart",
@@ -137,6 +141,7 @@ FLAGS = {
     "verify": "read back and compare",
     "views": "names of cameras",
     "wander": "metres",
+    "warm": "compile ahead of a run",
     "workdir": "folder of a run, read and written",
     "workers": "processes at once",
 } | {f"max_{name}": "limit of the server" for name in serve.LIMITS}
@@ -290,7 +295,7 @@ def test_data_is_a_row_a_mixture_or_ones_own(value: str, problems: int) -> None:
 def test_no_flag_takes_a_bucket_for_a_local_folder(name: str, place: str) -> None:
     command = COMMANDS[name]
     texts = [f for f in command.flags if command.flags[f].flag_type() in ("string", "multi string")]
-    config = ["--config=configs/debug.py"] if name == "train" else []
+    config = ["--config=configs/debug.py"] if name in ("train", "plan") else []
     for flag in texts:
         if flag in IN_BUCKETS.get(name, ()):
             continue
@@ -316,6 +321,8 @@ def test_no_field_of_a_config_but_the_data_may_lie_in_a_bucket(
 
     parse("--config.data.root=gs://bucket/rlds")
     for field in ("init_from", "data.train_metas_path"):
-        message = rf"--config.{field} is gs://b/x, in a bucket; .*read by --config.data.root only"
+        message = (
+            rf"--config.{field} is gs://b/x, in a bucket; .*read by --config.data.root and --prog"
+        )
         with pytest.raises(UsageError, match=message):
             parse(f"--config.{field}=gs://b/x")

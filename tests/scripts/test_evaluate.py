@@ -33,6 +33,7 @@ from xvla_jax.pretrained import save_pretrained
     [
         ("mine=runs/hf", Entrant("mine", "checkpoint", "runs/hf")),
         ("mine=checkpoint:runs/hf", Entrant("mine", "checkpoint", "runs/hf")),
+        ("mine=checkpoint:runs/lr=1:2", Entrant("mine", "checkpoint", "runs/lr=1:2")),
         ("base=untrained:runs/hf", Entrant("base", "untrained", "runs/hf")),
         ("dark=blind:runs/hf", Entrant("dark", "blind", "runs/hf")),
         ("script=expert:", Entrant("script", "expert", "")),

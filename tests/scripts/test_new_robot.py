@@ -1,4 +1,4 @@
-"""`scripts.new_robot` on a LeRobot folder: the row, what stays open, and the look at samples."""
+"""`scripts.new_robot` on recordings of each format: the row, what stays open, and the samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from scripts.new_robot import COMMAND, OPEN, main
 
+SETS = Path(__file__).resolve().parents[1] / "fixtures" / "lerobot_sets"
 SO101 = Path(__file__).resolve().parents[1] / "fixtures" / "so101"
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 # two episodes do not show these: too few switches, images of 64 px, a simulated room in blue
@@ -85,7 +86,8 @@ def test_a_user_is_asked_on_a_terminal(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([str(SO101.parent)], "has no meta/info.json; it is no LeRobot dataset"),
+        ([str(SO101.parent)], "is no recording that is read: it has neither meta/info.json"),
+        ([str(SO101 / "nowhere")], "is no recording that is read: it has neither meta/info.json"),
         ([str(SO101), "--answer=rgb"], "--answer is 'rgb'; it has the form NAME=VALUE"),
         ([str(SO101), "--answer=unit=turns"], "unit is 'turns', allowed is one of rad, deg"),
         ([str(SO101), "--answer=channels=0-9"], "channels is '0-9', allowed are columns 0..5"),
@@ -111,3 +113,32 @@ def test_a_file_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(str(SO101), f"--out={out}", "--force") == OPEN
     assert "DatasetSpec" in out.read_text()
     assert run(str(SO101), f"--out={tmp_path / 'my-robot.py'}") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("joints_v21", ("joints", "0-5", "low", "rad", "action")),
+        ("poses_v30", ("poses", "quaternion xyzw", "m", "low")),
+    ],
+)
+def test_what_lerobot_wrote_needs_no_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, lines: tuple[str, ...]
+) -> None:
+    out = tmp_path / f"{name}_robot.py"
+    assert run(str(SETS / name), f"--out={out}") == 0
+    printed = capsys.readouterr().out
+    values = [line.split(maxsplit=2)[2] for line in printed.splitlines() if len(line.split()) > 2]
+    assert set(lines) <= set(values)
+    assert f"--config.data.root={SETS / name}" in printed
+    assert "fill_in(" not in out.read_text()
+
+
+def test_without_the_viewer_it_is_named_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    out = tmp_path / "robot.py"
+    assert run(str(SO101), f"--out={out}", "--rerun") == 1
+    assert "rerun is not installed; it is in the extra 'rerun': pip" in capsys.readouterr().err
+    assert not out.exists()

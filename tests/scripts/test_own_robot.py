@@ -55,6 +55,7 @@ def test_words_choose_what_is_trained_and_where() -> None:
     assert (plain.batch_size, plain.optimizer.iters) == (32, 4000)
     assert (plain.optimizer.schedule, plain.optimizer.freeze_steps) == ("xvla_paper", 400)
     assert (plain.validation.every, plain.validation.episodes, plain.keep_every) == (200, 5, 200)
+    assert (plain.keep_best, plain.rollouts.task, plain.rollouts.every) == (True, "", 1000)
     full: Any = own_robot.get_config("500-full-joints6")
     assert (full.lora.rank, full.keep_every, full.optimizer.mode) == (0, 0, "xvla")
     assert (full.action_mode, full.real_action_dim) == ("auto", 6)
@@ -125,8 +126,9 @@ def test_a_run_from_a_row_with_targets_and_units(tmp_path: Path) -> None:
         "validation.episodes": 1,
         "validation.steps": 2,
         "log_every": 1,
-        "save_every": 4,
-        "keep_every": 2,
+        "save_every": 8,
+        "keep_every": 0,
+        "keep": 1,
     }
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
     workdir = f"--workdir={tmp_path / 'run'}"
@@ -134,10 +136,11 @@ def test_a_run_from_a_row_with_targets_and_units(tmp_path: Path) -> None:
     status, output = run("scripts.train", config, workdir, *flags)
     assert status == 0, output
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert [line["step"] for line in lines if "val_l1" in line] == [2, 4]
+    measured = {line["step"]: line["val_l1"] for line in lines if "val_l1" in line}
+    assert set(measured) == {2, 4}
     assert "lowest validation l1" in output
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert {"2", "4"} <= kept
+    assert kept == {"4", str(min(measured, key=measured.__getitem__))}, "the best and the newest"
     loaded = pretrained.load_checkpoint(tmp_path / "run")
     (contract,) = (c for c in loaded.contracts.values() if c.rotation_layout == "none")
     assert {(c.own_unit, c.scale) for c in contract.channels} == {("deg", math.pi / 180)}

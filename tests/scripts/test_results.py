@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from eval.files import write_json
+from eval.runs.compare import compare_runs
 from eval.runs.receipt import RESULTS, read_receipt
+from tests.eval.evaluations import NOISE, contestant, evaluate, resealed
 from tests.eval.runs.test_compare import A, B, changed
+from tests.eval.runs.test_receipt import made
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +36,7 @@ def run(module: str, *arguments: str, status: int = 0, timeout: int = 60) -> str
 
 def save(folder: Path, receipt: object) -> str:
     folder.mkdir()
-    write_json(folder / RESULTS, receipt)
+    write_json(folder / RESULTS, resealed(receipt))
     return str(folder)
 
 
@@ -44,6 +47,43 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
         assert part in said
     other = save(tmp_path / "other", changed(B, 0, seed=5))
     assert "of one side only" in run("compare_results", first, other, status=1)
+
+
+def test_several_runs_are_compared_and_exported(tmp_path: Path) -> None:
+    good, bad = made(good=[True] * 12), made(bad=[True] * 3 + [False] * 9)
+    folders = [save(tmp_path / name, run) for name, run in (("1", good), ("2", A), ("3", bad))]
+    export = tmp_path / "episodes.jsonl"
+    said = run("compare_results", *folders, f"--export={export}")
+    for part in ("3 comparisons", "good against bad", "36 episodes", "than: good, a"):
+        assert part in said
+    rows = [json.loads(line) for line in export.read_text().splitlines()]
+    assert [row["policy"] for row in rows] == ["good"] * 12 + ["a"] * 12 + ["bad"] * 12
+    assert rows[12]["scenario"] == "quickstart:3:30:172"
+    assert [row["success"] for row in rows[24:]] == [True] * 3 + [False] * 9
+    assert "--export" in run("compare_results", "--help")
+    refused = run("compare_results", *folders, f"--export={tmp_path}/none/file", status=1)
+    assert "none/file" in refused
+
+
+def test_robostats_agrees_where_it_computes_the_same(tmp_path: Path) -> None:
+    robostats = pytest.importorskip("robostats", reason="robostats is not installed (extra dev)")
+    folders = [save(tmp_path / "a", A), save(tmp_path / "b", B)]
+    export = tmp_path / "episodes.jsonl"
+    run("compare_results", *folders, f"--export={export}")
+    protocol = robostats.Protocol(max_steps=150)
+    read = robostats.load_jsonl(
+        export,
+        protocol=protocol,
+        success_field="success",
+        policy_id_field="policy",
+        task_id_field="row",
+        scenario_fields=["scenario"],
+        seed_field="seed",
+    )
+    pairs = robostats.pair(read.filter(policy_id="a"), read.filter(policy_id="b"))
+    assert robostats.mcnemar(pairs).p_value == pytest.approx(
+        compare_runs(A, "a", B, "b")["quickstart"].p_value
+    )
 
 
 def test_shards_are_merged_into_a_receipt_and_a_page(tmp_path: Path) -> None:
@@ -64,8 +104,49 @@ def test_shards_are_merged_into_a_receipt_and_a_page(tmp_path: Path) -> None:
     )
     assert (out / "report.html").read_text().endswith("</html>\n")
     refused = run("merge_results", folders[0], f"--out={tmp_path / 'half'}", status=1)
-    assert "shards 2/2 are missing" in refused
+    assert "shards 2/2 are missing; 2 is made by python -m scripts.evaluate" in refused
+    assert "--shard=2/2 --out=SHARD_2" in refused
     assert not (tmp_path / "half").exists()
+    again = tmp_path / "again"
+    run("merge_results", *folders, folders[0], f"--out={again}")
+    assert (again / RESULTS).read_bytes() == (out / RESULTS).read_bytes()
+
+
+def test_a_receipt_is_verified_with_the_files_beside_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    receipt = evaluate(out, contestant("a", NOISE), film="a")
+    write_json(out / RESULTS, receipt)
+    said = run("verify_receipt", str(out), f"--seal={receipt['seal']}")
+    assert "FAILS" not in said
+    for part in (receipt["seal"], "the same 12 episodes", "a: 12 of 12", "films/", "traces/"):
+        assert part in said
+    assert "another one: 00" in run("verify_receipt", str(out), "--seal=00", status=1)
+
+    # a change of any file is found, and named
+    for path, change, words in (
+        (next((out / "films").iterdir()), lambda text: text[:-1], "changed after the evaluation"),
+        (next((out / "traces").iterdir()), lambda _: b"", "changed after the evaluation"),
+        (out / "episodes.jsonl", lambda t: t.replace(b"true", b"null", 1), "episodes.jsonl"),
+        (out / RESULTS, lambda t: t.replace(b"llvm", b"GPU ").replace(b"fake", b"FAKE"), "seal is"),
+    ):
+        kept = path.read_bytes()
+        path.write_bytes(change(kept))
+        assert path.read_bytes() != kept
+        said = run("verify_receipt", str(out), status=1)
+        assert words in said
+        assert "FAILS" in said
+        path.write_bytes(kept)
+    assert "FAILS" not in run("verify_receipt", str(out))
+
+    # a forger who seals again is found by the journal, or by the seal that was published
+    forged = json.loads(json.dumps(receipt))
+    episode = forged["tasks"]["quickstart"]["policies"]["a"]["episodes"][5]
+    episode["success"] = not episode["success"]
+    write_json(out / RESULTS, resealed(forged))
+    assert "1 other episodes, such as 3:35:77 of a" in run("verify_receipt", str(out), status=1)
+    (out / "episodes.jsonl").unlink()
+    assert "FAILS" not in run("verify_receipt", str(out))
+    run("verify_receipt", str(out), f"--seal={receipt['seal']}", status=1)
 
 
 def test_names_from_a_receipt_are_no_markup(tmp_path: Path) -> None:

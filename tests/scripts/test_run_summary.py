@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from scripts.run_summary import CURVES, report, summary
+from xvla_jax.planning.roofline import StepWork, write_work
 from xvla_jax.training.telemetry import JsonLines
 
 
@@ -84,3 +85,10 @@ def test_runs_stand_side_by_side_and_are_drawn(workdir: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl is not there or empty"):
         summary(tmp_path)
+
+
+def test_the_roofline_is_shown_where_the_run_has_written_its_work(workdir: Path) -> None:
+    write_work(workdir, StepWork("TPU v5 lite", 1, int(19.7e12), None))  # of 0.2 s steps
+    assert summary(workdir)["roofline"] == "0.1 s by FLOPs, 50% reached"
+    write_work(workdir, StepWork("cpu", 1, 1, None))
+    assert summary(workdir)["roofline"] == "no peak known for cpu"

@@ -60,6 +60,7 @@ def _train(folder: Path, name: str, config: str, **changes: object) -> tuple[int
     environ = {
         "XLA_FLAGS": QUICK_COMPILE,
         "COLUMNS": "120",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

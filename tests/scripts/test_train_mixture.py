@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -28,6 +29,8 @@ FLAGS = (
     "--config.data.shuffle_per=mixture",
     "--config.data.shuffle_buffer=600",
     "--config.data.lanes=2",
+    "--config.data.deal=even",  # the sets have one to three views, which are packed
+    "--config.packed_views=auto",
     "--config.batch_size=32",
     f"--config.optimizer.iters={STEPS}",
     "--config.save_every=50",
@@ -52,6 +55,10 @@ def test_a_killed_run_resumes_on_another_number_of_hosts_to_the_bit(
     status, output = end(start(sets, straight, *FLAGS, devices=2, compiled=compiled))
     assert status == 0, output
     assert output.count("per frame") == SETS, "a line of the table for each set"
+    assert re.search(r"packed views: \d+ places for a device's 48 slots", output)
+    lines = read_metrics(straight)
+    assert all(line["packed_overflow"] < 0.1 for line in lines)
+    assert 0.0 < np.mean([line["packed_unused"] for line in lines]) < 0.1
 
     both = start_two(sets, killed, *FLAGS, compiled=compiled)
     wait_for_step(both[0], killed, 80)

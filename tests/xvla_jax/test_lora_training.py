@@ -55,7 +55,9 @@ def toy_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         model: Any, params: Any, batch: Mapping[str, Any], *, noise: Any, t: Any, rng: Any
     ) -> dict[str, jax.Array]:
         del model, noise, rng
-        total = _kernel(params).sum() + params["transformer"]["soft_prompts"].sum()
+        layers = [jax.tree.map(lambda leaf, i=i: leaf[i], _kernel(params)) for i in range(2)]
+        sums = sum(((jnp.ones((1, 32)) @ layer).sum() for layer in layers), start=jnp.zeros(()))
+        total = sums + params["transformer"]["soft_prompts"].sum()
         return {"sum": total * jnp.ones_like(t) * (1 + 0 * batch["proprio"][:, 0])}
 
     monkeypatch.setattr(flow, "sample_losses", losses)

@@ -176,6 +176,21 @@ def test_a_batch_in_parts_gives_the_same_numbers_on_a_mesh(
 
 
 @pytest.mark.slow
+def test_several_draws_give_the_same_numbers_on_a_mesh() -> None:
+    recipe = dataclasses.replace(tiny.RECIPE, noise_draws=3)
+    train_step = make_train_step(recipe, tiny.PROCESSOR, seed=0)
+
+    def stepped(data: int, fsdp: int) -> Any:
+        mesh, host_batch = tiny.mesh(data, fsdp), tiny.batch()
+        shown = host_batch | {"images": host_batch["images"][:, :2]}
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(tiny.state(data, fsdp), global_batch(shown, mesh))
+        return jax.device_get((metrics, state.opt_state[1].mu))
+
+    _assert_close(stepped(2, 4), stepped(1, 1))
+
+
+@pytest.mark.slow
 def test_a_fresh_state_is_made_in_shards_and_is_the_same_on_any_mesh() -> None:
     fresh = init_state(tiny.RECIPE, tiny.mesh(2, 4), seed=0)
     for tree in (fresh.params, fresh.opt_state[1].mu):

@@ -78,6 +78,7 @@ def test_parts_must_divide_the_batch() -> None:
     ("change", "message"),
     [
         ({"accumulate": 0}, "config.accumulate is 0"),
+        ({"noise_draws": 0}, "config.noise_draws is 0; it must be 1 or more"),
         ({"ema_decay": 1.0}, "config.ema_decay is 1.0; 0 <= ema_decay < 1"),
     ],
 )

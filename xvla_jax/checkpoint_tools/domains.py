@@ -227,10 +227,8 @@ def nearest(loaded: Pretrained, contract: Contract) -> tuple[int, str]:
         )
     known = {d.domain_id: d.contract for d in trained if d.contract is not None}
     if known:
-        agreements = {i: _agreement(theirs, contract) for i, theirs in known.items()}
-        best = max(
-            known, key=lambda i: (*agreements[i].values(), -_octaves(known[i], contract), -i)
-        )
+        agreements = {i: agreement(theirs, contract) for i, theirs in known.items()}
+        best = max(known, key=lambda i: (*agreements[i].values(), -octaves(known[i], contract), -i))
         same = [name for name, agrees in agreements[best].items() if agrees]
         other = [name for name, agrees in agreements[best].items() if not agrees]
         return best, (
@@ -392,7 +390,8 @@ def with_tables(params: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> 
     return copied
 
 
-def _agreement(a: Contract, b: Contract) -> dict[str, bool]:
+def agreement(a: Contract, b: Contract) -> dict[str, bool]:
+    """Returns the conventions by which `nearest` compares, in its order: True where they agree."""
     return {
         "action space": a.action_space == b.action_space,
         "rotation layout": a.rotation_layout == b.rotation_layout,
@@ -403,7 +402,8 @@ def _agreement(a: Contract, b: Contract) -> dict[str, bool]:
     }
 
 
-def _octaves(a: Contract, b: Contract) -> float:
+def octaves(a: Contract, b: Contract) -> float:
+    """Returns the distance of two rates: 1 where one is twice the other."""
     return abs(math.log2(a.anchor_hz / b.anchor_hz))
 
 

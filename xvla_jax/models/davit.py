@@ -16,7 +16,6 @@ from xvla_jax.config import VisionConfig
 from xvla_jax.models.kernels import attend, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     Kept,
     LayerNorm,
     Mlp,
@@ -25,6 +24,8 @@ from xvla_jax.models.layers import (
     rematerialised,
     rematerialised_function,
 )
+from xvla_jax.models.low_rank import Conv, Dense
+from xvla_jax.models.packing import pack
 from xvla_jax.sharding import batch_split
 
 
@@ -140,13 +141,16 @@ class DropPath(nn.Module):
     rate: float | Array
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """``[B, ...] -> [B, ...]``."""
+    def __call__(self, x: Array, order: Array | None = None, *, train: bool) -> Array:
+        """``[B, ...] -> [B, ...]``; with the ``order`` of packed images, see `DaViT`."""
         if not train or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)  # one draw an image
+        images = x.shape[0] if order is None else order.size
+        shape = (images,) + (1,) * (x.ndim - 1)  # one draw an image
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        if order is not None:  # packed images take the draws of their slots
+            kept = pack(kept, order, x.shape[0] // order.shape[0])
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))
 
 
@@ -185,13 +189,13 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, order: Array | None = None) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
         drop = DropPath(self.drop_path)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv1")(x)
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
         attention = self.attention(dtype=self.dtype, name="attention")
-        x = checkpoint_name(x + drop(attention(y), train=train), Kept.BETWEEN)
+        x = checkpoint_name(x + drop(attention(y), order, train=train), Kept.BETWEEN)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
         shape, width = x.shape, x.shape[-1]
         inside = (shape[0], -1, width) if self.flat else shape
@@ -201,7 +205,7 @@ class Block(nn.Module):
         x = x.reshape(inside)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x).reshape(rows)
         y = Mlp(4 * width, gelu_erf, dtype=self.dtype, name="mlp")(y)
-        return (x + drop(y.reshape(x.shape), train=train)).reshape(shape)
+        return (x + drop(y.reshape(x.shape), order, train=train)).reshape(shape)
 
 
 class ConvEmbed(nn.Module):
@@ -220,7 +224,7 @@ class ConvEmbed(nn.Module):
         norm = LayerNorm(dtype=self.dtype, name="norm")
         if self.prenorm:
             x = norm(x)
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.stride,
@@ -249,8 +253,12 @@ class DaViT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels: Array, *, train: bool = False) -> Array:
-        """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release."""
+    def __call__(self, pixels: Array, order: Array | None = None, *, train: bool = False) -> Array:
+        """Normalised ``[B, H, W, 3] -> [B, H', W', C]``; 224 px gives 7 x 7 x 2048 at release.
+
+        Packed images come with ``order`` ``int32[G, n]``: each of G devices has the images of the
+        first of its slots in that order. Drop path draws for all slots.
+        """
         c = self.config
         # Drop path rates rise evenly over all blocks, two to a pair.
         rates = iter(np.linspace(0.0, c.drop_path_rate, 2 * sum(c.depths)).tolist())
@@ -274,11 +282,17 @@ class DaViT(nn.Module):
             # Parameters are made by the blocks themselves, so a scan has to wait for them.
             scanned = self.scan and depth > 1 and not self.is_initializing()
             run = self._scanned_stage if scanned else self._stage
-            x = run(x, f"stage{i}", pair, pair_rates, train)
+            x = run(x, f"stage{i}", pair, pair_rates, train, order)
         return x
 
     def _stage(
-        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+        self,
+        x: Array,
+        name: str,
+        pair: Pair,
+        rates: list[list[float]],
+        train: bool,
+        order: Array | None,
     ) -> Array:
         blocks = rematerialised(Block, self.remat, scanned=False)
         for j, pair_rates in enumerate(rates):
@@ -286,11 +300,17 @@ class DaViT(nn.Module):
                 block = blocks(
                     attention, rate, self.scan, dtype=self.dtype, name=f"{name}_{kind}{j}"
                 )
-                x = batch_split(block(x, train))
+                x = batch_split(block(x, train, order))
         return x
 
     def _scanned_stage(
-        self, x: Array, name: str, pair: Pair, rates: list[list[float]], train: bool
+        self,
+        x: Array,
+        name: str,
+        pair: Pair,
+        rates: list[list[float]],
+        train: bool,
+        order: Array | None,
     ) -> Array:
         params = self.variables["params"]
         pairs = [{kind: params[f"{name}_{kind}{j}"] for kind in pair} for j in range(len(rates))]
@@ -304,7 +324,7 @@ class DaViT(nn.Module):
             for i, (kind, attention) in enumerate(pair.items()):
                 block = functools.partial(_apply_block, attention, self.dtype)
                 block = rematerialised_function(block, self.remat)
-                x = block(x, params[kind], rates[i], None if keys is None else keys[i])
+                x = block(x, params[kind], rates[i], None if keys is None else keys[i], order)
                 x = batch_split(x)
             return x, None
 
@@ -320,8 +340,9 @@ def _apply_block(
     params: Any,
     rate: Array,
     key: Array | None,
+    order: Array | None,
 ) -> Array:
     """Applies a block with the given parameters; drops nothing without a key."""
     block = Block(attention, rate, flat=True, dtype=dtype, parent=None)
     rngs = {} if key is None else {"dropout": key}
-    return jnp.asarray(block.apply({"params": params}, x, key is not None, rngs=rngs))
+    return jnp.asarray(block.apply({"params": params}, x, key is not None, order, rngs=rngs))

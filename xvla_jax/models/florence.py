@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import functools
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core.scope import Scope
 from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import TextConfig, VisionConfig
@@ -14,7 +16,6 @@ from xvla_jax.models.davit import DaViT
 from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
-    Dense,
     Dropout,
     Kept,
     KeyProjection,
@@ -24,6 +25,8 @@ from xvla_jax.models.layers import (
     stacked,
     weights_shape,
 )
+from xvla_jax.models.low_rank import Dense
+from xvla_jax.models.packing import Packing, pack, packing_of, second_pass, unpack
 from xvla_jax.sharding import batch_split
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late
@@ -184,6 +187,7 @@ class Florence(nn.Module):
     remat: str = "none"
     unroll: bool = False
     scan_vision: bool = False
+    packed_views: float = 0.0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -207,15 +211,48 @@ class Florence(nn.Module):
             ``vlm_features`` ``[B, N + L, M]`` and ``aux_visual_inputs`` ``[B, (V - 1) * N, M]``. An
             absent view is N tokens of exactly zero, attended like any other.
         """
+        tokens = self.view_tokens(pixels, view_mask, train=train)  # [B, V, N, M]
+        # Only the main camera is encoded with the text; [B, V - 1, N, M] -> [B, (V - 1) * N, M]
+        features = self.text_encoder(tokens[:, 0], input_ids, train=train)
+        return features, tokens[:, 1:].reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+    def view_tokens(self, pixels: Array, view_mask: Array, *, train: bool = False) -> Array:
+        """Encodes views ``[B, v, H, W, 3]`` as tokens ``[B, V, N, M]``, zeros where absent."""
         batch, shown = pixels.shape[:2]
-        # Views are images of their own to the tower: [B * v, H, W, 3] -> [B * v, h, w, C]
-        maps = self.vision_tower(pixels.reshape(batch * shown, *pixels.shape[2:]), train=train)
-        tokens = self.image_projector(maps)
+        # Views are images of their own to the tower: [B * v, H, W, 3] -> [B * v, N, M]
+        images = pixels.reshape(batch * shown, *pixels.shape[2:])
+        packing = packing_of(view_mask[:, :shown], self.packed_views) if train else None
+        if packing is None:
+            tokens = self.image_tokens(images, None, train)
+        else:
+            tokens = self._packed_tokens(images, packing)
         tokens = tokens.reshape(batch, shown, *tokens.shape[1:])  # [B, v, N, M]
         # Slots that were not computed, then absent views among the others, become zeros.
         unseen = view_mask.shape[1] - shown
         tokens = jnp.pad(tokens, ((0, 0), (0, unseen), (0, 0), (0, 0)))  # [B, V, N, M]
-        tokens = jnp.where(view_mask[:, :, None, None], tokens, jnp.zeros_like(tokens))
-        # Only the main camera is encoded with the text; [B, V - 1, N, M] -> [B, (V - 1) * N, M]
-        features = self.text_encoder(tokens[:, 0], input_ids, train=train)
-        return features, tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])
+        return jnp.where(view_mask[:, :, None, None], tokens, jnp.zeros_like(tokens))
+
+    def image_tokens(self, images: Array, order: Array | None, train: bool) -> Array:
+        """Encodes images ``[I, H, W, 3]`` as tokens ``[I, N, M]``; ``order`` as for `DaViT`."""
+        return self.image_projector(self.vision_tower(images, order, train=train))
+
+    def _packed_tokens(self, images: Array, packing: Packing) -> Array:
+        """Encodes the images that are there: ``[I, H, W, 3] -> [I, N, M]``, others undefined."""
+        order, places = packing.order, packing.places
+        first = self.image_tokens(pack(images, order, places), order, True)
+        # The other slots in turn; their images are encoded only where a device needs it.
+        order = jnp.roll(packing.order, -places, axis=1)
+        others = pack(images, order, order.shape[1] - places)
+        # Named as this module: its drop path then draws for a slot what the first pass would draw.
+        scope = cast(Scope, self.scope)
+        run = functools.partial(_apply_image_tokens, self.clone(parent=None))
+        second = second_pass(run, packing.overflow, self.variables, others, order, scope.rngs)
+        return unpack(first, jnp.asarray(second), packing.order)
+
+
+def _apply_image_tokens(
+    florence: Florence, variables: Any, images: Array, order: Array, rngs: Any
+) -> Array:
+    """Applies `Florence.image_tokens` with given variables and keys, as a pure function."""
+    tokens = florence.apply(variables, images, order, True, method="image_tokens", rngs=rngs)
+    return jnp.asarray(tokens)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import abstract_params
 
+_READERS: Final = min(4, os.cpu_count() or 1)
 # Paths of the parameters that are stacked by layer.
 _STACKS: Final = (("vlm", "text_encoder", "layers"), ("transformer", "blocks"))
 
@@ -30,22 +33,29 @@ def inference_params(
     Args:
         params: arrays, or values that numpy turns into arrays and that can be indexed by layer.
         dtype: computing type.
-        place: puts each leaf on its device as soon as it is made, so the host holds one at a time.
+        place: puts each leaf on its device as soon as it is made, so the host holds one for each of
+            its few threads: reading, checking and copying wait for memory and disk.
     """
 
-    def convert(path: Any, leaf: Any) -> Any:
-        names = tuple(key.key for key in path)
-
+    def convert(names: tuple[str, ...], read: Callable[[], Any]) -> Any:
         # Cast on the host and placed at once: a float32 copy on the device would double its peak.
-        def one(value: Any) -> Any:
-            array = np.asarray(value)
-            return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
+        array = np.asarray(read())
+        return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
 
-        if any(names[: len(stack)] == stack for stack in _STACKS):
-            return [one(leaf[layer]) for layer in range(leaf.shape[0])]
-        return one(leaf)
+    with ThreadPoolExecutor(_READERS) as pool:
 
-    return _apart(jax.tree_util.tree_map_with_path(convert, dict(params)), ())
+        def start(path: Any, leaf: Any) -> Any:
+            names = tuple(key.key for key in path)
+            if any(names[: len(stack)] == stack for stack in _STACKS):
+                layers = range(leaf.shape[0])
+                return [pool.submit(convert, names, lambda i=i: leaf[i]) for i in layers]
+            return pool.submit(convert, names, lambda: leaf)
+
+        started = jax.tree_util.tree_map_with_path(start, dict(params))
+        try:
+            return _apart(jax.tree.map(lambda future: future.result(), started), ())
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, the leaves that wait
 
 
 def abstract_inference_params(config: XVLAConfig, dtype: Any, sharding: Any) -> dict[str, Any]:

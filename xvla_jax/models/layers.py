@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.kernels import Array, attend, drop
+from xvla_jax.models.low_rank import Dense
 
 
 class Kept(enum.StrEnum):
@@ -118,7 +119,6 @@ LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
 
 # Statistics are float32 whatever dtype is, and exact: E[x^2] - E[x]^2 would cancel.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
-Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 
 # Checkpointed: the backward pass keeps the input alone, not four arrays of its size.
 gelu_erf = jax.checkpoint(functools.partial(nn.gelu, approximate=False))

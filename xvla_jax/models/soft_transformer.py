@@ -13,7 +13,6 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.models.layers import (
     QKV,
     Array,
-    Dense,
     DomainLinear,
     Kept,
     LayerNorm,
@@ -23,6 +22,7 @@ from xvla_jax.models.layers import (
     stacked,
     time_embedding,
 )
+from xvla_jax.models.low_rank import Dense
 from xvla_jax.sharding import batch_split
 
 DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU, after fc2

@@ -33,6 +33,8 @@ class XVLA(nn.Module):
         unroll: each layer has parameters of its own, see ``inference.inference_params``; a scan
             would copy a layer's slice of the stacked weights before each product.
         scan_vision: compiles the block pairs of a vision stage once, see ``davit.DaViT``.
+        packed_views: in training, images that the vision tower runs at once, as a share of a
+            device's view slots; 0 runs all slots. See ``packing``.
     """
 
     config: XVLAConfig
@@ -40,6 +42,7 @@ class XVLA(nn.Module):
     remat: str = "none"
     unroll: bool = False
     scan_vision: bool = False
+    packed_views: float = 0.0
 
     def setup(self) -> None:
         """Declares the two halves."""
@@ -50,6 +53,7 @@ class XVLA(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
             scan_vision=self.scan_vision,
+            packed_views=self.packed_views,
             dtype=self.dtype,
         )
         self.transformer = SoftPromptedTransformer(
@@ -106,8 +110,19 @@ class XVLA(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
-        """Encodes and denoises in one call, which also initialises all parameters."""
-        context = self.encode(pixels, view_mask, input_ids, train=train)
+        """Encodes and denoises in one call, which also initialises all parameters.
+
+        ``actions``, ``proprio`` and ``t`` may have K rows for each observation, side by side,
+        ``[B * K, ...]``. Each observation is encoded once.
+        """
+        context: Context | HeadContext = self.encode(pixels, view_mask, input_ids, train=train)
+        draws = len(t) // len(domain_id)
+        if draws > 1:
+            context = self.prepare(context, domain_id)
+            # [B, ...] -> [B * K, ...]: a broadcast, so each device keeps its observations
+            context, domain_id = jax.tree.map(
+                lambda x: jnp.repeat(x, draws, axis=0), (context, domain_id)
+            )
         return self.denoise(context, actions, proprio, domain_id, t, train=train)
 
 

@@ -14,26 +14,41 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
 
+from xvla_jax.models.packing import OVERFLOW_SCOPE
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS
 from xvla_jax.processor import Processor
 from xvla_jax.training.state import Recipe
 from xvla_jax.training.step import make_train_step
 
-# Start of `device_kind` -> dense bfloat16 FLOP/s; the first match counts. GPUs: NVIDIA's data
-# sheets of A100, H100 SXM and H200 SXM.
-PEAKS: Final[Mapping[str, float]] = {
-    "TPU v5 lite": CHIPS["v5e"].peak_flops,
-    "TPU v5": CHIPS["v5p"].peak_flops,
-    "TPU v6 lite": CHIPS["v6e"].peak_flops,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+
+class Peak(NamedTuple):
+    """Highest rates of a device: dense bfloat16 FLOP/s, and bytes/s of its memory."""
+
+    flops: float
+    hbm_bandwidth: float
+
+    @classmethod
+    def of_chip(cls, name: str) -> Peak:
+        """Returns the rates of a row of `CHIPS`."""
+        return cls(CHIPS[name].peak_flops, CHIPS[name].hbm_bandwidth)
+
+
+# Start of `device_kind` -> its peak; the first match counts. GPUs: NVIDIA's data sheets of A100 SXM
+# (80 and 40 GB), H100 SXM and H200 SXM.
+PEAKS: Final[Mapping[str, Peak]] = {
+    "TPU v5 lite": Peak.of_chip("v5e"),
+    "TPU v5": Peak.of_chip("v5p"),
+    "TPU v6 lite": Peak.of_chip("v6e"),
+    "NVIDIA A100-SXM4-40GB": Peak(312e12, 1555e9),
+    "NVIDIA A100": Peak(312e12, 2039e9),
+    "NVIDIA H100": Peak(989e12, 3350e9),
+    "NVIDIA H200": Peak(989e12, 4800e9),
 }
 
 
@@ -55,8 +70,8 @@ class Product:
     dtypes: tuple[str, str]
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Returns the bfloat16 FLOP/s of a device; None if `PEAKS` has no row, as for CPUs."""
+def peak_of(device_kind: str) -> Peak | None:
+    """Returns the peak of a device; None if `PEAKS` has no row, as for CPUs."""
     return next((peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)), None)
 
 
@@ -117,7 +132,7 @@ def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Counts FLOPs of a function; arguments may be abstract.
 
     A scan counts as often as it runs, a ``while`` of unknown length once, a ``cond`` as its largest
-    branch.
+    branch, but for the second pass of packed views, which most steps skip.
     """
     return _total(jax.make_jaxpr(function)(*_shapes(arguments)).jaxpr)
 
@@ -200,7 +215,8 @@ def _equation(equation: Any) -> int:
         return _COUNTS[name](equation)
     inner = [_total(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        return max(inner)
+        skipped = OVERFLOW_SCOPE in str(equation.source_info.name_stack)
+        return min(inner) if skipped else max(inner)
     return equation.params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
 

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from xvla_jax.errors import ProgramError
+from xvla_jax.models.packing import OVERFLOW_SCOPE
 
 _COMPUTATION: Final = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION: Final = re.compile(
     r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) (?P<op>[\w\-]+)\((?P<rest>.*)$"
 )
-_CALLED: Final = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_CALLED: Final = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS: Final = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME: Final = re.compile(r'op_name="([^"]*)"')
@@ -137,6 +140,9 @@ class Module:
     def visits(self) -> Iterator[Visit]:
         """Yields all instructions that run, in order; those of loops once, with their runs.
 
+        All branches of a conditional count as run, but for the second pass of packed views, which
+        most steps skip.
+
         Raises:
             ProgramError: a loop without a known trip count.
         """
@@ -150,7 +156,7 @@ class Module:
             where = instruction.op_name or where
             yield Visit(instruction, peers, runs, where, inside or instruction)
             deeper = inside or (None if instruction.op in _CONTROL else instruction)
-            for called in called_by(instruction):
+            for called in _run_by(instruction):
                 times = runs * self._trips(instruction)
                 yield from self._visit(called, times, where, deeper)
 
@@ -221,6 +227,15 @@ def called_by(instruction: Instruction) -> Sequence[str]:
     return _CALLED.findall(instruction.rest) + (
         re.findall(r"[\w.\-]+", branches[1]) if branches else []
     )
+
+
+def _run_by(instruction: Instruction) -> Sequence[str]:
+    """Returns the names of the computations that an instruction runs in most steps."""
+    called = called_by(instruction)
+    if instruction.op != "conditional" or OVERFLOW_SCOPE not in instruction.op_name:
+        return called
+    skipped = instruction.attribute("false_computation").lstrip("%")
+    return [skipped or called[0]]  # a list of branches begins with the one of False
 
 
 def bytes_by_kind(module: Module, *, devices: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.lora import MERGE_SCOPE, LoraConfig
+from xvla_jax.models.packing import PACKING_SCOPE
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
@@ -57,6 +58,8 @@ class Run:
         channel_mask: some source of the data lacks a channel.
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
+        packed_views: see ``xvla_jax.XVLA``.
+        noise_draws: times and noises for each observation.
     """
 
     config: XVLAConfig
@@ -74,6 +77,8 @@ class Run:
     channel_mask: bool = False
     lora: LoraConfig | None = None
     scan_vision: bool = False
+    packed_views: float = 0.0
+    noise_draws: int = 1
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -127,8 +132,21 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The model and how it is trained."""
-        model = XVLA(self.config, dtype=self.dtype, remat=self.remat, scan_vision=self.scan_vision)
-        return Recipe(model, self.optimizer, self.accumulate, self.ema_decay, self.lora)
+        model = XVLA(
+            self.config,
+            dtype=self.dtype,
+            remat=self.remat,
+            scan_vision=self.scan_vision,
+            packed_views=self.packed_views,
+        )
+        return Recipe(
+            model,
+            self.optimizer,
+            self.accumulate,
+            self.ema_decay,
+            self.lora,
+            noise_draws=self.noise_draws,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +267,22 @@ def wide_products(module: hlo.Module) -> list[str]:
     ]
 
 
+def gradients_of_merged(module: hlo.Module) -> list[str]:
+    """Lists ``op_name`` of every product of the gradient of a matrix that an adapter changes.
+
+    Gradients of A and B come from the tokens, see ``xvla_jax/models/low_rank.py``. Taken from the
+    gradient of the merged matrix instead, they cost as much as the gradients of a full fine-tune.
+    Merging itself makes a large matrix of small ones, its gradient small ones of a large matrix.
+    """
+    return [
+        visit.op_name
+        for visit in module.visits()
+        if flops.product_flops(visit) is not None
+        and MERGE_SCOPE in visit.op_name
+        and any(visit.operand(i).elements > visit.instruction.arrays[0].elements for i in range(2))
+    ]
+
+
 def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     """Lists collectives that gather values computed from the optimizer's state.
 
@@ -273,8 +307,19 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     return gathers
 
 
+def exchanges_of_packed_views(module: hlo.Module) -> list[str]:
+    """Lists collectives that move packed images or tokens: each device packs its own."""
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if PACKING_SCOPE in visit.instruction.op_name and collective_kind(visit) is not None
+    ]
+
+
 GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "host calls": host_calls,
     "products of two float32 operands": wide_products,
+    "gradients of matrices that an adapter changes": gradients_of_merged,
     "gathers of optimizer state": gathers_of_optimizer_state,
+    "exchanges of packed views": exchanges_of_packed_views,
 }

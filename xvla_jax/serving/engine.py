@@ -70,9 +70,8 @@ class PolicyEngine:
         self, policy: Policy, limits: Limits, *, views: Sequence[int] = (), any_domain: bool = False
     ) -> None:
         slots = policy.processor.num_views
-        self._views = sorted(set(views)) or list(range(1, slots + 1))
-        if not set(self._views) <= set(range(1, slots + 1)):
-            raise ConfigError(f"views is {self._views}; 1 .. {slots} exist in this checkpoint")
+        self.programs: Sequence[tuple[int, int]] = programs_of(slots, views, limits)
+        self._views = sorted({count for count, _ in self.programs})
         self._policy = policy
         trained = policy.contracts and not any_domain
         domains = policy.contracts if trained else range(policy.config.num_domains)
@@ -88,10 +87,6 @@ class PolicyEngine:
             names={name: i for name, i in policy.domains.items() if i in domains},
             lacking={i: c.lacking for i, c in policy.contracts.items() if c.unrecorded},
         )
-        sizes = [1 << i for i in range(limits.batch.bit_length())]
-        self.programs: Sequence[tuple[int, int]] = [
-            (count, size) for count in self._views for size in sizes
-        ]
         self.channels: Mapping[int, Any] = {
             domain: _channels(policy, domain) for domain in sorted(self.rules.domains)
         }
@@ -172,6 +167,24 @@ class PolicyEngine:
             "dtype": str(np.dtype(policy.model.dtype)),
             "limits": dataclasses.asdict(rules.limits),
         }
+
+
+def programs_of(slots: int, views: Sequence[int], limits: Limits) -> list[tuple[int, int]]:
+    """Returns views and batch size of each program that a server compiles.
+
+    Args:
+        slots: of views in the checkpoint.
+        views: numbers of views to serve; all if empty.
+        limits: of the server.
+
+    Raises:
+        ConfigError: a number of views that the checkpoint has not.
+    """
+    counts = sorted(set(views)) or list(range(1, slots + 1))
+    if not set(counts) <= set(range(1, slots + 1)):
+        raise ConfigError(f"views is {counts}; 1 .. {slots} exist in this checkpoint")
+    sizes = [1 << i for i in range(limits.batch.bit_length())]
+    return [(count, size) for count in counts for size in sizes]
 
 
 def _channels(policy: Policy, domain: int) -> list[dict[str, Any]] | str:

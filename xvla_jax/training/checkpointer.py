@@ -8,16 +8,18 @@ contracts), ``config`` (of the run) and ``provenance``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
 
 from xvla_jax.checkpoints.accounting import check_stored_tree
 from xvla_jax.checkpoints.folders import disk_errors
@@ -27,6 +29,8 @@ from xvla_jax.training.state import TrainState
 
 _DISK_MARGIN: Final = 1.1  # free space asked for, as a multiple of the state's size
 _ITEMS: Final = ("params", "opt_state", "ema", "position", "model", "config", "provenance")
+
+KeptToo = Callable[[Sequence[int]], Collection[int]]  # steps that are there -> those to keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,23 @@ class RunItems:
     model: Mapping[str, Any]
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
+
+
+class LowestError:
+    """The measured step with the lowest error among the checkpoints that are there."""
+
+    def __init__(self, errors: Mapping[int, float]) -> None:
+        """Takes the errors of the steps that were measured before."""
+        self._errors = dict(errors)
+
+    def add(self, step: int, error: float) -> None:
+        """Notes the error of a step, which may have been measured before."""
+        self._errors[step] = error
+
+    def __call__(self, steps: Sequence[int]) -> set[int]:
+        """Returns the best of ``steps``, of equal ones the first; empty where none has an error."""
+        measured = [step for step in steps if math.isfinite(self._errors.get(step, math.nan))]
+        return {min(measured, key=self._errors.__getitem__)} if measured else set()
 
 
 class Checkpointer:
@@ -60,6 +81,7 @@ class Checkpointer:
         keep: int,
         save_interval: int,
         keep_every: int = 0,
+        kept_too: Sequence[KeptToo] = (),
         timeout_s: int = 300,
     ) -> None:
         """Opens ``workdir/checkpoints``, and removes what a killed run had not finished.
@@ -71,6 +93,8 @@ class Checkpointer:
                 it, and waits for the one before: at any moment the newest complete step is at most
                 two saves old.
             keep_every: multiples of this step are kept as well; 0 = none.
+            kept_too: each takes the steps that are there, in order, and returns those that it
+                needs; asked whenever a step is saved, the same on every process.
             timeout_s: limit for the processes to wait until all have written their part.
 
         Raises:
@@ -88,9 +112,12 @@ class Checkpointer:
         self.blocked_s = 0.0
         # Orbax writes a step under a temporary name and renames it when it is complete; half the
         # interval, because a kill may hit while the newest step is still being written.
+        policies: list[managers.PreservationPolicy] = [managers.LatestN(keep)]
+        policies += [managers.EveryNSteps(keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_every or None,
+            preservation_policy=managers.AnyPreservationPolicy(
+                [*policies, *(_Kept(choose) for choose in kept_too)]
+            ),
             save_interval_steps=max(1, save_interval // 2),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(timeout_secs=timeout_s),
@@ -211,6 +238,22 @@ class Checkpointer:
                 f"a checkpoint takes {needed / 2**30:.2f} GiB; "
                 "free some space or choose another --workdir. The last complete checkpoint is kept."
             )
+
+
+class _Kept(managers.PreservationPolicy):
+    """Keeps the steps that a function names."""
+
+    def __init__(self, choose: KeptToo) -> None:
+        self._choose = choose
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[managers.PolicyCheckpointInfo],
+        *,
+        context: managers.PreservationContext,  # noqa: ARG002  # empty
+    ) -> Sequence[bool]:
+        kept = self._choose([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _trees(state: TrainState) -> dict[str, Any]:

@@ -24,17 +24,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from xvla_jax.batch import IMAGE_FIELDS, check_batch
+from xvla_jax.compilation.profiling import StepProfile, data_wait
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, TrainingError
 from xvla_jax.sharding import global_batch
-from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
 from xvla_jax.training.step import Arrays, TrainStep
-from xvla_jax.training.telemetry import MetricsWriter, Watch
+from xvla_jax.training.telemetry import MetricsWriter, StepMeans, Watch
 from xvla_jax.training.validation import Validation
 
 Position = Mapping[str, Any]
+Write = Callable[[int, Mapping[str, float]], None]  # takes a step and its scalars
 
 _log = logging.getLogger(__name__)
 
@@ -65,35 +67,35 @@ def run_loop(
     with DeviceFeed(batches, placement) as feed:
         stopping = stop.reached(step)
         while not stopping:
-            # The feed has placed this batch on the device while the step before was computed.
-            fed = next(feed)
-            # Dispatched, not awaited: what follows runs on the host beside the device, until a
-            # number of this step is read.
-            with jax.set_mesh(placement.mesh):
-                state, metrics = train_step(state, fed.batch)
+            with reports.profile.step(step + 1):
+                # The feed has placed this batch on the device while the step before was computed.
+                fed = next(feed)
+                # Dispatched, not awaited: the host continues until it reads a number of this step.
+                with jax.set_mesh(placement.mesh):
+                    state, metrics = train_step(state, fed.batch)
             step += 1
-            reports.skips.add(step, metrics, fed.samples)
-            reports.watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
+            reports.step(step, state, metrics, fed, waited_s=feed.waited_s)
 
             # Before the log, so that a measurement is in the line of its step.
             measured = {}
             if validation and validation.due(step, schedule.iters):
                 measured = _validate(validation, state, placement.mesh, reports.watch)
-                l1 = {name: v for name, v in measured.items() if name.startswith("val_l1")}
-                _log.info("step %d/%d  %s", step, schedule.iters, _listed(l1))
+                _log.info("step %d/%d  %s", step, schedule.iters, _listed(measured, "val_l1"))
             if step % schedule.log_every == 0 or step == schedule.iters or measured:
-                scalars = _scalars(metrics, reports.domains)
+                scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
 
-            # Asked before saving, because the last step is saved whatever the interval. All
-            # processes ask at every step, so they agree on the one to stop at.
+            # Before saving, for the last step is always saved. All processes ask, so all agree.
             stopping = step >= schedule.iters or stop.reached(step)
             # Last, with the position behind this batch: the source is a batch ahead by now.
+            force = saving.needs(step, measured) or stopping
             with reports.watch.waiting("checkpoint"):
                 run_position = functools.partial(saving.run_position, fed.position)
                 saving.checkpointer.save(
-                    step, state, position=run_position, items=saving.items, force=stopping
+                    step, state, position=run_position, items=saving.items, force=force
                 )
+            for earlier, scalars in saving.companion.follow(step).items():
+                reports.writer.write(earlier, scalars)
     reports.skips.flush()
     return state
 
@@ -126,6 +128,44 @@ class Placement:
     present_views: int
 
 
+class Companion:
+    """Work on the run's checkpoints beside the training, such as rollouts; this one has none.
+
+    The loop waits for none of the methods.
+    """
+
+    def due(self, step: int) -> bool:  # noqa: ARG002  # for subclasses
+        """Returns True where a checkpoint of ``step`` is needed, whatever the interval of saves."""
+        return False
+
+    def follow(self, step: int) -> Mapping[int, Mapping[str, float]]:  # noqa: ARG002
+        """Starts and ends work after ``step`` was saved, if it was due.
+
+        Returns:
+            Results that are new: scalars by the step of their checkpoint.
+        """
+        return {}
+
+    def scalars(self) -> Mapping[str, float]:
+        """Returns scalars for the line of metrics that is written now."""
+        return {}
+
+    def finish(self, write: Write, stop: StopSignal) -> bool:  # noqa: ARG002
+        """Does after the last step what is left, unless ``stop`` comes.
+
+        Args:
+            write: takes results: a step and its scalars.
+            stop: leaves the rest to the next process of the run.
+
+        Returns:
+            True where nothing is left.
+        """
+        return True
+
+    def close(self) -> None:
+        """Ends work under way, which the next process of the run continues."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Saving:
     """The checkpointer, and the values that checkpoints hold beside the state.
@@ -134,11 +174,23 @@ class Saving:
         checkpointer: the checkpointer of the workdir.
         items: values that are the same in every checkpoint of the run.
         run_position: position of this process in its data -> position of the run, over all.
+        lowest: takes ``val_l1`` of each measured step, which is then saved whatever the interval;
+            None to save at the interval only.
+        companion: works on checkpoints beside the training.
     """
 
     checkpointer: Checkpointer
     items: RunItems
     run_position: Callable[[Position], Position]
+    lowest: LowestError | None = None
+    companion: Companion = dataclasses.field(default_factory=Companion)
+
+    def needs(self, step: int, measured: Mapping[str, float]) -> bool:
+        """Returns True to save ``step`` whatever the interval; notes what validation measured."""
+        if self.lowest and measured:
+            self.lowest.add(step, measured["val_l1"])
+            return True
+        return self.companion.due(step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +202,30 @@ class Reports:
         watch: measures the time of steps, data and saves.
         skips: counts the steps without an update, and ends the run at its limit.
         domains: names by id; the loss of a domain without one is named by its id.
+        means: metrics that are reported as means over steps, not of the last one.
+        profile: traces the steps that were asked for.
     """
 
     writer: MetricsWriter
     watch: Watch
     skips: SkipWatch
     domains: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    means: StepMeans = dataclasses.field(default_factory=StepMeans)
+    profile: StepProfile = dataclasses.field(default_factory=StepProfile)
+
+    def step(
+        self, step: int, state: TrainState, metrics: Arrays, fed: Fed, *, waited_s: float
+    ) -> None:
+        """Counts a step, and ends the profile after its last; else the device is not awaited."""
+        self.profile.end(step, state)
+        self.skips.add(step, metrics, fed.samples)
+        self.means.add(metrics)
+        self.watch.step(waited_s=waited_s, samples=fed.rows * jax.process_count())
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the metrics of a step with the times and skips so far, and logs a line."""
-        line = {**scalars, **self.watch.read(), "skipped_steps": float(self.skips.count)}
+        line = {**scalars, **self.means.read(), **self.watch.read()}
+        line["skipped_steps"] = float(self.skips.count)
         self.writer.write(step, line)
         _log.info("%s", self.watch.line(step, line))
 
@@ -173,8 +239,9 @@ def _validate(
         return validation.measure(state, mesh)
 
 
-def _listed(scalars: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+def _listed(scalars: Mapping[str, float], beginning: str) -> str:
+    chosen = {name: value for name, value in scalars.items() if name.startswith(beginning)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in chosen.items())
 
 
 def _scalars(metrics: Arrays, names: Mapping[int, str]) -> dict[str, float]:
@@ -272,7 +339,8 @@ class DeviceFeed(Iterator[Fed]):
         """
         # The next batch is asked for as soon as this one is there, before the caller's step.
         began = time.monotonic()
-        fed = self._ahead.result()
+        with data_wait():
+            fed = self._ahead.result()
         self._ahead = self._pool.submit(self._place)
         self.waited_s = time.monotonic() - began
         return fed

@@ -36,20 +36,22 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(model|processor)\..*", Effect.REFUSED),
     (r"lora\..*", Effect.REFUSED),  # another adapter
     # another stream of samples
-    (r"data\.(mixture|weights_per|shuffle_buffer|shuffle_per|lanes)", Effect.REFUSED),
+    (r"data\.(mixture|weights_per|shuffle_buffer|shuffle_per|lanes|deal)", Effect.REFUSED),
     (r"(seed|batch_size|batch_size_per)", Effect.REFUSED),  # likewise
     (r"ema_decay", Effect.REFUSED),  # an average begun late or with another memory is no average
     (r"validation\.episodes", Effect.REFUSED),  # others are trained on
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
+    (r"noise_draws", Effect.OTHER),  # other noises and times
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
     # initial weights are read at the start only; the model and its domains are compared
     (r"(init_from|from_scratch|model_default|new_domains)", Effect.NONE),
     (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
     (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
-    (r"(remat|(mesh|distributed|wandb)\..*)", Effect.NONE),
+    (r"(remat|packed_views|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: seen in the data's position
-    (r"(log_every|max_skipped_steps|save_every|keep|keep_every)", Effect.NONE),
+    (r"(log_every|profile|max_skipped_steps|save_every|keep|keep_every|keep_best)", Effect.NONE),
+    (r"rollouts\..*", Effect.NONE),  # a process of its own, which reads checkpoints
 )
 
 # Advice beside a refusal, by the field; the first match.
@@ -66,8 +68,12 @@ _ADDED: Final[Mapping[str, Any]] = {
     "action_mode": "",
     "real_action_dim": 0,
     "new_domains": "",
+    "profile": "",
     "data.weights_per": "",
     "data.shuffle_per": "source",
+    "data.deal": "independent",
+    "packed_views": "",
+    "noise_draws": 1,
 }
 
 

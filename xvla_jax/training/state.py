@@ -14,7 +14,15 @@ from flax import struct
 from jax.sharding import Mesh
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.lora import Adapter, LoraConfig, abstract_adapter, apply_adapter, init_adapter
+from xvla_jax.lora import (
+    Adapter,
+    LoraConfig,
+    abstract_adapter,
+    adapted_params,
+    apply_adapter,
+    init_adapter,
+)
+from xvla_jax.models.packing import check_share
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
 from xvla_jax.sharding import tree_shardings
 from xvla_jax.training.groups import Groups, join, split
@@ -44,6 +52,7 @@ class Recipe:
         accumulate: parts that a batch is cut into, one after the other, to save memory.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         lora: the adapter that trains in the place of the parameters; None for none.
+        noise_draws: times and noises for each observation, which is encoded once.
     """
 
     model: XVLA
@@ -51,11 +60,15 @@ class Recipe:
     accumulate: int = 1
     ema_decay: float = 0.0
     lora: LoraConfig | None = None
+    noise_draws: int = 1
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
+        check_share(self.model.packed_views)
         if self.accumulate < 1:
             raise ConfigError(f"config.accumulate is {self.accumulate}; it must be 1 or more")
+        if self.noise_draws < 1:
+            raise ConfigError(f"config.noise_draws is {self.noise_draws}; it must be 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"config.ema_decay is {self.ema_decay}; 0 <= ema_decay < 1")
 
@@ -74,11 +87,17 @@ class Recipe:
         """Shapes and scales of the adapter; None without LoRA."""
         return self.lora and abstract_adapter(self.model.config, self.lora.peft())
 
-    def weights(self, params: Any, base: Any) -> Any:
+    def merged(self, params: Any, base: Any) -> Any:
         """Returns the weights to compute with: the parameters, or the base with the adapter."""
         if self.adapter is None:
             return params
         return apply_adapter(base, params, self.adapter.scales, dtype=self.model.dtype)
+
+    def weights(self, params: Any, merged: Any) -> Any:
+        """Returns the weights to differentiate in the parameters, where `merged` is at hand."""
+        if self.adapter is None:
+            return params
+        return adapted_params(merged, params, self.adapter.scales)
 
     def group_rows(self) -> list[GroupRow]:
         """Returns a row for each group of parameters; a base has a row of its own."""
@@ -104,7 +123,7 @@ class Recipe:
         # The average covers what trains; the rest never changes, so it is taken from the state.
         if self.ema_decay:
             params = join(state.ema, split(params, self.groups)[1])
-        return self.weights(params, state.base)
+        return self.merged(params, state.base)
 
 
 def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
@@ -136,8 +155,7 @@ def init_state(
         ConfigError: LoRA without parameters to adapt.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
-    # A base is placed as it is, without a computation.
-    bare = shardings.replace(base={})
+    make = fresh_program(recipe, mesh, given=params is not None)
     if recipe.lora is not None:
         if params is None:
             raise ConfigError("config.lora asks for an adapter; set config.init_from, its base")
@@ -145,13 +163,28 @@ def init_state(
         tensors = init_adapter(params, recipe.model.config, peft, seed=seed).tensors
         placed = jax.device_put(tensors, shardings.params)
         # The base is placed apart, because as an input of the jitted function it would be copied.
-        return place_base(jax.jit(recipe.fresh, out_shardings=bare)(placed), mesh, params)
+        return place_base(make(placed), mesh, params)
     if params is None:
-        make = jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
         # rbg: compiles in a third of the time that a threefry for each of hundreds of leaves takes
         return make(jax.random.key(seed, impl="rbg"))
-    placed = jax.device_put(dict(params), shardings.params)
-    return jax.jit(recipe.fresh, out_shardings=bare)(placed)
+    return make(jax.device_put(dict(params), shardings.params))
+
+
+def fresh_program(recipe: Recipe, mesh: Mesh, *, given: bool) -> Any:
+    """Returns the jitted function of a fresh state without a base, placed on the mesh.
+
+    Args:
+        recipe: model and optimizer.
+        mesh: of the run.
+        given: the function takes placed parameters (with LoRA the adapter's tensors); otherwise a
+            key of kind rbg, from which it draws them.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
+    # A base is placed as it is, without a computation.
+    bare = shardings.replace(base={})
+    if given:
+        return jax.jit(recipe.fresh, out_shardings=bare)
+    return jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
 
 
 def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:

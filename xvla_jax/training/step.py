@@ -17,6 +17,7 @@ from xvla_jax import flow
 from xvla_jax.batch import IMAGE_FIELDS, normalise
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.kernels import COMPILER_OPTIONS
+from xvla_jax.models.packing import packing_of
 from xvla_jax.processor import Processor
 from xvla_jax.training.augment import jittered
 from xvla_jax.training.groups import join, label_tree, split
@@ -37,54 +38,69 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
 
     Metrics: the loss terms, ``loss``, ``grad_norm`` (before clipping), ``finite``; by group
     ``grad_norm/NAME`` and ``learning_rate/NAME``; by domain ``domain_loss`` and ``domain_samples``,
-    both ``[num_domains]``.
+    both ``[num_domains]``. Where views are packed, ``packed_unused`` (share of the places without
+    an image) and ``packed_overflow`` (share of the parts that needed the second pass).
     """
 
     def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
         # The step's number is folded into the key, so a resumed run draws what it would have drawn.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         noise_key, time_key, dropout_key = jax.random.split(key, 3)
-        actions = batch["actions"]  # [B, T, D]
-        drawn = {
-            "noise": jax.random.normal(noise_key, actions.shape, jnp.float32),  # [B, T, D]
-            # one number for the step: its times are spread evenly over the batch
-            "t": flow.stratified_time(jax.random.uniform(time_key), actions.shape[0]),  # [B]
-        }
+        drawn = _drawn(noise_key, time_key, batch["actions"].shape, recipe.noise_draws)
 
         # Only what trains is differentiated: frozen parameters get no gradients and no moments.
         trained, frozen = split(state.params, recipe.groups)
-        loss = _make_loss(recipe, processor, frozen, state.base)
+        # An adapter is merged once for all parts of the batch, and not differentiated here.
+        merged = recipe.merged(state.params, state.base)
+        loss = _make_loss(recipe, processor, frozen, merged)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
         metrics = {name: values.mean() for name, values in terms.items()}
         metrics |= {"loss": sample_loss.mean()} | _by_group(grads, state.step, recipe)
         metrics |= _by_domain(sample_loss, batch["domain_id"], recipe.model.config.num_domains)
+        metrics |= _by_packing(batch, recipe)
 
         # A flag on the device instead of an exception: the host reads it some steps later.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
+        with jax.named_scope("optimizer"):
+            new_state = _update(state, trained, frozen, grads, metrics["grad_norm"], finite, recipe)
         return new_state, metrics | {"finite": finite}
 
     # The old state is donated: the new one takes its place in memory.
     return jax.jit(train_step, donate_argnums=0, compiler_options=COMPILER_OPTIONS)
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, base: Any) -> Loss:
+def _drawn(
+    noise_key: Array, time_key: Array, shape: tuple[int, ...], draws: int
+) -> dict[str, Array]:
+    """Returns noise and times for actions of a shape ``[B, T, D]``; several draws are axis 1."""
+    size = shape[0]
+    if draws > 1:
+        shape = (size, draws, *shape[1:])  # [B, K, T, D]
+    noise = jax.random.normal(noise_key, shape, jnp.float32)
+    u = jax.random.uniform(time_key)  # one for the step: its times are spread evenly
+    if draws > 1:
+        return {"noise": noise, "t": flow.stratified_draws(u, size, draws)}  # t [B, K]
+    return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
+
+
+def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
         recipe: of the run.
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
-        base: the model's parameters under an adapter; empty without LoRA.
+        merged: the model's parameters with the adapter, see `Recipe.merged`.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
         inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
-        inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
-        weights = recipe.weights(join(trained, frozen), base)
+        with jax.named_scope("images"):
+            inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
+        weights = recipe.weights(join(trained, frozen), merged)
         terms = flow.sample_losses(
             recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
         )
@@ -180,6 +196,20 @@ def _by_domain(losses: Array, domain_id: Array, num_domains: int) -> Metrics:
     # In a plain product a sample that is not finite would make every domain NaN.
     total = jnp.where(member > 0, losses[:, None], 0.0).sum(axis=0)
     return {"domain_loss": total / jnp.maximum(count, 1.0), "domain_samples": count}
+
+
+def _by_packing(batch: Arrays, recipe: Recipe) -> Metrics:
+    """Returns how the views of a batch were packed; nothing where they were not."""
+    shown, parts = batch["images"].shape[1], recipe.accumulate
+    masks = [batch["view_mask"][part::parts, :shown] for part in range(parts)]  # as they are cut
+    packings = [packing_of(mask, recipe.model.packed_views) for mask in masks]
+    packed = [packing for packing in packings if packing is not None]
+    if not packed:  # known when the step is traced
+        return {}
+    return {
+        "packed_unused": jnp.stack([packing.unused for packing in packed]).mean(),
+        "packed_overflow": jnp.stack([packing.overflow for packing in packed]).mean(),
+    }
 
 
 def _augmented(batch: Arrays) -> Array:

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import secrets
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -31,6 +32,7 @@ with needs("data"):
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 METRICS_NAME: Final = "metrics.jsonl"
+TENSORBOARD: Final = "tensorboard"  # folder of event files and traces
 WANDB_ID_NAME: Final = "wandb_id"
 KINDS: Final = ("data", "checkpoint", "validation")  # that a step may have to wait for
 WANDB_MODES: Final = ("online", "offline")
@@ -49,7 +51,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """Appends to ``metrics.jsonl``; of several lines of a step the newest counts."""
+    """Appends to ``metrics.jsonl``; of a step's lines the newest counts, field by field."""
 
     def __init__(self, workdir: pathlib.Path) -> None:
         """Opens the file; a last line that a kill has cut off is ended first."""
@@ -74,7 +76,7 @@ class TensorBoard:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         """Opens a new event file."""
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        self._events = EventFileWriter(str(workdir / TENSORBOARD))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one event."""
@@ -120,6 +122,7 @@ class WeightsAndBiases:
         path = workdir / WANDB_ID_NAME
         if not path.is_file():
             path.write_text(secrets.token_hex(8))
+        self._newest = 0
         self._run = wandb.init(
             project=project,
             entity=entity or None,
@@ -132,8 +135,12 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one row of the run's history; wandb drops steps that it already has."""
-        self._run.log(dict(scalars), step=step)
+        """Writes one row of the run's history; wandb drops steps that it already has.
+
+        What comes late, such as rollouts, stands at the newest step, as wandb takes no earlier one.
+        """
+        self._newest = max(self._newest, step)
+        self._run.log(dict(scalars), step=self._newest)
 
     def close(self) -> None:
         """Uploads what is left."""
@@ -190,9 +197,11 @@ def all_lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run by rising step, the newest of each step."""
-    # A resumed run repeats steps; later lines overwrite the earlier ones of the same step.
-    by_step = {record["step"]: record for record in all_lines(workdir)}
+    """Returns a line for each step of a run by rising step, with the newest value of each field."""
+    # A resumed run repeats steps, and what is measured beside the training comes in later lines.
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in all_lines(workdir):
+        by_step.setdefault(record["step"], {}).update(record)
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -349,3 +358,27 @@ def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "sessions": len(in_order),
         "steps_repeated": repeated,
     }
+
+
+class StepMeans:
+    """Means over the steps since the last reading of what one step says little about."""
+
+    NAMES: Final = ("packed_unused", "packed_overflow")
+
+    def __init__(self) -> None:
+        """Begins without a step."""
+        self._values: dict[str, list[Any]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Keeps the values of a step, without waiting for the device."""
+        for name in self.NAMES:
+            if name in metrics:
+                self._values.setdefault(name, []).append(metrics[name])
+
+    def read(self) -> dict[str, float]:
+        """Returns the means, and begins again."""
+        means = {
+            name: statistics.fmean(map(float, values)) for name, values in self._values.items()
+        }
+        self._values.clear()
+        return means

@@ -1,6 +1,7 @@
 """Robots in memory whose conventions are known: what `infer` says is held against `TRUTH`."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -106,6 +107,7 @@ def shots_of(rng, parts, view):
     return tuple(shots)
 
 
+@functools.cache
 def joint_recording(seed=0):
     """An SO-101 in radians as LeRobot records it: commands lead the state, gripper 1 = open."""
     rng = np.random.default_rng(seed)
@@ -172,6 +174,7 @@ def quaternions(turns):
     return np.array(rows)
 
 
+@functools.cache
 def pose_recording(seed=0):
     """A hand over a table, as x, y, z (m), quaternion and gripper, measured and commanded."""
     rng = np.random.default_rng(seed)

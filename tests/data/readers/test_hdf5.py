@@ -354,3 +354,60 @@ def test_what_is_no_json_is_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json cannot be read as JSON"):
         Hdf5Reader(row, tmp_path)
+
+
+def without_meta_file(folder, *names):
+    """Episodes of a row that names its views, in files of these names."""
+    row = dataclasses.replace(small("VLABench"), views=("rgb",), instruction_keys=("text",))
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        with h5py.File(folder / name, "w") as file:
+            file["proprio"] = recording(row, 4, number)["proprio"]
+            file["text"] = f"push {name}"
+            file["rgb"] = stored("rows of bytes")
+    return row
+
+
+def texts_of(row, root):
+    reader = Hdf5Reader(row, root)
+    return [
+        t.instruction for part in range(len(reader.episodes_per_part)) for t in good(reader, part)
+    ]
+
+
+@pytest.mark.parametrize("inside", ["", "VLABench"])
+def test_a_folder_without_a_meta_file_is_read_by_number(tmp_path, inside):
+    row = without_meta_file(tmp_path / inside, "e_10.hdf5", "e_9.h5", ".e_1.hdf5")
+    assert texts_of(row, tmp_path) == ["push e_9.h5", "push e_10.hdf5"]
+
+
+def test_a_file_of_the_name_is_read_alone(tmp_path):
+    row = without_meta_file(tmp_path, "VLABench.hdf5", "other.hdf5")
+    assert texts_of(row, tmp_path) == ["push VLABench.hdf5"]
+    named = tmp_path / "VLABench"
+    without_meta_file(named, "VLABench.hdf5", "other.hdf5")
+    assert len(texts_of(row, named)) == 2, "the folder of the name is its dataset"
+
+
+def test_the_meta_file_of_another_set_is_not_passed_over(tmp_path):
+    row = without_meta_file(tmp_path, "0.hdf5")
+    other = {"dataset_name": "other", "datalist": ["0.hdf5"], "observation_key": ["rgb"]}
+    (tmp_path / "meta.json").write_text(json.dumps(other))
+    with pytest.raises(FileNotFoundError, match="no meta file of dataset 'VLABench'"):
+        Hdf5Reader(row, tmp_path)
+    without_meta_file(tmp_path / "VLABench", "1.hdf5")
+    assert texts_of(row, tmp_path) == ["push 1.hdf5"]
+
+
+def test_a_row_that_leaves_its_views_to_a_meta_file_needs_one(tmp_path):
+    without_meta_file(tmp_path, "0.hdf5")
+    with pytest.raises(FileNotFoundError, match="there is no meta file"):
+        Hdf5Reader(small("VLABench"), tmp_path)
+
+
+def test_pixels_in_bgr_are_exchanged_where_the_row_says_so():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[..., 0] = 200
+    assert load_image(pixels, size=4, channel_order="bgr_pixels")[0, 0].tolist() == [0, 0, 200]
+    shown = load_image(encoded(pixels), size=4, channel_order="bgr_pixels")
+    assert shown[0, 0].tolist() == [200, 0, 0], "files are decoded as they are"

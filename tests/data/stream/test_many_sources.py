@@ -82,6 +82,18 @@ def test_the_position_of_a_stream_with_a_buffer_for_each_source_is_that_of_0_2_0
         run(1, sources=thirty()[:1], batch_size=4, position=position, shuffle_per="mixture")
 
 
+def test_an_even_deal_is_a_stream_of_its_own():
+    _, position = run(1, sources=thirty(), batch_size=24)
+    assert "deal" not in position["stream"], "as in the checkpoints of 0.4"
+    first, even = run(3, sources=thirty(), batch_size=24, deal="even")
+    again, _ = run(2, sources=thirty(), batch_size=24, deal="even", position=even)
+    assert_equal(first + again, run(5, sources=thirty(), batch_size=24, deal="even")[0])
+    with pytest.raises(ValueError, match="deal: independent saved, even now"):
+        run(1, sources=thirty(), batch_size=24, position=position, deal="even")
+    with pytest.raises(ValueError, match=r"config.data.deal is 'odd'; allowed are independent, ev"):
+        run(1, sources=thirty(), batch_size=24, deal="odd")
+
+
 def test_a_refused_position_names_the_sources_that_differ_alone():
     _, position = run(1, sources=thirty(), **OPTIONS)
     others = thirty()

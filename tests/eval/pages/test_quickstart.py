@@ -85,7 +85,7 @@ def test_the_page_says_what_happened() -> None:
         "X-VLA <quickstart>",
         "70 %",
         "14 of 20",
-        "48 to 85 %",
+        "47 to 86 %",
         "0 to 16 %",
         "5:00",
         "6:01",

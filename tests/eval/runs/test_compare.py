@@ -10,8 +10,11 @@ import pytest
 from eval.runs.compare import (
     Comparison,
     PairingError,
+    best_policies,
+    compare_all,
     compare_runs,
     count_pairs,
+    holm,
     only_policy,
     protocol_differences,
     total,
@@ -86,3 +89,28 @@ def test_what_else_differs_is_named() -> None:
 def test_pairs_add_up() -> None:
     one = count_pairs([(True, True), (True, False), (False, False)])
     assert total([one, one, count_pairs([(False, True)])]) == Comparison(2, 2, 1, 2)
+
+
+def test_holm() -> None:
+    # the smallest of four times 4, the next times 3, and never below the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_several_policies_are_corrected_for_the_number_of_comparisons() -> None:
+    def run(solved: int) -> Any:
+        return made(a=[True] * solved + [False] * (12 - solved))
+
+    sides = {"good": (run(12), "a"), "same": (run(11), "a"), "bad": (run(5), "a")}
+    pairs = compare_all(sides)
+    assert [(pair.first, pair.second) for pair in pairs] == [
+        ("good", "same"),
+        ("good", "bad"),
+        ("same", "bad"),
+    ]
+    # 7 pairs of one kind: 2 / 2^7; 6: 2 / 2^6; 1: 1
+    assert [pair.counts.p_value for pair in pairs] == pytest.approx([1.0, 2 / 128, 2 / 64])
+    assert [pair.adjusted for pair in pairs] == pytest.approx([1.0, 6 / 128, 4 / 64])
+    assert [pair.better for pair in pairs] == ["", "good", ""]
+    assert best_policies(sides, pairs) == ["good", "same"]

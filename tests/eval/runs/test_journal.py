@@ -84,6 +84,20 @@ def test_damage_is_refused(tmp_path: Path, content: str) -> None:
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_changed_line_is_refused(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    with Journal(path, IDENTITY) as journal:
+        journal.add_episode("a", "t", record(0))
+        journal.add_episode("a", "t", record(1))
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number] = lines[number].replace("172", "9").replace("173", "9").replace("wrist", "side")
+    for changed in (lines, lines[:1] + lines[2:] if number else [lines[1], lines[0], lines[2]]):
+        path.write_text("".join(changed))
+        with pytest.raises(JournalError, match="--restart starts a new one"):
+            Journal(path, IDENTITY)
+
+
 def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
     path = tmp_path / "episodes.jsonl"
     with Journal(path, IDENTITY), pytest.raises(JournalError, match="by another process"):

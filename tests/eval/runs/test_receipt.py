@@ -14,6 +14,7 @@ import pytest
 
 from eval.files import FileError, write_json
 from eval.pages.evaluation import score_text
+from eval.runs.binomial import success_interval
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
     SCHEMA,
@@ -27,6 +28,7 @@ from eval.runs.receipt import (
     task_summaries,
 )
 from eval.runs.rollout import EpisodeResult
+from eval.runs.seal import sealed
 from eval.runs.statistics import mean_interval
 from eval.runs.traces import CallLog
 from eval.simulators.preflight import versions
@@ -101,7 +103,7 @@ def test_summary() -> None:
     total = summary(records([True, False, True, False]))
     assert (total["successes"], total["episodes"], total["rate"]) == (2, 4, 0.5)
     assert total["mean_steps_to_success"] == 61.0
-    assert total["wilson95"] == pytest.approx([0.1500, 0.8500], abs=5e-5)
+    assert total["interval95"] == list(success_interval(2, 4))
     assert total["successes_at_end"] == 2
     assert total["simulator_errors"] == 0
 
@@ -218,7 +220,7 @@ def test_a_receipt_has_the_published_form() -> None:
         lambda v: v["tasks"]["quickstart"].pop("golden_frame"),
         lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["episodes"][0].pop("seed"),
         lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["episodes"][0].update(success=1),
-        lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["summary"].pop("wilson95"),
+        lambda v: v["tasks"]["quickstart"]["policies"]["trained"]["summary"].pop("interval95"),
     ):
         broken = json.loads(json.dumps(value))
         spoil(broken)
@@ -229,9 +231,9 @@ def test_a_receipt_has_the_published_form() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 4"),
+        ('{"schema": 1, "task": "quickstart"}', "receipt schema 1; this version reads 5"),
         ("[]", r"the content is \[\]; allowed is object"),
-        ('{"schema": 4}', "config is missing"),
+        ('{"schema": 5}', "config is missing"),
         ("{", "no JSON"),
     ],
 )
@@ -245,7 +247,10 @@ def test_other_files_are_refused_by_version(tmp_path: Path, content: str, words:
 
 
 def _film(name: str) -> dict[str, Any]:
-    return {"policy": "a", "episode": "3:30:172", "success": True, "film": name, "trace": ""}
+    hashes = {"film_sha256": "0" * 64, "trace_sha256": "0" * 64}
+    return {
+        "policy": "a", "episode": "3:30:172", "success": True, "film": name, "trace": "", **hashes
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_a_receipt_that_does_not_fit_is_refused_by_field(
 ) -> None:
     value = json.loads(json.dumps(made(a=[True])))
     change(value, value["tasks"]["quickstart"])
-    write_json(tmp_path / "results.json", value)
+    write_json(tmp_path / "results.json", sealed(value))
     with pytest.raises(FileError, match=rf"results\.json: .*{words}"):
         read_receipt(tmp_path)
 
@@ -273,8 +278,32 @@ def test_summaries_are_those_of_the_episodes(tmp_path: Path) -> None:
     value = made(a=[True, False])
     stored = json.loads(json.dumps(value))
     stored["tasks"]["quickstart"]["policies"]["a"]["summary"].update(rate=None, successes=7)
-    write_json(tmp_path / "results.json", stored)
-    assert read_receipt(tmp_path) == value
+    write_json(tmp_path / "results.json", sealed(stored))
+    assert read_receipt(tmp_path)["tasks"] == value["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda _, e: e["episodes"][1].update(success=True),
+            r"a\.episodes\.1 does not fit",
+        ),
+        (lambda _, e: e["episodes"].reverse(), r"a\.episodes\.0 does not fit"),
+        (lambda _, e: e["episodes"].pop(), r"a\.episodes\.2 does not fit"),
+        (lambda _, e: e["chain"].pop(), r"a\.episodes\.3 does not fit"),
+        (lambda v, _: v["policies"]["a"].update(hash="ff"), r"a\.episodes\.0 does not fit"),
+        (lambda _, e: e["summary"].update(successes=3), "seal is .*; allowed is .*was changed"),
+        (lambda v, _: v.update(renderer="GPU"), "seal is"),
+        (lambda v, _: v.update(seal="0" * 64), "seal is 0000"),
+    ],
+)
+def test_a_changed_receipt_is_refused(change: Any, words: str, tmp_path: Path) -> None:
+    value = json.loads(json.dumps(made(a=[True, False, True])))
+    change(value, value["tasks"]["quickstart"]["policies"]["a"])
+    write_json(tmp_path / "results.json", value)
+    with pytest.raises(FileError, match=words):
+        read_receipt(tmp_path)
 
 
 def test_versions_name_only_what_is_installed() -> None:

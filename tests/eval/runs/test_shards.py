@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from eval.runs.seal import sealed
 from eval.runs.shards import MergeError, Shard, merge_receipts, parse_shard
 from tests.eval.evaluations import EXPERT, NOISE, contestant, episodes, evaluate
 from tests.eval.runs.test_receipt import SCHEMA_FILE
@@ -47,10 +48,12 @@ def test_shards_together_are_one_evaluation(parts: list[Any], alone: Any) -> Non
 
 
 def test_missing_and_double_shards_are_named(parts: list[Any], alone: Any) -> None:
-    with pytest.raises(MergeError, match="shards 2/3 are missing"):
+    with pytest.raises(MergeError, match=r"shards 2/3 are missing; 2 is made by .* --shard=2/3"):
         merge_receipts([parts[0], parts[2]])
+    other = sealed({**parts[0], "renderer": "another machine"})
     with pytest.raises(MergeError, match="shards 1/3 are there twice"):
-        merge_receipts([*parts, parts[0]])
+        merge_receipts([*parts, other])
+    assert merge_receipts([*parts, parts[0]]) == merge_receipts(parts)
     with pytest.raises(MergeError, match=r"shards of \[1, 3\] parts"):
         merge_receipts([*parts, alone])
 
@@ -95,7 +98,7 @@ def spoiled(receipt: Any, path: tuple[str, ...], value: Any) -> Any:
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    return copy
+    return sealed(copy)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12, 20])
@@ -108,5 +111,52 @@ def test_shards_share_everything_once(count: int) -> None:
 @pytest.mark.parametrize("text", ["0/4", "5/4", "4", "a/b", "1/0", "-1/4", ""])
 def test_other_shards_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="1 <= I <= N"):
-        parse_shard(text)
-    assert parse_shard("2/4") == Shard(2, 4)
+        parse_shard(text, {})
+    assert parse_shard("2/4", {}) == Shard(2, 4)
+
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "7",
+    "SLURM_ARRAY_TASK_MIN": "3",
+    "SLURM_ARRAY_TASK_STEP": "2",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+}
+STEP = {"SLURM_NTASKS": "8", "SLURM_PROCID": "5"}
+POD = {"JOB_COMPLETION_INDEX": "0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "shard"),
+    [
+        ("auto", ARRAY, Shard(3, 4)),
+        ("auto/4", ARRAY, Shard(3, 4)),
+        ("auto", STEP, Shard(6, 8)),
+        ("auto/3", POD, Shard(1, 3)),
+        ("1/2", ARRAY, Shard(1, 2)),
+    ],
+)
+def test_the_scheduler_says_which_shard(
+    text: str, environment: dict[str, str], shard: Shard
+) -> None:
+    assert parse_shard(text, environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "words"),
+    [
+        ("auto", {}, "none of SLURM_ARRAY_TASK_ID.*JOB_COMPLETION_INDEX is set"),
+        ("auto", POD, r"JOB_COMPLETION_INDEX=0.*--shard=auto/N"),
+        ("auto/5", ARRAY, "the scheduler started 4"),
+        ("auto/0", POD, "1 <= I <= N"),
+        ("auto/x", POD, "N is 'x'; allowed is 0 or more"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "?"}, "SLURM_ARRAY_TASK_ID is '?'"),
+        ("auto/2", {"JOB_COMPLETION_INDEX": "2"}, "--shard=3/2: allowed is I/N"),
+    ],
+)
+def test_a_scheduler_that_does_not_say_it_is_refused(
+    text: str, environment: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+        parse_shard(text, environment)

@@ -114,7 +114,7 @@ def test_counts(function: Callable[[jax.Array], jax.Array], expected: int) -> No
 
 
 def test_peaks_are_by_the_kind_of_device() -> None:
-    assert flops.peak_flops("TPU v5 lite") == 197e12
-    assert flops.peak_flops("TPU v5p") == 459e12
-    assert flops.peak_flops("NVIDIA H200") == 989e12
-    assert flops.peak_flops("cpu") is None
+    assert flops.peak_of("TPU v5 lite") == (197e12, 819e9)
+    assert flops.peak_of("TPU v5p") == (459e12, 2765e9)
+    assert flops.peak_of("NVIDIA H200") == (989e12, 4800e9)
+    assert flops.peak_of("cpu") is None

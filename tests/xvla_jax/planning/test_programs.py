@@ -12,9 +12,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.xvla_jax import tiny
-from xvla_jax.lora import apply_adapter
+from xvla_jax.lora import adapted_params, apply_adapter
 from xvla_jax.planning import hlo
-from xvla_jax.planning.programs import gathers_of_optimizer_state, host_calls, wide_products
+from xvla_jax.planning.programs import (
+    gathers_of_optimizer_state,
+    gradients_of_merged,
+    host_calls,
+    wide_products,
+)
 from xvla_jax.sharding import global_batch
 from xvla_jax.training.state import TrainState
 
@@ -45,15 +50,29 @@ ENTRY %main (l: f32[4,4], r: bf16[4,4]) -> f32[4,4] {
     assert wide_products(hlo.parse(mixed)) == []
 
 
-def test_the_products_that_merge_an_adapter_are_left_out() -> None:
+def test_the_gradients_of_matrices_that_an_adapter_changes_are_listed() -> None:
     pair = {"a": jnp.ones((64, 8)), "b": jnp.ones((8, 64))}
     base, x = jnp.ones((64, 64)), jnp.ones((4, 64))
 
-    def loss(pair: Any) -> jax.Array:
-        merged = apply_adapter({"w": base}, {"w": pair}, {("w",): 2.0})
-        return ((x @ merged["w"]) ** 2).sum()
+    def module(*, apart: bool) -> hlo.Module:
+        def loss(pair: Any, merged: Any) -> jax.Array:
+            tensors, scales = {"w": pair}, {("w",): 2.0}
+            weights = (
+                adapted_params(merged, tensors, scales)
+                if apart
+                else apply_adapter({"w": base}, tensors, scales)
+            )
+            return ((x @ weights["w"]) ** 2).sum()
 
-    assert len(wide_products(_module(jax.grad(loss), pair))) == 2, "x @ w and its gradient in w"
+        def gradient(pair: Any) -> Any:
+            return jax.grad(loss)(pair, apply_adapter({"w": base}, {"w": pair}, {("w",): 2.0}))
+
+        return _module(gradient, pair)
+
+    assert len(gradients_of_merged(module(apart=False))) == 2, "of a and of b"
+    assert gradients_of_merged(module(apart=True)) == []
+    names = wide_products(module(apart=True))
+    assert len(names) == 5, "x @ w; x @ a, and its slope; the gradients of a and of b"
 
 
 @pytest.mark.parametrize(("placed", "count"), [(P("fsdp"), 0), (P(), 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import math
 import shutil
 import time
 from collections import namedtuple
@@ -25,7 +26,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
-from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
 from xvla_jax.training.state import TrainState, abstract_state
 
 _CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
@@ -239,6 +240,20 @@ def test_some_steps_are_kept_for_good(tmp_path: Path) -> None:
         checkpointer.save(step, _small_state(), position=dict, items=_NOTHING)
     checkpointer.close()
     assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["3", "6", "8"]
+
+
+def test_the_step_with_the_lowest_error_outlives_later_ones_and_a_kill(tmp_path: Path) -> None:
+    errors = {1: 0.5, 2: 0.1, 3: 0.4, 4: math.nan, 5: 0.1, 6: 0.3}
+    for first, measured in ((1, {}), (4, errors)):  # the second process knows them from the log
+        lowest = LowestError(measured)
+        checkpointer = Checkpointer(tmp_path, keep=1, save_interval=1, kept_too=[lowest])
+        for step in range(first, first + 3):
+            lowest.add(step, errors[step])
+            checkpointer.save(step, _small_state(), position=dict, items=_NOTHING)
+        checkpointer.close()
+    assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["2", "6"]
+    assert LowestError(errors)([1, 3, 6]) == {6}
+    assert LowestError({})([1, 3]) == set(), "nothing is measured"
 
 
 def test_only_saves_ask_for_the_position_and_count_as_blocking(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS
 from xvla_jax.errors import ConfigError, InputError, TrainingError
-from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
 from xvla_jax.training.loop import (
     SKIPPED_NAME,
+    Companion,
     DeviceFeed,
     Placement,
     Reports,
@@ -92,9 +93,13 @@ def _run(
     log_every: int = 2,
     max_skipped_steps: int = 0,
     validation: Validation | None = None,
+    lowest: LowestError | None = None,
+    companion: Companion | None = None,
+    keep: int = 10,
 ) -> TrainState:
     workdir.mkdir(exist_ok=True)
-    checkpointer = Checkpointer(workdir, keep=10, save_interval=6)
+    kept_too = [lowest] if lowest else []
+    checkpointer = Checkpointer(workdir, keep=keep, save_interval=6, kept_too=kept_too)
     with MetricsWriter(JsonLines(workdir), TensorBoard(workdir)) as writer, StopSignal() as stop:
         try:
             return run_loop(
@@ -103,7 +108,9 @@ def _run(
                 source or _Source(),
                 schedule=Schedule(iters, log_every),
                 placement=_PLACEMENT,
-                saving=Saving(checkpointer, RunItems({}, {}, {}), dict),
+                saving=Saving(
+                    checkpointer, RunItems({}, {}, {}), dict, lowest, companion or Companion()
+                ),
                 reports=Reports(
                     writer,
                     Watch(0, iters, began=0.0, clock=lambda: 0.0),
@@ -156,6 +163,16 @@ def test_bad_episodes_and_what_rows_leave_out_are_metrics_of_their_own(tmp_path:
         "left_out/b/empty_text": 40,
         "left_out/b/frames_without_text": 7,
     }
+
+
+def test_overflows_are_counted_in_all_steps_not_in_the_logged_ones(tmp_path: Path) -> None:
+    def step(state: TrainState, batch: Any) -> Any:
+        state, metrics = _train_step(state, batch)
+        return state, metrics | {"packed_overflow": jnp.float32(int(state.step) in (1, 2, 5))}
+
+    _run(tmp_path, iters=8, train_step=step, log_every=4)
+    lines = {line["step"]: line["packed_overflow"] for line in read_metrics(tmp_path)}
+    assert lines == {4: 0.5, 8: 0.25}
 
 
 def test_a_checkpoint_holds_the_place_in_the_data(tmp_path: Path) -> None:
@@ -229,10 +246,10 @@ def test_a_step_skipped_at_the_very_end_is_seen(tmp_path: Path) -> None:
     assert _saved(tmp_path)[-1] == 4
 
 
-def test_held_out_samples_are_measured_when_due(tmp_path: Path) -> None:
+def _validation(eval_step: Callable[..., Any]) -> Validation:
     held = {"actions": np.full(8, 2.0, np.float32), "images": np.zeros((8, 1), np.float32)}
-    validation = Validation(
-        eval_step=lambda params, batch, key: {"l1": params["w"] * batch["actions"]},
+    return Validation(
+        eval_step=eval_step,
         params_of=lambda state: state.params,
         sources={"a": lambda: iter([held])},
         batch_size=8,
@@ -240,9 +257,65 @@ def test_held_out_samples_are_measured_when_due(tmp_path: Path) -> None:
         present_views=1,
         seed=0,
     )
+
+
+def test_held_out_samples_are_measured_when_due(tmp_path: Path) -> None:
+    validation = _validation(lambda params, batch, _: {"l1": params["w"] * batch["actions"]})
     _run(tmp_path, iters=7, log_every=5, validation=validation)
     l1 = {line["step"]: line.get("val_l1/a") for line in read_metrics(tmp_path)}
     assert l1 == {3: 6.0, 5: None, 6: 12.0, 7: 14.0}
+
+
+def test_the_measured_step_with_the_lowest_error_is_saved_and_kept(tmp_path: Path) -> None:
+    validation = _validation(lambda params, *_: {"l1": jnp.full(8, jnp.abs(params["w"] - 7))})
+    for iters, first in ((9, 0), (10, 9)):  # the second process has the errors from the log
+        errors = {s["step"]: s["val_l1"] for s in read_metrics(tmp_path) if "val_l1" in s}
+        _run(
+            tmp_path,
+            iters=iters,
+            state=_state(first),
+            validation=validation,
+            lowest=LowestError(errors),
+            keep=1,
+        )
+    # measured at 3, 6 and 9, and at the end; 1 below 7 is nearest to it, as 5 is not measured
+    assert _saved(tmp_path) == [6, 10]
+
+
+class _Companion(Companion):
+    """Has a result of each due step two steps later."""
+
+    def __init__(self) -> None:
+        self.followed: list[tuple[int, bool]] = []
+
+    def due(self, step: int) -> bool:
+        return step in (2, 5)
+
+    def follow(self, step: int) -> Mapping[int, Mapping[str, float]]:
+        self.followed.append((step, step - 2 in (2, 5)))
+        return {step - 2: {"success": 0.5}} if step - 2 in (2, 5) else {}
+
+    def scalars(self) -> Mapping[str, float]:
+        return {"share": 0.25}
+
+
+def test_a_companion_has_its_checkpoints_and_its_results_stand_at_their_step(
+    tmp_path: Path,
+) -> None:
+    companion = _Companion()
+    _run(tmp_path, iters=8, log_every=3, companion=companion)
+    assert {2, 5} < set(_saved(tmp_path))
+    assert [step for step, _ in companion.followed] == list(range(1, 9))
+    lines = {line["step"]: line for line in read_metrics(tmp_path)}
+    assert {step: line.get("success") for step, line in lines.items()} == {
+        2: 0.5,
+        3: None,
+        5: 0.5,
+        6: None,
+        8: None,
+    }
+    assert (lines[3]["share"], lines[3]["loss"]) == (0.25, 2)
+    assert "loss" not in lines[2], "it was no step of the log"
 
 
 def test_the_first_batch_is_checked(tmp_path: Path) -> None:

@@ -40,9 +40,12 @@ def test_every_field_of_a_config_has_a_row() -> None:
     [
         ("optimizer.mode", "lora", Effect.REFUSED),
         ("optimizer.iters", 9, Effect.OTHER),
+        ("noise_draws", 4, Effect.OTHER),
         ("batch_size", 4, Effect.REFUSED),
         ("seed", 1, Effect.REFUSED),
         ("data.lanes", 2, Effect.REFUSED),
+        ("data.deal", "even", Effect.REFUSED),
+        ("packed_views", "auto", Effect.NONE),
         ("data.root", "elsewhere", Effect.NONE),
         ("mesh.fsdp", 2, Effect.NONE),
         ("distributed.kind", "slurm", Effect.NONE),
@@ -94,7 +97,13 @@ def test_equal_configs_say_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_run_from_before_a_field_was_added_goes_on() -> None:
     before, after = _config(), _config(action_mode="auto")
-    for field in ("action_mode", "real_action_dim", "from_scratch", "model_default"):
+    for field in (
+        "action_mode",
+        "real_action_dim",
+        "from_scratch",
+        "model_default",
+        "noise_draws",
+    ):
         del before[field]
     check_resumed(before, _config())
     with pytest.raises(ConfigError, match=r"config\.action_mode: .*missing.* saved, 'auto' now"):

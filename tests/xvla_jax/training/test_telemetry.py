@@ -112,6 +112,16 @@ def test_goodput_leaves_out_what_was_done_again() -> None:
 _WANDB = {"project": "robots", "entity": "", "name": "", "mode": "offline"}
 
 
+def test_a_late_line_adds_to_that_of_its_step(tmp_path: Path) -> None:
+    with MetricsWriter(JsonLines(tmp_path)) as writer:
+        for step, scalars in ((1, {"loss": 5.0}), (2, {"loss": 4.0}), (1, {"success": 0.5})):
+            writer.write(step, scalars)
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "loss": 5.0, "success": 0.5},
+        {"step": 2, "loss": 4.0},
+    ]
+
+
 def test_the_newest_line_of_a_step_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
     with MetricsWriter(JsonLines(tmp_path)) as writer:
@@ -157,8 +167,12 @@ def test_a_resumed_run_continues_in_wandb(tmp_path: Path, monkeypatch: pytest.Mo
     for step in (1, 2):
         with MetricsWriter(*open_sinks(workdir, {"seed": 3, "wandb": _WANDB})) as writer:
             writer.write(step, {"loss": 0.5})
-    first, second = runs
+    with MetricsWriter(*open_sinks(workdir, {"seed": 3, "wandb": _WANDB})) as writer:
+        for step, loss in ((6, 0.4), (3, 0.1)):
+            writer.write(step, {"loss": loss})
+    first, second, late = runs
     assert first.rows == [(1, {"loss": 0.5})]
+    assert [step for step, _ in late.rows] == [6, 6], "wandb takes no earlier step"
     assert first.finished
     assert first.options["id"] == second.options["id"]
     assert first.options["resume"] == "allow"

@@ -1,0 +1,61 @@
+"""Compiles the programs of a run into the cache, so that ``scripts.train`` finds them there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from scripts.training.run import TrainingRun
+from xvla_jax.compilation.program_cache import counts
+from xvla_jax.training.state import fresh_program
+
+
+class Warmed(NamedTuple):
+    """A program that lies in the cache now."""
+
+    name: str
+    seconds: float  # to lower it, and to compile or to read it
+    kept: bool  # it lay there before
+
+
+def warm(run: TrainingRun, *, say: Callable[[str], None]) -> Iterator[Warmed]:
+    """Compiles each program of a run for this machine's devices.
+
+    Args:
+        run: opened without weights.
+        say: called with the name of each program before it is compiled, as that takes minutes.
+    """
+    for name, lower in _programs(run).items():
+        say(f"compiling {name}")
+        _, before = counts()
+        began = time.monotonic()
+        lower().compile()
+        yield Warmed(name, time.monotonic() - began, kept=counts()[1] == before)
+
+
+def _programs(run: TrainingRun) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    """Returns the programs of a run by name: initial state, train step, and validation."""
+    programs = {"the initial state": lambda: _lower_fresh(run), "the train step": run.lower_step}
+    # With LoRA, validation computes on weights whose placement the merge decides.
+    if run.validation is not None and run.recipe.lora is None:
+        programs["the validation step"] = lambda: _lower_validation(run)
+    return programs
+
+
+def _lower_fresh(run: TrainingRun) -> jax.stages.Lowered:
+    given = run.loaded is not None
+    make = fresh_program(run.recipe, run.mesh, given=given)
+    # Two programs of one number each, which the run needs as well, make the key.
+    key: Any = jax.random.key(run.config.seed, impl="rbg")
+    return make.lower(run.abstract_state.params if given else key)
+
+
+def _lower_validation(run: TrainingRun) -> jax.stages.Lowered:
+    assert run.validation is not None
+    step: Any = run.validation.eval_step
+    key = jax.random.fold_in(jax.random.key(run.config.seed), 0)
+    with jax.set_mesh(run.mesh):
+        return step.lower(run.abstract_state.params, run.abstract_batch(jitter=False), key)

@@ -1,0 +1,62 @@
+"""``scripts.plan --warm`` compiles what ``scripts.train`` runs; the run then writes a trace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.quick_compile import QUICK_COMPILE
+from tests.scripts.runs import end, start
+from tests.xvla_jax.compilation.test_profiling import traced
+from xvla_jax.compilation.profiling import DATA_WAIT, SCOPES, STEP
+from xvla_jax.compilation.program_cache import machine
+
+pytestmark = [pytest.mark.rlds, pytest.mark.slow]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_FLAGS = (
+    *("--config.from_scratch=True", "--config.optimizer.iters=4", "--config.validation.every=4"),
+    *("--config.validation.episodes=1", "--config.validation.stride=5"),
+)
+
+
+def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    environ = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {QUICK_COMPILE}",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "COLUMNS": "120",
+    }
+    config = ("--config=configs/debug.py", f"--config.data.root={demos}", *_FLAGS)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.plan", "--warm", *config, f"--program_cache={folder}"],
+        cwd=_ROOT,
+        env=environ,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    for name in ("the initial state", "the train step", "the validation step"):
+        assert f"{name} is kept now" in done.stdout
+    assert f"compiled programs are kept in {folder}/" in done.stdout
+    kept = {path.name for path in folder.rglob("*-cache")}
+    assert {name.partition("-")[0] for name in kept} > {"jit_train_step", "jit_eval_step"}
+
+    status, output = end(
+        start(demos, tmp_path / "run", *_FLAGS, "--config.profile=2:4", compiled=folder / machine())
+    )
+    assert status == 0, output
+    assert "0 compiled)" in output, output
+    assert "no peak known for cpu" in output
+    new = {path.name for path in folder.rglob("*-cache")} - kept
+    assert not new, "compiled by the run"
+
+    traces = tmp_path / "run" / "tensorboard"
+    assert traced(traces) == {STEP: [2, 3], DATA_WAIT: [0, 0]}
+    [trace] = traces.glob("plugins/profile/*/*.xplane.pb")
+    program = trace.read_bytes()  # it holds the program, with the name of each operation
+    assert [scope for scope in SCOPES if f"/{scope}/".encode() not in program] == []

@@ -1,0 +1,100 @@
+"""Lowered programs beside the compiled ones, so that a process need not trace its model again.
+
+Tracing and lowering the policy take a process longer than reading its compiled program. What was
+lowered is stored with ``jax.export`` in the folder of compiled programs, which is this user's own;
+a checkpoint's folder would bring programs of others with it. The name of a file is the digest of
+all that decides the program: what the caller states, the shapes, the versions of JAX and this
+library's source. So a file is never stale, only unused; one that is damaged is lowered again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+import jax
+from etils import epath
+from jax import export
+
+from xvla_jax.compilation.program_cache import folder_in_use
+
+_SUFFIX: Final = "-lowered"
+_DIGEST_BYTES: Final = 32  # in front of the program
+
+_log = logging.getLogger(__name__)
+
+
+def lower_stored(
+    function: Callable[..., Any], *arguments: Any, identity: Mapping[str, Any]
+) -> jax.stages.Lowered:
+    """Lowers a function of arrays for the default device, or reads what was lowered before.
+
+    Args:
+        function: is traced where no file is there.
+        arguments: shapes, as ``jax.eval_shape`` gives them.
+        identity: plain JSON values that decide the function, such as a config and a type.
+    """
+    folder = folder_in_use()
+    if folder is None:
+        return jax.jit(function).lower(*arguments)
+    path = epath.Path(folder) / f"{_digest(arguments, identity)}{_SUFFIX}"
+    exported = _read(path)
+    if exported is None:
+        exported = export.export(jax.jit(function))(*arguments)
+        _write(path, bytes(exported.serialize()))
+    # The stored form in either case, so that the first process runs what all later ones run.
+    return jax.jit(exported.call).lower(*arguments)
+
+
+def _digest(arguments: Any, identity: Mapping[str, Any]) -> str:
+    leaves, tree = jax.tree.flatten(arguments)
+    settings: Any = jax.config
+    parts = {
+        **identity,
+        "shapes": [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves],
+        "tree": str(tree),
+        "versions": [jax.__version__, version("jaxlib")],
+        "backend": jax.default_backend(),
+        "source": _source_digest(),
+        "precision": str(settings.jax_default_matmul_precision),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _source_digest() -> str:
+    """Returns the digest of this library's source."""
+    root, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: epath.Path) -> export.Exported | None:
+    """Returns the program of a file; None where there is none, or a damaged one, which goes."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.warning("%s cannot be read and is lowered again: %s", path, error)
+        return None
+    digest, program = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(program).digest() == digest:
+        return export.deserialize(bytearray(program))
+    _log.warning("%s is damaged and is lowered again", path)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _write(path: epath.Path, program: bytes) -> None:
+    try:
+        path.write_bytes(hashlib.sha256(program).digest() + program)
+    except OSError as error:  # a full disk costs time at the next start, not this one
+        _log.warning("a lowered program is not kept: %s", error)
