@@ -2,9 +2,11 @@
 
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
 --config.init_from=CHECKPOINT``
-Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs 50.5; for another slice run
+Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs at most 50.5 (the plan with
+``--config.remat=none``); for another slice run
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
-Not run here. Time: at least 11.7 to 13.1 hours there by that plan; the paper took about 4 days on
+Not run here. Time: at least 8.2 hours there by the plan with ``--config.remat=full``; with this
+file's policy only parts of the step were compiled (docs/planner.md). The paper took about 4 days on
 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
 The paper starts from Florence-2-large: CHECKPOINT holds its weights and a new head. Random weights
 throughout must be asked for, with ``--config.from_scratch=True`` in its place.
@@ -22,7 +24,7 @@ from configs import base, models
 def get_config() -> ConfigDict:
     """Values that the paper states; otherwise constant rates, as in the authors' early code."""
     config: Any = base.get_tpu_config(models.model_dict(models.RELEASED, action_mode="ee6d"))
-    config.remat = "none"  # v5p has room for all activations of 16 samples
+    config.remat = "named"  # v5p has room for the products of 16 samples
     config.data.mixture = "xvla_pretrain"
     config.data.lanes = 16  # a host of 4 chips each
     config.batch_size = 1024

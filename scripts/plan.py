@@ -41,6 +41,9 @@ _VIEWS = COMMAND.DEFINE_integer(
     "num_views", 0, "Views that the data fills; 0: as its rows say, or all slots.", lower_bound=0
 )
 _LARGEST = COMMAND.DEFINE_bool("largest", True, "Search for the largest batch that fits.")
+_BY_STAGE = COMMAND.DEFINE_bool(
+    "by_stage", False, "Print the step's work by stage, pass and kind too."
+)
 _JSON = COMMAND.DEFINE_bool("json", False, "Print the plans as JSON.")
 _MARKDOWN = COMMAND.DEFINE_bool("markdown", False, "Print the plans as a Markdown table.")
 COMMAND.DEFINE_alias("views", "num_views")
@@ -64,6 +67,7 @@ def _plan() -> int:
         print_cards,
         print_plan,
         run_of,
+        stage_tables,
     )
     from xvla_jax.errors import XVLAError
     from xvla_jax.planning.cards import card_plans, cards
@@ -96,6 +100,7 @@ def _plan() -> int:
                 pipeline=pipeline_bytes(config, run, target),
                 inference=_INFERENCE.value,
                 largest=_LARGEST.value,
+                stages=_BY_STAGE.value,
                 say=console.log,
             )
             plans.append(plan)
@@ -106,7 +111,7 @@ def _plan() -> int:
     if _JSON.value:
         print(json.dumps([*plans, *(plan for made in on_cards for plan in made)], indent=1))
     if _MARKDOWN.value:
-        print(as_markdown(plans))
+        print("\n\n".join([as_markdown(plans), *stage_tables(plans)]))
     fit_cards = all(any(plan["fits"] for plan in made) for made in on_cards)
     return 0 if fit_cards and all(plan["fits"] for plan in plans) else 1
 

@@ -31,6 +31,7 @@ from xvla_jax.training.optimizer import OptimizerConfig
 # A typical source, as the data need not be there: samples of its largest file and of an episode,
 # bytes of an encoded 256 px image.
 _PART_SAMPLES, _EPISODE_SAMPLES, _IMAGE_BYTES = 1000, 200, 25_000
+_SHOWN_S = 5e-5  # a row of the table by stage takes at least this long
 
 
 def run_of(config: Any, views: int) -> Run:
@@ -116,6 +117,11 @@ def print_plan(console: Console, plan: dict[str, Any], packed: PackedViews | Non
     for quantity, value in plan_rows(plan):
         table.add_row(quantity, value)
     console.print(table)
+    if shares := plan.get("by_stage"):
+        table = Table(*_STAGE_HEAD, title="train step by stage")
+        for row in stage_rows(shares):
+            table.add_row(*row)
+        console.print(table)
     for line in ASSUMPTIONS:
         console.print(f"  assumed: {line}", highlight=False)
     if packed:
@@ -232,7 +238,38 @@ _HEAD = (
 
 def as_markdown(plans: Sequence[dict[str, Any]]) -> str:
     """Returns a Markdown table with a row for each plan."""
-    lines = [_HEAD, ("---",) * len(_HEAD), *(_markdown_row(plan) for plan in plans)]
+    return _markdown_table(_HEAD, [_markdown_row(plan) for plan in plans])
+
+
+_STAGE_HEAD = ("stage", "pass", "kind", "TFLOPs", "HBM, GiB", "ms")
+
+
+def stage_rows(shares: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the table of ``plan["by_stage"]``, without what is under 0.05 ms, and its sum."""
+    rows = [
+        (share["stage"], share["of_pass"], share["kind"], *_work([share]))
+        for share in shares
+        if share["seconds"] >= _SHOWN_S
+    ]
+    return [*rows, ("all", "", "", *_work(shares))]
+
+
+def stage_tables(plans: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a Markdown table by stage for each plan that has one."""
+    return [
+        _markdown_table(_STAGE_HEAD, stage_rows(plan["by_stage"]))
+        for plan in plans
+        if "by_stage" in plan
+    ]
+
+
+def _work(shares: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    flops, size, seconds = (sum(s[key] for s in shares) for key in ("flops", "bytes", "seconds"))
+    return f"{flops / 1e12:.2f}", f"{size / GIB:.1f}", f"{1e3 * seconds:.1f}"
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

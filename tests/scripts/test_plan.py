@@ -14,7 +14,15 @@ import pytest
 from rich.console import Console
 
 from configs import debug, finetune_libero, pretrain, pretrain_oxe
-from scripts.training.planning import as_markdown, pipeline_bytes, plan_rows, print_plan, run_of
+from scripts.training.planning import (
+    as_markdown,
+    pipeline_bytes,
+    plan_rows,
+    print_plan,
+    run_of,
+    stage_rows,
+    stage_tables,
+)
 from xvla_jax.errors import ConfigError
 from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
 
@@ -109,6 +117,20 @@ def test_a_plan_that_fits_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "assumed: collectives are rings" in capsys.readouterr().out
 
 
+def test_the_table_by_stage_ends_with_its_sum() -> None:
+    share = {"stage": "head", "of_pass": "backward", "kind": "product"}
+    small = {"flops": 0, "bytes": GIB, "seconds": 1e-5}
+    shares = [
+        share | {"flops": 2e12, "bytes": 3 * GIB, "seconds": 0.02},
+        share | {"kind": "copy"} | small,
+    ]
+    first, last = stage_rows(shares)
+    assert first == ("head", "backward", "product", "2.00", "3.0", "20.0")
+    assert last == ("all", "", "", "2.00", "4.0", "20.0")
+    [table] = stage_tables([_PLAN, _PLAN | {"by_stage": shares}])
+    assert table.splitlines()[2] == "| head | backward | product | 2.00 | 3.0 | 20.0 |"
+
+
 def test_a_plan_that_does_not_fit_says_what_would() -> None:
     made = {"memory", "largest", "fits"}
     plan = {k: v for k, v in _PLAN.items() if k not in made} | {"fits": False, "needed": 20 * GIB}
@@ -134,7 +156,14 @@ def test_the_tiny_model_is_planned_for_a_slice() -> None:
     command = [
         *(sys.executable, "-m", "scripts.plan", "--config=configs/debug.py"),
         *("--topology=v5e:4x4", "--config.batch_size=32", "--config.dtype=bfloat16"),
-        *("--config.remat=full", "--config.mesh.fsdp=4", "--nolargest", "--inference", "--json"),
+        *(
+            "--config.remat=full",
+            "--config.mesh.fsdp=4",
+            "--nolargest",
+            "--inference",
+            "--by_stage",
+            "--json",
+        ),
     ]
     done = subprocess.run(
         command,
@@ -150,6 +179,9 @@ def test_the_tiny_model_is_planned_for_a_slice() -> None:
     assert 0 < plan["memory"]["peak"] < 2**30
     assert plan["flops"] > plan["model_flops"] > 0
     assert plan["ici_bytes"]["all-reduce"] > 0
+    assert sum(share["bytes"] for share in plan["by_stage"]) == plan["hbm_bytes"]
+    stages = {share["stage"] for share in plan["by_stage"] if share["kind"] == "product"}
+    assert {"vision tower", "text encoder", "head"} <= stages
     for program in (plan, plan["sampler"]):
         assert program["guards"] == {name: [] for name in program["guards"]}
     assert sum(plan["sampler"]["ici_bytes"].values()) == 0

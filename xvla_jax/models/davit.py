@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import VisionConfig
 from xvla_jax.models.kernels import attend, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
+    Kept,
     LayerNorm,
     Mlp,
     PackedQKV,
@@ -93,6 +95,7 @@ class WindowAttention(nn.Module):
             axis=1,
         )
         out = (out + value_bias).reshape(x.shape)  # [B, H, W, K, E] -> [B, H, W, C]
+        out = checkpoint_name(out, Kept.ATTENDED)
         return Dense(x.shape[-1], dtype=self.dtype, name="proj")(out)
 
 
@@ -100,6 +103,7 @@ class ChannelAttention(nn.Module):
     """Attention among the channels of a group, over all tokens; q is scaled by tokens^-0.5."""
 
     num_groups: int
+    flat: bool = False  # see `Block`
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -107,18 +111,21 @@ class ChannelAttention(nn.Module):
         """``[B, H, W, C] -> [B, H, W, C]``."""
         batch, height, width, channels = x.shape
         tokens = height * width
-        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-        # [B, H, W, 3 * C] -> [B, H * W, 3, groups, c]
-        qkv = qkv.reshape(batch, tokens, 3, self.num_groups, channels // self.num_groups)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # [B, H * W, groups, c]
+        inside = (batch, tokens, channels) if self.flat else x.shape
+        qkv = Dense(3 * channels, dtype=self.dtype, name="qkv")(x.reshape(inside))
+        qkv = checkpoint_name(qkv, Kept.PROJECTED)
+        # [..., 3 * C] -> three of [..., C] -> of [B, H * W, groups, c]
+        groups = (batch, tokens, self.num_groups, channels // self.num_groups)
+        query, key, value = (part.reshape(groups) for part in jnp.split(qkv, 3, axis=-1))
         # Channels of q by channels of k: [B, groups, c, c]
         scores = jnp.einsum(
             "bmgi,bmgj->bgij", query * tokens**-0.5, key, preferred_element_type=jnp.float32
         )
         weights = nn.softmax(scores, axis=-1).astype(value.dtype)
-        # [B, H * W, groups, c] -> [B, H, W, C]
-        out = jnp.einsum("bgij,bmgj->bmgi", weights, value).reshape(x.shape)
-        return Dense(channels, dtype=self.dtype, name="proj")(out)
+        # [B, H * W, groups, c] -> [..., C]
+        out = jnp.einsum("bgij,bmgj->bmgi", weights, value).reshape(inside)
+        out = checkpoint_name(out, Kept.ATTENDED)
+        return Dense(channels, dtype=self.dtype, name="proj")(out).reshape(x.shape)
 
 
 # Attention by kind of block, in the order in which the blocks of a pair run.
@@ -165,10 +172,20 @@ class DepthwiseConv3x3(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise conv, attention, depthwise conv, MLP: four residuals, the 2nd and 4th pre-norm."""
+    """Depthwise conv, attention, depthwise conv, MLP: four residuals, the 2nd and 4th pre-norm.
+
+    Attributes:
+        attention: makes its module.
+        drop_path: rate.
+        flat: what is no convolution runs on ``[B, H * W, C]``. The numbers are the same, gradients
+            up to rounding. On a map TPU's compiler copies wide gradients between layouts, and with
+            images and tokens on one axis it copies them too.
+        dtype: computing type.
+    """
 
     attention: Callable[..., nn.Module]
     drop_path: float | Array
+    flat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -178,14 +195,17 @@ class Block(nn.Module):
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv1")(x)
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
         attention = self.attention(dtype=self.dtype, name="attention")
-        x = x + drop(attention(y), order, train=train)
+        x = checkpoint_name(x + drop(attention(y), order, train=train), Kept.BETWEEN)
         x = x + DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
-        y = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        # [B * H * W, C]: on a map, TPU's compiler turns the MLP's products into convolutions over
-        # windows, which take six times as long.
-        y = y.reshape(-1, y.shape[-1])
-        y = Mlp(4 * x.shape[-1], gelu_erf, dtype=self.dtype, name="mlp")(y)
-        return x + drop(y.reshape(x.shape), order, train=train)
+        shape, width = x.shape, x.shape[-1]
+        inside = (shape[0], -1, width) if self.flat else shape
+        # [B * H * W, C], or flat: on a map, TPU's compiler turns the MLP's products into
+        # convolutions over windows, which take six times as long to compile.
+        rows = inside if self.flat else (-1, width)
+        x = x.reshape(inside)
+        y = LayerNorm(dtype=self.dtype, name="norm2")(x).reshape(rows)
+        y = Mlp(4 * width, gelu_erf, dtype=self.dtype, name="mlp")(y)
+        return (x + drop(y.reshape(x.shape), order, train=train)).reshape(shape)
 
 
 class ConvEmbed(nn.Module):
@@ -221,8 +241,9 @@ class DaViT(nn.Module):
     Attributes:
         config: the tower's shape.
         remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
-        scan: runs the block pairs of a stage as one scan, which compiles a pair once. Drop path
-            then draws other masks than without.
+        scan: runs the block pairs of a stage as one scan, which compiles a pair once, and flattens
+            maps in the blocks (see `Block`): the form for TPU. Drop path then draws other masks
+            than without.
         dtype: computing type.
     """
 
@@ -255,7 +276,7 @@ class DaViT(nn.Module):
             )(x)
             pair = {
                 "spatial": functools.partial(WindowAttention, c.num_heads[i], c.window_size),
-                "channel": functools.partial(ChannelAttention, c.num_groups[i]),
+                "channel": functools.partial(ChannelAttention, c.num_groups[i], self.scan),
             }
             pair_rates = [[next(rates) for _ in pair] for _ in range(depth)]
             # Parameters are made by the blocks themselves, so a scan has to wait for them.
@@ -276,7 +297,9 @@ class DaViT(nn.Module):
         blocks = rematerialised(Block, self.remat, scanned=False)
         for j, pair_rates in enumerate(rates):
             for (kind, attention), rate in zip(pair.items(), pair_rates, strict=True):
-                block = blocks(attention, rate, dtype=self.dtype, name=f"{name}_{kind}{j}")
+                block = blocks(
+                    attention, rate, self.scan, dtype=self.dtype, name=f"{name}_{kind}{j}"
+                )
                 x = batch_split(block(x, train, order))
         return x
 
@@ -320,6 +343,6 @@ def _apply_block(
     order: Array | None,
 ) -> Array:
     """Applies a block with the given parameters; drops nothing without a key."""
-    block = Block(attention, rate, dtype=dtype, parent=None)
+    block = Block(attention, rate, flat=True, dtype=dtype, parent=None)
     rngs = {} if key is None else {"dropout": key}
     return jnp.asarray(block.apply({"params": params}, x, key is not None, order, rngs=rngs))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core.scope import Scope
+from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
@@ -16,6 +17,7 @@ from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
     Dropout,
+    Kept,
     KeyProjection,
     LayerNorm,
     Mlp,
@@ -87,13 +89,16 @@ class BartAttention(nn.Module):
         """``[B, S, M] -> [B, S, M]``."""
         width = x.shape[-1]
         heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)  # [B, S, K, E]
-        query = Dense(width, dtype=self.dtype, name="q_proj")(x).reshape(heads)
+        query = Dense(width, dtype=self.dtype, name="q_proj")(x)
+        query = checkpoint_name(query, Kept.PROJECTED).reshape(heads)
         key = KeyProjection(dtype=self.dtype, name="k_proj")(x).reshape(heads)
-        value = Dense(width, dtype=self.dtype, name="v_proj")(x).reshape(heads)
+        value = Dense(width, dtype=self.dtype, name="v_proj")(x)
+        value = checkpoint_name(value, Kept.PROJECTED).reshape(heads)
         kept = Dropout(self.dropout, deterministic=not train).mask(weights_shape(query, key))
         scale = query.shape[-1] ** -0.5
         out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
-        return Dense(width, dtype=self.dtype, name="out_proj")(out.reshape(x.shape))  # [B, S, M]
+        out = checkpoint_name(out.reshape(x.shape), Kept.ATTENDED)  # [B, S, M]
+        return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
 
 class BartLayer(nn.Module):
@@ -110,7 +115,8 @@ class BartLayer(nn.Module):
             c.encoder_attention_heads, c.attention_dropout, dtype=self.dtype, name="self_attn"
         )(x, train=train)
         y = Dropout(c.dropout, deterministic=not train)(y)
-        x = LayerNorm(dtype=self.dtype, name="norm1")(x + y)
+        x = checkpoint_name(x + y, Kept.BETWEEN)
+        x = LayerNorm(dtype=self.dtype, name="norm1")(x)
         y = Mlp(
             c.encoder_ffn_dim,
             gelu_erf,

@@ -7,6 +7,7 @@ of a chunk, D action width, M model width, P prompt length, S any sequence, K he
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -14,10 +15,21 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.kernels import Array, attend, drop
 from xvla_jax.models.low_rank import Dense
+
+
+class Kept(enum.StrEnum):
+    """Names of values that a policy may keep, as blocks give them with ``checkpoint_name``."""
+
+    PROJECTED = "projected"  # products that yield queries, keys and values, before their bias
+    ATTENDED = "attended"  # result of attention, before its output projection
+    BETWEEN = "between"  # a block's input plus its attention branch
+    HIDDEN = "hidden"  # input of an MLP's activation
+    MASK = "mask"  # of dropout, bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +51,9 @@ REMAT: Final[Mapping[str, RematPolicy]] = {
     "none": RematPolicy(recompute=False),
     # Products with weights are kept; attention, norms and activations are computed again.
     "dots": RematPolicy(True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    # Values with a name of `Kept`, and nothing else: in bfloat16 a third of "none". Masks are kept,
+    # as drawing them again takes longer than reading them.
+    "named": RematPolicy(True, jax.checkpoint_policies.save_only_these_names(*Kept)),
     "full": RematPolicy(True),
 }
 
@@ -97,7 +112,7 @@ class Dropout(nn.Module):
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
         # TPU's compiler would draw the mask inside the product that it masks, and then takes four
         # times as long for an MLP.
-        return jax.lax.optimization_barrier(kept)
+        return checkpoint_name(jax.lax.optimization_barrier(kept), Kept.MASK)
 
 
 LAYER_NORM_EPSILON: Final = 1e-5  # everywhere in X-VLA; Flax's default is 1e-6
@@ -137,7 +152,7 @@ class PackedQKV(nn.Module):
         init = nn.initializers.xavier_uniform()
         kernel = self.param("kernel", init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
-        y = x.astype(self.dtype) @ kernel
+        y = checkpoint_name(x.astype(self.dtype) @ kernel, Kept.PROJECTED)
         heads = (3, self.num_heads, width // self.num_heads)
         # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
         query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
@@ -157,7 +172,8 @@ class KeyProjection(nn.Module):
         # Declared for checkpoints, which store it.
         self.param("bias", nn.initializers.zeros, (width,))
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (width, width))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return checkpoint_name(y, Kept.PROJECTED)
 
 
 QKV = tuple[Array, Array, Array]  # query, key and value of some tokens, [B, S, K, E] each
@@ -201,7 +217,8 @@ class SelfAttention(nn.Module):
         scale = query.shape[-1] ** -0.5
         # [B, rows, K, E] -> [B, rows, M]
         out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
-        return self.proj(out.reshape(*out.shape[:2], self.width))
+        out = out.reshape(*out.shape[:2], self.width)
+        return self.proj(checkpoint_name(out, Kept.ATTENDED))
 
 
 class Mlp(nn.Module):
@@ -217,7 +234,8 @@ class Mlp(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """``[..., M] -> [..., M]``."""
         # [..., M] -> [..., hidden] -> [..., M]
-        y = self.activation(Dense(self.hidden, dtype=self.dtype, name="fc1")(x))
+        y = checkpoint_name(Dense(self.hidden, dtype=self.dtype, name="fc1")(x), Kept.HIDDEN)
+        y = self.activation(y)
         y = Dropout(self.hidden_dropout, deterministic=not train)(y)
         y = Dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
         return Dropout(self.output_dropout, deterministic=not train)(y)

@@ -7,12 +7,14 @@ from typing import Any, Final
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.layers import (
     QKV,
     Array,
     DomainLinear,
+    Kept,
     LayerNorm,
     Mlp,
     SelfAttention,
@@ -59,6 +61,7 @@ class PolicyBlock(nn.Module):
         # The last tokens need no projection where it is known.
         unknown = x if known is None else x[:, : -known[0].shape[1]]
         x = x[:, :rows] + self.attn(self.norm1(unknown), known=known, rows=rows, train=train)
+        x = checkpoint_name(x, Kept.BETWEEN)
         return batch_split(x + self.mlp(self.norm2(x), train=train)), None
 
 

@@ -22,7 +22,7 @@ from xvla_jax.planning.programs import (
     compile_program,
     step_program,
 )
-from xvla_jax.planning.traffic import estimate, host_ram
+from xvla_jax.planning.traffic import by_stage, estimate, host_ram
 
 # Returns the peak bytes of a run on one chip, or raises DoesNotFitError: a compilation either way.
 Measure = Callable[[Run], int]
@@ -54,6 +54,7 @@ def make_plan(
     pipeline: Mapping[str, int],
     inference: bool = False,
     largest: bool = True,
+    stages: bool = False,
     say: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> dict[str, Any]:
     """Compiles a run for a slice and answers whether it fits, how fast it is, and what would fit.
@@ -64,6 +65,7 @@ def make_plan(
         pipeline: bytes of the data pipeline on a host, by term.
         inference: compile the sampler for one observation too.
         largest: search for the largest batch that fits.
+        stages: list the train step's work by stage, pass and kind.
         say: called with the name of each program to compile, as that takes minutes.
 
     Returns:
@@ -80,7 +82,11 @@ def make_plan(
 
     say(f"compiling the train step for {target.name}")
     try:
-        plan |= describe_program(step_program(run, target), target)
+        program = step_program(run, target)
+        plan |= describe_program(program, target)
+        if stages:
+            shares = by_stage(program.module, target)
+            plan["by_stage"] = [dataclasses.asdict(share) for share in shares]
     except DoesNotFitError as error:
         plan |= {"fits": False, "needed": error.needed}
     if not plan["fits"]:

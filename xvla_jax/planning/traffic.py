@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from xvla_jax.planning import hlo
-from xvla_jax.planning.chips import Slice
+from xvla_jax.planning.chips import Chip, Slice
 from xvla_jax.planning.flops import product_flops
-from xvla_jax.planning.hlo import Part, bytes_by_kind, part_of_collective
+from xvla_jax.planning.hlo import Part, bytes_by_kind, collective_kind, part_of_collective
 
 ASSUMPTIONS: Final = (
     "each fusion takes the longer of its FLOPs over the chip's bfloat16 peak and its HBM bytes "
@@ -29,7 +30,25 @@ _FREE: Final = {
 _ALIASED: Final = re.compile(
     r"\{(\d+)\}: \((\d+), \{\}\)"
 )  # a result, and the operand whose place it takes
+_KINDS: Final = ("product", "collective", "slice update", "copy", "elementwise")
 _RELABEL: Final = {"bitcast", "reshape", "convert", "copy"}
+
+
+# Stage of a piece -> regular expression over its `op_name`; the first match counts.
+STAGES: Final[Mapping[str, str]] = {
+    "vision tower": r"/vision_tower/",
+    "image tokens": r"/image_projector/",
+    "text encoder": r"/text_encoder/",
+    "head": r"/transformer/",
+    "loss, inputs": r"jvp\(",
+    "optimizer": r"",  # what is not differentiated: norms, moments, updates
+}
+# Pass over the model that a piece belongs to, likewise.
+PASSES: Final[Mapping[str, str]] = {
+    "forward again": r"rematted_computation",
+    "backward": r"transpose\(",
+    "forward": r"",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +59,32 @@ class Work:
     flops: int  # of matrix products
     recomputed: int  # the part of them that rematerialisation repeats
     bytes: int  # read from and written to HBM
+    kind: str  # the first of `_KINDS` that it holds
+
+    def seconds(self, chip: Chip) -> float:
+        """Time on a chip: the longer of its FLOPs and its bytes."""
+        return max(self.flops / chip.peak_flops, self.bytes / chip.hbm_bandwidth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Work of one kind in one pass over one stage of the model.
+
+    Attributes:
+        stage: a key of `STAGES`.
+        of_pass: a key of `PASSES`.
+        kind: see `Work`.
+        flops: of matrix products.
+        bytes: read from and written to HBM.
+        seconds: sum over its pieces, see `ASSUMPTIONS`.
+    """
+
+    stage: str
+    of_pass: str
+    kind: str
+    flops: int
+    bytes: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +143,7 @@ def estimate(module: hlo.Module, target: Slice) -> Estimate:
         model_flops=flops - sum(piece.recomputed for piece in work),
         hbm_bytes=sum(piece.bytes for piece in work),
         ici_bytes=sent,
-        core_seconds=sum(
-            max(piece.flops / chip.peak_flops, piece.bytes / chip.hbm_bandwidth) for piece in work
-        ),
+        core_seconds=sum(piece.seconds(chip) for piece in work),
         ici_seconds=sum(sent.values()) / target.ici_bandwidth,
         peak_flops=chip.peak_flops,
     )
@@ -122,21 +165,57 @@ def pieces(module: hlo.Module) -> list[Work]:
     flops: collections.Counter[str] = collections.Counter()
     again: collections.Counter[str] = collections.Counter()
     moved: dict[str, tuple[str, int]] = {}
+    kinds: dict[str, set[str]] = collections.defaultdict(set)
     for visit in module.visits():
         name = visit.inside.name
         count = product_flops(visit)
         if count is not None:
             flops[name] += count * visit.runs
             again[name] += count * visit.runs * ("rematted_computation" in visit.op_name)
+        kinds[name].add(_kind(visit, count is not None))
         if visit.scheduled and visit.instruction.op not in _FREE:
             before = moved.get(name, ("", 0))[1]
             size = _moved(visit.instruction, visit.peers, module.computations)
             moved[name] = (visit.op_name, before + size * visit.runs)
     return [
-        Work(op_name, flops[name], again[name], size)
+        Work(op_name, flops[name], again[name], size, next(k for k in _KINDS if k in kinds[name]))
         for name, (op_name, size) in moved.items()
         if flops[name] or size
     ]
+
+
+def by_stage(module: hlo.Module, target: Slice) -> list[Share]:
+    """Groups a program's pieces by stage, pass and kind, in the order of `STAGES`."""
+    total: dict[tuple[str, str, str], list[Work]] = collections.defaultdict(list)
+    for piece in pieces(module):
+        total[_first(STAGES, piece), _first(PASSES, piece), piece.kind].append(piece)
+    orders = (list(STAGES), list(PASSES), list(_KINDS))
+    return [
+        Share(
+            *key,
+            sum(piece.flops for piece in total[key]),
+            sum(piece.bytes for piece in total[key]),
+            sum(piece.seconds(target.chip) for piece in total[key]),
+        )
+        for key in itertools.product(*orders)
+        if key in total
+    ]
+
+
+def _first(rows: Mapping[str, str], piece: Work) -> str:
+    return next(name for name, rule in rows.items() if re.search(rule, piece.op_name))
+
+
+def _kind(visit: hlo.Visit, is_product: bool) -> str:
+    """Returns a key of `_KINDS` for one instruction; that of a piece is the first of all of its."""
+    if collective_kind(visit) is not None:
+        return "collective"
+    if is_product:
+        return "product"
+    if visit.instruction.op == "dynamic-update-slice":
+        return "slice update"
+    moves = visit.scheduled and visit.instruction.op.partition("-")[0] in ("copy", "transpose")
+    return "copy" if moves else "elementwise"
 
 
 def _moved(
@@ -145,10 +224,10 @@ def _moved(
     if line.op.endswith("-done"):
         return 0
     outputs, inputs = _passed_buffers(line, computations)
-    results = [] if _is_update(line, computations) else _results(line)
+    outputs |= _updated(line, computations)
     written = sum(
         array.bytes
-        for place, array in enumerate(results)
+        for place, array in enumerate(_results(line))
         if place not in outputs and not array.on_chip
     )
     for place, name in enumerate(line.operands):
@@ -161,6 +240,8 @@ def _moved(
 
 def _results(line: hlo.Instruction) -> list[hlo.Array]:
     """Returns the arrays that a line writes, without the contexts of an asynchronous start."""
+    if "AllocateBuffer" in line.attribute("custom_call_target"):  # of a scan's stacks: not filled
+        return []
     if line.op == "copy-start":  # destination, source, context
         return line.arrays[:1]
     if line.op.endswith("-start"):  # operands, results, contexts; of a sum only the results
@@ -217,9 +298,23 @@ def _used(
     return min(total, full)
 
 
-def _is_update(line: hlo.Instruction, computations: hlo.Computations) -> bool:
-    """True if the result is an operand updated in place; `_used` counts the changed bytes."""
+def _updated(line: hlo.Instruction, computations: hlo.Computations) -> set[int]:
+    """Returns places of a fusion's results that are operands updated in place.
+
+    `_used` counts their changed bytes. A fusion of a scan may yield a layer's value and, beside it,
+    the stack of all layers with that value written.
+    """
     if line.op != "fusion":
-        return False
-    last = list(computations[hlo.called_by(line)[0]].values())[-1]
-    return last.op == "dynamic-update-slice"
+        return set()
+    body = computations[hlo.called_by(line)[0]]
+    last = list(body.values())[-1]
+    names = last.operands if last.op == "tuple" else [last.name]
+    return {
+        place for place, name in enumerate(names) if _origin(name, body) == "dynamic-update-slice"
+    }
+
+
+def _origin(name: str, body: Mapping[str, hlo.Instruction]) -> str:
+    """Returns the operation that a value comes from, behind changes of its shape alone."""
+    line = body[name]
+    return _origin(line.operands[0], body) if line.op == "bitcast" else line.op

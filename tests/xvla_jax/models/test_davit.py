@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax import tiny
-from xvla_jax.models.davit import DaViT
+from xvla_jax.models.davit import Block, ChannelAttention, DaViT, WindowAttention
 
 _PAIRS, _WIDTH, _DRAWS = 2, 8, 4000
 _CONFIG = dataclasses.replace(
@@ -80,3 +81,27 @@ def test_each_branch_is_dropped_at_its_own_rate() -> None:
     np.testing.assert_allclose(drawn.max(axis=0), 1.0 / keep, rtol=1e-6)
     same = np.corrcoef(drawn[:, 2:].T) - np.eye(6)
     assert np.abs(same).max() < 0.1, "every branch draws for itself"
+
+
+@pytest.mark.parametrize("kind", ["window", "channel"])
+def test_a_flat_block_gives_the_numbers_of_a_block_on_a_map(kind: str) -> None:
+    """The same bits forward, dropped images included; gradients up to the order of sums."""
+    window = functools.partial(WindowAttention, 2, 3)
+    forms = {False: window, True: window}
+    if kind == "channel":
+        forms = {flat: functools.partial(ChannelAttention, 2, flat) for flat in forms}
+    x = jax.random.normal(jax.random.key(1), (3, 5, 4, 8))
+    params = Block(forms[False], 0.4).init(jax.random.key(0), x)
+
+    def loss_and_gradients(flat: bool) -> Any:
+        block = Block(forms[flat], 0.4, flat)
+
+        def loss(params: Any, x: jax.Array) -> jax.Array:
+            y = block.apply(params, x, True, rngs={"dropout": jax.random.key(2)})
+            return (jnp.asarray(y) ** 3).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+
+    (value, gradients), (flat_value, flat_gradients) = map(loss_and_gradients, (False, True))
+    assert flat_value == value
+    jax.tree.map(_assert_rounding_apart, gradients, flat_gradients)

@@ -30,7 +30,7 @@ _RUN = Run(
 def _formula(run: Run) -> Memory:
     """16 GiB of state, or 4 with an adapter, and 2 GiB of each sample, 1 with full remat."""
     state = 16 * GIB if run.lora is None else 4 * GIB
-    sample = {"none": 2.0, "dots": 1.5, "full": 1.0}[run.remat] * GIB
+    sample = {"none": 2.0, "dots": 1.5, "named": 1.2, "full": 1.0}[run.remat] * GIB
     return Memory(state, 0, 0, int(run.batch_size * sample), 0)
 
 
@@ -49,7 +49,7 @@ def test_each_card_has_an_answer_and_each_program_is_compiled_once() -> None:
     assert "--config.remat=full" in small["nearest"]["change"]
     assert (small["nearest"]["peak"], small["nearest"]["accumulation"]) == (20 * GIB, 2)
     assert middle["advice"] == "", "32 of 48 GiB are less than JAX takes"
-    assert len(asked) == 4, "batch 8 with none, dots and full, then 4"
+    assert len(asked) == 5, "batch 8 with none, dots, named and full, then 4"
     wide = dataclasses.replace(_RUN, batch_size=12)
     (tight,) = card_plans(wide, cards("gpu:48") or (), measure=measure)
     assert (tight["fits"], tight["advice"]) == (True, "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
@@ -65,14 +65,15 @@ def test_a_card_too_small_for_the_state_gets_an_adapter_or_nothing() -> None:
 
 def test_smaller_runs_change_one_thing_after_the_other() -> None:
     runs = [(r.remat, r.batch_size, r.lora is not None) for _, r in smaller(_RUN)]
-    assert runs[:5] == [
+    assert runs[:6] == [
         ("dots", 8, False),
+        ("named", 8, False),
         ("full", 8, False),
         ("full", 4, False),
         ("full", 2, False),
         ("full", 1, False),
     ]
-    assert runs[5:] == [("full", batch, True) for batch in (8, 4, 2, 1)]
+    assert runs[6:] == [("full", batch, True) for batch in (8, 4, 2, 1)]
 
 
 def test_names_of_cards() -> None:

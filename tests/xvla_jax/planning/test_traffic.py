@@ -9,7 +9,7 @@ from xvla_jax.errors import ProgramError
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS, Slice
 from xvla_jax.planning.flops import products
-from xvla_jax.planning.traffic import estimate, host_ram, pieces
+from xvla_jax.planning.traffic import by_stage, estimate, host_ram, pieces
 
 # As TPU text has it: a loop without a trip count, a stacked weight of which a run reads one layer,
 # a buffer on the chip, a matrix product as a convolution, a result written in place.
@@ -93,6 +93,74 @@ def test_the_roofline_by_hand() -> None:
     assert measured.core_seconds == pytest.approx(6 * 384 / 819e9)
     assert measured.fastest == measured.slowest == measured.core_seconds
     assert measured.limited_by == "HBM bandwidth"
+
+
+# A product whose result a scan also writes to its row of a stack, in one fusion; the stack is not
+# filled before.
+_KEEP = """
+%keep (k0: bf16[6,4,8], k1: bf16[4,8], k2: bf16[8,8], k3: s32[]) -> (bf16[6,4,8], bf16[4,8]) {
+  %k0 = bf16[6,4,8]{2,1,0} parameter(0)
+  %k1 = bf16[4,8]{1,0} parameter(1)
+  %k2 = bf16[8,8]{1,0} parameter(2)
+  %y = bf16[4,8]{1,0} convolution(%k1, %k2), dim_labels=bf_io->bf
+  %row = bf16[1,4,8]{2,1,0} bitcast(%y)
+  %k3 = s32[] parameter(3)
+  %none = s32[] constant(0)
+  %u = bf16[6,4,8]{2,1,0} dynamic-update-slice(%k0, %row, %k3, %none, %none)
+  %v = bf16[6,4,8]{2,1,0} bitcast(%u)
+  ROOT %t = (bf16[6,4,8]{2,1,0}, bf16[4,8]{1,0}) tuple(%v, %y)
+}
+
+ENTRY %main (a: bf16[6,4,8], b: bf16[4,8], c: bf16[8,8], d: s32[]) -> (bf16[6,4,8], bf16[4,8]) {
+  %a = bf16[6,4,8]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %b = bf16[4,8]{1,0} parameter(1)
+  %c = bf16[8,8]{1,0} parameter(2)
+  %d = s32[] parameter(3)
+  ROOT %f = (bf16[6,4,8]{2,1,0}, bf16[4,8]{1,0}) fusion(%a, %b, %c, %d), kind=kOutput, calls=%keep
+}
+"""
+
+
+def test_of_a_stack_updated_beside_another_result_one_row_moves() -> None:
+    [piece] = pieces(hlo.parse(_KEEP))
+    # both operands in, the product out, the row in place of the old one: read and written
+    assert piece.bytes == 2 * (4 * 8 + 8 * 8) + 2 * 4 * 8 + 2 * 2 * 4 * 8
+    assert (piece.kind, piece.flops) == ("product", 2 * 4 * 8 * 8)
+
+
+def test_work_is_listed_by_stage_pass_and_kind() -> None:
+    names = {
+        '"a/rematted_computation/dot"': '"jvp(XVLA)/transformer/dot"',
+        '"a"}': '"transpose(jvp(XVLA))/transformer/rematted_computation/dot"}',
+        '"b"}': '"jvp(XVLA)/vlm/vision_tower/dynamic_update_slice"}',
+    }
+    text = _TEXT
+    for old, new in names.items():
+        text = text.replace(old, new)
+    target = Slice("v5e:1x2", CHIPS["v5e"], (1, 2), (0, 1))
+    module = hlo.parse(text)
+    stored, product = by_stage(module, target)
+    assert (stored.stage, stored.of_pass, stored.kind) == (
+        "vision tower",
+        "forward",
+        "slice update",
+    )
+    assert (product.stage, product.of_pass, product.kind) == ("head", "forward again", "product")
+    total = estimate(module, target)
+    assert stored.bytes + product.bytes == total.hbm_bytes
+    assert product.flops == total.flops
+    assert stored.seconds + product.seconds == pytest.approx(total.core_seconds)
+
+
+def test_what_is_not_differentiated_is_the_optimizer() -> None:
+    target = Slice("v5e:1x2", CHIPS["v5e"], (1, 2), (0, 1))
+    shares = by_stage(hlo.parse(overlapped.TEXT), target)
+    assert {share.stage for share in shares} == {"optimizer"}
+    # the fusions that start the gather and run beside it; the slice that is fetched
+    assert [(share.kind, share.bytes) for share in shares] == [
+        ("collective", 64 + 256 + 2 * 64),
+        ("elementwise", 64),
+    ]
 
 
 def test_a_condition_that_is_no_count_is_refused() -> None:
