@@ -57,7 +57,7 @@ def run_parts(
     recipe = Recipe(XVLA(config), optimizer)
     mesh = make_mesh(1, 1, jax.devices()[:1])
     state = init_state(recipe, mesh, seed=0)
-    batch = global_batch(_batch(config, processor, size), mesh)
+    batch = global_batch(made_up_batch(config, processor, size), mesh)
     step = make_train_step(recipe, processor, seed=0)
 
     def on_mesh(state: TrainState, batch: Any) -> Any:
@@ -67,7 +67,7 @@ def run_parts(
     return state, on_mesh, batch
 
 
-def _batch(config: XVLAConfig, processor: Processor, size: int) -> dict[str, np.ndarray]:
+def made_up_batch(config: XVLAConfig, processor: Processor, size: int) -> dict[str, np.ndarray]:
     """Returns a batch with noise in every view."""
     rng = np.random.default_rng(0)
     views, side = processor.num_views, processor.image_size

@@ -5,9 +5,11 @@
 At the end W/peft is a folder that PEFT loads onto the original model. The steps of W hold the
 adapter alone; what reads a checkpoint merges it into CHECKPOINT, which must stay where it is, or
 ``python -m scripts.convert_checkpoint W DST --layout=hf`` does so for good.
-Hardware: 4 v5e chips (2x2), of whose 15.75 GiB each it needs 7.5; for another slice run
-``python -m scripts.plan --config=configs/lora.py --topology=v5e:2x2 --views=2``. Not run here.
-Time: at least 6.9 to 8.1 hours there by that plan.
+Hardware: 4 v5e chips (2x2), each with all weights; ``python -m scripts.plan
+--config=configs/lora.py --topology=v5e:2x2 --views=2`` predicts memory and time, also of other
+slices. Not run here.
+Time: the step took 6.9 to 8.1 hours there when it formed the gradients of all matrices; about 0.6
+of that by its compiled parts (docs/planner.md).
 Result: the authors' released adapters reach 96.2 / 96.0 / 94.4 / 83.2 % on LIBERO's four suites.
 """
 

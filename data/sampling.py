@@ -16,7 +16,8 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 DRAWS_PER_KEY = 2**16
 DEALS = ("independent", "even")  # see `Mixer`
-_GOLDEN = (5**0.5 - 1) / 2  # the step around a circle that leaves the most even gaps
+# steps around a circle that leave even gaps
+_GOLDEN, _SILVER = (5**0.5 - 1) / 2, 2**0.5 - 1
 
 
 def random_words(count: int, seed: int, *purpose: str | int) -> NDArray[np.uint64]:
@@ -48,9 +49,11 @@ class Mixer:
     source takes sample number k of that stream. The source is drawn by weight.
 
     Positions are drawn independently of each other, or even: then every stretch of a batch's rows
-    has the share of each source up to about a sample, and so of the sources of each `kind`
-    together. Rows of a batch are steps of the golden ratio around a circle of the sources, ordered
-    by kind, from a place that is drawn for each batch; each row alone is as with independent draws.
+    has the share of each source up to a sample or two, and nearly the same sum of `kinds`. Rows are
+    evenly spaced places on a circle of the sources, ordered by kind. The first and the last make a
+    pair, and so on, so that sums of kinds differ little; pairs, ordered by that sum, are dealt in
+    steps of the golden ratio. What is drawn for a batch is where all this begins, so each row alone
+    is as with independent draws.
     """
 
     def __init__(
@@ -67,7 +70,11 @@ class Mixer:
             raise ValueError(
                 f"lanes is {lanes}; it must divide batch_size {batch_size} (config.data.lanes)"
             )
-        self._even = kinds is not None
+        if kinds is not None and batch_size % 2:
+            raise ValueError(
+                f"batch_size is {batch_size}; config.data.deal=even deals pairs, so it must be even"
+            )
+        self._kinds = None if kinds is None else np.asarray(kinds)
         self._order = np.argsort(np.zeros(len(weights)) if kinds is None else kinds, kind="stable")
         self._edges = np.cumsum(np.asarray(weights, np.float64)[self._order]) / np.sum(weights)
         self._seed = seed
@@ -114,27 +121,45 @@ class Mixer:
     def _places(self, count: int) -> Int64:
         """Source * lanes + lane of the next `count` positions, within one key's draws."""
         positions = self._position + np.arange(count)
-        drawn = self._even_draws(positions) if self._even else self._draws(self._position, count)
-        places = np.searchsorted(self._edges, drawn, side="right")
-        chosen = self._order[np.minimum(places, len(self._edges) - 1)]
+        if self._kinds is None:
+            chosen = self._source_at(self._draws(self._position, count))
+        else:
+            chosen = self._even_sources(positions, self._kinds)
         rows = positions % self._batch_size
         self._position += count
         return chosen * self._lanes + rows * self._lanes // self._batch_size
 
-    def _draws(self, first: int, count: int) -> Float64:
-        """`count` of the endless independent draws in [0, 1), within one key."""
-        key, place = divmod(first, DRAWS_PER_KEY)
-        if self._words is None or self._words[0] != key:
-            self._words = key, random_words(DRAWS_PER_KEY, self._seed, "mixture", key)
-        return _unit(self._words[1][place : place + count])
+    def _source_at(self, places: Float64) -> Int64:
+        """Sources at places in [0, 1) of the circle."""
+        numbers = np.searchsorted(self._edges, places, side="right")
+        return self._order[np.minimum(numbers, len(self._edges) - 1)]
 
-    def _even_draws(self, positions: Int64) -> Float64:
-        """Draws in [0, 1) for positions that follow each other, at most a key's."""
-        batches, rows = np.divmod(positions, self._batch_size)
-        first, last = int(batches[0]), int(batches[-1]) + 1
-        # a start for each batch; two pieces where its number passes into the next key
-        cut = min(last, (first // DRAWS_PER_KEY + 1) * DRAWS_PER_KEY)
-        pieces = [self._draws(first, cut - first)]
-        if last > cut:
-            pieces.append(self._draws(cut, last - cut))
-        return (np.concatenate(pieces)[batches - first] + rows * _GOLDEN) % 1.0
+    def _draws(self, first: int, count: int) -> Float64:
+        """Numbers `first` and following of the endless independent draws in [0, 1)."""
+        pieces = []
+        while count > 0:
+            key, place = divmod(first, DRAWS_PER_KEY)
+            if self._words is None or self._words[0] != key:
+                self._words = key, random_words(DRAWS_PER_KEY, self._seed, "mixture", key)
+            pieces.append(_unit(self._words[1][place : place + count]))
+            first, count = first + len(pieces[-1]), count - len(pieces[-1])
+        return np.concatenate(pieces)
+
+    def _even_sources(self, positions: Int64, kinds: Int64) -> Int64:
+        """Sources of positions that follow each other, from those of their complete batches."""
+        size, half = self._batch_size, self._batch_size // 2
+        first, last = int(positions[0]) // size, int(positions[-1]) // size + 1
+        # of each batch: where the spaced places, the deal of pairs and their turns begin
+        drawn = self._draws(3 * first, 3 * (last - first)).reshape(-1, 3)
+        start, deal, turn = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:]
+        sources = self._source_at((np.arange(size) + start) / size)  # [batches, size]
+        pairs = np.stack([sources[:, :half], sources[:, ::-1][:, :half]], axis=-1)
+        by_sum = np.argsort(kinds[pairs].sum(axis=-1), axis=1, kind="stable")  # [batches, half]
+        # places of half a batch in the order in which golden steps visit a circle
+        steps = np.argsort(np.argsort(np.arange(half) * _GOLDEN % 1.0))
+        chosen = (steps + (deal * half).astype(np.int64)) % half
+        pairs = np.take_along_axis(pairs, np.take_along_axis(by_sum, chosen, 1)[:, :, None], 1)
+        # every other pair is turned around, spread as evenly
+        turned = (turn + np.arange(half) * _SILVER) % 1.0 < 0.5
+        rows = np.where(turned[:, :, None], pairs[:, :, ::-1], pairs)  # [batches, half, 2]
+        return rows.reshape(-1)[positions - first * size]

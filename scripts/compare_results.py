@@ -25,10 +25,10 @@ from eval.runs.compare import (
     Comparison,
     Pair,
     PairingError,
+    best_policies,
     compare_all,
     compare_runs,
     episode_rows,
-    not_told_from_best,
     only_policy,
     protocol_differences,
     total,
@@ -114,7 +114,7 @@ def _compare(console: Console, sides: dict[str, Side]) -> None:
     else:
         pairs = compare_all(sides)
         console.print(_pairs_table(pairs))
-        best = ", ".join(not_told_from_best(names, pairs))
+        best = ", ".join(best_policies(names, pairs))
         console.print(f"no other policy is shown to be better than: {best}", markup=False)
     receipts = [receipt for receipt, _ in sides.values()]
     for receipt in receipts:

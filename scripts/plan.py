@@ -82,9 +82,7 @@ def _plan() -> int:
                 alone, packed = packed_run(config, run, devices=1)
                 made = card_plans(alone, chosen, say=console.log)
                 on_cards.append(made)
-                print_cards(console, made)
-                if packed:
-                    console.print(f"  {packed}", highlight=False)
+                print_cards(console, made, packed)
                 continue
             target = describe(name)
             batch_size = global_batch_size(
@@ -101,9 +99,7 @@ def _plan() -> int:
                 say=console.log,
             )
             plans.append(plan)
-            print_plan(console, plan)
-            if packed:
-                console.print(f"  {packed}", highlight=False)
+            print_plan(console, plan, packed)
     except (XVLAError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

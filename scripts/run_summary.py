@@ -150,7 +150,9 @@ def draw_curves(workdirs: Sequence[pathlib.Path], path: pathlib.Path) -> None:
 
 def _draw_success(axes: Any, lines: Sequence[Mapping[str, Any]], run: str) -> None:
     """Draws success on the half of the states to choose on, and on that to confirm on."""
-    for name, marker in ((_SUCCESS, "o-"), (_CONFIRMED, "D")):
+    # the second is hollow and larger, because it stands at a step of the first
+    hollow = {"markerfacecolor": "none", "markersize": 11}
+    for name, style in ((_SUCCESS, {"fmt": "o-"}), (_CONFIRMED, {"fmt": "D", **hollow})):
         measured = [line for line in lines if name in line]
         if not measured:
             continue
@@ -160,9 +162,7 @@ def _draw_success(axes: Any, lines: Sequence[Mapping[str, Any]], run: str) -> No
             for end in ("low", "high")
         )
         label = f"{run}{name.removeprefix('rollouts/')}"
-        axes.errorbar(
-            steps, rates, yerr=(below, above), fmt=marker, label=label, linewidth=1.2, capsize=3
-        )
+        axes.errorbar(steps, rates, yerr=(below, above), label=label, capsize=3, **style)
 
 
 def _finish_panel(axes: Any, title: str) -> None:

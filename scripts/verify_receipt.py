@@ -4,7 +4,7 @@ python -m scripts.verify_receipt FOLDER ... [--seal=HEX]
 
 FOLDER is the --out of scripts.evaluate or scripts.merge_results, or the results.json in it. A line
 for each check says what was found; the status is 0 only where all hold. --seal is the one that was
-published with the score: without it a file that was edited and sealed anew passes.
+published with the score: without it a file that was edited and sealed again passes.
 docs/receipts.md says what each check shows.
 """
 
@@ -29,7 +29,7 @@ _SEAL = COMMAND.DEFINE_string(
     "seal", None, "The seal that was published with the score; of one receipt."
 )
 
-# (what was checked, what was found, True where it holds)
+# (what was checked, the finding, True where it holds)
 Check = tuple[str, str, bool]
 
 
@@ -68,15 +68,15 @@ def _plans(receipt: Mapping[str, Any]) -> Iterator[Check]:
             keys = [episode_key(record) for record in entry["episodes"]]
             missing = len(planned.difference(keys))
             strange = len(keys) - len(planned.intersection(keys))
-            found = f"{policy}: {len(keys)} of {len(planned)} planned episodes"
+            finding = f"{policy}: {len(keys)} of {len(planned)} planned episodes"
             if strange:
-                yield what, f"{found}, {strange} not planned or there twice", False
+                yield what, f"{finding}, {strange} not planned or there twice", False
             elif missing and task["stopping"] is not None:
-                yield what, f"{found}, stopped early by its rule", True
+                yield what, f"{finding}, stopped early by its rule", True
             elif missing and count > 1:
-                yield what, f"{found}, shard {index}/{count}", True
+                yield what, f"{finding}, shard {index}/{count}", True
             else:
-                yield what, found, not missing
+                yield what, finding, not missing
 
 
 def _journal(receipt: Mapping[str, Any], path: pathlib.Path) -> Check:
@@ -99,8 +99,8 @@ def _journal(receipt: Mapping[str, Any], path: pathlib.Path) -> Check:
     other = [key for key in {**noted, **stored} if noted.get(key) != stored.get(key)]
     if other:
         policy, name, key = other[0]
-        found = f"{len(other)} other episodes, such as {key} of {policy} on {name}"
-        return "journal", found, False
+        finding = f"{len(other)} other episodes, such as {key} of {policy} on {name}"
+        return "journal", finding, False
     return "journal", f"the same {len(noted)} episodes", True
 
 
@@ -127,10 +127,10 @@ def main(arguments: list[str]) -> int:
     console, holds = Console(), True
     for argument in arguments:
         console.print(argument, markup=False, soft_wrap=True)
-        for what, found, good in verify(pathlib.Path(argument), _SEAL.value):
+        for what, finding, good in verify(pathlib.Path(argument), _SEAL.value):
             holds &= good
             verdict = Text("  holds  ") if good else Text("  FAILS  ", style="bold red")
-            console.print(verdict + Text(f"{what}: {found}"), soft_wrap=True)
+            console.print(verdict + Text(f"{what}: {finding}"), soft_wrap=True)
     return 0 if holds else 1
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from data.inference.recording import Recording
 from data.readers.hdf5_files import SUFFIXES
 from data.readers.lerobot_index import INFO
-from data.readers.tfds_folders import INFO_NAME
 
+INFO_NAME = "dataset_info.json"  # as data.readers.tfds_folders, which loads TensorFlow
 VERSION = re.compile(r"\d+\.\d+\.\d+")  # name of a folder of tfds
 
 

@@ -29,6 +29,7 @@ from data.inference.recording import (
 )
 from data.readers.hdf5 import Hdf5Images, check_present
 from data.readers.hdf5_files import (
+    DEMOS,
     Hdf5Episode,
     all_values,
     find_episodes,
@@ -46,7 +47,7 @@ ACTIONS = (ACTION, "actions")
 RATES = ("fps", "rate_hz", "hz", "frequency", "control_freq", "control_frequency")  # attributes
 TEXT = re.compile(r"instruction|language|(?:^|_)(?:lang|task|prompt)(?:$|_)", re.IGNORECASE)
 CLOCK = re.compile(r"^(?:time_?stamps?|times?)(?:_s)?$", re.IGNORECASE)
-ENVIRONMENT = "data/env_args"  # of robomimic: JSON about the environment
+ENVIRONMENT = "env_args"  # of robomimic's group of episodes: JSON about the environment
 ROBOSUITE = 1  # type of an environment there
 QUATERNION_OF_ROBOSUITE = ("qx", "qy", "qz", "qw")  # its observations have the scalar last
 LEFT_OUT = ("next_obs/", "states", "rewards", "dones", "policy_mode", "compress_len")
@@ -201,7 +202,7 @@ def _is_text(array: h5py.Dataset) -> bool:
 
 def _facts(file: h5py.File, place: Hdf5Episode) -> tuple[float | None, str, str, bool]:
     """Rate and what states it, the robot's name, and whether robosuite rendered the images."""
-    about: Any = stored_attribute(file, ENVIRONMENT)
+    about: Any = stored_attribute(file, f"{DEMOS}/{ENVIRONMENT}")
     try:
         about = json.loads(about) if isinstance(about, str | bytes) else {}
     except ValueError:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from data.faults import FaultError, needs
 from data.images import ENCODED, image_form, stored_images
-from data.inference.formats import VERSION
 from data.inference.recording import (
     ACTION,
     EPISODES,
@@ -79,7 +78,7 @@ def read_rlds(folder: Path, episodes: int = EPISODES) -> Recording:
     Raises:
         ValueError, OSError: it is no such folder, or an episode cannot be read.
     """
-    named = folder.parent if VERSION.fullmatch(folder.name) else folder
+    named = folder.parent if tfds.core.Version.is_valid(folder.name) else folder
     place = version_folder(named.parent, named.name)
     if folder != named and Path(place) != folder:
         raise ValueError(

@@ -26,7 +26,7 @@ _LONGEST_CHAIN = 16  # soft links, as HDF5's own limit
 _KNOWN_FILES = 1 << 16  # checked and unchanged since
 _HEAP_HEAD, _OBJECT_HEAD = 16, 16  # bytes
 SUFFIXES = (".hdf5", ".h5")
-_DEMOS = "data"  # robomimic's group of episodes
+DEMOS = "data"  # robomimic's group of episodes
 _DEMO = re.compile(r"demo_(\d+)")
 
 
@@ -64,8 +64,8 @@ def find_episodes(place: Path) -> list[Hdf5Episode]:
     for path in files:
         demos = _demos(path)
         if not demos:
-            raise ValueError(f"{path} has no group {_DEMOS}/demo_0, ..., as {files[0].name} has")
-        episodes += [Hdf5Episode(path, f"{_DEMOS}/{name}") for name in demos]
+            raise ValueError(f"{path} has no group {DEMOS}/demo_0, ..., as {files[0].name} has")
+        episodes += [Hdf5Episode(path, f"{DEMOS}/{name}") for name in demos]
     return episodes
 
 
@@ -78,7 +78,7 @@ def _demos(path: Path) -> list[str]:
     """Names of the groups demo_N of a file, by number."""
     try:
         with h5py.File(path) as file:
-            group = stored_item(file, _DEMOS) if has_key(file, _DEMOS) else None
+            group = stored_item(file, DEMOS) if has_key(file, DEMOS) else None
             names = [str(name) for name in group] if isinstance(group, h5py.Group) else []
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file: {error}") from error

@@ -104,10 +104,9 @@ def batches(
     """
     form = BatchForm(num_views, image_size, tokenize, fit, action_width, domains)
     shape = StreamShape(seed, batch_size, num_actions, shuffle_buffer, lanes, shuffle_per, deal)
-    rows = _rows_of_host(host, hosts, batch_size)
     start = start_step if position is None else position
-    work = {"rows": rows, "start": start, "threads": threads, "cache_mb": cache_mb}
-    maker = BatchMaker(sources, shape, form, Faults(max_bad_episodes), **work)
+    work = {"rows": _rows_of_host(host, hosts, batch_size), "start": start, "threads": threads}
+    maker = BatchMaker(sources, shape, form, Faults(max_bad_episodes), cache_mb=cache_mb, **work)
     return Batches(maker, prefetch=prefetch)
 
 

@@ -188,7 +188,7 @@ def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair
     names = list(itertools.combinations(sides, 2))
     counts = [total(compare_runs(*sides[one], *sides[other]).values()) for one, other in names]
     adjusted = holm([one.p_value for one in counts])
-    return [Pair(*pair, *rest) for pair, *rest in zip(names, counts, adjusted)]
+    return [Pair(*pair, count, p) for pair, count, p in zip(names, counts, adjusted)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -200,7 +200,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def not_told_from_best(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+def best_policies(names: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
     """Returns the policies that no other one is shown to be better than."""
     beaten = {
         pair.second if pair.better == pair.first else pair.first for pair in pairs if pair.better

@@ -4,7 +4,7 @@ A link is the SHA-256 of the link before it and of the episode's record; the fir
 the hash of what was evaluated. So no episode can be changed, dropped, added or moved without all
 links from there on being other ones, and the first that does not fit names the place.
 
-The seal is the SHA-256 of all else in the receipt. Whoever can write the file can seal it anew:
+The seal is the SHA-256 of all else in the receipt. Whoever can write the file can seal it again:
 the seal shows damage and careless edits, and a forgery only to those who know the old seal. Publish
 it with the score.
 """

@@ -56,7 +56,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     if word == AUTO:
         index, count = _scheduled(text, environment)
         if number:
-            counted = _whole(text, "N", number)
+            counted = _number(text, "N", number)
             if count not in (None, counted):
                 raise ValueError(f"--shard={text}: the scheduler started {count} of them")
             count = counted
@@ -76,7 +76,7 @@ def _scheduled(text: str, environment: Mapping[str, str]) -> tuple[int, int | No
     """Returns the index from 0 and the number of shards, None where nobody says it."""
 
     def value(name: str, absent: str = "0") -> int:
-        return _whole(text, name, environment.get(name, absent))
+        return _number(text, name, environment.get(name, absent))
 
     if "SLURM_ARRAY_TASK_ID" in environment:
         first, step = value("SLURM_ARRAY_TASK_MIN"), value("SLURM_ARRAY_TASK_STEP", "1") or 1
@@ -92,9 +92,9 @@ def _scheduled(text: str, environment: Mapping[str, str]) -> tuple[int, int | No
     )
 
 
-def _whole(text: str, name: str, value: str) -> int:
+def _number(text: str, name: str, value: str) -> int:
     if not value.isdecimal():
-        raise ValueError(f"--shard={text}: {name} is {value!r}; allowed is a whole number")
+        raise ValueError(f"--shard={text}: {name} is {value!r}; allowed is 0 or more")
     return int(value)
 
 

@@ -58,8 +58,8 @@ def _instruction(path: Path) -> str:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskFileError(f"the task file {path} cannot be read: {error}") from error
-    found = _LANGUAGE.search(content)
-    text = " ".join(found.group(1).split()) if found else ""
+    language = _LANGUAGE.search(content)
+    text = " ".join(language.group(1).split()) if language else ""
     if not text:
         raise TaskFileError(f"{path} has no (:language ...), so there is no text to send")
     if not _GOAL.search(content) or content.count("(") != content.count(")"):

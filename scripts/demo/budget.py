@@ -17,7 +17,7 @@ FLOOR, CEILING = 500, 1500  # steps
 _ROUND = 50
 # Later stages and the start of training, in seconds of earlier stages that do similar work: they
 # run the same simulators as the recording, and start the same program as the timed run.
-_LATER, _START = 2.5, 0.7
+_LATER, _START = 3.0, 0.7
 
 
 def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:

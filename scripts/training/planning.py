@@ -108,8 +108,8 @@ def pipeline_bytes(config: Any, run: Run, target: Slice) -> dict[str, int]:
     )
 
 
-def print_plan(console: Console, plan: dict[str, Any]) -> None:
-    """Prints a plan, with its assumptions below."""
+def print_plan(console: Console, plan: dict[str, Any], packed: PackedViews | None = None) -> None:
+    """Prints a plan, with its assumptions and a line on packed views below."""
     table = Table(title=f"{plan['topology']}: {plan['devices']} devices, {plan['hosts']} hosts")
     table.add_column("quantity")
     table.add_column("value")
@@ -118,9 +118,13 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
     console.print(table)
     for line in ASSUMPTIONS:
         console.print(f"  assumed: {line}", highlight=False)
+    if packed:
+        console.print(f"  {packed}", highlight=False)
 
 
-def print_cards(console: Console, plans: Sequence[dict[str, Any]]) -> None:
+def print_cards(
+    console: Console, plans: Sequence[dict[str, Any]], packed: PackedViews | None = None
+) -> None:
     """Prints the memory of one program on several cards, with advice where it does not fit."""
     plan = plans[0]
     memory = f"{_gib(plan['memory']['peak'])}, of which the train state is {_gib(plan['state'])}"
@@ -136,6 +140,8 @@ def print_cards(console: Console, plans: Sequence[dict[str, Any]]) -> None:
         "takes less; 5 % are the driver's",
         highlight=False,
     )
+    if packed:
+        console.print(f"  {packed}", highlight=False)
 
 
 def card_advice(plan: dict[str, Any]) -> str:

@@ -159,9 +159,10 @@ def _lead(results: RolloutResults) -> str:
         if confirmed is None
         else f"On the other half, which no choice has seen, it succeeded in {confirmed}."
     )
+    among = f"among {len(scores)} checkpoints" if len(scores) > 1 else "as the only checkpoint"
     return (
-        f"Step {chosen} was chosen among {len(scores)} checkpoints by its success on one half of "
-        f"the states, {scores[chosen]}; the best of several looks better there than it is. {end}"
+        f"Step {chosen} was chosen {among} by its success on one half of the states, "
+        f"{scores[chosen]}; the best of several looks better there than it is. {end}"
     )
 
 

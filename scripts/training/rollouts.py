@@ -44,7 +44,7 @@ from scripts.training.rollout_results import (
 )
 from scripts.training.run import TrainingRun
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS
-from xvla_jax.errors import ConfigError
+from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.training.loop import Companion, Write
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.telemetry import read_metrics
@@ -142,7 +142,13 @@ def rollout_plan(run: TrainingRun, *, processes: int) -> RolloutPlan | None:
         plans = {h: episodes(spec, init_states=s, seed=0) for h, s in chosen.items()}
     except ValueError as error:
         raise ConfigError(f"config.rollouts: {error}") from error
-    check_task(spec, run.model_config.action_mode, run.contracts)
+    try:
+        check_task(spec, run.model_config.action_mode, run.contracts)
+    except ContractError as error:
+        raise ContractError(
+            f"config.rollouts.task is {config.task!r}: {error}. Name the task of your data, or "
+            "nothing to train without rollouts"
+        ) from error
     options = [f"--workers={config.workers}"]
     options += ["--accept_renderer"] if config.accept_renderer else []
     if config.simulator_python:

@@ -71,11 +71,7 @@ def train(
     run = run.without_weights()  # the state holds them now; this frees the host's copy
     train_step = _train_step(run, int(state.step), workdir, processes)
     if processes.main:
-        Console().print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
-        if run.packed:
-            Console().print(str(run.packed), highlight=False, soft_wrap=True)
-    skips = SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index)
-    watch = run.watch(int(state.step), began=began)
+        _print_start(run)
     with (
         run.batches(position) as stream,
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
@@ -91,7 +87,13 @@ def train(
             schedule=Schedule(run.recipe.config.iters, config.log_every),
             placement=Placement(run.mesh, run.model_config, run.present_views),
             saving=saving,
-            reports=Reports(writer, watch, skips, run.domains.names, profile=profile),
+            reports=Reports(
+                writer,
+                run.watch(int(state.step), began=began),
+                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
+                run.domains.names,
+                profile=profile,
+            ),
             stop=stop,
             validation=run.validation,
         )
@@ -105,6 +107,14 @@ def train(
         return 0
     print(f"stopped at step {int(state.step)}; the same command resumes from there")
     return STOPPED if stop.number == signal.SIGINT else 0
+
+
+def _print_start(run: TrainingRun) -> None:
+    """Prints what is trained on, what is trained, and how views are packed."""
+    console = Console()
+    console.print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
+    if run.packed:
+        console.print(str(run.packed), highlight=False, soft_wrap=True)
 
 
 def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes) -> StepProfile:

@@ -48,7 +48,7 @@ def sweep(module: str, file: Path, every: int, arguments: list[str]) -> int:
     for number, (name, mutant) in enumerate(mutants(content)):
         if number % every:
             continue
-        # Sealed anew where its shape allows, so that more than the seal has to refuse it.
+        # Sealed again where its shape allows, so that more than the seal has to refuse it.
         with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
             mutant = resealed(mutant)
         file.write_text(json.dumps(mutant))

@@ -41,7 +41,7 @@ COMMANDS: dict[str, Command] = {
     name: importlib.import_module(f"scripts.{name}").COMMAND for name in NAMES
 }
 # command -> flags whose folder may lie in a bucket
-_PROGRAMS = {key: {"program_cache"} for key in ("evaluate", "plan", "serve", "train")}
+_PROGRAMS = {name: {"program_cache"} for name in ("evaluate", "plan", "serve", "train")}
 IN_BUCKETS = {"build_rlds": {"root", "out"}, "inspect_data": {"root"}} | _PROGRAMS
 PARTS = {"__init__", "__main__", "choices", "random_weights", "terminal"}  # no commands
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import sys
@@ -33,7 +34,6 @@ from xvla_jax import sharding
 from xvla_jax.actions import action_space
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.training.state import init_state
 from xvla_jax.training.step import make_train_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.rlds]
@@ -78,22 +78,20 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], Answers]] = {
 }
 
 
-def recipe_of(joints: int) -> Any:
-    """The tiny model: for poses, or for so many joints."""
-    if not joints:
-        return tiny.RECIPE
-    fields = models.model_dict(models.TINY, action_mode="auto") | {"real_action_dim": joints}
-    return dataclasses.replace(tiny.RECIPE, model=XVLA(XVLAConfig.from_dict(fields)))
+@functools.cache
+def of_joints(width: int) -> tuple[XVLAConfig, Any]:
+    """The tiny model for so many joints, of the same parameters, and its train step."""
+    fields = models.model_dict(models.TINY, action_mode="auto") | {"real_action_dim": width}
+    config = XVLAConfig.from_dict(fields)
+    recipe = dataclasses.replace(tiny.RECIPE, model=XVLA(config))
+    return config, make_train_step(recipe, tiny.PROCESSOR, seed=0)
 
 
-def loss_of_one_step(recipe: Any, batch: Mapping[str, np.ndarray]) -> float:
+def loss_of_one_step(step: Any, batch: Mapping[str, np.ndarray]) -> float:
     mesh = tiny.mesh(1, 1)
-    step = make_train_step(recipe, tiny.PROCESSOR, seed=0)
-    state = init_state(recipe, mesh, seed=0)
     with jax.set_mesh(mesh):
-        after, metrics = step(state, sharding.global_batch(dict(batch), mesh))
+        after, metrics = step(tiny.state(), sharding.global_batch(dict(batch), mesh))
     assert int(after.step) == 1
-    assert np.isfinite(float(metrics["grad_norm"]))
     assert float(metrics["grad_norm"]) > 0
     return float(metrics["loss"])
 
@@ -118,8 +116,7 @@ def test_a_step_is_made_from_the_written_row(
     row, root = (word.partition("=")[2] for word in line.split()[-2:])
     sources = open_mixture(mixture(row), root)
     spec = sources[0].reader.spec
-    recipe = recipe_of(spec.width if spec.joints else 0)
-    config = recipe.model.config
+    config, step = of_joints(spec.width) if spec.joints else (tiny.CONFIG, tiny.train_step())
     batches = one_pass(
         sources,
         batch_size=BATCH,
@@ -131,4 +128,4 @@ def test_a_step_is_made_from_the_written_row(
     )
     (batch,) = itertools.islice(batches, 1)
     assert batch["view_mask"].all(), "both cameras of every robot are there"
-    assert np.isfinite(loss_of_one_step(recipe, batch))
+    assert np.isfinite(loss_of_one_step(step, batch))

@@ -32,7 +32,7 @@ from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
 from xvla_jax.training.signals import StopSignal
 from xvla_jax.training.state import TrainState
 from xvla_jax.training.step import Arrays, TrainStep
-from xvla_jax.training.telemetry import MetricsWriter, Watch
+from xvla_jax.training.telemetry import MetricsWriter, StepMeans, Watch
 from xvla_jax.training.validation import Validation
 
 Position = Mapping[str, Any]
@@ -74,16 +74,13 @@ def run_loop(
                 with jax.set_mesh(placement.mesh):
                     state, metrics = train_step(state, fed.batch)
             step += 1
-            reports.profile.end(step, state)
-            reports.skips.add(step, metrics, fed.samples)
-            reports.means.add(metrics)
-            reports.watch.step(waited_s=feed.waited_s, samples=fed.rows * jax.process_count())
+            reports.step(step, state, metrics, fed, waited_s=feed.waited_s)
 
             # Before the log, so that a measurement is in the line of its step.
             measured = {}
             if validation and validation.due(step, schedule.iters):
                 measured = _validate(validation, state, placement.mesh, reports.watch)
-                _log.info("step %d/%d  %s", step, schedule.iters, _listed(measured))
+                _log.info("step %d/%d  %s", step, schedule.iters, _listed(measured, "val_l1"))
             if step % schedule.log_every == 0 or step == schedule.iters or measured:
                 scalars = _scalars(metrics, reports.domains) | {**saving.companion.scalars()}
                 reports.write(step, scalars | measured | _counts(batches))
@@ -213,8 +210,17 @@ class Reports:
     watch: Watch
     skips: SkipWatch
     domains: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    means: StepMeans = dataclasses.field(default_factory=lambda: StepMeans())
+    means: StepMeans = dataclasses.field(default_factory=StepMeans)
     profile: StepProfile = dataclasses.field(default_factory=StepProfile)
+
+    def step(
+        self, step: int, state: TrainState, metrics: Arrays, fed: Fed, *, waited_s: float
+    ) -> None:
+        """Counts a step, and ends the profile after its last; else the device is not awaited."""
+        self.profile.end(step, state)
+        self.skips.add(step, metrics, fed.samples)
+        self.means.add(metrics)
+        self.watch.step(waited_s=waited_s, samples=fed.rows * jax.process_count())
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the metrics of a step with the times and skips so far, and logs a line."""
@@ -233,9 +239,9 @@ def _validate(
         return validation.measure(state, mesh)
 
 
-def _listed(measured: Mapping[str, float]) -> str:
-    l1 = {name: value for name, value in measured.items() if name.startswith("val_l1")}
-    return "  ".join(f"{name} {value:.4g}" for name, value in l1.items())
+def _listed(scalars: Mapping[str, float], beginning: str) -> str:
+    chosen = {name: value for name, value in scalars.items() if name.startswith(beginning)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in chosen.items())
 
 
 def _scalars(metrics: Arrays, names: Mapping[int, str]) -> dict[str, float]:
@@ -363,28 +369,6 @@ class DeviceFeed(Iterator[Fed]):
     ) -> None:
         """Ends the thread; a batch placed ahead is lost."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class StepMeans:
-    """Means over the steps since the last reading of what one step says little about."""
-
-    NAMES: Final = ("packed_unused", "packed_overflow")
-
-    def __init__(self) -> None:
-        """Begins without a step."""
-        self._values: dict[str, list[Any]] = {}
-
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """Keeps the values of a step, without waiting for the device."""
-        for name in self.NAMES:
-            if name in metrics:
-                self._values.setdefault(name, []).append(metrics[name])
-
-    def read(self) -> dict[str, float]:
-        """Returns the means, and begins again."""
-        means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        self._values.clear()
-        return means
 
 
 SKIPPED_NAME: Final = "skipped.jsonl"

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import secrets
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -357,3 +358,27 @@ def goodput(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "sessions": len(in_order),
         "steps_repeated": repeated,
     }
+
+
+class StepMeans:
+    """Means over the steps since the last reading of what one step says little about."""
+
+    NAMES: Final = ("packed_unused", "packed_overflow")
+
+    def __init__(self) -> None:
+        """Begins without a step."""
+        self._values: dict[str, list[Any]] = {}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Keeps the values of a step, without waiting for the device."""
+        for name in self.NAMES:
+            if name in metrics:
+                self._values.setdefault(name, []).append(metrics[name])
+
+    def read(self) -> dict[str, float]:
+        """Returns the means, and begins again."""
+        means = {
+            name: statistics.fmean(map(float, values)) for name, values in self._values.items()
+        }
+        self._values.clear()
+        return means

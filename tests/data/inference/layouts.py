@@ -54,7 +54,7 @@ def robomimic(recording=None, names=("qx", "qy", "qz", "qw")):
         recording,
         storage="hdf5",
         rate_hz=20.0,
-        rate_from="control_freq of data/env_args states",
+        rate_from="control_freq of env_args states",
         arrays={
             EEF: tuple(rows[:, :3] for rows in states),
             QUAT: tuple(rows[:, 3:7] for rows in states),

@@ -27,6 +27,7 @@ from tests.data.inference.layouts import (
 from tests.data.inference.planted import (
     both,
     carried_view,
+    changed,
     joint_recording,
     late,
     pose_recording,
@@ -104,19 +105,22 @@ def in_blue(recording):
     return dataclasses.replace(recording, shots=shots)
 
 
-def act_of(function):
-    return lambda: act(both(joint_recording(), function))
+def of_state(function):
+    """The plant that makes the action a function of the state."""
 
-
-def as_state(function):
-    """ACT whose action is a function of its state."""
-
-    def make():
-        recording = act()
-        actions = tuple(function(rows) for rows in recording.arrays[QPOS])
+    def plant(recording):
+        actions = tuple(function(rows) for rows in recording.arrays[STATE])
         return dataclasses.replace(recording, arrays={**recording.arrays, ACTION: actions})
 
-    return make
+    return plant
+
+
+def of_both(function):
+    return lambda recording: both(recording, function)
+
+
+def of_action(function):
+    return lambda recording: changed(recording, action=function)
 
 
 def aloha(order=("left", "right"), cameras=("left", "right")):
@@ -145,44 +149,32 @@ ALOHA = {
 }
 STATE_TARGET = {"targets": "state", "gripper_closed": ("low", OPEN), "grippers": ("5", OPEN)}
 
-ACT = {
-    "nothing": (act, {}),
-    "gripper reversed": (act_of(reversed_last), {"gripper_closed": "high"}),
-    "degrees": (act_of(lambda r: r * DEGREES), {"unit": "deg"}),
-    "within 90, of either unit": (act_of(lambda r: r * 70), {"unit": OPEN}),
-    "one joint in degrees": (act_of(lambda r: r * [1, 1, 1, 1, 150, 1]), {"unit": OPEN}),
-    "encoder counts": (act_of(lambda r: r * 1500), {"unit": OPEN}),
-    "gripper in the middle": (
-        act_of(lambda r: r[:, [0, 1, 5, 2, 3, 4]]),
-        {"grippers": OPEN},
-    ),
-    "no gripper": (act_of(lambda r: r[:, :5]), {"channels": "0-4", "grippers": OPEN}),
-    "action = state": (as_state(np.copy), STATE_TARGET),
+# planted in the arm of joints before it takes a layout, which has no names of columns
+JOINTS = {
+    "nothing": (lambda recording: recording, {}),
+    "gripper reversed": (of_both(reversed_last), {"gripper_closed": "high"}),
+    "degrees": (of_both(lambda r: r * DEGREES), {"unit": "deg"}),
+    "within 90, of either unit": (of_both(lambda r: r * 70), {"unit": OPEN}),
+    "one joint in degrees": (of_both(lambda r: r * [1, 1, 1, 1, 150, 1]), {"unit": OPEN}),
+    "encoder counts": (of_both(lambda r: r * 1500), {"unit": OPEN}),
+    "gripper in the middle": (of_both(lambda r: r[:, [0, 1, 5, 2, 3, 4]]), {"grippers": OPEN}),
+    "no gripper": (of_both(lambda r: r[:, :5]), {"channels": "0-4", "grippers": OPEN}),
+    "action = state": (of_state(np.copy), STATE_TARGET),
     "action = next state": (
-        as_state(lambda r: np.concatenate([r[1:], r[-1:]])),
+        of_state(lambda r: np.concatenate([r[1:], r[-1:]])),
         STATE_TARGET,
     ),
-    "action late by one": (as_state(lambda r: late(r, 1)), STATE_TARGET),
-    "action late by four": (
-        lambda: with_arrays(act(), action=lambda r: late(r, 4)),
-        {"targets": "state"},
-    ),
-    "action is a step": (
-        as_state(lambda r: np.diff(r, axis=0, append=r[-1:])),
-        STATE_TARGET,
-    ),
-    "action in degrees": (
-        lambda: with_arrays(act(), action=lambda r: r * 180 / np.pi),
-        {"targets": "state"},
-    ),
-    "channels swapped in the action": (
-        lambda: with_arrays(act(), action=swapped),
-        {"targets": OPEN},
-    ),
+    "action late by one": (of_state(lambda r: late(r, 1)), STATE_TARGET),
+    "action late by four": (of_action(lambda r: late(r, 4)), {"targets": "state"}),
+    "action is a step": (of_state(lambda r: np.diff(r, axis=0, append=r[-1:])), STATE_TARGET),
+    "action in degrees": (of_action(lambda r: r * 180 / np.pi), {"targets": "state"}),
+    "channels swapped in the action": (of_action(swapped), {"targets": OPEN}),
     "an action with a base": (
-        lambda: with_arrays(act(), action=lambda r: np.column_stack([r, r[:, :2]])),
+        of_action(lambda r: np.column_stack([r, r[:, :2]])),
         {"channels": OPEN},
     ),
+}
+ACT = {
     "BGR": (lambda: in_blue(act()), {}),
     "cameras swapped": (
         lambda: dataclasses.replace(
@@ -314,21 +306,38 @@ RLDS = {
         {},
     ),
 }
+RLDS_JOINTS_TRUTH = {
+    **{
+        key: ACT_TRUTH[key] for key in ("channels", "grippers", "gripper_closed", "unit", "targets")
+    },
+    **{key: RLDS_TRUTH[key] for key in ("state_key", "views", "channel_order", "rate_hz")},
+    "instruction": "recorded",
+    "kind": "joints",  # answered: no name of RLDS says it
+}
+
+
+def planted(layout, plant):
+    return lambda: layout(plant(joint_recording()))
+
+
+ACT_JOINTS = {name: (planted(act, plant), truth) for name, (plant, truth) in JOINTS.items()}
+RLDS_JOINTS = {name: (planted(rlds, plant), truth) for name, (plant, truth) in JOINTS.items()}
 CASES = [
-    pytest.param(make, truth | changes, id=f"{layout}: {name}")
-    for layout, truth, table in (
-        ("act", ACT_TRUTH, ACT),
-        ("robomimic", ROBOMIMIC_TRUTH, ROBOMIMIC),
-        ("rlds", RLDS_TRUTH, RLDS),
+    pytest.param(make, answers, truth | changes, id=f"{layout}: {name}")
+    for layout, answers, truth, table in (
+        ("act", {}, ACT_TRUTH, ACT_JOINTS | ACT),
+        ("robomimic", {}, ROBOMIMIC_TRUTH, ROBOMIMIC),
+        ("rlds", {}, RLDS_TRUTH, RLDS),
+        ("rlds joints", {"kind": "joints"}, RLDS_JOINTS_TRUTH, RLDS_JOINTS),
     )
     for name, (make, changes) in table.items()
 ]
 
 
-@pytest.mark.parametrize(("make", "truth"), CASES)
-def test_a_planted_convention_is_inferred_or_asked_for(make, truth):
+@pytest.mark.parametrize(("make", "answers", "truth"), CASES)
+def test_a_planted_convention_is_inferred_or_asked_for(make, answers, truth):
     recording = make()
-    choices = infer(recording)
+    choices = infer(recording, answers)
     assert set(choices) <= set(truth) | {"arm_order"}
     wrong = {
         name: choice.value
@@ -341,6 +350,11 @@ def test_a_planted_convention_is_inferred_or_asked_for(make, truth):
     with pytest.raises(ValueError, match="is not filled in, allowed is") as refused:
         row_of(text)
     assert "\n" not in str(refused.value)
+
+
+def test_at_least_24_conventions_are_planted_in_each_of_hdf5_and_rlds():
+    assert len(ACT_JOINTS) + len(ACT) + len(ROBOMIMIC) - 2 >= 24
+    assert len(RLDS_JOINTS) + len(RLDS) - 2 >= 24
 
 
 ANSWERS = {"channel_order": "rgb", "rate_hz": "50", "instruction": "sweep the crumbs"}

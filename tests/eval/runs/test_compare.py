@@ -10,11 +10,11 @@ import pytest
 from eval.runs.compare import (
     Comparison,
     PairingError,
+    best_policies,
     compare_all,
     compare_runs,
     count_pairs,
     holm,
-    not_told_from_best,
     only_policy,
     protocol_differences,
     total,
@@ -113,4 +113,4 @@ def test_several_policies_are_corrected_for_the_number_of_comparisons() -> None:
     assert [pair.counts.p_value for pair in pairs] == pytest.approx([1.0, 2 / 128, 2 / 64])
     assert [pair.adjusted for pair in pairs] == pytest.approx([1.0, 6 / 128, 4 / 64])
     assert [pair.better for pair in pairs] == ["", "good", ""]
-    assert not_told_from_best(sides, pairs) == ["good", "same"]
+    assert best_policies(sides, pairs) == ["good", "same"]
