@@ -118,7 +118,7 @@ def _plan() -> int:
 
 def _warm() -> int:
     """Fills the cache of compiled programs, and returns the exit status."""
-    from scripts.training.run import TrainingRun
+    from scripts.training.run import TrainingRun, group_table
     from scripts.training.warm import warm
     from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
@@ -128,6 +128,7 @@ def _warm() -> int:
     try:
         kept = keep_programs(_PROGRAMS.value)
         run = TrainingRun.open(_CONFIG.value, COMMAND.fields_set("config"), weights=False)
+        console.print(group_table(run.recipe.group_rows()))
         for program in warm(run, say=console.log):
             place = "was there already" if program.kept else "is kept now"
             console.log(f"{program.name} {place} ({program.seconds:.1f} s)", highlight=False)

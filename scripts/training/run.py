@@ -335,13 +335,8 @@ class TrainingRun:
     def watch(self, step: int, *, began: float) -> Watch:
         """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
         peak = peak_of(jax.devices()[0].device_kind)
-        return Watch(
-            step,
-            self.recipe.config.iters,
-            began=began,
-            flops=self.step_flops,
-            peak=peak and peak.flops * jax.device_count(),
-        )
+        most = peak and peak.flops * jax.device_count()
+        return Watch(step, self.recipe.config.iters, began=began, flops=self.step_flops, peak=most)
 
     def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:
         # The mask in all batches, or the step would be compiled twice.

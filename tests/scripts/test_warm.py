@@ -17,6 +17,7 @@ from xvla_jax.compilation.program_cache import machine
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 
+_SINGLE = 20_000  # bytes; a single operation takes 2 to 10 kB, the smallest model program 200 kB
 _ROOT = Path(__file__).resolve().parents[2]
 _FLAGS = (
     *("--config.from_scratch=True", "--config.optimizer.iters=4", "--config.validation.every=4"),
@@ -43,17 +44,18 @@ def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Pa
     for name in ("the initial state", "the train step", "the validation step"):
         assert f"{name} is kept now" in done.stdout
     assert f"compiled programs are kept in {folder}/" in done.stdout
-    kept = {path.name for path in folder.rglob("*-cache")}
-    assert {name.partition("-")[0] for name in kept} > {"jit_train_step", "jit_eval_step"}
+    kept = set(folder.rglob("*-cache"))
+    assert {path.name.partition("-")[0] for path in kept} > {"jit_train_step", "jit_eval_step"}
 
     status, output = end(
         start(demos, tmp_path / "run", *_FLAGS, "--config.profile=2:4", compiled=folder / machine())
     )
     assert status == 0, output
-    assert "0 compiled)" in output, output
+    assert "train step: ready after " in output, output
     assert "no peak known for cpu" in output
-    new = {path.name for path in folder.rglob("*-cache")} - kept
-    assert not new, "compiled by the run"
+    # JAX writes whatever it compiles: the run may add single operations, no program of the model
+    new = [path for path in set(folder.rglob("*-cache")) - kept if path.stat().st_size > _SINGLE]
+    assert new == []
 
     traces = tmp_path / "run" / "tensorboard"
     assert traced(traces) == {STEP: [2, 3], DATA_WAIT: [0, 0]}
