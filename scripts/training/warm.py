@@ -37,12 +37,8 @@ def warm(run: TrainingRun, *, say: Callable[[str], None]) -> Iterator[Warmed]:
 
 
 def _programs(run: TrainingRun) -> dict[str, Callable[[], jax.stages.Lowered]]:
-    """Returns the programs of a run by name: initial state, train step, and validation."""
-    programs = {"the initial state": lambda: _lower_fresh(run), "the train step": run.lower_step}
-    # With LoRA, validation computes on weights whose placement the merge decides.
-    if run.validation is not None and run.recipe.lora is None:
-        programs["the validation step"] = lambda: _lower_validation(run)
-    return programs
+    """Returns the programs of a run by name; its validation is compiled when it is due."""
+    return {"the initial state": lambda: _lower_fresh(run), "the train step": run.lower_step}
 
 
 def _lower_fresh(run: TrainingRun) -> jax.stages.Lowered:
@@ -51,11 +47,3 @@ def _lower_fresh(run: TrainingRun) -> jax.stages.Lowered:
     # Two programs of one number each, which the run needs as well, make the key.
     key: Any = jax.random.key(run.config.seed, impl="rbg")
     return make.lower(run.abstract_state.params if given else key)
-
-
-def _lower_validation(run: TrainingRun) -> jax.stages.Lowered:
-    assert run.validation is not None
-    step: Any = run.validation.eval_step
-    key = jax.random.fold_in(jax.random.key(run.config.seed), 0)
-    with jax.set_mesh(run.mesh):
-        return step.lower(run.abstract_state.params, run.abstract_batch(jitter=False), key)

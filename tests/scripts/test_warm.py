@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 _SINGLE = 20_000  # bytes; a single operation takes 2 to 10 kB, the smallest model program 200 kB
 _ROOT = Path(__file__).resolve().parents[2]
 _FLAGS = (
-    *("--config.from_scratch=True", "--config.optimizer.iters=4", "--config.validation.every=4"),
-    *("--config.validation.episodes=1", "--config.validation.stride=5"),
+    "--config.from_scratch=True",
+    "--config.optimizer.iters=4",
 )
 
 
@@ -41,11 +42,11 @@ def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Pa
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    for name in ("the initial state", "the train step", "the validation step"):
+    for name in ("the initial state", "the train step"):
         assert f"{name} is kept now" in done.stdout
     assert f"compiled programs are kept in {folder}/" in done.stdout
     kept = set(folder.rglob("*-cache"))
-    assert {path.name.partition("-")[0] for path in kept} > {"jit_train_step", "jit_eval_step"}
+    assert {path.name.partition("-")[0] for path in kept} > {"jit_train_step", "jit__lambda"}
 
     status, output = end(
         start(demos, tmp_path / "run", *_FLAGS, "--config.profile=2:4", compiled=folder / machine())
@@ -61,4 +62,5 @@ def test_a_run_finds_its_programs_and_traces_its_steps(demos: Path, tmp_path: Pa
     assert traced(traces) == {STEP: [2, 3], DATA_WAIT: [0, 0]}
     [trace] = traces.glob("plugins/profile/*/*.xplane.pb")
     program = trace.read_bytes()  # it holds the program, with the name of each operation
-    assert [scope for scope in SCOPES if f"/{scope}/".encode() not in program] == []
+    # a scope of its own, or in that of a derivative: /optimizer/, jvp(loss)/
+    assert [s for s in SCOPES if not re.search(rf"[/(]{s}[/)]".encode(), program)] == []
