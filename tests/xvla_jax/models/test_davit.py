@@ -83,7 +83,7 @@ def test_each_branch_is_dropped_at_its_own_rate() -> None:
     assert np.abs(same).max() < 0.1, "every branch draws for itself"
 
 
-@pytest.mark.parametrize("kind", ["window", "channel"])
+@pytest.mark.parametrize("kind", [pytest.param("window", marks=pytest.mark.slow), "channel"])
 def test_a_flat_block_gives_the_numbers_of_a_block_on_a_map(kind: str) -> None:
     """The same bits forward, dropped images included; gradients up to the order of sums."""
     window = functools.partial(WindowAttention, 2, 3)
