@@ -100,7 +100,7 @@ def test_a_missing_package_is_named_with_its_extra(
     assert package in extras[extra]
     code, lines = last_line(["-c", statement], blocked(tmp_path, package))
     assert code == 1
-    said = f"MissingExtraError: {package} is not installed; it is in the extra '{extra}': pip"
+    said = f"{package} is not installed; it is in the extra '{extra}': pip"
     assert said in lines[-1]
 
 

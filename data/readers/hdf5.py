@@ -49,8 +49,8 @@ class Hdf5Reader:
 
     A row that names its views needs no meta file: where there is none, its episodes are those of
     the folder <root>/<storage_name>, the file of that name, or the folder <root>. An episode is
-    then a file, as ACT writes them, or a group data/demo_N in one, as robomimic does; keys of the
-    row begin there.
+    then a file, as ACT writes them, or a group in the group ``data`` of one, as robomimic does;
+    keys of the row begin there.
 
     Raises:
         FileNotFoundError: no meta file and no episode, or the first episode is absent.

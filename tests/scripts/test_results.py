@@ -54,7 +54,7 @@ def test_several_runs_are_compared_and_exported(tmp_path: Path) -> None:
     folders = [save(tmp_path / name, run) for name, run in (("1", good), ("2", A), ("3", bad))]
     export = tmp_path / "episodes.jsonl"
     said = run("compare_results", *folders, f"--export={export}")
-    for part in ("3 comparisons", "good against bad", "36 episodes", "than: good, a"):
+    for part in ("3 comparisons", "36 episodes", "than: good, a"):
         assert part in said
     rows = [json.loads(line) for line in export.read_text().splitlines()]
     assert [row["policy"] for row in rows] == ["good"] * 12 + ["a"] * 12 + ["bad"] * 12
@@ -62,7 +62,7 @@ def test_several_runs_are_compared_and_exported(tmp_path: Path) -> None:
     assert [row["success"] for row in rows[24:]] == [True] * 3 + [False] * 9
     assert "--export" in run("compare_results", "--help")
     refused = run("compare_results", *folders, f"--export={tmp_path}/none/file", status=1)
-    assert "none/file" in refused
+    assert "No such file or directory" in refused
 
 
 def test_robostats_agrees_where_it_computes_the_same(tmp_path: Path) -> None:

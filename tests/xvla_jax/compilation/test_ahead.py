@@ -62,7 +62,7 @@ def test_a_caller_does_not_wait_for_programs_in_front_of_its_own() -> None:
 def test_a_jitted_function_takes_its_program_and_other_arguments_too() -> None:
     compiled: list[str] = []
     monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **kwargs: compiled.append(event)
+        lambda event, duration_secs, **kwargs: compiled.append(event)
     )
 
     def compilations() -> int:
