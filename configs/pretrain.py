@@ -2,8 +2,8 @@
 
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
 --config.init_from=CHECKPOINT``
-Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs at most 50.5 (the plan with
-``--config.remat=none``); for another slice run
+Hardware: 64 v5p chips (4x4x4) of 95.74 GiB each; the plan with ``--config.remat=none``, which keeps
+more, needs 50.5. For another slice run
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
 Not run here. Time: at least 8.2 hours there by the plan with ``--config.remat=full``; with this
 file's policy only parts of the step were compiled (docs/planner.md). The paper took about 4 days on

@@ -148,12 +148,19 @@ class WorkdirLock:
             TrainingError: another run holds it; host and process are named.
             OSError: the file cannot be written.
         """
-        # In a loop: between the removal of a dead holder's file and our own, another may be faster.
-        while not self._create(_packed(self._me)):
-            dead = self._watch()
-            if dead is not None:
-                self._remove(dead)
-        self._thread.start()
+        is_held = False
+        try:
+            # In a loop: after the removal of a dead holder's file another process may be faster.
+            while not self._create(_packed(self._me)):
+                dead = self._watch()
+                if dead is not None:
+                    self._remove(dead)
+            self._thread.start()
+            is_held = True
+        finally:
+            # A signal may come between the file and the end of this method, which none exits then.
+            if not is_held:
+                self._release()
         return self
 
     def __exit__(
@@ -163,6 +170,10 @@ class WorkdirLock:
         trace: TracebackType | None,
     ) -> None:
         """Releases the workdir."""
+        self._release()
+
+    def _release(self) -> None:
+        """Ends the thread and removes the file, if it is ours."""
         # The thread first, or it would write the file again.
         self._done.set()
         if self._thread.is_alive():
@@ -179,15 +190,16 @@ class WorkdirLock:
             handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
+        is_written = False
         try:
             os.write(handle, content)
             os.fsync(handle)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self.path.unlink()  # an empty file names no holder
-            raise
+            is_written = True
         finally:
             os.close(handle)
+            if not is_written:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()  # an empty file names no holder
         return True
 
     def _read(self, path: pathlib.Path | None = None) -> Holder | None:

@@ -234,3 +234,17 @@ def test_a_path_with_a_scheme_is_refused_before_the_bucket_is_touched(
 def test_a_mounted_epath_is_a_workdir(tmp_path: Path) -> None:
     with WorkdirLock(epath.Path(tmp_path)):
         assert (tmp_path / LOCK_NAME).is_file()
+
+
+@pytest.mark.parametrize("where", ["fsync", "start"])
+def test_a_signal_while_the_lock_is_taken_leaves_no_file(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raised(*_: object) -> None:
+        raise SystemExit(143)
+
+    lock = WorkdirLock(tmp_path, take_over=False)
+    monkeypatch.setattr(*((os, "fsync") if where == "fsync" else (lock._thread, "start")), raised)
+    with pytest.raises(SystemExit), lock:
+        pass
+    assert list(tmp_path.iterdir()) == []
