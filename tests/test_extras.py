@@ -75,7 +75,6 @@ def last_line(arguments: list[str], environment: dict[str, str]) -> tuple[int, l
         ("import data.readers.hdf5", "h5py", "data"),
         ("import data.readers.lerobot", "pyarrow", "data"),
         ("from data.readers.videos import OpenVideo; OpenVideo('x.mp4')", "av", "data"),
-        ("from scripts.inspection.rerun_file import viewer; viewer()", "rerun", "rerun"),
         ("import xvla_jax.serving.app", "fastapi", "serve"),
         ("from eval.client.transports import pack; pack({})", "msgpack", "client"),
         ("import xvla_jax.serving.metrics", "prometheus_client", "serve"),
@@ -100,7 +99,7 @@ def test_a_missing_package_is_named_with_its_extra(
     assert package in extras[extra]
     code, lines = last_line(["-c", statement], blocked(tmp_path, package))
     assert code == 1
-    said = f"{package} is not installed; it is in the extra '{extra}': pip"
+    said = f"MissingExtraError: {package} is not installed; it is in the extra '{extra}': pip"
     assert said in lines[-1]
 
 
@@ -109,6 +108,7 @@ def test_a_missing_package_is_named_with_its_extra(
     [
         (("train", "--config=configs/debug.py", "--workdir=nowhere/w"), "tensorboard"),
         (("serve", "--checkpoint=nowhere"), "uvicorn"),
+        (("new_robot", "nowhere", "--out=nowhere/robot.py", "--rerun"), "rerun"),
         (
             ("build_rlds", "--data=Calvin", *_NOWHERE, "--licence=CC0-1.0", "--runner=direct"),
             "apache_beam",

@@ -150,7 +150,7 @@ def without_padding(params: Any, config: XVLAConfig) -> Any:
     rows = {("action_encoder", "kernel"): (slice(None), slice(real, width))}
     rows |= {("action_decoder", "kernel"): (slice(None), slice(None), slice(real, width))}
     rows |= {("action_decoder", "bias"): (slice(None), slice(real, width))}
-    flat = flatten_dict(dict(params))
+    flat: dict[Any, Any] = dict(flatten_dict(dict(params)))
     for path, place in rows.items():
         path = ("transformer", *path)
         if path in flat:
