@@ -183,8 +183,11 @@ def test_several_draws_give_the_same_numbers_on_a_mesh() -> None:
     def stepped(data: int, fsdp: int) -> Any:
         mesh, host_batch = tiny.mesh(data, fsdp), tiny.batch()
         shown = host_batch | {"images": host_batch["images"][:, :2]}
+        fresh = tiny.state(
+            data, fsdp
+        )  # before a mesh is set, as its first call makes it on another
         with jax.set_mesh(mesh):
-            state, metrics = train_step(tiny.state(data, fsdp), global_batch(shown, mesh))
+            state, metrics = train_step(fresh, global_batch(shown, mesh))
         return jax.device_get((metrics, state.opt_state[1].mu))
 
     _assert_close(stepped(2, 4), stepped(1, 1))
