@@ -104,16 +104,6 @@ def test_a_program_holds_the_form_of_the_platform_that_it_is_lowered_for(platfor
     assert ("stablehlo.convolution" in text) == (platform not in kernels.DEPTHWISE_CONV)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
-def test_a_mask_is_laid_out_by_keys_on_tpu_alone(platform: str) -> None:
-    operands, options = _ATTENTION_CASES["dropout"]
-    traced = jax.jit(functools.partial(kernels.attend, **options)).trace(
-        *operands[:3], kept=operands[3]
-    )
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert ("LayoutConstraint" in text) == (platform == "tpu")
-
-
 def test_nothing_of_the_other_forms_is_kept_for_the_backward_pass() -> None:
     """In a scan, as in the policy's blocks: temporary memory is that of the form alone."""
     (query, key, value, _), _ = _attention((3,), 16, 16)
