@@ -77,7 +77,7 @@ def train(
         MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
         StopSignal() as stop,
         contextlib.closing(saving.companion),
-        _profile(config, int(state.step), workdir, processes) as profile,
+        contextlib.closing(_profile(config, int(state.step), workdir, processes)) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import pathlib
 import re
-from types import TracebackType
 from typing import Any, Final
 
 import jax
@@ -57,7 +56,7 @@ def steps_of(text: str, last: int) -> range:
 
 
 class StepProfile:
-    """Traces some steps of a run; a context manager.
+    """Traces some steps of a run, until `close`.
 
     Args:
         steps: by number, as in the log; the first step of a process also compiles.
@@ -94,16 +93,7 @@ class StepProfile:
             jax.block_until_ready(results)
             self._stop()
 
-    def __enter__(self) -> StepProfile:
-        """For ``with``."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Writes the trace of a run that ended before the last step."""
         if self._running:
             self._stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_other_steps_are_refused(text: str) -> None:
 
 def _run(profile: StepProfile, *, first: int, last: int) -> None:
     double = jax.jit(lambda x: 2 * x)
-    with profile:
+    with contextlib.closing(profile):
         for number in range(first, last + 1):
             with profile.step(number):
                 with data_wait():
