@@ -9,6 +9,8 @@ from data.inference.recording import ACTION, STATE, Recording, Shots
 from data.poses.rotations import about
 
 EPISODES, FRAMES, RATE_HZ = 16, 150, 30.0
+OPEN = ""
+DEGREES = np.array([360 / np.pi] * 5 + [100.0])  # joints that turn by up to 140 degrees
 LEAD = 3  # frames after which the arm is where its command says
 LOOKED_AT, IMAGES, SIDE = 4, 24, 64
 MAIN, WRIST = "observation.images.front", "observation.images.wrist"
@@ -206,6 +208,36 @@ def changed(recording, **arrays):
         for name, function in arrays.items()
     }
     return dataclasses.replace(recording, arrays={**recording.arrays, **new})
+
+
+def reversed_last(rows):
+    rows[:, -1] = 1 - rows[:, -1]
+    return rows
+
+
+def in_blue(recording):
+    """The recording with red and blue exchanged."""
+    shots = {
+        key: tuple(Shots(one.images[..., ::-1], one.frames) for one in parts)
+        for key, parts in recording.shots.items()
+    }
+    return dataclasses.replace(recording, shots=shots)
+
+
+def with_action(recording, function):
+    """The recording with an action that is a function of the state."""
+    actions = tuple(function(rows) for rows in recording.arrays[STATE])
+    return dataclasses.replace(recording, arrays={**recording.arrays, ACTION: actions})
+
+
+def beside(one, other):
+    """Arrays of two recordings with their columns side by side."""
+    return {
+        key: tuple(
+            np.column_stack(pair) for pair in zip(one.arrays[key], other.arrays[key], strict=True)
+        )
+        for key in one.arrays
+    }
 
 
 def both(recording, function):

@@ -8,27 +8,31 @@ import pytest
 from data.inference.questions import infer
 from data.inference.recording import ACTION, STATE, Shots
 from tests.data.inference.planted import (
+    DEGREES,
     MAIN,
     NAMES,
+    OPEN,
     POSE_NAMES,
     POSE_TRUTH,
     RATE_HZ,
     TRUTH,
     WRIST,
+    beside,
     both,
     carried_view,
     changed,
+    in_blue,
     joint_recording,
     late,
     pose_recording,
     renamed,
+    reversed_last,
     shots_of,
     static_view,
+    with_action,
 )
 
-OPEN = ""
 OR_OPEN = ("low", OPEN)
-DEGREES = np.array([360 / np.pi] * 5 + [100.0])  # joints that turn by up to 140 degrees
 
 
 def _columns(*places):
@@ -43,26 +47,6 @@ def _cameras(recording, **views):
     """The recording with its cameras under other keys, in the order of `views`."""
     shots = {f"observation.images.{name}": recording.shots[key] for name, key in views.items()}
     return dataclasses.replace(recording, shots=shots)
-
-
-def _exchanged(recording):
-    shots = {
-        key: tuple(Shots(one.images[..., ::-1], one.frames) for one in parts)
-        for key, parts in recording.shots.items()
-    }
-    return dataclasses.replace(recording, shots=shots)
-
-
-def _reversed(rows):
-    rows[:, -1] = 1 - rows[:, -1]
-    return rows
-
-
-def _state_of(function):
-    """A recording whose action is a function of its state."""
-    recording = joint_recording()
-    actions = tuple(function(rows) for rows in recording.arrays[STATE])
-    return dataclasses.replace(recording, arrays={**recording.arrays, ACTION: actions})
 
 
 def _rotated(function, width, names=()):
@@ -98,18 +82,14 @@ def _two_arms(names=("left", "right"), cameras=("left", "right")):
     """Two arms side by side, with a wrist camera each, named so."""
     one, other = joint_recording(1), joint_recording(2)
     rng = np.random.default_rng(3)
-    arrays = {
-        key: tuple(
-            np.column_stack(pair) for pair in zip(one.arrays[key], other.arrays[key], strict=True)
-        )
-        for key in one.arrays
-    }
     columns = tuple(f"{side}_{name}" for side in names for name in NAMES) if names else ()
     shots = {MAIN: one.shots[MAIN]}
     for camera, arm in zip(cameras, (one, other), strict=True):
         key = f"observation.images.{camera}_wrist"
         shots[key] = shots_of(rng, arm.arrays[STATE], carried_view)
-    recording = dataclasses.replace(one, arrays=arrays, shots=dict(sorted(shots.items())))
+    recording = dataclasses.replace(
+        one, arrays=beside(one, other), shots=dict(sorted(shots.items()))
+    )
     return renamed(recording, columns)
 
 
@@ -143,7 +123,7 @@ def _swap_wrist_names(rows):
 # what was planted -> the recording, the choices that must be OPEN or differ from the truth
 JOINTS = {
     "nothing": (joint_recording, {}),
-    "gripper reversed": (lambda: both(joint_recording(), _reversed), CLOSED_HIGH),
+    "gripper reversed": (lambda: both(joint_recording(), reversed_last), CLOSED_HIGH),
     "degrees": (lambda: both(joint_recording(), lambda r: r * DEGREES), {"unit": "deg"}),
     "-100..100": (lambda: both(joint_recording(), _beyond), {"unit": "-100..100"}),
     "within 90, of either unit": (
@@ -164,13 +144,16 @@ JOINTS = {
         lambda: renamed(joint_recording(), tuple(f"motor_{i}" for i in range(6))),
         {"kind": OPEN},
     ),
-    "action = state": (lambda: _state_of(np.copy), {"targets": "state", "gripper_closed": OR_OPEN}),
+    "action = state": (
+        lambda: with_action(joint_recording(), np.copy),
+        {"targets": "state", "gripper_closed": OR_OPEN},
+    ),
     "action = next state": (
-        lambda: _state_of(lambda r: np.concatenate([r[1:], r[-1:]])),
+        lambda: with_action(joint_recording(), lambda r: np.concatenate([r[1:], r[-1:]])),
         {"targets": "state", "gripper_closed": OR_OPEN},
     ),
     "action = state, late by one": (
-        lambda: _state_of(lambda r: late(r, 1)),
+        lambda: with_action(joint_recording(), lambda r: late(r, 1)),
         {"targets": "state", "gripper_closed": OR_OPEN},
     ),
     "action late by four": (
@@ -178,7 +161,7 @@ JOINTS = {
         {"targets": "state"},
     ),
     "action is a step": (
-        lambda: _state_of(lambda r: np.diff(r, axis=0, append=r[-1:])),
+        lambda: with_action(joint_recording(), lambda r: np.diff(r, axis=0, append=r[-1:])),
         {"targets": "state", "gripper_closed": OR_OPEN},
     ),
     "action in degrees": (
@@ -225,7 +208,7 @@ JOINTS = {
         lambda: _cameras(joint_recording(), cam_a=MAIN, cam_b=MAIN),
         {"views": OPEN},
     ),
-    "BGR": (lambda: _exchanged(joint_recording()), {"channel_order": OPEN}),
+    "BGR": (lambda: in_blue(joint_recording()), {"channel_order": OPEN}),
     "grey images": (
         lambda: dataclasses.replace(
             joint_recording(),
@@ -317,7 +300,7 @@ POSES = {
         {"grippers": "6", "rotation": OPEN},
     ),
     "seven columns without names": (lambda: _rotated(_euler, 3), {"kind": OPEN}),
-    "gripper reversed": (lambda: both(pose_recording(), _reversed), CLOSED_HIGH),
+    "gripper reversed": (lambda: both(pose_recording(), reversed_last), CLOSED_HIGH),
 }  # fmt: skip
 
 CASES = [
@@ -386,7 +369,7 @@ def test_what_is_open_is_asked():
         asked.append((question.name, choice.allowed))
         return "bgr_swapped"
 
-    choices = infer(_exchanged(joint_recording()), ask=ask)
+    choices = infer(in_blue(joint_recording()), ask=ask)
     assert asked == [("channel_order", ("rgb", "bgr_swapped"))]
     assert choices["channel_order"].value == "bgr_swapped"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.inference.questions import infer
-from data.inference.recording import ACTION, STATE, Shots, joined_states
+from data.inference.recording import ACTION, STATE, joined_states
 from data.inference.row_text import row_source
 from data.poses.arms import Columns, Gripper, Pose
 from data.poses.rotations import columns_from_quat_xyzw, matrices_of_columns
@@ -25,18 +25,22 @@ from tests.data.inference.layouts import (
     robomimic,
 )
 from tests.data.inference.planted import (
+    DEGREES,
+    OPEN,
+    beside,
     both,
     carried_view,
     changed,
+    in_blue,
     joint_recording,
     late,
     pose_recording,
+    reversed_last,
     shots_of,
+    with_action,
 )
 from tests.data.inference.test_row_text import row_of
 
-OPEN = ""
-DEGREES = np.array([360 / np.pi] * 5 + [100.0])
 ACT_TRUTH = {
     "state_key": QPOS,
     "kind": "joints",
@@ -88,31 +92,13 @@ def with_arrays(recording, **functions):
     return dataclasses.replace(recording, arrays=arrays)
 
 
-def reversed_last(rows):
-    rows[:, -1] = 1 - rows[:, -1]
-    return rows
-
-
 def swapped(rows):
     return rows[:, [1, 0, *range(2, rows.shape[1])]]
 
 
-def in_blue(recording):
-    shots = {
-        key: tuple(Shots(one.images[..., ::-1], one.frames) for one in parts)
-        for key, parts in recording.shots.items()
-    }
-    return dataclasses.replace(recording, shots=shots)
-
-
 def of_state(function):
     """The plant that makes the action a function of the state."""
-
-    def plant(recording):
-        actions = tuple(function(rows) for rows in recording.arrays[STATE])
-        return dataclasses.replace(recording, arrays={**recording.arrays, ACTION: actions})
-
-    return plant
+    return lambda recording: with_action(recording, function)
 
 
 def of_both(function):
@@ -128,11 +114,7 @@ def aloha(order=("left", "right"), cameras=("left", "right")):
     one, other = joint_recording(1), joint_recording(2)
     rng = np.random.default_rng(3)
     arms = dict(zip(order, (one, other), strict=True))
-    arrays = {
-        key: tuple(np.column_stack(p) for p in zip(one.arrays[key], other.arrays[key], strict=True))
-        for key in (STATE, ACTION)
-    }
-    recording = act(dataclasses.replace(one, arrays=arrays))
+    recording = act(dataclasses.replace(one, arrays=beside(one, other)))
     shots = {HIGH: recording.shots[HIGH]}
     for camera in cameras:
         key = f"observations/images/cam_{camera}_wrist"
