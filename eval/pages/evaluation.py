@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import differences
-from eval.runs.compare import Comparison, against_control, compare_runs
+from eval.runs.compare import against_control, compare_runs
 from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
@@ -92,14 +92,19 @@ def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
 
 
-def control_text(row: str, control: str, pairs: Comparison) -> str:
-    """Returns what a change did to a policy, against the row in which nothing is changed."""
-    difference, low, high = (100 * value for value in pairs.difference)
-    return (
-        f"{row} less its control arm {control}: {difference:+.1f} points (95 % {low:+.1f} to "
-        f"{high:+.1f}), {pairs.pairs} pairs of the same task and number of state; solved there "
-        f"only {pairs.only_second}, here only {pairs.only_first}, both {pairs.both}"
-    )
+def control_lines(receipt: Mapping[str, Any]) -> list[str]:
+    """Returns what each change did to each policy, against the row in which nothing is changed."""
+    lines = []
+    for row, control, policy, pairs in against_control(receipt):
+        if pairs.pairs:
+            difference, low, high = (100 * value for value in pairs.difference)
+            lines.append(
+                f"{policy}: {row} less its control arm {control}: {difference:+.1f} points (95 % "
+                f"{low:+.1f} to {high:+.1f}), {pairs.pairs} pairs of the same task and number of "
+                f"state; solved there only {pairs.only_second}, here only {pairs.only_first}, both "
+                f"{pairs.both}"
+            )
+    return lines
 
 
 def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
@@ -119,19 +124,11 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
                 paths += _paths(title, load_trace(folder / entry["trace"]), relative=relative)
     return [
         ("Policies against each other", _pairs(receipt)),
-        ("What each change did", bullet_list(_changes(receipt))),
+        ("What each change did", bullet_list(control_lines(receipt))),
         ("Protocol", bullet_list(protocol_notes(receipt))),
         ("Films", figure_grid(films)),
         ("Predicted chunks over the path of the hand", figure_grid(paths)),
         ("Calls of the policy", _calls(receipt)),
-    ]
-
-
-def _changes(receipt: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{policy}: {control_text(row, control, pairs)}"
-        for row, control, policy, pairs in against_control(receipt)
-        if pairs.pairs
     ]
 
 

@@ -1,4 +1,4 @@
-"""Exact inference on one success rate: Blaker's interval, and the power of a comparison.
+"""Exact inference on one success rate: Blaker's interval.
 
 A 95 % interval should contain the true rate in 95 % of evaluations, whatever the rate. Wilson's
 interval keeps that on average only: near rates of 0 and 1, where good policies are, its coverage
@@ -10,8 +10,6 @@ docs/receipts.md has the coverage of each.
 from __future__ import annotations
 
 import functools
-import math
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,35 +39,6 @@ def success_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple[
         _lower_bound(successes, trials, alpha),
         1.0 - _lower_bound(trials - successes, trials, alpha),
     )
-
-
-def power_to_separate(
-    episodes: int, rate: float, reference: float, *, alpha: float = 0.05
-) -> float:
-    """Probability that a test of two policies with this many episodes each separates their rates.
-
-    The test is that of `statistics.episodes_to_separate`, in the same approximation.
-
-    Args:
-        episodes: of each policy.
-        rate: true success rate of one policy.
-        reference: that of the other.
-        alpha: probability of a difference being claimed where there is none.
-
-    Raises:
-        ValueError: no episodes, or a rate outside [0, 1].
-    """
-    if episodes < 1 or not (0 <= rate <= 1 and 0 <= reference <= 1):
-        raise ValueError(f"{episodes} episodes, rates {rate} and {reference}: 1 or more, in [0, 1]")
-    mean = (rate + reference) / 2
-    under_null = math.sqrt(2 * mean * (1 - mean))
-    under_truth = math.sqrt(rate * (1 - rate) + reference * (1 - reference))
-    reach = abs(rate - reference) * math.sqrt(episodes)
-    normal = NormalDist()
-    beyond = reach - normal.inv_cdf(1 - alpha / 2) * under_null
-    if under_truth == 0:  # 0 against 1: without any spread
-        return float(beyond > 0)
-    return normal.cdf(beyond / under_truth)
 
 
 def _lower_bound(successes: int, trials: int, alpha: float) -> float:

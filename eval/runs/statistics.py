@@ -85,12 +85,46 @@ def episodes_to_separate(
         )
     if rate == reference:
         return None
-    mean = (rate + reference) / 2
-    under_null = math.sqrt(2 * mean * (1 - mean))
-    under_truth = math.sqrt(rate * (1 - rate) + reference * (1 - reference))
+    under_null, under_truth = _spreads(rate, reference)
     normal = NormalDist()
     spread = normal.inv_cdf(1 - alpha / 2) * under_null + normal.inv_cdf(power) * under_truth
     return math.ceil((spread / (rate - reference)) ** 2)
+
+
+def power_to_separate(
+    episodes: int, rate: float, reference: float, *, alpha: float = 0.05
+) -> float:
+    """Probability that a test of two policies with this many episodes each separates their rates.
+
+    The test is that of `episodes_to_separate`, in the same approximation.
+
+    Args:
+        episodes: of each policy.
+        rate: true success rate of one policy.
+        reference: that of the other.
+        alpha: probability of a difference being claimed where there is none.
+
+    Raises:
+        ValueError: no episodes, or a rate outside [0, 1].
+    """
+    if episodes < 1 or not (0 <= rate <= 1 and 0 <= reference <= 1):
+        raise ValueError(f"{episodes} episodes, rates {rate} and {reference}: 1 or more, in [0, 1]")
+    under_null, under_truth = _spreads(rate, reference)
+    normal = NormalDist()
+    reach = abs(rate - reference) * math.sqrt(episodes)
+    beyond = reach - normal.inv_cdf(1 - alpha / 2) * under_null
+    if under_truth == 0:  # 0 against 1: without any spread
+        return float(beyond > 0)
+    return normal.cdf(beyond / under_truth)
+
+
+def _spreads(rate: float, reference: float) -> tuple[float, float]:
+    """Deviation of the difference of two rates from single episodes: if equal, and as they are."""
+    mean = (rate + reference) / 2
+    return (
+        math.sqrt(2 * mean * (1 - mean)),
+        math.sqrt(rate * (1 - rate) + reference * (1 - reference)),
+    )
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

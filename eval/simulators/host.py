@@ -182,9 +182,9 @@ class SimulatorHost:
     def text_sources(self, task_ids: list[int]) -> dict[str, Any]:
         """Returns the instruction of each task with its source, without building a simulator.
 
-        Empty where the benchmark's simulator is the only source.
+        Empty where the row has one source alone.
         """
-        if self._spec.benchmark not in TEXT_SOURCES or self._open_env is not open_environment:
+        if not self._spec.text_source:
             return {}
         module, name = TEXT_SOURCES[self._spec.benchmark]
         source = getattr(importlib.import_module("." + module, __package__), name)

@@ -50,8 +50,12 @@ class LiberoEnv:
         preflight.check_mujoco(preflight.installed("mujoco"))
         self.renderer_name = preflight.require_headless_gl()
         self._spec = spec
-        self._bddl, self._states = _load_task(spec.suite, task_id)
-        self.instruction = text_source(spec, task_id)["text"]
+        suite = _load_suite(spec.suite)
+        task, folder = _task(suite, spec.suite, task_id)
+        self.instruction = _text(spec, task, folder)["text"]
+        self._bddl = str(folder / task.problem_folder / task.bddl_file)
+        with _quiet():
+            self._states = np.asarray(suite.get_task_init_states(task_id), np.float64)
         self._env, self._renderer = self._build()
         self._used = False
 
@@ -205,20 +209,14 @@ def text_source(spec: TaskSpec, task_id: int) -> dict[str, Any]:
     Raises:
         SimulatorSetupError: the task file does not say what its suite does.
     """
-    task, folder = _task(_load_suite(spec.suite), spec.suite, task_id)
+    return _text(spec, *_task(_load_suite(spec.suite), spec.suite, task_id))
+
+
+def _text(spec: TaskSpec, task: Any, folder: Path) -> dict[str, Any]:
     try:
         return task_files.text_of(spec, folder, task.bddl_file, task.language)
     except task_files.TaskFileError as error:
         raise preflight.SimulatorSetupError(str(error)) from error
-
-
-def _load_task(suite: str, task_id: int) -> tuple[str, NDArray[np.float64]]:
-    """Returns BDDL file and official initial states of a task."""
-    tasks = _load_suite(suite)
-    task, folder = _task(tasks, suite, task_id)
-    with _quiet():
-        states = np.asarray(tasks.get_task_init_states(task_id), np.float64)
-    return str(folder / task.problem_folder / task.bddl_file), states
 
 
 def _task(tasks: Any, suite: str, task_id: int) -> tuple[Any, Path]:

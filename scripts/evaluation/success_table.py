@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import control_text, score_text
-from eval.runs.binomial import power_to_separate
-from eval.runs.compare import against_control
+from eval.pages.evaluation import control_lines, score_text
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
-from eval.runs.statistics import episodes_to_separate
+from eval.runs.statistics import episodes_to_separate, power_to_separate
 
 PAGE = "report.html"
 
@@ -45,9 +43,8 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
     """Prints the success of each policy on each row of the task table, with its interval."""
     for name, task in receipt["tasks"].items():
         _print_task(console, name, task)
-    for row, control, policy, pairs in against_control(receipt):
-        if pairs.pairs:
-            console.print(f"{policy}: {control_text(row, control, pairs)}", markup=False)
+    for line in control_lines(receipt):
+        console.print(line, markup=False)
     console.print(f"seal: {receipt[SEAL]}", markup=False, soft_wrap=True)
 
 

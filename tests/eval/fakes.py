@@ -17,7 +17,8 @@ from eval.simulators.expert import Scene
 from eval.simulators.host import SimulatorHost
 from eval.tasks.table import TASKS, Episode, TaskSpec, View
 
-SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150)
+# without LIBERO: the instruction is the fake's own
+SPEC = dataclasses.replace(TASKS["quickstart"], image_size=8, step_limit=150, text_source="")
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.runs.binomial import power_to_separate, success_interval
-from eval.runs.statistics import episodes_to_separate, wilson_interval
+from eval.runs.binomial import success_interval
+from eval.runs.statistics import episodes_to_separate, power_to_separate, wilson_interval
 
 
 def coverage(bounds: list[tuple[float, float]], rates: np.ndarray) -> np.ndarray:
