@@ -17,6 +17,7 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
+from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
@@ -56,6 +57,7 @@ def train(
 ) -> int:
     """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
 
+    Under a supervisor SIGTERM gives a status of its own (``scripts.restarts.journal.RESUME``).
     The first process holds the workdir; ``fields_set`` are the fields of the config that the
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
@@ -106,7 +108,7 @@ def train(
         _report_end(run, workdir, int(state.step), is_main=processes.main)
         return 0
     print(f"stopped at step {int(state.step)}; the same command resumes from there")
-    return STOPPED if stop.number == signal.SIGINT else 0
+    return STOPPED if stop.number == signal.SIGINT else stopped_status()
 
 
 def _print_start(run: TrainingRun) -> None:
