@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a supervisor states about itself.
+    """Statement of a supervisor about itself.
 
     Attributes:
         index: of the host, ``config.distributed.process_id``.

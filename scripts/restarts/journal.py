@@ -14,6 +14,7 @@ import pathlib
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from eval.files import FileError, fields, integer, read_json, write_json
 FOLDER: Final = "restarts"  # in the workdir
 TOKEN: Final = "XVLA_JAX_ATTEMPT"  # variable that a supervisor sets for its process
 RESUME: Final = 75  # exit status of a run that is saved and not complete (EX_TEMPFAIL of sysexits)
+_CAUSE: Final = 60  # characters of a cause in a table
 _PATTERN: Final = "attempt_*.json"
 _PR_SET_PDEATHSIG: Final = 1
 _FORM: Final = fields(
@@ -160,6 +162,23 @@ def over_restarts(
         "idle_s": max(seconds - busy, 0.0),
         "useful_s": useful["useful_s"],
         "goodput": min(useful["useful_s"] / seconds, 1.0) if seconds else 0.0,
+    }
+
+
+def restart_rows(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns rows of a table for a run that was supervised, for another none."""
+    from xvla_jax.training.telemetry import duration
+
+    tried = attempts(workdir)
+    if not tried:
+        return {}
+    run = over_restarts(tried, lines)
+    causes = Counter(attempt.cause for attempt in tried if attempt.cause)
+    return {
+        "restarts": f"{len(tried) - len({attempt.launch for attempt in tried})}",
+        "time between attempts": duration(run["idle_s"]),
+        "goodput over restarts": f"{run['goodput']:.1%}",
+        **{f"ended by: {cause[:_CAUSE]}": str(count) for cause, count in causes.items()},
     }
 
 

@@ -172,6 +172,7 @@ class _Supervisor:
     def run(self) -> int:
         """Returns the exit status of the supervisor."""
         before = None  # cause and newest checkpoint of the attempt before
+        status = 0
         for number in range(1, self._limits.restarts + 2):
             plan = self._hosts.gather(self._fitting, self._signals.caught) if self._hosts else None
             if self._hosts and plan is None:
@@ -195,8 +196,21 @@ class _Supervisor:
             before = cause, saved
             if number <= self._limits.restarts:
                 _log.info("starting again: restart %d of %d", number, self._limits.restarts)
+                self._let_the_others_end(status)
+                if self._signals.caught():
+                    return self._signals.status()
         _log.error("the last of %d restarts has ended as well", self._limits.restarts)
         return status
+
+    def _let_the_others_end(self, status: int) -> None:
+        """Waits until the processes of this attempt have ended on all hosts, where none says so."""
+        chosen = self._config.distributed
+        if self._hosts or chosen.kind == "none" or status == journal.RESUME:
+            return
+        # A new process would meet the coordinator of the old attempt, and fail with it.
+        until = time.monotonic() + chosen.heartbeat_s
+        while time.monotonic() < until and not self._signals.caught():
+            time.sleep(_POLL_S)
 
     def _fitting(self, most: int) -> int:
         """Returns the number of hosts that can train, of those that are left."""

@@ -73,3 +73,18 @@ def test_an_attempt_whose_end_nobody_saw_lasts_until_its_last_line() -> None:
     run = over_restarts([Attempt("a.1", 1, 1, 100.0)], lines)
     assert run["seconds"] == 30.0
     assert run["goodput"] == pytest.approx(20 / 30)
+
+
+def test_a_table_has_rows_for_a_supervised_run_alone(tmp_path: Path) -> None:
+    assert journal.restart_rows(tmp_path, []) == {}
+    for number, cause in enumerate(("no answer from process 3", ""), 1):
+        journal.begin(tmp_path, processes=4, devices=1, environ={journal.TOKEN: f"a.{number}"})
+        times = {"began": 100.0 * number, "ended": 100.0 * number + 75}
+        journal.finish(tmp_path, f"a.{number}", cause=cause, status=len(cause), **times)
+    lines = [_line(100.0, 0, 10, 70.0, 50.0), _line(200.0, 10, 20, 70.0, 55.0)]
+    assert journal.restart_rows(tmp_path, lines) == {
+        "restarts": "1",
+        "time between attempts": "25 s",
+        "goodput over restarts": "60.0%",  # 105 of 175 s
+        "ended by: no answer from process 3": "1",
+    }
