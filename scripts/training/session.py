@@ -55,9 +55,8 @@ def train(
     fields_set: Collection[str],
     check_signal: Callable[[], None],
 ) -> int:
-    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+    """Trains, and returns the exit status: 0 done, `stopped_status` of SIGTERM, 130 of Ctrl-C.
 
-    Under a supervisor SIGTERM gives a status of its own (``scripts.restarts.journal.RESUME``).
     The first process holds the workdir; ``fields_set`` are the fields of the config that the
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
