@@ -30,7 +30,7 @@ _ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one fault.
+    """Consequences of one fault.
 
     Attributes:
         fault: its kind.
@@ -39,7 +39,7 @@ class Outcome:
         resumed_s: seconds from the fault to the first new step.
         hosts: of the attempt that trained on.
         causes: that the supervisors stated.
-        failure: why the run did not go on; empty if it did.
+        failure: why the run did not continue; empty if it did.
     """
 
     fault: str
