@@ -8,6 +8,7 @@ not every kernel has. Needs root, the command ``ip`` and /dev/net/tun.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import heapq
 import os
@@ -25,6 +26,7 @@ from typing import Final
 
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN_NO_PI: Final = 0x1001
+_CLONE_NEWNET: Final = 0x40000000
 _MTU: Final = 8896  # of a VPC network with jumbo frames
 _LARGEST: Final = 65536
 _POLL_S: Final = 0.5
@@ -48,6 +50,7 @@ class Network:
         self._random = random.Random(seed)
         self._devices: list[int] = []
         self._cut: set[int] = set()
+        self._sides: dict[int, int] = {}
         self._slow: dict[int, tuple[float, float]] = {}
         self._late: list[tuple[float, int, int, bytes]] = []  # due, number, device, packet
         self._ended = threading.Event()
@@ -118,9 +121,25 @@ class Network:
         enter = ["ip", "netns", "exec", self._names[index], "unshare", "--uts", "--mount"]
         return [*enter, "sh", "-c", _ENTER, self.name(index), str(self._hosts_file), *command]
 
+    def enter(self, index: int) -> None:
+        """Moves the calling thread, and those that it starts from then on, into a host's network.
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/{self._names[index]}", "rb") as space:
+            if libc.setns(space.fileno(), _CLONE_NEWNET):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), space.name)
+
     def cut(self, index: int) -> None:
         """Drops all that a host sends and receives."""
         self._cut.add(index)
+
+    def divide(self, *sides: set[int]) -> None:
+        """Drops all between hosts of different sides; no side connects all again."""
+        self._sides = {index: number for number, side in enumerate(sides) for index in side}
 
     def slow(self, index: int, *, loss: float, delay_s: float) -> None:
         """Drops a share of what a host sends, and delays the rest."""
@@ -141,6 +160,8 @@ class Network:
                 packet, source = os.read(device, _LARGEST), numbers[device]
                 target = packet[19] - 1 if packet[0] >> 4 == 4 else -1  # last byte of the address
                 if not 0 <= target < len(self._devices) or self._cut & {source, target}:
+                    continue
+                if self._sides.get(source) != self._sides.get(target):
                     continue
                 loss, delay_s = self._slow.get(source, (0.0, 0.0))
                 if self._random.random() < loss:
