@@ -25,8 +25,8 @@ from rich.table import Table
 from data.rows.mixtures import mixture
 from data.rows.oxe import LINES
 from data.rows.table import DATASETS
-from data.sampling import Int64, permutation
-from data.stream.stream import BEGINNING, Counts, Cursor, SourceStream, StreamShape
+from data.sampling import Int64, permutation, random_words
+from data.stream.stream import BEGINNING, MIN_EPISODES, Counts, Cursor, SourceStream, StreamShape
 
 _HOSTS = flags.DEFINE_list(
     "hosts", ["16", "512", "512:64"], "Hosts to simulate, and behind a colon config.data.lanes."
@@ -85,15 +85,15 @@ class Walk(SourceStream):
         # Not the constructor of the stream, which begins to read.
         self.lane, self._shape, self._counts, self._first = lane, shape, counts, 0
         self._min_samples = -(-shape.shuffle_buffer // shape.lanes)
-        self._min_episodes = -(-20 // shape.lanes)
+        self._min_episodes = -(-MIN_EPISODES // shape.lanes)
         self._set = chosen
 
     def up_to(self, number: int) -> list[tuple[Cursor, tuple[int, ...]]]:
-        """Returns the blocks up to that of a sample, and the next one, which is read ahead."""
+        """Returns the blocks of the first samples, and the next one, which is read ahead."""
         walked = []
         for block, parts in self._walk(BEGINNING):
             walked.append((block, parts))
-            if block.start > number:
+            if block.start >= number:
                 break
         return walked
 
@@ -106,8 +106,6 @@ class Walk(SourceStream):
 @functools.cache
 def _order(name: str, parts: int, epoch: int) -> tuple[Int64, int]:
     """The order of a set's files in an epoch, and the lane that is dealt the first."""
-    from data.sampling import random_words
-
     turn = int(random_words(1, _SEED, name, "deal", epoch)[0])
     return permutation(parts, _SEED, name, "parts", epoch), turn
 
