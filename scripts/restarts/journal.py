@@ -23,6 +23,7 @@ from eval.files import FileError, fields, integer, read_json, write_json
 FOLDER: Final = "restarts"  # in the workdir
 TOKEN: Final = "XVLA_JAX_ATTEMPT"  # variable that a supervisor sets for its process
 RESUME: Final = 75  # exit status of a run that is saved and not complete (EX_TEMPFAIL of sysexits)
+STOPPED: Final = "stopped by a signal to one of the processes"  # a cause
 _CAUSE: Final = 60  # characters of a cause in a table
 _PATTERN: Final = "attempt_*.json"
 _PR_SET_PDEATHSIG: Final = 1

@@ -40,7 +40,6 @@ _LOOK_S: Final = 2.0  # between two looks at the other hosts while the process r
 _COPY_S: Final = 5.0  # for what an ended process printed; what it started may hold its stderr open
 _GRACE_S: Final = 30.0  # beyond heartbeat_s for a process to end by itself when others are gone
 
-_BY_SIGNAL: Final = "stopped by a signal to one of the processes"
 # (pattern in what a process printed, cause); the first row that matches counts, its newest match
 _CAUSES: Final[tuple[tuple[str, str], ...]] = (
     (r"no answer: (processe?s? [\d, ]+)", "no answer from {}"),
@@ -190,7 +189,7 @@ class _Supervisor:
                 return self._signals.status()
             if status in _USAGE:
                 return status
-            if (cause, saved) == before and cause != _BY_SIGNAL:
+            if (cause, saved) == before and cause != journal.STOPPED:
                 _log.error("twice the same, and no checkpoint between: %s", cause)
                 return status
             before = cause, saved
@@ -288,7 +287,7 @@ class _Supervisor:
                     process.kill()
         status = process.wait()
         stopped = status in (journal.RESUME, STOPPED, 128 + signal.SIGTERM)
-        cause = _BY_SIGNAL if stopped else ended or cause_of(list(tail), status)
+        cause = journal.STOPPED if stopped else ended or cause_of(list(tail), status)
         return status, "" if status == 0 else cause
 
 
