@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
@@ -19,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 
 from absl import app, flags
@@ -41,11 +43,17 @@ from benchmarks.kills.killed_runs import write_demos
 from benchmarks.kills.run_state import saved_state
 from scripts.restarts import journal
 from scripts.terminal import quiet_libraries
+from xvla_jax.training.telemetry import read_metrics
 
 _CUTS = flags.DEFINE_integer("cuts", 30, "Faults.")
+_MINUTES = flags.DEFINE_float("minutes", 0.0, "No fault begins later; 0 = no limit.")
 _FOLDER = flags.DEFINE_string("workdir", "outputs/cuts", "Folder of the run; emptied first.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments and hosts.")
 
+# Programs run for milliseconds: what LLVM would gain is worth no compiling.
+_QUICK = "--xla_backend_optimization_level=0"
+_DEVICES = "--xla_force_host_platform_device_count"
+COMPILED = "compiled"  # folder of programs
 _STEPS_A_FAULT = 2 * SAVE_EVERY  # trained at most from one fault to the next, on average
 
 
@@ -53,8 +61,8 @@ def _environ(folder: pathlib.Path, devices: int) -> dict[str, str]:
     return {
         "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_QUICK} {_DEVICES}={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / COMPILED),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
@@ -100,6 +108,24 @@ def _table(outcomes: list[Outcome]) -> Table:
     return table
 
 
+def _befall_all(run: Run, kinds: list[str], console: Console) -> tuple[list[Outcome], bool]:
+    """Lets each fault befall a host; returns what became of them, and True for a complete run."""
+    rng = random.Random(_SEED.value)
+    outcomes: list[Outcome] = []
+    until = time.monotonic() + 60 * (_MINUTES.value or math.inf)
+    for number, kind in enumerate(kinds, 1):
+        if time.monotonic() > until:
+            break
+        outcomes.append(befall(run, kind, rng.randrange(HOSTS), rng))
+        console.print(f"{number}/{len(kinds)} {outcomes[-1]}", markup=False)
+    complete = len(outcomes) == len(kinds) and finish(run, 10 * _STEPS_A_FAULT)
+    for index in run.hosts:
+        run.preempt(index)  # does nothing to one that has ended
+    finish(run)
+    console.print(f"complete: {complete}, statuses {run.statuses()}")
+    return outcomes, complete
+
+
 def main(argv: list[str]) -> None:
     """Prints the table, and writes it as JSON beside the run."""
     if len(argv) > 1:
@@ -109,31 +135,29 @@ def main(argv: list[str]) -> None:
     missing = Network.missing()
     if missing:
         raise app.UsageError(f"no hosts can be made here: {missing}")
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in folder.glob("*"):
+        if old.name != COMPILED:  # programs of another run are the same
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
     write_demos(folder)
-    rng = random.Random(_SEED.value)
     kinds = [list(FAULTS)[number % len(FAULTS)] for number in range(_CUTS.value)]
-    rng.shuffle(kinds)
-    outcomes = []
+    random.Random(_SEED.value).shuffle(kinds)
     steps = _STEPS_A_FAULT * (len(kinds) + 1)
-    environ = _environ(folder, 1)
     with (
         Network(HOSTS, folder, _SEED.value) as network,
-        Run(network, folder, iters=steps, environ=environ) as run,
+        Run(network, folder, iters=steps, environ=_environ(folder, 1)) as run,
     ):
-        for number, kind in enumerate(kinds, 1):
-            outcomes.append(befall(run, kind, rng.randrange(HOSTS), rng))
-            console.print(f"{number}/{len(kinds)} {outcomes[-1]}", markup=False)
-        console.print(f"complete: {finish(run)}, statuses {run.statuses()}")
+        outcomes, complete = _befall_all(run, kinds, console)
     straight = _straight(folder, steps)
-    same = saved_state(run.workdir)["position"] == saved_state(straight)["position"]
+    same = complete and saved_state(run.workdir)["position"] == saved_state(straight)["position"]
     difference = largest_difference(run.workdir, straight)
     goodput = journal.over_restarts(journal.attempts(run.workdir), run.lines)
     console.print(_table(outcomes))
     console.print(
-        f"{sum(not o.failure for o in outcomes)} of {len(outcomes)} resumed; {steps} steps; the "
-        f"place in the data is {'that' if same else 'NOT that'} of a run without faults, losses "
-        f"differ by at most {difference:.1e} of themselves; goodput over {goodput['attempts']:.0f} "
+        f"{sum(not o.failure for o in outcomes)} of {len(outcomes)} resumed; "
+        f"{len(read_metrics(run.workdir))} steps, none missing, whose losses differ by at most "
+        f"{difference:.1e} from a run without faults; the same place in the data at the end: "
+        f"{same if complete else 'not run to the end'}; goodput over {goodput['attempts']:.0f} "
         f"attempts {goodput['goodput']:.0%}"
     )
     record = {

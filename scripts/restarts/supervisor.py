@@ -42,13 +42,13 @@ _GRACE_S: Final = 30.0  # beyond heartbeat_s for a process to end by itself when
 
 # (pattern in what a process printed, cause); the first row that matches counts, its newest match
 _CAUSES: Final[tuple[tuple[str, str], ...]] = (
-    (r"no answer: (processe?s? [\d, ]+)", "no answer from {}"),
+    (r"no answer: process(?:es)? ([\d, ]+)", "no answer from process {}"),
     (r"process (\d+ ended: .+)", "process {}"),
     (r"stopped sending heartbeats\)?:?\s*((?:\d+\s+)+)", "no sign of life from process {}"),
     (r"timed out task names:\s*((?:\d+\s+)+)", "process {} did not connect"),
-    (r"(?i)(?:leader task was preempted|leader does not answer)", "no answer from process 0"),
+    (r"CoordinationService/Heartbeat|leader task was preempted", "no answer from process 0"),
     (r"process \d+ of \d+ ends: (.+)", "{}"),
-    (r"error: (.+)", "{}"),
+    (r"(?m)^error: (.+)", "{}"),
 )
 
 _log = logging.getLogger(__name__)
@@ -128,10 +128,17 @@ def cause_of(lines: Sequence[str], status: int) -> str:
     for pattern, form in _CAUSES:
         matches = list(re.finditer(pattern, text))
         if matches:
-            return form.format(*(" ".join(group.split()) for group in matches[-1].groups()))
+            return form.format(*(_listed(group) for group in matches[-1].groups()))
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     return f"exit status {status}"
+
+
+def _listed(text: str) -> str:
+    """Returns numbers of processes in order; other text as it is."""
+    words = text.replace(",", " ").split()
+    numbers = sorted(int(word) for word in words if word.isdigit())
+    return ", ".join(map(str, numbers)) if len(numbers) == len(words) else " ".join(text.split())
 
 
 def _gathering(config: Any, workdir: pathlib.Path, limits: Limits) -> Gathering:

@@ -113,11 +113,13 @@ def test_a_signal_to_the_supervisor_reaches_the_run_and_ends_both(
 @pytest.mark.parametrize(
     ("printed", "status", "cause"),
     [
-        ("no answer: processes 1, 3; killed, out of memory", 1, "no answer from processes 1, 3"),
+        ("no answer: processes 1, 3; killed, out of memory", 1, "no answer from process 1, 3"),
         ("no answer: process 1; killed, out of memory", 1, "no answer from process 1"),
         ("process 1 ended: ValueError: episode 7\n", 1, "process 1 ended: ValueError: episode 7"),
-        ("tasks are unhealthy (stopped sending heartbeats):\n1\n2\n\n", -6,
-         "no sign of life from process 1 2"),
+        ("tasks are unhealthy (stopped sending heartbeats):\n3\n1\n2\nThe tasks have crashed", -6,
+         "no sign of life from process 1, 2, 3"),
+        ("DEADLINE_EXCEEDED\nRPC: /xla.coordination.CoordinationService/Heartbeat\n"
+         "Fatal Python error: Aborted\n", -6, "no answer from process 0"),
         ("Some timed out task names:\n3\n\n", -6, "process 3 did not connect"),
         ("process 0 of 4 ends: OSError: no space\n", 1, "OSError: no space"),
         ("error: first\nerror: last\n", 1, "last"),
