@@ -16,7 +16,9 @@ import sys
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
+_IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
+
+COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
     "workdir", None, "Folder of checkpoints and metrics.", required=True
@@ -31,12 +33,14 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
+    from tensorflow.errors import OpError  # of the client that Orbax and data/ use for buckets
+
     from scripts.training.session import held_workdir, train
+    from xvla_jax.buckets import place_of
     from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError
     from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
     from xvla_jax.training.multihost import DistributedConfig, start
-    from xvla_jax.training.workdir_lock import mounted_workdir
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
@@ -44,12 +48,13 @@ def main(_: list[str]) -> int:
     trim_after_compiling()
     config = _CONFIG.value
     try:
-        workdir = mounted_workdir(_WORKDIR.value)
+        place = place_of(_WORKDIR.value, flag="--workdir")
         kept = keep_programs(_PROGRAMS.value)
         # until the loop waits for signals itself, one ends at once
         with Termination() as termination:
             processes = start(DistributedConfig(**config.distributed.to_dict()))
-            with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
+            held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
+            with processes, held as workdir:
                 if processes.main:
                     logging.info(kept)
                 asked = COMMAND.fields_set("config")
@@ -57,7 +62,7 @@ def main(_: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
-    except (XVLAError, OSError, ValueError) as error:
+    except (XVLAError, OSError, ValueError, OpError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
 

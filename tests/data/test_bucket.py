@@ -1,6 +1,7 @@
 """RLDS is read from gs:// by TensorFlow's own client."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
-from tests.data.fake_bucket import BUCKET, fake_bucket
+from tests.fake_gcs import BUCKET, Rule, fake_gcs
 
 pytestmark = [
     pytest.mark.rlds,
@@ -33,12 +34,12 @@ print(json.dumps([origin(source)["index_files"], first.instruction, poses, image
 
 
 def test_a_set_in_a_bucket_reads_as_on_disk(fixtures, tmp_path):
-    root = tmp_path / "objects"
-    shutil.copytree(fixtures / "bridge_dataset", root / "bridge_dataset")
-    with fake_bucket(root, tmp_path) as environ:
+    with fake_gcs(tmp_path) as (storage, environ):
+        storage.add_folder(fixtures / "bridge_dataset", "bridge_dataset/")
+        storage.rules = [Rule("^(POST|PUT|DELETE)", 403, times=1000)]
         done = subprocess.run(
             [sys.executable, "-c", READ, f"gs://{BUCKET}", str(tmp_path / "spare")],
-            env=environ,
+            env=os.environ | environ,
             capture_output=True,
             text=True,
             timeout=300,
