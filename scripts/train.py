@@ -33,8 +33,7 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
-    from tensorflow.errors import OpError  # of the client that Orbax and data/ use for buckets
-
+    from data.sources import StoreError
     from scripts.training.session import held_workdir, train
     from xvla_jax.buckets import place_of
     from xvla_jax.compilation.program_cache import keep_programs
@@ -62,8 +61,11 @@ def main(_: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
-    except (XVLAError, OSError, ValueError, OpError) as error:
+    except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+    except StoreError as error:  # of the client that reads and writes metadata for Orbax
+        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
         return 1
 
 

@@ -133,16 +133,13 @@ def save_pretrained(
     contracts, buffers, files = dict(contracts or {}), dict(buffers or {}), dict(files or {})
     parts = (config, dict(params), processor, contracts, buffers, dtype, files)
     checkpoint = Pretrained(*parts, domains=dict(domains or {}))
-    place = buckets.place_of(folder)
-    check_free(place, _stored_bytes(params, layout, dtype))
+    check_free(place := buckets.place_of(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(place, overwrite=overwrite) as scratch, disk_errors(place):
         if layout == ORBAX:
             from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
 
             item = model_item(config, processor, contracts, source=checkpoint, domains=domains)
             orbax.write_step(scratch, checkpoint.params, item, progress=progress)
-            if buckets.in_bucket(place):
-                run_folder.mark_complete(scratch / run_folder.CHECKPOINTS / "0")
             return 0
         return hf_folder.write(scratch, checkpoint, layout, progress=progress, domain=domain)
 

@@ -66,8 +66,7 @@ def train(
     run = TrainingRun.open(config, fields_set, workdir=workdir.local)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
-    processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
-    _check_shared(workdir, processes)
+    _check_same_run(run, code, workdir, processes)
     saving = _saving(run, workdir, processes, code)
     state, position = _begin(run, saving.checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
@@ -103,7 +102,8 @@ def train(
         is_complete = int(state.step) >= run.recipe.config.iters
         is_complete = is_complete and saving.companion.finish(writer.write, stop)
     if processes.main:
-        run_summary.report([workdir.local], workdir.local / run_summary.CURVES, Console())
+        curves = workdir.local / run_summary.CURVES
+        run_summary.report([workdir.local], curves, Console(), place=workdir.place)
     if is_complete:
         _report_end(run, workdir.place, int(state.step), is_main=processes.main)
         return 0
@@ -149,8 +149,11 @@ def _describe_step(
             logging.warning("the work of the train step is not written: %s", message(error))
 
 
-def _check_shared(workdir: Workdir, processes: Processes) -> None:
-    """Checks that all processes of the run have one workdir."""
+def _check_same_run(
+    run: TrainingRun, code: Mapping[str, Any], workdir: Workdir, processes: Processes
+) -> None:
+    """Checks that all processes of the run have one config, code, data and workdir."""
+    processes.check_same({"config": run.config.to_dict(), "code": code, "data": run.data_rows})
     if workdir.in_bucket:  # an address means the same bucket on every host
         processes.check_same({"workdir": str(workdir.place)})
     else:

@@ -21,7 +21,9 @@ from xvla_jax import buckets
 from xvla_jax.errors import CheckpointError
 
 INCOMPLETE: Final = "INCOMPLETE"  # object in a folder of a bucket that is being written
-_LAST: Final = ("config.json", "commit_success.txt", "adapter_config.json")
+COMMITTED: Final = "commit_success.txt"  # Orbax's; in a bucket it is the last file of a step
+_OF_STEP: Final = "_CHECKPOINT_METADATA"  # Orbax's, in each step
+_LAST: Final = ("config.json", COMMITTED, "adapter_config.json")
 
 _CODE: Final = re.compile(r"os_error_code='(\d+)'")  # as TensorStore writes it
 _CODE_BY_TEXT: Final = {
@@ -155,6 +157,7 @@ def _uploaded_folder(folder: epath.Path, *, overwrite: bool) -> Iterator[pathlib
             scratch = pathlib.Path(place, folder.name)
             scratch.mkdir()
             yield scratch
+            _mark_steps(scratch)
             files = (path for path in sorted(scratch.rglob("*")) if path.is_file())
             names = [path.relative_to(scratch).as_posix() for path in files]
             is_touched = True
@@ -170,6 +173,16 @@ def _uploaded_folder(folder: epath.Path, *, overwrite: bool) -> Iterator[pathlib
     finally:
         if not is_touched:
             buckets.remove(folder / INCOMPLETE, version=version)
+
+
+def _mark_steps(scratch: pathlib.Path) -> None:
+    """Writes the files by which Orbax knows, in a bucket, that a step and its items are complete.
+
+    On a disk a step that is complete has its name, and Orbax does not look for them.
+    """
+    for step in [path.parent for path in scratch.rglob(_OF_STEP)]:
+        for folder in (step, *filter(pathlib.Path.is_dir, step.iterdir())):
+            (folder / COMMITTED).write_text(f"{folder.name} is complete\n")
 
 
 def _is_last(name: str) -> bool:

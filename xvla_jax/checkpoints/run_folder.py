@@ -22,7 +22,7 @@ from etils import epath
 from typing_extensions import TypedDict
 
 from xvla_jax import buckets
-from xvla_jax.checkpoints.folders import check_free, check_uploaded
+from xvla_jax.checkpoints.folders import COMMITTED, check_free, check_uploaded
 from xvla_jax.checkpoints.hf_folder import CARRIED_NAMES, CARRIED_SUFFIXES, is_carried
 from xvla_jax.checkpoints.names import BUFFERS
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorInfo
@@ -40,7 +40,6 @@ from xvla_jax.untrusted import (
 )
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir, with a folder for each step
-COMMITTED: Final = "commit_success.txt"  # Orbax's; in a bucket it is the last file of a step
 _NOT_READ: Final = ("opt_state", "ema")  # items that only a resumed run needs
 
 
@@ -122,15 +121,6 @@ def read_item(step_folder: buckets.Place, item: str) -> dict[str, Any] | None:
     if not files:
         return None
     return check_object(read_json(files[0]), files[0], error=CheckpointError)
-
-
-def mark_complete(step_folder: pathlib.Path) -> None:
-    """Writes the files by which Orbax knows, in a bucket, that a step and its items are complete.
-
-    On a disk a step that is complete has its name; `find_step` and Orbax do not look at them there.
-    """
-    for folder in (step_folder, *filter(pathlib.Path.is_dir, step_folder.iterdir())):
-        (folder / COMMITTED).write_text(f"{folder.name} is complete\n")
 
 
 def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -15,8 +15,14 @@ from tests.xvla_jax import golden, tiny
 from xvla_jax import buckets
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.checkpoints import run_folder
-from xvla_jax.checkpoints.folders import INCOMPLETE, atomic_folder, check_free, check_target
-from xvla_jax.checkpoints.run_folder import COMMITTED, find_step, on_disk
+from xvla_jax.checkpoints.folders import (
+    COMMITTED,
+    INCOMPLETE,
+    atomic_folder,
+    check_free,
+    check_target,
+)
+from xvla_jax.checkpoints.run_folder import find_step, on_disk
 from xvla_jax.errors import CheckpointError
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 
