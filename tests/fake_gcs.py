@@ -179,9 +179,9 @@ class FakeStorage:
 
     def check(self, name: str, conditions: Mapping[str, str]) -> None:
         """Refuses a request whose condition on the version of an object does not hold."""
-        wanted = conditions.get("ifGenerationMatch")
+        condition = conditions.get("ifGenerationMatch")
         stored = self.objects.get(name)
-        if wanted is not None and int(wanted) != (stored.generation if stored else 0):
+        if condition is not None and int(condition) != (stored.generation if stored else 0):
             raise Answer(412)
 
 
@@ -379,8 +379,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_object(self, name: str) -> None:
         stored = self.storage.get(name)
         self.storage.check(name, self.query)
-        wanted = self.query.get("ifGenerationNotMatch")
-        if wanted is not None and int(wanted) == stored.generation:
+        condition = self.query.get("ifGenerationNotMatch")
+        if condition is not None and int(condition) == stored.generation:
             raise Answer(304)
         headers = {
             "x-goog-generation": str(stored.generation),

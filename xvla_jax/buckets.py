@@ -56,8 +56,8 @@ def place_of(path: str | os.PathLike[str], *, flag: str = "") -> Place:
         ConfigError: it has another scheme, or names no folder of a bucket.
     """
     text = os.fspath(path)
-    scheme, found, rest = text.partition("://")
-    if not found:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
         return pathlib.Path(text)
     bucket, _, folder = rest.partition("/")
     if scheme != SCHEME or not bucket or not folder.strip("/"):
@@ -149,16 +149,21 @@ def download(folder: Place, objects: Sequence[Object], target: pathlib.Path) -> 
 
     Args:
         folder: in a bucket.
-        objects: of it; a version that is no longer there is an error.
+        objects: of it; a version that is no longer there raises an OSError.
         target: folder on this machine.
     """
 
-    def fetch(found: Object) -> None:
-        file = target / found.name
+    def fetch(entry: Object) -> None:
+        if {"", ".", ".."} & {*entry.name.split("/")}:
+            raise OSError(
+                errno.EINVAL, "such a name has no place on a disk", f"{folder}/{entry.name}"
+            )
+        file, place = target / entry.name, folder / entry.name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _store_errors(folder / found.name):
-            blob = _blob(folder / found.name)
-            blob.download_to_filename(str(file), if_generation_match=found.version, retry=_retry())
+        with _store_errors(place):
+            _blob(place).download_to_filename(
+                str(file), if_generation_match=entry.version, retry=_retry()
+            )
 
     _each(fetch, objects)
 

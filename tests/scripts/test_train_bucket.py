@@ -82,7 +82,7 @@ def _killed_in_a_save(lab: FakeStorage, compiled: Path) -> None:
 
 
 def _check_left(lab: FakeStorage) -> None:
-    """What a kill leaves: a step that is not complete, and the metrics up to the newest that is."""
+    """Checks for a step that is not complete, and for the metrics up to the newest that is."""
     left = {name for name in lab.objects if "/checkpoints/4/" in name}
     assert left
     assert not any(name.endswith("checkpoints/4/commit_success.txt") for name in left)

@@ -38,11 +38,11 @@ def test_objects_are_listed_read_and_removed(lab: FakeStorage, tmp_path: Path) -
     buckets.upload(tmp_path / "up", names, ONE)
     lab.put("runs/one_more/x", b"x", {})  # shares the beginning of its name
     lab.put("runs/one/", b"", {})  # that is how consoles make folders
-    found = buckets.files(ONE)
-    assert [entry.name for entry in found] == sorted(names), "of two pages"
+    objects = buckets.files(ONE)
+    assert [entry.name for entry in objects] == sorted(names), "of two pages"
     assert [[e.name for e in entries] for entries in buckets.entries(ONE)[:1]] == [["a b+c.txt"]]
     assert buckets.entries(ONE)[1] == ["d"]
-    buckets.download(ONE, found, tmp_path / "down")
+    buckets.download(ONE, objects, tmp_path / "down")
     for name in names:
         assert (tmp_path / "down" / name).read_bytes() == (tmp_path / "up" / name).read_bytes()
     buckets.remove(ONE / "a b+c.txt")
@@ -117,13 +117,23 @@ def test_a_bucket_that_is_not_there_is_no_empty_one(lab: FakeStorage) -> None:
             act(epath.Path("gs://other/a"))
 
 
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a//b"])
+def test_no_name_of_an_object_leads_out_of_the_copy(
+    name: str, lab: FakeStorage, tmp_path: Path
+) -> None:
+    lab.put(f"runs/one/{name}", b"x", {})
+    with pytest.raises(OSError, match="such a name has no place on a disk"):
+        buckets.download(ONE, buckets.files(ONE), tmp_path / "deep" / "copy")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_an_object_that_changes_while_it_is_copied_is_an_error(
     lab: FakeStorage, tmp_path: Path
 ) -> None:
     buckets.write(ONE / "a", b"1")
-    found = buckets.files(ONE)
+    objects = buckets.files(ONE)
     buckets.write(ONE / "a", b"2")
     with pytest.raises(OSError, match="another process has changed it"):
-        buckets.download(ONE, found, tmp_path)
+        buckets.download(ONE, objects, tmp_path)
     with contextlib.suppress(FileNotFoundError):
         assert (tmp_path / "a").read_bytes() == b""

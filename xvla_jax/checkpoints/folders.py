@@ -115,7 +115,7 @@ def _check_target_in_bucket(
         check_target(folder, overwrite=overwrite)
     elif not overwrite:
         objects, folders = buckets.entries(folder)
-        check_uploaded(folder, [found.name for found in objects])
+        check_uploaded(folder, [entry.name for entry in objects])
         if objects or folders:
             raise CheckpointError(
                 f"{folder} exists and is not empty; choose another folder or remove it"
@@ -143,7 +143,7 @@ def check_uploaded(folder: buckets.Place, names: Collection[str]) -> None:
 @contextlib.contextmanager
 def _uploaded_folder(folder: epath.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
     """Yields a folder of this machine whose files are copied to ``folder`` if nothing is raised."""
-    before = [found.name for found in buckets.files(folder)]
+    before = [entry.name for entry in buckets.files(folder)]
     me = f"process {os.getpid()} on host {socket.gethostname()}, {time.strftime('%FT%T%z')},"
     # Created by one process only; also the first thing that a bucket without permission refuses.
     version = buckets.write(

@@ -140,7 +140,7 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
     if step is None:
         return _copied(folder, tuple(_files_of_folder(folder)))
     heads = tuple(f"{item}/" for item in _NOT_READ)
-    objects = (found for found in buckets.files(step) if not found.name.startswith(heads))
+    objects = (entry for entry in buckets.files(step) if not entry.name.startswith(heads))
     return _copied(step, tuple(objects))
 
 
@@ -148,7 +148,7 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
 def _copied(folder: epath.Path, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
     """Returns a copy of objects of a folder; the same ones, by version, are copied once."""
     copies = pathlib.Path(_scratch().name)
-    check_free(copies, sum(found.size for found in objects))
+    check_free(copies, sum(entry.size for entry in objects))
     # the name of the place at the end, for messages
     target = pathlib.Path(tempfile.mkdtemp(dir=copies), *folder.parts[1:])
     buckets.download(folder, objects, target)
@@ -168,7 +168,7 @@ def _newest_step(folder: epath.Path) -> epath.Path | None:
         CheckpointError: steps are there, and none is complete; or the folder is being written.
     """
     objects, folders = buckets.entries(folder)
-    check_uploaded(folder, [found.name for found in objects])
+    check_uploaded(folder, [entry.name for entry in objects])
     if {"params", "model"} <= {*folders}:
         steps = [folder]
     else:
@@ -176,8 +176,8 @@ def _newest_step(folder: epath.Path) -> epath.Path | None:
         names = buckets.entries(parent)[1] if parent != folder else folders
         steps = [parent / name for name in sorted(filter(str.isdigit, names), key=int)]
     for step in reversed(steps):
-        found = objects if step == folder else buckets.entries(step)[0]
-        if any(entry.name == COMMITTED for entry in found):
+        at_step = objects if step == folder else buckets.entries(step)[0]
+        if any(entry.name == COMMITTED for entry in at_step):
             return step
     if steps:
         raise CheckpointError(
