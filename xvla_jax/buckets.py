@@ -227,7 +227,8 @@ def _api() -> Any:
 
 
 def _retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
+    with needs("gcs"):
+        from google.cloud.storage.retry import DEFAULT_RETRY
 
     return DEFAULT_RETRY.with_timeout(LIMIT_S).with_delay(initial=0.5, maximum=16.0)
 
