@@ -23,6 +23,7 @@ from eval.tasks.table import TaskSpec, task_contract
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.buckets import SCHEME
 from xvla_jax.checkpoints.run_folder import on_disk
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
@@ -55,7 +56,7 @@ def parse_policy(text: str) -> Entrant:
     if not equals:
         name, value = "", text
     kind, colon, folder = value.partition(":")
-    if not colon or folder.startswith("//"):  # the scheme of an address
+    if not colon or kind == SCHEME:
         kind, folder = "checkpoint", value
     known = (*_KINDS, SERVER, LEROBOT, EXPERT)
     if not equals:
