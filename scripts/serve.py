@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
-COMMAND = Command(__doc__, in_buckets=("program_cache",))
+COMMAND = Command(__doc__, in_buckets=("checkpoint", "adapter", "program_cache"))
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )

@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+
+_IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
+
+COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
     "workdir", None, "Folder of checkpoints and metrics.", required=True
@@ -41,17 +46,17 @@ _PROGRAMS = COMMAND.DEFINE_string(
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
     from scripts.restarts import journal, supervisor
+    from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
-    from xvla_jax.training.workdir_lock import mounted_workdir
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
     try:
-        workdir = mounted_workdir(_WORKDIR.value)
+        place = place_of(_WORKDIR.value, flag="--workdir")
         if _RESTARTS.value is None or journal.TOKEN in os.environ:
-            return _train(workdir)
+            return _train(place)
         limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)
-        return supervisor.supervise(sys.argv, _CONFIG.value, workdir, limits)
+        return supervisor.supervise(sys.argv, _CONFIG.value, place, limits)
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
@@ -60,10 +65,11 @@ def main(_: list[str]) -> int:
         return 1
 
 
-def _train(workdir: pathlib.Path) -> int:
+def _train(place: Place) -> int:
     """Trains in this process; a supervisor imports nothing of this."""
     import jax
 
+    from data.sources import StoreError
     from scripts.restarts import journal
     from scripts.training.session import held_workdir, train
     from xvla_jax.compilation.program_cache import keep_programs
@@ -75,16 +81,21 @@ def _train(workdir: pathlib.Path) -> int:
     trim_after_compiling()
     config = _CONFIG.value
     kept = keep_programs(_PROGRAMS.value)
-    # until the loop waits for signals itself, one ends at once
-    with Termination() as termination:
-        processes = start(DistributedConfig(**config.distributed.to_dict()))
-        with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
-            if processes.main:
-                logging.info(kept)
-                local = jax.local_device_count()
-                journal.begin(workdir, processes=processes.count, devices=local)
-            asked = COMMAND.fields_set("config")
-            return train(config, workdir, processes, asked, termination.check)
+    try:
+        # until the loop waits for signals itself, one ends at once
+        with Termination() as termination:
+            processes = start(DistributedConfig(**config.distributed.to_dict()))
+            held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
+            with processes, held as workdir:
+                if processes.main:
+                    logging.info(kept)
+                    local = jax.local_device_count()
+                    journal.begin(place, processes=processes.count, devices=local)
+                asked = COMMAND.fields_set("config")
+                return train(config, workdir, processes, asked, termination.check)
+    except StoreError as error:  # of the client that reads and writes metadata for Orbax
+        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

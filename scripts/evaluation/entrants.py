@@ -23,6 +23,8 @@ from eval.tasks.table import TaskSpec, task_contract
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.buckets import SCHEME
+from xvla_jax.checkpoints.run_folder import on_disk
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
@@ -54,7 +56,7 @@ def parse_policy(text: str) -> Entrant:
     if not equals:
         name, value = "", text
     kind, colon, folder = value.partition(":")
-    if not colon:
+    if not colon or kind == SCHEME:
         kind, folder = "checkpoint", value
     known = (*_KINDS, SERVER, LEROBOT, EXPERT)
     if not equals:
@@ -166,7 +168,9 @@ def load(
     model = kind.model(opened)
     policy = kind.wrap(model)
     if entrant.kind == LEROBOT:
-        policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
+        policy = until.enter_context(
+            LeRobotPolicy(str(on_disk(entrant.folder)), opened, lerobot_python)
+        )
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
         for spec in specs

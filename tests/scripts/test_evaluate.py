@@ -40,6 +40,8 @@ from xvla_jax.pretrained import save_pretrained
         ("runs/hf", Entrant("hf", "checkpoint", "runs/hf")),
         ("blind:runs/hf/", Entrant("hf", "blind", "runs/hf/")),
         ("expert:", Entrant("expert", "expert", "")),
+        ("gs://lab/runs/hf", Entrant("hf", "checkpoint", "gs://lab/runs/hf")),
+        ("a=blind:gs://lab/hf", Entrant("a", "blind", "gs://lab/hf")),
     ],
 )
 def test_policies(text: str, entrant: Entrant) -> None:
@@ -47,7 +49,8 @@ def test_policies(text: str, entrant: Entrant) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
+    "text",
+    ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:", "http://host"],
 )
 def test_other_forms_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(
