@@ -60,6 +60,7 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: no run has logged anything in the folder.
     """
+    from scripts.restarts.journal import restart_rows
     from scripts.training.rollout_results import read_results, result_rows
     from xvla_jax.planning.roofline import read_work, roofline_rows
     from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
@@ -94,13 +95,14 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     left_out = {k: v for k, v in lines[-1].items() if k.startswith("left_out/")}
     for name, count in left_out.items():
         rows[f"left out: {name.removeprefix('left_out/')}"] = f"{count:.0f}"
-    run = goodput(all_lines(workdir))
+    written = all_lines(workdir)
+    run = goodput(written)
     if run["sessions"]:
         rows["time of all processes"] = duration(run["seconds"])
         rows["processes"] = f"{run['sessions']:.0f}"
         rows["steps done again"] = f"{run['steps_repeated']:.0f}"
         rows["goodput"] = f"{run['goodput']:.1%}"
-    return rows
+    return rows | restart_rows(workdir, written)
 
 
 def table(runs: Mapping[str, Mapping[str, str]]) -> Table:

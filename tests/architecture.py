@@ -37,7 +37,11 @@ EVAL_ADAPTERS: Mapping[str, frozenset[str]] = {"eval.simulators.libero": SIMULAT
 
 DLIMP_HOME = "data.readers.rlds"
 # Names that JAX keeps to itself may go with any release; one module asks for them, and says so.
-PRIVATE_JAX_HOMES = ("xvla_jax.training.multihost", "tests.xvla_jax.training.test_multihost")
+PRIVATE_JAX_HOMES = (
+    "xvla_jax.training.multihost",
+    "tests.xvla_jax.training.test_multihost",
+    "tests.xvla_jax.training.test_clusters",
+)
 PRIVATE_JAX = re.compile(r"jax(lib)?(\.\w+)*\._(?!_)[\w.]+")
 # the function that counts whatever is raised while an episode is read
 BROAD_DOOR = ("data.faults", "attempt")

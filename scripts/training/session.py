@@ -17,6 +17,7 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
+from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
@@ -54,7 +55,7 @@ def train(
     fields_set: Collection[str],
     check_signal: Callable[[], None],
 ) -> int:
-    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+    """Trains, and returns the exit status: 0 done, `stopped_status` of SIGTERM, 130 of Ctrl-C.
 
     The first process holds the workdir; ``fields_set`` are the fields of the config that the
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
@@ -106,7 +107,7 @@ def train(
         _report_end(run, workdir, int(state.step), is_main=processes.main)
         return 0
     print(f"stopped at step {int(state.step)}; the same command resumes from there")
-    return STOPPED if stop.number == signal.SIGINT else 0
+    return STOPPED if stop.number == signal.SIGINT else stopped_status()
 
 
 def _print_start(run: TrainingRun) -> None:
