@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -15,7 +14,7 @@ from eval.runs.compare import against_control, compare_runs
 from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
-from eval.tasks.spec import CHAIN_LENGTH
+from eval.tasks.spec import CHAIN_LENGTH, row_values
 from eval.tasks.table import TASKS
 
 from .html import Points, bar_chart, bullet_list, figure_grid, path_chart, plain_table, video
@@ -177,7 +176,7 @@ def _unlike(row: Mapping[str, Any]) -> list[str]:
     if faithful == row["name"] or faithful not in TASKS:
         return []
     ours = {k: v for k, v in row.items() if k not in ("name", "reference")}
-    theirs = json.loads(json.dumps(asdict(TASKS[faithful])))
+    theirs = json.loads(json.dumps(row_values(TASKS[faithful])))
     return differences(ours, {k: theirs.get(k) for k in ours})
 
 
