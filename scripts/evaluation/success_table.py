@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import control_lines, score_text
+from eval.pages.evaluation import CHANGE_HEAD, change_notes, change_rows, row_title, score_text
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
 from eval.runs.statistics import episodes_to_separate, power_to_separate
@@ -43,13 +43,27 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
     """Prints the success of each policy on each row of the task table, with its interval."""
     for name, task in receipt["tasks"].items():
         _print_task(console, name, task)
-    for line in control_lines(receipt):
-        console.print(line, markup=False)
+    print_changes(console, receipt)
     console.print(f"seal: {receipt[SEAL]}", markup=False, soft_wrap=True)
 
 
+def print_changes(console: Console, receipt: dict[str, Any], policy: str = "") -> None:
+    """Prints what each changed row did to a policy, or to each, beside the row's control arm."""
+    rows = change_rows(receipt, policy)
+    if not rows:
+        return
+    table = Table(title="changed rows against their control arms")
+    for column in CHANGE_HEAD:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for line in change_notes(receipt):
+        console.print(line, markup=False)
+
+
 def _print_task(console: Console, name: str, task: dict[str, Any]) -> None:
-    table = Table(title=Text(name))
+    table = Table(title=Text(row_title(name, task["row"])))
     for column in ("policy", "success", "episodes", "95 %", "steps to success"):
         table.add_column(column)
     for policy, entry in task["policies"].items():
