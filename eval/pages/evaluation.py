@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import differences
-from eval.runs.compare import against_control, compare_runs
+from eval.runs.compare import Change, against_control, compare_runs
 from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
@@ -92,10 +92,7 @@ def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
 
 
-CHANGE_HEAD = (
-    "row", "control arm", "policy", "pairs", "solved", "control", "difference, points (95 %)",
-    "McNemar p", "corrected",
-)  # fmt: skip
+CHANGE_HEAD = ("changed row", "solved", "control", "points (95 %)", "p, corrected")
 
 
 def row_title(name: str, row: Mapping[str, Any]) -> str:
@@ -104,32 +101,27 @@ def row_title(name: str, row: Mapping[str, Any]) -> str:
     return f"{name} with {', '.join(changed)}" if changed else name
 
 
-def change_rows(receipt: Mapping[str, Any], policy: str = "") -> list[list[str]]:
-    """Returns what each changed row did to a policy, or to each: cells below `CHANGE_HEAD`."""
-    rows = []
-    for change in against_control(receipt):
-        one = change.counts
-        if not one.pairs or policy not in ("", change.policy):
-            continue
-        difference, low, high = (100 * value for value in one.difference)
-        rows.append(
-            [
-                change.row,
-                change.control,
-                change.policy,
-                str(one.pairs),
-                str(one.both + one.only_first),
-                str(one.both + one.only_second),
-                f"{difference:+.0f} ({low:+.0f} to {high:+.0f})",
-                f"{one.p_value:.2g}",
-                f"{change.adjusted:.2g}",
-            ]
-        )
-    return rows
+def change_cells(change: Change) -> list[str]:
+    """Returns what a change did to a policy: cells below `CHANGE_HEAD`."""
+    one = change.counts
+    difference, low, high = (100 * value for value in one.difference)
+    return [
+        change.row,
+        f"{one.both + one.only_first} of {one.pairs}",
+        str(one.both + one.only_second),
+        f"{difference:+.0f} ({low:+.0f} to {high:+.0f})",
+        f"{one.p_value:.2g}, {change.adjusted:.2g}",
+    ]
+
+
+def _changes(receipt: Mapping[str, Any]) -> str:
+    rows = [[c.policy, c.control, *change_cells(c)] for c in against_control(receipt)]
+    table = plain_table(rows, ("policy", "control arm", *CHANGE_HEAD))
+    return table + bullet_list(change_notes(receipt))
 
 
 def change_notes(receipt: Mapping[str, Any]) -> list[str]:
-    """Returns how the episodes of changed rows were paired, for reading `change_rows`."""
+    """Returns how the pairs behind `change_cells` were made."""
     changes = against_control(receipt)
     rows = {change.row for change in changes}
     tasks = receipt["tasks"]
@@ -146,7 +138,10 @@ def change_notes(receipt: Mapping[str, Any]) -> list[str]:
             "same task and number of state."
         )
     if len(changes) > 1:
-        notes.append(f"corrected: Holm, for {len(changes)} comparisons with a control arm.")
+        notes.append(
+            f"p: McNemar's exact test; corrected by Holm for {len(changes)} comparisons with a "
+            "control arm."
+        )
     return notes
 
 
@@ -171,10 +166,7 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
                 paths += _paths(title, load_trace(folder / entry["trace"]), relative=relative)
     return [
         ("Policies against each other", _pairs(receipt)),
-        (
-            "What each change did",
-            plain_table(change_rows(receipt), CHANGE_HEAD) + bullet_list(change_notes(receipt)),
-        ),
+        ("What each change did", _changes(receipt)),
         ("Protocol", bullet_list(protocol_notes(receipt))),
         ("Films", figure_grid(films)),
         ("Predicted chunks over the path of the hand", figure_grid(paths)),
@@ -237,8 +229,8 @@ def variant_notes(row: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]
         f"--{one['column']}: {one['used']} in place of {one['own'] or 'what the policy chooses'}."
         for one in row.get("overrides", ())
     ]
-    if "disturbance" in row:
-        change = row["disturbance"]
+    change = row.get("disturbance")
+    if change:
         notes.append(
             f"disturbed: {change['axis']}, level {change['level']} ({change['amount']:g} "
             f"{change['unit']}). Level, task, state and seed alone decide what an episode meets."

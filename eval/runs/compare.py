@@ -154,7 +154,8 @@ def against_control(receipt: Mapping[str, Any]) -> list[Change]:
             pairs = [(e, beside[_place(e)]) for e in entry["episodes"] if _place(e) in beside]
             counts = count_pairs((one["success"], two["success"]) for one, two in pairs)
             apart = sum(keeps and _began_apart(*pair) for pair in pairs)
-            made.append(Change(name, control, policy, counts, apart, 1.0))
+            if pairs:
+                made.append(Change(name, control, policy, counts, apart, adjusted=1.0))
     adjusted = holm([change.counts.p_value for change in made])
     return [dataclasses.replace(change, adjusted=p) for change, p in zip(made, adjusted)]
 

@@ -214,9 +214,9 @@ def check_chunk(specs: Sequence[TaskSpec], num_actions: int) -> None:
         client = spec.client
         if client.rows_needed > num_actions:
             raise ValueError(
-                f"{spec.name} carries out {client.executed} rows of a chunk, every "
-                f"{client.stride}th; the policy's chunks have {num_actions}, so --executed may be "
-                f"1 to {(num_actions - 1) // client.stride + 1}"
+                f"{spec.name} carries out {client.executed} rows of a chunk with stride "
+                f"{client.stride}; the policy's chunks have {num_actions}, so --executed may be 1 "
+                f"to {(num_actions - 1) // client.stride + 1}"
             )
 
 

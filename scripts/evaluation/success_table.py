@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import CHANGE_HEAD, change_notes, change_rows, row_title, score_text
+from eval.pages.evaluation import CHANGE_HEAD, change_cells, change_notes, row_title, score_text
+from eval.runs.compare import against_control
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
 from eval.runs.statistics import episodes_to_separate, power_to_separate
@@ -49,16 +51,16 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
 
 def print_changes(console: Console, receipt: dict[str, Any], policy: str = "") -> None:
     """Prints what each changed row did to a policy, or to each, beside the row's control arm."""
-    rows = change_rows(receipt, policy)
-    if not rows:
-        return
-    table = Table(title="changed rows against their control arms")
-    for column in CHANGE_HEAD:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    for line in change_notes(receipt):
+    changes = [c for c in against_control(receipt) if policy in ("", c.policy)]
+    for name, control in dict.fromkeys((c.policy, c.control) for c in changes):
+        table = Table(title=Text(f"{name}, against the control arm {control}"), box=box.SIMPLE)
+        for column in CHANGE_HEAD:
+            table.add_column(column)
+        for change in changes:
+            if (change.policy, change.control) == (name, control):
+                table.add_row(*map(Text, change_cells(change)))
+        console.print(table)
+    for line in change_notes(receipt) if changes else ():
         console.print(line, markup=False)
 
 
