@@ -118,7 +118,8 @@ class LiberoEnv:
             self._env.step(_REST)
         for robot in self._env.robots:
             robot.controller.use_delta = relative
-        self._late = deque([self._rest(relative)] * _amount(self._spec, "delay"))
+        delay = _amount(self._spec, "delay")
+        self._late = deque([self._rest(relative)] * delay if delay else ())
         return hashlib.sha256(initial.tobytes()).hexdigest()[:16]
 
     def step(self, action: ArrayLike) -> bool:
