@@ -41,9 +41,9 @@ AXES: Mapping[str, Axis] = {
         "cameras in the room move around what they look at", (5, 10, 20), "degrees", True
     ),
     "light": Axis(
-        "lights are brighter or darker, with a tint", (0.25, 0.5, 1.0), "log of the factor", True
+        "lights are brighter or darker, with a tint", (0.2, 0.4, 0.8), "log of the factor", True
     ),
-    "texture": Axis("patches of other colours on all textures", (16, 32, 64), "grey levels", True),
+    "texture": Axis("patches of other colours on all textures", (6, 12, 24), "grey levels", True),
     "place": Axis("the object to pick up stands elsewhere", (0.01, 0.02, 0.04), "m", False),
     "posture": Axis("the arm begins with other joint angles", (0.1, 0.2, 0.4), "rad", False),
     "distractors": Axis("groceries stand beside the objects", (1, 2, 4), "objects", False),

@@ -18,18 +18,19 @@ from eval.pictures import needed
 from .axes import draws
 
 _UP = np.pi / 2
-# category of LIBERO's objects -> turn about x (rad) with which it stands; all are in libero_object
-GROCERIES: Mapping[str, float] = {
-    "alphabet_soup": 0.0,
-    "bbq_sauce": _UP,
-    "butter": 0.0,
-    "chocolate_pudding": 0.0,
-    "cream_cheese": 0.0,
-    "ketchup": _UP,
-    "milk": _UP,
-    "orange_juice": _UP,
-    "salad_dressing": _UP,
-    "tomato_sauce": 0.0,
+# category of LIBERO's objects -> turn about x (rad) with which it stands, and height (m) of its
+# origin above the surface then; all are in libero_object
+GROCERIES: Mapping[str, tuple[float, float]] = {
+    "alphabet_soup": (_UP, 0.040),
+    "bbq_sauce": (0.0, 0.057),
+    "butter": (0.0, 0.011),
+    "chocolate_pudding": (0.0, 0.015),
+    "cream_cheese": (0.0, 0.011),
+    "ketchup": (_UP, 0.074),
+    "milk": (_UP, 0.072),
+    "orange_juice": (_UP, 0.072),
+    "salad_dressing": (_UP, 0.075),
+    "tomato_sauce": (_UP, 0.040),
 }
 _MARK = "_distractor"
 _OBJECTS = re.compile(r"(\(:objects)([^()]*)(\))")
@@ -50,12 +51,14 @@ class Things:
     Attributes:
         joints: object -> its free joint, without the distractors.
         item: the object to pick up.
-        heights: free joint of a distractor -> height (m) of its origin where it stands.
+        distractors: their free joints, in the order in which they are placed.
+        surface: height (m) on which things stand.
     """
 
     joints: Mapping[str, str]
     item: str
-    heights: Mapping[str, float]
+    distractors: Sequence[str]
+    surface: float
 
     def positions(self, data: Any) -> NDArray[np.float64]:
         """Returns the positions of the task's own objects, float64[n, 3] in metres."""
@@ -108,7 +111,7 @@ def state_with(model: Any, data: Any, things: Things, state: ArrayLike) -> NDArr
     """
     own = np.asarray(state, np.float64)
     position, velocity = np.ones(model.nq, bool), np.ones(model.nv, bool)
-    for name in things.heights:
+    for name in things.distractors:
         joint = model.joint(name)
         position[joint.qposadr[0] : joint.qposadr[0] + 7] = False
         velocity[joint.dofadr[0] : joint.dofadr[0] + 6] = False
@@ -152,12 +155,13 @@ def spread(model: Any, data: Any, things: Things, rng: np.random.Generator) -> N
     mujoco = needed("mujoco", "sim")
     own = things.positions(data)[:, :2]
     low, high = own.min(axis=0) - _MARGIN, own.max(axis=0) + _MARGIN
-    waiting = list(things.heights)
-    for joint, height in things.heights.items():
+    waiting = list(things.distractors)
+    for joint in things.distractors:
+        tilt, height = GROCERIES[joint.partition(_MARK)[0]]
         places = rng.uniform(low, high, (_PLACES, 2))
-        half_yaw, half_tilt = rng.uniform(0, np.pi), _tilt(joint) / 2
+        half_yaw, half_tilt = rng.uniform(0, np.pi), tilt / 2
         pose = data.joint(joint).qpos  # xyz, quaternion wxyz
-        pose[2] = height
+        pose[2] = things.surface + height
         mujoco.mju_mulQuat(
             pose[3:],
             np.array([np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]),
@@ -169,10 +173,6 @@ def spread(model: Any, data: Any, things: Things, rng: np.random.Generator) -> N
         pose[:2] = places[enough[0] if len(enough) else int(np.argmax(room))]
         waiting.remove(joint)
         mujoco.mj_forward(model, data)
-
-
-def _tilt(name: str) -> float:
-    return GROCERIES[name.partition(_MARK)[0]]
 
 
 def _room(

@@ -34,7 +34,6 @@ from .expert import Scene
 _COLLISION_GROUP = 0  # of robosuite's shapes
 _HORIZON = 1000  # control steps that robosuite allows by itself
 _FREE = 7  # numbers of a free joint's position: xyz, quaternion wxyz
-_DROP = 0.01  # m, from which LIBERO lets objects down
 # Open gripper and no motion, in the delta mode of the settling steps.
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
@@ -251,13 +250,8 @@ class LiberoEnv:
                 item=next(
                     (name for name in self._env.obj_of_interest if name in own), next(iter(own))
                 ),
-                heights={
-                    joint: env.workspace_offset[2]
-                    + _DROP
-                    - env.objects_dict[name].bottom_offset[-1]
-                    for name, joint in free.items()
-                    if name not in own
-                },
+                distractors=[joint for name, joint in free.items() if name not in own],
+                surface=max(0.0, env.workspace_offset[2]),  # LIBERO's floor has -0.035
             ),
             arm=[sim.model.get_joint_qpos_addr(j) for j in self._env.robots[0].robot_joints],
             reload=self._renderer.reload,
