@@ -40,7 +40,8 @@ _PLACES = 400  # that are tried for a distractor
 _MARGIN = 0.12  # m, around the objects, in which distractors may stand
 _CLEARANCE = 0.03  # m, between a distractor and another shape
 _REACH = 0.25  # m above the surface; shapes higher up do not matter
-_LARGE = 0.6  # m; shapes of a larger radius are floors, tables and walls
+_FLAT = 0.01  # m above the surface; shapes that end below carry things and are no obstacles
+_SIDES = ((0.0, 0.0), (0.05, 0.0), (-0.05, 0.0), (0.0, 0.05), (0.0, -0.05))  # m
 _DEPTH = 0.002  # m of penetration that counts as a touch
 
 
@@ -135,18 +136,21 @@ def move_item(
     which it enters least.
     """
     mujoco = needed("mujoco", "sim")
-    pose = data.joint(things.joints[things.item]).qpos
-    before = pose.copy()
+    joint = things.joints[things.item]
+    pose = data.joint(joint).qpos
+    start, touched = pose[:2].copy(), _depths(model, data, joint)
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi / _DIRECTIONS * rng.permutation(_DIRECTIONS)
-    depths = []
-    for angle in angles:
-        pose[:2] = before[:2] + distance * np.array([np.cos(angle), np.sin(angle)])
+    ways = distance * np.stack((np.cos(angles), np.sin(angles)), axis=1)
+    deepest = []
+    for way in ways:
+        pose[:2] = start + way
         mujoco.mj_forward(model, data)
-        depths.append(_depth(model, data, things.joints[things.item]))
-        if depths[-1] < _DEPTH:
+        # official states begin with things in the floor or in what they stand on
+        depths = _depths(model, data, joint)
+        deepest.append(max((depths[o] - touched.get(o, 0.0) for o in depths), default=0.0))
+        if deepest[-1] < _DEPTH:
             return
-    angle = angles[int(np.argmin(depths))]
-    pose[:2] = before[:2] + distance * np.array([np.cos(angle), np.sin(angle)])
+    pose[:2] = start + ways[int(np.argmin(deepest))]
     mujoco.mj_forward(model, data)
 
 
@@ -168,44 +172,70 @@ def spread(model: Any, data: Any, things: Things, rng: np.random.Generator) -> N
             np.array([np.cos(half_tilt), np.sin(half_tilt), 0.0, 0.0]),
         )
         mujoco.mj_forward(model, data)
-        room = _room(model, data, places, joint, waiting)
-        enough = np.flatnonzero(room >= _CLEARANCE)
-        pose[:2] = places[enough[0] if len(enough) else int(np.argmax(room))]
+        room = _room(model, data, things.surface, places, joint, waiting)
+        # the first that is clear, then the others by how clear they are
+        order = np.argsort(-np.minimum(room, _CLEARANCE), kind="stable")
+        on_it = (k for k in order if _carried(model, data, places[k], things.surface))
+        pose[:2] = places[next(on_it, order[0])]
         waiting.remove(joint)
         mujoco.mj_forward(model, data)
 
 
 def _room(
-    model: Any, data: Any, places: NDArray[np.float64], joint: str, waiting: Sequence[str]
+    model: Any,
+    data: Any,
+    surface: float,
+    places: NDArray[np.float64],
+    joint: str,
+    waiting: Sequence[str],
 ) -> NDArray[np.float64]:
     """Returns how far (m) an object at each of the places [n, 2] is from the nearest shape.
 
     Args:
         model: mujoco.MjModel.
         data: mujoco.MjData.
+        surface: height on which things stand.
         places: xy of the object's centre.
         joint: of the object, which stands at its height already.
         waiting: joints of objects that have no place yet, its own among them.
     """
     root = model.body_rootid[model.geom_bodyid]  # of each shape
     radius, height = model.geom_rbound, data.geom_xpos[:, 2]
-    solid = (model.geom_contype + model.geom_conaffinity > 0) & (radius > 0) & (radius < _LARGE)
+    solid = (model.geom_contype + model.geom_conaffinity > 0) & (radius > 0)
     own = solid & (root == model.joint(joint).bodyid[0])
     others = solid & ~np.isin(root, [model.joint(name).bodyid[0] for name in waiting])
-    surface = data.joint(joint).qpos[2]
-    others &= np.abs(height - surface) - radius < _REACH
+    others &= (_tops(model, data) > surface + _FLAT) & (height - radius < surface + _REACH)
     # around its origin, whichever way it is turned
     away = np.linalg.norm(data.geom_xpos[own] - data.joint(joint).qpos[:3], axis=1)
     apart = np.linalg.norm(places[:, None] - data.geom_xpos[others, :2], axis=-1)
     return (apart - radius[others]).min(axis=1) - (away + radius[own]).max()
 
 
-def _depth(model: Any, data: Any, joint: str) -> float:
-    """Returns how deep (m) an object enters other shapes, 0 where it touches none."""
+def _tops(model: Any, data: Any) -> NDArray[np.float64]:
+    """Returns the height (m) at which the box around each shape ends, float64[n]."""
+    upward = data.geom_xmat[:, 6:]  # height of the shape's own axes, [n, 3]
+    centre, half = model.geom_aabb[:, :3], model.geom_aabb[:, 3:]
+    return data.geom_xpos[:, 2] + (upward * centre).sum(1) + (np.abs(upward) * half).sum(1)
+
+
+def _carried(model: Any, data: Any, place: NDArray[np.float64], surface: float) -> bool:
+    """Returns True where the surface is below a place [2] and 5 cm to all four sides of it."""
+    ray, hit = needed("mujoco", "sim").mj_ray, np.zeros(1, np.int32)
+    down = np.array([0.0, 0.0, -1.0])
+    for side in _SIDES:
+        start = np.array([*(place + side), surface + _FLAT])
+        if not 0.0 <= ray(model, data, start, down, None, True, -1, hit) <= 2 * _FLAT:
+            return False
+    return True
+
+
+def _depths(model: Any, data: Any, joint: str) -> dict[int, float]:
+    """Returns how deep (m) an object enters each other thing, by the number of its root body."""
     root = model.joint(joint).bodyid[0]
-    deepest = 0.0
+    deepest: dict[int, float] = {}
     for contact in data.contact[: data.ncon]:
         first, second = model.body_rootid[model.geom_bodyid[[contact.geom1, contact.geom2]]]
         if (first == root) != (second == root):
-            deepest = max(deepest, -float(contact.dist))
+            other = int(second if first == root else first)
+            deepest[other] = max(deepest.get(other, 0.0), -float(contact.dist))
     return deepest
