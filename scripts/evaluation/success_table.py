@@ -18,6 +18,7 @@ from eval.runs.compare import against_control
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
 from eval.runs.statistics import episodes_to_separate, power_to_separate
+from eval.tasks.spec import row_values
 
 PAGE = "report.html"
 
@@ -34,7 +35,7 @@ def print_power(console: Console, tasks: Sequence[Task]) -> None:
         lower, count = higher - _POINTS, len(task.plan)
         needed = episodes_to_separate(higher, lower)
         console.print(
-            f"{task.spec.name}: {count} episodes of each policy separate {higher:.0%} from "
+            f"{row_title(task.spec.name, row_values(task.spec))}: {count} episodes of each policy separate {higher:.0%} from "
             f"{lower:.0%} with probability {power_to_separate(count, higher, lower):.2f} "
             f"(level 5 %, unpaired); {needed} would with 0.80",
             markup=False,

@@ -25,7 +25,7 @@ from eval.runs.golden_frame import (
 )
 from eval.runs.journal import JOURNAL, JournalError
 from eval.runs.receipt import RESULTS, episode_key, read_receipt
-from eval.runs.shards import Shard, merge_receipts
+from eval.runs.shards import MergeError, Shard, merge_receipts
 from eval.simulators.host import SimulatorHost
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerPool
@@ -40,6 +40,7 @@ from tests.eval.evaluations import (
     episodes,
     evaluate,
     options,
+    resealed,
     silence,
 )
 from tests.eval.pages.test_quickstart import Tags
@@ -325,14 +326,18 @@ def test_shards_keep_variants(tmp_path: Path) -> None:
         (tmp_path / str(index)).mkdir()
         parts.append(variants(tmp_path / str(index), shard=Shard(index, 2)))
     merged = merge_receipts(parts)
-    whole = variants(tmp_path)
-    for name, task in whole["tasks"].items():
+    alone = variants(tmp_path)
+    for name, task in alone["tasks"].items():
         assert merged["tasks"][name]["row"] == task["row"]
         keys = [
             [(episode_key(e), e["success"], e["steps"]) for e in made["policies"]["a"]["episodes"]]
             for made in (merged["tasks"][name], task)
         ]
         assert keys[0] == keys[1]
+    plain = json.loads(json.dumps(parts[1]))
+    del plain["tasks"]["quickstart"]["row"]["overrides"]
+    with pytest.raises(MergeError, match=r"tasks\.quickstart\.row\.overrides: .* against nothing"):
+        merge_receipts([parts[0], resealed(plain)])
 
 
 def test_the_golden_frame_of_a_disturbed_row_is_that_of_its_control_arm(tmp_path: Path) -> None:
