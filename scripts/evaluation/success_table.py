@@ -34,8 +34,9 @@ def print_power(console: Console, tasks: Sequence[Task]) -> None:
         higher = 0.5 + _POINTS / 2 if published is None else max(published, _POINTS)
         lower, count = higher - _POINTS, len(task.plan)
         needed = episodes_to_separate(higher, lower)
+        name = row_title(task.spec.name, row_values(task.spec))
         console.print(
-            f"{row_title(task.spec.name, row_values(task.spec))}: {count} episodes of each policy separate {higher:.0%} from "
+            f"{name}: {count} episodes of each policy separate {higher:.0%} from "
             f"{lower:.0%} with probability {power_to_separate(count, higher, lower):.2f} "
             f"(level 5 %, unpaired); {needed} would with 0.80",
             markup=False,
