@@ -13,6 +13,7 @@ import pytest
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
 from eval.tasks.table import TASKS, TaskSpec, task_contract, task_spec
+from scripts.evaluation import entrants
 from scripts.evaluation.entrants import (
     BlindPolicy,
     Entrant,
@@ -175,6 +176,25 @@ def test_other_denoising_steps_reach_the_policy() -> None:
     stepped: Any = SteppedPolicy(policy, 3)
     assert stepped.act([observation] * 2, seed=[0, 1]).tolist() == [3, 3]
     assert BlindPolicy(stepped).act([observation], seed=[0]).tolist() == [3]
+
+
+def test_other_denoising_steps_reach_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Remote:
+        policy_hash, contract, info = "ab12", {}, {"num_actions": 30}
+
+        def __init__(self, url: str, *, expected: dict, steps: int | None) -> None:
+            asked.append((url, expected["domain_id"], steps))
+
+    monkeypatch.setattr(entrants, "RemotePolicy", Remote)
+    served = Entrant("a", "server", "http://robot:8010")
+    for steps in (None, 5):
+        load(served, [task_spec("so101")], lerobot_python="", until=ExitStack(), steps=steps)
+    assert asked == [("http://robot:8010", 0, None), ("http://robot:8010", 0, 5)]
+    Remote.info = {"num_actions": 10}
+    with pytest.raises(ValueError, match=r"so101 carries out 20 rows .* --executed may be 1 to 10"):
+        load(served, [task_spec("so101")], lerobot_python="", until=ExitStack())
 
 
 def test_lerobot_takes_no_other_steps(tmp_path: Path) -> None:
