@@ -75,7 +75,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("writing", "inspection", "inference"),
     ),
     "eval": (
-        ("", "tasks"),
+        ("", "tasks", "disturbances"),
         ("client",),
         ("robot", "simulators"),
         ("recording", "runs"),

@@ -133,6 +133,7 @@ def load(
     *,
     lerobot_python: str,
     until: contextlib.ExitStack,
+    steps: int | None = None,
 ) -> Contestant:
     """Loads a policy with its hash and contracts, and compares these with each task's.
 
@@ -141,8 +142,10 @@ def load(
         specs: the tasks.
         lerobot_python: Python of an environment with lerobot, for entrants of that kind.
         until: ends their processes.
+        steps: denoising steps; None for the policy's own number.
 
     Raises:
+        ValueError: chunks are shorter than a row carries out, or LeRobot should take other steps.
         TorchReferenceError: LeRobot cannot load the checkpoint.
         ContractError, ContractMismatchError: names every field that differs.
         PolicyUnavailableError: no server answers.
@@ -156,16 +159,23 @@ def load(
     if entrant.kind == EXPERT:
         return Contestant(entrant.name, None, identity)
     if entrant.kind == SERVER:
-        served = ServedPolicy(entrant.folder, specs)
+        served = ServedPolicy(entrant.folder, specs, steps=steps)
+        check_chunk(specs, served.num_actions)
         identity |= {"hash": served.policy_hash, "contracts": served.contracts}
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
         check_task(spec, opened.config.action_mode, opened.contracts)
+    check_chunk(specs, opened.config.num_actions)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
-    policy = kind.wrap(model)
+    policy = kind.wrap(model if steps is None else SteppedPolicy(model, steps))
     if entrant.kind == LEROBOT:
+        if steps is not None:
+            raise ValueError(
+                f"--steps={steps}: {entrant.name} acts inside LeRobot with the steps of its own "
+                "configuration; leave --steps out"
+            )
         policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
@@ -194,24 +204,43 @@ def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> 
     check_contract(contracts, contract, who=f"task {spec.name!r}")
 
 
+def check_chunk(specs: Sequence[TaskSpec], num_actions: int) -> None:
+    """Refuses rows that carry out more of a chunk than the policy returns.
+
+    Raises:
+        ValueError: names the row and what it may carry out.
+    """
+    for spec in specs:
+        client = spec.client
+        if client.rows_needed > num_actions:
+            raise ValueError(
+                f"{spec.name} carries out {client.executed} rows of a chunk with stride "
+                f"{client.stride}; the policy's chunks have {num_actions}, so --executed may be 1 "
+                f"to {(num_actions - 1) // client.stride + 1}"
+            )
+
+
 class ServedPolicy:
     """A policy behind a server, with one connection for each domain of the tasks.
 
     Args:
         url: of the server, see `RemotePolicy`.
         specs: the tasks; the server's contract is compared with each.
+        steps: denoising steps; None for the server's own number.
 
     Raises:
         ContractMismatchError: names every field that differs.
         PolicyUnavailableError: nobody answers.
     """
 
-    def __init__(self, url: str, specs: Sequence[TaskSpec]) -> None:
+    def __init__(self, url: str, specs: Sequence[TaskSpec], *, steps: int | None = None) -> None:
         self._by_domain: dict[int, RemotePolicy] = {}
         for spec in specs:
-            connected = RemotePolicy(url, expected=task_contract(spec))
+            connected = RemotePolicy(url, expected=task_contract(spec), steps=steps)
             self._by_domain[spec.client.domain_id] = connected
-        self.policy_hash = next(iter(self._by_domain.values())).policy_hash
+        first = next(iter(self._by_domain.values()))
+        self.policy_hash = first.policy_hash
+        self.num_actions = int(first.info["num_actions"])
 
     @property
     def contracts(self) -> dict[str, dict[str, Any]]:
@@ -225,6 +254,18 @@ class ServedPolicy:
             for observation, number in zip(observations, seed, strict=True)
         ]
         return np.stack(chunks)
+
+
+class SteppedPolicy:
+    """A policy with another number of denoising steps than its own."""
+
+    def __init__(self, policy: Policy, steps: int) -> None:
+        self._policy = policy
+        self._steps = steps
+
+    def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:
+        """Calls the policy with that number."""
+        return self._policy.act(observations, steps=self._steps, seed=seed)
 
 
 class BlindPolicy:
@@ -254,10 +295,10 @@ class _Kind:
     """A kind of entrant made from a checkpoint: its parameters, and a wrapper around the policy."""
 
     model: Callable[[Policy], Policy]
-    wrap: Callable[[Policy], Any]
+    wrap: Callable[[Any], Any]
 
 
-def _as_it_is(policy: Policy) -> Policy:
+def _as_it_is(policy: Any) -> Any:
     return policy
 
 
