@@ -112,6 +112,8 @@ class TaskSpec:
         text_source: LIBERO's instructions come from FILE_NAME, which published results were
             measured with, or TASK_FILE; empty where the simulator has one source.
         control: row to compare with, in which nothing is changed; empty where there is none.
+        registered_limits: the limit that the benchmark's own files give a task ends an episode
+            where it is below `step_limit`.
     """
 
     name: str
@@ -136,6 +138,7 @@ class TaskSpec:
     instruction: str = ""
     text_source: str = ""
     control: str = ""
+    registered_limits: bool = False
 
 
 @dataclass(frozen=True)

@@ -241,14 +241,33 @@ def test_vlabench_builds_each_scene_of_the_track(track: tuple[TaskSpec, Log]) ->
     hashes = [env.reset(state, seed=5) for state in (0, 1)]
     assert env.instruction == "do add_condiment"
     assert [task for task, _ in calls(log, "load_env")] == ["add_condiment"] * 2
-    configured = [kwargs["episode_config"] for _, kwargs in calls(log, "load_env")]
-    assert configured == [{"scene": 1}, {"scene": 2}]
+    asked = {"eval": False, "run_mode": "eval", "random_init": False}
+    assert [kwargs for _, kwargs in calls(log, "load_env")] == [asked] * 2
     assert len(calls(log, "close")) == 1
     assert hashes[0] != hashes[1]
     with pytest.raises(ValueError, match=r"state 2 of add_condiment.*0\.\.1"):
         env.reset(2, seed=0)
-    with pytest.raises(ValueError, match=r"task 2 of track_1"):
-        VlabenchEnv(row, 2)
+    with pytest.raises(ValueError, match=r"task 3 of track_1"):
+        VlabenchEnv(row, 3)
+
+
+@pytest.mark.parametrize(
+    ("task_id", "row_limit", "registered", "limit"),
+    [(2, 5, True, 3), (2, 2, True, 2), (1, 5, True, 5), (0, 5, True, 5), (2, 5, False, 5)],
+)
+def test_vlabench_ends_at_the_limit_that_it_registers_for_a_task(
+    track: tuple[TaskSpec, Log], task_id: int, row_limit: int, registered: bool, limit: int
+) -> None:
+    row, _ = track
+    row = dataclasses.replace(row, step_limit=row_limit, registered_limits=registered)
+    env = VlabenchEnv(row, task_id)
+    for state in (0, 1):
+        env.reset(state, seed=0)
+        ended = []
+        for _ in range(limit):
+            env.step([0.5, 0, 0, 0, 0, 0, 0, 0])
+            ended.append(env.failed)
+        assert ended == [False] * (limit - 1) + [True]
 
 
 def test_vlabench_repeats_an_action_until_the_joints_are_there(track: tuple[TaskSpec, Log]) -> None:
