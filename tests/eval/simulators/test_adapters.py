@@ -200,10 +200,22 @@ def test_an_unstable_seed_is_skipped_and_later_episodes_run(
     twin: tuple[RobotwinEnv, Log],
 ) -> None:
     env, log = twin
-    for number, seed in ((2, 2005), (3, 2006)):
+    for number, seed in ((2, 2006), (3, 2007)):
         env.reset(number, seed=number)
         assert calls(log, "setup")[-1] == (number, seed, 240)
-    assert [seed for _, seed, _ in calls(log, "setup")].count(robotwin.UNSTABLE) == 1
+    tried = [seed for _, seed, _ in calls(log, "setup")]
+    assert (tried.count(robotwin.UNSTABLE), tried.count(robotwin.CROWDED)) == (1, 1)
+
+
+def test_robotwin_frees_the_renderer_as_often_as_its_configuration_says(
+    twin: tuple[RobotwinEnv, Log],
+) -> None:
+    env, log = twin
+    for number in (0, 1):
+        env.reset(number, seed=number)
+    env.close()
+    # the scenes of seeds 2000 to 2002, of episode 0, of seed 2003 and of episode 1
+    assert calls(log, "close") == [False, True] * 3
 
 
 def test_robotwin_steps_until_success_or_a_lost_actor(twin: tuple[RobotwinEnv, Log]) -> None:
