@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from configs import models
 from xvla_jax.checkpoints import torch_tensors
 from xvla_jax.checkpoints.folders import atomic_folder
+from xvla_jax.checkpoints.hf_folder import CONTRACT_NAME
 from xvla_jax.checkpoints.lerobot import config_from_dict
 from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
@@ -29,6 +30,7 @@ from xvla_jax.checkpoints.safetensors_files import (
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
@@ -111,6 +113,7 @@ def write_random_checkpoint(
     seed: int,
     dtype: str,
     on_tensor: Callable[[int, int], None],
+    contracts: Iterable[Contract] = (),
 ) -> Written:
     """Writes config, weights and processor files; the folder appears complete or not at all.
 
@@ -121,6 +124,7 @@ def write_random_checkpoint(
         seed: of all weights, not negative.
         dtype: ``float32`` or ``bfloat16``, of every tensor.
         on_tensor: called with (tensors written, tensors in all) after each.
+        contracts: action contracts, one a domain; without any no task can be driven.
 
     Raises:
         CheckpointError: the folder is in use.
@@ -143,6 +147,8 @@ def write_random_checkpoint(
         write_safetensors(weights, info, read_one, metadata={"format": "pt"})
         config.write(scratch)
         processor.write(scratch)
+        if stated := [contract.to_dict() for contract in contracts]:
+            (scratch / CONTRACT_NAME).write_text(json.dumps(stated, indent=1) + "\n")
         with weights.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Written(len(shapes), weights.stat().st_size, sha256)

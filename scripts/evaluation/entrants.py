@@ -19,7 +19,7 @@ import numpy as np
 from eval.client.remote import RemotePolicy
 from eval.runs.evaluation import Contestant
 from eval.simulators.plans import planned_tasks
-from eval.tasks.table import TaskSpec, task_contract
+from eval.tasks.table import TaskSpec, task_contract, task_spec
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
@@ -186,12 +186,37 @@ def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> 
     Raises:
         ContractError: names every field that differs.
     """
+    check_contract(contracts, row_contract(spec, mode), who=f"task {spec.name!r}")
+
+
+def row_contract(spec: TaskSpec, mode: str) -> Contract:
+    """Returns the action contract of a task with an action space.
+
+    Raises:
+        ContractError: the action space holds no such actions.
+    """
     conventions = task_contract(spec)
     problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
     if problem:
         raise ContractError(f"task {spec.name!r} has {problem}")
-    contract = Contract(action_space=mode, **conventions)
-    check_contract(contracts, contract, who=f"task {spec.name!r}")
+    return Contract(action_space=mode, **conventions)
+
+
+def contracts_of(names: Sequence[str], mode: str) -> list[Contract]:
+    """Returns the action contracts of rows by name, one a domain.
+
+    Raises:
+        ContractError: the action space does not fit a row, or two rows contradict each other.
+        ValueError: there is no such row.
+    """
+    by_domain: dict[int, Contract] = {}
+    for name in names:
+        contract = row_contract(task_spec(name), mode)
+        if by_domain.setdefault(contract.domain_id, contract) != contract:
+            raise ContractError(
+                f"{names} have two contracts of domain {contract.domain_id}; give rows of one"
+            )
+    return list(by_domain.values())
 
 
 class ServedPolicy:

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.tasks.table import TASKS
+from scripts.evaluation.entrants import check_task, contracts_of
 from scripts.random_weights import Written, draw, read_config, write_random_checkpoint
 from tests.xvla_jax import golden
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoints.safetensors_files import TensorFiles
-from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.errors import CheckpointError, ConfigError, ContractError
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
@@ -94,7 +96,10 @@ def test_same_seed_same_file(toy: tuple[Path, Written], tmp_path: Path) -> None:
 
 def test_from_the_command_line_in_bfloat16(toy: tuple[Path, Written], tmp_path: Path) -> None:
     """The same numbers rounded."""
-    flags = ("--seed=7", "--dtype=bfloat16", "--image_size=64", "--text_length=11")
+    flags = ("--seed=7", "--dtype=bfloat16", "--image_size=64", "--text_length=11", "--tasks=so101")
+    refused = _run(str(tmp_path / "half"), f"--config={_TOY}", *flags)
+    assert (refused.returncode, (tmp_path / "half").exists()) == (1, False)
+    flags = (*flags[:-1], "--tasks=calvin_abc_d,widowx_spoon")
     done = _run(str(tmp_path / "half"), f"--config={_TOY}", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     data = (tmp_path / "half" / "model.safetensors").read_bytes()
@@ -104,8 +109,22 @@ def test_from_the_command_line_in_bfloat16(toy: tuple[Path, Written], tmp_path: 
     for name in full.info:
         rounded = full.read(name).astype(half.read(name).dtype)
         np.testing.assert_array_equal(half.read(name), rounded, err_msg=name)
+    assert sorted(load_checkpoint(tmp_path / "half").contracts) == [0, 2]
+    assert load_checkpoint(toy[0]).contracts == {}
     processor = Processor.read(tmp_path / "half")
     assert (processor.image_size, processor.text_length) == (64, 11)
+
+
+def test_it_can_be_evaluated_on_the_rows_that_it_is_given() -> None:
+    names = ["calvin_abc_d", "widowx_spoon", "widowx_carrot:strict"]
+    contracts = contracts_of(names, "ee6d")
+    assert [contract.domain_id for contract in contracts] == [2, 0]
+    for name in names:
+        check_task(TASKS[name], "ee6d", {c.domain_id: c for c in contracts})
+    with pytest.raises(ContractError, match="two contracts of domain 3; give rows of one"):
+        contracts_of(["libero_goal", "quickstart"], "ee6d")
+    with pytest.raises(ContractError, match="'so101' has"):
+        contracts_of(["so101"], "ee6d")
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
