@@ -46,6 +46,9 @@ CHECKOUTS = {
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
 HEADLESS_BACKENDS = ("egl", "osmesa")
 _GL_RENDERER = 0x1F01
+_INSTANCE_CREATE_INFO = 1  # VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO
+_PROPERTIES_SIZE = 4096  # bytes, more than a VkPhysicalDeviceProperties
+_DEVICE_NAME = slice(20, 276)  # after five 32-bit numbers
 
 # MuJoCo releases, [first, last), with which robosuite 1.4 and LIBERO fail (mj_fullM changed), and
 # the release with which they are known to work.
@@ -113,6 +116,59 @@ def current_gl_renderer() -> str:
         if name:
             return str(name.decode())
     return "no OpenGL device"
+
+
+class _InstanceInfo(ctypes.Structure):
+    """VkInstanceCreateInfo, without layers and extensions."""
+
+    _fields_ = [  # what ctypes reads
+        ("type", ctypes.c_int),
+        ("next", ctypes.c_void_p),
+        ("flags", ctypes.c_uint32),
+        ("application", ctypes.c_void_p),
+        ("num_layers", ctypes.c_uint32),
+        ("layers", ctypes.c_void_p),
+        ("num_extensions", ctypes.c_uint32),
+        ("extensions", ctypes.c_void_p),
+    ]
+
+
+def vulkan_devices() -> str:
+    """Names of the Vulkan devices that this process sees, in the loader's order.
+
+    Raises:
+        SimulatorSetupError: there is none.
+    """
+    names: dict[str, None] = {}
+    instance = ctypes.c_void_p()
+    try:
+        vulkan = ctypes.CDLL("libvulkan.so.1")
+    except OSError as error:
+        raise _no_vulkan(str(error)) from error
+    info = _InstanceInfo(type=_INSTANCE_CREATE_INFO)
+    status = vulkan.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance))
+    if status:
+        raise _no_vulkan(f"vkCreateInstance returns {status}")
+    count = ctypes.c_uint32()
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+    devices = (ctypes.c_void_p * count.value)()
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices)
+    for device in devices:
+        properties = ctypes.create_string_buffer(_PROPERTIES_SIZE)
+        vulkan.vkGetPhysicalDeviceProperties(ctypes.c_void_p(device), properties)
+        name = properties.raw[_DEVICE_NAME].partition(b"\0")[0]
+        names[name.decode("utf-8", "replace")] = None
+    vulkan.vkDestroyInstance(instance, None)
+    if not names:
+        raise _no_vulkan("the loader finds no device")
+    return ", ".join(names)
+
+
+def _no_vulkan(problem: str) -> SimulatorSetupError:
+    return SimulatorSetupError(
+        f"no Vulkan device ({problem}); SAPIEN needs a graphics card's driver, or Mesa 26.1 or "
+        "newer on the CPU: see eval/environments/simpler/README.md"
+    )
 
 
 def version_of(distribution: str) -> str:

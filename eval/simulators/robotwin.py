@@ -48,7 +48,8 @@ class RobotwinEnv:
         root = preflight.required_folder("ROBOTWIN_ROOT", "the folder of the RoboTwin checkout")
         self._env, self._arguments = _robotwin(root, self._task, spec.suite)
         self.instruction = self._task.replace("_", " ")
-        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')}"
+        device = preflight.vulkan_devices()
+        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')} on {device}"
         self._good: list[int] = []
         self._next_seed = -1
         self._first_seed = -1

@@ -58,8 +58,9 @@ class SimplerEnv:
         self._gym = _maniskill(self._kwargs["robot"])
         self._robot: int | None = None
         self._observation: Any = None
+        device = preflight.vulkan_devices()
         self._env = self._made()
-        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')}"
+        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')} on {device}"
 
     @property
     def instruction(self) -> str:

@@ -178,6 +178,7 @@ def twin(
     robotwin.checkout(tmp_path, request.param)
     install(monkeypatch, robotwin.modules(log, tmp_path, request.param))
     monkeypatch.setenv("ROBOTWIN_ROOT", str(tmp_path))
+    monkeypatch.setattr("eval.simulators.preflight.vulkan_devices", lambda: "llvmpipe")
     monkeypatch.chdir(os.getcwd())  # the adapter goes elsewhere
     monkeypatch.setattr(sys, "path", list(sys.path))
     row = spec(suite="demo_clean", seed_offset=0, task_names=("beat_block_hammer",))

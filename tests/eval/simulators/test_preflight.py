@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -80,3 +81,36 @@ def test_the_commit_of_a_checkout_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     assert preflight.commits() == {"RoboTwin commit": f"{commit} (changed)"}
     monkeypatch.setenv("PATH", "")
     assert preflight.commits() == {}
+
+
+def test_without_a_vulkan_device_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    with pytest.raises(
+        preflight.SimulatorSetupError, match=r"libvulkan.*Mesa 26\.1.*simpler/README\.md"
+    ):
+        preflight.vulkan_devices()
+
+
+def test_vulkan_devices_are_named_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def enumerate_devices(_: Any, count: Any, devices: Any) -> None:
+        count._obj.value = 3
+        if devices is not None:
+            devices[:] = (1, 2, 3)
+
+    def get_properties(device: Any, properties: Any) -> None:
+        name = b"llvmpipe" if device.value == 2 else b"NVIDIA H200"
+        properties[:] = (bytes(20) + name).ljust(len(properties), b"\0")
+
+    loader = SimpleNamespace(
+        vkCreateInstance=lambda *_: 0,
+        vkEnumeratePhysicalDevices=enumerate_devices,
+        vkGetPhysicalDeviceProperties=get_properties,
+        vkDestroyInstance=lambda *_: None,
+    )
+    monkeypatch.setattr("ctypes.CDLL", lambda _: loader)
+    assert preflight.vulkan_devices() == "NVIDIA H200, llvmpipe"

@@ -33,6 +33,7 @@ def maniskill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Log:
     simpler.checkout(tmp_path)
     install(monkeypatch, simpler.modules(log))
     monkeypatch.setenv("SIMPLER_DIR", str(tmp_path))
+    monkeypatch.setattr("eval.simulators.preflight.vulkan_devices", lambda: "llvmpipe")
     return log
 
 
@@ -77,6 +78,7 @@ def test_simpler_makes_one_environment_for_each_robot_pose(
 
 def test_simpler_observes_steps_and_ignores_truncation(google: tuple[SimplerEnv, Log]) -> None:
     env, _ = google
+    assert env.renderer_name.endswith(" on llvmpipe")
     env.reset(0, seed=0)
     assert env.instruction == "open the drawer"
     assert not env.step([0.5, 0.6, 0.7, 0, 0, 0, 1])
