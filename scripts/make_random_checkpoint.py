@@ -1,11 +1,12 @@
 """Writes a checkpoint of random weights in the released layout.
 
-python -m scripts.make_random_checkpoint OUT [--model_config=PATH/config.json] [--seed=0]
+python -m scripts.make_random_checkpoint OUT [--model_config=PATH/config.json|small] [--seed=0]
     [--dtype=float32|bfloat16] [--tasks=ROW,ROW]
 
 Without --model_config the model is the released one with action space ee6d: 903 tensors,
-3,519,068,172 bytes. The same seed gives the same file. --tasks
-gives it the action contracts of these rows, without which scripts.evaluate refuses a checkpoint.
+3,519,068,172 bytes; `small` is that of the quickstart, 28 MB, for images of 64 px and texts of 16
+tokens. The same seed gives the same file. --tasks gives it the action contracts of these rows,
+without which scripts.evaluate refuses a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from scripts.terminal import Command, count_progress, quiet_libraries
 
 COMMAND = Command(__doc__, positional=("out",), rows={"tasks": "tasks"})
 _OUT = COMMAND.DEFINE_string("out", None, "Folder of the checkpoint; new or empty.", required=True)
-_CONFIG = COMMAND.DEFINE_string("model_config", "", "config.json; empty: the released size.")
+_CONFIG = COMMAND.DEFINE_string(
+    "model_config", "", "config.json, or small: the quickstart's size; empty: the released size."
+)
 _SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of all weights.", lower_bound=0)
 _DTYPE = COMMAND.DEFINE_enum("dtype", "float32", ["bfloat16", "float32"], "Type of every tensor.")
 _IMAGE_SIZE = COMMAND.DEFINE_integer("image_size", 224, "Side of images in px.", lower_bound=1)
@@ -39,7 +42,7 @@ def main(_: list[str]) -> int:
     processor = Processor(image_size=_IMAGE_SIZE.value, text_length=_TEXT_LENGTH.value)
     try:
         config = read_config(_CONFIG.value)
-        contracts = contracts_of(_TASKS.value, config.action_mode)
+        contracts = contracts_of(_TASKS.value, config)
         with count_progress(console, "tensors") as show:
             written = write_random_checkpoint(
                 _OUT.value,

@@ -41,6 +41,10 @@ Shape = tuple[int, ...]
 STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16"}
 
 
+# Models by name, with the action space ee6d.
+SIZES: Final[Mapping[str, models.Shape]] = {"": models.RELEASED, "small": models.SMALL}
+
+
 def _normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     values = rng.standard_normal(shape, np.float32)
     values *= np.float32(0.02)
@@ -80,13 +84,13 @@ def draw(seed: int, name: str, shape: Shape) -> np.ndarray:
 
 
 def read_config(path: str) -> XVLAConfig:
-    """Reads the model of a ``config.json``; the released size for an empty path.
+    """Reads the model of a ``config.json``; a name of ``SIZES`` stands for that of its shape.
 
     Raises:
         ConfigError: there is no such file, or it describes no model.
     """
-    if not path:
-        return XVLAConfig.from_dict(models.model_dict(models.RELEASED, action_mode="ee6d"))
+    if path in SIZES:
+        return XVLAConfig.from_dict(models.model_dict(SIZES[path], action_mode="ee6d"))
     try:
         raw = json.loads(pathlib.Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -23,6 +23,7 @@ from eval.tasks.table import TaskSpec, task_contract, task_spec
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
@@ -162,6 +163,7 @@ def load(
     opened = _open(entrant.folder)
     for spec in specs:
         check_task(spec, opened.config.action_mode, opened.contracts)
+        check_length(spec, opened.config.num_actions)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
     policy = kind.wrap(model)
@@ -202,16 +204,30 @@ def row_contract(spec: TaskSpec, mode: str) -> Contract:
     return Contract(action_space=mode, **conventions)
 
 
-def contracts_of(names: Sequence[str], mode: str) -> list[Contract]:
+def check_length(spec: TaskSpec, num_actions: int) -> None:
+    """Refuses a model whose chunks end before a task asks again.
+
+    Raises:
+        ContractError: names both lengths.
+    """
+    if num_actions < spec.client.rows_needed:
+        raise ContractError(
+            f"task {spec.name!r} carries out {spec.client.rows_needed} actions of a chunk; the "
+            f"model's chunks have {num_actions} (num_actions in its config.json)"
+        )
+
+
+def contracts_of(names: Sequence[str], config: XVLAConfig) -> list[Contract]:
     """Returns the action contracts of rows by name, one a domain.
 
     Raises:
-        ContractError: the action space does not fit a row, or two rows contradict each other.
+        ContractError: the model does not fit a row, or two rows contradict each other.
         ValueError: there is no such row.
     """
     by_domain: dict[int, Contract] = {}
     for name in names:
-        contract = row_contract(task_spec(name), mode)
+        check_length(task_spec(name), config.num_actions)
+        contract = row_contract(task_spec(name), config.action_mode)
         if by_domain.setdefault(contract.domain_id, contract) != contract:
             raise ContractError(
                 f"{names} have two contracts of domain {contract.domain_id}; give rows of one"

@@ -96,10 +96,7 @@ def test_same_seed_same_file(toy: tuple[Path, Written], tmp_path: Path) -> None:
 
 def test_from_the_command_line_in_bfloat16(toy: tuple[Path, Written], tmp_path: Path) -> None:
     """The same numbers rounded."""
-    flags = ("--seed=7", "--dtype=bfloat16", "--image_size=64", "--text_length=11", "--tasks=so101")
-    refused = _run(str(tmp_path / "half"), f"--config={_TOY}", *flags)
-    assert (refused.returncode, (tmp_path / "half").exists()) == (1, False)
-    flags = (*flags[:-1], "--tasks=calvin_abc_d,widowx_spoon")
+    flags = ("--seed=7", "--dtype=bfloat16", "--image_size=64", "--text_length=11")
     done = _run(str(tmp_path / "half"), f"--config={_TOY}", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     data = (tmp_path / "half" / "model.safetensors").read_bytes()
@@ -109,22 +106,33 @@ def test_from_the_command_line_in_bfloat16(toy: tuple[Path, Written], tmp_path: 
     for name in full.info:
         rounded = full.read(name).astype(half.read(name).dtype)
         np.testing.assert_array_equal(half.read(name), rounded, err_msg=name)
-    assert sorted(load_checkpoint(tmp_path / "half").contracts) == [0, 2]
-    assert load_checkpoint(toy[0]).contracts == {}
     processor = Processor.read(tmp_path / "half")
     assert (processor.image_size, processor.text_length) == (64, 11)
 
 
+def test_contracts_are_written_beside_the_weights(tmp_path: Path) -> None:
+    flags = ("--model_config=small", "--tasks=calvin_abc_d,widowx_spoon")
+    done = _run(str(tmp_path / "small"), *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(load_checkpoint(tmp_path / "small").contracts) == [0, 2]
+    refused = _run(str(tmp_path / "none"), f"--config={_TOY}", "--tasks=so101")
+    assert (refused.returncode, list(tmp_path.iterdir())) == (1, [tmp_path / "small"])
+    assert "error: task 'so101' carries out 20 actions" in refused.stdout
+
+
 def test_it_can_be_evaluated_on_the_rows_that_it_is_given() -> None:
     names = ["calvin_abc_d", "widowx_spoon", "widowx_carrot:strict"]
-    contracts = contracts_of(names, "ee6d")
+    small = read_config("small")
+    contracts = contracts_of(names, small)
     assert [contract.domain_id for contract in contracts] == [2, 0]
     for name in names:
         check_task(TASKS[name], "ee6d", {c.domain_id: c for c in contracts})
     with pytest.raises(ContractError, match="two contracts of domain 3; give rows of one"):
-        contracts_of(["libero_goal", "quickstart"], "ee6d")
+        contracts_of(["libero_goal", "quickstart"], small)
     with pytest.raises(ContractError, match="'so101' has"):
-        contracts_of(["so101"], "ee6d")
+        contracts_of(["so101"], small)
+    with pytest.raises(ContractError, match=r"carries out 20 actions.* chunks have 7"):
+        contracts_of(["calvin_abc_d"], read_config(str(_TOY)))
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
