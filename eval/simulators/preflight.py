@@ -144,11 +144,11 @@ def vulkan_devices() -> str:
     try:
         vulkan = ctypes.CDLL("libvulkan.so.1")
     except OSError as error:
-        raise _no_vulkan(str(error)) from error
+        raise no_vulkan(str(error)) from error
     info = _InstanceInfo(type=_INSTANCE_CREATE_INFO)
     status = vulkan.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance))
     if status:
-        raise _no_vulkan(f"vkCreateInstance returns {status}")
+        raise no_vulkan(f"vkCreateInstance returns {status}")
     count = ctypes.c_uint32()
     vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
     devices = (ctypes.c_void_p * count.value)()
@@ -160,13 +160,14 @@ def vulkan_devices() -> str:
         names[name.decode("utf-8", "replace")] = None
     vulkan.vkDestroyInstance(instance, None)
     if not names:
-        raise _no_vulkan("the loader finds no device")
+        raise no_vulkan("the loader finds no device")
     return ", ".join(names)
 
 
-def _no_vulkan(problem: str) -> SimulatorSetupError:
+def no_vulkan(problem: str) -> SimulatorSetupError:
+    """Returns the error of a machine on which SAPIEN cannot render."""
     return SimulatorSetupError(
-        f"no Vulkan device ({problem}); SAPIEN needs a graphics card's driver, or Mesa 26.1 or "
+        f"SAPIEN finds no Vulkan device ({problem}); it needs a graphics card's driver, or Mesa 26.1 or "
         "newer on the CPU: see eval/environments/simpler/README.md"
     )
 

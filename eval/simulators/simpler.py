@@ -22,8 +22,11 @@ from eval.tasks.spec import TaskSpec
 
 from . import preflight
 
-# The folder of the SimplerEnv checkout, in paths of a scenario.
+# The folder that has ManiSkill2_real2sim, such as a checkout of SimplerEnv, in paths of a scenario.
 PLACEHOLDER = "{SIMPLER_DIR}"
+
+# what SAPIEN raises on Vulkan devices that lack what it needs, such as Mesa's before 26
+_UNSUITABLE = ("Cannot find a suitable rendering device", "ErrorExtensionNotPresent")
 
 # control mode of the arm that takes absolute poses -> the public one, with the same gains, that
 # takes steps
@@ -45,7 +48,8 @@ class SimplerEnv:
         task_id: index of the scenario.
 
     Raises:
-        SimulatorSetupError: SimplerEnv is missing, or SIMPLER_DIR where an overlay needs it.
+        SimulatorSetupError: ManiSkill2_real2sim is missing, or SIMPLER_DIR where an overlay needs
+            it, or there is no Vulkan device that can render.
     """
 
     num_parts = 1
@@ -59,7 +63,12 @@ class SimplerEnv:
         self._robot: int | None = None
         self._observation: Any = None
         device = preflight.vulkan_devices()
-        self._env = self._made()
+        try:
+            self._env = self._made()
+        except RuntimeError as error:
+            if any(words in str(error) for words in _UNSUITABLE):
+                raise preflight.no_vulkan(f"{device} lacks what it needs: {error}") from error
+            raise
         self.renderer_name = f"SAPIEN {preflight.version_of('sapien')} on {device}"
 
     @property
@@ -133,7 +142,7 @@ def _as_made(value: Any) -> Any:
         return [_as_made(part) for part in value]
     if not isinstance(value, str) or PLACEHOLDER not in value:
         return value
-    folder = preflight.required_folder("SIMPLER_DIR", "the folder of the SimplerEnv checkout")
+    folder = preflight.required_folder("SIMPLER_DIR", "the folder of ManiSkill2_real2sim")
     return value.replace(PLACEHOLDER, os.path.abspath(folder))
 
 

@@ -146,3 +146,25 @@ def test_simpler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mani_skill2_real2sim", None)
     with pytest.raises(SimulatorSetupError, match=r"environments/simpler/README"):
         SimplerEnv(row, 0)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        ("Cannot find a suitable rendering device", SimulatorSetupError),
+        ("vk::PhysicalDevice::createDeviceUnique: ErrorExtensionNotPresent", SimulatorSetupError),
+        ("renderer is out of memory", RuntimeError),
+    ],
+)
+def test_a_device_that_cannot_render_is_named(
+    raised: str, error: type[Exception], maniskill: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(name: str, **_: Any) -> None:
+        raise RuntimeError(raised)
+
+    monkeypatch.setattr(sys.modules["gymnasium"], "make", make)
+    with pytest.raises(RuntimeError, match=raised) as caught:
+        SimplerEnv(TASKS["widowx_spoon"], 0)
+    assert caught.type is error
+    if error is SimulatorSetupError:
+        assert "(llvmpipe lacks what it needs" in str(caught.value)

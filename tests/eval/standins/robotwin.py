@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 FAILS, RAISES, UNSTABLE, CROWDED = 2001, 2000, 2004, 2005
-# folders of the configurations, before and since the commit 4f00483
+# folders of the configurations, before and since the commit ba23672
 LAYOUTS = ("task_config", "env_cfg/task_config")
 STEP_LIMIT = 3
 _IMAGES = ("head_camera", "left_camera", "right_camera", "front_camera")
