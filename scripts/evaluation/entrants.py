@@ -19,10 +19,11 @@ import numpy as np
 from eval.client.remote import RemotePolicy
 from eval.runs.evaluation import Contestant
 from eval.simulators.plans import planned_tasks
-from eval.tasks.table import TaskSpec, task_contract
+from eval.tasks.table import TaskSpec, task_contract, task_spec
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
@@ -160,13 +161,14 @@ def load(
         return Contestant(entrant.name, None, identity)
     if entrant.kind == SERVER:
         served = ServedPolicy(entrant.folder, specs, steps=steps)
-        check_chunk(specs, served.num_actions)
+        for spec in specs:
+            check_length(spec, served.num_actions)
         identity |= {"hash": served.policy_hash, "contracts": served.contracts}
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
         check_task(spec, opened.config.action_mode, opened.contracts)
-    check_chunk(specs, opened.config.num_actions)
+        check_length(spec, opened.config.num_actions)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
     policy = kind.wrap(model if steps is None else SteppedPolicy(model, steps))
@@ -196,28 +198,53 @@ def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> 
     Raises:
         ContractError: names every field that differs.
     """
+    check_contract(contracts, row_contract(spec, mode), who=f"task {spec.name!r}")
+
+
+def row_contract(spec: TaskSpec, mode: str) -> Contract:
+    """Returns the action contract of a task with an action space.
+
+    Raises:
+        ContractError: the action space holds no such actions.
+    """
     conventions = task_contract(spec)
     problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
     if problem:
         raise ContractError(f"task {spec.name!r} has {problem}")
-    contract = Contract(action_space=mode, **conventions)
-    check_contract(contracts, contract, who=f"task {spec.name!r}")
+    return Contract(action_space=mode, **conventions)
 
 
-def check_chunk(specs: Sequence[TaskSpec], num_actions: int) -> None:
-    """Refuses rows that carry out more of a chunk than the policy returns.
+def check_length(spec: TaskSpec, num_actions: int) -> None:
+    """Refuses a model whose chunks end before a task asks again.
 
     Raises:
-        ValueError: names the row and what it may carry out.
+        ContractError: names both lengths, and what the row may carry out.
     """
-    for spec in specs:
-        client = spec.client
-        if client.rows_needed > num_actions:
-            raise ValueError(
-                f"{spec.name} carries out {client.executed} rows of a chunk with stride "
-                f"{client.stride}; the policy's chunks have {num_actions}, so --executed may be 1 "
-                f"to {(num_actions - 1) // client.stride + 1}"
+    client = spec.client
+    if num_actions < client.rows_needed:
+        raise ContractError(
+            f"task {spec.name!r} carries out {client.executed} rows of a chunk with stride "
+            f"{client.stride}; the model's chunks have {num_actions} (num_actions in its "
+            f"config.json), so --executed may be 1 to {(num_actions - 1) // client.stride + 1}"
+        )
+
+
+def contracts_of(names: Sequence[str], config: XVLAConfig) -> list[Contract]:
+    """Returns the action contracts of rows by name, one a domain.
+
+    Raises:
+        ContractError: the model does not fit a row, or two rows contradict each other.
+        ValueError: there is no such row.
+    """
+    by_domain: dict[int, Contract] = {}
+    for name in names:
+        check_length(task_spec(name), config.num_actions)
+        contract = row_contract(task_spec(name), config.action_mode)
+        if by_domain.setdefault(contract.domain_id, contract) != contract:
+            raise ContractError(
+                f"{names} have two contracts of domain {contract.domain_id}; give rows of one"
             )
+    return list(by_domain.values())
 
 
 class ServedPolicy:

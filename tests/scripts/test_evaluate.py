@@ -18,7 +18,7 @@ from scripts.evaluation.entrants import (
     BlindPolicy,
     Entrant,
     SteppedPolicy,
-    check_chunk,
+    check_length,
     check_names,
     common_tasks,
     load,
@@ -193,7 +193,7 @@ def test_other_denoising_steps_reach_a_server(monkeypatch: pytest.MonkeyPatch) -
         load(served, [task_spec("so101")], lerobot_python="", until=ExitStack(), steps=steps)
     assert asked == [("http://robot:8010", 0, None), ("http://robot:8010", 0, 5)]
     Remote.info = {"num_actions": 10}
-    with pytest.raises(ValueError, match=r"so101 carries out 20 rows .* --executed may be 1 to 10"):
+    with pytest.raises(ValueError, match=r"so101' carries out 20 rows .* --executed may be 1 to 10"):
         load(served, [task_spec("so101")], lerobot_python="", until=ExitStack())
 
 
@@ -212,8 +212,9 @@ def test_lerobot_takes_no_other_steps(tmp_path: Path) -> None:
 
 
 def test_a_row_that_needs_longer_chunks_is_refused_before_a_simulator_starts() -> None:
-    check_chunk([task_spec("quickstart"), task_spec("google_vm_coke")], 30)
-    with pytest.raises(ValueError, match=r"quickstart carries out 30 .* may be 1 to 16"):
-        check_chunk([task_spec("quickstart")], 16)
+    for name in ("quickstart", "google_vm_coke"):
+        check_length(task_spec(name), 30)
+    with pytest.raises(ValueError, match=r"quickstart' carries out 30 .* may be 1 to 16"):
+        check_length(task_spec("quickstart"), 16)
     with pytest.raises(ValueError, match=r"with stride 2; .* have 16, so --executed may be 1 to 8"):
-        check_chunk([task_spec("google_vm_coke")], 16)
+        check_length([task_spec("google_vm_coke")], 16)
