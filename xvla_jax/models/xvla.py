@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 
 from xvla_jax.actions import action_space
+from xvla_jax.compilation.stored import stored_shapes
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.layers import Array
@@ -151,4 +153,14 @@ def abstract_params(config: XVLAConfig) -> dict[str, Any]:
 
     Allocates nothing.
     """
-    return jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # a tree of the caller's own
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_params(config: XVLAConfig) -> dict[str, Any]:
+    """Traces the model, which takes a second at the released size, or reads what was traced."""
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+
+    return stored_shapes(trace, {"parameters of": config.to_dict()})
