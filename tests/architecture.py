@@ -67,7 +67,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     ),
     "data": (
         ("faults", "stalls", "parts"),
-        ("poses",),
+        ("poses", "pixels"),
         ("",),
         ("counting",),
         ("rows", "readers", "stream"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -31,10 +30,9 @@ from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
 from xvla_jax.models.inference import abstract_inference_params, inference_params
 from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.pretrained import load_checkpoint
-from xvla_jax.processor import Processor
+from xvla_jax.processor import Processor, load_tokenizer, token_ids
 
 STEPS: Final = 10  # denoising steps, everywhere in X-VLA
-_TOKENIZING: Final = threading.Lock()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mean", "std", "steps"))
@@ -168,7 +166,7 @@ class Policy:
         """Puts the parameters on the default device.
 
         Without ``domains`` their names are those of X-VLA's released weights. Programs ``ahead``
-        (views, batch size) are compiled in the meantime.
+        (views, batch size) are compiled, and the tokenizer is loaded, in the meantime.
         """
         self.config = config
         self.processor = processor
@@ -183,6 +181,8 @@ class Policy:
             (views, size): Ahead(functools.partial(self._lower_ahead, views, size))
             for views, size in ahead
         }
+        if self._ahead:
+            load_tokenizer(processor)
         self.params = inference_params(params, dtype, place=jax.device_put)
 
     @classmethod
@@ -287,7 +287,7 @@ class Policy:
         )
         return Prepared(
             images=images[: int(present.sum())],
-            input_ids=_token_ids(self.processor, observation["instruction"]),
+            input_ids=token_ids(self.processor, observation["instruction"]),
             proprio=np.pad(proprio, (0, self.space.width - len(proprio))),
             domain_id=int(observation["domain_id"]),
             prefix=prefix,
@@ -438,13 +438,3 @@ def _one_each(what: str, value: int | Sequence[int], size: int, dtype: Any) -> n
     if len(values) != size:
         raise InputError(f"{len(values)} {what} for {size} observations; one each is expected")
     return np.asarray(values, dtype)
-
-
-@functools.lru_cache(maxsize=1024)
-def _token_ids(processor: Processor, instruction: str) -> np.ndarray:
-    """Tokenizes an instruction; robots repeat theirs, so ids are kept.
-
-    The tokenizer is not safe for threads.
-    """
-    with _TOKENIZING:
-        return processor.tokenize([instruction])[0]
