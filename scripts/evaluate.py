@@ -4,6 +4,8 @@ python -m scripts.evaluate --policy=CHECKPOINT --tasks=libero_spatial,libero_goa
     --out=FOLDER [--workers=2] [--shard=1/4] [--accept_renderer] [--simulator_python=EXE]
 python -m scripts.evaluate --tasks=quickstart --init_states=30:80 --out=FOLDER \
     --policy=trained=CHECKPOINT --policy=script=expert: [--task_ids=3,1,8] [--stop_early]
+python -m scripts.evaluate --tasks=quickstart --out=FOLDER --policy=exact=CHECKPOINT \
+    --policy=cheap=CHECKPOINT --plan=cheap=frozen3
 
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks"}, in_buckets=("program_cache",))
+COMMAND = Command(__doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("program_cache",))
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -95,6 +97,13 @@ _CONTROL = COMMAND.DEFINE_bool(
     "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
 )
 
+_PLAN = COMMAND.DEFINE_multi_string(
+    "plan", [], "[POLICY=]PLAN of the sampler: of one policy, or of all; exact10 if not given."
+)
+_UNCERTIFIED = COMMAND.DEFINE_bool(
+    "uncertified", False, "Use plans that have no certificate of the checkpoint."
+)
+
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
 
@@ -126,6 +135,7 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 def run(console: Console) -> dict[str, Any]:
     """Evaluates all policies on the same episodes; writes the receipt and the page."""
     from scripts.evaluation.entrants import EXPERT, check_names, load, parse_policy
+    from scripts.evaluation.planned import parse_plans
     from xvla_jax.training.provenance import git_state
 
     out = pathlib.Path(_OUT.value)
@@ -135,6 +145,7 @@ def run(console: Console) -> dict[str, Any]:
     filmed = next((e.name for e in entrants if e.kind != EXPERT), entrants[0].name)
     film = filmed if _FILM.value is None else _FILM.value
     check_names(entrants, film)
+    plans = parse_plans(_PLAN.value, [entrant.name for entrant in entrants])
     options = Options(
         num_workers=_WORKERS.value,
         shard=parse_shard(_SHARD.value, os.environ),
@@ -153,7 +164,15 @@ def run(console: Console) -> dict[str, Any]:
     with contextlib.ExitStack() as until:
         # Checkpoints are loaded and compared before any simulator starts.
         contestants = [
-            load(entrant, specs, lerobot_python=_LEROBOT.value, until=until) for entrant in entrants
+            load(
+                entrant,
+                specs,
+                lerobot_python=_LEROBOT.value,
+                until=until,
+                plan=plans[entrant.name],
+                uncertified=_UNCERTIFIED.value,
+            )
+            for entrant in entrants
         ]
         receipt = Evaluation(contestants, options, out, progress, open_pool).run(tasks)
     write_json(out / RESULTS, receipt)

@@ -21,11 +21,13 @@ from eval.runs.evaluation import Contestant
 from eval.simulators.plans import planned_tasks
 from eval.tasks.table import TaskSpec, task_contract
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
+from scripts.evaluation.planned import PlannedPolicy, sampler_of
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import model_sha256
 
@@ -133,6 +135,8 @@ def load(
     *,
     lerobot_python: str,
     until: contextlib.ExitStack,
+    plan: SamplerPlan = DEFAULT,
+    uncertified: bool = False,
 ) -> Contestant:
     """Loads a policy with its hash and contracts, and compares these with each task's.
 
@@ -141,9 +145,13 @@ def load(
         specs: the tasks.
         lerobot_python: Python of an environment with lerobot, for entrants of that kind.
         until: ends their processes.
+        plan: of the sampler.
+        uncertified: use a plan that has no certificate of this checkpoint.
 
     Raises:
         TorchReferenceError: LeRobot cannot load the checkpoint.
+        CertificateError: the checkpoint has no certificate that allows the plan.
+        ValueError: a plan for a policy that samples by itself.
         ContractError, ContractMismatchError: names every field that differs.
         PolicyUnavailableError: no server answers.
     """
@@ -153,18 +161,23 @@ def load(
         "hash": None,
         "contracts": {},
     }
+    if plan != DEFAULT and entrant.kind in (EXPERT, SERVER, LEROBOT):
+        raise ValueError(
+            f"--plan: policy {entrant.name} is of the kind {entrant.kind}, which has its own "
+            f"sampler; plans are for {', '.join(_KINDS)}"
+        )
     if entrant.kind == EXPERT:
         return Contestant(entrant.name, None, identity)
     if entrant.kind == SERVER:
         served = ServedPolicy(entrant.folder, specs)
-        identity |= {"hash": served.policy_hash, "contracts": served.contracts}
+        identity |= {"hash": served.policy_hash, "contracts": served.contracts, **served.sampler}
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
         check_task(spec, opened.config.action_mode, opened.contracts)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
-    policy = kind.wrap(model)
+    policy = kind.wrap(PlannedPolicy(model, plan) if plan != DEFAULT else model)
     if entrant.kind == LEROBOT:
         policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
     contracts = {
@@ -172,6 +185,9 @@ def load(
         for spec in specs
     }
     identity |= {"hash": model_sha256(model), "contracts": contracts}
+    sampler = sampler_of(model, entrant.folder, plan, uncertified=uncertified)
+    if sampler is not None:
+        identity["sampler"] = sampler
     return Contestant(entrant.name, policy, identity)
 
 
@@ -210,8 +226,24 @@ class ServedPolicy:
         self._by_domain: dict[int, RemotePolicy] = {}
         for spec in specs:
             connected = RemotePolicy(url, expected=task_contract(spec))
+            # one plan for all episodes, where the server would choose by deadline; older ones
+            # know none
+            connected.plan = connected.info.get("plan")
             self._by_domain[spec.client.domain_id] = connected
-        self.policy_hash = next(iter(self._by_domain.values())).policy_hash
+        self._first = next(iter(self._by_domain.values()))
+        self.policy_hash = self._first.policy_hash
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The server's plan where it is not the default one, as a receipt states it."""
+        name = self._first.info.get("plan", DEFAULT.name)
+        stated = self._first.info.get("plans", {}).get(name, {})
+        kept = {
+            key: stated[key]
+            for key in ("steps", "refresh", "tolerance", "certificate")
+            if key in stated
+        }
+        return {} if name == DEFAULT.name else {"sampler": {"plan": name, **kept}}
 
     @property
     def contracts(self) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import control_lines, score_text
+from eval.pages.evaluation import control_lines, sampler_text, score_text
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
 from eval.runs.statistics import episodes_to_separate, power_to_separate
@@ -45,6 +45,9 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
         _print_task(console, name, task)
     for line in control_lines(receipt):
         console.print(line, markup=False)
+    for name, policy in receipt["policies"].items():
+        if sampler_text(policy):
+            console.print(name + sampler_text(policy), markup=False)
     console.print(f"seal: {receipt[SEAL]}", markup=False, soft_wrap=True)
 
 
