@@ -67,18 +67,17 @@ def test_drift_is_in_millimetres_degrees_and_decisions() -> None:
 
 
 def test_joints_have_their_own_names_and_units() -> None:
-    config = {"action_mode": "auto", "real_action_dim": 2, "max_action_dim": 20}
-    space = action_space(XVLAConfig.from_dict(models.model_dict(models.TINY, **config)))
+    shape = models.model_dict(models.TINY, action_mode="auto")
+    config = XVLAConfig.from_dict({**shape, "real_action_dim": 2, "max_action_dim": 20})
+    space = action_space(config)
     contract = dataclasses.replace(
         _CONTRACT,
         action_space="auto",
         rotation_layout="none",
         channels=({"name": "elbow", "unit": "rad"}, {"name": "jaw", "unit": "%"}),
     )
-    shape = (1, 1, 2)
-    measured = drifts(
-        quantities(space, contract), np.zeros(shape), np.full(shape, 0.5), np.ones(shape)
-    )
+    zeros = np.zeros((1, 1, 2))
+    measured = drifts(quantities(space, contract), zeros, zeros + 0.5, zeros + 1)
     assert {name: (d.unit, round(d.mean, 2)) for name, d in measured.items()} == {
         "elbow": ("deg", 28.65),
         "jaw": ("%", 0.5),

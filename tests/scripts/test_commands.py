@@ -91,6 +91,8 @@ FLAGS = {
     "licence": "terms of use of a dataset",
     "list": "print what to choose from",
     "markdown": "print Markdown",
+    "max_drift": "limit of a certificate",
+    "max_flips": "limit of a certificate",
     "max_bad_episodes": "bad episodes that are left out",
     "minutes": "time of all stages of the quickstart",
     "model_config": "config.json of a model",

@@ -91,7 +91,7 @@ def test_samples_of_one_grid_have_their_own_last_times() -> None:
 
 
 def test_a_context_that_each_step_computes_is_the_exact_sampler() -> None:
-    np.testing.assert_allclose(_run(4, (0, 1, 2, 3)), _run(4), atol=2e-6)
+    np.testing.assert_allclose(_run(2, (0, 1)), _run(2), atol=2e-6)
 
 
 def test_kept_tokens_are_those_of_the_step_that_computed_them() -> None:
@@ -117,7 +117,7 @@ def test_kept_tokens_are_those_of_the_step_that_computed_them() -> None:
             x, _ = block(padded, False, known, _T)
         return space.postprocess(head._decode(x, _DOMAINS))
 
-    expected = _MODEL.apply({"params": _params()}, method=by_hand)
+    expected = jax.jit(lambda params: _MODEL.apply({"params": params}, method=by_hand))(_params())
     frozen = _run(2, (0,))
     np.testing.assert_allclose(frozen, expected, atol=2e-6)
     assert np.abs(frozen - _run(2)).max() > 1e-5  # the context does change

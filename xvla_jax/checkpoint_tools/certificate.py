@@ -215,7 +215,7 @@ def check_plan(
 
 
 _MEASURE: Final = (
-    "measure it with python -m scripts.certify_sampler, or say --uncertified to use it without"
+    "--uncertified uses the plan without; python -m scripts.certify_sampler measures one"
 )
 
 
