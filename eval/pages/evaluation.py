@@ -151,7 +151,7 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
         if task["reference"] is None:
             notes.append(f"{name}: no published result of this protocol.")
         row = task["row"]
-        states = row["num_init_states"] - (row.get("held_out") or 0)
+        states = row["num_init_states"] - (row["held_out"] or 0)
         official = len(row["task_ids"]) * states
         if len(task["plan"]) != official:
             notes.append(f"{name}: {len(task['plan'])} episodes; the row has {official}.")

@@ -150,7 +150,8 @@ def read_processor(
     processor = Processor(
         image_size=size,
         num_views=max(
-            config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
+            config.get("num_image_views") or 0,
+            len(_views(config)) + (config.get("empty_cameras") or 0),
         ),
         text_length=text["max_length"],
         resize=mode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -160,6 +161,13 @@ def init_params(model: XVLA, key: Array) -> dict[str, Any]:
 def abstract_params(config: XVLAConfig) -> dict[str, Any]:
     """Shapes and dtypes of the parameters as a tree of ``jax.ShapeDtypeStruct``.
 
-    Allocates nothing.
+    Allocates nothing. A process traces a model once for all that ask.
     """
-    return jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+    leaves, tree = _abstract_leaves(config)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract_leaves(config: XVLAConfig) -> tuple[list[Any], Any]:
+    shapes = jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+    return jax.tree.flatten(shapes)
