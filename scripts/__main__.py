@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("evaluate", "merge_results", "compare_results", "verify_receipt", "latency_curve"),
         "golden_frame",
     ),
-    "Serve": ("serve", "compare_client"),
+    "Serve": ("certify_sampler", "serve", "compare_client"),
 }
 
 

@@ -56,7 +56,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("errors",),
         ("untrusted",),
         ("config", "actions", "batch", "processor", "resizing", "scaling", "contract", "sharding"),
-        ("compilation",),
+        ("compilation", "plans"),
         ("models",),
         ("flow", "inpainting"),
         ("checkpoints",),

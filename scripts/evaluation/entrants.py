@@ -21,12 +21,14 @@ from eval.runs.evaluation import Contestant
 from eval.simulators.plans import planned_tasks
 from eval.tasks.table import TaskSpec, task_contract, task_spec
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
+from scripts.evaluation.planned import PlannedPolicy, sampler_of
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
+from xvla_jax.plans import DEFAULT, SamplerPlan, exact
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import model_sha256
 
@@ -135,6 +137,8 @@ def load(
     lerobot_python: str,
     until: contextlib.ExitStack,
     steps: int | None = None,
+    plan: SamplerPlan = DEFAULT,
+    uncertified: bool = False,
 ) -> Contestant:
     """Loads a policy with its hash and contracts, and compares these with each task's.
 
@@ -144,10 +148,14 @@ def load(
         lerobot_python: Python of an environment with lerobot, for entrants of that kind.
         until: ends their processes.
         steps: denoising steps; None for the policy's own number.
+        plan: of the sampler.
+        uncertified: use a plan that has no certificate of this checkpoint.
 
     Raises:
-        ValueError: chunks are shorter than a row carries out, or LeRobot should take other steps.
+        ValueError: chunks are shorter than a row carries out, a plan or steps for a policy that
+            samples by itself, or both.
         TorchReferenceError: LeRobot cannot load the checkpoint.
+        CertificateError: the checkpoint has no certificate that allows the plan.
         ContractError, ContractMismatchError: names every field that differs.
         PolicyUnavailableError: no server answers.
     """
@@ -157,13 +165,14 @@ def load(
         "hash": None,
         "contracts": {},
     }
+    acting = _acting_plan(entrant, plan, steps)
     if entrant.kind == EXPERT:
         return Contestant(entrant.name, None, identity)
     if entrant.kind == SERVER:
         served = ServedPolicy(entrant.folder, specs, steps=steps)
         for spec in specs:
             check_length(spec, served.num_actions)
-        identity |= {"hash": served.policy_hash, "contracts": served.contracts}
+        identity |= {"hash": served.policy_hash, "contracts": served.contracts, **served.sampler}
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
@@ -171,20 +180,40 @@ def load(
         check_length(spec, opened.config.num_actions)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
-    policy = kind.wrap(model if steps is None else SteppedPolicy(model, steps))
+    policy = kind.wrap(model if acting == DEFAULT else PlannedPolicy(model, acting))
     if entrant.kind == LEROBOT:
-        if steps is not None:
-            raise ValueError(
-                f"--steps={steps}: {entrant.name} acts inside LeRobot with the steps of its own "
-                "configuration; leave --steps out"
-            )
         policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
         for spec in specs
     }
     identity |= {"hash": model_sha256(model), "contracts": contracts}
+    sampler = sampler_of(model, entrant.folder, plan, uncertified=uncertified)
+    if sampler is not None:
+        identity["sampler"] = sampler
     return Contestant(entrant.name, policy, identity)
+
+
+def _acting_plan(entrant: Entrant, plan: SamplerPlan, steps: int | None) -> SamplerPlan:
+    """Returns the plan that a policy acts by: the one given, or X-VLA's own with other steps."""
+    if plan != DEFAULT and entrant.kind in (EXPERT, SERVER, LEROBOT):
+        raise ValueError(
+            f"--plan: policy {entrant.name} is of the kind {entrant.kind}, which has its own "
+            f"sampler; plans are for {', '.join(_KINDS)}"
+        )
+    if steps is None:
+        return plan
+    if plan != DEFAULT:
+        raise ValueError(
+            f"--steps={steps} and --plan={plan.name} of {entrant.name}: a plan has its own steps; "
+            "give one of the two"
+        )
+    if entrant.kind == LEROBOT:
+        raise ValueError(
+            f"--steps={steps}: {entrant.name} acts inside LeRobot with the steps of its own "
+            "configuration; leave --steps out"
+        )
+    return exact(steps)
 
 
 def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> None:
@@ -264,10 +293,25 @@ class ServedPolicy:
         self._by_domain: dict[int, RemotePolicy] = {}
         for spec in specs:
             connected = RemotePolicy(url, expected=task_contract(spec), steps=steps)
+            # one plan for all episodes, where the server would choose by deadline; older ones
+            # know none
+            connected.plan = connected.info.get("plan")
             self._by_domain[spec.client.domain_id] = connected
-        first = next(iter(self._by_domain.values()))
-        self.policy_hash = first.policy_hash
-        self.num_actions = int(first.info["num_actions"])
+        self._first = next(iter(self._by_domain.values()))
+        self.policy_hash = self._first.policy_hash
+        self.num_actions = int(self._first.info["num_actions"])
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The server's plan where it is not the default one, as a receipt states it."""
+        name = self._first.info.get("plan", DEFAULT.name)
+        stated = self._first.info.get("plans", {}).get(name, {})
+        kept = {
+            key: stated[key]
+            for key in ("steps", "refresh", "tolerance", "certificate")
+            if key in stated
+        }
+        return {} if name == DEFAULT.name else {"sampler": {"plan": name, **kept}}
 
     @property
     def contracts(self) -> dict[str, dict[str, Any]]:
@@ -281,18 +325,6 @@ class ServedPolicy:
             for observation, number in zip(observations, seed, strict=True)
         ]
         return np.stack(chunks)
-
-
-class SteppedPolicy:
-    """A policy with another number of denoising steps than its own."""
-
-    def __init__(self, policy: Policy, steps: int) -> None:
-        self._policy = policy
-        self._steps = steps
-
-    def act(self, observations: Sequence[Observation], *, seed: Sequence[int]) -> np.ndarray:
-        """Calls the policy with that number."""
-        return self._policy.act(observations, steps=self._steps, seed=seed)
 
 
 class BlindPolicy:

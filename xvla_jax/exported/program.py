@@ -22,7 +22,8 @@ from xvla_jax.checkpoints.folders import atomic_folder
 from xvla_jax.checkpoints.safetensors_files import TensorInfo, write_safetensors
 from xvla_jax.errors import InputError
 from xvla_jax.exported import standalone
-from xvla_jax.policy import STEPS, Policy, chunk
+from xvla_jax.plans import STEPS
+from xvla_jax.policy import Policy, chunk
 from xvla_jax.scaling import MODES, Scaling
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
