@@ -200,7 +200,7 @@ def bucket_problems(values: Mapping[str, Any], allowed: Collection[str]) -> Iter
         for field, text in _texts(flag, value):
             place = _PLACE.search(text)
             if place and not (place["scheme"] == "gs" and field.removeprefix("--") in allowed):
-                also = f" (gs:// is read by {flags} only)" if flags else ""
+                also = f" (gs:// is taken by {flags} only)" if flags else ""
                 yield (
                     f"{field} is {text}, in a bucket; a local path is needed, or that of a mount "
                     f"of the bucket{also}"

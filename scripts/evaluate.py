@@ -60,7 +60,9 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("program_cache",))
+COMMAND = Command(
+    __doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("policy", "program_cache")
+)
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1

@@ -177,13 +177,23 @@ def _finish_panel(axes: Any, title: str) -> None:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
 
 
-def report(workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console) -> None:
-    """Prints the table, draws the curves into `path`, and writes pages of rollouts."""
+def report(
+    workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console, *, place: object = None
+) -> None:
+    """Prints the table, draws the curves into `path`, and writes pages of rollouts.
+
+    Args:
+        workdirs: of the runs.
+        path: PNG file.
+        console: to print to.
+        place: folder that a caller copies the file to; None where it stays.
+    """
     from scripts.training.rollout_results import write_page
 
     console.print(table({workdir.name: summary(workdir) for workdir in workdirs}))
     draw_curves(workdirs, path)
-    console.print(f"curves are in {path}", highlight=False, soft_wrap=True)
+    shown = f"{place}/{path.name}" if place else path
+    console.print(f"curves are in {shown}", highlight=False, soft_wrap=True)
     for workdir in workdirs:
         page = write_page(workdir)
         if page is not None:

@@ -15,11 +15,17 @@ import logging
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+
+_IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
+
+COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
     "workdir", None, "Folder of checkpoints and metrics.", required=True
@@ -40,27 +46,39 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
+    from data.sources import StoreError
     from scripts.restarts import journal, supervisor
+    from xvla_jax.buckets import in_bucket, place_of
     from xvla_jax.errors import XVLAError
-    from xvla_jax.training.workdir_lock import mounted_workdir
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
     try:
-        workdir = mounted_workdir(_WORKDIR.value)
+        place = place_of(_WORKDIR.value, flag="--workdir")
         if _RESTARTS.value is None or journal.TOKEN in os.environ:
-            return _train(workdir)
+            return _train(place)
+        if in_bucket(place):
+            print(
+                f"error: --restarts={_RESTARTS.value} with --workdir={place}: supervisors meet in "
+                "the folder of the run, so it must be on a disk that all hosts share; in a bucket "
+                "leave --restarts out and let the scheduler start the job again",
+                file=sys.stderr,
+            )
+            return 1
         limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)
-        return supervisor.supervise(sys.argv, _CONFIG.value, workdir, limits)
+        return supervisor.supervise(sys.argv, _CONFIG.value, pathlib.Path(place), limits)
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
+    except StoreError as error:  # of the client that reads and writes metadata for Orbax
+        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
+        return 1
 
 
-def _train(workdir: pathlib.Path) -> int:
+def _train(place: Place) -> int:
     """Trains in this process; a supervisor imports nothing of this."""
     import jax
 
@@ -78,11 +96,13 @@ def _train(workdir: pathlib.Path) -> int:
     # until the loop waits for signals itself, one ends at once
     with Termination() as termination:
         processes = start(DistributedConfig(**config.distributed.to_dict()))
-        with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
+        held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
+        with processes, held as workdir:
             if processes.main:
                 logging.info(kept)
                 local = jax.local_device_count()
-                journal.begin(workdir, processes=processes.count, devices=local)
+                # a supervisor is there for disks alone
+                journal.begin(pathlib.Path(place), processes=processes.count, devices=local)
             asked = COMMAND.fields_set("config")
             return train(config, workdir, processes, asked, termination.check)
 

@@ -54,7 +54,7 @@ MAX_FUNCTION_LINES = 60
 ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "xvla_jax": (
         ("errors",),
-        ("untrusted",),
+        ("untrusted", "buckets"),
         ("config", "actions", "batch", "processor", "resizing", "scaling", "contract", "sharding"),
         ("compilation", "plans"),
         ("models",),

@@ -24,6 +24,8 @@ from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from scripts.evaluation.planned import PlannedPolicy, sampler_of
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.buckets import SCHEME
+from xvla_jax.checkpoints.run_folder import on_disk
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
@@ -57,7 +59,7 @@ def parse_policy(text: str) -> Entrant:
     if not equals:
         name, value = "", text
     kind, colon, folder = value.partition(":")
-    if not colon:
+    if not colon or kind == SCHEME:
         kind, folder = "checkpoint", value
     known = (*_KINDS, SERVER, LEROBOT, EXPERT)
     if not equals:
@@ -182,7 +184,9 @@ def load(
     model = kind.model(opened)
     policy = kind.wrap(model if acting == DEFAULT else PlannedPolicy(model, acting))
     if entrant.kind == LEROBOT:
-        policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
+        policy = until.enter_context(
+            LeRobotPolicy(str(on_disk(entrant.folder)), opened, lerobot_python)
+        )
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
         for spec in specs

@@ -42,7 +42,15 @@ COMMANDS: dict[str, Command] = {
 }
 # command -> flags whose folder may lie in a bucket
 _PROGRAMS = {name: {"program_cache"} for name in ("evaluate", "plan", "serve", "train")}
-IN_BUCKETS = {"build_rlds": {"root", "out"}, "inspect_data": {"root"}} | _PROGRAMS
+IN_BUCKETS = _PROGRAMS | {
+    "build_rlds": {"root", "out"},
+    "convert_checkpoint": {"checkpoint", "out", "adapter"},
+    "count_frames": {"root", "workdir"},
+    "evaluate": {"policy", "program_cache"},
+    "inspect_data": {"root"},
+    "serve": {"checkpoint", "adapter", "program_cache"},
+    "train": {"workdir", "program_cache"},
+}
 PARTS = {"__init__", "__main__", "choices", "random_weights", "terminal"}  # no commands
 
 # flag -> what it names, in every command that has it
@@ -322,7 +330,20 @@ def test_a_bucket_among_the_options_of_a_runner_is_not_ours_to_refuse() -> None:
     assert build_rlds.COMMAND.parse(line) == options
 
 
-def test_no_field_of_a_config_but_the_data_may_lie_in_a_bucket(
+@pytest.mark.parametrize("name", [n for n in NAMES if "out" in COMMANDS[n].flags])
+def test_a_store_that_a_command_does_not_serve_ends_it_with_2_and_makes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[name]
+    status = command.run(lambda _: pytest.fail("it began"), [name, "--out=s3://bucket/a"])
+    command.flags["out"].unparse()
+    assert status == 2
+    assert "error: --out is s3://bucket/a, in a bucket" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_field_of_a_config_but_data_and_weights_may_lie_in_a_bucket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def parse(*fields: str) -> None:
@@ -330,10 +351,9 @@ def test_no_field_of_a_config_but_the_data_may_lie_in_a_bucket(
         monkeypatch.setattr(sys, "argv", arguments)  # ml_collections looks there
         importlib.reload(importlib.import_module("scripts.train")).COMMAND.parse(arguments)
 
-    parse("--config.data.root=gs://bucket/rlds")
-    for field in ("init_from", "data.train_metas_path"):
-        message = (
-            rf"--config.{field} is gs://b/x, in a bucket; .*read by --config.data.root and --prog"
-        )
+    parse("--config.data.root=gs://bucket/rlds", "--config.init_from=gs://bucket/base")
+    for place in ("data.train_metas_path=gs://b/x", "init_from=s3://b/x", "data.root=s3://b/x"):
+        field, _, address = place.partition("=")
+        message = rf"--config.{field} is {address}, in a bucket; .*taken by --workdir and --config"
         with pytest.raises(UsageError, match=message):
-            parse(f"--config.{field}=gs://b/x")
+            parse(f"--config.{place}")

@@ -43,6 +43,8 @@ from xvla_jax.pretrained import save_pretrained
         ("runs/hf", Entrant("hf", "checkpoint", "runs/hf")),
         ("blind:runs/hf/", Entrant("hf", "blind", "runs/hf/")),
         ("expert:", Entrant("expert", "expert", "")),
+        ("gs://lab/runs/hf", Entrant("hf", "checkpoint", "gs://lab/runs/hf")),
+        ("a=blind:gs://lab/hf", Entrant("a", "blind", "gs://lab/hf")),
     ],
 )
 def test_policies(text: str, entrant: Entrant) -> None:
@@ -50,7 +52,8 @@ def test_policies(text: str, entrant: Entrant) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
+    "text",
+    ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:", "http://host"],
 )
 def test_other_forms_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(
@@ -193,7 +196,7 @@ def test_other_denoising_steps_reach_a_server(monkeypatch: pytest.MonkeyPatch) -
         load(served, [task_spec("so101")], lerobot_python="", until=ExitStack(), steps=steps)
     assert asked == [("http://robot:8010", 0, None), ("http://robot:8010", 0, 5)]
     Remote.info = {"num_actions": 10}
-    with pytest.raises(ValueError, match=r"so101' carries out 20 rows .* --executed may be 1 to 10"):
+    with pytest.raises(ValueError, match=r"so101' carries out 20 rows .* may be 1 to 10"):
         load(served, [task_spec("so101")], lerobot_python="", until=ExitStack())
 
 
