@@ -39,11 +39,13 @@ setup(
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
         # dlimp is not on the package index; README says how to add it.
-        # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves.
+        # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves;
+        # numba compiles the resizing of images (data/pixels), which Pillow does without it.
         "data": [
             "av>=18",
             "h5py>=3.11",
             "matplotlib>=3.8",
+            "numba>=0.61",
             "pyarrow>=17",
             "tensorboard>=2.20",
             "tensorflow-cpu>=2.21",

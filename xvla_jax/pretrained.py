@@ -8,7 +8,6 @@ and the digest that the ``model`` item of each step states, and merged when the 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -352,9 +351,8 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     )
 
 
-@functools.lru_cache(maxsize=4)
 def _template(config: XVLAConfig) -> dict[str, Any]:
-    """Returns the shapes of a model's parameters; tracing the released size takes a second."""
+    """Returns the shapes of a model's parameters."""
     try:
         return abstract_params(config)
     except (ValueError, TypeError, ArithmeticError) as error:

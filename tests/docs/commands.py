@@ -17,6 +17,7 @@ RUN_BY = {
     "bash scripts/setup.sh": "Makefile",
     "python -m pytest": "Makefile",
     "python -m scripts.build_rlds": "tests/scripts/test_build_rlds.py",
+    "python -m scripts.certify_sampler": "tests/scripts/test_certify_sampler.py",
     "python -m scripts.check_equivalence": "tests/scripts/test_check_equivalence.py",
     "python -m scripts.compare_client": "tests/scripts/test_compare_client.py",
     "python -m scripts.compare_results": "tests/scripts/test_results.py",
