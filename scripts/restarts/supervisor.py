@@ -197,7 +197,7 @@ class _Supervisor:
                 return status
             if (cause, saved) == before and cause != journal.STOPPED:
                 _log.error("twice the same, and no checkpoint between: %s", cause)
-                return status
+                return _shell(status)
             before = cause, saved
             if number <= self._limits.restarts:
                 _log.info("starting again: restart %d of %d", number, self._limits.restarts)
@@ -205,7 +205,7 @@ class _Supervisor:
                 if self._signals.caught():
                     return self._signals.status()
         _log.error("the last of %d restarts has ended as well", self._limits.restarts)
-        return status
+        return _shell(status)
 
     def _let_the_others_end(self, status: int) -> None:
         """Waits until the processes of this attempt have ended on all hosts, where none says so."""
@@ -297,6 +297,11 @@ class _Supervisor:
         stopped = status in (journal.RESUME, STOPPED, 128 + signal.SIGTERM)
         cause = journal.STOPPED if stopped else ended or cause_of(list(tail), status)
         return status, "" if status == 0 else cause
+
+
+def _shell(status: int) -> int:
+    """Returns the exit status as shells have it: 128 and the signal that ended a process."""
+    return status if status >= 0 else 128 - status
 
 
 class _Signals:
