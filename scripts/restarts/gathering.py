@@ -81,6 +81,9 @@ class Host:
     beat: int = 0
 
 
+_NAMES: Final = tuple(field.name for field in dataclasses.fields(Host))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """An attempt as its leader planned it.
@@ -356,8 +359,7 @@ def _read(path: Place) -> Host | None:
         record = parse_json(run_files.read(path) or b"", _FORM, str(path))
     except (FileError, OSError):
         return None
-    names = {field.name for field in dataclasses.fields(Host)}
-    known = {name: value for name, value in record.items() if name in names}
+    known: dict[str, Any] = {name: record[name] for name in _NAMES}
     return Host(**known | {"members": tuple(known["members"])})
 
 
