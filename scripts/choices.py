@@ -127,6 +127,20 @@ def _configs() -> list[tuple[str, ...]]:
     ]
 
 
+def _plans() -> list[tuple[str, ...]]:
+    from xvla_jax.plans import PLANS
+
+    return [
+        (
+            name,
+            str(row.steps),
+            "each step" if row.refresh is None else ", ".join(map(str, row.refresh)),
+            f"{row.tolerance:g}" if row.tolerance else "",
+        )
+        for name, row in PLANS.items()
+    ]
+
+
 def docstring(path: pathlib.Path) -> str:
     """Returns the docstring of a module without importing it."""
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -137,6 +151,11 @@ TABLES = {
         ("task", "benchmark", "suite", "tasks"), _tasks, lambda text: [text], _disturbed_task
     ),
     "data": Table(("data", "storage", "domain", "rate and views, or weights"), _data, _data_names),
+    "plans": Table(
+        ("plan", "steps", "context computed in step", "stops below"),
+        _plans,
+        lambda text: [text.rpartition("=")[2]],
+    ),
     "configs": Table(("config", "what it trains"), _configs, lambda text: []),  # noqa: ARG005
 }
 
@@ -181,7 +200,7 @@ def bucket_problems(values: Mapping[str, Any], allowed: Collection[str]) -> Iter
         for field, text in _texts(flag, value):
             place = _PLACE.search(text)
             if place and not (place["scheme"] == "gs" and field.removeprefix("--") in allowed):
-                also = f" (gs:// is read by {flags} only)" if flags else ""
+                also = f" (gs:// is taken by {flags} only)" if flags else ""
                 yield (
                     f"{field} is {text}, in a bucket; a local path is needed, or that of a mount "
                     f"of the bucket{also}"

@@ -6,6 +6,8 @@ python -m scripts.evaluate --tasks=quickstart --init_states=30:80 --out=FOLDER \
     --policy=trained=CHECKPOINT --policy=script=expert: [--task_ids=3,1,8] [--stop_early]
 python -m scripts.evaluate --tasks=quickstart:camera2,quickstart:light3 --out=FOLDER \
     --policy=CHECKPOINT [--executed=10] [--step_limit=200] [--steps=5]
+python -m scripts.evaluate --tasks=quickstart --out=FOLDER --policy=exact=CHECKPOINT \
+    --policy=cheap=CHECKPOINT --plan=cheap=frozen3
 
 A policy is [NAME=][KIND:]FOLDER. Kinds: none (a checkpoint of any layout), `untrained` (its shape
 with random weights), `blind` (the checkpoint with black images), `expert` (scripted, no folder),
@@ -58,7 +60,9 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks"}, in_buckets=("program_cache",))
+COMMAND = Command(
+    __doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("policy", "program_cache")
+)
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -113,6 +117,13 @@ _OVERRIDES = {
     "steps": COMMAND.DEFINE_integer("steps", None, "Denoising steps, likewise.", lower_bound=1),
 }
 
+_PLAN = COMMAND.DEFINE_multi_string(
+    "plan", [], "[POLICY=]PLAN of the sampler: of one policy, or of all; exact10 if not given."
+)
+_UNCERTIFIED = COMMAND.DEFINE_bool(
+    "uncertified", False, "Use plans that have no certificate of the checkpoint."
+)
+
 COMMAND.DEFINE_alias("task", "tasks")
 COMMAND.DEFINE_alias("checkpoint", "policy")
 
@@ -147,6 +158,7 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
 def run(console: Console) -> dict[str, Any]:
     """Evaluates all policies on the same episodes; writes the receipt and the page."""
     from scripts.evaluation.entrants import EXPERT, check_names, load, parse_policy
+    from scripts.evaluation.planned import parse_plans
     from xvla_jax.training.provenance import git_state
 
     out = pathlib.Path(_OUT.value)
@@ -156,6 +168,7 @@ def run(console: Console) -> dict[str, Any]:
     filmed = next((e.name for e in entrants if e.kind != EXPERT), entrants[0].name)
     film = filmed if _FILM.value is None else _FILM.value
     check_names(entrants, film)
+    plans = parse_plans(_PLAN.value, [entrant.name for entrant in entrants])
     options = Options(
         num_workers=_WORKERS.value,
         shard=parse_shard(_SHARD.value, os.environ),
@@ -180,6 +193,8 @@ def run(console: Console) -> dict[str, Any]:
                 lerobot_python=_LEROBOT.value,
                 until=until,
                 steps=_OVERRIDES["steps"].value,
+                plan=plans[entrant.name],
+                uncertified=_UNCERTIFIED.value,
             )
             for entrant in entrants
         ]

@@ -92,6 +92,17 @@ def score_text(row: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     return f"{text}; at least 1 to {_LONGEST_CHAIN}: {' '.join(shares)} %"
 
 
+def sampler_text(policy: Mapping[str, Any]) -> str:
+    """Returns the sampler plan of a policy with its certificate; "" for the default plan."""
+    sampler = policy.get("sampler")
+    if sampler is None:
+        return ""
+    seal = sampler["certificate"]
+    return f", plan {sampler['plan']}, " + (
+        f"certificate {seal[:_HASH_SHOWN]}" if seal else "no certificate"
+    )
+
+
 CHANGE_HEAD = ("changed row", "solved", "control", "points (95 %)", "p, corrected")
 
 
@@ -390,7 +401,7 @@ def _details(receipt: Mapping[str, Any]) -> list[list[str]]:
         digest = policy["hash"]
         source = f"{policy['kind']} {policy['source']}".strip()
         shown = f", hash {digest[:_HASH_SHOWN]}" if digest else ", no parameters to hash"
-        rows.append([f"policy {name}", source + shown])
+        rows.append([f"policy {name}", source + shown + sampler_text(policy)])
     rows.append(["seal", receipt[SEAL]])
     rows += [[f"option {k}", str(v)] for k, v in receipt["config"].items() if k != "command"]
     return rows

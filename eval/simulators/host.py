@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from eval.client.episode import EpisodeClient, pictures, proprio, row_to_action
 from eval.pictures import side_by_side
-from eval.simulators.preflight import SIMULATORS, versions
+from eval.simulators.preflight import SIMULATORS, commits, versions
 from eval.tasks import profiles, spec
 from eval.tasks.spec import Environment, Episode, TaskSpec
 from eval.wire import table
@@ -81,7 +81,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Description:
-    """Instruction of a task, name of the OpenGL renderer, and distribution -> version."""
+    """Instruction of a task, renderer with its device, and distribution -> version or commit."""
 
     instruction: str
     renderer: str
@@ -178,7 +178,8 @@ class SimulatorHost:
     def describe(self, task_id: int) -> Description:
         """Returns the instruction of a task, the renderer, and the versions of this process."""
         env = self._environment(task_id)
-        return Description(env.instruction, env.renderer_name, versions((*SIMULATORS, "numpy")))
+        packages = {**versions((*SIMULATORS, "numpy")), **commits()}
+        return Description(env.instruction, env.renderer_name, packages)
 
     def text_sources(self, task_ids: list[int]) -> dict[str, Any]:
         """Returns the instruction of each task with its source, without building a simulator.

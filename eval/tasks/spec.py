@@ -148,6 +148,8 @@ class TaskSpec:
         control: row to compare with, in which nothing is changed; empty where there is none.
         disturbance: change of scene, text or actions; None in every benchmark's own protocol.
         overrides: columns that a command changed.
+        registered_limits: the limit that the benchmark's own files give a task ends an episode
+            where it is below `step_limit`.
     """
 
     name: str
@@ -174,6 +176,7 @@ class TaskSpec:
     control: str = ""
     disturbance: Disturbance | None = None
     overrides: tuple[Override, ...] = ()
+    registered_limits: bool = False
 
 
 @dataclass(frozen=True)

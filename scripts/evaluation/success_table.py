@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.pages.evaluation import CHANGE_HEAD, change_cells, change_notes, row_title, score_text
+from eval.pages.evaluation import (
+    CHANGE_HEAD,
+    change_cells,
+    change_notes,
+    row_title,
+    sampler_text,
+    score_text,
+)
 from eval.runs.compare import against_control
 from eval.runs.evaluation import Task
 from eval.runs.seal import SEAL
@@ -48,6 +55,9 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
     for name, task in receipt["tasks"].items():
         _print_task(console, name, task)
     print_changes(console, receipt)
+    for name, policy in receipt["policies"].items():
+        if sampler_text(policy):
+            console.print(name + sampler_text(policy), markup=False)
     console.print(f"seal: {receipt[SEAL]}", markup=False, soft_wrap=True)
 
 
