@@ -167,8 +167,8 @@ def vulkan_devices() -> str:
 def no_vulkan(problem: str) -> SimulatorSetupError:
     """Returns the error of a machine on which SAPIEN cannot render."""
     return SimulatorSetupError(
-        f"SAPIEN finds no Vulkan device ({problem}); it needs a graphics card's driver, or Mesa 26.1 or "
-        "newer on the CPU: see eval/environments/simpler/README.md"
+        f"SAPIEN finds no Vulkan device ({problem}); it needs a graphics card's driver, or Mesa "
+        "26.1 or newer on the CPU: see eval/environments/simpler/README.md"
     )
 
 
