@@ -53,6 +53,10 @@ class UsageError(Exception):
     """A command line that a command cannot use; the message says why."""
 
 
+class PlaceError(UsageError):
+    """A place in a store that a command does not serve."""
+
+
 class Command:
     """The flags of one command, kept apart from those of every other module, and how it runs.
 
@@ -65,9 +69,8 @@ class Command:
         rows: flag -> table of `choices` that its value names rows of. Unknown names are refused
             with the closest ones, and ``--list`` prints the tables.
         more: the command takes further positional arguments.
-        in_buckets: flags, or fields of the config, whose value may lie in a bucket (``gs://``). Any
-            other is refused, so that no local folder called ``gs:`` is written.
-        status: exit status after an error.
+        in_buckets: flags, or fields of the config, that may lie in a bucket; others are refused.
+        status: exit status after an error; after a place that is refused it is 2.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class Command:
         # behind -- stand options of other programs
         values["argument"] = [text for text in arguments if not text.startswith("--")]
         for problem in choices.bucket_problems(values, self._in_buckets):
-            raise UsageError(problem)
+            raise PlaceError(problem)
         missing = [f"--{name}" for name in self._required if self.flags[name].value is None]
         if missing:
             raise UsageError(f"{' and '.join(missing)} must be given")
@@ -214,15 +217,14 @@ class Command:
     def run(self, main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
         """Returns the exit status of a command line, argv[0] included.
 
-        Files, disks and connections that fail, Ctrl-C and wrong usage end in one line, wherever
-        they come from. ``main`` takes the arguments that `parse` returns and catches the errors of
-        its own subject.
+        Files, disks and connections that fail, Ctrl-C and wrong usage end in one line. ``main``
+        takes the arguments that `parse` returns and catches the errors of its own subject.
         """
         if sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
-        # TensorFlow and JAX print notes about the machine at each start otherwise.
+        # TensorFlow and JAX print notes about the machine at each start otherwise, of which this
+        # level does not silence that about oneDNN; TensorFlow only reads data here.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        # A note that this level does not silence; TensorFlow only reads data here.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         try:
             if _HELP.intersection(argv[1:]):
@@ -233,7 +235,7 @@ class Command:
         except UsageError as error:
             name = pathlib.Path(argv[0]).stem
             print(f"error: {error}\nsee python -m scripts.{name} --help", file=sys.stderr)
-            return self._status
+            return 2 if isinstance(error, PlaceError) else self._status
         except OSError as error:
             print(f"error: {message(error)}", file=sys.stderr)
             return self._status

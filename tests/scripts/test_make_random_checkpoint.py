@@ -117,7 +117,7 @@ def test_contracts_are_written_beside_the_weights(tmp_path: Path) -> None:
     assert sorted(load_checkpoint(tmp_path / "small").contracts) == [0, 2]
     refused = _run(str(tmp_path / "none"), f"--config={_TOY}", "--tasks=so101")
     assert (refused.returncode, list(tmp_path.iterdir())) == (1, [tmp_path / "small"])
-    assert "error: task 'so101' carries out 20 actions" in refused.stdout
+    assert "error: task 'so101' carries out 20 rows" in refused.stdout
 
 
 def test_it_can_be_evaluated_on_the_rows_that_it_is_given() -> None:
@@ -131,7 +131,7 @@ def test_it_can_be_evaluated_on_the_rows_that_it_is_given() -> None:
         contracts_of(["libero_goal", "quickstart"], small)
     with pytest.raises(ContractError, match="'so101' has"):
         contracts_of(["so101"], small)
-    with pytest.raises(ContractError, match=r"carries out 20 actions.* chunks have 7"):
+    with pytest.raises(ContractError, match=r"carries out 20 rows.* chunks have 7"):
         contracts_of(["calvin_abc_d"], read_config(str(_TOY)))
 
 

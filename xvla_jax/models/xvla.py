@@ -11,10 +11,15 @@ from flax import linen as nn
 from flax import struct
 
 from xvla_jax.actions import action_space
+from xvla_jax.compilation.stored import stored_shapes
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.layers import Array
-from xvla_jax.models.soft_transformer import HeadContext, SoftPromptedTransformer
+from xvla_jax.models.soft_transformer import (
+    HeadContext,
+    KeptContext,
+    SoftPromptedTransformer,
+)
 
 
 class Context(struct.PyTreeNode):
@@ -82,7 +87,7 @@ class XVLA(nn.Module):
 
     def denoise(
         self,
-        context: Context | HeadContext,
+        context: Context | HeadContext | KeptContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -93,11 +98,18 @@ class XVLA(nn.Module):
         """Runs the head: noisy ``[B, T, D]`` at time ``t`` ``[B]`` -> clean ``float32[B, T, D]``.
 
         The context comes from `encode` or, which saves work where it serves several steps, from
-        `prepare`. The caller preprocesses by the action space: see ``xvla_jax.flow``.
+        `prepare`; from `keep`, it is that of an earlier step. The caller preprocesses by the action
+        space: see ``xvla_jax.flow``.
         """
         if isinstance(context, Context):
             context = self.prepare(context, domain_id)
         return self.transformer(context, actions, proprio, domain_id, t, train=train)
+
+    def keep(
+        self, context: HeadContext, actions: Array, proprio: Array, domain_id: Array, t: Array
+    ) -> tuple[Array, KeptContext]:
+        """Does what `denoise` does, and returns the context that further steps may use."""
+        return self.transformer.keep(context, actions, proprio, domain_id, t)
 
     def __call__(
         self,
@@ -150,13 +162,16 @@ def init_params(model: XVLA, key: Array) -> dict[str, Any]:
 def abstract_params(config: XVLAConfig) -> dict[str, Any]:
     """Shapes and dtypes of the parameters as a tree of ``jax.ShapeDtypeStruct``.
 
-    Allocates nothing. A process traces a model once for all that ask.
+    Allocates nothing.
     """
-    leaves, tree = _abstract_leaves(config)
-    return jax.tree.unflatten(tree, leaves)
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # a tree of the caller's own
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_leaves(config: XVLAConfig) -> tuple[list[Any], Any]:
-    shapes = jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
-    return jax.tree.flatten(shapes)
+def _abstract_params(config: XVLAConfig) -> dict[str, Any]:
+    """Traces the model, which takes a second at the released size, or reads what was traced."""
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+
+    return stored_shapes(trace, {"parameters of": config.to_dict()})
