@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -46,9 +45,8 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
-    from data.sources import StoreError
     from scripts.restarts import journal, supervisor
-    from xvla_jax.buckets import in_bucket, place_of
+    from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
@@ -57,24 +55,13 @@ def main(_: list[str]) -> int:
         place = place_of(_WORKDIR.value, flag="--workdir")
         if _RESTARTS.value is None or journal.TOKEN in os.environ:
             return _train(place)
-        if in_bucket(place):
-            print(
-                f"error: --restarts={_RESTARTS.value} with --workdir={place}: supervisors meet in "
-                "the folder of the run, so it must be on a disk that all hosts share; in a bucket "
-                "leave --restarts out and let the scheduler start the job again",
-                file=sys.stderr,
-            )
-            return 1
         limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)
-        return supervisor.supervise(sys.argv, _CONFIG.value, pathlib.Path(place), limits)
+        return supervisor.supervise(sys.argv, _CONFIG.value, place, limits)
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
-        return 1
-    except StoreError as error:  # of the client that reads and writes metadata for Orbax
-        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
         return 1
 
 
@@ -82,6 +69,7 @@ def _train(place: Place) -> int:
     """Trains in this process; a supervisor imports nothing of this."""
     import jax
 
+    from data.sources import StoreError
     from scripts.restarts import journal
     from scripts.training.session import held_workdir, train
     from xvla_jax.compilation.program_cache import keep_programs
@@ -93,18 +81,21 @@ def _train(place: Place) -> int:
     trim_after_compiling()
     config = _CONFIG.value
     kept = keep_programs(_PROGRAMS.value)
-    # until the loop waits for signals itself, one ends at once
-    with Termination() as termination:
-        processes = start(DistributedConfig(**config.distributed.to_dict()))
-        held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
-        with processes, held as workdir:
-            if processes.main:
-                logging.info(kept)
-                local = jax.local_device_count()
-                # a supervisor is there for disks alone
-                journal.begin(pathlib.Path(place), processes=processes.count, devices=local)
-            asked = COMMAND.fields_set("config")
-            return train(config, workdir, processes, asked, termination.check)
+    try:
+        # until the loop waits for signals itself, one ends at once
+        with Termination() as termination:
+            processes = start(DistributedConfig(**config.distributed.to_dict()))
+            held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
+            with processes, held as workdir:
+                if processes.main:
+                    logging.info(kept)
+                    local = jax.local_device_count()
+                    journal.begin(place, processes=processes.count, devices=local)
+                asked = COMMAND.fields_set("config")
+                return train(config, workdir, processes, asked, termination.check)
+    except StoreError as error:  # of the client that reads and writes metadata for Orbax
+        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

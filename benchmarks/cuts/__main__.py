@@ -97,7 +97,7 @@ def _table(outcomes: list[Outcome]) -> Table:
         table.add_row(
             fault,
             str(len(own)),
-            str(sum(outcome.host == 0 for outcome in own)),
+            str(sum(outcome.host == outcome.coordinator for outcome in own)),
             str(sum(not outcome.failure for outcome in own)),
             str(max(outcome.lost for outcome in own)),
             f"{statistics.median(seconds):.0f}",
@@ -116,7 +116,7 @@ def _befall_all(run: Run, kinds: list[str], console: Console) -> tuple[list[Outc
     for number, kind in enumerate(kinds, 1):
         if time.monotonic() > until:
             break
-        outcomes.append(befall(run, kind, rng.randrange(HOSTS), rng))
+        outcomes.append(befall(run, kind, rng))
         console.print(f"{number}/{len(kinds)} {outcomes[-1]}", markup=False)
     complete = len(outcomes) == len(kinds) and finish(run, 10 * _STEPS_A_FAULT)
     for index in run.hosts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import random
@@ -34,7 +35,8 @@ class Outcome:
 
     Attributes:
         fault: its kind.
-        host: that it befell.
+        host: that it befell, one of those that trained; -1 for none.
+        coordinator: the host that was process 0.
         lost: steps that were done again.
         resumed_s: seconds from the fault to the first new step.
         hosts: of the attempt that trained on.
@@ -44,9 +46,10 @@ class Outcome:
 
     fault: str
     host: int
+    coordinator: int = 0
     lost: int = 0
     resumed_s: float = 0.0
-    hosts: int = HOSTS
+    hosts: int = 0
     causes: list[str] = dataclasses.field(default_factory=list)
     failure: str = ""
 
@@ -143,6 +146,13 @@ class Run:
         return {index: host.poll() for index, host in self.hosts.items()}
 
     @property
+    def members(self) -> tuple[int, ...]:
+        """Hosts of the newest attempt."""
+        files = (self.workdir / journal.FOLDER).glob("host_*.json")
+        stated = [json.loads(path.read_bytes()) for path in files]
+        return tuple(max(stated, key=lambda host: host["attempt"])["members"])
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
         """All lines of metrics, in the order written."""
         return all_lines(self.workdir)
@@ -202,15 +212,17 @@ FAULTS: Final[Mapping[str, Callable[[Run, int], Iterator[None]]]] = {
 }
 
 
-def befall(run: Run, fault: str, host: int, rng: random.Random) -> Outcome:
-    """Does something to a host at a random moment, and waits until the run has trained on."""
-    outcome = Outcome(fault, host)
+def befall(run: Run, fault: str, rng: random.Random) -> Outcome:
+    """Does something to a host that trains, and waits until the run has trained on."""
+    outcome = Outcome(fault, -1)
     logged = len(run.lines)
     ready = logged + rng.randint(2, SAVE_EVERY)
     if not run.wait(lambda: len(run.lines) >= ready):
         outcome.failure = "did not train before the fault"
         return outcome
     time.sleep(rng.uniform(0, 0.5))
+    outcome.host = host = rng.choice(run.members)
+    outcome.coordinator = run.members[0]
     causes = len(run.causes())
     begun, before = time.monotonic(), run.lines[-1]
     mending = FAULTS[fault](run, host)

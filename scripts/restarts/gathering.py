@@ -14,8 +14,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
-import pathlib
 import socket
 import threading
 import time
@@ -25,7 +23,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from eval.files import FileError, fields, integer, listing, parse_json
+from scripts.restarts import run_files
 from scripts.restarts.journal import FOLDER
+from xvla_jax.buckets import Place, in_bucket
 from xvla_jax.errors import DistributedError
 
 WAITING: Final = "waiting"
@@ -34,6 +34,7 @@ CUT_OFF: Final = "cut off"  # waits, and reaches none of the others
 LEFT: Final = "left"  # ended by a signal or an error of its own
 DONE: Final = "done"  # the run is complete
 BEAT_S: Final = 1.0
+BUCKET_BEAT_S: Final = 5.0  # a store takes about one write of an object a second
 _POLL_S: Final = 0.2
 _REACH_S: Final = 10.0  # for a connection: two lost packets cost 3 s
 _AGAIN_S: Final = 5.0  # between two tries of a host that was cut off
@@ -80,6 +81,9 @@ class Host:
     beat: int = 0
 
 
+_NAMES: Final = tuple(field.name for field in dataclasses.fields(Host))
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """An attempt as its leader planned it.
@@ -100,14 +104,14 @@ class Gathering:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: Place,
         *,
         index: int,
         count: int,
         address: str,
         timeout_s: float,
         rejoin_s: float,
-        beat_s: float = BEAT_S,
+        beat_s: float | None = None,
     ) -> None:
         """Writes nothing before the ``with`` block.
 
@@ -118,13 +122,15 @@ class Gathering:
             address: host:port of host 0; the port is used on whichever host leads.
             timeout_s: limit for all hosts to come to the first attempt, and of a wait in vain.
             rejoin_s: without a sign of life for so long, a host is left out.
-            beat_s: seconds between two signs of life.
+            beat_s: seconds between two signs of life; None takes `BEAT_S`, or `BUCKET_BEAT_S`.
         """
         self._folder = workdir / FOLDER
         self._index, self._count = index, count
         self._first_host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._timeout_s, self._rejoin_s, self._beat_s = timeout_s, rejoin_s, beat_s
+        self._timeout_s, self._rejoin_s = timeout_s, rejoin_s
+        self._beat_s = beat_s or (BUCKET_BEAT_S if in_bucket(workdir) else BEAT_S)
+        self._poll_s = min(_POLL_S, self._beat_s) if beat_s or not in_bucket(workdir) else BEAT_S
         self._me = Host(index, socket.gethostname(), "")
         self._listener: socket.socket | None = None
         self._seen: dict[int, tuple[Host, float]] = {}  # with the time of the last change
@@ -139,7 +145,8 @@ class Gathering:
 
     def __enter__(self) -> Gathering:
         """Begins to show life."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not in_bucket(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._since = time.monotonic()
         self._look()  # what lies there may be of hosts that have ended
         self._is_open = True
@@ -190,7 +197,7 @@ class Gathering:
                 waits_since = time.monotonic()  # a spare host waits as long as the others train
             if time.monotonic() - waits_since > self._timeout_s:
                 raise DistributedError(self._in_vain(others, fits))
-            time.sleep(min(_POLL_S, self._beat_s))
+            time.sleep(self._poll_s)
         return None
 
     def lost(self, plan: Plan) -> list[int]:
@@ -297,7 +304,7 @@ class Gathering:
             f"hosts: {listed}{advice}. See the log there; config.distributed.timeout_s is the limit"
         )
 
-    def _path(self, index: int) -> pathlib.Path:
+    def _path(self, index: int) -> Place:
         return self._folder / f"host_{index}.json"
 
     def _beat(self) -> None:
@@ -314,13 +321,8 @@ class Gathering:
                 me = self._listening(me)
             self._me = me
             content = json.dumps(dataclasses.asdict(me)).encode().ljust(_SIZE - 1) + b"\n"
-            # In place, so that hosts on NFS see it when they open the file.
             try:
-                handle = os.open(self._path(self._index), os.O_CREAT | os.O_WRONLY, 0o644)
-                try:
-                    os.pwrite(handle, content, 0)
-                finally:
-                    os.close(handle)
+                run_files.rewrite(self._path(self._index), content)
             except OSError as error:
                 _log.warning("%s: no sign of life could be written: %s", self._folder, error)
 
@@ -351,14 +353,13 @@ class Gathering:
                 self._listener = None
 
 
-def _read(path: pathlib.Path) -> Host | None:
+def _read(path: Place) -> Host | None:
     """Returns the host in a file; None where there is none, or while it is written."""
     try:
-        record = parse_json(path.read_bytes(), _FORM, str(path))
+        record = parse_json(run_files.read(path) or b"", _FORM, str(path))
     except (FileError, OSError):
         return None
-    names = {field.name for field in dataclasses.fields(Host)}
-    known = {name: value for name, value in record.items() if name in names}
+    known: dict[str, Any] = {name: record[name] for name in _NAMES}
     return Host(**known | {"members": tuple(known["members"])})
 
 

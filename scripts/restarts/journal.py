@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import json
 import math
 import os
-import pathlib
+import re
 import signal
 import sys
 import time
@@ -18,14 +19,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from eval.files import FileError, fields, integer, read_json, write_json
+from eval.files import FileError, fields, integer, parse_json
+from scripts.restarts import run_files
+from xvla_jax.buckets import Place, in_bucket
 
 FOLDER: Final = "restarts"  # in the workdir
 TOKEN: Final = "XVLA_JAX_ATTEMPT"  # variable that a supervisor sets for its process
 RESUME: Final = 75  # exit status of a run that is saved and not complete (EX_TEMPFAIL of sysexits)
 STOPPED: Final = "stopped by a signal to one of the processes"  # a cause
 _CAUSE: Final = 60  # characters of a cause in a table
-_PATTERN: Final = "attempt_*.json"
+_NAME: Final = re.compile(r"attempt_(\d+)\.json")
 _PR_SET_PDEATHSIG: Final = 1
 _FORM: Final = fields(
     token={"type": "string"},
@@ -84,22 +87,21 @@ def follow_supervisor(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def begin(
-    workdir: pathlib.Path, *, processes: int, devices: int, environ: Mapping[str, str] = os.environ
+    workdir: Place, *, processes: int, devices: int, environ: Mapping[str, str] = os.environ
 ) -> None:
     """Writes the file of this process's attempt; without a supervisor nothing."""
     token = environ.get(TOKEN)
     if token is None:
         return
     folder = workdir / FOLDER
-    folder.mkdir(exist_ok=True)
-    numbers = [int(path.stem.rpartition("_")[2]) for path in folder.glob(_PATTERN)]
+    if not in_bucket(folder):
+        folder.mkdir(exist_ok=True)
+    numbers = [int(name[1]) for name in map(_NAME.fullmatch, run_files.names(folder)) if name]
     attempt = Attempt(token, processes, devices, time.time())
-    write_json(
-        folder / f"attempt_{max(numbers, default=0) + 1:04d}.json", dataclasses.asdict(attempt)
-    )
+    _write(folder / f"attempt_{max(numbers, default=0) + 1:04d}.json", attempt)
 
 
-def finish(workdir: pathlib.Path, token: str, **changes: Any) -> Attempt | None:
+def finish(workdir: Place, token: str, **changes: Any) -> Attempt | None:
     """Completes the file of an attempt; returns it, or None where its first process ran elsewhere.
 
     Args:
@@ -110,25 +112,31 @@ def finish(workdir: pathlib.Path, token: str, **changes: Any) -> Attempt | None:
     for path, attempt in _stored(workdir):
         if attempt.token == token:
             attempt = dataclasses.replace(attempt, **changes)
-            write_json(path, dataclasses.asdict(attempt))
+            _write(path, attempt)
             return attempt
     return None
 
 
-def attempts(workdir: pathlib.Path) -> list[Attempt]:
+def attempts(workdir: Place) -> list[Attempt]:
     """Returns the attempts of a run in order; a file that is damaged is left out."""
     return [attempt for _, attempt in _stored(workdir)]
 
 
-def _stored(workdir: pathlib.Path) -> list[tuple[pathlib.Path, Attempt]]:
-    names = {field.name for field in dataclasses.fields(Attempt)}
-    stored = []
-    for path in sorted((workdir / FOLDER).glob(_PATTERN)):
+def _write(path: Place, attempt: Attempt) -> None:
+    run_files.write(path, (json.dumps(dataclasses.asdict(attempt), indent=1) + "\n").encode())
+
+
+def _stored(workdir: Place) -> list[tuple[Place, Attempt]]:
+    fields_known = {field.name for field in dataclasses.fields(Attempt)}
+    stored: list[tuple[Place, Attempt]] = []
+    for name in filter(_NAME.fullmatch, run_files.names(workdir / FOLDER)):
+        path = workdir / FOLDER / name
         try:
-            record = read_json(path, _FORM)
+            record = parse_json(run_files.read(path) or b"", _FORM, str(path))
         except FileError:
             continue  # cut off by the end of its host
-        stored.append((path, Attempt(**{k: v for k, v in record.items() if k in names})))
+        known = {key: value for key, value in record.items() if key in fields_known}
+        stored.append((path, Attempt(**known)))
     return stored
 
 
@@ -166,7 +174,7 @@ def over_restarts(
     }
 
 
-def restart_rows(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def restart_rows(workdir: Place, lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns rows of a table for a run that was supervised, for another none."""
     from xvla_jax.training.telemetry import duration
 

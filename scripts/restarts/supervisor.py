@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -25,12 +24,12 @@ from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import IO, Any, Final
 
-from scripts.restarts import journal
+from scripts.restarts import journal, run_files
 from scripts.restarts.gathering import Gathering, Plan
 from scripts.terminal import STOPPED
-from xvla_jax.checkpoints.run_folder import find_step
+from xvla_jax.buckets import Place
 from xvla_jax.errors import ConfigError
-from xvla_jax.training.telemetry import all_lines, duration
+from xvla_jax.training.telemetry import duration
 
 PROGRAM: Final = (sys.executable, "-m", "scripts.train")
 _USAGE: Final = (2,)  # statuses that no restart changes
@@ -67,7 +66,7 @@ class Limits:
     rejoin_s: float
 
 
-def supervise(argv: Sequence[str], config: Any, workdir: pathlib.Path, limits: Limits) -> int:
+def supervise(argv: Sequence[str], config: Any, workdir: Place, limits: Limits) -> int:
     """Trains until the run is complete, or until another start would not help.
 
     Args:
@@ -141,7 +140,7 @@ def _listed(text: str) -> str:
     return ", ".join(map(str, numbers)) if len(numbers) == len(words) else " ".join(text.split())
 
 
-def _gathering(config: Any, workdir: pathlib.Path, limits: Limits) -> Gathering:
+def _gathering(config: Any, workdir: Place, limits: Limits) -> Gathering:
     chosen = config.distributed
     if not chosen.address.rpartition(":")[2].isdigit() or chosen.process_id >= chosen.num_processes:
         raise ConfigError(
@@ -166,7 +165,7 @@ class _Supervisor:
         self,
         argv: Sequence[str],
         config: Any,
-        workdir: pathlib.Path,
+        workdir: Place,
         limits: Limits,
         hosts: Gathering | None,
         signals: _Signals,
@@ -187,7 +186,7 @@ class _Supervisor:
                 _log.info("the run is complete; the other hosts have finished it")
                 return 0
             status, cause = self._attempt(number, plan)
-            saved = _newest(self._workdir)
+            saved = run_files.newest_step(self._workdir)
             if status == 0:
                 if self._hosts:
                     self._hosts.complete()
@@ -198,7 +197,7 @@ class _Supervisor:
                 return status
             if (cause, saved) == before and cause != journal.STOPPED:
                 _log.error("twice the same, and no checkpoint between: %s", cause)
-                return status
+                return _shell(status)
             before = cause, saved
             if number <= self._limits.restarts:
                 _log.info("starting again: restart %d of %d", number, self._limits.restarts)
@@ -206,7 +205,7 @@ class _Supervisor:
                 if self._signals.caught():
                     return self._signals.status()
         _log.error("the last of %d restarts has ended as well", self._limits.restarts)
-        return status
+        return _shell(status)
 
     def _let_the_others_end(self, status: int) -> None:
         """Waits until the processes of this attempt have ended on all hosts, where none says so."""
@@ -227,11 +226,11 @@ class _Supervisor:
     def _attempt(self, number: int, plan: Plan | None) -> tuple[int, str]:
         """Runs one attempt; returns the status of this host's process, and why it ended."""
         token = f"{self._launch}.{number}"
-        began, first = time.time(), _newest(self._workdir)
+        began, first = time.time(), run_files.newest_step(self._workdir)
         if plan:
             _log.info("attempt %d: hosts %s", plan.attempt, ", ".join(map(str, plan.members)))
         status, cause = self._watch(self._flags(plan), token, plan)
-        changes = {"first": first, "saved": _newest(self._workdir), "status": status}
+        changes = {"first": first, "saved": run_files.newest_step(self._workdir), "status": status}
         attempt = journal.finish(
             self._workdir, token, began=began, ended=time.time(), cause=cause, **changes
         )
@@ -243,7 +242,9 @@ class _Supervisor:
         return status, cause
 
     def _log_goodput(self) -> None:
-        run = journal.over_restarts(journal.attempts(self._workdir), all_lines(self._workdir))
+        run = journal.over_restarts(
+            journal.attempts(self._workdir), run_files.metrics(self._workdir)
+        )
         _log.info(
             "goodput over %d attempts: %.1f %% of %s, of which %s between attempts",
             run["attempts"],
@@ -296,6 +297,11 @@ class _Supervisor:
         stopped = status in (journal.RESUME, STOPPED, 128 + signal.SIGTERM)
         cause = journal.STOPPED if stopped else ended or cause_of(list(tail), status)
         return status, "" if status == 0 else cause
+
+
+def _shell(status: int) -> int:
+    """Returns the exit status as shells have it: 128 and the signal that ended a process."""
+    return status if status >= 0 else 128 - status
 
 
 class _Signals:
@@ -362,9 +368,3 @@ def _copied(source: IO[bytes] | None, tail: deque[str]) -> Iterator[None]:
         yield
     finally:
         thread.join(_COPY_S)
-
-
-def _newest(workdir: pathlib.Path) -> int:
-    """Returns the step of the newest complete checkpoint; 0 if there is none."""
-    step = find_step(workdir)
-    return int(step.name) if step else 0

@@ -72,7 +72,7 @@ class ExportedPolicy:
         self._processor = json.loads((path / PROCESSOR).read_text())
         device = jax.devices(platform)[0]
         exported = export.deserialize(bytearray((path / PROGRAM).read_bytes()))
-        kind = {"gpu": "cuda"}.get(device.platform, device.platform)
+        kind = "cuda" if device.platform == "gpu" else str(device.platform)
         if kind not in exported.platforms:
             raise ExportedError(
                 f"{path / PROGRAM} is for {', '.join(exported.platforms)}; the device is {kind}. "
@@ -98,7 +98,8 @@ class ExportedPolicy:
         Raises:
             ExportedError: an observation does not fit; the message names it and the field.
         """
-        count, steps = len(observations), self.manifest["steps"] if steps is None else steps
+        count = len(observations)
+        steps = int(self.manifest["steps"] if steps is None else steps)
         if not 1 <= count <= self.manifest["batch"]:
             raise ExportedError(
                 f"{count} observations; 1 .. {self.manifest['batch']}, the batch of the program"

@@ -63,6 +63,7 @@ def test_a_run_that_fails_is_started_again_until_it_is_complete(
         (["sys.exit('error: no such robot')"] * 3, 5, 1, 2, "twice the same, and no checkpoint"),
         (["save(1); sys.exit(1)", "save(2); sys.exit(1)"], 1, 1, 2, "last of 1 restarts"),
         (["sys.exit(1)"], 0, 1, 1, "last of 0 restarts"),
+        (["os.kill(os.getpid(), 6)"], 0, 134, 1, "killed by SIGABRT"),
         (["sys.exit(journal.RESUME)"] * 2 + ["save(9)"], 5, 0, 3, "stopped by a signal to one"),
     ],
 )
