@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -243,16 +244,19 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
 
 
 def show(console: Console, certificate: Certificate) -> None:
-    """Prints a line for each plan, domain and quantity, and one for each task."""
-    table = Table("plan", "domain", "quantity", "unit")
-    for column in ("mean", "p99", "worst", "own error", "share of it"):
-        table.add_column(column, justify="right")
-    for name, entry in certificate.plans.items():
-        for domain, quantities in entry.drift.items():
-            for quantity, drift in quantities.items():
-                table.add_row(name, domain, quantity, drift.unit, *_numbers(drift))
-        table.add_section()
-    console.print(table)
+    """Prints a table for each domain, and for each plan its success and the verdict."""
+    domains = dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift)
+    for domain in domains:
+        table = Table(title=f"Distance from exact10, domain {domain}", box=box.SIMPLE)
+        table.add_column("plan", no_wrap=True)
+        table.add_column("channel", no_wrap=True)
+        for column in ("mean", "p99", "worst", "own error", "of that"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, entry in certificate.plans.items():
+            for quantity, drift in entry.drift[domain].items():
+                table.add_row(name, f"{quantity}, {drift.unit}", *_numbers(drift))
+            table.add_section()
+        console.print(table)
     for name, entry in certificate.plans.items():
         for line in _successes(entry):
             console.print(f"{name}: {line}", markup=False)
@@ -262,7 +266,7 @@ def show(console: Console, certificate: Certificate) -> None:
 
 def _numbers(drift: Drift) -> Iterator[str]:
     for value in (drift.mean, drift.p99, drift.worst, drift.own_error):
-        yield f"{value:.3g}"
+        yield f"{value:.2g}"
     yield f"{drift.mean / drift.own_error:.0%}" if drift.own_error else ""
 
 

@@ -55,7 +55,8 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "xvla_jax": (
         ("errors",),
         ("untrusted", "buckets"),
-        ("config", "actions", "batch", "processor", "resizing", "scaling", "contract", "sharding"),
+        ("preprocessing",),
+        ("config", "actions", "batch", "processor", "contract", "sharding"),
         ("compilation", "plans"),
         ("models",),
         ("flow", "inpainting"),

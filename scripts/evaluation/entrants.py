@@ -161,12 +161,8 @@ def load(
         ContractError, ContractMismatchError: names every field that differs.
         PolicyUnavailableError: no server answers.
     """
-    identity: dict[str, Any] = {
-        "kind": entrant.kind,
-        "source": entrant.folder,
-        "hash": None,
-        "contracts": {},
-    }
+    identity: dict[str, Any] = {"kind": entrant.kind, "source": entrant.folder}
+    identity |= {"hash": None, "contracts": {}}
     acting = _acting_plan(entrant, plan, steps)
     if entrant.kind == EXPERT:
         return Contestant(entrant.name, None, identity)
@@ -184,9 +180,8 @@ def load(
     model = kind.model(opened)
     policy = kind.wrap(model if acting == DEFAULT else PlannedPolicy(model, acting))
     if entrant.kind == LEROBOT:
-        policy = until.enter_context(
-            LeRobotPolicy(str(on_disk(entrant.folder)), opened, lerobot_python)
-        )
+        folder = str(on_disk(entrant.folder))
+        policy = until.enter_context(LeRobotPolicy(folder, opened, lerobot_python))
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
         for spec in specs

@@ -30,8 +30,8 @@ from scripts.equivalence.report import DTYPES, REFERENCE
 from scripts.terminal import Command, UsageError
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE
 from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.preprocessing.resizing import RESIZING
 from xvla_jax.pretrained import LAYOUTS, PEFT
-from xvla_jax.resizing import RESIZING
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.server import Door
 
@@ -56,6 +56,7 @@ PARTS = {"__init__", "__main__", "choices", "random_weights", "terminal"}  # no 
 # flag -> what it names, in every command that has it
 FLAGS = {
     "accept_renderer": "evaluate although the golden frame differs",
+    "across": "what two runs may differ in",
     "adapter": "PEFT folder that is merged into the weights",
     "adapter_b": "the same for a second checkpoint",
     "allowed_hosts": "names in the Host header",
@@ -77,6 +78,7 @@ FLAGS = {
     "dtype": "type of parameters or of tensors in a file",
     "dtypes": "several of these",
     "episodes": "number of episodes",
+    "executed": "rows of a chunk that are carried out",
     "export": "file of episodes for other programs",
     "file": "file of an exported domain",
     "film": "name of the policy to film",
@@ -126,11 +128,13 @@ FLAGS = {
     "read_limit_s": "seconds after which a read ends the command",
     "recorded": "folder of recorded episodes",
     "recorded_as": "dataset of recorded episodes",
+    "rejoin_s": "seconds until a host is left out",
     "relative": "channels relative to proprio",
     "report": "JSON file of numbers",
     "rerun": "write an episode for the Rerun viewer",
     "resize": "how images are resized",
     "restart": "forget finished episodes",
+    "restarts": "starts after a failure",
     "robot": "arm of the quickstart",
     "root": "data folder",
     "rotation": "layout of 6-D rotations",
@@ -141,6 +145,8 @@ FLAGS = {
     "shard": "I/N",
     "shard_mb": "size of a shard file",
     "simulator_python": "Python of a simulator in its own environment",
+    "step_limit": "control steps of an episode",
+    "steps": "denoising steps",
     "stop_early": "stop when a comparison is decided",
     "strategy": "NAME:HORIZON",
     "take_over": "take the workdir from a dead run",

@@ -17,7 +17,6 @@ from scripts.evaluation import entrants
 from scripts.evaluation.entrants import (
     BlindPolicy,
     Entrant,
-    SteppedPolicy,
     check_length,
     check_names,
     common_tasks,
@@ -25,9 +24,11 @@ from scripts.evaluation.entrants import (
     parse_policy,
     parse_task_ids,
 )
+from scripts.evaluation.planned import PlannedPolicy
 from tests.xvla_jax import tiny
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
+from xvla_jax.plans import SamplerPlan, exact
 from xvla_jax.pretrained import save_pretrained
 
 
@@ -169,14 +170,14 @@ def test_the_blind_policy_shows_black() -> None:
 class _Steps:
     """Returns the denoising steps that it is called with."""
 
-    def act(self, observations: list[dict], *, seed: list[int], steps: int = 10) -> np.ndarray:
-        return np.asarray([steps for _ in observations])
+    def act(self, observations: list[dict], *, seed: list[int], plan: SamplerPlan) -> np.ndarray:
+        return np.asarray([plan.steps for _ in observations])
 
 
 def test_other_denoising_steps_reach_the_policy() -> None:
     policy: Any = _Steps()
     observation: Any = {"images": [np.zeros((2, 2, 3), np.uint8)]}
-    stepped: Any = SteppedPolicy(policy, 3)
+    stepped: Any = PlannedPolicy(policy, exact(3))
     assert stepped.act([observation] * 2, seed=[0, 1]).tolist() == [3, 3]
     assert BlindPolicy(stepped).act([observation], seed=[0]).tolist() == [3]
 
@@ -219,5 +220,5 @@ def test_a_row_that_needs_longer_chunks_is_refused_before_a_simulator_starts() -
         check_length(task_spec(name), 30)
     with pytest.raises(ValueError, match=r"quickstart' carries out 30 .* may be 1 to 16"):
         check_length(task_spec("quickstart"), 16)
-    with pytest.raises(ValueError, match=r"with stride 2; .* have 16, so --executed may be 1 to 8"):
-        check_length([task_spec("google_vm_coke")], 16)
+    with pytest.raises(ValueError, match=r"with stride 2; .* have 16 .* --executed may be 1 to 8"):
+        check_length(task_spec("google_vm_coke"), 16)

@@ -24,7 +24,7 @@ from xvla_jax.errors import InputError
 from xvla_jax.exported import standalone
 from xvla_jax.plans import STEPS
 from xvla_jax.policy import Policy, chunk
-from xvla_jax.scaling import MODES, Scaling
+from xvla_jax.preprocessing.scaling import MODES, Scaling
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 RUNNER: Final = "policy.py"  # the name of `standalone` in a folder

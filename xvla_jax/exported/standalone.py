@@ -16,7 +16,7 @@
 Files: ``program.bin`` (StableHLO, as ``jax.export`` serialises it, for the platforms that the
 manifest names), ``weights.safetensors``, ``action_contract.json`` (what the numbers mean),
 ``processor.json`` (what images and text were in training) and ``manifest.json``, with the SHA-256
-of all others. They tell a damaged or exchanged file, not its author: a program computes whatever
+of all others. They report a damaged or exchanged file, not its author: a program computes whatever
 its author chose, so run those of people you trust.
 """
 
@@ -72,7 +72,7 @@ class ExportedPolicy:
         self._processor = json.loads((path / PROCESSOR).read_text())
         device = jax.devices(platform)[0]
         exported = export.deserialize(bytearray((path / PROGRAM).read_bytes()))
-        kind = {"gpu": "cuda"}.get(device.platform, device.platform)
+        kind = "cuda" if device.platform == "gpu" else str(device.platform)
         if kind not in exported.platforms:
             raise ExportedError(
                 f"{path / PROGRAM} is for {', '.join(exported.platforms)}; the device is {kind}. "
@@ -98,7 +98,8 @@ class ExportedPolicy:
         Raises:
             ExportedError: an observation does not fit; the message names it and the field.
         """
-        count, steps = len(observations), self.manifest["steps"] if steps is None else steps
+        count = len(observations)
+        steps = int(self.manifest["steps"] if steps is None else steps)
         if not 1 <= count <= self.manifest["batch"]:
             raise ExportedError(
                 f"{count} observations; 1 .. {self.manifest['batch']}, the batch of the program"
@@ -231,12 +232,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise ExportedError(f"{path} has format {manifest['format']}; this file reads {FORMAT}")
     for name, expected in manifest["files"].items():
         try:
-            found = file_hash(folder / name)
+            digest = file_hash(folder / name)
         except OSError as error:
             raise ExportedError(f"{folder / name} cannot be read: {error}") from error
-        if found != expected:
+        if digest != expected:
             raise ExportedError(
-                f"{folder / name} was changed: its SHA-256 is {found}, the manifest has {expected}"
+                f"{folder / name} was changed: its SHA-256 is {digest}, the manifest has {expected}"
             )
     return manifest
 

@@ -184,7 +184,8 @@ class Environment:
         if unknown:
             raise TypeError(f"__init__() got an unexpected keyword argument {unknown[0]!r}")
         if kwargs["obs_mode"] != "rgbd":
-            raise NotImplementedError(f"Unsupported obs mode: {kwargs['obs_mode']}")
+            unsupported = NotImplementedError(f"Unsupported obs mode: {kwargs['obs_mode']}")
+            raise unsupported
         self._log, self._name = log, name
         self._config = robots[kwargs["robot"]].get_default_config()
         mode, modes = kwargs["control_mode"], self._config.controllers

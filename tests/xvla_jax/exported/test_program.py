@@ -23,7 +23,7 @@ from xvla_jax.exported import standalone
 from xvla_jax.exported.program import RUNNER, write_program
 from xvla_jax.exported.standalone import ExportedError, ExportedPolicy
 from xvla_jax.policy import Policy
-from xvla_jax.scaling import MODES, Scaling
+from xvla_jax.preprocessing.scaling import MODES, Scaling
 
 _TEXTS = ("stack the cups", "put the cube onto the plate")
 _STEPS, _VIEWS, _BATCH = 2, 2, 2
@@ -99,8 +99,13 @@ def test_jax_and_its_own_needs_are_all_that_it_takes(
     folder: Path, exported: ExportedPolicy, tmp_path: Path
 ) -> None:
     shutil.copytree(folder, tmp_path / "moved")
-    given = {k: v for k, v in _observation(1).items() if k != "domain_id"}
-    np.savez(tmp_path / "moved" / "given.npz", allow_pickle=False, **given)
+    given = _observation(1)
+    np.savez(
+        tmp_path / "moved" / "given.npz",
+        images=np.stack(given["images"]),
+        instruction=given["instruction"],
+        proprio=given["proprio"],
+    )
     site = tmp_path / "site"
     site.mkdir()
     for name in _BARE:
@@ -223,9 +228,9 @@ def test_numbers_out_of_range_and_a_folder_in_use_write_nothing(
     with pytest.raises(CheckpointError, match="exists and is not empty"):
         write_program(folder, policy, instructions=_TEXTS, views=1)
     assert sorted(path.name for path in folder.iterdir()) == before
-    for wrong in ({"views": 4}, {"views": 0}, {"views": 1, "batch": 0}):
+    for views, batch in ((4, 1), (0, 1), (1, 0)):
         with pytest.raises(InputError, match="at most 3 views"):
-            write_program(tmp_path / "out", policy, instructions=_TEXTS, **wrong)
+            write_program(tmp_path / "out", policy, instructions=_TEXTS, views=views, batch=batch)
     with pytest.raises(InputError, match="an instruction is ' '"):
         write_program(tmp_path / "out", policy, instructions=[" "], views=1)
     assert not list(tmp_path.iterdir())
