@@ -10,6 +10,8 @@ VENV_PYTHON := .venv/bin/python
 export MUJOCO_GL ?= egl
 export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# A start takes twice as long where Python may not keep what it compiles, and tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share what they compile, so a file stays in one process.
 PARALLEL ?= -n 2 --dist loadfile
 # Which Python makes .venv (3.11, 3.12 or 3.13): make PYTHON=/path/to/python3.11 demo

@@ -19,12 +19,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "Checkpoints": (
         *("convert_checkpoint", "check_equivalence", "prompt", "make_random_checkpoint"),
+        "export_program",
     ),
     "Evaluate": (
         *("evaluate", "merge_results", "compare_results", "verify_receipt", "latency_curve"),
         "golden_frame",
     ),
-    "Serve": ("serve", "compare_client"),
+    "Serve": ("certify_sampler", "serve", "compare_client"),
 }
 
 

@@ -1,6 +1,7 @@
 """Serves a policy: HTTP POST /act and openpi's websocket on one port.
 
 python -m scripts.serve --checkpoint=FOLDER [--port=8010] [--host=ADDRESS --token_file=FILE]
+    [--plans=exact10,frozen3]
 
 X-VLA's names work too: --model_path, --processor_path, --LoRA_path, --output_dir, --device, --port,
 --host, --disable_slurm. SIGTERM and Ctrl-C answer the requests in flight and exit with 0.
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from xvla_jax.serving.server import Door, SlurmTask
 
 _LOOPBACK = "127.0.0.1"
+DEFAULT_PLAN = "exact10"  # of xvla_jax.plans, which --help need not load
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
-COMMAND = Command(__doc__, in_buckets=("program_cache",))
+COMMAND = Command(
+    __doc__, rows={"plans": "plans"}, in_buckets=("checkpoint", "adapter", "program_cache")
+)
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )
@@ -50,6 +54,15 @@ _HOSTS = COMMAND.DEFINE_list("allowed_hosts", [], "Names in the Host header, bes
 _PROXIES = COMMAND.DEFINE_list("trusted_proxies", [], "Whose X-Forwarded-For is believed.")
 _VIEWS = COMMAND.DEFINE_list("num_views", [], "Numbers of views to compile for; all if empty.")
 _ANY_DOMAIN = COMMAND.DEFINE_bool("any_domain", False, "Serve domains without a contract too.")
+_PLANS = COMMAND.DEFINE_list(
+    "plans",
+    [DEFAULT_PLAN],
+    "Sampler plans that requests may have, the best first: one that names none gets the first that "
+    "meets its deadline.",
+)
+_UNCERTIFIED = COMMAND.DEFINE_bool(
+    "uncertified", False, "Serve plans that have no certificate of the checkpoint."
+)
 _PROGRAMS = COMMAND.DEFINE_string(
     "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
 )
@@ -116,18 +129,30 @@ def door_from_flags(task: SlurmTask | None) -> Door:
 
 def load_engine(limits: Limits) -> PolicyEngine:
     """Loads the checkpoint that the flags name."""
+    from xvla_jax.plans import named_plan
     from xvla_jax.policy import Policy
     from xvla_jax.serving.engine import PolicyEngine, programs_of
 
     views = [int(text) for text in _VIEWS.value]
+    # none twice, none at all is the default
+    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value or [DEFAULT_PLAN])]
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
         adapter=_ADAPTER.value,
         processor=_PROCESSOR.value,
         ahead=lambda processor: programs_of(processor.num_views, views, limits),
+        plans=plans,
     )
-    return PolicyEngine(policy, limits, views=views, any_domain=_ANY_DOMAIN.value)
+    folder = pathlib.Path(_ADAPTER.value or _CHECKPOINT.value)
+    return PolicyEngine(
+        policy,
+        limits,
+        views=views,
+        any_domain=_ANY_DOMAIN.value,
+        plans=plans,
+        certificates=None if _UNCERTIFIED.value else folder,
+    )
 
 
 def main(_: list[str]) -> int:

@@ -53,6 +53,10 @@ class ContractError(XVLAError, ValueError):
     """A policy, dataset or task whose action conventions differ."""
 
 
+class CertificateError(XVLAError, ValueError):
+    """A sampler plan without a certificate of this model that allows it."""
+
+
 class TrainingError(XVLAError, RuntimeError):
     """A run that cannot continue."""
 

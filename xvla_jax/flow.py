@@ -7,17 +7,20 @@ the latest clean estimate; it takes no Euler steps.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from xvla_jax import inpainting
-from xvla_jax.actions import action_space
+from xvla_jax.actions import ActionSpace, action_space
 from xvla_jax.batch import CHANNEL_MASK
 from xvla_jax.inpainting import Prefix
 from xvla_jax.models.xvla import XVLA, Context
+from xvla_jax.plans import TimeGrid
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -36,14 +39,6 @@ def stratified_draws(u: Array, batch_size: int, draws: int) -> Array:
     The K times of an observation are 1 / K apart, so each sees early and late times alike.
     """
     return stratified_time(u, batch_size * draws).reshape(draws, batch_size).T
-
-
-def step_time(i: Array, steps: Array) -> Array:
-    """Time of the sampler's step ``i`` of ``steps``: from 1 down to 1 / steps, evenly spaced.
-
-    The one place that states the grid: inpainting takes its times from here as well.
-    """
-    return (steps - i).astype(jnp.float32) / steps
 
 
 def interpolate(noise: Array, actions: Array, t: Array) -> Array:
@@ -125,6 +120,73 @@ def sample_losses(
         return {name: values.reshape(-1, draws).mean(axis=1) for name, values in losses.items()}
 
 
+class _State(struct.PyTreeNode):
+    """Carry of the sampler's loops."""
+
+    actions: Array  # float32[B, T, D], the latest clean estimate
+    running: Array | None  # bool[B], False once a sample has stopped by itself; None: none does
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampler:
+    """Inputs that the steps of one call of `sample` share."""
+
+    model: XVLA
+    params: Params
+    proprio: Array
+    domain_id: Array
+    noise: Array
+    grid: TimeGrid
+    tolerance: Array | None
+    prefix: Prefix | None
+    channel_mask: Array | None
+
+    @property
+    def space(self) -> ActionSpace:
+        return action_space(self.model.config)
+
+    def run(self, method: str, tokens: Any, i: Array, actions: Array) -> Any:
+        """Runs the head on x_t of step ``i``, built from the one noise and the estimate."""
+        t = self.grid.time(i)  # [B]
+        noisy = interpolate(self.noise, actions, t)
+        state_in, noisy = self.space.preprocess(self.proprio, noisy, self.channel_mask)
+        inputs = (tokens, noisy, state_in, self.domain_id, t)
+        return self.model.apply({"params": self.params}, *inputs, method=method)
+
+    def taken(self, i: Array, before: _State, estimate: Array) -> _State:
+        """Returns the state after step ``i``; samples that are done wait."""
+        if self.prefix is not None:
+            estimate = inpainting.guide(self.prefix, estimate, self.grid.time(i), self.space)
+        runs = self.grid.runs(i)  # [B]
+        if before.running is not None:
+            runs &= before.running
+        actions = jnp.where(runs[:, None, None], estimate, before.actions)
+        if self.tolerance is None:
+            return _State(actions, None)
+        near = self._movement(before.actions, actions) < self.tolerance
+        return _State(actions, runs & ~(near & (i > 0)))  # the first estimate has none before it
+
+    def loop(self, start: int, stop: int | Array, tokens: Any, state: _State) -> _State:
+        """Takes the steps from ``start`` to ``stop`` with one context."""
+
+        def step(i: Array, state: _State) -> _State:
+            return self.taken(i, state, self.run("denoise", tokens, i, state.actions))
+
+        if self.tolerance is None:
+            return jax.lax.fori_loop(start, stop, step, state)
+        _, state = jax.lax.while_loop(
+            lambda carry: (carry[0] < stop) & jnp.any(carry[1].running),
+            lambda carry: (carry[0] + 1, step(*carry)),
+            (jnp.int32(start), state),
+        )
+        return state
+
+    def _movement(self, before: Array, after: Array) -> Array:
+        """Returns the largest change ``[B]`` of channels that the network sees again."""
+        moved = jnp.abs(after - before)  # [B, T, D]
+        return self.space.preprocess(moved[:, 0], moved, self.channel_mask)[1].max((1, 2))
+
+
 def sample(
     model: XVLA,
     params: Params,
@@ -134,6 +196,8 @@ def sample(
     *,
     noise: Array,
     steps: int | Array,
+    refresh: tuple[int, ...] | None = None,
+    tolerance: Array | None = None,
     prefix: Prefix | None = None,
     channel_mask: Array | None = None,
 ) -> Array:
@@ -144,33 +208,38 @@ def sample(
     Channels that ``channel_mask`` bool[B, d] leaves out stay hidden from the network, as in
     training; nothing is known of their actions.
 
+    ``refresh`` and ``tolerance`` are those of `plans.SamplerPlan`. The former needs a model with
+    ``unroll``; of the latter each sample has its own, float32[B], and 0 changes no bit.
+
     Returns:
         float32[B, T, real width], postprocessed: gripper logits are probabilities, padding is cut.
     """
-    if isinstance(steps, int) and steps < 1:
-        raise ValueError(f"steps is {steps}; at least 1 is needed")
-    space = action_space(model.config)
+    grid = TimeGrid.of(steps, len(noise))
+    sampler = _Sampler(
+        model, params, proprio, domain_id, noise, grid, tolerance, prefix, channel_mask
+    )
     # Once for all steps: the tokens of the observation and their part of the first block.
     prepared = model.apply({"params": params}, context, domain_id, method="prepare")
-    count = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), noise.shape[:1])  # [B]
-    # A static bound where all samples have the same number of steps, so that work can be counted.
-    most = steps if isinstance(steps, int) else jnp.max(count)
-
-    # The carry is the latest clean estimate [B, T, D], x_t is built from it in each step.
-    def step(i: Array, actions: Array) -> Array:
-        t = step_time(i, count)  # [B]
-        state_in, noisy = space.preprocess(proprio, interpolate(noise, actions, t), channel_mask)
-        prediction = model.apply(
-            {"params": params}, prepared, noisy, state_in, domain_id, t, method="denoise"
-        )
-        estimate = cast(Array, prediction)
-        if prefix is not None:
-            estimate = inpainting.guide(prefix, estimate, t, space)
-        return jnp.where((i < count)[:, None, None], estimate, actions)  # done samples wait
-
     # Zeros stand for the first estimate, which t = 1 multiplies by zero.
-    clean = jax.lax.fori_loop(0, most, step, jnp.zeros_like(noise, dtype=jnp.float32))
-    chunk = space.postprocess(clean)
+    state = _State(
+        jnp.zeros_like(noise, dtype=jnp.float32),
+        None if tolerance is None else jnp.ones(len(noise), bool),
+    )
+    if refresh is None:
+        state = sampler.loop(0, grid.most, prepared, state)
+    for start, stop in _spans(refresh or (), grid.most):
+        # One step over all tokens, then those that see the context as it was in that step.
+        i = jnp.int32(start)
+        estimate, kept = sampler.run("keep", prepared, i, state.actions)
+        state = sampler.loop(start + 1, stop, kept, sampler.taken(i, state, estimate))
+    chunk = sampler.space.postprocess(state.actions)
     if prefix is None:
         return chunk
-    return inpainting.settle(prefix, chunk, step_time(count - 1, count), space)
+    return inpainting.settle(prefix, chunk, grid.last, sampler.space)
+
+
+def _spans(refresh: tuple[int, ...], most: int | Array) -> list[tuple[int, int | Array]]:
+    """Returns (step that computes the context, end of the steps that use it) for each of them."""
+    if isinstance(most, int):
+        refresh = tuple(start for start in refresh if start < most)
+    return list(zip(refresh, (*refresh[1:], most), strict=False))

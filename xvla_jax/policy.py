@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,16 @@ from xvla_jax.contract import Contract, presumed_domains
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
-from xvla_jax.models.inference import abstract_inference_params, inference_params
+from xvla_jax.models.inference import abstract_inference_params, example_inputs, inference_params
 from xvla_jax.models.xvla import XVLA, Context
+from xvla_jax.plans import DEFAULT, EXACT, Form, SamplerPlan, named_plan
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor, load_tokenizer, token_ids
 
-STEPS: Final = 10  # denoising steps, everywhere in X-VLA
+_Value = TypeVar("_Value", int, SamplerPlan)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "steps"))
+@functools.partial(jax.jit, static_argnames=("model", "mean", "std", "form", "steps"))
 def chunk(
     model: XVLA,
     mean: tuple[float, ...],
@@ -43,13 +44,15 @@ def chunk(
     params: Any,
     inputs: Mapping[str, jax.Array],
     *,
+    form: Form = EXACT,
     steps: int | None = None,
 ) -> jax.Array:
     """Returns chunks ``float32[B, T, D]`` for inputs like `example_inputs`.
 
     Policies of one model share their programs, and no program keeps a policy's weights alive.
-    Without ``steps`` the inputs have them, one number for each observation. The prefix is an input,
-    so one program serves all its lengths, 0 among them.
+    Without ``steps`` the inputs have them, one number for each observation, as they have the
+    tolerance of an adaptive ``form``. The prefix is an input, so one program serves all its
+    lengths, 0 among them.
     """
     shape = (model.config.num_actions, action_space(model.config).width)
     # A draw of its own for each seed, so an observation's noise does not depend on its batch.
@@ -68,59 +71,11 @@ def chunk(
         inputs["domain_id"],
         noise=noise,
         steps=inputs["steps"] if steps is None else steps,
+        refresh=form.refresh,
+        tolerance=inputs["tolerance"] if form.adaptive else None,
         prefix=Prefix(inputs["prefix"], inputs["prefix_weight"]),
         channel_mask=inputs.get(CHANNEL_MASK),
     )
-
-
-def lower_sampler(
-    config: XVLAConfig,
-    processor: Processor,
-    *,
-    dtype: Any,
-    views: int,
-    batch: int,
-    steps: int,
-    sharding: jax.sharding.Sharding,
-) -> jax.stages.Lowered:
-    """Lowers the program of `Policy.act` from shapes alone, also for devices of another machine."""
-    shape = config.num_actions, action_space(config).width
-    inputs = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: example_inputs(processor, shape, views, batch)),
-    )
-    return chunk.lower(
-        XVLA(config, dtype=dtype, unroll=True),
-        tuple(processor.mean),
-        tuple(processor.std),
-        abstract_inference_params(config, dtype, sharding),
-        inputs,
-        steps=steps,
-    )
-
-
-def example_inputs(
-    processor: Processor, shape: tuple[int, int], views: int, batch: int
-) -> dict[str, np.ndarray]:
-    """Returns inputs of zeros.
-
-    Args:
-        processor: of the policy.
-        shape: of a chunk, T and D.
-        views: number of images of an observation.
-        batch: number of observations.
-    """
-    side = processor.image_size
-    return {
-        "images": np.zeros((batch, views, side, side, 3), processor.pixel_dtype),
-        "view_mask": np.tile(np.arange(processor.num_views) < views, (batch, 1)),
-        "input_ids": np.ones((batch, processor.text_length), np.int32),
-        "proprio": np.zeros((batch, shape[1]), np.float32),
-        "domain_id": np.zeros(batch, np.int32),
-        "seed": np.zeros(batch, np.uint32),
-        "prefix": np.zeros((batch, *shape), np.float32),
-        "prefix_weight": np.zeros((batch, shape[0]), np.float32),
-    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,11 +117,13 @@ class Policy:
         dtype: Any = jnp.float32,
         domains: Mapping[str, int] | None = None,
         ahead: Iterable[tuple[int, int]] = (),
+        plans: Iterable[SamplerPlan] = (DEFAULT,),
     ) -> None:
         """Puts the parameters on the default device.
 
         Without ``domains`` their names are those of X-VLA's released weights. Programs ``ahead``
-        (views, batch size) are compiled, and the tokenizer is loaded, in the meantime.
+        (views, batch size) are compiled for all ``plans``, and the tokenizer is loaded, in the
+        meantime.
         """
         self.config = config
         self.processor = processor
@@ -178,8 +135,9 @@ class Policy:
         _check_scalings(processor, self.space)
         self.model = XVLA(config, dtype=dtype, unroll=True)
         self._ahead = {
-            (views, size): Ahead(functools.partial(self._lower_ahead, views, size))
-            for views, size in ahead
+            (form, *shape): Ahead(functools.partial(self._lower_ahead, form, *shape))
+            for form in dict.fromkeys(row.form for row in plans)
+            for shape in ahead
         }
         if self._ahead:
             load_tokenizer(processor)
@@ -194,6 +152,7 @@ class Policy:
         adapter: str | os.PathLike[str] | None = None,
         processor: str | os.PathLike[str] | None = None,
         ahead: Callable[[Processor], Iterable[tuple[int, int]]] | None = None,
+        plans: Iterable[SamplerPlan] = (DEFAULT,),
     ) -> Policy:
         """Loads any layout that `xvla_jax.load_pretrained` reads.
 
@@ -203,6 +162,7 @@ class Policy:
             adapter: folder of a LoRA adapter to merge into the parameters.
             processor: another folder with processor files.
             ahead: returns views and batch size of programs to compile while the weights are read.
+            plans: sampler plans to compile them for.
 
         Raises:
             CheckpointError: something is missing or does not fit.
@@ -222,7 +182,8 @@ class Policy:
             params = merge_adapter(params, load_adapter(adapter, loaded.config))
         domains = loaded.domain_ids
         parts = (loaded.config, params, chosen, loaded.contracts)
-        return cls(*parts, dtype=dtype, domains=domains, ahead=ahead(chosen) if ahead else ())
+        programs = tuple(ahead(chosen)) if ahead else ()
+        return cls(*parts, dtype=dtype, domains=domains, ahead=programs, plans=plans)
 
     def domain_id(self, name: str) -> int:
         """Returns the id of a domain, for `Observation`.
@@ -240,24 +201,29 @@ class Policy:
         self,
         observations: Sequence[Observation],
         *,
-        steps: int | Sequence[int] = STEPS,
+        steps: int | Sequence[int] | None = None,
         seed: int | Sequence[int] = 0,
+        plan: str | SamplerPlan | Sequence[SamplerPlan] = DEFAULT,
     ) -> np.ndarray:
         """Returns chunks for a batch of observations, also of different robots.
 
         Args:
             observations: at least one.
-            steps: denoising steps, at least 1; one number for all, or one for each observation.
+            steps: denoising steps, at least 1, in place of the plan's; one number for all, or one
+                for each observation.
             seed: one for all, or one for each observation.
+            plan: a row of `plans.PLANS` or its name; one for all, or one for each observation.
 
         Returns:
             float32[B, T, D], postprocessed: grippers are probabilities of closed.
 
         Raises:
             InputError: an observation does not fit the model; the message names it and the field.
+            ConfigError: there is no plan of that name.
         """
+        rows = named_plan(plan) if isinstance(plan, str) else plan
         prepared = [self.prepare(o, who=f"observation {i}: ") for i, o in enumerate(observations)]
-        return self.run(prepared, steps=steps, seed=seed)
+        return self.run(prepared, steps=steps, seed=seed, plan=rows)
 
     def prepare(self, observation: Observation, *, who: str = "") -> Prepared:
         """Does the part of `act` that needs no device; threads may call it at the same time.
@@ -300,32 +266,52 @@ class Policy:
         self,
         prepared: Sequence[Prepared],
         *,
-        steps: int | Sequence[int] = STEPS,
+        steps: int | Sequence[int] | None = None,
         seed: int | Sequence[int] = 0,
         views: int = 1,
+        plan: SamplerPlan | Sequence[SamplerPlan] = DEFAULT,
     ) -> np.ndarray:
         """Does the rest of `act`, with the same arguments and result.
 
         The program is of the next power of two of the batch, and of its most views or ``views``.
+        Observations of plans of another form run in another program, one after the other.
         """
         if not prepared:
             raise InputError("act was given no observation; at least one is needed")
         size = len(prepared)
+        rows = _one_each("plans", plan, size)
         inputs = self._stack(prepared, max(views, *(len(p.images) for p in prepared)))
-        inputs["seed"] = _one_each("seeds", seed, size, np.uint32)
-        inputs["steps"] = _one_each("steps", steps, size, np.int32)
+        inputs["seed"] = np.asarray(_one_each("seeds", seed, size), np.uint32)
+        counts = [row.steps for row in rows] if steps is None else _one_each("steps", steps, size)
+        inputs["steps"] = np.asarray(counts, np.int32)
+        inputs["tolerance"] = np.asarray([row.tolerance for row in rows], np.float32)
         if (inputs["steps"] < 1).any():
             raise InputError(f"steps is {inputs['steps'].min()}; at least 1 is needed")
-        padding = _bucket(size) - size
-        inputs = {
-            k: np.concatenate([v, np.repeat(v[:1], padding, axis=0)]) for k, v in inputs.items()
-        }
-        key = inputs["images"].shape[1], size + padding
-        program = self._ahead.get(key) or functools.partial(chunk, *self._static)
-        actions = np.asarray(program(self.params, inputs))[:size]
+        places: dict[Form, list[int]] = {}
+        for i, row in enumerate(rows):
+            places.setdefault(row.form, []).append(i)
+        parts = [
+            self._run_form(form, {name: value[chosen] for name, value in inputs.items()})
+            for form, chosen in places.items()
+        ]
+        order = np.argsort(np.concatenate(list(places.values())))
+        actions = np.concatenate(parts)[order]
         if self.processor.action:
             actions = self.processor.action.unscale(actions)
         return self._hold(actions, prepared) if self._masks else actions
+
+    def _run_form(self, form: Form, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Runs the program of a form on a batch, padded to the next power of two."""
+        size = len(inputs["steps"])
+        padding = _bucket(size) - size
+        inputs = {
+            name: np.concatenate([value, np.repeat(value[:1], padding, axis=0)])
+            for name, value in inputs.items()
+            if form.adaptive or name != "tolerance"
+        }
+        key = form, inputs["images"].shape[1], size + padding
+        program = self._ahead.get(key) or functools.partial(chunk, *self._static, form=form)
+        return np.asarray(program(self.params, inputs))[:size]
 
     def _unrecorded(self, domain_id: int, proprio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns bool[D], False for channels without data, and float32[D], their actions."""
@@ -377,26 +363,39 @@ class Policy:
             **self._mask_input(np.stack([one.channel_mask for one in prepared])),
         }
 
-    def lower(self, *, views: int, batch: int, steps: int = STEPS) -> jax.stages.Lowered:
+    def lower(
+        self, *, views: int, batch: int, steps: int | None = None, plan: SamplerPlan = DEFAULT
+    ) -> jax.stages.Lowered:
         """Lowers the program of `act` for a batch size and a number of views.
 
         Compiled, it takes ``policy.params`` and inputs like `example_inputs`. It is one dispatch,
         without a round trip to the host between steps. `act` gives the number of steps at run time;
-        here it is fixed, so that the program's work can be counted.
+        here it is fixed, so that the program's work can be counted, unless the plan is adaptive.
         """
-        inputs = jax.eval_shape(lambda: self.example_inputs(views=views, batch=batch))
-        return chunk.lower(*self._static, self.params, inputs, steps=steps)
+        inputs = self.example_inputs(views=views, batch=batch)
+        if plan.form.adaptive:
+            inputs["tolerance"] = np.full(batch, plan.tolerance, np.float32)
+        shapes = jax.eval_shape(lambda: inputs)
+        steps = plan.steps if steps is None else steps
+        return chunk.lower(*self._static, self.params, shapes, form=plan.form, steps=steps)
 
-    def _lower_ahead(self, views: int, batch: int) -> jax.stages.Lowered:
+    def _lower_ahead(self, form: Form, views: int, batch: int) -> jax.stages.Lowered:
         """Lowers the program of `run`, which takes the number of steps as an input."""
         inputs = self.example_inputs(views=views, batch=batch)
-        shapes = jax.eval_shape(lambda: inputs | {"steps": np.ones(batch, np.int32)})
+        inputs["steps"] = np.ones(batch, np.int32)
+        if form.adaptive:
+            inputs["tolerance"] = np.ones(batch, np.float32)
         dtype = str(np.dtype(self.model.dtype))
         return lower_stored(
-            functools.partial(chunk, *self._static),
+            functools.partial(chunk, *self._static, form=form),
             abstract_inference_params(self.config, self.model.dtype, None),
-            shapes,
-            identity={"config": self.config.to_dict(), "dtype": dtype, "pixels": self._static[1:]},
+            jax.eval_shape(lambda: inputs),
+            identity={
+                "config": self.config.to_dict(),
+                "dtype": dtype,
+                "pixels": self._static[1:],
+                "form": form,
+            },
         )
 
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
@@ -432,9 +431,9 @@ def _bucket(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-def _one_each(what: str, value: int | Sequence[int], size: int, dtype: Any) -> np.ndarray:
-    """Returns an array of ``size`` numbers: one number repeated, or as many as given."""
-    values = [value] * size if isinstance(value, int) else list(value)
+def _one_each(what: str, value: _Value | Sequence[_Value], size: int) -> list[_Value]:
+    """Returns ``size`` values: one value repeated, or as many as given."""
+    values = [value] * size if isinstance(value, (int, SamplerPlan)) else list(value)
     if len(values) != size:
         raise InputError(f"{len(values)} {what} for {size} observations; one each is expected")
-    return np.asarray(values, dtype)
+    return values

@@ -23,10 +23,10 @@ import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from xvla_jax import resizing
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.scaling import Scaling
+from xvla_jax.preprocessing import resizing
+from xvla_jax.preprocessing.scaling import Scaling
 from xvla_jax.untrusted import (
     STRICT,
     Side,

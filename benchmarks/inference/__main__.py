@@ -28,16 +28,14 @@ import numpy as np
 from absl import app, flags
 from rich.console import Console
 
+from benchmarks.checkpoints import released_checkpoint
 from benchmarks.inference import table
 from benchmarks.timing import Timing, matmul_peak, seconds_of
 from eval.files import write_json
 from scripts.equivalence.torch_process import TorchOptions, TorchReference
-from scripts.random_weights import read_config, write_random_checkpoint
 from scripts.terminal import count_progress, quiet_libraries
-from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.planning import flops
 from xvla_jax.policy import Policy
-from xvla_jax.processor import Processor
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Released layout; random weights if empty.")
 _OUT = flags.DEFINE_string("out", "outputs/inference.json", "Where the figures go.")
@@ -178,18 +176,6 @@ def cold_starts(checkpoint: pathlib.Path) -> dict[str, dict[str, float]]:
     return starts
 
 
-def _checkpoint(console: Console) -> pathlib.Path:
-    if _CHECKPOINT.value:
-        return pathlib.Path(_CHECKPOINT.value)
-    folder = pathlib.Path(_OUT.value).parent / "random_checkpoint"
-    if not (folder / WEIGHTS_NAME).is_file():
-        with count_progress(console, "random weights of the released size") as show:
-            write_random_checkpoint(
-                folder, read_config(""), Processor(), seed=0, dtype="float32", on_tensor=show
-            )
-    return folder
-
-
 def _cells() -> list[Cell]:
     if not _CELLS.value:
         return _QUICK_GRID if _QUICK.value else _GRID
@@ -203,7 +189,8 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     console = Console(width=120)
     started = time.perf_counter()
-    checkpoint, cells = _checkpoint(console), _cells()
+    out = pathlib.Path(_OUT.value)
+    checkpoint, cells = released_checkpoint(_CHECKPOINT.value, out, console), _cells()
     device = jax.local_devices()[0]
     record: dict[str, Any] = {
         "device": f"{device.platform} {device.device_kind}",
@@ -227,7 +214,6 @@ def main(argv: list[str]) -> None:
     record["peak_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     record["seconds"] = time.perf_counter() - started
     table.show(console, record)
-    out = pathlib.Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, record)
     console.print(f"written to {out} after {record['seconds']:.0f} s", markup=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.request import Rules
 from xvla_jax.serving.server import Door, serve
@@ -38,14 +39,17 @@ class IdleEngine:
         self.model = "idle"
         self.channels: Mapping[int, Any] = {}
         self.programs: Sequence[tuple[int, int]] = ((2, 1),)
+        self.plans: Sequence[SamplerPlan] = (DEFAULT,)
 
     def prepare(self, observation: Any) -> Any:
         """Returns the observation as it is."""
         return observation
 
-    def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def run(
+        self, items: Sequence[Any], plans: Sequence[SamplerPlan], seeds: Sequence[int]
+    ) -> np.ndarray:
         """Returns zeros ``float32[B, T, D]``."""
-        del steps, seeds
+        del plans, seeds
         return np.zeros((len(items), _ROWS, _WIDTH), np.float32)
 
     def inspect(self, item: Any) -> dict[str, Any]:
@@ -53,9 +57,9 @@ class IdleEngine:
         del item
         return {}
 
-    def warm(self, views: int, batch: int) -> float:
+    def warm(self, plan: SamplerPlan, views: int, batch: int) -> float:
         """Returns the seconds that a batch takes."""
-        del views, batch
+        del plan, views, batch
         return 0.0
 
 

@@ -48,6 +48,8 @@ class RemotePolicy:
         resize: resize images to the model's size before sending, as the server would.
         encoding: form of the images, a name in `eval.pictures.ENCODINGS`; ``jpeg`` has losses.
         steps: denoising steps; the server's own number if None.
+        plan: sampler plan that the server offers (``plans`` of ``info``), without steps; the best
+            that meets the deadline if None.
         own_units: proprio, prefix and actions are in the robot's own units, where ``channels`` of
             the contract state one (degrees, -100..100, ...); False: in those of training.
         sleep: waits between attempts; tests put a fake here.
@@ -70,6 +72,7 @@ class RemotePolicy:
         resize: bool = False,
         encoding: str = "raw",
         steps: int | None = None,
+        plan: str | None = None,
         own_units: bool = True,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -88,6 +91,7 @@ class RemotePolicy:
         self._timeout_s = timeout_s
         self._encode = ENCODINGS[encoding]
         self._steps = steps
+        self.plan = plan
         self._sleep = sleep
         self.info: dict[str, Any] = self._persist(self._transport.info)
         self._expected = with_domain_id(self.info, expected)
@@ -151,6 +155,8 @@ class RemotePolicy:
         fields["deadline_ms"] = max(1, int(min(1000 * self._timeout_s, limit)))
         if self._steps is not None:
             fields["steps"] = self._steps
+        if self.plan is not None:
+            fields["plan"] = self.plan
         if "prefix" in observation:
             self._check_prefix(domain)
             rows = observation["prefix"]

@@ -20,7 +20,7 @@ from xvla_jax.checkpoints.lerobot_export import as_lerobot_can
 from xvla_jax.checkpoints.lerobot_pipelines import BEFORE, read_domain
 from xvla_jax.errors import InputError
 from xvla_jax.models.inference import inference_params
-from xvla_jax.policy import STEPS
+from xvla_jax.plans import STEPS
 from xvla_jax.pretrained import Pretrained, save_pretrained
 from xvla_jax.processor import Processor
 

@@ -30,7 +30,7 @@ from xvla_jax.checkpoints import fingerprints
 from xvla_jax.checkpoints.fingerprints import Fingerprint
 from xvla_jax.checkpoints.safetensors_files import WEIGHTS_NAME
 from xvla_jax.models.inference import inference_params
-from xvla_jax.policy import STEPS
+from xvla_jax.plans import STEPS
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 

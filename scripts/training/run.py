@@ -44,7 +44,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
-from xvla_jax.planning.flops import peak_of, step_flops
+from xvla_jax.planning.flops import flops_of, peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
@@ -246,8 +246,7 @@ class TrainingRun:
             source=self.loaded,
             domains=self.domains.ids,
         )
-        lora = self.recipe.lora
-        if lora is not None and self.base is not None:
+        if (lora := self.recipe.lora) is not None and self.base is not None:
             path = self.base["path"]
             item[ADAPTER] = adapter_section(
                 lora.peft(path),
@@ -298,9 +297,12 @@ class TrainingRun:
 
     def lower_step(self) -> jax.stages.Lowered:
         """Lowers the train step for the state and the batches of this run."""
-        jitter = any_drawn(source.reader.spec.augment for source in self.sources)
+        return self._traced_step.lower()
+
+    @functools.cached_property
+    def _traced_step(self) -> jax.stages.Traced:
         with jax.set_mesh(self.mesh):
-            return self.train_step.lower(self.abstract_state, self.abstract_batch(jitter=jitter))
+            return self.train_step.trace(self.abstract_state, self._abstract_batch)
 
     @functools.cached_property
     def train_step(self) -> Any:
@@ -309,17 +311,18 @@ class TrainingRun:
 
     @functools.cached_property
     def step_flops(self) -> int:
-        """FLOPs of a train step over all devices; tracing the released size takes seconds."""
-        batch = self.abstract_batch(jitter=False)
-        return step_flops(self.recipe, self.processor, self.abstract_state, batch)
+        """FLOPs of a train step over all devices."""
+        if self.mesh.size == 1 and self.recipe.model.remat == "none":  # this run's own program
+            return flops_of(self._traced_step)
+        return step_flops(self.recipe, self.processor, self.abstract_state, self._abstract_batch)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and placement of the train state."""
         return abstract_state(self.recipe, self.mesh)
 
-    def abstract_batch(self, *, jitter: bool) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shapes and placement of a batch, with the fields of jitter or without."""
+    @property
+    def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return abstract_batch(
             self.model_config,
             self.batch_size,
@@ -327,16 +330,16 @@ class TrainingRun:
             shown=self.present_views,
             image_size=self.processor.image_size,
             text_length=self.processor.text_length,
-            jitter=jitter,
+            jitter=any_drawn(source.reader.spec.augment for source in self.sources),
             channel_mask=self.masked,
             sharding=NamedSharding(self.mesh, BATCH_SPEC),
         )
 
     def watch(self, step: int, *, began: float) -> Watch:
         """Returns the timekeeper of a process that began at ``began`` (monotonic)."""
-        peak = peak_of(jax.devices()[0].device_kind)
+        peak, iters = peak_of(jax.devices()[0].device_kind), self.recipe.config.iters
         most = peak and peak.flops * jax.device_count()
-        return Watch(step, self.recipe.config.iters, began=began, flops=self.step_flops, peak=most)
+        return Watch(step, iters, began=began, flops=self.step_flops, peak=most)
 
     def _one_pass(self, source: Source) -> Iterator[Mapping[str, np.ndarray]]:
         # The mask in all batches, or the step would be compiled twice.

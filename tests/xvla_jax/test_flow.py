@@ -15,6 +15,7 @@ from tests.xvla_jax import tiny
 from xvla_jax import flow
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA, Context
+from xvla_jax.plans import TimeGrid
 
 _NOISE = np.random.default_rng(0).normal(size=(2, 6, 20)).astype(np.float32)
 
@@ -110,10 +111,10 @@ def test_times_fall_and_one_noise_serves_all_steps() -> None:
 @pytest.mark.parametrize("steps", [1, 3, 7, 10])
 def test_the_time_grid_is_even_and_ends_above_zero(steps: int) -> None:
     """Bit for bit the float32 quotients; the last one is ``1.0 / steps``."""
-    counts = jnp.full(1, steps, jnp.int32)
-    times = [flow.step_time(jnp.int32(i), counts).item() for i in range(steps)]
+    grid = TimeGrid.of(steps, 1)
+    times = [grid.time(jnp.int32(i)).item() for i in range(steps)]
     assert times == [np.float32(steps - i) / np.float32(steps) for i in range(steps)]
-    assert flow.step_time(counts - 1, counts).item() == (1.0 / counts).item()
+    assert grid.last.item() == (1.0 / grid.count).item()
 
 
 def test_no_steps_are_refused() -> None:

@@ -18,6 +18,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.models.xvla import Context
+from xvla_jax.plans import TimeGrid
 from xvla_jax.policy import Policy, chunk
 
 _T, _D = tiny.CONFIG.num_actions, 20
@@ -99,8 +100,8 @@ def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
 
 def test_another_time_grid_reaches_the_inpainting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squared times: 1, 4/9, 1/9. Logits, drawn after the last step, use its time: 1/9."""
-    even = flow.step_time
-    monkeypatch.setattr(flow, "step_time", lambda i, steps: even(i, steps) ** 2)
+    even = TimeGrid.time
+    monkeypatch.setattr(TimeGrid, "time", lambda grid, i: even(grid, i) ** 2)
     network = _Network(lambda noisy: jnp.zeros_like(noisy))
     sampled = _sample(network, _prefix(1.0, [0.4] * _T), np.zeros((1, _T, _D), np.float32), 3)
     np.testing.assert_allclose([t for t, _ in network.seen], [1, 4 / 9, 1 / 9], rtol=1e-6)

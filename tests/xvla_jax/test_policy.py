@@ -19,6 +19,7 @@ from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.lora import load_adapter, merge_adapter
 from xvla_jax.planning import flops
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.policy import Policy, chunk
 from xvla_jax.processor import Processor
 
@@ -85,6 +86,20 @@ def test_steps_of_each_observation_share_a_program(policy: Policy) -> None:
     assert np.abs(policy.act(_MIXED, steps=1, seed=_SEEDS)[2] - together[2]).max() > 1e-6
     with pytest.raises(InputError, match="steps is 0; at least 1"):
         policy.act(_MIXED, steps=[1, 0, 1])
+
+
+def test_plans_of_one_form_share_a_program_and_others_run_apart(policy: Policy) -> None:
+    """The second and third observation keep their context, for one step and for three."""
+    rows = [DEFAULT, SamplerPlan("two", 2, refresh=(0,)), SamplerPlan("four", 4, refresh=(0,))]
+    mixed = policy.act(_MIXED, seed=_SEEDS, plan=rows)
+    np.testing.assert_allclose(mixed[0], policy.act(_MIXED[:1], seed=_SEEDS[:1])[0], atol=1e-5)
+    count = _programs()
+    for i in (1, 2):
+        alone = policy.act(_MIXED[1:], seed=_SEEDS[1:], plan=rows[i])
+        np.testing.assert_array_equal(alone[i - 1], mixed[i])
+    assert _programs() == count
+    with pytest.raises(InputError, match="2 plans for 3 observations"):
+        policy.act(_MIXED, plan=rows[:2])
 
 
 def test_in_a_batch_of_one_size_the_neighbours_change_no_bit(policy: Policy) -> None:

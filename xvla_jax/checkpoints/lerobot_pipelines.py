@@ -21,8 +21,8 @@ from typing_extensions import TypedDict
 
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError
+from xvla_jax.preprocessing.scaling import MODES, Scaling
 from xvla_jax.processor import Processor
-from xvla_jax.scaling import MODES, Scaling
 from xvla_jax.untrusted import (
     BOUNDS,
     STRICT,
@@ -150,7 +150,8 @@ def read_processor(
     processor = Processor(
         image_size=size,
         num_views=max(
-            config.get("num_image_views") or 0, len(_views(config)) + config.get("empty_cameras", 0)
+            config.get("num_image_views") or 0,
+            len(_views(config)) + (config.get("empty_cameras") or 0),
         ),
         text_length=text["max_length"],
         resize=mode,

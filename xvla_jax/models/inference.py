@@ -1,4 +1,4 @@
-"""Parameters as inference uses them: each layer apart, in the computing type."""
+"""Parameters as inference uses them, each layer apart in the computing type; and its inputs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import abstract_params
+from xvla_jax.processor import Processor
 
 _READERS: Final = min(4, os.cpu_count() or 1)
 # Paths of the parameters that are stacked by layer.
@@ -74,6 +75,30 @@ def abstract_inference_params(config: XVLAConfig, dtype: Any, sharding: Any) -> 
 
     stacks = jax.tree_util.tree_map_with_path(layers, abstract_params(config))
     return jax.tree_util.tree_map_with_path(shaped, _apart(stacks, ()))
+
+
+def example_inputs(
+    processor: Processor, shape: tuple[int, int], views: int, batch: int
+) -> dict[str, np.ndarray]:
+    """Returns inputs of zeros.
+
+    Args:
+        processor: of the policy.
+        shape: of a chunk, T and D.
+        views: number of images of an observation.
+        batch: number of observations.
+    """
+    side = processor.image_size
+    return {
+        "images": np.zeros((batch, views, side, side, 3), processor.pixel_dtype),
+        "view_mask": np.tile(np.arange(processor.num_views) < views, (batch, 1)),
+        "input_ids": np.ones((batch, processor.text_length), np.int32),
+        "proprio": np.zeros((batch, shape[1]), np.float32),
+        "domain_id": np.zeros(batch, np.int32),
+        "seed": np.zeros(batch, np.uint32),
+        "prefix": np.zeros((batch, *shape), np.float32),
+        "prefix_weight": np.zeros((batch, shape[0]), np.float32),
+    }
 
 
 def _inference_dtype(names: tuple[str, ...], stored: Any, dtype: Any) -> Any:

@@ -177,6 +177,7 @@ class KeyProjection(nn.Module):
 
 
 QKV = tuple[Array, Array, Array]  # query, key and value of some tokens, [B, S, K, E] each
+KV = tuple[Array, Array]  # key and value alone, of tokens that others attend to
 
 
 class SelfAttention(nn.Module):
@@ -206,12 +207,28 @@ class SelfAttention(nn.Module):
         Returns:
             ``[B, rows, M]``, of the first tokens alone; without ``rows``, of all.
         """
-        query, key, value = self.project(x)  # [B, S, K, E]
-        if known is not None:  # the known tokens stand behind: [B, S + S', K, E]
-            query, key, value = (
-                jnp.concatenate(pair, axis=1)
-                for pair in zip((query, key, value), known, strict=True)
-            )
+        return self.mix(*self.joined(x, known), rows=rows, train=train)
+
+    def joined(self, x: Array, known: QKV | None = None) -> QKV:
+        """Projects ``x`` ``[B, S, M]``, and puts the ``known`` tokens behind: ``[B, S + S']``."""
+        projected = self.project(x)  # [B, S, K, E]
+        if known is None:
+            return projected
+        query, key, value = (
+            jnp.concatenate(pair, axis=1) for pair in zip(projected, known, strict=True)
+        )
+        return query, key, value
+
+    def mix(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        *,
+        rows: int | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Does the rest of `__call__`: attends, and projects to ``[B, rows, M]``."""
         query = query[:, :rows]
         kept = self.drop.mask(weights_shape(query, key), deterministic=not train)
         scale = query.shape[-1] ** -0.5

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.layers import (
+    KV,
     QKV,
     Array,
     DomainLinear,
@@ -64,12 +65,35 @@ class PolicyBlock(nn.Module):
         x = checkpoint_name(x, Kept.BETWEEN)
         return batch_split(x + self.mlp(self.norm2(x), train=train)), None
 
+    def keep(
+        self, x: Array, first: int, known: QKV | None = None, rows: int | None = None
+    ) -> tuple[Array, KV]:
+        """Returns `__call__`'s result, and key and value of all tokens behind the ``first``."""
+        unknown = x if known is None else x[:, : -known[0].shape[1]]
+        query, key, value = self.attn.joined(self.norm1(unknown), known)
+        x = x[:, :rows] + self.attn.mix(query, key, value, rows=rows)
+        return batch_split(x + self.mlp(self.norm2(x))), (key[:, first:], value[:, first:])
+
+    def recall(self, x: Array, kept: KV) -> Array:
+        """Returns ``[B, T, M]`` for the first tokens alone, which attend to ``kept`` ones too."""
+        query, *own = self.attn.joined(self.norm1(x))
+        # [B, T + S, K, E]: in the order of all tokens
+        key, value = (jnp.concatenate(pair, axis=1) for pair in zip(own, kept, strict=True))
+        x = x + self.attn.mix(query, key, value)
+        return batch_split(x + self.mlp(self.norm2(x)))
+
 
 class HeadContext(struct.PyTreeNode):
     """Part of the head's input that all denoising steps share."""
 
     tokens: Array  # [B, S, M]: observation with positions, then soft prompts
     projected: QKV | None  # q, k, v of the tokens in the first block; None where layers are scanned
+
+
+class KeptContext(struct.PyTreeNode):
+    """The context as the action tokens of a denoising step saw it, for further steps."""
+
+    blocks: tuple[KV, ...]  # key and value of its tokens in each block, [B, S, K, E]
 
 
 class SoftPromptedTransformer(nn.Module):
@@ -146,7 +170,7 @@ class SoftPromptedTransformer(nn.Module):
 
     def __call__(
         self,
-        context: HeadContext,
+        context: HeadContext | KeptContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -157,7 +181,7 @@ class SoftPromptedTransformer(nn.Module):
         """Predicts the clean chunk.
 
         Args:
-            context: see `prepare`.
+            context: see `prepare`; from `keep`, only the tokens of the actions are computed.
             actions: noisy chunk ``[B, T, D]``.
             proprio: ``[B, D]``.
             domain_id: ``[B]`` integers in range.
@@ -167,6 +191,44 @@ class SoftPromptedTransformer(nn.Module):
         Returns:
             ``float32[B, T, D]``.
         """
+        x = self._embed(actions, proprio, domain_id, t)  # [B, T, M]
+        if isinstance(context, KeptContext):
+            for block, kept in zip(self.blocks, context.blocks, strict=True):
+                x = block.recall(x, kept)
+            return self._decode(x, domain_id)
+        chunk = x.shape[1]
+        x = jnp.concatenate([x, context.tokens], axis=1)  # [B, T + S + P, M]
+        if self.unroll:
+            # The context enters the first block projected, and leaves the last one unused.
+            for i, block in enumerate(self.blocks):
+                known = context.projected if i == 0 else None
+                x, _ = block(x, train, known, chunk if i == self.config.depth - 1 else None)
+        else:
+            x, _ = self.blocks(x, train)
+        return self._decode(x[:, :chunk], domain_id)
+
+    def keep(
+        self, context: HeadContext, actions: Array, proprio: Array, domain_id: Array, t: Array
+    ) -> tuple[Array, KeptContext]:
+        """Predicts the clean chunk, and keeps the context of this step for `__call__`.
+
+        Raises:
+            ValueError: the blocks are one scan.
+        """
+        if not self.unroll:
+            raise ValueError("the context is kept by block: the model needs unroll=True")
+        x = self._embed(actions, proprio, domain_id, t)  # [B, T, M]
+        chunk = x.shape[1]
+        x = jnp.concatenate([x, context.tokens], axis=1)  # [B, T + S + P, M]
+        blocks: list[KV] = []
+        for i, block in enumerate(self.blocks):
+            known = context.projected if i == 0 else None
+            x, kept = block.keep(x, chunk, known, chunk if i == self.config.depth - 1 else None)
+            blocks.append(kept)
+        return self._decode(x, domain_id), KeptContext(tuple(blocks))
+
+    def _embed(self, actions: Array, proprio: Array, domain_id: Array, t: Array) -> Array:
+        """Returns the tokens of a noisy chunk, with positions, ``[B, T, M]``."""
         c = self.config
         chunk = actions.shape[1]
         if chunk != c.num_actions:
@@ -175,18 +237,11 @@ class SoftPromptedTransformer(nn.Module):
         state = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
         state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
         x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)  # [B, T, M]
-        x = x + self.pos_emb[:chunk].astype(x.dtype)
-        x = jnp.concatenate([x, context.tokens], axis=1)  # [B, T + S + P, M]
-        if self.unroll:
-            # The context enters the first block projected, and leaves the last one unused.
-            for i, block in enumerate(self.blocks):
-                known = context.projected if i == 0 else None
-                x, _ = block(x, train, known, chunk if i == c.depth - 1 else None)
-        else:
-            x, _ = self.blocks(x, train)
-        # The action tokens alone are decoded: [B, T, M] -> [B, T, D]
-        clean = self.action_decoder(self.norm(x[:, :chunk]), domain_id)
-        return clean.astype(jnp.float32)
+        return x + self.pos_emb[:chunk].astype(x.dtype)
+
+    def _decode(self, x: Array, domain_id: Array) -> Array:
+        """Decodes the action tokens: ``[B, T, M]`` -> ``float32[B, T, D]``."""
+        return self.action_decoder(self.norm(x), domain_id).astype(jnp.float32)
 
     def _per_domain(self, features: int) -> DomainLinear:
         return DomainLinear(features, self.config.num_domains, dtype=self.dtype)

@@ -15,7 +15,11 @@ from xvla_jax.compilation.stored import stored_shapes
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.layers import Array
-from xvla_jax.models.soft_transformer import HeadContext, SoftPromptedTransformer
+from xvla_jax.models.soft_transformer import (
+    HeadContext,
+    KeptContext,
+    SoftPromptedTransformer,
+)
 
 
 class Context(struct.PyTreeNode):
@@ -83,7 +87,7 @@ class XVLA(nn.Module):
 
     def denoise(
         self,
-        context: Context | HeadContext,
+        context: Context | HeadContext | KeptContext,
         actions: Array,
         proprio: Array,
         domain_id: Array,
@@ -94,11 +98,18 @@ class XVLA(nn.Module):
         """Runs the head: noisy ``[B, T, D]`` at time ``t`` ``[B]`` -> clean ``float32[B, T, D]``.
 
         The context comes from `encode` or, which saves work where it serves several steps, from
-        `prepare`. The caller preprocesses by the action space: see ``xvla_jax.flow``.
+        `prepare`; from `keep`, it is that of an earlier step. The caller preprocesses by the action
+        space: see ``xvla_jax.flow``.
         """
         if isinstance(context, Context):
             context = self.prepare(context, domain_id)
         return self.transformer(context, actions, proprio, domain_id, t, train=train)
+
+    def keep(
+        self, context: HeadContext, actions: Array, proprio: Array, domain_id: Array, t: Array
+    ) -> tuple[Array, KeptContext]:
+        """Does what `denoise` does, and returns the context that further steps may use."""
+        return self.transformer.keep(context, actions, proprio, domain_id, t)
 
     def __call__(
         self,

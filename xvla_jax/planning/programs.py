@@ -15,16 +15,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ProgramError
 from xvla_jax.lora import MERGE_SCOPE, LoraConfig
+from xvla_jax.models.inference import abstract_inference_params, example_inputs
 from xvla_jax.models.packing import PACKING_SCOPE
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.hlo import collective_kind
-from xvla_jax.policy import STEPS, lower_sampler
+from xvla_jax.plans import STEPS
+from xvla_jax.policy import chunk
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, make_mesh
 from xvla_jax.training.optimizer import OptimizerConfig
@@ -118,15 +121,19 @@ class Run:
 
     def lower_sampler(self, mesh: Mesh) -> jax.stages.Lowered:
         """Lowers the sampler for one observation on the first device: serving is not sharded."""
-        alone = Mesh(mesh.devices.ravel()[:1], ("one",))
-        return lower_sampler(
-            self.config,
-            self.processor,
-            dtype=self.dtype,
-            views=self.views,
-            batch=1,
+        alone = NamedSharding(Mesh(mesh.devices.ravel()[:1], ("one",)), P())
+        shape = self.config.num_actions, action_space(self.config).width
+        inputs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone),
+            jax.eval_shape(lambda: example_inputs(self.processor, shape, self.views, 1)),
+        )
+        return chunk.lower(
+            XVLA(self.config, dtype=self.dtype, unroll=True),
+            tuple(self.processor.mean),
+            tuple(self.processor.std),
+            abstract_inference_params(self.config, self.dtype, alone),
+            inputs,
             steps=STEPS,
-            sharding=NamedSharding(alone, P()),
         )
 
     @property

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.serving.limits import CROWD, Client, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
 
@@ -28,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 _MOST_TURNS: Final = 16  # of one address; further names share the turn of the crowd
 
-Run = Callable[[Sequence[Any], Sequence[int], Sequence[int]], np.ndarray]
+Run = Callable[[Sequence[Any], Sequence[SamplerPlan], Sequence[int]], np.ndarray]
 _PEAK_SECONDS: Final = 1.0  # width of a window in which the requests at once are counted
 _LATEST_SHARE: Final = 0.2  # weight of the last batch in the mean of batch times
 # Two halves may take the device this many times as long as one batch of all; see `_enough`.
@@ -173,21 +174,23 @@ class Ticket:
     Attributes:
         client: owner of the turn.
         item: the prepared observation.
-        steps: denoising steps.
+        plans: sampler plans that it may get, the best first.
         seed: seed of the noise.
         deadline: seconds on `time.monotonic`'s clock.
         arrived: time on that clock at which it was queued.
         started: time at which its batch began.
+        plan: that it got: the first that met the deadline when its batch was put together.
         future: receives ``float32[T, D]``.
     """
 
     client: Client
     item: Any
-    steps: int
+    plans: Sequence[SamplerPlan]
     seed: int
     deadline: float
     arrived: float = 0.0
     started: float = 0.0
+    plan: SamplerPlan = DEFAULT
     future: asyncio.Future[np.ndarray] = dataclasses.field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -197,9 +200,10 @@ class Batcher:
     """Collects requests and hands them to the device.
 
     Args:
-        run: items, steps and seeds to ``float32[B, T, D]``; called in ``device``.
+        run: items, plans and seeds to ``float32[B, T, D]``; called in ``device``.
         device: an executor of one thread.
-        seconds: time of a batch by size, measured when the programs were compiled.
+        seconds: time of a batch by plan, the best first, and by size, measured when the programs
+            were compiled.
         limits: limits of queue, batch and waiting.
         metrics: counts every batch.
     """
@@ -208,13 +212,14 @@ class Batcher:
         self,
         run: Run,
         device: Executor,
-        seconds: Mapping[int, float],
+        seconds: Mapping[str, Mapping[int, float]],
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self._run = run
         self._device = device
-        self._seconds = dict(seconds)
+        self._seconds = {name: dict(times) for name, times in seconds.items()}
+        self._best = next(iter(seconds))  # plan
         self._limits = limits
         self._metrics = metrics
         self._queue: FairQueue[Ticket] = FairQueue(lambda ticket: ticket.client)
@@ -241,7 +246,7 @@ class Batcher:
             RequestError: 503; the queue is full, or the deadline cannot be met.
         """
         ticket.arrived = time.monotonic()
-        self.admit(ticket.client, ticket.deadline)
+        self.admit(ticket.client, ticket.deadline, ticket.plans)
         displaced = self._displaced_by(ticket.client)
         if displaced is not None:
             self._queue.remove(displaced)
@@ -256,15 +261,16 @@ class Batcher:
             self._queue.remove(ticket)  # still there if the client has gone
             self._metrics.waiting.set(len(self._queue))
 
-    def admit(self, client: Client, deadline: float) -> None:
+    def admit(self, client: Client, deadline: float, plans: Sequence[SamplerPlan] = ()) -> None:
         """Refuses early what `submit` would refuse: a full queue, or a deadline out of reach.
 
         A full queue still takes a client that has fewer requests in it than another: the newest of
-        the longest row gives way.
+        the longest row gives way. What counts is the quickest of the plans, or of all.
         """
         self._displaced_by(client)
-        if time.monotonic() + self._expected_wait(client) > deadline:
-            raise self._late(self._expected_wait(client))
+        wait = self._expected_wait(client, plans)
+        if time.monotonic() + wait > deadline:
+            raise self._late(wait)
 
     def _displaced_by(self, client: Client) -> Ticket | None:
         """Returns the ticket that gives way to the client; None while there is room for both."""
@@ -275,13 +281,16 @@ class Batcher:
             raise self._full()
         return victim
 
-    def _expected_wait(self, client: Client) -> float:
+    def _expected_wait(self, client: Client, plans: Sequence[SamplerPlan] = ()) -> float:
         batches = self._queue.ahead(client) // self._limits.batch + 1
         running = max(0.0, self._busy_until - time.monotonic()) if self._running else 0.0
-        return running + (batches - 1) * self._time_of(self._limits.batch) + self._time_of(1)
+        own = min(self._time_of(1, name) for name in [p.name for p in plans] or self._seconds)
+        return running + (batches - 1) * self._time_of(self._limits.batch) + own
 
-    def _time_of(self, size: int) -> float:
-        known = [seconds for batch, seconds in self._seconds.items() if batch >= size]
+    def _time_of(self, size: int, plan: str = "") -> float:
+        """Time of a batch by a plan; of the best one where that is not known."""
+        times = self._seconds.get(plan, self._seconds[self._best])
+        known = [seconds for batch, seconds in times.items() if batch >= size]
         return min(known, default=0.0)
 
     def _full(self) -> RequestError:
@@ -347,24 +356,28 @@ class Batcher:
             ticket = self._queue.pop()
             if ticket.future.done():
                 continue
-            expected = self._time_of(1)
-            if time.monotonic() + expected > ticket.deadline:
-                ticket.future.set_exception(self._late(expected))
+            left = ticket.deadline - time.monotonic()
+            times = {plan: self._time_of(1, plan.name) for plan in ticket.plans}
+            chosen = next((plan for plan, seconds in times.items() if seconds <= left), None)
+            if chosen is None:
+                ticket.future.set_exception(self._late(min(times.values())))
             else:
+                ticket.plan = chosen
                 batch.append(ticket)
         return batch
 
     async def _run_batch(self, batch: list[Ticket]) -> None:
         began = time.monotonic()
         self._running = len(batch)
-        self._busy_until = began + self._time_of(len(batch))
+        sizes = collections.Counter(ticket.plan.name for ticket in batch)
+        self._busy_until = began + sum(self._time_of(n, plan) for plan, n in sizes.items())
         for ticket in batch:
             ticket.started = began
         done = asyncio.get_running_loop().run_in_executor(
             self._device,
             self._run,
             [ticket.item for ticket in batch],
-            [ticket.steps for ticket in batch],
+            [ticket.plan for ticket in batch],
             [ticket.seed for ticket in batch],
         )
         try:
@@ -376,7 +389,7 @@ class Batcher:
             _LOG.error("a batch of %d failed", len(batch), exc_info=error)
             self._metrics.failed.inc()
         else:
-            self._measure(len(batch), time.monotonic() - began)
+            self._measure(sizes, time.monotonic() - began)
         for i, ticket in enumerate(batch):
             if ticket.future.done():
                 continue
@@ -387,12 +400,16 @@ class Batcher:
             else:
                 ticket.future.set_result(done.result()[i])
 
-    def _measure(self, size: int, seconds: float) -> None:
+    def _measure(self, sizes: Mapping[str, int], seconds: float) -> None:
+        size = sum(sizes.values())
         self._metrics.batch_size.observe(size)
         self._metrics.batch_seconds.observe(seconds)
-        program = min((b for b in self._seconds if b >= size), default=size)
-        mean = self._seconds.get(program, seconds)
-        self._seconds[program] = mean + _LATEST_SHARE * (seconds - mean)
+        if len(sizes) > 1:  # programs of several plans: how long each took is not known
+            return
+        times = self._seconds.get(next(iter(sizes)), self._seconds[self._best])
+        program = min((b for b in times if b >= size), default=size)
+        mean = times.get(program, seconds)
+        times[program] = mean + _LATEST_SHARE * (seconds - mean)
 
     def _note_peak(self) -> None:
         now, at_once = time.monotonic(), len(self._queue) + self._running

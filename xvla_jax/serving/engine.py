@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from xvla_jax.checkpoint_tools.certificate import check_plan
 from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import ConfigError
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.policy import Policy, Prepared
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.request import Rules
@@ -26,7 +29,9 @@ class Engine(Protocol):
         rules: values that requests may have.
         info: content of ``/info``.
         model: short hash of the model, in every reply.
-        programs: (views, batch size) of each program that is compiled before the first request.
+        programs: (views, batch size) of each program that is compiled before the first request, for
+            each plan.
+        plans: sampler plans that requests may have, the best first.
         channels: by domain, in every reply: name, unit and polarity of each number of an action;
             ``unknown`` where the contract does not state them. One that the data of the domain do
             not record says so.
@@ -36,13 +41,16 @@ class Engine(Protocol):
     info: Mapping[str, Any]
     model: str
     programs: Sequence[tuple[int, int]]
+    plans: Sequence[SamplerPlan]
     channels: Mapping[int, Any]
 
     def prepare(self, observation: Any) -> Any:
         """Does the work that needs no device; several threads call it."""
         ...
 
-    def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def run(
+        self, items: Sequence[Any], plans: Sequence[SamplerPlan], seeds: Sequence[int]
+    ) -> np.ndarray:
         """Maps prepared observations to ``float32[B, T, D]``; one thread calls it."""
         ...
 
@@ -50,7 +58,7 @@ class Engine(Protocol):
         """Returns the network's inputs for a prepared observation, arrays and plain values."""
         ...
 
-    def warm(self, views: int, batch: int) -> float:
+    def warm(self, plan: SamplerPlan, views: int, batch: int) -> float:
         """Compiles one of `programs` and runs it; returns the seconds of a batch."""
         ...
 
@@ -64,15 +72,29 @@ class PolicyEngine:
         views: numbers of views to compile programs for; a request with another number runs in the
             next larger program.
         any_domain: accept domains that the checkpoint was not trained for.
+        plans: sampler plans to serve, the best first: a request that names none gets the first that
+            meets its deadline.
+        certificates: folder of the checkpoint's certificate; None serves plans without one.
+
+    Raises:
+        CertificateError: a plan has no certificate of this model that allows it.
     """
 
     def __init__(
-        self, policy: Policy, limits: Limits, *, views: Sequence[int] = (), any_domain: bool = False
+        self,
+        policy: Policy,
+        limits: Limits,
+        *,
+        views: Sequence[int] = (),
+        any_domain: bool = False,
+        plans: Sequence[SamplerPlan] = (DEFAULT,),
+        certificates: pathlib.Path | None = None,
     ) -> None:
         slots = policy.processor.num_views
         self.programs: Sequence[tuple[int, int]] = programs_of(slots, views, limits)
         self._views = sorted({count for count, _ in self.programs})
         self._policy = policy
+        self.plans = tuple(plans)
         trained = policy.contracts and not any_domain
         domains = policy.contracts if trained else range(policy.config.num_domains)
         self.rules = Rules(
@@ -86,25 +108,41 @@ class PolicyEngine:
             cameras={domain: c.views for domain, c in policy.contracts.items()},
             names={name: i for name, i in policy.domains.items() if i in domains},
             lacking={i: c.lacking for i, c in policy.contracts.items() if c.unrecorded},
+            plans={plan.name: plan for plan in self.plans},
         )
         self.channels: Mapping[int, Any] = {
             domain: _channels(policy, domain) for domain in sorted(self.rules.domains)
         }
         digest = model_sha256(policy)
         self.model = digest[:16]
-        self.info: Mapping[str, Any] = self._describe(digest)
+        self._described = self._describe(digest)
+        dtype = np.dtype(policy.model.dtype).name
+        self._plans = {
+            plan.name: plan.to_dict()
+            | {
+                "certificate": certificates
+                and check_plan(plan, certificates, model_sha256=digest, dtype=dtype),
+                "latency_ms": {},  # of one observation, by number of views
+            }
+            for plan in self.plans
+        }
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Content of ``/info``."""
+        return {**self._described, "plan": self.plans[0].name, "plans": self._plans}
 
     def prepare(self, observation: Any) -> Prepared:
         """Calls `Policy.prepare`."""
         return self._policy.prepare(observation)
 
     def run(
-        self, items: Sequence[Prepared], steps: Sequence[int], seeds: Sequence[int]
+        self, items: Sequence[Prepared], plans: Sequence[SamplerPlan], seeds: Sequence[int]
     ) -> np.ndarray:
         """Calls `Policy.run` in one of the programs that `warm` compiled."""
         shown = max(len(item.images) for item in items)
         views = next(count for count in self._views if count >= shown)
-        return self._policy.run(items, steps=steps, seed=seeds, views=views)
+        return self._policy.run(items, plan=plans, seed=seeds, views=views)
 
     def inspect(self, item: Prepared) -> dict[str, Any]:
         """Returns pixels of the views that were sent, ids, proprio, and its hidden channels."""
@@ -117,8 +155,8 @@ class PolicyEngine:
             "domain_id": item.domain_id,
         }
 
-    def warm(self, views: int, batch: int) -> float:
-        """Runs a program twice, the second time with a clock; steps are the released number."""
+    def warm(self, plan: SamplerPlan, views: int, batch: int) -> float:
+        """Runs a program twice, the second time with a clock."""
         side, width = self._policy.processor.image_size, self.rules.widths[0]
         item = self._policy.prepare(
             {
@@ -128,10 +166,13 @@ class PolicyEngine:
                 "domain_id": min(self.rules.domains),
             }
         )
-        self._policy.run([item] * batch, views=views)
+        self._policy.run([item] * batch, views=views, plan=plan)
         start = time.perf_counter()
-        self._policy.run([item] * batch, views=views)
-        return time.perf_counter() - start
+        self._policy.run([item] * batch, views=views, plan=plan)
+        seconds = time.perf_counter() - start
+        if batch == 1:
+            self._plans[plan.name]["latency_ms"][str(views)] = round(1000 * seconds, 1)
+        return seconds
 
     def _describe(self, digest: str) -> dict[str, Any]:
         policy, rules = self._policy, self.rules

@@ -23,6 +23,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "prefix": ("prefix",),
     "prefix_committed": ("prefix_committed",),
     "steps": ("steps",),
+    "plan": ("plan",),
     "seed": ("seed",),
     "num_actions": ("num_actions",),
     "deadline_ms": ("deadline_ms",),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from xvla_jax.contract import is_domain_name
 from xvla_jax.errors import needs
+from xvla_jax.plans import DEFAULT, SamplerPlan, exact
 from xvla_jax.serving.codecs import array_from_list
 from xvla_jax.serving.fields import NAMES, Taken, take, view_warnings
 from xvla_jax.serving.limits import Limits, RequestError, bad_field
@@ -31,7 +32,6 @@ _MOST_ID: Final = 64  # characters
 _MOST_SEED: Final = 2**32 - 1
 _MOST_PROPRIO: Final = 1e6  # above what robots measure, in any unit; the model would overflow
 _MOST_NUMBERS: Final = 1024  # in proprio
-_DEFAULT_STEPS: Final = 10  # denoising steps, as released
 _AXES_OF_STACK: Final = 4
 _STACK: Final = (
     "a list of images, an array uint8[views, H, W, 3], or a map by camera; and no image0 beside it"
@@ -81,6 +81,7 @@ class Rules:
         cameras: names of the views by domain, in the order of their slots, where they are known.
         names: ids of domains by name.
         lacking: by domain, the channels that its data do not record, in words.
+        plans: sampler plans by name, the best first.
     """
 
     num_views: int
@@ -93,6 +94,9 @@ class Rules:
     cameras: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     names: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lacking: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    plans: Mapping[str, SamplerPlan] = dataclasses.field(
+        default_factory=lambda: {DEFAULT.name: DEFAULT}
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +105,7 @@ class ActRequest:
 
     Attributes:
         observation: an ``xvla_jax.batch.Observation``.
-        steps: denoising steps.
+        plans: sampler plans that it may get, the best first; one where it names a plan or steps.
         seed: seed of the noise; None lets the server choose.
         num_actions: rows to send back.
         deadline_ms: time from arrival.
@@ -111,13 +115,18 @@ class ActRequest:
     """
 
     observation: Any
-    steps: int
+    plans: tuple[SamplerPlan, ...]
     seed: int | None
     num_actions: int
     deadline_ms: int
     request_id: str
     observation_time: float | None
     warnings: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of its best plan."""
+        return self.plans[0].steps
 
 
 def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActRequest:
@@ -152,7 +161,7 @@ def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActR
     }
     return ActRequest(
         observation=observation,
-        steps=integer("steps", _DEFAULT_STEPS, 1, limits.steps),
+        plans=_plans(taken, rules, array),
         seed=integer("seed", 0, 0, _MOST_SEED) if "seed" in taken.values else None,
         num_actions=integer("num_actions", rules.num_actions, 1, rules.num_actions),
         deadline_ms=integer("deadline_ms", limits.deadline_ms, 1, limits.deadline_ms),
@@ -160,6 +169,21 @@ def parse_request(fields: Mapping[Any, Any], rules: Rules, array: Array) -> ActR
         observation_time=_time(taken.values.get("observation_time")),
         warnings=tuple(warnings),
     )
+
+
+def _plans(taken: Taken, rules: Rules, array: Array) -> tuple[SamplerPlan, ...]:
+    """Reads the plan, or the steps of X-VLA's own sampler; not both."""
+    name, steps = taken.values.get("plan"), taken.values.get("steps")
+    if name is None and steps is None:
+        return tuple(rules.plans.values())
+    if name is None:
+        return (exact(_integer("steps", steps, 1, rules.limits.steps, array)),)
+    allowed = f"plans of this server: {', '.join(rules.plans)}"
+    if not isinstance(name, str) or name not in rules.plans:
+        raise bad_field("plan", name, allowed)
+    if steps is not None:
+        raise bad_field("steps", steps, "a plan, or steps of the exact sampler, not both")
+    return (rules.plans[name],)
 
 
 def _domain(fields: Mapping[Any, Any], rules: Rules, array: Array) -> int:

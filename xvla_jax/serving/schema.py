@@ -53,6 +53,7 @@ class ActReply(BaseModel):
     action: list[list[float]] = Field(description="rows x action width")
     request_id: str
     model: str = Field(description="short hash of the model")
+    plan: str = Field(description="sampler plan; /info has its certificate and latency")
     seed: int = Field(description="of the noise; sent again, it gives the same actions")
     channels: list[ChannelReply] | str = Field(description="of an action's row, or: unknown")
     server_timing: Timing
@@ -66,6 +67,7 @@ class InspectReply(BaseModel):
     model_config = ConfigDict(extra="allow")
     instruction: str
     domain_id: int
+    plan: str
     steps: int
     hidden_channels: list[int]
 
@@ -74,6 +76,16 @@ class StateReply(BaseModel):
     """State of the server."""
 
     state: str
+
+
+class PlanReply(BaseModel):
+    """A sampler plan; the latency is that of one observation, by number of views."""
+
+    steps: int
+    refresh: list[int] | None = Field(description="steps that compute the context; null: each")
+    tolerance: float
+    certificate: str | None = Field(description="seal; null: it needs none, or none was asked for")
+    latency_ms: dict[str, float]
 
 
 class InfoReply(BaseModel):
@@ -89,6 +101,8 @@ class InfoReply(BaseModel):
     proprio_width: int
     views: int
     channels: dict[str, list[ChannelReply] | str] = Field(description="by domain, or: unknown")
+    plan: str = Field(description="of requests that name none and have time for it")
+    plans: dict[str, PlanReply] = Field(description="that requests may name, the best first")
 
 
 _IMAGE: Final = {
@@ -122,6 +136,7 @@ ACT_BODY: Final[dict[str, Any]] = {
                         "prefix": _ROWS,
                         "prefix_committed": _INTEGER,
                         "steps": _INTEGER,
+                        "plan": {"type": "string", "description": "one of /info, without steps"},
                         "seed": _INTEGER,
                         "num_actions": _INTEGER,
                         "deadline_ms": _INTEGER,

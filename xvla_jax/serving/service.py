@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import itertools
 import logging
 import secrets
 import time
@@ -106,11 +108,13 @@ class Service:
         """
         loop = asyncio.get_running_loop()
         engine = await loop.run_in_executor(self._device, self._load)
-        seconds: dict[int, float] = {}  # of most views, which come last
-        for views, batch in engine.programs:
-            _LOG.info("compiling: %d views, batch %d", views, batch)
+        # by plan and batch size; of most views, which come last
+        seconds: dict[str, dict[int, float]] = {plan.name: {} for plan in engine.plans}
+        for plan, (views, batch) in itertools.product(engine.plans, engine.programs):
+            _LOG.info("compiling: %s, %d views, batch %d", plan.name, views, batch)
             # one job each, so that the server can be stopped in between
-            seconds[batch] = await loop.run_in_executor(self._device, engine.warm, views, batch)
+            warm = functools.partial(engine.warm, plan, views, batch)
+            seconds[plan.name][batch] = await loop.run_in_executor(self._device, warm)
         self._engine = engine
         self._batcher = await Batcher(
             engine.run, self._device, seconds, self.limits, self.metrics
@@ -185,13 +189,14 @@ class Service:
         request, item = await self._decoded(sent, engine, client)
         decoded = time.monotonic()
         seed = secrets.randbits(32) if request.seed is None else request.seed
-        ticket = Ticket(client, item, request.steps, seed, began + request.deadline_ms / 1000)
+        ticket = Ticket(client, item, request.plans, seed, began + request.deadline_ms / 1000)
         actions = await batcher.submit(ticket)
         ended = time.monotonic()
         self.metrics.actions.labels(str(request.observation["domain_id"])).inc()
         extras = {
             "request_id": request.request_id or secrets.token_hex(8),
             "model": engine.model,
+            "plan": ticket.plan.name,
             "seed": seed,
             "channels": engine.channels.get(request.observation["domain_id"], UNKNOWN),
             "server_timing": {
@@ -218,6 +223,7 @@ class Service:
         return {
             **engine.inspect(item),
             "instruction": request.observation["instruction"],
+            "plan": request.plans[0].name,
             "steps": request.steps,
             "warnings": list(request.warnings),
         }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from eval.files import FileError, write_json
-from eval.pages.evaluation import score_text
+from eval.pages.evaluation import sampler_text, score_text
 from eval.runs.binomial import success_interval
 from eval.runs.golden_frame import Verdict
 from eval.runs.receipt import (
@@ -34,6 +34,7 @@ from eval.runs.traces import CallLog
 from eval.simulators.preflight import versions
 from eval.tasks.spec import CHAIN_LENGTH, PROGRESS, SUCCESS
 from eval.tasks.table import TASKS, Episode, Reference
+from tests.eval.evaluations import resealed
 
 SCHEMA_FILE = Path(__file__).parents[3] / "eval" / "runs" / "receipt.schema.json"
 SPEC = dataclasses.replace(TASKS["quickstart"], reference=(Reference(90.0, SUCCESS, "somebody"),))
@@ -106,6 +107,23 @@ def test_summary() -> None:
     assert total["interval95"] == list(success_interval(2, 4))
     assert total["successes_at_end"] == 2
     assert total["simulator_errors"] == 0
+
+
+@pytest.mark.parametrize("seal", [None, "cd" * 32])
+def test_a_policy_has_the_plan_of_its_sampler(seal: str | None, tmp_path: Path) -> None:
+    value = made(exact=[True], cheap=[True])
+    sampler = {"plan": "frozen3", "steps": 3, "refresh": [0], "tolerance": 0.0, "certificate": seal}
+    value["policies"]["cheap"]["sampler"] = sampler
+    write_json(tmp_path / "results.json", resealed(value))
+    policies = read_receipt(tmp_path)["policies"]
+    assert policies["cheap"]["sampler"] == sampler
+    ending = "certificate cdcdcdcdcdcdcdcd" if seal else "no certificate"
+    assert sampler_text(policies["cheap"]) == f", plan frozen3, {ending}"
+    assert sampler_text(policies["exact"]) == ""
+    value["policies"]["cheap"]["sampler"] = {**sampler, "steps": 0}
+    write_json(tmp_path / "results.json", resealed(value))
+    with pytest.raises(FileError, match=r"policies\.cheap\.sampler\.steps is 0; allowed is"):
+        read_receipt(tmp_path)
 
 
 def test_summary_of_failures_and_of_nothing() -> None:

@@ -26,6 +26,12 @@ def test_parameter_count() -> None:
     assert sum(math.prod(leaf.shape) for leaf in leaves) == 879_482_456
 
 
+def test_who_changes_the_tree_changes_its_own() -> None:
+    tree = abstract_params(_config())
+    tree["vlm"].clear()
+    assert abstract_params(_config())["vlm"]
+
+
 def test_tensors_of_the_released_file() -> None:
     config = _config()
     table = (golden.FOLDER / "full_size_tensors.tsv").read_text().splitlines()

@@ -15,6 +15,7 @@ import numpy as np
 import uvicorn
 
 from xvla_jax.errors import InputError
+from xvla_jax.plans import DEFAULT, SamplerPlan
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.request import Rules
 from xvla_jax.serving.server import Door, uvicorn_config
@@ -32,9 +33,15 @@ class FakeEngine:
     Args:
         limits: of the server.
         seconds: that a batch takes.
+        plans: of the sampler.
     """
 
-    def __init__(self, limits: Limits = LIMITS, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        limits: Limits = LIMITS,
+        seconds: float = 0.0,
+        plans: Sequence[SamplerPlan] = (DEFAULT,),
+    ) -> None:
         self.rules = Rules(
             num_views=3,
             views=3,
@@ -43,11 +50,13 @@ class FakeEngine:
             domains=frozenset({0, 3, 29}),
             num_domains=30,
             limits=limits,
+            plans={plan.name: plan for plan in plans},
         )
         self.info: Mapping[str, Any] = {"model": "fake", "domains": [0, 3, 29]}
         self.model = "fake"
         self.channels: Mapping[int, Any] = {3: [{"name": "grip", "unit": "deg", "low": "open"}]}
         self.programs: Sequence[tuple[int, int]] = [(1, 1), (1, 4)]
+        self.plans: Sequence[SamplerPlan] = tuple(plans)
         self.seconds = seconds
         self.batches: list[list[int]] = []  # seeds
         self.hold = threading.Event()  # cleared, batches do not end
@@ -60,7 +69,9 @@ class FakeEngine:
             raise InputError("the observation is a misfit")
         return observation
 
-    def run(self, items: Sequence[Any], steps: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+    def run(
+        self, items: Sequence[Any], plans: Sequence[SamplerPlan], seeds: Sequence[int]
+    ) -> np.ndarray:
         """Takes its time."""
         self.batches.append(list(seeds))
         self.hold.wait(10)
@@ -68,8 +79,8 @@ class FakeEngine:
         if self.error:
             raise self.error
         actions = np.zeros((len(items), ROWS, WIDTH), np.float32)
-        for row, item, count, seed in zip(actions, items, steps, seeds, strict=True):
-            row[:, :4] = count, seed, item["domain_id"], item["images"][0].mean()
+        for row, item, plan, seed in zip(actions, items, plans, seeds, strict=True):
+            row[:, :4] = plan.steps, seed, item["domain_id"], item["images"][0].mean()
             kept = item.get("prefix_committed", 0)
             row[:kept] = item.get("prefix", row)[:kept]
         return actions
@@ -85,7 +96,7 @@ class FakeEngine:
             "domain_id": item["domain_id"],
         }
 
-    def warm(self, views: int, batch: int) -> float:
+    def warm(self, plan: SamplerPlan, views: int, batch: int) -> float:
         """Nothing to compile."""
         return self.seconds
 

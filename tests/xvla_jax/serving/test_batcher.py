@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.xvla_jax.serving.fakes import LIMITS, FakeEngine
+from xvla_jax.plans import PLANS, exact
 from xvla_jax.serving.batcher import Batcher, Ticket
 from xvla_jax.serving.limits import Client, Limits, RequestError
 from xvla_jax.serving.metrics import Metrics
@@ -26,12 +27,13 @@ async def running(
 ) -> AsyncIterator[Batcher]:
     seconds = seconds or {1: engine.seconds, limits.batch: engine.seconds}
     with ThreadPoolExecutor(1) as device:
-        async with Batcher(engine.run, device, seconds, limits, Metrics()) as batcher:
+        times = {"exact10": seconds}
+        async with Batcher(engine.run, device, times, limits, Metrics()) as batcher:
             yield batcher
 
 
 def ticket(client: str, seed: int, *, within: float = 60.0) -> Ticket:
-    return Ticket(Client(client), ITEM, 5, seed, time.monotonic() + within)
+    return Ticket(Client(client), ITEM, (exact(5),), seed, time.monotonic() + within)
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -206,5 +208,25 @@ def test_an_answer_is_that_of_its_own_request() -> None:
             actions = await asyncio.gather(*(batcher.submit(t) for t in tickets))
         assert [int(chunk[0, 1]) for chunk in actions] == list(range(40))
         assert sorted(len(batch) for batch in engine.batches)[-1] == LIMITS.batch
+
+    run(main)
+
+
+def test_the_best_plan_that_meets_the_deadline_is_chosen_when_a_batch_is_put_together() -> None:
+    """exact10 takes 0.5 s and frozen3 0.05 s: with 0.2 s left only the latter."""
+
+    async def main() -> None:
+        engine = FakeEngine()
+        plans = PLANS["exact10"], PLANS["frozen3"]
+        times = {"exact10": {1: 0.5, 4: 0.5}, "frozen3": {1: 0.05, 4: 0.05}}
+        with ThreadPoolExecutor(1) as device:
+            async with Batcher(engine.run, device, times, LIMITS, Metrics()) as batcher:
+                for within, name in ((0.2, "frozen3"), (5.0, "exact10")):
+                    one = Ticket(Client("a"), ITEM, plans, 0, time.monotonic() + within)
+                    actions = await batcher.submit(one)
+                    assert (one.plan.name, actions[0, 0]) == (name, PLANS[name].steps)
+                late = Ticket(Client("a"), ITEM, plans[:1], 0, time.monotonic() + 0.2)
+                with pytest.raises(RequestError, match="the deadline cannot be met"):
+                    await batcher.submit(late)
 
     run(main)

@@ -14,6 +14,7 @@ from eval.client.remote import PolicyUnavailableError, RemotePolicy
 from eval.client.transports import RequestRefusedError
 from eval.pictures import resize_bicubic
 from tests.xvla_jax.serving.fakes import LIMITS, ROWS, WIDTH, FakeEngine, listening
+from xvla_jax.plans import DEFAULT, PLANS
 from xvla_jax.serving.server import Door
 from xvla_jax.serving.service import Service
 
@@ -68,6 +69,19 @@ def test_a_chunk_over_each_door(scheme: str, encoding: str) -> None:
         np.testing.assert_allclose(small.act([observation(2)], seed=[1])[0, 0, 3], mean, rtol=1e-6)
         for one in (policy, small):
             one.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_plan_over_each_door(scheme: str) -> None:
+    with reachable(FakeEngine(plans=[DEFAULT, PLANS["frozen3"]])) as (_, port):
+        policy = RemotePolicy(f"{scheme}://127.0.0.1:{port}", expected=CONTRACT, plan="frozen3")
+        assert policy.act([observation()], seed=[9])[0, 0, 0] == 3
+        policy.plan = None
+        assert policy.act([observation()], seed=[9])[0, 0, 0] == 10
+        policy.plan = "frozen10"
+        with pytest.raises(RequestRefusedError, match="plans of this server: exact10, frozen3"):
+            policy.act([observation()], seed=[9])
+        policy.close()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

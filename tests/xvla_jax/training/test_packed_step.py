@@ -138,6 +138,17 @@ def test_traced_flops_leave_the_second_pass_out() -> None:
     )
 
 
+def test_the_trace_that_is_compiled_counts_the_same() -> None:
+    """A run of one device counts the program that it lowers, on its mesh and with its state."""
+    batch = {name: value[:8] for name, value in _batch(_FITTING).items()}
+    mesh = tiny.mesh(1, 1)
+    state, step = abstract_state(_RECIPE, mesh), make_train_step(_RECIPE, tiny.PROCESSOR, seed=0)
+    with jax.set_mesh(mesh):
+        traced = step.trace(state, batch)
+    counted = flops.step_flops(_RECIPE, tiny.PROCESSOR, state, batch)
+    assert flops.flops_of(traced) == counted > 0
+
+
 @pytest.mark.parametrize("share", [-0.5, 1.01])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=r"config.packed_views is"):

@@ -1,0 +1,301 @@
+"""Certifies sampler plans: measures what they change in a checkpoint's actions.
+
+python -m scripts.certify_sampler --checkpoint=FOLDER --data=NAME --root=FOLDER
+    [--plans=frozen10,frozen3] [--episodes=16] [--task=quickstart --init_states=30:80 --out=FOLDER]
+
+Recorded frames of held-out episodes (those that config.validation.episodes of the same number
+keeps out of training) pass through the plans with the same noise; the distance from exact10 is
+measured by domain in millimetres, degrees and decisions of the gripper. With --task all plans are
+evaluated in closed loop on the same initial states; the receipt goes to --out. The certificate is
+written into the checkpoint's folder, bound to its weights and sealed. The server and the evaluation
+use no plan that has none, or that breaks its limits; docs/fast_and_smooth.md explains it.
+Exit status: 0 if all plans keep the limits, 1 after an error, 2 if one breaks them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from eval.files import FileError, write_json
+from eval.runs.compare import compare_runs
+from eval.runs.receipt import RESULTS, read_receipt
+from eval.runs.seal import SEAL
+from scripts.terminal import Command, UsageError, count_progress, quiet_libraries
+
+if TYPE_CHECKING:
+    from data.stream.pipeline import Frame
+    from data.trajectory import Source
+    from xvla_jax.checkpoint_tools.certificate import Certificate, Drift, Entry, Success
+    from xvla_jax.plans import SamplerPlan
+    from xvla_jax.policy import Policy
+
+_BREAKS = 2  # exit status
+_BATCH = 16  # observations at once
+
+COMMAND = Command(__doc__, rows={"data": "data", "plans": "plans", "task": "tasks"})
+_CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Of any layout.", required=True)
+_ADAPTER = COMMAND.DEFINE_string(
+    "adapter", None, "PEFT folder to merge into the weights; the certificate goes there."
+)
+_PROCESSOR = COMMAND.DEFINE_string("processor", None, "Folder of other processor files.")
+_DTYPE = COMMAND.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
+_DATA = COMMAND.DEFINE_string("data", None, "Dataset, mixture or module:ROW.", required=True)
+_ROOT = COMMAND.DEFINE_string("root", None, "Its data folder.", required=True)
+_EPISODES = COMMAND.DEFINE_integer(
+    "episodes", 16, "Held-out episodes of each dataset, four frames each.", lower_bound=1
+)
+_PLANS = COMMAND.DEFINE_list(
+    "plans", ["frozen10", "refresh2", "frozen3", "exact5", "exact3"], "Plans to certify."
+)
+_DRIFT = COMMAND.DEFINE_float(
+    "max_drift", 0.25, "Largest mean drift, as a share of the policy's own error.", lower_bound=0
+)
+_FLIPS = COMMAND.DEFINE_float(
+    "max_flips", 0.01, "Largest share of gripper decisions that differ.", lower_bound=0
+)
+_SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of noise and episodes.", lower_bound=0)
+_TASK = COMMAND.DEFINE_string("task", None, "Row of eval/tasks/ for paired success.")
+_STATES = COMMAND.DEFINE_string("init_states", None, "Of the task: initial states, first:end.")
+_WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
+_OUT = COMMAND.DEFINE_string("out", None, "Folder of the evaluation, with --task.")
+
+
+def measure(
+    policy: Policy,
+    sources: Sequence[Source],
+    plans: Sequence[SamplerPlan],
+    console: Console,
+) -> tuple[dict[str, int], dict[str, dict[str, dict[str, Drift]]]]:
+    """Returns frames by dataset, and the drift by plan, domain and quantity."""
+    from scripts.evaluation.drift import drifts, quantities
+    from xvla_jax.errors import CertificateError
+    from xvla_jax.plans import DEFAULT
+
+    names = {domain: name for name, domain in policy.domains.items()}
+    counts: dict[str, int] = {}
+    seen: dict[int, list[Frame]] = {}
+    for source in sources:
+        for frame in _frames(policy, source):
+            spec = source.reader.spec.name
+            counts[spec] = counts.get(spec, 0) + 1
+            seen.setdefault(int(frame.batch["domain_id"][0]), []).append(frame)
+    measured: dict[str, dict[str, dict[str, Drift]]] = {plan.name: {} for plan in plans}
+    with count_progress(console, "frames x plans") as show:
+        total = sum(map(len, seen.values())) * (1 + len(plans))
+        for domain, frames in seen.items():
+            if domain not in policy.contracts:
+                raise CertificateError(
+                    f"the checkpoint has no contract of domain {domain}; it has "
+                    f"{', '.join(map(str, policy.contracts))} (action_contract.json)"
+                )
+            chunks = {}
+            for plan in (DEFAULT, *plans):
+                chunks[plan.name] = np.concatenate(list(_acted(policy, frames, plan)))
+                show(int(total * len(chunks) / (1 + len(plans))), total)
+            recorded = np.stack([frame.batch["actions"][0] for frame in frames])
+            named = quantities(policy.space, policy.contracts[domain])
+            for plan in plans:
+                drift = drifts(named, chunks[DEFAULT.name], chunks[plan.name], recorded)
+                measured[plan.name][names.get(domain, str(domain))] = drift
+    return counts, measured
+
+
+def _frames(policy: Policy, source: Source) -> Iterator[Frame]:
+    """Yields recorded frames of the held-out episodes of a source; of all where there are few."""
+    from data.rows.domains import resolve_domains
+    from data.sources import hold_out
+    from data.stream.pipeline import FRAMES_PER_EPISODE, recorded_frames
+
+    episodes = sum(source.reader.episodes_per_part)
+    if _EPISODES.value < episodes:
+        _, source = hold_out(source, _EPISODES.value)
+    return recorded_frames(
+        source,
+        count=FRAMES_PER_EPISODE * _EPISODES.value,
+        num_actions=policy.config.num_actions,
+        num_views=policy.processor.num_views,
+        image_size=policy.processor.image_size,
+        tokenize=policy.processor.tokenize,
+        fit=policy.processor.training_fit,
+        domains=resolve_domains([source.reader.spec], policy.domains),
+    )
+
+
+def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterator[np.ndarray]:
+    """Yields actions [B, T, d] of a plan; the noise of a frame depends on its place alone."""
+    observations: list[Any] = [
+        {
+            "images": list(frame.images),
+            "instruction": frame.instruction,
+            "proprio": frame.batch["proprio"][0],
+            "domain_id": int(frame.batch["domain_id"][0]),
+        }
+        for frame in frames
+    ]
+    seeds = range(_SEED.value, _SEED.value + len(frames))
+    for first in range(0, len(frames), _BATCH):
+        some = slice(first, first + _BATCH)
+        yield policy.act(observations[some], seed=seeds[some], plan=plan)
+
+
+def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, dict[str, Success]]:
+    """Runs scripts.evaluate with all plans; returns paired success by plan and task.
+
+    Raises:
+        ValueError: the evaluation failed, or evaluated another model.
+    """
+    from xvla_jax.checkpoint_tools.certificate import Success
+    from xvla_jax.plans import DEFAULT
+
+    out = pathlib.Path(_OUT.value)
+    names = [DEFAULT.name, *plans]
+    arguments = [
+        *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
+        *(f"--policy={name}={_CHECKPOINT.value}" for name in names),
+        *(f"--plan={name}={name}" for name in plans),
+        *("--film=", f"--workers={_WORKERS.value}", f"--seed={_SEED.value}"),
+        *([f"--init_states={_STATES.value}"] if _STATES.value else []),
+    ]
+    console.print(f"python -m scripts.evaluate {' '.join(arguments)}", style="dim", markup=False)
+    status = subprocess.call([sys.executable, "-m", "scripts.evaluate", *arguments])
+    if status:
+        raise ValueError(f"scripts.evaluate ended with status {status}")
+    receipt = read_receipt(out)
+    model = receipt["policies"][DEFAULT.name]["hash"]
+    if model != digest:
+        raise ValueError(f"{out / RESULTS} is of model {model}; this one is {digest}")
+    measured: dict[str, dict[str, Success]] = {}
+    for name in plans:
+        for task, pairs in compare_runs(receipt, name, receipt, DEFAULT.name).items():
+            measured.setdefault(name, {})[task] = Success(
+                episodes=pairs.pairs,
+                default=pairs.both + pairs.only_second,
+                plan=pairs.both + pairs.only_first,
+                difference=pairs.difference,
+                receipt=receipt[SEAL],
+            )
+    return measured
+
+
+def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
+    """Measures all plans and writes the certificate."""
+    import jax
+
+    from data.rows.mixtures import mixture
+    from data.sources import open_mixture
+    from eval.simulators.preflight import versions
+    from xvla_jax.checkpoint_tools.certificate import (
+        SCHEMA,
+        Certificate,
+        Entry,
+        Limits,
+        certificate_path,
+        sealed,
+    )
+    from xvla_jax.plans import DEFAULT, named_plan
+    from xvla_jax.policy import Policy
+    from xvla_jax.serving.engine import model_sha256
+
+    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
+    plans = [plan for plan in plans if plan != DEFAULT]
+    if not plans:
+        raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
+    sources = open_mixture(mixture(_DATA.value), _ROOT.value)
+    policy = Policy.from_pretrained(
+        _CHECKPOINT.value,
+        dtype=_DTYPE.value,
+        adapter=_ADAPTER.value,
+        processor=_PROCESSOR.value,
+    )
+    digest = model_sha256(policy)
+    frames, drift = measure(policy, sources, plans, console)
+    success = evaluate([p.name for p in plans], digest, console) if _TASK.value else {}
+    limits = Limits(_DRIFT.value, _FLIPS.value)
+    entries = {
+        plan.name: Entry(
+            plan.to_dict(), drift[plan.name], success.get(plan.name, {}), beyond=()
+        ).checked(limits)
+        for plan in plans
+    }
+    device = jax.local_devices()[0]
+    certificate = Certificate(
+        schema=SCHEMA,
+        model_sha256=digest,
+        dtype=np.dtype(policy.model.dtype).name,
+        device=f"{device.platform} {device.device_kind}",
+        frames=frames,
+        seed=_SEED.value,
+        limits=limits,
+        plans=entries,
+        made_by={"command": COMMAND.line, **versions(("jax", "jaxlib", "flax", "numpy"))},
+    )
+    path = certificate_path(pathlib.Path(_ADAPTER.value or _CHECKPOINT.value), certificate.dtype)
+    write_json(path, sealed(certificate))
+    return certificate, path
+
+
+def show(console: Console, certificate: Certificate) -> None:
+    """Prints a table for each domain, and for each plan its success and the verdict."""
+    domains = dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift)
+    for domain in domains:
+        table = Table(title=f"Distance from exact10, domain {domain}", box=box.SIMPLE)
+        table.add_column("plan", no_wrap=True)
+        table.add_column("channel", no_wrap=True)
+        for column in ("mean", "p99", "worst", "own error", "of that"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, entry in certificate.plans.items():
+            for quantity, drift in entry.drift[domain].items():
+                table.add_row(name, f"{quantity}, {drift.unit}", *_numbers(drift))
+            table.add_section()
+        console.print(table)
+    for name, entry in certificate.plans.items():
+        for line in _successes(entry):
+            console.print(f"{name}: {line}", markup=False)
+        verdict = f"breaks limits: {'; '.join(entry.beyond)}" if entry.beyond else "certified"
+        console.print(f"{name}: {verdict}", markup=False, soft_wrap=True)
+
+
+def _numbers(drift: Drift) -> Iterator[str]:
+    for value in (drift.mean, drift.p99, drift.worst, drift.own_error):
+        yield f"{value:.2g}"
+    yield f"{drift.mean / drift.own_error:.0%}" if drift.own_error else ""
+
+
+def _successes(entry: Entry) -> Iterator[str]:
+    for task, one in entry.success.items():
+        difference, low, high = (100 * value for value in one.difference)
+        yield (
+            f"{task}: {one.plan} of {one.episodes}, exact10 {one.default}: "
+            f"{difference:+.1f} points ({low:+.1f} to {high:+.1f})"
+        )
+
+
+def main(_: list[str]) -> int:
+    """Returns the exit status."""
+    from xvla_jax.errors import XVLAError
+
+    if _TASK.value and (not _OUT.value or _DTYPE.value != "float32" or _ADAPTER.value):
+        raise UsageError("--task needs --out, and is for --dtype=float32 without --adapter")
+    console = Console()
+    quiet_libraries()
+    try:
+        certificate, path = certify(console)
+    except (XVLAError, FileError, ValueError, OSError) as error:
+        console.print(f"error: {error}", style="bold red", markup=False)
+        return 1
+    show(console, certificate)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
+    return _BREAKS if any(entry.beyond for entry in certificate.plans.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(COMMAND.run(main, sys.argv))
