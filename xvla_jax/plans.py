@@ -117,8 +117,8 @@ _ROWS: Final = (
     SamplerPlan("frozen5", 5, refresh=(0,)),
     SamplerPlan("frozen3", 3, refresh=(0,)),
     SamplerPlan("frozen2", 2, refresh=(0,)),
-    SamplerPlan("adaptive10", STEPS, tolerance=2e-3),
-    SamplerPlan("adaptive_frozen10", STEPS, refresh=(0,), tolerance=2e-3),
+    SamplerPlan("adaptive10", STEPS, tolerance=5e-4),
+    SamplerPlan("adaptive_frozen10", STEPS, refresh=(0,), tolerance=5e-4),
 )
 PLANS: Final[Mapping[str, SamplerPlan]] = {row.name: row for row in _ROWS}
 DEFAULT: Final = PLANS["exact10"]
