@@ -39,11 +39,13 @@ setup(
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
         # dlimp is not on the package index; README says how to add it.
-        # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves.
+        # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves;
+        # numba compiles the resizing of images (data/pixels), which Pillow does without it.
         "data": [
             "av>=18",
             "h5py>=3.11",
             "matplotlib>=3.8",
+            "numba>=0.61",
             "pyarrow>=17",
             "tensorboard>=2.20",
             "tensorflow-cpu>=2.21",
@@ -73,6 +75,9 @@ setup(
         # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
+        # gs:// as --workdir and for checkpoints: Orbax asks Google's client too, and the second one
+        # where the bucket has folders (a hierarchical namespace).
+        "gcs": ["google-cloud-storage>=3.10", "google-cloud-storage-control>=1.14"],
         # The file that scripts.new_robot --rerun writes, and the viewer that shows it: 0.5 GB.
         "rerun": ["rerun-sdk>=0.30"],
         # `make docs` builds the site; the API reference is read from the sources, never imported.
@@ -83,6 +88,7 @@ setup(
         # json-numpy and requests are what X-VLA's clients use; schemathesis reads the server's
         # OpenAPI description, jsonschema that of receipts; robostats reads exported episodes.
         "dev": [
+            "google-cloud-storage>=3.10",
             "hypothesis>=6.150",
             "httpx2>=2.16",
             "json-numpy>=2.1",

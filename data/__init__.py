@@ -3,5 +3,5 @@
 Here lie the parts that all rooms use: spec (a dataset as a row), trajectory (what readers yield),
 texts, images, poses, faults, untrusted files, randomness; and sources, which opens datasets. Rooms:
 rows (the table of datasets), readers (one for each storage), stream (the way to the batch), writing
-(RLDS datasets) and inspection (the data doctor).
+(RLDS datasets), inspection (the data doctor) and pixels (compiled resizing).
 """

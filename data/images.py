@@ -1,7 +1,8 @@
 """Images: the forms in which recordings store them, and the way to uint8 RGB at the model's size.
 
 Pillow decodes JPEG with the accurate integer transform and resizes with its antialiased bicubic
-filter, as X-VLA's training and evaluation do. It releases Python's global lock while it works, so
+filter, as X-VLA's training and evaluation do; sizes that come often are resized by compiled loops,
+to the same bits (data/pixels/bicubic.py). Both release Python's global lock while they work, so
 threads scale.
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.faults import FaultError
+from data.pixels import bicubic
 
 UInt8 = NDArray[np.uint8]
 Views = tuple[UInt8, ...]  # of one sample
@@ -79,7 +81,7 @@ def load_image(
     if isinstance(image, bytes):
         return decode_image(image, size=size, channel_order=channel_order, turn=turn)
     packed = "BGR" if channel_order == "bgr_pixels" else "RGB"
-    return _pixels(_resized(_turned(Image.fromarray(check_pixels(image)), turn), size), packed)
+    return _sized(_turned(Image.fromarray(check_pixels(image)), turn), size, packed)
 
 
 def check_pixels(image: Any) -> UInt8:
@@ -116,9 +118,7 @@ def decode_image(encoded: bytes, *, size: int | None, channel_order: str, turn: 
             f"{len(encoded)} bytes that start with {head or 'nothing'} are no complete image "
             f"({' or '.join(FORMATS)}): {error}"
         ) from error
-    return _pixels(
-        _resized(_turned(rgb, turn), size), "BGR" if channel_order == "bgr_swapped" else "RGB"
-    )
+    return _sized(_turned(rgb, turn), size, "BGR" if channel_order == "bgr_swapped" else "RGB")
 
 
 def check_pixel_count(image: Image.Image) -> None:
@@ -131,10 +131,14 @@ def _turned(rgb: Image.Image, turn: int) -> Image.Image:
     return rgb.transpose(Image.Transpose.ROTATE_180) if turn == 180 else rgb
 
 
-def _resized(rgb: Image.Image, size: int | None) -> Image.Image:
+def _sized(rgb: Image.Image, size: int | None, order: str) -> UInt8:
+    """Pixels [size, size, 3] in RGB or BGR order; without a size as many as there are."""
     if size is None or rgb.size == (size, size):
-        return rgb
-    return rgb.resize((size, size), Image.Resampling.BICUBIC)
+        return _pixels(rgb, order)
+    resize = bicubic.loops(rgb.height, rgb.width, size)
+    if resize is None:
+        return _pixels(rgb.resize((size, size), Image.Resampling.BICUBIC), order)
+    return resize(_pixels(rgb, order))
 
 
 def _pixels(rgb: Image.Image, order: str) -> UInt8:

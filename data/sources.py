@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from etils import epath
 
 from data.counting.frame_counts import frames_of
-from data.faults import BadEpisodeError
+from data.faults import BadEpisodeError, needs
 from data.readers.built import BuiltReader, find_built
 from data.readers.hdf5 import Hdf5Reader
 from data.readers.lerobot import LeRobotReader
@@ -33,6 +34,11 @@ from data.spec import DatasetSpec, is_named, load_named
 from data.trajectory import Reader, Source, Trajectory
 from data.untrusted import Places, read_json
 
+with needs("data"):
+    import tensorflow as tf
+
+StoreError = tf.errors.OpError  # of TensorFlow's client, which reads buckets
+
 _log = logging.getLogger(__name__)
 
 READERS: dict[str, Callable[[DatasetSpec, epath.PathLike, Places], Reader]] = {
@@ -43,6 +49,7 @@ READERS: dict[str, Callable[[DatasetSpec, epath.PathLike, Places], Reader]] = {
     "calvin": lambda spec, root, _: CalvinReader(spec, root),
     "bridge_raw": lambda spec, root, _: BridgeRawReader(spec, root),
 }
+IN_BUCKETS = ("rlds",)  # storages that are read from gs:// too, and what scripts.build_rlds writes
 # X-VLA's table of weights; what is not in it weighs 1
 META_WEIGHTS: Mapping[str, float] = {
     **dict(MIXTURES["xvla_pretrain"]),
@@ -68,6 +75,7 @@ def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None =
     function of trajectories; either is called with the row and the data folder. The files that a
     dataset names lie in `places`, by default below `root`.
     """
+    _check_store(spec, root)
     built = find_built(spec, root)
     if built is not None:
         _log.info("%s: read from what was built, %s", spec.name, built)
@@ -81,6 +89,18 @@ def open_reader(spec: DatasetSpec, root: epath.PathLike, places: Places | None =
         return GeneratedReader(spec, root, named)
     reader: Any = named(spec, root)
     return reader
+
+
+def _check_store(spec: DatasetSpec, root: epath.PathLike) -> None:
+    """Refuses a data folder in a bucket for a storage that is read on disks only."""
+    if "://" not in os.fspath(root) or is_named(spec.storage) or spec.storage in IN_BUCKETS:
+        return
+    if find_built(spec, root) is None:
+        raise ValueError(
+            f"dataset {spec.name!r} is stored as {spec.storage}, which is read on disks only, and "
+            f"{os.fspath(root)} is in a bucket; there {' and '.join(IN_BUCKETS)} is read. Mount "
+            "the bucket, or write the dataset there from a disk with scripts.build_rlds"
+        )
 
 
 def open_mixture(

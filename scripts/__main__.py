@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "Checkpoints": (
         *("convert_checkpoint", "check_equivalence", "prompt", "make_random_checkpoint"),
+        "export_program",
     ),
     "Evaluate": (
         *("evaluate", "merge_results", "compare_results", "verify_receipt", "latency_curve"),

@@ -27,20 +27,43 @@ class Table(NamedTuple):
         rows: reads the rows; nothing is imported before.
         names: splits a flag's value into the names in it; those that stand for code of the
             user's are left out.
+        variant: returns what is wrong with a name that is made of a row's, "" where nothing is, and
+            None for a name of another form.
     """
 
     columns: tuple[str, ...]
     rows: Callable[[], list[tuple[str, ...]]]
     names: Callable[[str], list[str]]
+    variant: Callable[[str], str | None] = lambda name: None  # noqa: ARG005
 
 
 def _tasks() -> list[tuple[str, ...]]:
+    from eval.disturbances.axes import AXES, BENCHMARKS
     from eval.tasks.table import TASKS
 
-    return [
+    rows = [
         (name, row.benchmark or "real robot", row.suite, str(len(row.task_ids) or "?"))
         for name, row in sorted(TASKS.items())
     ]
+    disturbed = ", ".join(BENCHMARKS)
+    return rows + [
+        (f"ROW:{axis}1 .. {len(one.amounts)}", disturbed, one.changes, "")
+        for axis, one in AXES.items()
+    ]
+
+
+def _disturbed_task(name: str) -> str | None:
+    from eval.disturbances.axes import split_name
+    from eval.tasks.table import TASKS, task_spec
+
+    parts = split_name(name)
+    if parts is None or parts[0] not in TASKS:
+        return None
+    try:
+        task_spec(name)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _data() -> list[tuple[str, ...]]:
@@ -124,7 +147,9 @@ def docstring(path: pathlib.Path) -> str:
 
 
 TABLES = {
-    "tasks": Table(("task", "benchmark", "suite", "tasks"), _tasks, lambda text: [text]),
+    "tasks": Table(
+        ("task", "benchmark", "suite", "tasks"), _tasks, lambda text: [text], _disturbed_task
+    ),
     "data": Table(("data", "storage", "domain", "rate and views, or weights"), _data, _data_names),
     "plans": Table(
         ("plan", "steps", "context computed in step", "stops below"),
@@ -137,7 +162,7 @@ TABLES = {
 
 def text(table: str) -> str:
     """Returns a table with aligned columns."""
-    columns, read_rows, _ = TABLES[table]
+    columns, read_rows, *_ = TABLES[table]
     rows = [columns, *read_rows()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     return "\n".join(
@@ -154,7 +179,10 @@ def problems(table: str, value: Any) -> Iterator[str]:
         return
     known = [row[0] for row in TABLES[table].rows()]
     for name in names:
-        if name not in known:
+        refusal = None if name in known else TABLES[table].variant(name)
+        if refusal:
+            yield refusal
+        elif name not in known and refusal is None:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f"; close to it: {', '.join(close)}" if close else ""
             yield f"there is no {name!r}{hint}"
@@ -172,7 +200,7 @@ def bucket_problems(values: Mapping[str, Any], allowed: Collection[str]) -> Iter
         for field, text in _texts(flag, value):
             place = _PLACE.search(text)
             if place and not (place["scheme"] == "gs" and field.removeprefix("--") in allowed):
-                also = f" (gs:// is read by {flags} only)" if flags else ""
+                also = f" (gs:// is taken by {flags} only)" if flags else ""
                 yield (
                     f"{field} is {text}, in a bucket; a local path is needed, or that of a mount "
                     f"of the bucket{also}"

@@ -1,11 +1,16 @@
 """Tests if one policy is better than another on the same episodes.
 
-python -m scripts.compare_results FOLDER[@POLICY] FOLDER[@POLICY] ... [--export=FILE.jsonl]
+python -m scripts.compare_results FOLDER[@POLICY] FOLDER[@POLICY] ... [--export=FILE.jsonl] \
+    [--across=executed,step_limit,steps]
+python -m scripts.compare_results FOLDER
 
 FOLDER is the --out of scripts.evaluate or scripts.merge_results, or the results.json in it. POLICY
 is needed where a receipt has several. Episodes are paired by task, initial state and seed, and must
 have begun in the same state. Of more than two policies each is compared with each, corrected for
-the number of comparisons. docs/receipts.md explains the tables, and what reads the export.
+the number of comparisons. Of one FOLDER, each policy on each changed row is compared with itself on
+the row's control arm. Runs in which a command changed a column of the row (--executed, --step_limit
+or --steps of scripts.evaluate) on one side alone are refused without --across. docs/receipts.md
+explains the tables, and what reads the export.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from eval.runs.compare import (
     Comparison,
     Pair,
     PairingError,
+    against_control,
     best_policies,
     compare_all,
     compare_runs,
@@ -34,11 +40,17 @@ from eval.runs.compare import (
     total,
 )
 from eval.runs.receipt import read_receipt
+from eval.tasks.variants import OVERRIDES
+from scripts.evaluation.success_table import print_changes
 from scripts.terminal import Command, UsageError
 
 COMMAND = Command(__doc__, more=True)
 _EXPORT = COMMAND.DEFINE_string(
     "export", None, "Write all episodes here, a JSON object a line, for other programs."
+)
+
+_ACROSS = COMMAND.DEFINE_list(
+    "across", [], f"Columns in which the sides may differ: {', '.join(OVERRIDES)}."
 )
 
 Side = tuple[dict[str, Any], str]  # a receipt, and the name of a policy in it
@@ -109,10 +121,13 @@ def _compare(console: Console, sides: dict[str, Side]) -> None:
     names = list(sides)
     if len(names) == 2:
         console.print(
-            _table((names[0], names[1]), compare_runs(*sides[names[0]], *sides[names[1]]))
+            _table(
+                (names[0], names[1]),
+                compare_runs(*sides[names[0]], *sides[names[1]], across=_ACROSS.value),
+            )
         )
     else:
-        pairs = compare_all(sides)
+        pairs = compare_all(sides, across=_ACROSS.value)
         console.print(_pairs_table(pairs))
         best = ", ".join(best_policies(names, pairs))
         console.print(f"no other policy is shown to be better than: {best}", markup=False)
@@ -126,27 +141,55 @@ def _compare(console: Console, sides: dict[str, Side]) -> None:
             console.print(f"also different, {names[0]} and {name}: {line}", markup=False)
 
 
+def _compare_with_control(console: Console, receipt: dict[str, Any], policy: str) -> None:
+    """Prints what each change did to the policy, or to each where none is named.
+
+    Raises:
+        PairingError: the receipt has no changed row beside its control arm.
+    """
+    if not against_control(receipt):
+        raise PairingError(
+            f"one receipt, of {', '.join(receipt['tasks'])}, in which no row has its control arm "
+            "beside it; name two receipts or more"
+        )
+    print_changes(console, receipt, policy)
+
+
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
-    if len(arguments) < 2:
-        raise UsageError("name two receipts or more, or their folders, with @POLICY if need be")
+    if not arguments:
+        raise UsageError("name receipts, or their folders, with @POLICY if need be")
+    unknown = sorted(set(_ACROSS.value) - set(OVERRIDES))
+    if unknown:
+        raise UsageError(f"--across={','.join(unknown)}; allowed are {', '.join(OVERRIDES)}")
     console = Console()
     try:
-        sides = _named([_side(argument) for argument in arguments], arguments)
-        _compare(console, sides)
+        if len(arguments) == 1:
+            file, _, policy = arguments[0].partition("@")
+            receipt = read_receipt(pathlib.Path(file))
+            names = [only_policy(receipt, policy)] if policy else list(receipt["policies"])
+            sides = {name: (receipt, name) for name in names}
+            _compare_with_control(console, receipt, policy)
+        else:
+            sides = _named([_side(argument) for argument in arguments], arguments)
+            _compare(console, sides)
         if _EXPORT.value:
-            rows = [
-                row
-                for name, (receipt, policy) in sides.items()
-                for row in episode_rows(name, receipt, policy)
-            ]
-            text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-            write_bytes(pathlib.Path(_EXPORT.value), text.encode())
-            console.print(f"{len(rows)} episodes: {_EXPORT.value}", markup=False)
+            _export(console, sides, pathlib.Path(_EXPORT.value))
     except (FileError, OSError, PairingError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0
+
+
+def _export(console: Console, sides: dict[str, Side], path: pathlib.Path) -> None:
+    rows = [
+        row
+        for name, (receipt, policy) in sides.items()
+        for row in episode_rows(name, receipt, policy)
+    ]
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_bytes(path, text.encode())
+    console.print(f"{len(rows)} episodes: {path}", markup=False)
 
 
 if __name__ == "__main__":

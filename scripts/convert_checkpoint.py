@@ -3,9 +3,10 @@
 python -m scripts.convert_checkpoint CHECKPOINT OUT --layout=hf [--verify] [--adapter=FOLDER]
 
 CHECKPOINT is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step); OUT appears
-complete or not at all. --adapter merges a PEFT adapter into the weights. The workdir of a LoRA run
-is merged into its base; --layout=peft writes its adapter alone, for which the base is not needed.
---verify reads OUT back and compares parameters, and actions from the same noise.
+complete or not at all. Each may be gs://BUCKET/FOLDER. --adapter merges a PEFT adapter into the
+weights. The workdir of a LoRA run is merged into its base; --layout=peft writes its adapter alone,
+for which the base is not needed. --verify reads OUT back and compares parameters, and actions from
+the same noise.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ from scripts.terminal import (
 )
 
 if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
     from xvla_jax.checkpoint_tools.convert_layout import Conversion
 
 _ADAPTER_ALONE = "peft"
 _LAYOUTS = ("hf", "lerobot-vendored", "lerobot-native", "orbax")
 
-COMMAND = Command(__doc__, positional=("checkpoint", "out"))
+COMMAND = Command(
+    __doc__, positional=("checkpoint", "out"), in_buckets=("checkpoint", "out", "adapter")
+)
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )
@@ -94,9 +98,8 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
         )
 
 
-def _convert(
-    source: pathlib.Path, target: pathlib.Path, console: Console, termination: Termination
-) -> int:
+def _convert(source: Place, target: Place, console: Console, termination: Termination) -> int:
+    from xvla_jax.buckets import place_of
     from xvla_jax.checkpoint_tools.convert_layout import (
         convert_checkpoint,
         extract_adapter,
@@ -112,7 +115,7 @@ def _convert(
             target,
             _LAYOUT.value,
             dtype=_DTYPE.value,
-            adapter=pathlib.Path(_ADAPTER.value) if _ADAPTER.value else None,
+            adapter=place_of(_ADAPTER.value) if _ADAPTER.value else None,
             overwrite=_OVERWRITE.value,
             resize=_RESIZE.value,
             domain=_DOMAIN.value,
@@ -134,18 +137,20 @@ def main(_: list[str]) -> int:
     """Returns the exit status: 0, or 1 when something fails or differs."""
     if _LAYOUT.value == _ADAPTER_ALONE and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
         raise UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
+    from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
 
     quiet_libraries()
-    console, source, target = Console(), pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUT.value)
+    console = Console()
     try:
+        source, target = place_of(_CHECKPOINT.value), place_of(_OUT.value)
         with Termination() as termination:
             return _convert(source, target, console, termination)
     except (XVLAError, OSError) as error:
         console.print(f"error: {message(error)}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print(f"stopped; {target} was not written", markup=False)
+        console.print(f"stopped; {_OUT.value} was not written", markup=False)
         return STOPPED
 
 

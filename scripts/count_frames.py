@@ -16,7 +16,7 @@ from rich.console import Console
 from data.rows.mixtures import FRAMES, mixture
 from scripts.terminal import Command, message, quiet_libraries
 
-COMMAND = Command(__doc__, rows={"data": "data"})
+COMMAND = Command(__doc__, rows={"data": "data"}, in_buckets=("root", "workdir"))
 _DATA = COMMAND.DEFINE_string(
     "data", None, "Dataset, mixture, NAME:WEIGHT,... or module:ROW.", required=True
 )

@@ -4,6 +4,8 @@ python -m scripts.evaluate --policy=CHECKPOINT --tasks=libero_spatial,libero_goa
     --out=FOLDER [--workers=2] [--shard=1/4] [--accept_renderer] [--simulator_python=EXE]
 python -m scripts.evaluate --tasks=quickstart --init_states=30:80 --out=FOLDER \
     --policy=trained=CHECKPOINT --policy=script=expert: [--task_ids=3,1,8] [--stop_early]
+python -m scripts.evaluate --tasks=quickstart:camera2,quickstart:light3 --out=FOLDER \
+    --policy=CHECKPOINT [--executed=10] [--step_limit=200] [--steps=5]
 python -m scripts.evaluate --tasks=quickstart --out=FOLDER --policy=exact=CHECKPOINT \
     --policy=cheap=CHECKPOINT --plan=cheap=frozen3
 
@@ -13,6 +15,10 @@ with random weights), `blind` (the checkpoint with black images), `expert` (scri
 layouts acts inside LeRobot, in the environment of --lerobot_python).
 Where the expert takes part, all are evaluated on the tasks that it has a plan for
 (eval/simulators/plans.py).
+
+A row of LIBERO takes a disturbance behind its name, AXIS and LEVEL; the row itself is evaluated
+too, as its control arm. --list shows the axes. --executed, --step_limit and --steps change a column
+of all rows, and the receipt says so.
 
 The same command resumes an interrupted evaluation. scripts.merge_results merges shards;
 docs/receipts.md explains how to read and compare the results.
@@ -32,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from eval.client.transports import RemoteError
+from eval.disturbances.axes import split_name
 from eval.files import write_json
 from eval.pages.evaluation import write_evaluation_page
 from eval.runs.evaluation import Evaluation, Options, Task
@@ -43,6 +50,7 @@ from eval.runs.statistics import ALPHA
 from eval.simulators.preflight import SimulatorSetupError, versions
 from eval.simulators.workers import WorkerError
 from eval.tasks.table import episodes, evaluation_states, parse_states, task_spec
+from eval.tasks.variants import overridden
 from scripts.evaluation.simulators import define_simulator_python, pools_in
 from scripts.evaluation.success_table import PAGE, print_power, print_tables
 from scripts.terminal import STOPPED, Command, UsageError, episode_progress, quiet_libraries
@@ -52,7 +60,9 @@ if TYPE_CHECKING:
 
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
-COMMAND = Command(__doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("program_cache",))
+COMMAND = Command(
+    __doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("policy", "program_cache")
+)
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", None, "Of each task, from its first initial states.", lower_bound=1
@@ -94,8 +104,18 @@ _PROGRAMS = COMMAND.DEFINE_string(
 )
 
 _CONTROL = COMMAND.DEFINE_bool(
-    "control", True, "Evaluate the control arm of each changed suite of LIBERO-PRO too."
+    "control", True, "Evaluate the control arm of each disturbed row and suite of LIBERO-PRO too."
 )
+
+_OVERRIDES = {
+    "executed": COMMAND.DEFINE_integer(
+        "executed", None, "Rows of a chunk to carry out, in place of the row's own.", lower_bound=1
+    ),
+    "step_limit": COMMAND.DEFINE_integer(
+        "step_limit", None, "Control steps of an episode, likewise.", lower_bound=1
+    ),
+    "steps": COMMAND.DEFINE_integer("steps", None, "Denoising steps, likewise.", lower_bound=1),
+}
 
 _PLAN = COMMAND.DEFINE_multi_string(
     "plan", [], "[POLICY=]PLAN of the sampler: of one policy, or of all; exact10 if not given."
@@ -122,7 +142,10 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
     if _CONTROL.value:
         names += [task_spec(name).control for name in names if task_spec(name).control]
     for name in dict.fromkeys(names):
-        spec = common_tasks(task_spec(name), entrants, task_ids)
+        spec = overridden(
+            common_tasks(task_spec(name), entrants, task_ids),
+            {column: flag.value for column, flag in _OVERRIDES.items()},
+        )
         states = evaluation_states(spec)
         if _EPISODES.value:
             states = range(_EPISODES.value)
@@ -139,9 +162,9 @@ def run(console: Console) -> dict[str, Any]:
     from xvla_jax.training.provenance import git_state
 
     out = pathlib.Path(_OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
     entrants = [parse_policy(text) for text in _POLICIES.value]
     tasks = _tasks(entrants)
+    out.mkdir(parents=True, exist_ok=True)
     filmed = next((e.name for e in entrants if e.kind != EXPERT), entrants[0].name)
     film = filmed if _FILM.value is None else _FILM.value
     check_names(entrants, film)
@@ -169,6 +192,7 @@ def run(console: Console) -> dict[str, Any]:
                 specs,
                 lerobot_python=_LEROBOT.value,
                 until=until,
+                steps=_OVERRIDES["steps"].value,
                 plan=plans[entrant.name],
                 uncertified=_UNCERTIFIED.value,
             )
@@ -182,8 +206,11 @@ def run(console: Console) -> dict[str, Any]:
 
 def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    if len(_TASKS.value) > 1 and (_TASK_IDS.value or _STATES.value):
-        raise UsageError("--task_ids and --init_states are for one row in --tasks")
+    rows = {parts[0] if parts else name for name in _TASKS.value for parts in [split_name(name)]}
+    if len(rows) > 1 and (_TASK_IDS.value or _STATES.value):
+        raise UsageError(
+            "--task_ids and --init_states are for one row in --tasks, disturbed or not"
+        )
     from scripts.equivalence.torch_process import TorchReferenceError
     from xvla_jax.compilation.program_cache import keep_programs
     from xvla_jax.errors import XVLAError

@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from configs import models
 from xvla_jax.checkpoints import torch_tensors
 from xvla_jax.checkpoints.folders import atomic_folder
+from xvla_jax.checkpoints.hf_folder import CONTRACT_NAME
 from xvla_jax.checkpoints.lerobot import config_from_dict
 from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
@@ -29,6 +30,7 @@ from xvla_jax.checkpoints.safetensors_files import (
     write_safetensors,
 )
 from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
@@ -37,6 +39,10 @@ Shape = tuple[int, ...]
 
 # Type of the file's tensors -> its name in a safetensors header.
 STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16"}
+
+
+# Models by name, with the action space ee6d.
+SIZES: Final[Mapping[str, models.Shape]] = {"": models.RELEASED, "small": models.SMALL}
 
 
 def _normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
@@ -78,13 +84,13 @@ def draw(seed: int, name: str, shape: Shape) -> np.ndarray:
 
 
 def read_config(path: str) -> XVLAConfig:
-    """Reads the model of a ``config.json``; the released size for an empty path.
+    """Reads the model of a ``config.json``; a name of ``SIZES`` stands for that of its shape.
 
     Raises:
         ConfigError: there is no such file, or it describes no model.
     """
-    if not path:
-        return XVLAConfig.from_dict(models.model_dict(models.RELEASED, action_mode="ee6d"))
+    if path in SIZES:
+        return XVLAConfig.from_dict(models.model_dict(SIZES[path], action_mode="ee6d"))
     try:
         raw = json.loads(pathlib.Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -111,6 +117,7 @@ def write_random_checkpoint(
     seed: int,
     dtype: str,
     on_tensor: Callable[[int, int], None],
+    contracts: Iterable[Contract] = (),
 ) -> Written:
     """Writes config, weights and processor files; the folder appears complete or not at all.
 
@@ -121,6 +128,7 @@ def write_random_checkpoint(
         seed: of all weights, not negative.
         dtype: ``float32`` or ``bfloat16``, of every tensor.
         on_tensor: called with (tensors written, tensors in all) after each.
+        contracts: action contracts, one a domain; without any no task can be driven.
 
     Raises:
         CheckpointError: the folder is in use.
@@ -143,6 +151,8 @@ def write_random_checkpoint(
         write_safetensors(weights, info, read_one, metadata={"format": "pt"})
         config.write(scratch)
         processor.write(scratch)
+        if stated := [contract.to_dict() for contract in contracts]:
+            (scratch / CONTRACT_NAME).write_text(json.dumps(stated, indent=1) + "\n")
         with weights.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Written(len(shapes), weights.stat().st_size, sha256)

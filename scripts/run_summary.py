@@ -60,6 +60,7 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: no run has logged anything in the folder.
     """
+    from scripts.restarts.journal import restart_rows
     from scripts.training.rollout_results import read_results, result_rows
     from xvla_jax.planning.roofline import read_work, roofline_rows
     from xvla_jax.training.telemetry import METRICS_NAME, all_lines, duration, goodput, read_metrics
@@ -94,13 +95,14 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
     left_out = {k: v for k, v in lines[-1].items() if k.startswith("left_out/")}
     for name, count in left_out.items():
         rows[f"left out: {name.removeprefix('left_out/')}"] = f"{count:.0f}"
-    run = goodput(all_lines(workdir))
+    written = all_lines(workdir)
+    run = goodput(written)
     if run["sessions"]:
         rows["time of all processes"] = duration(run["seconds"])
         rows["processes"] = f"{run['sessions']:.0f}"
         rows["steps done again"] = f"{run['steps_repeated']:.0f}"
         rows["goodput"] = f"{run['goodput']:.1%}"
-    return rows
+    return rows | restart_rows(workdir, written)
 
 
 def table(runs: Mapping[str, Mapping[str, str]]) -> Table:
@@ -175,13 +177,23 @@ def _finish_panel(axes: Any, title: str) -> None:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
 
 
-def report(workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console) -> None:
-    """Prints the table, draws the curves into `path`, and writes pages of rollouts."""
+def report(
+    workdirs: Sequence[pathlib.Path], path: pathlib.Path, console: Console, *, place: object = None
+) -> None:
+    """Prints the table, draws the curves into `path`, and writes pages of rollouts.
+
+    Args:
+        workdirs: of the runs.
+        path: PNG file.
+        console: to print to.
+        place: folder that a caller copies the file to; None where it stays.
+    """
     from scripts.training.rollout_results import write_page
 
     console.print(table({workdir.name: summary(workdir) for workdir in workdirs}))
     draw_curves(workdirs, path)
-    console.print(f"curves are in {path}", highlight=False, soft_wrap=True)
+    shown = f"{place}/{path.name}" if place else path
+    console.print(f"curves are in {shown}", highlight=False, soft_wrap=True)
     for workdir in workdirs:
         page = write_page(workdir)
         if page is not None:

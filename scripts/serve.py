@@ -30,7 +30,9 @@ _LOOPBACK = "127.0.0.1"
 DEFAULT_PLAN = "exact10"  # of xvla_jax.plans, which --help need not load
 _PLATFORMS = {"auto": None, "cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
-COMMAND = Command(__doc__, rows={"plans": "plans"}, in_buckets=("program_cache",))
+COMMAND = Command(
+    __doc__, rows={"plans": "plans"}, in_buckets=("checkpoint", "adapter", "program_cache")
+)
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
 )

@@ -26,6 +26,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -45,19 +46,22 @@ _COLUMN: Final = 26  # characters of the names of flags in the help
 _WIDTH: Final = 100
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CHATTY: Final = ("absl", "jax", "orbax")  # loggers of which only warnings are shown
-# Apache Beam warns so at each start that it has no client for BigQuery
-_NO_NEWS: Final = ("_SignalingThread.run() raised an exception", "apitools not found")
+# Exceptions of Orbax's threads, raised to us as well; and Beam has no client for BigQuery.
+_NO_NEWS: Final = ("_SignalingThread.run", "Handler Commit", "to write metadata=", "apitools not")
 
 
 class UsageError(Exception):
     """A command line that a command cannot use; the message says why."""
 
 
+class PlaceError(UsageError):
+    """A place in a store that a command does not serve."""
+
+
 class Command:
     """The flags of one command, kept apart from those of every other module, and how it runs.
 
-    ``DEFINE_string`` and its like are absl's; ``required`` may also be met by a positional
-    argument.
+    ``DEFINE_string`` and its like are absl's; a positional argument meets ``required`` too.
 
     Args:
         doc: docstring of the command's module; ``--help`` prints it above the flags.
@@ -65,9 +69,8 @@ class Command:
         rows: flag -> table of `choices` that its value names rows of. Unknown names are refused
             with the closest ones, and ``--list`` prints the tables.
         more: the command takes further positional arguments.
-        in_buckets: flags, or fields of the config, whose value may lie in a bucket (``gs://``). Any
-            other is refused, so that no local folder called ``gs:`` is written.
-        status: exit status after an error.
+        in_buckets: flags, or fields of the config, that may lie in a bucket; others are refused.
+        status: exit status after an error; after a place that is refused it is 2.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class Command:
         # behind -- stand options of other programs
         values["argument"] = [text for text in arguments if not text.startswith("--")]
         for problem in choices.bucket_problems(values, self._in_buckets):
-            raise UsageError(problem)
+            raise PlaceError(problem)
         missing = [f"--{name}" for name in self._required if self.flags[name].value is None]
         if missing:
             raise UsageError(f"{' and '.join(missing)} must be given")
@@ -214,15 +217,14 @@ class Command:
     def run(self, main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
         """Returns the exit status of a command line, argv[0] included.
 
-        Files, disks and connections that fail, Ctrl-C and wrong usage end in one line, wherever
-        they come from. ``main`` takes the arguments that `parse` returns and catches the errors of
-        its own subject.
+        Files, disks and connections that fail, Ctrl-C and wrong usage end in one line. ``main``
+        takes the arguments that `parse` returns and catches the errors of its own subject.
         """
         if sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
-        # TensorFlow and JAX print notes about the machine at each start otherwise.
+        # TensorFlow and JAX print notes about the machine at each start otherwise, of which this
+        # level does not silence that about oneDNN; TensorFlow only reads data here.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        # A note that this level does not silence; TensorFlow only reads data here.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         try:
             if _HELP.intersection(argv[1:]):
@@ -233,7 +235,7 @@ class Command:
         except UsageError as error:
             name = pathlib.Path(argv[0]).stem
             print(f"error: {error}\nsee python -m scripts.{name} --help", file=sys.stderr)
-            return self._status
+            return 2 if isinstance(error, PlaceError) else self._status
         except OSError as error:
             print(f"error: {message(error)}", file=sys.stderr)
             return self._status
@@ -369,14 +371,14 @@ def quiet_libraries() -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in (*logging.getLogger().handlers, *logging.getLogger("absl").handlers):
         handler.addFilter(_is_news)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning, "sys")
     sys.unraisablehook = _report
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Returns False for what is no news: exceptions of Orbax's threads are raised as well.
 
-    When one write of several fails, the others are left behind, and asyncio logs each of them when
-    it is collected, which is sooner or later.
+    When one write of several fails, the others are left behind, and asyncio logs each of them.
     """
     text = record.getMessage()
     if record.name == "asyncio":

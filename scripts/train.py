@@ -1,28 +1,42 @@
 """Trains X-VLA: pretraining, fine-tuning or LoRA, as a config file says.
 
 python -m scripts.train --config=configs/finetune_libero.py --workdir=W [--config.a.b=v]
-    [--config.init_from=CHECKPOINT] [--config.data.root=FOLDER]
+    [--config.init_from=CHECKPOINT] [--config.data.root=FOLDER] [--restarts=N]
 
 A workdir that holds a checkpoint is resumed, data stream included. Ctrl-C and SIGTERM save and
-stop. On several hosts the same command is started on each (docs/multihost.md). X-VLA's own flags
-work behind --config=configs/xvla_released.py.
+stop. On several hosts the same command is started on each (docs/multihost.md). With --restarts a
+run starts again after a failure, on the hosts that are left (docs/tpu_from_zero.md). X-VLA's own
+flags work behind --config=configs/xvla_released.py.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
 from scripts.training.xvla_flags import carried_over
 
-COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+
+_IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
+
+COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
     "workdir", None, "Folder of checkpoints and metrics.", required=True
 )
 _TAKE_OVER = COMMAND.DEFINE_bool(
     "take_over", False, "Take the workdir from a run on another host that is known to be dead."
+)
+_RESTARTS = COMMAND.DEFINE_integer(
+    "restarts", None, "Starts after the first, on the hosts that are left; off without.", 0
+)
+_REJOIN = COMMAND.DEFINE_float(
+    "rejoin_s", 60.0, "Seconds without a sign of life until a restart leaves a host out.", 1.0
 )
 _PROGRAMS = COMMAND.DEFINE_string(
     "program_cache", None, "Folder or bucket of compiled programs; off: keep none."
@@ -31,34 +45,56 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
-    from scripts.training.session import held_workdir, train
-    from xvla_jax.compilation.program_cache import keep_programs
+    from scripts.restarts import journal, supervisor
+    from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
-    from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
-    from xvla_jax.training.multihost import DistributedConfig, start
-    from xvla_jax.training.workdir_lock import mounted_workdir
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     quiet_libraries()
-    keep_between_steps()
-    trim_after_compiling()
-    config = _CONFIG.value
     try:
-        workdir = mounted_workdir(_WORKDIR.value)
-        kept = keep_programs(_PROGRAMS.value)
-        # until the loop waits for signals itself, one ends at once
-        with Termination() as termination:
-            processes = start(DistributedConfig(**config.distributed.to_dict()))
-            with processes, held_workdir(workdir, processes, take_over=_TAKE_OVER.value):
-                if processes.main:
-                    logging.info(kept)
-                asked = COMMAND.fields_set("config")
-                return train(config, workdir, processes, asked, termination.check)
+        place = place_of(_WORKDIR.value, flag="--workdir")
+        if _RESTARTS.value is None or journal.TOKEN in os.environ:
+            return _train(place)
+        limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)
+        return supervisor.supervise(sys.argv, _CONFIG.value, place, limits)
     except KeyboardInterrupt:
         print("stopped at once; the newest complete checkpoint is kept")
         return STOPPED
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+
+
+def _train(place: Place) -> int:
+    """Trains in this process; a supervisor imports nothing of this."""
+    import jax
+
+    from data.sources import StoreError
+    from scripts.restarts import journal
+    from scripts.training.session import held_workdir, train
+    from xvla_jax.compilation.program_cache import keep_programs
+    from xvla_jax.training.cpu_memory import keep_between_steps, trim_after_compiling
+    from xvla_jax.training.multihost import DistributedConfig, start
+
+    journal.follow_supervisor()
+    keep_between_steps()
+    trim_after_compiling()
+    config = _CONFIG.value
+    kept = keep_programs(_PROGRAMS.value)
+    try:
+        # until the loop waits for signals itself, one ends at once
+        with Termination() as termination:
+            processes = start(DistributedConfig(**config.distributed.to_dict()))
+            held = held_workdir(place, processes, take_over=_TAKE_OVER.value)
+            with processes, held as workdir:
+                if processes.main:
+                    logging.info(kept)
+                    local = jax.local_device_count()
+                    journal.begin(place, processes=processes.count, devices=local)
+                asked = COMMAND.fields_set("config")
+                return train(config, workdir, processes, asked, termination.check)
+    except StoreError as error:  # of the client that reads and writes metadata for Orbax
+        print(f"error: {' '.join(error.message.split())}", file=sys.stderr)
         return 1
 
 

@@ -34,6 +34,8 @@ FOREIGN_FLAGS = {
     "dist": "pytest",
     "logdir": "tensorboard",
     "blocks": "an arrow of a drawing",
+    **dict.fromkeys(("net", "uts", "mount"), "unshare"),
+    "bind": "mount",
     "nodes": "sbatch",
     "signal": "sbatch",
     "requeue": "sbatch",

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,8 @@ from xvla_jax.models.inference import abstract_inference_params, example_inputs,
 from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.plans import DEFAULT, EXACT, Form, SamplerPlan, named_plan
 from xvla_jax.pretrained import load_checkpoint
-from xvla_jax.processor import Processor
+from xvla_jax.processor import Processor, load_tokenizer, token_ids
 
-_TOKENIZING: Final = threading.Lock()
 _Value = TypeVar("_Value", int, SamplerPlan)
 
 
@@ -124,7 +122,8 @@ class Policy:
         """Puts the parameters on the default device.
 
         Without ``domains`` their names are those of X-VLA's released weights. Programs ``ahead``
-        (views, batch size) are compiled in the meantime, for all ``plans``.
+        (views, batch size) are compiled for all ``plans``, and the tokenizer is loaded, in the
+        meantime.
         """
         self.config = config
         self.processor = processor
@@ -140,6 +139,8 @@ class Policy:
             for form in dict.fromkeys(row.form for row in plans)
             for shape in ahead
         }
+        if self._ahead:
+            load_tokenizer(processor)
         self.params = inference_params(params, dtype, place=jax.device_put)
 
     @classmethod
@@ -252,7 +253,7 @@ class Policy:
         )
         return Prepared(
             images=images[: int(present.sum())],
-            input_ids=_token_ids(self.processor, observation["instruction"]),
+            input_ids=token_ids(self.processor, observation["instruction"]),
             proprio=np.pad(proprio, (0, self.space.width - len(proprio))),
             domain_id=int(observation["domain_id"]),
             prefix=prefix,
@@ -436,13 +437,3 @@ def _one_each(what: str, value: _Value | Sequence[_Value], size: int) -> list[_V
     if len(values) != size:
         raise InputError(f"{len(values)} {what} for {size} observations; one each is expected")
     return values
-
-
-@functools.lru_cache(maxsize=1024)
-def _token_ids(processor: Processor, instruction: str) -> np.ndarray:
-    """Tokenizes an instruction; robots repeat theirs, so ids are kept.
-
-    The tokenizer is not safe for threads.
-    """
-    with _TOKENIZING:
-        return processor.tokenize([instruction])[0]

@@ -8,7 +8,6 @@ and the digest that the ``model`` item of each step states, and merged when the 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
+from xvla_jax import buckets
 from xvla_jax.checkpoints import hf_folder, lerobot, run_folder
 from xvla_jax.checkpoints.accounting import STORED, check_tree
 from xvla_jax.checkpoints.fingerprints import params_digest
@@ -72,7 +72,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> 
     With ``stored`` parameters stay on disk as `StoredLeaf` until they are read, by
     `save_pretrained` for example; values that are not finite are refused then.
     """
-    folder = pathlib.Path(folder)
+    folder = run_folder.on_disk(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     step = run_folder.find_step(folder)
@@ -132,8 +132,8 @@ def save_pretrained(
     contracts, buffers, files = dict(contracts or {}), dict(buffers or {}), dict(files or {})
     parts = (config, dict(params), processor, contracts, buffers, dtype, files)
     checkpoint = Pretrained(*parts, domains=dict(domains or {}))
-    check_free(pathlib.Path(folder), _stored_bytes(params, layout, dtype))
-    with atomic_folder(folder, overwrite=overwrite) as scratch, disk_errors(pathlib.Path(folder)):
+    check_free(place := buckets.place_of(folder), _stored_bytes(params, layout, dtype))
+    with atomic_folder(place, overwrite=overwrite) as scratch, disk_errors(place):
         if layout == ORBAX:
             from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
 
@@ -187,7 +187,7 @@ def adapter_section(
         digest: `params_digest` of the base.
         relabelled: the run has another action space than the base.
     """
-    folder = str(pathlib.Path(base).resolve())
+    folder = str(buckets.absolute(buckets.place_of(base)))
     section: dict[str, Any] = {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
     return section | ({_RELABELLED: True} if relabelled else {})
 
@@ -198,7 +198,7 @@ def is_lora_run(folder: str | os.PathLike[str]) -> bool:
     return step is not None and ADAPTER in run_folder.read_model(step)
 
 
-def read_adapter(step: pathlib.Path) -> Adapter:
+def read_adapter(step: buckets.Place) -> Adapter:
     """Loads the adapter of a step to the host.
 
     Raises:
@@ -206,6 +206,7 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     """
     from xvla_jax.checkpoints import orbax  # late, see `check_stored_tree`
 
+    step = run_folder.on_disk(step)
     item = run_folder.read_model(step)
     adapter = abstract_adapter(
         lerobot.config_from_dict(item["config"]), PeftConfig(item[ADAPTER]["peft"])
@@ -213,14 +214,14 @@ def read_adapter(step: pathlib.Path) -> Adapter:
     return dataclasses.replace(adapter, tensors=orbax.load_params(step.resolve(), adapter.tensors))
 
 
-def base_folder(step: pathlib.Path) -> pathlib.Path:
+def base_folder(step: buckets.Place) -> buckets.Place:
     """Returns the folder of a step's base.
 
     Raises:
         CheckpointError: it is missing; the message says how to continue without it.
     """
-    folder = pathlib.Path(run_folder.read_model(step)[ADAPTER]["base"])
-    if not folder.is_dir():
+    folder = buckets.place_of(run_folder.read_model(step)[ADAPTER]["base"])
+    if not buckets.in_bucket(folder) and not folder.is_dir():
         raise CheckpointError(
             f"{step} is of a LoRA run, and its base {folder} is not here. Put it back, or merge "
             f"the adapter into a copy of it: {_HOW_TO_MERGE}"
@@ -228,7 +229,7 @@ def base_folder(step: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]:
+def merged_params(step: buckets.Place, base: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the base's parameters with a step's adapter merged, lazily for a base on disk.
 
     Raises:
@@ -247,7 +248,7 @@ def merged_params(step: pathlib.Path, base: Mapping[str, Any]) -> dict[str, Any]
 
 
 def export_adapter(
-    step: pathlib.Path, folder: str | os.PathLike[str], *, overwrite: bool = False
+    step: buckets.Place, folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
     """Writes the adapter of a step as a folder that PEFT loads.
 
@@ -270,7 +271,7 @@ def export_adapter(
     )
 
 
-def check_same_base(step: pathlib.Path, ours: Mapping[str, Any]) -> None:
+def check_same_base(step: buckets.Place, ours: Mapping[str, Any]) -> None:
     """Refuses to resume from a step with another adapter or base than it has.
 
     Args:
@@ -350,9 +351,8 @@ def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:
     )
 
 
-@functools.lru_cache(maxsize=4)
 def _template(config: XVLAConfig) -> dict[str, Any]:
-    """Returns the shapes of a model's parameters; tracing the released size takes a second."""
+    """Returns the shapes of a model's parameters."""
     try:
         return abstract_params(config)
     except (ValueError, TypeError, ArithmeticError) as error:

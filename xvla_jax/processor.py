@@ -13,7 +13,9 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
@@ -21,10 +23,10 @@ import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from xvla_jax import resizing
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError, InputError
-from xvla_jax.scaling import Scaling
+from xvla_jax.preprocessing import resizing
+from xvla_jax.preprocessing.scaling import Scaling
 from xvla_jax.untrusted import (
     STRICT,
     Side,
@@ -39,6 +41,8 @@ from xvla_jax.untrusted import (
 PREPROCESSOR_NAME: Final = "preprocessor_config.json"
 TOKENIZER_FILES: Final = ("vocab.json", "merges.txt")
 BUNDLED_TOKENIZER: Final = pathlib.Path(__file__).parent / "assets" / "bart_tokenizer"
+
+_TOKENIZING: Final = threading.Lock()
 
 # Fields of the released file of which no other value is supported.
 _FIXED: Final[Mapping[str, Any]] = {
@@ -368,6 +372,23 @@ def _check_tokenizer_config(path: pathlib.Path) -> None:
 def _merges(folder: pathlib.Path) -> list[str]:
     lines = (folder / "merges.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#version")]
+
+
+@functools.lru_cache(maxsize=1024)
+def token_ids(processor: Processor, instruction: str) -> np.ndarray:
+    """Tokenizes an instruction as ``int32[L]``; robots repeat theirs, so ids are kept.
+
+    Threads may call it; the tokenizer itself is not safe for them.
+    """
+    with _TOKENIZING:
+        return processor.tokenize([instruction])[0]
+
+
+def load_tokenizer(processor: Processor) -> None:
+    """Loads the tokenizer in a thread; an error is raised where it is used."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+    pool.submit(token_ids, processor, "wait")
+    pool.shutdown(wait=False)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from benchmarks.data import endurance, many_sets, speed, table
 from eval.files import write_json
 from scripts.terminal import quiet_libraries
 
-_PARTS: Final = ("hdf5", "rlds", "python", "resume", "memory", "mixture")
+_PARTS: Final = ("hdf5", "rlds", "stages", "resume", "memory", "mixture")
 
 _QUICK = flags.DEFINE_bool("quick", False, "Fewer files and steps: under 5 minutes on 2 cores.")
 _ONLY = flags.DEFINE_multi_enum("only", list(_PARTS), _PARTS, "These parts; may be repeated.")
@@ -43,7 +43,7 @@ def measure(workdir: pathlib.Path, console: Console) -> dict[str, Any]:
     measures: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
         "hdf5": (speed.hdf5, {"python": _TORCH_PYTHON.value, "quick": quick}),
         "rlds": (speed.rlds, {"quick": quick}),
-        "python": (speed.python_share, {"quick": quick}),
+        "stages": (speed.stages, {"quick": quick}),
         "resume": (endurance.resume, {"steps": 10_000}),
         "memory": (endurance.memory, {"steps": 5_000 if quick else 20_000}),
         "mixture": (many_sets.many_sets, {"quick": quick}),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.data.recordings import Recording, hdf5_set, image_bytes, rlds_set
 from data.faults import BadEpisodeError
+from data.pixels import bicubic
 from data.sources import open_reader
 from data.spec import DatasetSpec
 from data.stream.pipeline import Batches, batches
@@ -207,11 +208,11 @@ def _files(folder: pathlib.Path, size: Recording) -> dict[str, Any]:
     }
 
 
-def python_share(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
-    """Measures the CPU time of a sample under Python's global lock, which bounds a process's rate.
+def stages(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
+    """Measures the CPU time of a sample by stage, in us, and what Python's global lock bounds.
 
-    Everything but decoding and resizing counts: reading and bookkeeping, measured with tiny cached
-    images, and Pillow's parsing of headers and packing of pixels.
+    Reading and bookkeeping are measured with tiny cached images. They hold the lock, as Pillow's
+    parsing of headers and packing of pixels do; decoding and resizing do not.
     """
     size = _hdf5_size(quick)
     folder = workdir / f"hdf5_{size.name}"
@@ -220,23 +221,41 @@ def python_share(workdir: pathlib.Path, *, quick: bool) -> dict[str, Any]:
         ours.skip(size.episodes * size.frames // BATCH_SIZE)
         start = time.process_time()
         ours.skip(400)
-        glue = (time.process_time() - start) / (400 * BATCH_SIZE)
+        glue = 1e6 * (time.process_time() - start) / (400 * BATCH_SIZE)
     trajectory = next(iter(open_reader(row, folder).read(0)))
     if isinstance(trajectory, BadEpisodeError):
         raise trajectory
     encoded = [trajectory.images[0][frame] for frame in range(size.frames)]
-    small = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))
-    opening = min(_cpu_seconds(lambda p: Image.open(io.BytesIO(p)), encoded) for _ in range(5))
-    packing = min(_cpu_seconds(lambda _: small.tobytes("raw", "BGR"), encoded) for _ in range(5))
-    held = glue + size.views * (opening + packing)
+    image = _image_stages(encoded, size.size)
+    held = glue + size.views * (image["header"] + image["packing"])
     return {
         "views": size.views,
-        "glue_us": 1e6 * glue,
-        "opening_us": 1e6 * opening,
-        "packing_us": 1e6 * packing,
-        "held_us": 1e6 * held,
-        "ceiling": 1 / held,
+        "glue_us": glue,
+        "image_us": image,
+        "held_us": held,
+        "ceiling": 1e6 / held,
     }
+
+
+def _image_stages(encoded: Sequence[bytes], side: int) -> dict[str, float]:
+    """Returns the us of each stage of an image; "compiled" is None where Pillow does the work."""
+    first = Image.open(io.BytesIO(encoded[0])).convert("RGB")
+    pixels = np.asarray(first)
+    calls: dict[str, Callable[[bytes], object]] = {
+        "header": lambda content: Image.open(io.BytesIO(content)),
+        "decoded": lambda content: Image.open(io.BytesIO(content)).load(),
+        "packing": lambda _: first.tobytes("raw", "BGR"),
+        "Pillow": lambda _: first.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC),
+    }
+    compiled = bicubic.verified(side, side, IMAGE_SIZE)
+    if compiled is not None:
+        calls["compiled"] = lambda _: compiled(pixels)
+    times = {
+        name: 1e6 * min(_cpu_seconds(call, encoded) for _ in range(5))
+        for name, call in calls.items()
+    }
+    times["decoding"] = times.pop("decoded") - times["header"]
+    return times
 
 
 def _cpu_seconds(call: Callable[[bytes], object], items: Sequence[bytes]) -> float:

@@ -19,7 +19,7 @@ def show(console: Console, record: dict[str, Any]) -> None:
     for column in ("figure", "target"):
         table.add_column(column, justify="right", no_wrap=True)
     notes: list[str] = []
-    for part, rows in (("hdf5", _hdf5), ("rlds", _rlds), ("python", _python)):
+    for part, rows in (("hdf5", _hdf5), ("rlds", _rlds), ("stages", _stages)):
         if part in record:
             rows(table, notes, record[part])
             table.add_section()
@@ -62,13 +62,24 @@ def _rlds(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
     notes.append(_files("RLDS", figures["files"]))
 
 
-def _python(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+def _stages(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
+    image = figures["image_us"]
+    rows = {
+        "header": "header",
+        "decoding": "decoding",
+        "packing": "packing of pixels",
+        "Pillow": "resizing, Pillow",
+        "compiled": "resizing, compiled",
+    }
+    for key, text in rows.items():
+        if key in image:
+            table.add_row(f"HDF5, CPU of an image, us: {text}", f"{image[key]:.0f}")
+    table.add_row("HDF5, reading and bookkeeping, us a sample", f"{figures['glue_us']:.0f}")
     table.add_row("HDF5, Python's lock held, us a sample", f"{figures['held_us']:.0f}")
     table.add_row("HDF5, most samples/s of one process", f"{figures['ceiling']:.0f}")
     notes.append(
-        f"Lock: {figures['glue_us']:.0f} us of reading and bookkeeping, and for each of "
-        f"{figures['views']} images {figures['opening_us']:.0f} us of header and "
-        f"{figures['packing_us']:.0f} us of packing."
+        f"Lock: reading and bookkeeping, and for each of {figures['views']} images header and "
+        "packing."
     )
 
 

@@ -168,7 +168,7 @@ def kill_often(
     return outcome
 
 
-def _write_demos(folder: pathlib.Path) -> None:
+def write_demos(folder: pathlib.Path) -> None:
     """Writes three generated demonstrations in RLDS."""
     frames, size = 20, 32
     made = folder / "episodes"
@@ -216,7 +216,7 @@ def measure(
 ) -> list[Outcome]:
     """Trains the straight run, then both killed ones side by side."""
     shutil.rmtree(folder, ignore_errors=True)
-    _write_demos(folder)
+    write_demos(folder)
     iters = _STEPS_A_KILL * kills + 2 * SAVE_EVERY
     straight = KilledRun(folder, "straight", iters)
     straight.finish()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -11,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.files import differences
-from eval.runs.compare import against_control, compare_runs
+from eval.runs.compare import Change, against_control, compare_runs
 from eval.runs.seal import SEAL
 from eval.runs.traces import Trace, load_trace
 from eval.tasks.profiles import NO_ROTATION
-from eval.tasks.spec import CHAIN_LENGTH
+from eval.tasks.spec import CHAIN_LENGTH, row_values
 from eval.tasks.table import TASKS
 
 from .html import Points, bar_chart, bullet_list, figure_grid, path_chart, plain_table, video
@@ -42,7 +41,7 @@ def write_evaluation_page(path: Path, receipt: Mapping[str, Any], folder: Path) 
     write_report(
         path,
         Report(
-            title=f"Evaluation on {', '.join(tasks)}",
+            title=f"Evaluation on {', '.join(row_title(n, t['row']) for n, t in tasks.items())}",
             lead=_lead(receipt),
             policies=success_rows(receipt),
             sections=[
@@ -65,7 +64,8 @@ def success_rows(receipt: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str
     rows = []
     for name, task in receipt["tasks"].items():
         for policy, entry in task["policies"].items():
-            title = policy if len(receipt["tasks"]) == 1 else f"{name}: {policy}"
+            row = row_title(name, task["row"])
+            title = policy if len(receipt["tasks"]) == 1 else f"{row}: {policy}"
             rows.append((title, _beside_reference(task, entry), entry["summary"]))
     return rows
 
@@ -103,19 +103,61 @@ def sampler_text(policy: Mapping[str, Any]) -> str:
     )
 
 
-def control_lines(receipt: Mapping[str, Any]) -> list[str]:
-    """Returns what each change did to each policy, against the row in which nothing is changed."""
-    lines = []
-    for row, control, policy, pairs in against_control(receipt):
-        if pairs.pairs:
-            difference, low, high = (100 * value for value in pairs.difference)
-            lines.append(
-                f"{policy}: {row} less its control arm {control}: {difference:+.1f} points (95 % "
-                f"{low:+.1f} to {high:+.1f}), {pairs.pairs} pairs of the same task and number of "
-                f"state; solved there only {pairs.only_second}, here only {pairs.only_first}, both "
-                f"{pairs.both}"
-            )
-    return lines
+CHANGE_HEAD = ("changed row", "solved", "control", "points (95 %)", "p, corrected")
+
+
+def row_title(name: str, row: Mapping[str, Any]) -> str:
+    """Returns a row's name with the columns that a command changed."""
+    changed = [f"{one['column']} {one['used']}" for one in row.get("overrides", ())]
+    return f"{name} with {', '.join(changed)}" if changed else name
+
+
+def change_cells(change: Change) -> list[str]:
+    """Returns what a change did to a policy: cells below `CHANGE_HEAD`."""
+    one = change.counts
+    difference, low, high = (100 * value for value in one.difference)
+    return [
+        change.row,
+        f"{one.both + one.only_first} of {one.pairs}",
+        str(one.both + one.only_second),
+        f"{difference:+.0f} ({low:+.0f} to {high:+.0f})",
+        f"{one.p_value:.2g}, {change.adjusted:.2g}",
+    ]
+
+
+def _changes(receipt: Mapping[str, Any]) -> str:
+    rows = [[c.policy, c.control, *change_cells(c)] for c in against_control(receipt)]
+    table = plain_table(rows, ("policy", "control arm", *CHANGE_HEAD))
+    return table + bullet_list(change_notes(receipt))
+
+
+def change_notes(receipt: Mapping[str, Any]) -> list[str]:
+    """Returns how the pairs behind `change_cells` were made."""
+    changes = against_control(receipt)
+    rows = {change.row for change in changes}
+    tasks = receipt["tasks"]
+    own = [name for name in tasks if name in rows and not _keeps_states(tasks[name]["row"])]
+    notes = [
+        f"{change.row}, {change.policy}: {change.apart} of {change.counts.pairs} pairs began in "
+        "different states, although the change keeps them: the comparison is void."
+        for change in changes
+        if change.apart
+    ]
+    if own:
+        notes.append(
+            f"{', '.join(own)}: initial states are another by the change itself; pairs have the "
+            "same task and number of state."
+        )
+    if len(changes) > 1:
+        notes.append(
+            f"p: McNemar's exact test; corrected by Holm for {len(changes)} comparisons with a "
+            "control arm."
+        )
+    return notes
+
+
+def _keeps_states(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("disturbance", {}).get("same_state", False))
 
 
 def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
@@ -135,7 +177,7 @@ def evaluation_sections(receipt: Mapping[str, Any], folder: Path) -> list[tuple[
                 paths += _paths(title, load_trace(folder / entry["trace"]), relative=relative)
     return [
         ("Policies against each other", _pairs(receipt)),
-        ("What each change did", bullet_list(control_lines(receipt))),
+        ("What each change did", _changes(receipt)),
         ("Protocol", bullet_list(protocol_notes(receipt))),
         ("Films", figure_grid(films)),
         ("Predicted chunks over the path of the hand", figure_grid(paths)),
@@ -155,8 +197,13 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
         official = len(row["task_ids"]) * states
         if len(task["plan"]) != official:
             notes.append(f"{name}: {len(task['plan'])} episodes; the row has {official}.")
+        notes += [f"{name}, {line}" for line in variant_notes(row, task["texts"])]
         notes += [f"{name}, unlike the authors' client: {line}" for line in _unlike(task["row"])]
-        sources = [t for t in task["texts"].values() if t["text"].lower() != t["file_text"].lower()]
+        sources = [
+            text
+            for text in task["texts"].values()
+            if "reworded_from" not in text and text["text"].lower() != text["file_text"].lower()
+        ]
         if sources:
             notes.append(
                 f"{name}: {len(sources)} of {len(task['texts'])} instructions come from the file's "
@@ -182,13 +229,37 @@ def protocol_notes(receipt: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def variant_notes(row: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns what a row was disturbed by, and the columns that a command changed.
+
+    Args:
+        row: as a receipt has it.
+        texts: of its tasks, as a receipt has them.
+    """
+    notes = [
+        f"--{one['column']}: {one['used']} in place of {one['own'] or 'what the policy chooses'}."
+        for one in row.get("overrides", ())
+    ]
+    change = row.get("disturbance")
+    if change:
+        notes.append(
+            f"disturbed: {change['axis']}, level {change['level']} ({change['amount']:g} "
+            f"{change['unit']}). Level, task, state and seed alone decide what an episode meets."
+        )
+    reworded = [text for text in texts.values() if "reworded_from" in text]
+    if reworded:
+        notes.append(f"words: “{reworded[0]['text']}” for “{reworded[0]['reworded_from']}”.")
+    return notes
+
+
 def _unlike(row: Mapping[str, Any]) -> list[str]:
     """Returns the columns in which a row differs from the faithful row of its name."""
     faithful = row["name"].partition(":")[0]
     if faithful == row["name"] or faithful not in TASKS:
         return []
-    ours = {k: v for k, v in row.items() if k not in ("name", "reference")}
-    theirs = json.loads(json.dumps(asdict(TASKS[faithful])))
+    stated = ("name", "reference", "control", "disturbance", "overrides")
+    ours = {k: v for k, v in row.items() if k not in stated}
+    theirs = json.loads(json.dumps(row_values(TASKS[faithful])))
     return differences(ours, {k: theirs.get(k) for k in ours})
 
 

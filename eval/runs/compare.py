@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Collection, Iterable, Mapping, Sequence
 
 from eval.files import differences
 
@@ -76,7 +77,12 @@ def only_policy(receipt: Mapping[str, Any], name: str) -> str:
 
 
 def compare_runs(
-    first: Mapping[str, Any], first_policy: str, second: Mapping[str, Any], second_policy: str
+    first: Mapping[str, Any],
+    first_policy: str,
+    second: Mapping[str, Any],
+    second_policy: str,
+    *,
+    across: Collection[str] = (),
 ) -> dict[str, Comparison]:
     """Compares two policies on each row of the task table that their receipts share.
 
@@ -88,15 +94,19 @@ def compare_runs(
         first_policy: name of the policy in it.
         second: another receipt, or the same.
         second_policy: name of the policy in it.
+        across: columns of `eval.tasks.variants.OVERRIDES` in which the sides may differ.
 
     Raises:
-        PairingError: no row in common, other episodes, or other initial states.
+        PairingError: no row in common, other episodes, other initial states, or another column that
+            a command changed on one side alone.
     """
     rows = [name for name in first["tasks"] if name in second["tasks"]]
     if not rows:
         raise PairingError(
             f"no task in common: {', '.join(first['tasks'])} and {', '.join(second['tasks'])}"
         )
+    for row in rows:
+        _refuse_overrides(row, first["tasks"][row]["row"], second["tasks"][row]["row"], across)
     return {
         row: _compare(
             row,
@@ -107,31 +117,47 @@ def compare_runs(
     }
 
 
-def against_control(receipt: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Comparison]]:
-    """Compares each policy on a changed row with itself on the row's control arm.
+@dataclass(frozen=True)
+class Change:
+    """A policy on a changed row, against itself on the row's control arm.
 
-    Pairs are episodes of the same task and number of initial state. The states themselves differ:
-    a changed suite has its own.
-
-    Yields:
-        Row, its control arm, policy, and pairs (first: the changed row, second: the control).
+    Attributes:
+        row, control, policy: their names.
+        counts: pairs of episodes; first: the changed row, second: the control arm.
+        apart: pairs that began in different states, where the change keeps the states.
+        adjusted: p value after Holm's correction for the number of changes in the receipt.
     """
+
+    row: str
+    control: str
+    policy: str
+    counts: Comparison
+    apart: int
+    adjusted: float
+
+
+def against_control(receipt: Mapping[str, Any]) -> list[Change]:
+    """Compares each policy on each changed row with itself on the row's control arm.
+
+    Pairs are episodes of the same task and number of initial state. Disturbances that leave the
+    state alone begin in the same one; others, and LIBERO-PRO's suites, have states of their own.
+    """
+    made = []
     for name, task in receipt["tasks"].items():
         control = task["row"]["control"]
-        if control in receipt["tasks"]:
-            for policy, entry in task["policies"].items():
-                other = receipt["tasks"][control]["policies"][policy]["episodes"]
-                solved = {_place(episode): episode["success"] for episode in other}
-                yield (
-                    name,
-                    control,
-                    policy,
-                    count_pairs(
-                        (episode["success"], solved[_place(episode)])
-                        for episode in entry["episodes"]
-                        if _place(episode) in solved
-                    ),
-                )
+        if control not in receipt["tasks"]:
+            continue
+        keeps = task["row"].get("disturbance", {}).get("same_state", False)
+        for policy, entry in task["policies"].items():
+            other = receipt["tasks"][control]["policies"][policy]["episodes"]
+            beside = {_place(episode): episode for episode in other}
+            pairs = [(e, beside[_place(e)]) for e in entry["episodes"] if _place(e) in beside]
+            counts = count_pairs((one["success"], two["success"]) for one, two in pairs)
+            apart = sum(keeps and _began_apart(*pair) for pair in pairs)
+            if pairs:
+                made.append(Change(name, control, policy, counts, apart, adjusted=1.0))
+    adjusted = holm([change.counts.p_value for change in made])
+    return [dataclasses.replace(change, adjusted=p) for change, p in zip(made, adjusted)]
 
 
 def _place(episode: Mapping[str, Any]) -> tuple[int, int]:
@@ -172,7 +198,9 @@ class Pair:
         return self.first if self.counts.only_first > self.counts.only_second else self.second
 
 
-def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair]:
+def compare_all(
+    sides: Mapping[str, tuple[Mapping[str, Any], str]], *, across: Collection[str] = ()
+) -> list[Pair]:
     """Compares each of several policies with each other one.
 
     With k policies there are k (k - 1) / 2 comparisons, and one in twenty of equal policies would
@@ -181,12 +209,16 @@ def compare_all(sides: Mapping[str, tuple[Mapping[str, Any], str]]) -> list[Pair
 
     Args:
         sides: name -> receipt, and name of the policy in it.
+        across: as in `compare_runs`.
 
     Raises:
         PairingError: two of them cannot be paired.
     """
     names = list(itertools.combinations(sides, 2))
-    counts = [total(compare_runs(*sides[one], *sides[other]).values()) for one, other in names]
+    counts = [
+        total(compare_runs(*sides[one], *sides[other], across=across).values())
+        for one, other in names
+    ]
     adjusted = holm([one.p_value for one in counts])
     return [Pair(*pair, count, p) for pair, count, p in zip(names, counts, adjusted)]
 
@@ -251,16 +283,36 @@ def _compare(
             f"{row}: {len(alone)} episodes (task:initial state:seed) of one side only, such as "
             f"{', '.join(alone[:5])}; evaluate both with the same --seed and episodes"
         )
-    # Where the simulator crashed twice there is no state to compare.
-    other = [
-        key
-        for key, episode in ours.items()
-        if "" not in (episode["state_hash"], theirs[key]["state_hash"])
-        and episode["state_hash"] != theirs[key]["state_hash"]
-    ]
+    other = [key for key, episode in ours.items() if _began_apart(episode, theirs[key])]
     if other:
         raise PairingError(
             f"{row}: {len(other)} episodes began in different states, such as "
             f"{', '.join(other[:5])}; the simulators or their versions differ"
         )
     return count_pairs((ours[key]["success"], theirs[key]["success"]) for key in ours)
+
+
+def _began_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Returns True for episodes that began in different states."""
+    hashes = first["state_hash"], second["state_hash"]
+    return "" not in hashes and hashes[0] != hashes[1]  # after two crashes there is no state
+
+
+def _refuse_overrides(
+    row: str, first: Mapping[str, Any], second: Mapping[str, Any], across: Collection[str]
+) -> None:
+    """Refuses to pair rows in which a command changed a column otherwise."""
+    ours, theirs = (
+        {one["column"]: one["used"] for one in side.get("overrides", ())}
+        for side in (first, second)
+    )
+    for column in {**ours, **theirs}:
+        if ours.get(column) != theirs.get(column) and column not in across:
+            values = (
+                f"--{column}={side[column]}" if column in side else f"no --{column}"
+                for side in (ours, theirs)
+            )
+            raise PairingError(
+                f"{row}: evaluated with {' and with '.join(values)}, so policy and protocol differ "
+                f"at once; --across={column} compares them all the same"
+            )

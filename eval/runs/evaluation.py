@@ -23,7 +23,7 @@ from eval.pictures import encode_mp4
 from eval.simulators.host import Description
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerPool
-from eval.tasks.spec import Episode, TaskSpec
+from eval.tasks.spec import Episode, TaskSpec, row_values
 
 from .golden_frame import FOLDER, Verdict, check_simulator
 from .journal import JOURNAL, Journal, JournalError
@@ -235,7 +235,7 @@ class Evaluation:
             "alpha": self._options.alpha,
             "tasks": {
                 task.spec.name: {
-                    "row": dataclasses.asdict(task.spec),
+                    "row": row_values(task.spec),
                     "episodes": len(task.plan),
                     "plan": digest([plan_key(episode) for episode in task.plan]),
                 }

@@ -154,9 +154,13 @@ def compare_frames(stored: Frame | None, rendered: Frame) -> Verdict:
 
 
 def first_frame(pool: WorkerPool, spec: TaskSpec) -> tuple[Description, Frame]:
-    """Describes the simulators of a row and renders their first frame of the fixed state."""
+    """Describes the simulators of a row and renders their first frame of the fixed state.
+
+    The frame is one without the row's disturbance, so it is that of the control arm.
+    """
     (first, *_) = episodes(spec, init_states=[0], seed=0)
-    answers = dict(run_jobs(pool, [("describe", (first.task_id,)), ("start", (first,))]))
+    start = "start" if spec.disturbance is None else "start_undisturbed"
+    answers = dict(run_jobs(pool, [("describe", (first.task_id,)), (start, (first,))]))
     for answer in answers.values():
         if isinstance(answer, WorkerCrashError):
             raise answer

@@ -7,14 +7,14 @@ form is receipt.schema.json; docs/receipts.md explains the fields.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from eval.files import OBJECT, FileError, Form, check, read_json
-from eval.tasks.spec import Episode, TaskSpec
+from eval.tasks.spec import Episode, TaskSpec, row_values
 
 from .binomial import success_interval
 from .rollout import EpisodeResult
@@ -274,7 +274,7 @@ def _published(spec: TaskSpec) -> dict[str, Any] | None:
 def _task(
     run: TaskRun, policies: Mapping[str, Mapping[str, Any]], num_workers: int
 ) -> dict[str, Any]:
-    reference, row = _published(run.spec), asdict(run.spec)
+    reference, row = _published(run.spec), row_values(run.spec)
     return {
         "row": row,
         "reference": reference,

@@ -66,7 +66,8 @@ class CalvinEnv:
         self._api = _Calvin()
         self._env = self._api.env
         self._sequences = load_sequences()
-        self.renderer_name = f"PyBullet {preflight.version_of('pybullet')}"
+        device = preflight.current_gl_renderer()  # of PyBullet's EGL plugin
+        self.renderer_name = f"PyBullet {preflight.version_of('pybullet')} on {device}"
         self._subtasks: tuple[str, ...] = ()
         self._observation: Any = None
         self._start_info: Any = None

@@ -34,6 +34,7 @@ class CameraRenderer:
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         self._model = model
+        self._size = size
         self._renderer = mujoco.Renderer(model, size, size)
         self._option = mujoco.MjvOption()
         for group in hidden_groups:
@@ -52,6 +53,11 @@ class CameraRenderer:
         finally:
             self._model.geom_group[:] = groups
         return self._renderer.render()
+
+    def reload(self) -> None:
+        """Sends the model's textures to OpenGL again, after they were changed."""
+        self._renderer.close()
+        self._renderer = needed("mujoco", "sim").Renderer(self._model, self._size, self._size)
 
     def close(self) -> None:
         """Frees the OpenGL context."""

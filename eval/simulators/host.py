@@ -7,6 +7,7 @@ chunks only.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import time
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from eval.client.episode import EpisodeClient, pictures, proprio, row_to_action
 from eval.pictures import side_by_side
-from eval.simulators.preflight import SIMULATORS, versions
+from eval.simulators.preflight import SIMULATORS, commits, versions
 from eval.tasks import profiles, spec
 from eval.tasks.spec import Environment, Episode, TaskSpec
 from eval.wire import table
@@ -80,7 +81,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Description:
-    """Instruction of a task, name of the OpenGL renderer, and distribution -> version."""
+    """Instruction of a task, renderer with its device, and distribution -> version or commit."""
 
     instruction: str
     renderer: str
@@ -119,7 +120,7 @@ class Attempt:
 RECORDS = table(
     *(profiles.View, profiles.Slot, profiles.ArmState, profiles.GripperRule, profiles.ActionForm),
     *(profiles.Joint, profiles.JointForm, profiles.Wire, profiles.ClientProfile),
-    *(spec.Reference, spec.Scenario, TaskSpec, Episode),
+    *(spec.Reference, spec.Scenario, spec.Disturbance, spec.Override, TaskSpec, Episode),
     *(Progress, Description, Replay, Attempt),
 )
 
@@ -177,7 +178,8 @@ class SimulatorHost:
     def describe(self, task_id: int) -> Description:
         """Returns the instruction of a task, the renderer, and the versions of this process."""
         env = self._environment(task_id)
-        return Description(env.instruction, env.renderer_name, versions((*SIMULATORS, "numpy")))
+        packages = {**versions((*SIMULATORS, "numpy")), **commits()}
+        return Description(env.instruction, env.renderer_name, packages)
 
     def text_sources(self, task_ids: list[int]) -> dict[str, Any]:
         """Returns the instruction of each task with its source, without building a simulator.
@@ -197,6 +199,20 @@ class SimulatorHost:
         self._client.reset()
         self._client.instruct(env.instruction)
         return self._report(success=False, over=False, rows=[])
+
+    def start_undisturbed(self, episode: Episode) -> Progress:
+        """Starts an episode of the row without its disturbance, whose first frame is stored.
+
+        The next command builds the environment of the row itself again.
+        """
+        own = self._spec
+        self._leave()
+        self._spec = dataclasses.replace(own, disturbance=None)
+        try:
+            return self.start(episode)
+        finally:
+            self._leave()
+            self._spec = own
 
     def advance(self, chunk: NDArray[np.float32]) -> Progress:
         """Carries out a chunk [T, D] as the row says, and renders only for the next query.
@@ -306,12 +322,16 @@ class SimulatorHost:
 
     def _environment(self, task_id: int) -> Any:
         if self._task_id != task_id:
-            if self._env is not None:
-                self._env.close()
-            self._env, self._task_id = None, None
+            self._leave()
             self.on_set_up(True)
             with _Simulating("set-up"):
                 self._env = self._open_env(self._spec, task_id)
             self._task_id = task_id
             self.on_set_up(False)
         return self._env
+
+    def _leave(self) -> None:
+        """Closes the environment, if there is one."""
+        if self._env is not None:
+            self._env.close()
+        self._env, self._task_id = None, None

@@ -12,12 +12,17 @@ import hashlib
 import logging
 import os
 import sys
+import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.disturbances import objects
+from eval.disturbances.scene import Disturber, LoadedScene
+from eval.rotations import matrix_to_axis_angle
 from eval.tasks import task_files
 from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
@@ -27,6 +32,8 @@ from .cameras import CameraRenderer
 from .expert import Scene
 
 _COLLISION_GROUP = 0  # of robosuite's shapes
+_HORIZON = 1000  # control steps that robosuite allows by itself
+_FREE = 7  # numbers of a free joint's position: xyz, quaternion wxyz
 # Open gripper and no motion, in the delta mode of the settling steps.
 _REST = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
@@ -50,13 +57,15 @@ class LiberoEnv:
         preflight.check_mujoco(preflight.installed("mujoco"))
         self.renderer_name = preflight.require_headless_gl()
         self._spec = spec
+        self._task_id = task_id
         suite = _load_suite(spec.suite)
         task, folder = _task(suite, spec.suite, task_id)
         self.instruction = _text(spec, task, folder)["text"]
         self._bddl = str(folder / task.problem_folder / task.bddl_file)
         with _quiet():
             self._states = np.asarray(suite.get_task_init_states(task_id), np.float64)
-        self._env, self._renderer = self._build()
+        self._late: deque[NDArray[Any]] = deque()  # actions that are still to be carried out
+        self._env, self._renderer, self._disturber = self._build()
         self._used = False
 
     def reset(self, init_state: int, seed: int) -> str:
@@ -70,36 +79,46 @@ class LiberoEnv:
         if init_state >= len(self._states) and self._spec.held_out is not None:
             first = self._spec.held_out
             init_state = first + (init_state - first) % (len(self._states) - first)
-        return self.start_from(None if init_state < 0 else self._states[init_state], seed)
+        state = None if init_state < 0 else self._states[init_state]
+        return self.start_from(state, seed, index=init_state)
 
-    def start_from(self, state: ArrayLike | None, seed: int, *, relative: bool = False) -> str:
+    def start_from(
+        self, state: ArrayLike | None, seed: int, *, relative: bool = False, index: int = -1
+    ) -> str:
         """Starts an episode from a state of the simulator or from LIBERO's own placement.
 
         Args:
             state: as `get_sim_state` flattens it, or None.
             seed: as in `reset`.
             relative: leave the controller in the delta mode of LIBERO's recordings.
+            index: of the state, from which the row's disturbance is drawn.
 
         Returns:
             A hash of the initial state.
         """
         if self._used and self._spec.fresh_env:
             self.close()
-            self._env, self._renderer = self._build()
+            self._env, self._renderer, self._disturber = self._build()
         self._used = True
         self._env.seed(seed)
         self._env.reset()
         for robot in self._env.robots:
             # robosuite integrates gripper commands and does not reset the integral.
             robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
+        scene = self._loaded_scene()
         if state is not None:
-            self._env.set_init_state(np.asarray(state, np.float64))
+            self._env.set_init_state(
+                objects.state_with(scene.model, scene.data, scene.things, state)
+            )
         self._displace(np.random.default_rng(seed))
+        self._disturber.disturb(scene, index, seed)
         initial = np.asarray(self._env.get_sim_state(), np.float64)
         for _ in range(self._spec.settle_steps):
             self._env.step(_REST)
         for robot in self._env.robots:
             robot.controller.use_delta = relative
+        delay = _amount(self._spec, "delay")
+        self._late = deque([self._rest(relative)] * delay if delay else ())
         return hashlib.sha256(initial.tobytes()).hexdigest()[:16]
 
     def step(self, action: ArrayLike) -> bool:
@@ -107,7 +126,8 @@ class LiberoEnv:
 
         It is xyz (m), axis-angle (rad) and gripper -1 or +1; all between -1 and 1 in relative mode.
         """
-        return bool(self._env.step(np.asarray(action))[2])
+        self._late.append(np.asarray(action))
+        return bool(self._env.step(self._late.popleft())[2])
 
     def pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Measured position [3] (m) and matrix [3, 3] of the controller."""
@@ -166,27 +186,82 @@ class LiberoEnv:
         self._env.sim.data.set_joint_qpos(joint, pose)
         self._env.sim.forward()
 
-    def _build(self) -> tuple[Any, CameraRenderer]:
-        with _quiet():
+    def _rest(self, relative: bool) -> NDArray[np.float64]:
+        """Returns the action that keeps the hand at its present goal, and open."""
+        if relative:
+            return _REST
+        position, matrix = self.goal()
+        return np.concatenate((position, matrix_to_axis_angle(matrix), _REST[6:]))
+
+    def _build(self) -> tuple[Any, CameraRenderer, Disturber]:
+        with _quiet(), self._task_file() as task_file:
             from libero.libero.envs.env_wrapper import ControlEnv
 
             # No rendering by robosuite, which renders at every step and twice at the start.
             env = ControlEnv(
-                self._bddl,
+                str(task_file),
                 has_offscreen_renderer=False,
                 use_camera_obs=False,
                 hard_reset=False,
                 control_freq=int(self._spec.control_hz),
+                horizon=max(_HORIZON, self._spec.settle_steps + self._spec.step_limit),
             )
         for name in env.env.observation_names:
             env.env.modify_observable(name, "enabled", False)
+        model = env.sim.model._model
         renderer = CameraRenderer(
-            env.sim.model._model,
+            model,
             size=self._spec.image_size,
             msaa_samples=self._spec.msaa_samples,
             hidden_groups=(_COLLISION_GROUP,),
         )
-        return env, renderer
+        return env, renderer, Disturber(self._spec.disturbance, self._task_id, model)
+
+    @contextlib.contextmanager
+    def _task_file(self) -> Iterator[Path]:
+        """Gives the task file, or one with distractors for as long as it is read."""
+        count, path = _amount(self._spec, "distractors"), Path(self._bddl)
+        if not count:
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="xvla_jax_task_") as folder:
+            other = Path(folder) / path.name
+            text = path.read_text(encoding="utf-8")
+            try:
+                other.write_text(objects.with_distractors(text, self._task_id, count), "utf-8")
+            except ValueError as error:
+                raise preflight.SimulatorSetupError(f"{path}: {error}") from error
+            yield other
+
+    def _loaded_scene(self) -> LoadedScene:
+        sim, env = self._env.sim, self._env.env
+        free = {
+            name: thing.joints[-1]
+            for name, thing in env.objects_dict.items()
+            if sim.model._model.joint(thing.joints[-1]).qpos0.size == _FREE
+        }
+        own = {name: joint for name, joint in free.items() if not objects.is_distractor(name)}
+        return LoadedScene(
+            model=sim.model._model,
+            data=sim.data._data,
+            cameras=[view.camera for view in self._spec.client.views],
+            things=objects.Things(
+                joints=own,
+                item=next(
+                    (name for name in self._env.obj_of_interest if name in own), next(iter(own))
+                ),
+                distractors=[joint for name, joint in free.items() if name not in own],
+                surface=max(0.0, env.workspace_offset[2]),  # LIBERO's floor has -0.035
+            ),
+            arm=[sim.model.get_joint_qpos_addr(j) for j in self._env.robots[0].robot_joints],
+            reload=self._renderer.reload,
+        )
+
+
+def _amount(spec: TaskSpec, axis: str) -> int:
+    """Returns the amount of the row's disturbance where it is of this axis, else 0."""
+    change = spec.disturbance
+    return int(change.amount) if change is not None and change.axis == axis else 0
 
 
 def task_index(suite: str, task: str) -> int:

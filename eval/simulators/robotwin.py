@@ -48,11 +48,13 @@ class RobotwinEnv:
         root = preflight.required_folder("ROBOTWIN_ROOT", "the folder of the RoboTwin checkout")
         self._env, self._arguments = _robotwin(root, self._task, spec.suite)
         self.instruction = self._task.replace("_", " ")
-        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')}"
+        device = preflight.vulkan_devices()
+        self.renderer_name = f"SAPIEN {preflight.version_of('sapien')} on {device}"
         self._good: list[int] = []
         self._next_seed = -1
         self._first_seed = -1
         self._open = False
+        self._closed = 0
         self.failed = False
 
     def reset(self, init_state: int, seed: int) -> str:
@@ -63,12 +65,12 @@ class RobotwinEnv:
             seed: of `eval.tasks.table.episodes`: the evaluation's seed plus the row's offset and
                 `init_state`.
         """
+        self.close()
         first = SEEDS_EACH * (1 + seed - self._spec.seed_offset - init_state)
         if first != self._first_seed:
             self._good, self._next_seed, self._first_seed = [], first, first
         while len(self._good) <= init_state:
             self._find_seed()
-        self.close()
         self._set_up(self._good[init_state], init_state)
         self.failed = False
         poses = [np.ravel(self._poses()[f"{arm}_endpose"]) for arm in ("left", "right")]
@@ -100,9 +102,11 @@ class RobotwinEnv:
         return None
 
     def close(self) -> None:
-        """Ends the scene."""
+        """Ends the scene; RoboTwin's configuration says how often the renderer is freed too."""
         if self._open:
-            self._env.close_env()
+            self._closed += 1
+            every = self._arguments["clear_cache_freq"]
+            self._env.close_env(clear_cache=self._closed % every == 0)
             self._open = False
 
     def _find_seed(self) -> None:
@@ -131,7 +135,8 @@ class RobotwinEnv:
 class _Skipping:
     """Drops and logs any error of the expert at a seed, as RoboTwin's own script does.
 
-    RoboTwin raises its own `UnStableError(Exception)` where objects do not come to rest.
+    RoboTwin raises its own `UnStableError(Exception)` where objects do not come to rest, and a
+    string (so Python a TypeError) where they find no place.
     """
 
     def __init__(self, seed: int, task: str) -> None:

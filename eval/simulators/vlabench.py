@@ -1,6 +1,6 @@
 """VLABench, tracks 1 to 4, with the tasks and scenes of each track's own file.
 
-Not run here: VLABench and its assets are not installed.
+No episode was run: its assets lie on a drive that could not be reached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eval.files import listing, mapping, read_json
+from eval.files import OBJECT, listing, mapping, read_json
 from eval.tasks.spec import TaskSpec
 
 from . import preflight
@@ -36,10 +36,10 @@ class VlabenchEnv:
     """
 
     num_parts = 1
-    failed = False  # the step limit alone ends an episode early
 
     def __init__(self, spec: TaskSpec, task_id: int) -> None:
         self._spec = spec
+        device = preflight.require_headless_gl()
         root = preflight.required_folder("VLABENCH_ROOT", "the package folder VLABench/VLABench")
         path = Path(root, "configs", "evaluation", "tracks", spec.suite + ".json")
         track = read_json(path, mapping(listing({})))  # task -> scenes
@@ -47,17 +47,28 @@ class VlabenchEnv:
             raise ValueError(f"task {task_id} of {spec.suite}; {path} has 0..{len(track) - 1}")
         self._task, self._scenes = list(track.items())[task_id]
         # The first two register what load_env looks up.
-        _, _, envs, tools = preflight.modules_of(
+        _, _, envs, tools, configs = preflight.modules_of(
             "vlabench",
             "VLABench.robots",
             "VLABench.tasks",
             "VLABench.envs",
             "VLABench.utils.utils",
+            "VLABench.configs",
         )
         self._load_env, self._to_quaternion = envs.load_env, tools.euler_to_quaternion
         self._env: Any = None
+        self._limit = spec.step_limit
+        if spec.registered_limits:
+            own = _registered_limit(root, self._task, configs.name2config)
+            self._limit = min(own or self._limit, self._limit)
+        self._steps = 0
         self.instruction = ""
-        self.renderer_name = f"MuJoCo {preflight.version_of('mujoco')}"
+        self.renderer_name = f"MuJoCo {preflight.version_of('mujoco')} on {device}"
+
+    @property
+    def failed(self) -> bool:
+        """True once the task's own limit is reached, which a row may have set aside."""
+        return self._steps >= self._limit
 
     def reset(self, init_state: int, seed: int) -> str:
         """Builds scene `init_state` and returns a hash of its initial state; `seed` is unused.
@@ -71,6 +82,7 @@ class VlabenchEnv:
                 f"initial state {init_state} of {self._task}; there are 0..{len(self._scenes) - 1}"
             )
         self.close()
+        self._steps = 0
         self._env = self._load_env(
             self._task,
             episode_config=self._scenes[init_state],
@@ -90,6 +102,7 @@ class VlabenchEnv:
 
     def step(self, action: ArrayLike) -> bool:
         """Carries out xyz (m, world), euler xyz (rad), fingers (m) [8]; True when solved."""
+        self._steps += 1
         values = np.asarray(action, np.float64)
         robot, physics = self._env.robot, self._env.physics
         _, joints = robot.get_qpos_from_ee_pos(
@@ -113,3 +126,17 @@ class VlabenchEnv:
         if self._env is not None:
             self._env.close()
             self._env = None
+
+
+def _registered_limit(root: str, task: str, series: Any) -> int | None:
+    """Returns the steps that VLABench's own evaluator gives a task, None where it names none.
+
+    Args:
+        root: the package folder.
+        task: name of the task.
+        series: series -> its tasks.
+    """
+    configured = read_json(Path(root, "configs", "task_config.json"), mapping(OBJECT))
+    name = next((name for name, tasks in series.items() if task in tasks), task)
+    limit = configured.get(name, {}).get("evaluation", {}).get("max_episode_length")
+    return None if limit is None else int(limit)

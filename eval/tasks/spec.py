@@ -78,6 +78,40 @@ class Scenario:
 
 
 @dataclass(frozen=True)
+class Disturbance:
+    """One thing that a row has otherwise than its control arm.
+
+    Attributes:
+        axis: key of `eval.disturbances.axes.AXES`.
+        level: 0 changes nothing, higher levels change more.
+        amount: of the change, 0 at level 0.
+        unit: of the amount.
+        same_state: True where episodes begin in the states of the control arm, by their hashes.
+    """
+
+    axis: str
+    level: int
+    amount: float
+    unit: str
+    same_state: bool
+
+
+@dataclass(frozen=True)
+class Override:
+    """A column of a row to which a command gave another value.
+
+    Attributes:
+        column: key of `eval.tasks.variants.OVERRIDES`.
+        own: the row's own value, None where the row leaves it to the policy.
+        used: the value in its place.
+    """
+
+    column: str
+    own: int | None
+    used: int
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """A row of the task table: the protocol of one task or suite.
 
@@ -112,6 +146,10 @@ class TaskSpec:
         text_source: LIBERO's instructions come from FILE_NAME, which published results were
             measured with, or TASK_FILE; empty where the simulator has one source.
         control: row to compare with, in which nothing is changed; empty where there is none.
+        disturbance: change of scene, text or actions; None in every benchmark's own protocol.
+        overrides: columns that a command changed.
+        registered_limits: the limit that the benchmark's own files give a task ends an episode
+            where it is below `step_limit`.
     """
 
     name: str
@@ -136,6 +174,9 @@ class TaskSpec:
     instruction: str = ""
     text_source: str = ""
     control: str = ""
+    disturbance: Disturbance | None = None
+    overrides: tuple[Override, ...] = ()
+    registered_limits: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +234,19 @@ class Environment(Protocol):
     def close(self) -> None:
         """Frees the simulator."""
         ...
+
+
+def row_values(spec: TaskSpec) -> dict[str, Any]:
+    """Returns the columns of a row as plain values, for journals and receipts.
+
+    Variants of a row have two more columns; other rows are stored without them, as they were before
+    there were variants.
+    """
+    return {
+        column: value
+        for column, value in asdict(spec).items()
+        if value or column not in ("disturbance", "overrides")
+    }
 
 
 def task_contract(spec: TaskSpec) -> dict[str, Any]:

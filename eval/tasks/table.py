@@ -3,8 +3,9 @@
 A row is a protocol: two rows may share scenes and differ in step limit. Rows without a colon in
 their name are `faithful`: they repeat the authors' clients, so that published numbers can be
 compared. `NAME:strict` has no tuned threshold, no stretched limit and no known bug;
-`NAME:task_file` is the control arm of LIBERO-PRO's suites. To add a benchmark, add its rows in
-eval/tasks/ and an adapter for its simulator; no other code changes.
+`NAME:task_file` is the control arm of LIBERO-PRO's suites. `NAME:AXISLEVEL` is a row of LIBERO with
+one disturbance (eval/disturbances/axes.py); it is made when it is asked for. To add a benchmark,
+add its rows in eval/tasks/ and an adapter for its simulator; no other code changes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import re
 from typing import Sequence
 
-from . import calvin, google, libero, libero_pro, so101, two_arms, vlabench, widowx
+from eval.disturbances.axes import split_name
+
+from . import calvin, google, libero, libero_pro, so101, two_arms, variants, vlabench, widowx
 from .profiles import View
 from .spec import Episode, Reference, Scenario, TaskSpec, task_contract
 
@@ -42,11 +45,15 @@ TASKS: dict[str, TaskSpec] = {spec.name: spec for family in _FAMILIES for spec i
 
 
 def task_spec(name: str) -> TaskSpec:
-    """Returns the row called `name`.
+    """Returns the row called `name`, of the table or a disturbed one of it.
 
     Raises:
         ValueError: there is none; the message lists the names.
     """
+    parts = split_name(name)
+    if parts and name not in TASKS and parts[0] in TASKS:
+        row, axis, level = parts
+        return variants.disturbed(TASKS[row], axis, level)
     if name not in TASKS:
         raise ValueError(
             f"no task {name!r}; the rows of eval/tasks/ are {', '.join(sorted(TASKS))}"

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from eval.disturbances.wording import reworded
+
 from .libero_pro import CHANGED_SUITES, CHANGES
 from .spec import FILE_NAME, TASK_FILE, TaskSpec
 
@@ -43,13 +45,21 @@ def text_of(spec: TaskSpec, folder: Path, bddl_file: str, named: str) -> dict[st
                 f"{'differ' if differs else 'are equal'}, which a suite {change!r} must not: "
                 "install the package again"
             )
-    return {
+    source = {
         "text": {FILE_NAME: named, TASK_FILE: written}[spec.text_source],
         "source": spec.text_source,
         "file": f"{spec.suite}/{bddl_file}",
         "file_text": written,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
+    change = spec.disturbance
+    if change is not None and change.axis == "text":
+        try:
+            other = reworded(source["text"], change.level)
+        except ValueError as error:
+            raise TaskFileError(f"{path}: {error}") from None
+        source = {**source, "text": other, "reworded_from": source["text"]}
+    return source
 
 
 def _instruction(path: Path) -> str:

@@ -19,15 +19,18 @@ import numpy as np
 from eval.client.remote import RemotePolicy
 from eval.runs.evaluation import Contestant
 from eval.simulators.plans import planned_tasks
-from eval.tasks.table import TaskSpec, task_contract
+from eval.tasks.table import TaskSpec, task_contract, task_spec
 from scripts.evaluation.lerobot_policy import LeRobotPolicy
 from scripts.evaluation.planned import PlannedPolicy, sampler_of
 from xvla_jax.actions import misfit
 from xvla_jax.batch import Observation
+from xvla_jax.buckets import SCHEME
+from xvla_jax.checkpoints.run_folder import on_disk
+from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
 from xvla_jax.models.xvla import init_params
-from xvla_jax.plans import DEFAULT, SamplerPlan
+from xvla_jax.plans import DEFAULT, SamplerPlan, exact
 from xvla_jax.policy import Policy
 from xvla_jax.serving.engine import model_sha256
 
@@ -56,7 +59,7 @@ def parse_policy(text: str) -> Entrant:
     if not equals:
         name, value = "", text
     kind, colon, folder = value.partition(":")
-    if not colon:
+    if not colon or kind == SCHEME:
         kind, folder = "checkpoint", value
     known = (*_KINDS, SERVER, LEROBOT, EXPERT)
     if not equals:
@@ -135,6 +138,7 @@ def load(
     *,
     lerobot_python: str,
     until: contextlib.ExitStack,
+    steps: int | None = None,
     plan: SamplerPlan = DEFAULT,
     uncertified: bool = False,
 ) -> Contestant:
@@ -145,41 +149,39 @@ def load(
         specs: the tasks.
         lerobot_python: Python of an environment with lerobot, for entrants of that kind.
         until: ends their processes.
+        steps: denoising steps; None for the policy's own number.
         plan: of the sampler.
         uncertified: use a plan that has no certificate of this checkpoint.
 
     Raises:
+        ValueError: chunks are shorter than a row carries out, a plan or steps for a policy that
+            samples by itself, or both.
         TorchReferenceError: LeRobot cannot load the checkpoint.
         CertificateError: the checkpoint has no certificate that allows the plan.
-        ValueError: a plan for a policy that samples by itself.
         ContractError, ContractMismatchError: names every field that differs.
         PolicyUnavailableError: no server answers.
     """
-    identity: dict[str, Any] = {
-        "kind": entrant.kind,
-        "source": entrant.folder,
-        "hash": None,
-        "contracts": {},
-    }
-    if plan != DEFAULT and entrant.kind in (EXPERT, SERVER, LEROBOT):
-        raise ValueError(
-            f"--plan: policy {entrant.name} is of the kind {entrant.kind}, which has its own "
-            f"sampler; plans are for {', '.join(_KINDS)}"
-        )
+    identity: dict[str, Any] = {"kind": entrant.kind, "source": entrant.folder}
+    identity |= {"hash": None, "contracts": {}}
+    acting = _acting_plan(entrant, plan, steps)
     if entrant.kind == EXPERT:
         return Contestant(entrant.name, None, identity)
     if entrant.kind == SERVER:
-        served = ServedPolicy(entrant.folder, specs)
+        served = ServedPolicy(entrant.folder, specs, steps=steps)
+        for spec in specs:
+            check_length(spec, served.num_actions)
         identity |= {"hash": served.policy_hash, "contracts": served.contracts, **served.sampler}
         return Contestant(entrant.name, served, identity)
     opened = _open(entrant.folder)
     for spec in specs:
         check_task(spec, opened.config.action_mode, opened.contracts)
+        check_length(spec, opened.config.num_actions)
     kind = _KINDS.get(entrant.kind, _KINDS["checkpoint"])
     model = kind.model(opened)
-    policy = kind.wrap(PlannedPolicy(model, plan) if plan != DEFAULT else model)
+    policy = kind.wrap(model if acting == DEFAULT else PlannedPolicy(model, acting))
     if entrant.kind == LEROBOT:
-        policy = until.enter_context(LeRobotPolicy(entrant.folder, opened, lerobot_python))
+        folder = str(on_disk(entrant.folder))
+        policy = until.enter_context(LeRobotPolicy(folder, opened, lerobot_python))
     contracts = {
         str(spec.client.domain_id): opened.contracts[spec.client.domain_id].to_dict()
         for spec in specs
@@ -189,6 +191,28 @@ def load(
     if sampler is not None:
         identity["sampler"] = sampler
     return Contestant(entrant.name, policy, identity)
+
+
+def _acting_plan(entrant: Entrant, plan: SamplerPlan, steps: int | None) -> SamplerPlan:
+    """Returns the plan that a policy acts by: the one given, or X-VLA's own with other steps."""
+    if plan != DEFAULT and entrant.kind in (EXPERT, SERVER, LEROBOT):
+        raise ValueError(
+            f"--plan: policy {entrant.name} is of the kind {entrant.kind}, which has its own "
+            f"sampler; plans are for {', '.join(_KINDS)}"
+        )
+    if steps is None:
+        return plan
+    if plan != DEFAULT:
+        raise ValueError(
+            f"--steps={steps} and --plan={plan.name} of {entrant.name}: a plan has its own steps; "
+            "give one of the two"
+        )
+    if entrant.kind == LEROBOT:
+        raise ValueError(
+            f"--steps={steps}: {entrant.name} acts inside LeRobot with the steps of its own "
+            "configuration; leave --steps out"
+        )
+    return exact(steps)
 
 
 def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> None:
@@ -202,12 +226,53 @@ def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> 
     Raises:
         ContractError: names every field that differs.
     """
+    check_contract(contracts, row_contract(spec, mode), who=f"task {spec.name!r}")
+
+
+def row_contract(spec: TaskSpec, mode: str) -> Contract:
+    """Returns the action contract of a task with an action space.
+
+    Raises:
+        ContractError: the action space holds no such actions.
+    """
     conventions = task_contract(spec)
     problem = misfit(mode, rotation_layout=conventions["rotation_layout"])
     if problem:
         raise ContractError(f"task {spec.name!r} has {problem}")
-    contract = Contract(action_space=mode, **conventions)
-    check_contract(contracts, contract, who=f"task {spec.name!r}")
+    return Contract(action_space=mode, **conventions)
+
+
+def check_length(spec: TaskSpec, num_actions: int) -> None:
+    """Refuses a model whose chunks end before a task asks again.
+
+    Raises:
+        ContractError: names both lengths, and what the row may carry out.
+    """
+    client = spec.client
+    if num_actions < client.rows_needed:
+        raise ContractError(
+            f"task {spec.name!r} carries out {client.executed} rows of a chunk with stride "
+            f"{client.stride}; the model's chunks have {num_actions} (num_actions in its "
+            f"config.json), so --executed may be 1 to {(num_actions - 1) // client.stride + 1}"
+        )
+
+
+def contracts_of(names: Sequence[str], config: XVLAConfig) -> list[Contract]:
+    """Returns the action contracts of rows by name, one a domain.
+
+    Raises:
+        ContractError: the model does not fit a row, or two rows contradict each other.
+        ValueError: there is no such row.
+    """
+    by_domain: dict[int, Contract] = {}
+    for name in names:
+        check_length(task_spec(name), config.num_actions)
+        contract = row_contract(task_spec(name), config.action_mode)
+        if by_domain.setdefault(contract.domain_id, contract) != contract:
+            raise ContractError(
+                f"{names} have two contracts of domain {contract.domain_id}; give rows of one"
+            )
+    return list(by_domain.values())
 
 
 class ServedPolicy:
@@ -216,22 +281,24 @@ class ServedPolicy:
     Args:
         url: of the server, see `RemotePolicy`.
         specs: the tasks; the server's contract is compared with each.
+        steps: denoising steps; None for the server's own number.
 
     Raises:
         ContractMismatchError: names every field that differs.
         PolicyUnavailableError: nobody answers.
     """
 
-    def __init__(self, url: str, specs: Sequence[TaskSpec]) -> None:
+    def __init__(self, url: str, specs: Sequence[TaskSpec], *, steps: int | None = None) -> None:
         self._by_domain: dict[int, RemotePolicy] = {}
         for spec in specs:
-            connected = RemotePolicy(url, expected=task_contract(spec))
+            connected = RemotePolicy(url, expected=task_contract(spec), steps=steps)
             # one plan for all episodes, where the server would choose by deadline; older ones
             # know none
             connected.plan = connected.info.get("plan")
             self._by_domain[spec.client.domain_id] = connected
         self._first = next(iter(self._by_domain.values()))
         self.policy_hash = self._first.policy_hash
+        self.num_actions = int(self._first.info["num_actions"])
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -286,10 +353,10 @@ class _Kind:
     """A kind of entrant made from a checkpoint: its parameters, and a wrapper around the policy."""
 
     model: Callable[[Policy], Policy]
-    wrap: Callable[[Policy], Any]
+    wrap: Callable[[Any], Any]
 
 
-def _as_it_is(policy: Policy) -> Policy:
+def _as_it_is(policy: Any) -> Any:
     return policy
 
 

@@ -151,6 +151,7 @@ def rollout_plan(run: TrainingRun, *, processes: int) -> RolloutPlan | None:
         ) from error
     options = [f"--workers={config.workers}"]
     options += ["--accept_renderer"] if config.accept_renderer else []
+    options += ["--nocontrol"] if spec.control else []
     if config.simulator_python:
         options.append(f"--simulator_python={config.simulator_python}")
     return RolloutPlan(

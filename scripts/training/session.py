@@ -17,10 +17,13 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
+from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
+from scripts.training.workdir import Workdir
+from xvla_jax import buckets
 from xvla_jax.checkpoints import relabel
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_model
 from xvla_jax.compilation.ahead import Ahead
@@ -49,35 +52,34 @@ from xvla_jax.training.workdir_lock import WorkdirLock
 
 def train(
     config: Any,
-    workdir: pathlib.Path,
+    workdir: Workdir,
     processes: Processes,
     fields_set: Collection[str],
     check_signal: Callable[[], None],
 ) -> int:
-    """Trains, and returns the exit status: 0 done or stopped by SIGTERM, 130 stopped by Ctrl-C.
+    """Trains, and returns the exit status: 0 done, `stopped_status` of SIGTERM, 130 of Ctrl-C.
 
     The first process holds the workdir; ``fields_set`` are the fields of the config that the
     command line sets, as ``model.depth``; ``check_signal`` raises a signal that came before.
     """
     began = time.monotonic()
     steps_of(config.profile, config.optimizer.iters)  # refused before anything is read
-    run = TrainingRun.open(config, fields_set, workdir=workdir)
+    run = TrainingRun.open(config, fields_set, workdir=workdir.local)
     # Before a checkpoint is opened: processes of different runs would write over one another.
     code = code_version(xvla_jax.__version__)
-    processes.check_same({"config": config.to_dict(), "code": code, "data": run.data_rows})
-    processes.check_shared(workdir)
+    _check_same_run(run, code, workdir, processes)
     saving = _saving(run, workdir, processes, code)
     state, position = _begin(run, saving.checkpointer)
     run = run.without_weights()  # the state holds them now; this frees the host's copy
-    train_step = _train_step(run, int(state.step), workdir, processes)
+    train_step = _train_step(run, int(state.step), workdir.local, processes)
     if processes.main:
         _print_start(run)
     with (
         run.batches(position) as stream,
-        MetricsWriter(*(open_sinks(workdir, config.to_dict()) if processes.main else ())) as writer,
+        _metrics(workdir.local, config, processes) as writer,
         StopSignal() as stop,
         contextlib.closing(saving.companion),
-        contextlib.closing(_profile(config, int(state.step), workdir, processes)) as profile,
+        contextlib.closing(_profile(config, int(state.step), workdir.local, processes)) as profile,
     ):
         check_signal()  # from here on, a signal stops the loop between two steps
         state = run_loop(
@@ -90,7 +92,7 @@ def train(
             reports=Reports(
                 writer,
                 run.watch(int(state.step), began=began),
-                SkipWatch(workdir, limit=config.max_skipped_steps, process=processes.index),
+                SkipWatch(workdir.local, limit=config.max_skipped_steps, process=processes.index),
                 run.domains.names,
                 profile=profile,
             ),
@@ -101,12 +103,13 @@ def train(
         is_complete = int(state.step) >= run.recipe.config.iters
         is_complete = is_complete and saving.companion.finish(writer.write, stop)
     if processes.main:
-        run_summary.report([workdir], workdir / run_summary.CURVES, Console())
+        curves = workdir.local / run_summary.CURVES
+        run_summary.report([workdir.local], curves, Console(), place=workdir.place)
     if is_complete:
-        _report_end(run, workdir, int(state.step), is_main=processes.main)
+        _report_end(run, workdir.place, int(state.step), is_main=processes.main)
         return 0
     print(f"stopped at step {int(state.step)}; the same command resumes from there")
-    return STOPPED if stop.number == signal.SIGINT else 0
+    return STOPPED if stop.number == signal.SIGINT else stopped_status()
 
 
 def _print_start(run: TrainingRun) -> None:
@@ -147,16 +150,38 @@ def _describe_step(
             logging.warning("the work of the train step is not written: %s", message(error))
 
 
+def _check_same_run(
+    run: TrainingRun, code: Mapping[str, Any], workdir: Workdir, processes: Processes
+) -> None:
+    """Checks that all processes of the run have one config, code, data and workdir."""
+    processes.check_same({"config": run.config.to_dict(), "code": code, "data": run.data_rows})
+    if workdir.in_bucket:  # an address means the same bucket on every host
+        processes.check_same({"workdir": str(workdir.place)})
+    else:
+        processes.check_shared(workdir.local)
+
+
+def _metrics(local: pathlib.Path, config: Any, processes: Processes) -> MetricsWriter:
+    """Opens the metrics of a run, which its first process alone writes."""
+    return MetricsWriter(*(open_sinks(local, config.to_dict()) if processes.main else ()))
+
+
 def _saving(
-    run: TrainingRun, workdir: pathlib.Path, processes: Processes, code: Mapping[str, Any]
+    run: TrainingRun, workdir: Workdir, processes: Processes, code: Mapping[str, Any]
 ) -> Saving:
     """Opens the checkpoints of a run, and what decides which of them are kept."""
     config = run.config
     plan = rollout_plan(run, processes=processes.count)
-    rollouts = Rollouts(plan, workdir) if plan else None
-    lowest = _lowest_error(config, workdir, processes) if config.keep_best else None
+    if plan and workdir.in_bucket:
+        raise ConfigError(
+            f"config.rollouts.task is {config.rollouts.task!r}, and --workdir={workdir.place} is "
+            "in a bucket: rollouts beside a training read checkpoints of this machine. Evaluate "
+            "them with scripts.evaluate, or mount the bucket"
+        )
+    rollouts = Rollouts(plan, workdir.local) if plan else None
+    lowest = _lowest_error(config, workdir.local, processes) if config.keep_best else None
     checkpointer = Checkpointer(
-        workdir,
+        workdir.place,
         keep=config.keep,
         save_interval=config.save_every,
         keep_every=config.keep_every,
@@ -166,7 +191,7 @@ def _saving(
     return Saving(
         checkpointer,
         RunItems(run.model_item, config.to_dict(), run.provenance(code)),
-        functools.partial(_run_position, processes),
+        functools.partial(_run_position, workdir, processes),
         lowest,
         rollouts or Companion(),
     )
@@ -186,22 +211,25 @@ def _lowest_error(config: Any, workdir: pathlib.Path, processes: Processes) -> L
     return LowestError(dict(pairs))
 
 
-def _report_end(run: TrainingRun, workdir: pathlib.Path, step: int, *, is_main: bool) -> None:
+def _report_end(run: TrainingRun, workdir: buckets.Place, step: int, *, is_main: bool) -> None:
     iters = run.recipe.config.iters
-    checkpoints = workdir.resolve() / CHECKPOINTS
+    checkpoints = buckets.absolute(workdir) / CHECKPOINTS
     beyond = f", {iters} of which were asked for" if step > iters else ""
     print(f"trained {step} steps{beyond}; checkpoints are in {checkpoints}")
     if run.recipe.lora and is_main:
         _export_adapter(run, checkpoints / str(step), workdir / PEFT)
 
 
-def _export_adapter(run: TrainingRun, checkpoint: pathlib.Path, target: pathlib.Path) -> None:
+def _export_adapter(run: TrainingRun, checkpoint: buckets.Place, target: buckets.Place) -> None:
     export_adapter(checkpoint, target, overwrite=True)
     print(f"the adapter is in {target}, for {relabel.space_text(run.model_config)}")
 
 
-def _run_position(processes: Processes, position: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the position of the run, from that of each process."""
+def _run_position(
+    workdir: Workdir, processes: Processes, position: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the position of the run, from that of each process, when a checkpoint is due."""
+    workdir.copy()  # before the checkpoint, so that it has the metrics of all its steps beside it
     return merge_positions(processes.gather_json(position, "saving the place in the data"))
 
 
@@ -228,29 +256,32 @@ def _begin(
 
 
 @contextlib.contextmanager
-def held_workdir(workdir: pathlib.Path, processes: Processes, *, take_over: bool) -> Iterator[None]:
-    """Holds the workdir for the duration of a run: its first process does.
+def held_workdir(
+    place: buckets.Place, processes: Processes, *, take_over: bool
+) -> Iterator[Workdir]:
+    """Yields the workdir of a run, which its first process holds until the block ends.
 
     A run that ends before it writes anything removes the workdir that it created.
     """
     with contextlib.ExitStack() as stack:
         # The others wait for the first one's answer, so a problem is gathered, not raised at once.
-        problem = None
+        problem, workdir = None, None
         try:
-            if not workdir.exists():
-                workdir.mkdir(parents=True, exist_ok=True)
-                stack.callback(_remove_empty, workdir)
+            if not buckets.in_bucket(place) and not place.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, place)
             if processes.main:
-                stack.enter_context(WorkdirLock(workdir, take_over=take_over))
+                stack.enter_context(WorkdirLock(place, take_over=take_over))
+            workdir = stack.enter_context(Workdir(place))
         except (XVLAError, OSError) as error:
             problem = message(error)
-        problems = filter(None, processes.gather_json(problem, f"taking {workdir}"))
+        problems = filter(None, processes.gather_json(problem, f"taking {place}"))
         problem = next(problems, None)
-        if problem is not None:
+        if problem is not None or workdir is None:
             raise TrainingError(problem)
-        yield
+        yield workdir
 
 
-def _remove_empty(folder: pathlib.Path) -> None:
+def _remove_empty(folder: buckets.Place) -> None:
     with contextlib.suppress(OSError):  # it is not empty
         folder.rmdir()

@@ -1,6 +1,8 @@
-"""RLDS is read from gs:// by TensorFlow's own client."""
+"""RLDS is read from gs://, and built there, by TensorFlow's own client."""
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,8 @@ import pytest
 
 from data.readers.rlds import RldsReader
 from data.rows.table import dataset
-from tests.data.fake_bucket import BUCKET, fake_bucket
+from tests.data.builds import built
+from tests.fake_gcs import BUCKET, Rule, fake_gcs
 
 pytestmark = [
     pytest.mark.rlds,
@@ -32,13 +35,50 @@ print(json.dumps([origin(source)["index_files"], first.instruction, poses, image
 """
 
 
+BUILD = """
+import dataclasses, sys
+from data.rows.table import dataset
+from data.writing.storage import folder_at
+from tests.data.builds import build, request_of
+row = dataclasses.replace(dataset("bridge_dataset"), index_margin=2)
+request = request_of(row, sys.argv[1], "unused", shard_mb=0.3)
+build(dataclasses.replace(request, out=folder_at(sys.argv[2])), lambda done, total, good: None)
+"""
+
+
+def test_a_set_is_built_in_a_bucket_with_the_bytes_of_a_disk(fixtures, tmp_path):
+    """One request of each kind fails first; a run killed before its manifest continues."""
+    arguments = [sys.executable, "-c", BUILD, str(fixtures), f"gs://{BUCKET}/sets"]
+    with fake_gcs(tmp_path) as (storage, environ):
+        storage.rules = [Rule("POST .*manifest.json", "hold", times=100)]
+        killed = subprocess.Popen(arguments, env=os.environ | environ)
+        storage.wait_for_fault(killed)
+        killed.kill()
+        killed.wait()
+        shards = {n: o.generation for n, o in storage.objects.items() if "tfrecord" in n}
+        assert shards
+        storage.rules = [Rule("^POST", 503), Rule("^PUT", "cut"), Rule("^GET", 503)]
+        subprocess.run(arguments, env=os.environ | environ, check=True, timeout=300)
+        assert not any(rule.times for rule in storage.rules)
+        versions = {name: storage.objects[name].generation for name in shards}
+        head = "sets/bridge_dataset/1.0.0/"
+        made = {n.removeprefix(head): o.content for n, o in storage.objects.items()}
+    assert versions == shards, "finished shards are kept"
+    row = dataclasses.replace(dataset("bridge_dataset"), index_margin=2)
+    local = built(row, fixtures, tmp_path / "local", shard_mb=0.3).folder
+    names = {path.name for path in local.iterdir()}
+    assert names == {name for name in made if not name.startswith("sets/")}
+    for name in names - {"manifest.json"}:  # which says when it was made
+        assert made[name] == (local / name).read_bytes()
+
+
 def test_a_set_in_a_bucket_reads_as_on_disk(fixtures, tmp_path):
-    root = tmp_path / "objects"
-    shutil.copytree(fixtures / "bridge_dataset", root / "bridge_dataset")
-    with fake_bucket(root, tmp_path) as environ:
+    with fake_gcs(tmp_path) as (storage, environ):
+        storage.add_folder(fixtures / "bridge_dataset", "bridge_dataset/")
+        storage.rules = [Rule("^(POST|PUT|DELETE)", 403, times=1000)]
         done = subprocess.run(
             [sys.executable, "-c", READ, f"gs://{BUCKET}", str(tmp_path / "spare")],
-            env=environ,
+            env=os.environ | environ,
             capture_output=True,
             text=True,
             timeout=300,

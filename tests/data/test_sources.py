@@ -9,9 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
+from data import sources
 from data.faults import BadEpisodeError, Faults, TooManyBadEpisodesError
 from data.readers.rlds import index_files
-from data.rows.table import dataset
+from data.rows.table import DATASETS, dataset
 from data.sources import (
     READERS,
     SomeEpisodes,
@@ -67,6 +68,14 @@ def parts(reader):
 
 def everything(reader):
     return list(itertools.chain.from_iterable(parts(reader)))
+
+
+def test_a_storage_that_is_read_on_disks_only_is_refused_in_a_bucket(monkeypatch):
+    monkeypatch.setattr(sources, "find_built", lambda spec, root: None)
+    for storage in set(STORAGE_NAMES) - set(sources.IN_BUCKETS):
+        row = next(row for row in DATASETS.values() if row.storage == storage)
+        with pytest.raises(ValueError, match=rf"{row.name}' is stored as {storage}, .* gs://lab/x"):
+            sources.open_reader(row, "gs://lab/x")
 
 
 def test_every_storage_has_a_reader():

@@ -28,6 +28,7 @@ RUN_BY = {
     "python -m scripts.evaluate": "tests/scripts/test_evaluate.py",
     "python -m scripts.inspect_data": "tests/scripts/test_inspect_data.py",
     "python -m scripts.latency_curve": "tests/scripts/test_latency_curve.py",
+    "python -m scripts.export_program": "tests/scripts/test_export_program.py",
     "python -m scripts.golden_frame": "tests/scripts/test_simulator_python.py",
     "python -m scripts.make_random_checkpoint": "tests/scripts/test_make_random_checkpoint.py",
     "python -m scripts.merge_results": "tests/scripts/test_results.py",

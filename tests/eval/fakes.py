@@ -258,6 +258,20 @@ class GlHost(SimulatorHost):
     def pose(self) -> tuple[np.ndarray, np.ndarray]:
         return self._env.pose()
 
+    def beginning(self, spec: TaskSpec, episode: Episode, steps: int) -> list[Any]:
+        """Hash, images and way of the hand, which is sent 5 cm aside, of an episode of any row."""
+        self._leave()
+        self._spec = spec
+        seen = self.start(episode)
+        assert seen.observation is not None
+        row = seen.observation["proprio"].copy()
+        row[1] += 0.05
+        path = []
+        for _ in range(steps):
+            self._step(row)
+            path.append(self._env.pose()[0])
+        return [seen.state_hash, *seen.observation["images"], np.stack(path)]
+
     def pixels_changed_by_culling(self, episode: Episode) -> list[int]:
         self.start(episode)
         renderer = self._env._renderer

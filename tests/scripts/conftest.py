@@ -11,6 +11,7 @@ import pytest
 from data.rows.table import dataset
 from data.writing.recorded import write_dataset
 from tests.data.writing.test_recorded import OPTIONS, episode
+from tests.scripts.runs import end, start
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def straight(demos: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run of eight steps that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    status, output = end(start(demos, workdir, compiled=compiled))
+    assert status == 0, output
+    return workdir

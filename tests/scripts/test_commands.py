@@ -30,8 +30,8 @@ from scripts.equivalence.report import DTYPES, REFERENCE
 from scripts.terminal import Command, UsageError
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE
 from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.preprocessing.resizing import RESIZING
 from xvla_jax.pretrained import LAYOUTS, PEFT
-from xvla_jax.resizing import RESIZING
 from xvla_jax.serving.limits import Limits
 from xvla_jax.serving.server import Door
 
@@ -42,12 +42,21 @@ COMMANDS: dict[str, Command] = {
 }
 # command -> flags whose folder may lie in a bucket
 _PROGRAMS = {name: {"program_cache"} for name in ("evaluate", "plan", "serve", "train")}
-IN_BUCKETS = {"build_rlds": {"root", "out"}, "inspect_data": {"root"}} | _PROGRAMS
+IN_BUCKETS = _PROGRAMS | {
+    "build_rlds": {"root", "out"},
+    "convert_checkpoint": {"checkpoint", "out", "adapter"},
+    "count_frames": {"root", "workdir"},
+    "evaluate": {"policy", "program_cache"},
+    "inspect_data": {"root"},
+    "serve": {"checkpoint", "adapter", "program_cache"},
+    "train": {"workdir", "program_cache"},
+}
 PARTS = {"__init__", "__main__", "choices", "random_weights", "terminal"}  # no commands
 
 # flag -> what it names, in every command that has it
 FLAGS = {
     "accept_renderer": "evaluate although the golden frame differs",
+    "across": "what two runs may differ in",
     "adapter": "PEFT folder that is merged into the weights",
     "adapter_b": "the same for a second checkpoint",
     "allowed_hosts": "names in the Host header",
@@ -69,6 +78,7 @@ FLAGS = {
     "dtype": "type of parameters or of tensors in a file",
     "dtypes": "several of these",
     "episodes": "number of episodes",
+    "executed": "rows of a chunk that are carried out",
     "export": "file of episodes for other programs",
     "file": "file of an exported domain",
     "film": "name of the policy to film",
@@ -81,6 +91,7 @@ FLAGS = {
     "inference": "plan the sampler too",
     "init_states": "initial states, first:end",
     "insecure": "no token",
+    "instruction": "text of a task",
     "inspect": "answer POST /inspect",
     "iters": "training steps",
     "json": "print JSON",
@@ -104,6 +115,7 @@ FLAGS = {
     "out": "what is written",
     "outside_root": "allow files outside of --root",
     "overwrite": "replace what is there",
+    "platforms": "devices of a program",
     "plan": "[POLICY=]PLAN of the sampler",
     "plans": "sampler plans",
     "policy": "[NAME=][KIND:]FOLDER",
@@ -116,11 +128,13 @@ FLAGS = {
     "read_limit_s": "seconds after which a read ends the command",
     "recorded": "folder of recorded episodes",
     "recorded_as": "dataset of recorded episodes",
+    "rejoin_s": "seconds until a host is left out",
     "relative": "channels relative to proprio",
     "report": "JSON file of numbers",
     "rerun": "write an episode for the Rerun viewer",
     "resize": "how images are resized",
     "restart": "forget finished episodes",
+    "restarts": "starts after a failure",
     "robot": "arm of the quickstart",
     "root": "data folder",
     "rotation": "layout of 6-D rotations",
@@ -131,6 +145,8 @@ FLAGS = {
     "shard": "I/N",
     "shard_mb": "size of a shard file",
     "simulator_python": "Python of a simulator in its own environment",
+    "step_limit": "control steps of an episode",
+    "steps": "denoising steps",
     "stop_early": "stop when a comparison is decided",
     "strategy": "NAME:HORIZON",
     "take_over": "take the workdir from a dead run",
@@ -320,7 +336,20 @@ def test_a_bucket_among_the_options_of_a_runner_is_not_ours_to_refuse() -> None:
     assert build_rlds.COMMAND.parse(line) == options
 
 
-def test_no_field_of_a_config_but_the_data_may_lie_in_a_bucket(
+@pytest.mark.parametrize("name", [n for n in NAMES if "out" in COMMANDS[n].flags])
+def test_a_store_that_a_command_does_not_serve_ends_it_with_2_and_makes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[name]
+    status = command.run(lambda _: pytest.fail("it began"), [name, "--out=s3://bucket/a"])
+    command.flags["out"].unparse()
+    assert status == 2
+    assert "error: --out is s3://bucket/a, in a bucket" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_field_of_a_config_but_data_and_weights_may_lie_in_a_bucket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def parse(*fields: str) -> None:
@@ -328,10 +357,9 @@ def test_no_field_of_a_config_but_the_data_may_lie_in_a_bucket(
         monkeypatch.setattr(sys, "argv", arguments)  # ml_collections looks there
         importlib.reload(importlib.import_module("scripts.train")).COMMAND.parse(arguments)
 
-    parse("--config.data.root=gs://bucket/rlds")
-    for field in ("init_from", "data.train_metas_path"):
-        message = (
-            rf"--config.{field} is gs://b/x, in a bucket; .*read by --config.data.root and --prog"
-        )
+    parse("--config.data.root=gs://bucket/rlds", "--config.init_from=gs://bucket/base")
+    for place in ("data.train_metas_path=gs://b/x", "init_from=s3://b/x", "data.root=s3://b/x"):
+        field, _, address = place.partition("=")
+        message = rf"--config.{field} is {address}, in a bucket; .*taken by --workdir and --config"
         with pytest.raises(UsageError, match=message):
-            parse(f"--config.{field}=gs://b/x")
+            parse(f"--config.{place}")

@@ -13,18 +13,22 @@ import pytest
 from data.rows.contracts import contracts_of
 from data.rows.table import dataset
 from eval.tasks.table import TASKS, TaskSpec, task_contract, task_spec
+from scripts.evaluation import entrants
 from scripts.evaluation.entrants import (
     BlindPolicy,
     Entrant,
+    check_length,
     check_names,
     common_tasks,
     load,
     parse_policy,
     parse_task_ids,
 )
+from scripts.evaluation.planned import PlannedPolicy
 from tests.xvla_jax import tiny
 from xvla_jax.contract import Contract, check_contract
 from xvla_jax.errors import ContractError
+from xvla_jax.plans import SamplerPlan, exact
 from xvla_jax.pretrained import save_pretrained
 
 
@@ -40,6 +44,8 @@ from xvla_jax.pretrained import save_pretrained
         ("runs/hf", Entrant("hf", "checkpoint", "runs/hf")),
         ("blind:runs/hf/", Entrant("hf", "blind", "runs/hf/")),
         ("expert:", Entrant("expert", "expert", "")),
+        ("gs://lab/runs/hf", Entrant("hf", "checkpoint", "gs://lab/runs/hf")),
+        ("a=blind:gs://lab/hf", Entrant("a", "blind", "gs://lab/hf")),
     ],
 )
 def test_policies(text: str, entrant: Entrant) -> None:
@@ -47,7 +53,8 @@ def test_policies(text: str, entrant: Entrant) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:"]
+    "text",
+    ["", "a=", "=runs", "a/b=runs", "a=magic:runs", "a=expert:runs", "a=blind:", "http://host"],
 )
 def test_other_forms_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(
@@ -158,3 +165,60 @@ def test_the_blind_policy_shows_black() -> None:
     observation = bright | {"proprio": np.zeros(20, np.float32)}
     assert BlindPolicy(_Echo()).act([observation], seed=[0]).tolist() == [0]
     assert observation["images"][0].max() == 255  # the caller's image is as it was
+
+
+class _Steps:
+    """Returns the denoising steps that it is called with."""
+
+    def act(self, observations: list[dict], *, seed: list[int], plan: SamplerPlan) -> np.ndarray:
+        return np.asarray([plan.steps for _ in observations])
+
+
+def test_other_denoising_steps_reach_the_policy() -> None:
+    policy: Any = _Steps()
+    observation: Any = {"images": [np.zeros((2, 2, 3), np.uint8)]}
+    stepped: Any = PlannedPolicy(policy, exact(3))
+    assert stepped.act([observation] * 2, seed=[0, 1]).tolist() == [3, 3]
+    assert BlindPolicy(stepped).act([observation], seed=[0]).tolist() == [3]
+
+
+def test_other_denoising_steps_reach_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Remote:
+        policy_hash, contract, info = "ab12", {}, {"num_actions": 30}
+
+        def __init__(self, url: str, *, expected: dict, steps: int | None) -> None:
+            asked.append((url, expected["domain_id"], steps))
+
+    monkeypatch.setattr(entrants, "RemotePolicy", Remote)
+    served = Entrant("a", "server", "http://robot:8010")
+    for steps in (None, 5):
+        load(served, [task_spec("so101")], lerobot_python="", until=ExitStack(), steps=steps)
+    assert asked == [("http://robot:8010", 0, None), ("http://robot:8010", 0, 5)]
+    Remote.info = {"num_actions": 10}
+    with pytest.raises(ValueError, match=r"so101' carries out 20 rows .* may be 1 to 10"):
+        load(served, [task_spec("so101")], lerobot_python="", until=ExitStack())
+
+
+def test_lerobot_takes_no_other_steps(tmp_path: Path) -> None:
+    contract = Contract(action_space="ee6d", **task_contract(task_spec("quickstart")))
+    save_pretrained(
+        tmp_path / "a",
+        dataclasses.replace(tiny.CONFIG, num_actions=30),
+        tiny.params(),
+        processor=tiny.PROCESSOR,
+        contracts={3: contract},
+    )
+    entrant = Entrant("a", "lerobot", str(tmp_path / "a"))
+    with pytest.raises(ValueError, match="--steps=5: a acts inside LeRobot with the steps of its"):
+        load(entrant, [task_spec("quickstart")], lerobot_python="", until=ExitStack(), steps=5)
+
+
+def test_a_row_that_needs_longer_chunks_is_refused_before_a_simulator_starts() -> None:
+    for name in ("quickstart", "google_vm_coke"):
+        check_length(task_spec(name), 30)
+    with pytest.raises(ValueError, match=r"quickstart' carries out 30 .* may be 1 to 16"):
+        check_length(task_spec("quickstart"), 16)
+    with pytest.raises(ValueError, match=r"with stride 2; .* have 16 .* --executed may be 1 to 8"):
+        check_length(task_spec("google_vm_coke"), 16)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.tasks.table import TASKS
+from scripts.evaluation.entrants import check_task, contracts_of
 from scripts.random_weights import Written, draw, read_config, write_random_checkpoint
 from tests.xvla_jax import golden
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoints.safetensors_files import TensorFiles
-from xvla_jax.errors import CheckpointError, ConfigError
+from xvla_jax.errors import CheckpointError, ConfigError, ContractError
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
@@ -106,6 +108,31 @@ def test_from_the_command_line_in_bfloat16(toy: tuple[Path, Written], tmp_path: 
         np.testing.assert_array_equal(half.read(name), rounded, err_msg=name)
     processor = Processor.read(tmp_path / "half")
     assert (processor.image_size, processor.text_length) == (64, 11)
+
+
+def test_contracts_are_written_beside_the_weights(tmp_path: Path) -> None:
+    flags = ("--model_config=small", "--tasks=calvin_abc_d,widowx_spoon")
+    done = _run(str(tmp_path / "small"), *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(load_checkpoint(tmp_path / "small").contracts) == [0, 2]
+    refused = _run(str(tmp_path / "none"), f"--config={_TOY}", "--tasks=so101")
+    assert (refused.returncode, list(tmp_path.iterdir())) == (1, [tmp_path / "small"])
+    assert "error: task 'so101' carries out 20 rows" in refused.stdout
+
+
+def test_it_can_be_evaluated_on_the_rows_that_it_is_given() -> None:
+    names = ["calvin_abc_d", "widowx_spoon", "widowx_carrot:strict"]
+    small = read_config("small")
+    contracts = contracts_of(names, small)
+    assert [contract.domain_id for contract in contracts] == [2, 0]
+    for name in names:
+        check_task(TASKS[name], "ee6d", {c.domain_id: c for c in contracts})
+    with pytest.raises(ContractError, match="two contracts of domain 3; give rows of one"):
+        contracts_of(["libero_goal", "quickstart"], small)
+    with pytest.raises(ContractError, match="'so101' has"):
+        contracts_of(["so101"], small)
+    with pytest.raises(ContractError, match=r"carries out 20 rows.* chunks have 7"):
+        contracts_of(["calvin_abc_d"], read_config(str(_TOY)))
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from eval.files import write_json
 from eval.runs.compare import compare_runs
 from eval.runs.receipt import RESULTS, read_receipt
 from tests.eval.evaluations import NOISE, contestant, evaluate, resealed
-from tests.eval.runs.test_compare import A, B, changed
+from tests.eval.runs.test_compare import A, B, changed, disturbed, overriding
 from tests.eval.runs.test_receipt import made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +47,25 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
         assert part in said
     other = save(tmp_path / "other", changed(B, 0, seed=5))
     assert "of one side only" in run("compare_results", first, other, status=1)
+
+
+def test_one_run_is_compared_with_its_control_arm_and_overrides_are_not_mixed(
+    tmp_path: Path,
+) -> None:
+    alone = save(tmp_path / "alone", A)
+    assert "no row has its control arm beside it" in run("compare_results", alone, status=1)
+    both = json.loads(json.dumps(A))
+    disturbed(both, "quickstart:camera2", [True] * 2 + [False] * 10, same_state=True)
+    both["tasks"]["quickstart:camera2"]["row"]["disturbance"] |= {
+        "axis": "camera", "level": 2, "amount": 10.0, "unit": "degrees",
+    }  # fmt: skip
+    said = run("compare_results", save(tmp_path / "both", both))
+    for part in ("a, against the control arm quickstart", "2 of 12 9 -58 (", "0.016, 0.016"):
+        assert part in said
+    other = save(tmp_path / "other", overriding(B, "executed", 20))
+    assert "--across=executed compares" in run("compare_results", alone, other, status=1)
+    said = run("compare_results", alone, other, "--across=executed")
+    assert "quickstart.overrides" in said
 
 
 def test_several_runs_are_compared_and_exported(tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ _TASK = "Task exception was never retrieved\nfuture: <Task coro=<_open_and_write
         ("asyncio", _TASK.format("/lib/orbax/checkpoint"), False),
         ("asyncio", _TASK.format("/lib/aiohttp"), True),
         ("absl", "_SignalingThread.run() raised an exception", False),
+        ("absl", "[process=0] Failed to run 4 Handler Commit operations or the Commit", False),
+        ("absl", "Failed to write metadata={} path=gs://lab/1/_CHECKPOINT_METADATA: x", False),
         ("absl", "a checkpoint is missing", True),
         ("orbax", "restored in 3 s", False),
     ],

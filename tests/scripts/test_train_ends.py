@@ -138,12 +138,12 @@ def test_a_job_whose_workdir_another_job_holds_is_refused(
     assert [path.name for path in workdir.iterdir()] == [LOCK_NAME], "nothing was written there"
 
 
-def test_a_bucket_is_refused_by_its_scheme(demos: Path, compiled: Path) -> None:
-    status, output = end(start(demos, "gs://bucket/run", compiled=compiled))
-    assert status == 1
-    assert "error: --workdir is gs://bucket/run, in a bucket; a local path is needed" in output
+def test_another_store_is_refused_by_its_scheme(demos: Path, compiled: Path) -> None:
+    status, output = end(start(demos, "s3://bucket/run", compiled=compiled))
+    assert status == 2
+    assert "error: --workdir is s3://bucket/run, in a bucket; a local path is needed" in output
     assert "Traceback" not in output
-    assert not Path("gs:").exists()
+    assert not Path("s3:").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

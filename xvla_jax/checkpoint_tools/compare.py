@@ -154,7 +154,7 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     Raises:
         CheckpointError, ConfigError: the folder is no usable checkpoint.
     """
-    folder = pathlib.Path(folder)
+    folder = run_folder.on_disk(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     step = run_folder.find_step(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import resource
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
 from xvla_jax.checkpoints import run_folder
@@ -69,12 +69,12 @@ class Conversion:
 
 
 def convert_checkpoint(
-    source: pathlib.Path,
-    target: pathlib.Path,
+    source: buckets.Place,
+    target: buckets.Place,
     layout: str,
     *,
     dtype: str = SOURCE_DTYPE,
-    adapter: pathlib.Path | None = None,
+    adapter: buckets.Place | None = None,
     overwrite: bool = False,
     resize: str | None = None,
     domain: int | None = None,
@@ -130,7 +130,7 @@ def convert_checkpoint(
 
 
 def _changed(
-    loaded: Pretrained, source: pathlib.Path, adapter: pathlib.Path | None, resize: str | None
+    loaded: Pretrained, source: buckets.Place, adapter: buckets.Place | None, resize: str | None
 ) -> Pretrained:
     """Returns the source with an adapter merged and another way of resizing, if given."""
     if adapter:
@@ -148,7 +148,7 @@ def _changed(
 
 
 def extract_adapter(
-    source: pathlib.Path, target: pathlib.Path, *, overwrite: bool = False
+    source: buckets.Place, target: buckets.Place, *, overwrite: bool = False
 ) -> Conversion:
     """Writes the adapter of a LoRA run as a folder that PEFT loads; the base is not needed.
 
@@ -161,7 +161,7 @@ def extract_adapter(
     if step is None:
         raise CheckpointError(f"{source} is no workdir of a LoRA run, from which {PEFT} is written")
     export_adapter(step, target, overwrite=overwrite)
-    files = TensorFiles.open(target / ADAPTER_WEIGHTS_NAME)
+    files = TensorFiles.open(run_folder.on_disk(target) / ADAPTER_WEIGHTS_NAME)
     return Conversion(
         source=describe(source),
         target=Side(str(target), PEFT, len(files.info), files.nbytes),
@@ -172,11 +172,11 @@ def extract_adapter(
     )
 
 
-def describe(folder: pathlib.Path) -> Side:
+def describe(folder: buckets.Place) -> Side:
     """Returns layout, number of stored tensors and bytes; reads no tensor."""
     step = run_folder.find_step(folder)
     if step is None:
-        files = TensorFiles.open(folder)
+        files = TensorFiles.open(run_folder.on_disk(folder))
         layout = detect_dialect(set(files.info)).name
         return Side(str(folder), layout, len(files.info), files.nbytes)
     leaves = json.loads((step / "params" / "_METADATA").read_text())["tree_metadata"]
@@ -184,7 +184,7 @@ def describe(folder: pathlib.Path) -> Side:
     return Side(str(folder), ORBAX, len(leaves), size)
 
 
-def verify(source: Pretrained, folder: pathlib.Path, *, dtype: str) -> dict[str, Any]:
+def verify(source: Pretrained, folder: buckets.Place, *, dtype: str) -> dict[str, Any]:
     """Reads a folder back and compares it with the checkpoint that it was written from.
 
     Args:

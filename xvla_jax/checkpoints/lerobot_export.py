@@ -34,8 +34,8 @@ from xvla_jax.checkpoints.lerobot_pipelines import (
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
+from xvla_jax.preprocessing.scaling import MODES
 from xvla_jax.processor import Processor
-from xvla_jax.scaling import MODES
 
 _log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing_extensions import TypedDict
 
 from xvla_jax.batch import IMAGE_MEAN, IMAGE_STD
 from xvla_jax.errors import CheckpointError
+from xvla_jax.preprocessing.scaling import MODES, Scaling
 from xvla_jax.processor import Processor
-from xvla_jax.scaling import MODES, Scaling
 from xvla_jax.untrusted import (
     BOUNDS,
     STRICT,

@@ -8,8 +8,10 @@ files are packed there as compressed base64 text.
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import pathlib
+import tempfile
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final, NotRequired
@@ -18,6 +20,8 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
+from xvla_jax import buckets
+from xvla_jax.checkpoints.folders import COMMITTED, check_free, check_uploaded
 from xvla_jax.checkpoints.hf_folder import CARRIED_NAMES, CARRIED_SUFFIXES, is_carried
 from xvla_jax.checkpoints.names import BUFFERS
 from xvla_jax.checkpoints.safetensors_files import DTYPES, TensorInfo
@@ -35,6 +39,7 @@ from xvla_jax.untrusted import (
 )
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir, with a folder for each step
+_NOT_READ: Final = ("opt_state", "ema")  # items that only a resumed run needs
 
 
 @pydantic.with_config(STRICT)
@@ -78,9 +83,9 @@ _FILES: Final = pydantic.TypeAdapter(dict[str, str], config=STRICT)
 def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
     """Returns the step folder meant by a workdir, its ``checkpoints`` or a step folder.
 
-    That is the newest step; None if the path is none of the three.
+    That is the newest step; None if the path is none of the three. Of a bucket it is a copy.
     """
-    path = pathlib.Path(path)
+    path = on_disk(path)
     if (path / "params").is_dir() and (path / "model").is_dir():
         return path
     for folder in (path, path / CHECKPOINTS):
@@ -91,7 +96,7 @@ def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
-def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
+def read_model(step_folder: buckets.Place) -> dict[str, Any]:
     """Returns the ``model`` item of a step.
 
     Raises:
@@ -104,12 +109,96 @@ def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def read_item(step_folder: pathlib.Path, item: str) -> dict[str, Any] | None:
+def read_item(step_folder: buckets.Place, item: str) -> dict[str, Any] | None:
     """Returns a JSON item of a step; None where the step has no such item."""
-    files = sorted((step_folder / item).rglob("metadata"))
+    if buckets.in_bucket(step_folder):
+        with tempfile.TemporaryDirectory() as copy:
+            objects = buckets.files(step_folder / item)
+            buckets.download(step_folder / item, objects, pathlib.Path(copy, item))
+            return read_item(pathlib.Path(copy), item)
+    files = sorted(pathlib.Path(step_folder, item).rglob("metadata"))
     if not files:
         return None
     return check_object(read_json(files[0]), files[0], error=CheckpointError)
+
+
+def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a folder with a checkpoint or an adapter, on this machine.
+
+    One in a bucket is copied, once in a process, into a folder that is removed at its end: of a
+    workdir the newest complete step without its optimizer, of another folder the files in it.
+
+    Raises:
+        CheckpointError: nothing complete is there.
+        OSError: the bucket cannot be read, or the disk is full.
+    """
+    if not buckets.in_bucket(path):
+        return pathlib.Path(path)
+    folder = buckets.place_of(path)
+    step = _newest_step(folder)
+    if step is None:
+        return _copied(folder, tuple(_files_of_folder(folder)))
+    heads = tuple(f"{item}/" for item in _NOT_READ)
+    objects = (entry for entry in buckets.files(step) if not entry.name.startswith(heads))
+    return _copied(step, tuple(objects))
+
+
+@functools.cache
+def _copied(folder: buckets.Place, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
+    """Returns a copy of objects of a folder; the same ones, by version, are copied once."""
+    copies = pathlib.Path(_scratch().name)
+    check_free(copies, sum(entry.size for entry in objects))
+    # the name of the place at the end, for messages
+    target = pathlib.Path(tempfile.mkdtemp(dir=copies), *folder.parts[1:])
+    buckets.download(folder, objects, target)
+    return target
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Returns the folder of copies, which goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="xvla_jax_", ignore_cleanup_errors=True)
+
+
+def _newest_step(folder: buckets.Place) -> buckets.Place | None:
+    """Returns the newest complete step below a folder of a bucket; None where there are no steps.
+
+    Raises:
+        CheckpointError: steps are there, and none is complete; or the folder is being written.
+    """
+    objects, folders = buckets.entries(folder)
+    check_uploaded(folder, [entry.name for entry in objects])
+    if {"params", "model"} <= {*folders}:
+        steps = [folder]
+    else:
+        parent = folder / CHECKPOINTS if CHECKPOINTS in folders else folder
+        names = buckets.entries(parent)[1] if parent != folder else folders
+        steps = [parent / name for name in sorted(filter(str.isdigit, names), key=int)]
+    for step in reversed(steps):
+        at_step = objects if step == folder else buckets.entries(step)[0]
+        if any(entry.name == COMMITTED for entry in at_step):
+            return step
+    if steps:
+        raise CheckpointError(
+            f"{folder} has {', '.join(step.name for step in steps)}, of which none is complete: a "
+            f"step in a bucket has a {COMMITTED}, which is written last. Convert a run that is on "
+            f"a disk with scripts.convert_checkpoint --layout=orbax and this target, or take "
+            "another folder"
+        )
+    return None
+
+
+def _files_of_folder(folder: buckets.Place) -> list[buckets.Object]:
+    """Returns the files of a folder in a bucket that is no run.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    objects, folders = buckets.entries(folder)
+    if not objects:
+        has = f"it has the folders {', '.join(folders[:8])}" if folders else "it is empty"
+        raise CheckpointError(f"{folder}: no checkpoint is in this folder; {has}")
+    return objects
 
 
 def files_to_json(files: Mapping[str, bytes]) -> dict[str, str]:

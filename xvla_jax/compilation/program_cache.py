@@ -35,6 +35,7 @@ _HIT: Final = "/jax/compilation_cache/cache_hits"
 _UNREADABLE: Final = "Error reading persistent compilation cache entry for "
 _UNWRITABLE: Final = "Error writing persistent compilation cache entry for "
 _ENTRY: Final = "*-cache"
+_ENTRIES: Final = (_ENTRY, "*-lowered", "*-shapes")  # with those of stored.py
 
 _settings: Any = jax.config  # its fields are unknown to type checkers
 _log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _prune(folder: pathlib.Path, limit: int) -> None:
 
 
 def _stats(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, os.stat_result]]:
-    for path in (*folder.glob(_ENTRY), *folder.glob("*-lowered")):
+    for path in (path for ending in _ENTRIES for path in folder.glob(ending)):
         try:
             yield path, path.stat()
         except FileNotFoundError:  # removed by another process since

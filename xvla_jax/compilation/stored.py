@@ -1,10 +1,11 @@
-"""Lowered programs beside the compiled ones, so that a process need not trace its model again.
+"""Lowered programs and shapes beside the compiled programs, so that no model is traced again.
 
-Tracing and lowering the policy take a process longer than reading its compiled program. What was
-lowered is stored with ``jax.export`` in the folder of compiled programs, which is this user's own;
-a checkpoint's folder would bring programs of others with it. The name of a file is the digest of
-all that decides the program: what the caller states, the shapes, the versions of JAX and this
-library's source. So a file is never stale, only unused; one that is damaged is lowered again.
+Tracing and lowering the policy take a process longer than reading its compiled program, and tracing
+the shapes of its parameters a second. What was lowered is stored with ``jax.export``, shapes as
+JSON, in the folder of compiled programs, which is this user's own; a checkpoint's folder would
+bring programs of others with it. The name of a file is the digest of all that decides its content:
+what the caller states, the shapes, the versions of JAX and this library's source. So a file is
+never stale, only unused; one that is damaged is made again.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
 from xvla_jax.compilation.program_cache import folder_in_use
 
-_SUFFIX: Final = "-lowered"
-_DIGEST_BYTES: Final = 32  # in front of the program
+_PROGRAM: Final = "-lowered"  # ends of names
+_SHAPES: Final = "-shapes"
+_DIGEST_BYTES: Final = 32  # in front of the content
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +48,42 @@ def lower_stored(
     folder = folder_in_use()
     if folder is None:
         return jax.jit(function).lower(*arguments)
-    path = epath.Path(folder) / f"{_digest(arguments, identity)}{_SUFFIX}"
-    exported = _read(path)
-    if exported is None:
+    path = epath.Path(folder) / f"{_digest(arguments, identity)}{_PROGRAM}"
+    program = _read(path)
+    if program is None:
         exported = export.export(jax.jit(function))(*arguments)
         _write(path, bytes(exported.serialize()))
+    else:
+        exported = export.deserialize(bytearray(program))
     # The stored form in either case, so that the first process runs what all later ones run.
     return jax.jit(exported.call).lower(*arguments)
+
+
+def stored_shapes(trace: Callable[[], dict[str, Any]], identity: Mapping[str, Any]) -> Any:
+    """Returns a nested dict of ``jax.ShapeDtypeStruct``, traced or as traced before.
+
+    Args:
+        trace: makes it where no file is there.
+        identity: see `lower_stored`.
+    """
+    folder = folder_in_use()
+    if folder is None:
+        return trace()
+    path = epath.Path(folder) / f"{_digest((), identity)}{_SHAPES}"
+    content = _read(path)
+    if content is None:
+        shapes = trace()
+        leaves = flatten_dict(shapes).items()
+        rows = [[*names, str(leaf.dtype), list(leaf.shape)] for names, leaf in leaves]
+        _write(path, json.dumps(rows).encode())
+        return shapes
+    rows = json.loads(content)
+    return unflatten_dict(
+        {
+            tuple(names): jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+            for *names, dtype, shape in rows
+        }
+    )
 
 
 def _digest(arguments: Any, identity: Mapping[str, Any]) -> str:
@@ -76,25 +110,28 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-def _read(path: epath.Path) -> export.Exported | None:
-    """Returns the program of a file; None where there is none, or a damaged one, which goes."""
+def _read(path: epath.Path) -> bytes | None:
+    """Returns the content of a file; None where there is none, or a damaged one, which goes."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        _log.warning("%s cannot be read and is lowered again: %s", path, error)
+        _log.warning("%s cannot be read and is made again: %s", path, error)
         return None
-    digest, program = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(program).digest() == digest:
-        return export.deserialize(bytearray(program))
-    _log.warning("%s is damaged and is lowered again", path)
+    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() == digest:
+        return content
+    _log.warning("%s is damaged and is made again", path)
     path.unlink(missing_ok=True)
     return None
 
 
-def _write(path: epath.Path, program: bytes) -> None:
+def _write(path: epath.Path, content: bytes) -> None:
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")  # another process may read meanwhile
     try:
-        path.write_bytes(hashlib.sha256(program).digest() + program)
+        scratch.write_bytes(hashlib.sha256(content).digest() + content)
+        scratch.replace(path)
     except OSError as error:  # a full disk costs time at the next start, not this one
-        _log.warning("a lowered program is not kept: %s", error)
+        _log.warning("%s is not kept: %s", path, error)
+        scratch.unlink(missing_ok=True)

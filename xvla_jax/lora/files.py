@@ -31,6 +31,7 @@ from xvla_jax.checkpoints.peft import (
     modules,
     slots,
 )
+from xvla_jax.checkpoints.run_folder import on_disk
 from xvla_jax.checkpoints.safetensors_files import (
     DTYPES,
     TensorFiles,
@@ -61,7 +62,7 @@ def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
             base (all tensors at fault are listed) or action space, or has values that are not
             finite.
     """
-    folder = pathlib.Path(folder)
+    folder = on_disk(folder)
     peft = PeftConfig.read(folder)
     files = _tensors(folder)
     _check_action_space(folder, config)
@@ -142,7 +143,7 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
     Raises:
         CheckpointError: the folder has no tensors, or the channels are not a number.
     """
-    noted = _tensors(pathlib.Path(folder)).metadata
+    noted = _tensors(on_disk(folder)).metadata
     if not {_MODE, _REAL} <= set(noted):
         return "", 0
     if not (noted[_REAL].isascii() and noted[_REAL].isdecimal() and len(noted[_REAL]) < 6):

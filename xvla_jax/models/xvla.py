@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 
 from xvla_jax.actions import action_space
+from xvla_jax.compilation.stored import stored_shapes
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.layers import Array
@@ -161,13 +162,16 @@ def init_params(model: XVLA, key: Array) -> dict[str, Any]:
 def abstract_params(config: XVLAConfig) -> dict[str, Any]:
     """Shapes and dtypes of the parameters as a tree of ``jax.ShapeDtypeStruct``.
 
-    Allocates nothing. A process traces a model once for all that ask.
+    Allocates nothing.
     """
-    leaves, tree = _abstract_leaves(config)
-    return jax.tree.unflatten(tree, leaves)
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # a tree of the caller's own
 
 
 @functools.lru_cache(maxsize=4)
-def _abstract_leaves(config: XVLAConfig) -> tuple[list[Any], Any]:
-    shapes = jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
-    return jax.tree.flatten(shapes)
+def _abstract_params(config: XVLAConfig) -> dict[str, Any]:
+    """Traces the model, which takes a second at the released size, or reads what was traced."""
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(lambda key: init_params(XVLA(config), key), jax.random.key(0))
+
+    return stored_shapes(trace, {"parameters of": config.to_dict()})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import pathlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from xvla_jax import buckets
 from xvla_jax.checkpoints.accounting import check_stored_tree
 from xvla_jax.checkpoints.folders import disk_errors
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item
@@ -87,7 +87,7 @@ class Checkpointer:
         """Opens ``workdir/checkpoints``, and removes what a killed run had not finished.
 
         Args:
-            workdir: seen by all processes.
+            workdir: seen by all processes, on disks or in a bucket.
             keep: number of newest steps that are kept.
             save_interval: steps that a killed process may lose. A save starts at every half of
                 it, and waits for the one before: at any moment the newest complete step is at most
@@ -107,11 +107,14 @@ class Checkpointer:
         ):
             if number < least:
                 raise CheckpointError(f"config.{name} is {number}; it must be {least} or more")
-        self.folder = pathlib.Path(workdir).resolve() / CHECKPOINTS
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._in_bucket = buckets.in_bucket(workdir)
+        self.folder = buckets.absolute(buckets.place_of(workdir)) / CHECKPOINTS
+        if not self._in_bucket:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.blocked_s = 0.0
-        # Orbax writes a step under a temporary name and renames it when it is complete; half the
-        # interval, because a kill may hit while the newest step is still being written.
+        # Orbax writes a step under a temporary name and renames it when it is complete; in a bucket
+        # it writes a file into it that says so. Half the interval, because a kill may hit while the
+        # newest step is still being written.
         policies: list[managers.PreservationPolicy] = [managers.LatestN(keep)]
         policies += [managers.EveryNSteps(keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
@@ -230,6 +233,8 @@ class Checkpointer:
             self._manager.close()
 
     def _check_disk(self, state: TrainState) -> None:
+        if self._in_bucket:
+            return
         needed = _DISK_MARGIN * sum(leaf.nbytes for leaf in jax.tree.leaves(_trees(state)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:

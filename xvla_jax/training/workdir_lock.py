@@ -1,12 +1,9 @@
 """One run for each workdir: a file names the holder, who rewrites it as a sign of life.
 
-The file is created exclusively, which local disks, NFS and mounted buckets can do; flock would end
-at the host. A holder on this host is looked up by its process id. A holder on another host counts
-as dead when its file has not changed for `STALE_S`, by the clock of the process that waits: clocks
-of two hosts are never compared.
-
-Paths with a scheme (``gs://``) are refused: object stores cannot create a file exclusively through
-epath, and metrics are appended to, which they cannot do either. Mount the bucket instead.
+The file is created exclusively, which local disks, NFS and buckets can do; flock would end at the
+host. A holder on this host is looked up by its process id. A holder on another host counts as dead
+when its file has not changed for `STALE_S`, by the clock of the process that waits: clocks of two
+hosts are never compared.
 """
 
 from __future__ import annotations
@@ -22,11 +19,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final
 
-from xvla_jax.errors import ConfigError, TrainingError
+from xvla_jax import buckets
+from xvla_jax.errors import TrainingError
 
 LOCK_NAME: Final = "run.lock"
 BEAT_S: Final = 15.0  # between two signs of life
@@ -94,23 +92,6 @@ class Holder:
 _UNKNOWN: Final = Holder("unknown", 0, "", "", "", "an unknown time")
 
 
-def mounted_workdir(workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the workdir as a path of this host.
-
-    Raises:
-        ConfigError: it has a scheme; a plain path would put the run beside the bucket.
-    """
-    text = os.fspath(workdir)
-    if "://" in text:
-        scheme = text.partition("://")[0]
-        raise ConfigError(
-            f"--workdir={text}: a run needs a mounted file system for its lock and its metrics, "
-            f"not {scheme}://. Mount the bucket on every host and give the path of the mount "
-            "(docs/multihost.md)"
-        )
-    return pathlib.Path(text)
-
-
 class WorkdirLock:
     """Holds a workdir for this process. A context manager."""
 
@@ -125,16 +106,18 @@ class WorkdirLock:
         """Takes nothing before the ``with`` block.
 
         Args:
-            workdir: an existing folder on a disk or mount of this host.
+            workdir: an existing folder on a disk of this host, or any in a bucket.
             take_over: do not wait for a sign of life of a holder on another host. If it does live,
                 its run ends itself when it finds another holder in the file.
             beat_s: seconds between two signs of life.
             stale_s: seconds without one, after which a holder on another host is dead.
 
         Raises:
-            ConfigError: the path has a scheme.
+            ConfigError: the path has another scheme than that of buckets.
         """
-        self.path = mounted_workdir(workdir) / LOCK_NAME
+        self.path = buckets.place_of(workdir, flag="--workdir") / LOCK_NAME
+        in_bucket = buckets.in_bucket(self.path)
+        self._file = _ObjectInBucket(self.path) if in_bucket else _FileOnDisk(self.path)
         self._take_over = take_over
         self._beat_s, self._stale_s = beat_s, stale_s
         self._me = Holder.me()
@@ -151,7 +134,7 @@ class WorkdirLock:
         is_held = False
         try:
             # In a loop: after the removal of a dead holder's file another process may be faster.
-            while not self._create(_packed(self._me)):
+            while not self._file.create(_packed(self._me)):
                 dead = self._watch()
                 if dead is not None:
                     self._remove(dead)
@@ -178,38 +161,15 @@ class WorkdirLock:
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
-        holder = self._read()
-        if holder is not None and holder.token == self._me.token:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        with contextlib.suppress(OSError):
+            holder = self._read()
+            if holder is not None and holder.token == self._me.token:
+                self._file.remove()
 
-    def _create(self, content: bytes) -> bool:
-        """Creates the file; returns False if there is one."""
-        # O_EXCL is what decides between two processes; everything else here is bookkeeping.
-        try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        is_written = False
-        try:
-            os.write(handle, content)
-            os.fsync(handle)
-            is_written = True
-        finally:
-            os.close(handle)
-            if not is_written:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()  # an empty file names no holder
-        return True
-
-    def _read(self, path: pathlib.Path | None = None) -> Holder | None:
+    def _read(self) -> Holder | None:
         """Returns the holder in the file; None if there is no file."""
-        try:
-            return Holder(**json.loads((path or self.path).read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):  # empty as yet, or not one of ours
-            return _UNKNOWN
+        content = self._file.read()
+        return None if content is None else _unpacked(content)
 
     def _watch(self) -> Holder | None:
         """Waits until the holder is known to be dead, and returns it; None if it has left.
@@ -244,33 +204,21 @@ class WorkdirLock:
 
     def _remove(self, dead: Holder) -> None:
         """Removes the file of a dead holder, unless another process took the workdir meanwhile."""
-        # Renamed before it is read: of several that find the holder dead, only one gets the file.
-        aside = self.path.with_name(f"{LOCK_NAME}.{self._me.token}")
-        try:
-            self.path.rename(aside)
-        except FileNotFoundError:
-            return
-        holder = self._read(aside)
-        if holder is not None and holder.token != dead.token:
-            self._create(aside.read_bytes())  # of a process that was faster: put it back
-        else:
+        if self._file.remove_if(lambda content: _unpacked(content).token == dead.token):
             _log.warning("%s is taken over from %s", self.path.parent, dead)
-        aside.unlink()
 
     def _beat(self) -> None:
         """Writes signs of life; ends the process when the workdir has been taken from it."""
         beat = 0
         while not self._done.wait(self._beat_s):
             beat += 1
-            # In place and of one size: a file that is replaced or grows could fail on a full disk.
             content = _packed(dataclasses.replace(self._me, beat=beat))
             try:
                 holder = self._read()
-                if holder is None and self._create(content):  # it was removed by hand
+                if holder is None and self._file.create(content):  # it was removed by hand
                     continue
                 if holder is not None and holder.token in (self._me.token, ""):
-                    with self.path.open("r+b") as file:
-                        file.write(content)
+                    self._file.rewrite(content)
                     continue
             except OSError as error:
                 _log.warning("%s: no sign of life could be written: %s", self.path, error)
@@ -280,9 +228,112 @@ class WorkdirLock:
             os._exit(1)  # at once: nothing more may be written there
 
 
+class _FileOnDisk:
+    """The file of a lock, on a disk that several hosts may share."""
+
+    def __init__(self, path: buckets.Place) -> None:
+        self._path = pathlib.Path(path)
+
+    def create(self, content: bytes) -> bool:
+        """Creates the file; returns False if there is one."""
+        # O_EXCL is what decides between two processes; everything else here is bookkeeping.
+        try:
+            handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        is_written = False
+        try:
+            os.write(handle, content)
+            os.fsync(handle)
+            is_written = True
+        finally:
+            os.close(handle)
+            if not is_written:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()  # an empty file names no holder
+        return True
+
+    def read(self) -> bytes | None:
+        """Returns the content; None if there is no file."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def rewrite(self, content: bytes) -> None:
+        """Writes the content over that of the same size."""
+        # In place and of one size: a file that is replaced or grows could fail on a full disk.
+        with self._path.open("r+b") as file:
+            file.write(content)
+
+    def remove_if(self, is_dead: Callable[[bytes], bool]) -> bool:
+        """Removes the file of a dead holder; returns False where it is another's by now."""
+        # Renamed before it is read: of several that find the holder dead, only one gets the file.
+        aside = self._path.with_name(f"{LOCK_NAME}.{uuid.uuid4().hex}")
+        try:
+            self._path.rename(aside)
+        except FileNotFoundError:
+            return False
+        content = aside.read_bytes()
+        dead = is_dead(content)
+        if not dead:
+            self.create(content)  # of a process that was faster: put it back
+        aside.unlink()
+        return dead
+
+    def remove(self) -> None:
+        """Removes the file."""
+        self._path.unlink()
+
+
+class _ObjectInBucket:
+    """The same in a bucket, by the version of the object that was read last."""
+
+    def __init__(self, path: buckets.Place) -> None:
+        self._path, self._version = path, buckets.ABSENT
+
+    def create(self, content: bytes) -> bool:
+        """Creates the object; returns False if there is one."""
+        return self._write(content, buckets.ABSENT)
+
+    def read(self) -> bytes | None:
+        """Returns the content; None if there is no object."""
+        content, self._version = buckets.read(self._path)
+        return content if self._version != buckets.ABSENT else None
+
+    def rewrite(self, content: bytes) -> None:
+        """Writes the content over what was read; another's stays, and is found at the next read."""
+        self._write(content, self._version)
+
+    def remove_if(self, is_dead: Callable[[bytes], bool]) -> bool:
+        """Removes the object of a dead holder; returns False where it is another's by now."""
+        content = self.read()
+        if content is None or not is_dead(content):
+            return False
+        self.remove()  # not a version that came since
+        return True
+
+    def remove(self) -> None:
+        """Removes the version that was read."""
+        buckets.remove(self._path, version=self._version)
+
+    def _write(self, content: bytes, replacing: int) -> bool:
+        version = buckets.write(self._path, content, replacing=replacing)
+        self._version = version or self._version
+        return version is not None
+
+
 def _packed(holder: Holder) -> bytes:
     """Returns the content of the file, always of the same size."""
     return json.dumps(dataclasses.asdict(holder)).encode().ljust(_SIZE - 1) + b"\n"
+
+
+def _unpacked(content: bytes) -> Holder:
+    """Returns the holder in a file's content; an unknown one if it names none."""
+    try:
+        return Holder(**json.loads(content))
+    except (ValueError, TypeError):  # empty as yet, or not one of ours
+        return _UNKNOWN
 
 
 def _place() -> str:

@@ -10,6 +10,7 @@ import pytest
 from eval.runs.compare import (
     Comparison,
     PairingError,
+    against_control,
     best_policies,
     compare_all,
     compare_runs,
@@ -84,6 +85,59 @@ def test_what_else_differs_is_named() -> None:
         "versions.simulator.mujoco: 3.17.0 against 3.1.0",
         "quickstart.client.executed: 30 against 20",
     ]
+
+
+def overriding(receipt: Any, column: str, used: int) -> Any:
+    copy = json.loads(json.dumps(receipt))
+    copy["tasks"]["quickstart"]["row"]["overrides"] = [{"column": column, "own": 30, "used": used}]
+    return copy
+
+
+def test_runs_in_which_a_command_changed_a_column_are_not_paired_unasked() -> None:
+    other = overriding(B, "executed", 20)
+    for first, second in ((A, other), (overriding(A, "executed", 10), other)):
+        with pytest.raises(PairingError, match=r"--executed=20, so .* --across=executed compares"):
+            compare_runs(first, "a", second, "b")
+        with pytest.raises(PairingError, match="--across=executed"):
+            compare_runs(first, "a", second, "b", across=["steps"])
+        with pytest.raises(PairingError, match="--across=executed"):
+            compare_all({"a": (first, "a"), "b": (second, "b")})
+        paired = compare_runs(first, "a", second, "b", across=["executed"])
+        assert paired == compare_runs(A, "a", B, "b")
+        (pair,) = compare_all({"a": (first, "a"), "b": (second, "b")}, across=["executed"])
+        assert pair.counts == paired["quickstart"]
+    same = overriding(A, "executed", 20)
+    assert compare_runs(same, "a", other, "b") == compare_runs(A, "a", B, "b")
+    assert protocol_differences(A, other) == [
+        "quickstart.overrides: nothing against [{'column': 'executed', 'own': 30, 'used': 20}]"
+    ]
+
+
+def disturbed(receipt: Any, name: str, successes: list[bool], same_state: bool) -> None:
+    """Adds a disturbed row of the same episodes to a receipt."""
+    task = json.loads(json.dumps(receipt["tasks"]["quickstart"]))
+    task["row"] |= {"control": "quickstart", "disturbance": {"same_state": same_state}}
+    for entry in task["policies"].values():
+        for episode, success in zip(entry["episodes"], successes, strict=True):
+            episode["success"] = success
+    receipt["tasks"][name] = task
+
+
+def test_changed_rows_are_paired_with_their_control_arm() -> None:
+    receipt = json.loads(json.dumps(A))
+    assert against_control(receipt) == []
+    disturbed(receipt, "quickstart:camera2", [True] * 2 + [False] * 10, same_state=True)
+    disturbed(receipt, "quickstart:place1", [True] * 10 + [False] * 2, same_state=False)
+    for name in "quickstart:camera2", "quickstart:place1":
+        receipt["tasks"][name]["policies"]["a"]["episodes"][4]["state_hash"] = "ff"
+    camera, place = against_control(receipt)
+    assert (camera.row, camera.control, camera.policy) == ("quickstart:camera2", "quickstart", "a")
+    assert camera.counts == Comparison(both=2, only_first=0, only_second=7, neither=3)
+    assert place.counts == Comparison(both=9, only_first=1, only_second=0, neither=2)
+    # the place is meant to change the state, the camera is not
+    assert (camera.apart, place.apart) == (1, 0)
+    assert camera.adjusted == pytest.approx(2 * camera.counts.p_value)
+    assert place.adjusted == 1.0
 
 
 def test_pairs_add_up() -> None:

@@ -6,21 +6,31 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import numpy as np
 import pytest
 
+from eval.disturbances.axes import disturbance
+from eval.files import write_json
 from eval.pages.evaluation import protocol_notes, write_evaluation_page
 from eval.runs.evaluation import Evaluation, Task
-from eval.runs.golden_frame import GoldenFrameError, frame_name, frame_of, save_frame
+from eval.runs.golden_frame import (
+    GoldenFrameError,
+    first_frame,
+    frame_name,
+    frame_of,
+    save_frame,
+)
 from eval.runs.journal import JOURNAL, JournalError
-from eval.runs.shards import Shard
+from eval.runs.receipt import RESULTS, episode_key, read_receipt
+from eval.runs.shards import MergeError, Shard, merge_receipts
 from eval.simulators.host import SimulatorHost
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerPool
 from eval.tasks.table import TASKS, Episode, TaskSpec
+from eval.tasks.variants import overridden
 from tests.eval import fakes
 from tests.eval.evaluations import (
     EXPERT,
@@ -30,6 +40,7 @@ from tests.eval.evaluations import (
     episodes,
     evaluate,
     options,
+    resealed,
     silence,
 )
 from tests.eval.pages.test_quickstart import Tags
@@ -252,3 +263,106 @@ def test_a_task_that_never_starts_has_no_score(
         else:
             records = episodes(evaluation.run([task]), "a")
             assert [record["success"] for record in records] == [False, True]
+
+
+def variants(out: Path, **changes: Any) -> Any:
+    """Evaluates a disturbed row beside its control arm, both with another step limit."""
+    plain = overridden(fakes.SPEC, {"step_limit": 120})
+    camera = dataclasses.replace(
+        plain, name="quickstart:camera2", control="quickstart", disturbance=disturbance("camera", 2)
+    )
+    made = Evaluation(
+        [contestant("a", NOISE)],
+        options(out, **changes),
+        out,
+        silence,
+        open_pool=cast(Any, fakes.LocalPool),
+    )
+    return made.run([Task(camera, PLAN), Task(plain, PLAN)])
+
+
+def test_disturbed_and_overridden_rows_say_so_everywhere(tmp_path: Path) -> None:
+    receipt = variants(tmp_path)
+    jsonschema.validate(receipt, json.loads(SCHEMA_FILE.read_text()))
+    row = receipt["tasks"]["quickstart:camera2"]["row"]
+    assert row["disturbance"] == {
+        "axis": "camera",
+        "level": 2,
+        "amount": 10.0,
+        "unit": "degrees",
+        "same_state": True,
+    }
+    assert row["overrides"] == [{"column": "step_limit", "own": 150, "used": 120}]
+    journal = (tmp_path / JOURNAL).read_text().splitlines()[0]
+    assert json.loads(journal)["identity"]["tasks"]["quickstart:camera2"]["row"] == row
+    write_json(tmp_path / RESULTS, receipt)
+    assert read_receipt(tmp_path) == receipt
+
+    write_evaluation_page(tmp_path / "page.html", receipt, tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    for text in (
+        "quickstart:camera2 with step_limit 120",
+        "--step_limit: 120 in place of 150.",
+        "disturbed: camera, level 2 (10 degrees)",
+        "<td>+0 (-",
+    ):
+        assert text in page
+    # the fake has no camera, so the policy meets what its control arm does
+    ours, theirs = (
+        receipt["tasks"][n]["policies"]["a"] for n in ("quickstart:camera2", "quickstart")
+    )
+    for one, other in zip(ours["episodes"], theirs["episodes"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+    # the same command resumes; one without the override is another evaluation
+    assert variants(tmp_path)["tasks"] == receipt["tasks"]
+    with pytest.raises(JournalError, match=r"step_limit: 120 against 150|camera2"):
+        evaluate(tmp_path, contestant("a", NOISE), task=Task(fakes.SPEC, PLAN))
+
+
+def test_shards_keep_variants(tmp_path: Path) -> None:
+    parts = []
+    for index in (1, 2):
+        (tmp_path / str(index)).mkdir()
+        parts.append(variants(tmp_path / str(index), shard=Shard(index, 2)))
+    merged = merge_receipts(parts)
+    alone = variants(tmp_path)
+    for name, task in alone["tasks"].items():
+        assert merged["tasks"][name]["row"] == task["row"]
+        keys = [
+            [(episode_key(e), e["success"], e["steps"]) for e in made["policies"]["a"]["episodes"]]
+            for made in (merged["tasks"][name], task)
+        ]
+        assert keys[0] == keys[1]
+    plain = json.loads(json.dumps(parts[1]))
+    del plain["tasks"]["quickstart"]["row"]["overrides"]
+    with pytest.raises(MergeError, match=r"tasks\.quickstart\.row\.overrides: .* against nothing"):
+        merge_receipts([parts[0], resealed(plain)])
+
+
+def test_the_golden_frame_of_a_disturbed_row_is_that_of_its_control_arm(tmp_path: Path) -> None:
+    class Disturbable(fakes.FakeEnv):
+        def __init__(self, spec: TaskSpec, task_id: int) -> None:
+            super().__init__(spec, task_id)
+            self.shift = 0.0 if spec.disturbance is None else 0.2
+
+        def reset(self, init_state: int, seed: int) -> str:
+            state = super().reset(init_state, seed)
+            self._item = self._item + self.shift
+            return state
+
+    camera = dataclasses.replace(fakes.SPEC, disturbance=disturbance("camera", 2))
+    frames = [
+        first_frame(cast(Any, fakes.LocalPool(spec, 1, Disturbable)), spec)[1]
+        for spec in (fakes.SPEC, camera)
+    ]
+    np.testing.assert_array_equal(frames[0].detail, frames[1].detail)
+    np.testing.assert_array_equal(frames[0].blocks, frames[1].blocks)
+    # the row itself is disturbed again afterwards
+    host = SimulatorHost(camera, Disturbable)
+    plain = SimulatorHost(fakes.SPEC, Disturbable).start(PLAN[0]).observation
+    assert plain is not None
+    for start, same in ((host.start_undisturbed, True), (host.start, False)):
+        seen = start(PLAN[0]).observation
+        assert seen is not None
+        assert np.array_equal(seen["images"][0], plain["images"][0]) == same

@@ -1,4 +1,4 @@
-"""Adapters of simulators that cannot run here, against stand-ins of their APIs."""
+"""Adapters of CALVIN, RoboTwin and VLABench against stand-ins of their APIs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,123 +17,11 @@ from eval.simulators.calvin import NUM_SEQUENCES, SEQUENCES, CalvinEnv, load_seq
 from eval.simulators.host import SimulatorHost
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.robotwin import RobotwinEnv
-from eval.simulators.simpler import SimplerEnv
 from eval.simulators.vlabench import VlabenchEnv
 from eval.tasks.profiles import View
-from eval.tasks.spec import Episode, Scenario, TaskSpec
+from eval.tasks.spec import Episode, TaskSpec
 from eval.tasks.table import TASKS
-from tests.eval.standins import calvin, robotwin, simpler, vlabench
-
-Log = list[tuple[str, Any]]
-
-
-def spec(*views: View, **changes: Any) -> TaskSpec:
-    """A row with nothing of LIBERO that an adapter here would read."""
-    row = TASKS["libero_spatial"]
-    client = dataclasses.replace(row.client, views=views or row.client.views)
-    return dataclasses.replace(row, **{"client": client, "fresh_env": False, **changes})
-
-
-def install(monkeypatch: pytest.MonkeyPatch, modules: dict[str, ModuleType]) -> None:
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-
-
-def calls(log: Log, name: str) -> list[Any]:
-    return [value for called, value in log if called == name]
-
-
-OVERHEAD = View("image", "image", None, "overhead_camera", flip_rows=False, flip_columns=False)
-SCENARIO = Scenario(
-    name="google_robot_pick_coke_can_vm_0_0",
-    env="GraspSingleOpenedCokeCanInScene-v0",
-    make_kwargs=(("lr_switch", True), ("rgb_overlay_path", "{SIMPLER_DIR}/overlay.png")),
-    robots=((0.35, 0.2, 0.0, 0.0, 0.0, 1.0), (0.65, -0.2, 0.0, 0.0, 0.0, 1.0)),
-    objects=(("init_xy", (-0.35, -0.02)), ("init_xy", (-0.35, 0.09))),
-)
-
-
-@pytest.mark.parametrize("name", sorted(name for name in TASKS if name.startswith("google_vm_")))
-def test_every_scenario_of_the_google_robot_is_made(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    log: Log = []
-    install(monkeypatch, simpler.modules(log))
-    monkeypatch.setenv("SIMPLER_DIR", str(tmp_path))
-    row = TASKS[name]
-    for task_id in row.task_ids:
-        SimplerEnv(row, task_id)
-    assert [kwargs["rgb_overlay_cameras"] for _, kwargs in calls(log, "make")] == [
-        ["overhead_camera"]
-    ] * len(row.task_ids)
-
-
-@pytest.fixture
-def google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[SimplerEnv, Log]:
-    log: Log = []
-    install(monkeypatch, simpler.modules(log))
-    monkeypatch.setenv("SIMPLER_DIR", str(tmp_path))
-    return SimplerEnv(spec(OVERHEAD, scenarios=(SCENARIO,)), 0), log
-
-
-def test_simpler_makes_one_environment_for_each_robot_pose(
-    google: tuple[SimplerEnv, Log], tmp_path: Path
-) -> None:
-    env, log = google
-    hashes = [env.reset(state, seed=0) for state in range(4)]
-    overlay = {"lr_switch": True, "rgb_overlay_path": f"{tmp_path}/overlay.png"}
-    assert calls(log, "make") == [(SCENARIO.env, overlay)] * 2
-    assert [name for name, _ in log] == ["make", "reset", "reset", "close", "make", *["reset"] * 2]
-    placed = [options["obj_init_options"] for options in calls(log, "reset")]
-    assert placed == [{"init_xy": (-0.35, -0.02)}, {"init_xy": (-0.35, 0.09)}] * 2
-    robots = [options["robot_init_options"] for options in calls(log, "reset")]
-    assert [robot["init_xy"].tolist() for robot in robots] == [[0.35, 0.2]] * 2 + [[0.65, -0.2]] * 2
-    assert robots[0]["init_rot_quat"].tolist() == [0, 0, 0, 1]
-    assert hashes[0] == hashes[2] != hashes[1]
-
-
-def test_simpler_observes_steps_and_ignores_truncation(google: tuple[SimplerEnv, Log]) -> None:
-    env, _ = google
-    env.reset(0, seed=0)
-    assert env.instruction == "open the drawer"
-    assert not env.step([0.5, 0.6, 0.7, 0, 0, 0, 1])
-    seen = env.observe()
-    assert seen["image"].shape == (4, 5, 3)
-    np.testing.assert_allclose(seen["tcp_pose"], [0.5, 0.6, 0.7, 1, 0, 0, 0], atol=1e-7)
-    assert seen["base_pose"].tolist() == [1, 0, 0, 1, 0, 0, 0]
-    assert env.step([0.5, 0.6, 1.1, 0, 0, 0, 1])
-    assert env.instruction == "put the apple in"
-
-
-def test_simpler_refuses_a_state_that_does_not_exist(google: tuple[SimplerEnv, Log]) -> None:
-    with pytest.raises(ValueError, match=r"state 4 of google_robot_pick.*0\.\.3"):
-        google[0].reset(4, seed=0)
-
-
-def test_simpler_makes_one_environment_for_each_widowx_episode(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    log: Log = []
-    install(monkeypatch, simpler.modules(log))
-    objects = tuple(("episode_id", index) for index in range(24))
-    scenario = Scenario("spoon", "widowx_spoon_on_towel", (), (), objects)
-    row = dataclasses.replace(spec(OVERHEAD, scenarios=(scenario,)), fresh_env=True)
-    env = SimplerEnv(row, 0)
-    for state in (0, 23):
-        env.reset(state, seed=0)
-    assert calls(log, "make") == [("widowx_spoon_on_towel", {})] * 2
-    assert calls(log, "reset") == [{"obj_init_options": {"episode_id": i}} for i in (0, 23)]
-
-
-def test_simpler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = spec(OVERHEAD, scenarios=(SCENARIO,))
-    monkeypatch.delenv("SIMPLER_DIR", raising=False)
-    with pytest.raises(SimulatorSetupError, match="SIMPLER_DIR"):
-        SimplerEnv(row, 0)
-    monkeypatch.setenv("SIMPLER_DIR", "/")
-    monkeypatch.setitem(sys.modules, "simpler_env", None)
-    with pytest.raises(SimulatorSetupError, match=r"environments/simpler/README"):
-        SimplerEnv(row, 0)
+from tests.eval.standins import Log, calls, calvin, install, robotwin, spec, vlabench
 
 
 @pytest.fixture
@@ -291,6 +178,7 @@ def twin(
     robotwin.checkout(tmp_path, request.param)
     install(monkeypatch, robotwin.modules(log, tmp_path, request.param))
     monkeypatch.setenv("ROBOTWIN_ROOT", str(tmp_path))
+    monkeypatch.setattr("eval.simulators.preflight.vulkan_devices", lambda: "llvmpipe")
     monkeypatch.chdir(os.getcwd())  # the adapter goes elsewhere
     monkeypatch.setattr(sys, "path", list(sys.path))
     row = spec(suite="demo_clean", seed_offset=0, task_names=("beat_block_hammer",))
@@ -313,10 +201,22 @@ def test_an_unstable_seed_is_skipped_and_later_episodes_run(
     twin: tuple[RobotwinEnv, Log],
 ) -> None:
     env, log = twin
-    for number, seed in ((2, 2005), (3, 2006)):
+    for number, seed in ((2, 2006), (3, 2007)):
         env.reset(number, seed=number)
         assert calls(log, "setup")[-1] == (number, seed, 240)
-    assert [seed for _, seed, _ in calls(log, "setup")].count(robotwin.UNSTABLE) == 1
+    tried = [seed for _, seed, _ in calls(log, "setup")]
+    assert (tried.count(robotwin.UNSTABLE), tried.count(robotwin.CROWDED)) == (1, 1)
+
+
+def test_robotwin_frees_the_renderer_as_often_as_its_configuration_says(
+    twin: tuple[RobotwinEnv, Log],
+) -> None:
+    env, log = twin
+    for number in (0, 1):
+        env.reset(number, seed=number)
+    env.close()
+    # the scenes of seeds 2000 to 2002, of episode 0, of seed 2003 and of episode 1
+    assert calls(log, "close") == [False, True] * 3
 
 
 def test_robotwin_steps_until_success_or_a_lost_actor(twin: tuple[RobotwinEnv, Log]) -> None:
@@ -344,6 +244,8 @@ def track(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TaskSpec, Lo
     log: Log = []
     vlabench.checkout(tmp_path)
     install(monkeypatch, vlabench.modules(log))
+    # no context here: MuJoCo's software rendering crashes beside TensorFlow
+    monkeypatch.setattr("eval.simulators.preflight.require_headless_gl", lambda: "llvmpipe")
     monkeypatch.setenv("VLABENCH_ROOT", str(tmp_path))
     return spec(suite=vlabench.TRACK), log
 
@@ -354,14 +256,47 @@ def test_vlabench_builds_each_scene_of_the_track(track: tuple[TaskSpec, Log]) ->
     hashes = [env.reset(state, seed=5) for state in (0, 1)]
     assert env.instruction == "do add_condiment"
     assert [task for task, _ in calls(log, "load_env")] == ["add_condiment"] * 2
-    configured = [kwargs["episode_config"] for _, kwargs in calls(log, "load_env")]
-    assert configured == [{"scene": 1}, {"scene": 2}]
+    asked = {"eval": False, "run_mode": "eval", "random_init": False}
+    assert [kwargs for _, kwargs in calls(log, "load_env")] == [asked] * 2
     assert len(calls(log, "close")) == 1
     assert hashes[0] != hashes[1]
     with pytest.raises(ValueError, match=r"state 2 of add_condiment.*0\.\.1"):
         env.reset(2, seed=0)
-    with pytest.raises(ValueError, match=r"task 2 of track_1"):
-        VlabenchEnv(row, 2)
+    with pytest.raises(ValueError, match=r"task 3 of track_1"):
+        VlabenchEnv(row, 3)
+
+
+def test_vlabench_says_that_its_assets_are_missing(
+    track: tuple[TaskSpec, Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, _ = track
+
+    def missing(name: str) -> None:
+        # VLABench/configs/constant.py lists the folders of meshes when it is imported
+        raise FileNotFoundError(2, "No such file or directory", "assets/obj/meshes/basket")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(SimulatorSetupError, match=r"meshes/basket.*vlabench/README\.md"):
+        VlabenchEnv(row, 0)
+
+
+@pytest.mark.parametrize(
+    ("task_id", "row_limit", "registered", "limit"),
+    [(2, 5, True, 3), (2, 2, True, 2), (1, 5, True, 5), (0, 5, True, 5), (2, 5, False, 5)],
+)
+def test_vlabench_ends_at_the_limit_that_it_registers_for_a_task(
+    track: tuple[TaskSpec, Log], task_id: int, row_limit: int, registered: bool, limit: int
+) -> None:
+    row, _ = track
+    row = dataclasses.replace(row, step_limit=row_limit, registered_limits=registered)
+    env = VlabenchEnv(row, task_id)
+    for state in (0, 1):
+        env.reset(state, seed=0)
+        ended = []
+        for _ in range(limit):
+            env.step([0.5, 0, 0, 0, 0, 0, 0, 0])
+            ended.append(env.failed)
+        assert ended == [False] * (limit - 1) + [True]
 
 
 def test_vlabench_repeats_an_action_until_the_joints_are_there(track: tuple[TaskSpec, Log]) -> None:
@@ -375,3 +310,4 @@ def test_vlabench_repeats_an_action_until_the_joints_are_there(track: tuple[Task
     assert len(calls(log, "step")) == 8
     assert env.observe()["rgb"].shape == (4, 480, 480, 3)
     assert env.score() == 50.0
+    assert env.renderer_name.endswith(" on llvmpipe")

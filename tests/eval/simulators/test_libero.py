@@ -21,7 +21,7 @@ from eval.simulators.host import SimulatorHost
 from eval.simulators.libero import LiberoEnv
 from eval.simulators.preflight import SimulatorSetupError
 from eval.simulators.workers import WorkerPool, run_jobs
-from eval.tasks.table import TASKS, Episode, episodes
+from eval.tasks.table import TASKS, Episode, episodes, task_spec
 from tests.eval import fakes
 
 CONTIGUOUS = ROT6D_LAYOUTS["contiguous"]
@@ -140,6 +140,37 @@ def test_absolute_commands_arrive(simulator: Any) -> None:
     position, matrix = simulator("pose")
     np.testing.assert_allclose(position, target[:3], atol=5e-3)
     np.testing.assert_allclose(CONTIGUOUS.from_matrix(matrix), start[3:9], atol=2e-2)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_disturbances_of_the_real_scene(simulator: Any) -> None:
+    names = ("", ":light0", ":camera2", ":distractors2", ":delay2", ":place2")
+    seen = {
+        name: simulator("beginning", task_spec(f"quickstart{name}"), START, 6) for name in names
+    }
+    state, agentview, wrist, path = seen[""]
+
+    for one, other in zip(seen[":light0"], seen[""], strict=True):
+        np.testing.assert_array_equal(one, other)
+    # the camera in the room moves, that of the hand does not, and nothing else does
+    camera = seen[":camera2"]
+    assert camera[0] == state
+    assert (camera[1] != agentview).any(axis=-1).mean() > 0.2
+    np.testing.assert_array_equal(camera[2], wrist)
+    np.testing.assert_array_equal(camera[3], path)
+    # two more things are seen, and the arm begins where it did
+    distractors = seen[":distractors2"]
+    assert distractors[0] != state
+    changed = (distractors[1] != agentview).any(axis=-1).mean()
+    assert 0.005 < changed < 0.2
+    np.testing.assert_allclose(distractors[3], path, atol=1e-4)
+    # two control steps late: the hand waits where it is, and then goes the same way
+    late = seen[":delay2"]
+    np.testing.assert_array_equal(late[1], agentview)
+    assert np.abs(np.diff(late[3][:2], axis=0)).max() < 1e-4
+    np.testing.assert_allclose(late[3][2:], path[:4], atol=2e-3)
+    assert seen[":place2"][0] != state
 
 
 @pytest.mark.sim

@@ -168,6 +168,11 @@ def test_step_limits(name: str, limit: int, strict: int) -> None:
     assert task_spec(name + ":strict").step_limit == strict
 
 
+def test_strict_rows_of_vlabench_alone_have_its_registered_limits() -> None:
+    limited = [name for name, spec in TASKS.items() if spec.registered_limits]
+    assert limited == [f"vlabench_track_{n}:strict" for n in range(1, 5)]
+
+
 def test_every_protocol_has_both_profiles() -> None:
     plain = {name for name in TASKS if not name.endswith(":strict")} - OURS
     assert {spec.name for spec in STRICT} == {name + ":strict" for name in plain}

@@ -310,6 +310,15 @@ def _run(**changes: Any) -> Any:
     )
 
 
+def test_a_changed_row_is_played_without_its_control_arm() -> None:
+    run = _run(task="quickstart:camera2")
+    run.contracts = {3: Contract(action_space="ee6d", **task_contract(task_spec("quickstart")))}
+    run.model_config.action_mode = "ee6d"
+    plan = rollout_plan(run, processes=1)
+    assert plan is not None
+    assert "--nocontrol" in plan.command(Path("/w/checkpoints/4"), CHOICE, Path("/w/out"))
+
+
 def test_a_plan_has_the_states_that_no_demonstration_starts_from() -> None:
     assert rollout_plan(_run(task=""), processes=2) is None
     plan = rollout_plan(_run(every=4, workers=2, accept_renderer=True), processes=1)

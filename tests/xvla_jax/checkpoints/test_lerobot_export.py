@@ -14,8 +14,8 @@ from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoints.lerobot_pipelines import read_domain
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
+from xvla_jax.preprocessing.scaling import Scaling
 from xvla_jax.pretrained import load_checkpoint
-from xvla_jax.scaling import Scaling
 
 
 def _raw(folder: Path) -> dict[str, Any]:

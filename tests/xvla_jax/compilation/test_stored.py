@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 
 from tests.xvla_jax import tiny
+from xvla_jax.compilation import stored
+from xvla_jax.models.xvla import XVLA, init_params
 from xvla_jax.pretrained import save_pretrained
 
 _CHILD = """
@@ -47,6 +52,35 @@ for case in ("first", "second", "damaged", "source"):
 """
 
 
+def test_shapes_are_traced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    traced = []
+
+    def trace() -> dict[str, Any]:
+        traced.append(1)
+        return jax.eval_shape(lambda key: init_params(XVLA(tiny.CONFIG), key), jax.random.key(0))
+
+    def shapes(name: str = "tiny") -> Any:
+        return stored.stored_shapes(trace, {"parameters of": name})
+
+    monkeypatch.setattr(stored, "folder_in_use", lambda: None)
+    plain = shapes()
+    assert [len(traced), list(tmp_path.iterdir())] == [1, []]
+    monkeypatch.setattr(stored, "folder_in_use", lambda: str(tmp_path))
+    assert shapes() == plain
+    assert shapes() == plain
+    assert len(traced) == 2
+    shapes("another")
+    assert len(traced) == 3
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-5])
+    with caplog.at_level(logging.WARNING):
+        assert shapes() == plain
+    assert len(traced) == 4
+    assert "is damaged and is made again" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_program_is_traced_once_and_gives_the_same_actions(tmp_path: Path) -> None:
     save_pretrained(tmp_path / "base", tiny.CONFIG, tiny.params(), processor=tiny.PROCESSOR)
@@ -64,4 +98,4 @@ def test_a_program_is_traced_once_and_gives_the_same_actions(tmp_path: Path) -> 
         ["source", "True", "1", "2"],
     ]
     [warning] = [line for line in done.stderr.splitlines() if "is damaged" in line]
-    assert "is lowered again" in warning
+    assert "is made again" in warning

@@ -11,8 +11,8 @@ import pytest
 from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.policy import Policy
+from xvla_jax.preprocessing.scaling import Scaling
 from xvla_jax.processor import Processor
-from xvla_jax.scaling import Scaling
 
 _MEAN = Scaling("MEAN_STD", (1.0, 10.0), (2.0, 5.0), 1e-8)
 _RANGE = Scaling("QUANTILES", (-1.0, 3.0), (1.0, 3.0), 1e-8)

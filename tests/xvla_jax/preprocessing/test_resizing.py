@@ -11,8 +11,8 @@ import pytest
 from tests.xvla_jax.checkpoints import lerobot_cases as cases
 from xvla_jax.batch import normalise
 from xvla_jax.errors import CheckpointError, InputError
+from xvla_jax.preprocessing.resizing import RESIZING
 from xvla_jax.processor import Processor
-from xvla_jax.resizing import RESIZING
 
 _VERSIONS = sorted(path.parent.name for path in cases.FOLDER.glob("*/pixels.npz"))
 
