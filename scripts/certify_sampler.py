@@ -147,8 +147,10 @@ def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterat
         yield policy.act(observations[some], seed=seeds[some], plan=plan)
 
 
-def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, dict[str, Success]]:
-    """Runs scripts.evaluate with all plans; returns paired success by plan and task.
+def evaluate(
+    plans: Sequence[str], digest: str, out: pathlib.Path, console: Console
+) -> dict[str, dict[str, Success]]:
+    """Runs scripts.evaluate with all plans into ``out``; returns paired success by plan and task.
 
     Raises:
         ValueError: the evaluation failed, or evaluated another model.
@@ -156,7 +158,6 @@ def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, d
     from xvla_jax.checkpoint_tools.certificate import Success
     from xvla_jax.plans import DEFAULT
 
-    out = pathlib.Path(_OUT.value)
     names = [DEFAULT.name, *plans]
     arguments = [
         *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
@@ -218,7 +219,10 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     )
     digest = model_sha256(policy)
     frames, drift = measure(policy, sources, plans, console)
-    success = evaluate([p.name for p in plans], digest, console) if _TASK.value else {}
+    success: dict[str, dict[str, Success]] = {}
+    if _TASK.value and _OUT.value:
+        names = [plan.name for plan in plans]
+        success = evaluate(names, digest, pathlib.Path(_OUT.value), console)
     limits = Limits(_DRIFT.value, _FLIPS.value)
     entries = {
         plan.name: Entry(
