@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _BREAKS = 2  # exit status
 _BATCH = 16  # observations at once
+_FILE_WIDTH = 100  # characters of a line where the output is a file
 
 COMMAND = Command(__doc__, rows={"data": "data", "plans": "plans", "task": "tasks"})
 _CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Of any layout.", required=True)
@@ -289,7 +290,7 @@ def main(_: list[str]) -> int:
 
     if _TASK.value and (not _OUT.value or _DTYPE.value != "float32" or _ADAPTER.value):
         raise UsageError("--task needs --out, and is for --dtype=float32 without --adapter")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     quiet_libraries()
     try:
         certificate, path = certify(console)
