@@ -30,6 +30,7 @@ FOREIGN_FLAGS = {
     "porcelain": "git",
     "init": "git",
     "xla_cpu_enable_fast_math": "XLA",
+    "xla_backend_optimization_level": "XLA",
     "xla_force_host_platform_device_count": "XLA",
     "dist": "pytest",
     "logdir": "tensorboard",
