@@ -40,6 +40,7 @@ FOREIGN_FLAGS = {
     "nodes": "sbatch",
     "signal": "sbatch",
     "requeue": "sbatch",
+    "location": "gcloud",
     "zone": "gcloud",
     "worker": "gcloud",
     "command": "gcloud",
