@@ -26,6 +26,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -45,7 +46,7 @@ _COLUMN: Final = 26  # characters of the names of flags in the help
 _WIDTH: Final = 100
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CHATTY: Final = ("absl", "jax", "orbax")  # loggers of which only warnings are shown
-# Apache Beam warns so at each start that it has no client for BigQuery
+# Exceptions of Orbax's threads, raised to us as well; and Beam has no client for BigQuery.
 _NO_NEWS: Final = ("_SignalingThread.run() raised an exception", "apitools not found")
 
 
@@ -60,8 +61,7 @@ class PlaceError(UsageError):
 class Command:
     """The flags of one command, kept apart from those of every other module, and how it runs.
 
-    ``DEFINE_string`` and its like are absl's; ``required`` may also be met by a positional
-    argument.
+    ``DEFINE_string`` and its like are absl's; a positional argument meets ``required`` too.
 
     Args:
         doc: docstring of the command's module; ``--help`` prints it above the flags.
@@ -371,18 +371,18 @@ def quiet_libraries() -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in (*logging.getLogger().handlers, *logging.getLogger("absl").handlers):
         handler.addFilter(_is_news)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning, "sys")
     sys.unraisablehook = _report
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Returns False for what is no news: exceptions of Orbax's threads are raised as well.
 
-    When one write of several fails, the others are left behind, and asyncio logs each of them when
-    it is collected, which is sooner or later.
+    When one write of several fails, the others are left behind, and asyncio logs each of them.
     """
     text = record.getMessage()
-    if record.name == "asyncio":
-        return "/orbax/" not in text
+    if record.name == "asyncio" or (record.name == "absl" and record.exc_info):
+        return "/orbax/" not in text + record.pathname
     return not any(part in text for part in _NO_NEWS)
 
 

@@ -41,7 +41,9 @@ class Workdir:
         self.in_bucket = buckets.in_bucket(place)
         self._scratch = tempfile.mkdtemp(prefix="xvla_jax_run_") if self.in_bucket else None
         # with the run's name, which tables show
-        self.local = pathlib.Path(self._scratch, place.name) if self._scratch else place
+        self.local = (
+            pathlib.Path(self._scratch, place.name) if self._scratch else pathlib.Path(place)
+        )
         self._copied: dict[str, _Stamp] = {}
         self._copying = threading.Lock()
         self._every_s, self._done = every_s, threading.Event()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from xvla_jax.buckets import Place
 from xvla_jax.checkpoints.names import (
     BUFFERS,
     EMBED_TOKENS,
@@ -63,7 +63,7 @@ def check_size(template: Any, where: object) -> None:
     check_bound("parameters", total, where)
 
 
-def check_stored_tree(folder: pathlib.Path, template: Any) -> None:
+def check_stored_tree(folder: Place, template: Any) -> None:
     """Refuses an Orbax item with leaves unlike the template's in name or shape; reads no values.
 
     Raises:

@@ -15,8 +15,6 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from etils import epath
-
 from xvla_jax import buckets
 from xvla_jax.errors import CheckpointError
 
@@ -49,12 +47,13 @@ def atomic_folder(
     Raises:
         CheckpointError: the folder is in use, or another process is writing it.
     """
-    folder = buckets.place_of(folder)
-    check_target(folder, overwrite=overwrite)
-    if buckets.in_bucket(folder):
-        with _uploaded_folder(folder, overwrite=overwrite) as scratch:
+    place = buckets.place_of(folder)
+    check_target(place, overwrite=overwrite)
+    if buckets.in_bucket(place):
+        with _uploaded_folder(place, overwrite=overwrite) as scratch:
             yield scratch
         return
+    folder = pathlib.Path(place)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("part", "old"))
     with _lock(scratch):
@@ -83,10 +82,11 @@ def check_target(
     Raises:
         CheckpointError: says which, and what to do.
     """
-    folder = buckets.place_of(folder)
-    if buckets.in_bucket(folder) or (source is not None and buckets.in_bucket(source)):
-        _check_target_in_bucket(folder, overwrite=overwrite, source=source)
+    place = buckets.place_of(folder)
+    if buckets.in_bucket(place) or (source is not None and buckets.in_bucket(source)):
+        _check_target_in_bucket(place, overwrite=overwrite, source=source)
         return
+    folder = pathlib.Path(place)
     if source is not None:
         ours, theirs = folder.resolve(), pathlib.Path(source).resolve()
         if ours == theirs or theirs in ours.parents or ours in theirs.parents:
@@ -141,7 +141,7 @@ def check_uploaded(folder: buckets.Place, names: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def _uploaded_folder(folder: epath.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
+def _uploaded_folder(folder: buckets.Place, *, overwrite: bool) -> Iterator[pathlib.Path]:
     """Yields a folder of this machine whose files are copied to ``folder`` if nothing is raised."""
     before = [entry.name for entry in buckets.files(folder)]
     me = f"process {os.getpid()} on host {socket.gethostname()}, {time.strftime('%FT%T%z')},"

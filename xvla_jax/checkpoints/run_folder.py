@@ -18,7 +18,6 @@ from typing import Any, Final, NotRequired
 
 import numpy as np
 import pydantic
-from etils import epath
 from typing_extensions import TypedDict
 
 from xvla_jax import buckets
@@ -97,7 +96,7 @@ def find_step(path: str | os.PathLike[str]) -> pathlib.Path | None:
     return None
 
 
-def read_model(step_folder: pathlib.Path) -> dict[str, Any]:
+def read_model(step_folder: buckets.Place) -> dict[str, Any]:
     """Returns the ``model`` item of a step.
 
     Raises:
@@ -117,7 +116,7 @@ def read_item(step_folder: buckets.Place, item: str) -> dict[str, Any] | None:
             objects = buckets.files(step_folder / item)
             buckets.download(step_folder / item, objects, pathlib.Path(copy, item))
             return read_item(pathlib.Path(copy), item)
-    files = sorted((step_folder / item).rglob("metadata"))
+    files = sorted(pathlib.Path(step_folder, item).rglob("metadata"))
     if not files:
         return None
     return check_object(read_json(files[0]), files[0], error=CheckpointError)
@@ -145,7 +144,7 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 @functools.cache
-def _copied(folder: epath.Path, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
+def _copied(folder: buckets.Place, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
     """Returns a copy of objects of a folder; the same ones, by version, are copied once."""
     copies = pathlib.Path(_scratch().name)
     check_free(copies, sum(entry.size for entry in objects))
@@ -161,7 +160,13 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="xvla_jax_", ignore_cleanup_errors=True)
 
 
-def _newest_step(folder: epath.Path) -> epath.Path | None:
+def remove_copies() -> None:
+    """Removes the copies that `on_disk` made; the end of the interpreter does it otherwise."""
+    if _scratch.cache_info().currsize:
+        _scratch().cleanup()
+
+
+def _newest_step(folder: buckets.Place) -> buckets.Place | None:
     """Returns the newest complete step below a folder of a bucket; None where there are no steps.
 
     Raises:
@@ -189,7 +194,7 @@ def _newest_step(folder: epath.Path) -> epath.Path | None:
     return None
 
 
-def _files_of_folder(folder: epath.Path) -> list[buckets.Object]:
+def _files_of_folder(folder: buckets.Place) -> list[buckets.Object]:
     """Returns the files of a folder in a bucket that is no run.
 
     Raises:
