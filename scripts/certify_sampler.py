@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _BREAKS = 2  # exit status
 _BATCH = 16  # observations at once
+_FILE_WIDTH = 100  # characters of a line where the output is a file
 
 COMMAND = Command(__doc__, rows={"data": "data", "plans": "plans", "task": "tasks"})
 _CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Of any layout.", required=True)
@@ -147,8 +148,10 @@ def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterat
         yield policy.act(observations[some], seed=seeds[some], plan=plan)
 
 
-def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, dict[str, Success]]:
-    """Runs scripts.evaluate with all plans; returns paired success by plan and task.
+def evaluate(
+    plans: Sequence[str], digest: str, out: pathlib.Path, console: Console
+) -> dict[str, dict[str, Success]]:
+    """Runs scripts.evaluate with all plans into ``out``; returns paired success by plan and task.
 
     Raises:
         ValueError: the evaluation failed, or evaluated another model.
@@ -156,7 +159,6 @@ def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, d
     from xvla_jax.checkpoint_tools.certificate import Success
     from xvla_jax.plans import DEFAULT
 
-    out = pathlib.Path(_OUT.value)
     names = [DEFAULT.name, *plans]
     arguments = [
         *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
@@ -218,7 +220,10 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     )
     digest = model_sha256(policy)
     frames, drift = measure(policy, sources, plans, console)
-    success = evaluate([p.name for p in plans], digest, console) if _TASK.value else {}
+    success: dict[str, dict[str, Success]] = {}
+    if _TASK.value and _OUT.value:
+        names = [plan.name for plan in plans]
+        success = evaluate(names, digest, pathlib.Path(_OUT.value), console)
     limits = Limits(_DRIFT.value, _FLIPS.value)
     entries = {
         plan.name: Entry(
@@ -285,7 +290,7 @@ def main(_: list[str]) -> int:
 
     if _TASK.value and (not _OUT.value or _DTYPE.value != "float32" or _ADAPTER.value):
         raise UsageError("--task needs --out, and is for --dtype=float32 without --adapter")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     quiet_libraries()
     try:
         certificate, path = certify(console)

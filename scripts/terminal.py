@@ -47,7 +47,7 @@ _WIDTH: Final = 100
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CHATTY: Final = ("absl", "jax", "orbax")  # loggers of which only warnings are shown
 # Exceptions of Orbax's threads, raised to us as well; and Beam has no client for BigQuery.
-_NO_NEWS: Final = ("_SignalingThread.run", "Handler Commit", "to write metadata=", "apitools not")
+_NO_NEWS: Final = ("_SignalingThread.run() raised an exception", "apitools not found")
 
 
 class UsageError(Exception):
@@ -381,8 +381,8 @@ def _is_news(record: logging.LogRecord) -> bool:
     When one write of several fails, the others are left behind, and asyncio logs each of them.
     """
     text = record.getMessage()
-    if record.name == "asyncio":
-        return "/orbax/" not in text
+    if record.name == "asyncio" or (record.name == "absl" and record.exc_info):
+        return "/orbax/" not in text + record.pathname
     return not any(part in text for part in _NO_NEWS)
 
 

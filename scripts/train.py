@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from scripts.terminal import STOPPED, Command, Termination, message, quiet_libraries
@@ -98,6 +99,19 @@ def _train(place: Place) -> int:
         return 1
 
 
+def _leave(status: int) -> None:
+    """Ends the process; not after minutes, where a save has failed and Orbax waits for its rest."""
+    threads = [thread for thread in threading.enumerate() if not thread.daemon]
+    if status == 1 and threads != [threading.main_thread()]:
+        from xvla_jax.checkpoints.run_folder import remove_copies
+
+        remove_copies()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
     sys.argv = carried_over(sys.argv)  # config flags look in sys.argv for what they override
-    sys.exit(COMMAND.run(main, sys.argv))
+    _leave(COMMAND.run(main, sys.argv))

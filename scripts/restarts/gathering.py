@@ -360,7 +360,8 @@ def _read(path: Place) -> Host | None:
     except (FileError, OSError):
         return None
     known: dict[str, Any] = {name: record[name] for name in _NAMES}
-    return Host(**known | {"members": tuple(known["members"])})
+    known["members"] = tuple(known["members"])
+    return Host(**known)
 
 
 def _towards(host: str, port: int) -> str:

@@ -7,9 +7,11 @@ import gc
 import logging
 import os
 import signal
+import threading
 
 import pytest
 
+from scripts import terminal, train
 from scripts.terminal import (
     STOPPED,
     Command,
@@ -186,8 +188,6 @@ _TASK = "Task exception was never retrieved\nfuture: <Task coro=<_open_and_write
         ("asyncio", _TASK.format("/lib/orbax/checkpoint"), False),
         ("asyncio", _TASK.format("/lib/aiohttp"), True),
         ("absl", "_SignalingThread.run() raised an exception", False),
-        ("absl", "[process=0] Failed to run 4 Handler Commit operations or the Commit", False),
-        ("absl", "Failed to write metadata={} path=gs://lab/1/_CHECKPOINT_METADATA: x", False),
         ("absl", "a checkpoint is missing", True),
         ("orbax", "restored in 3 s", False),
     ],
@@ -209,3 +209,37 @@ def test_what_orbax_raises_as_well_is_not_logged(
     level = logging.INFO if message.startswith("restored") else logging.ERROR
     logging.getLogger(name).log(level, message)
     assert bool(records) is shown
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "shown"),
+    [
+        ("absl", "/lib/orbax/checkpoint/checkpoint_manager.py", False),
+        ("absl", "/lib/other/checkpoint.py", True),
+        ("ours", "/lib/orbax/checkpoint/checkpoint_manager.py", True),
+    ],
+)
+def test_an_exception_that_orbax_logs_and_raises_is_not_logged(
+    name: str, path: str, shown: bool
+) -> None:
+    caught = (OSError, OSError("x"), None)
+    record = logging.LogRecord(name, logging.ERROR, path, 1, "a thread failed", None, caught)
+    assert terminal._is_news(record) is shown
+
+
+def test_a_run_that_failed_does_not_wait_for_the_threads_of_its_save(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    released = threading.Event()
+    thread = threading.Thread(target=released.wait)
+    thread.start()
+    try:
+        for status in (0, 130, 1):
+            with pytest.raises(SystemExit, match=str(status)):
+                train._leave(status)
+    finally:
+        released.set()
+        thread.join()
+    assert ended == [1]

@@ -160,6 +160,12 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="xvla_jax_", ignore_cleanup_errors=True)
 
 
+def remove_copies() -> None:
+    """Removes the copies that `on_disk` made; the end of the interpreter does it otherwise."""
+    if _scratch.cache_info().currsize:
+        _scratch().cleanup()
+
+
 def _newest_step(folder: buckets.Place) -> buckets.Place | None:
     """Returns the newest complete step below a folder of a bucket; None where there are no steps.
 
