@@ -197,7 +197,8 @@ def _table(mixed: Sequence[Set], runs: Sequence[dict[str, Any]]) -> Table:
     table.add_column("")
     rows: dict[str, list[str]] = {}
     for run in runs:
-        per_host = max(run["lanes"] / run["hosts"], 1)
+        per_host = max(run["lanes"] / run["hosts"], 1)  # lanes
+        readers = max(run["hosts"] / run["lanes"], 1)  # hosts that each read all of a lane
         table.add_column(f"{run['hosts']} hosts, {run['lanes']} lanes", justify="right")
         own = {name: np.asarray(v) * per_host for name, v in run["by_lane"].items()}
         for name, values, form in (
@@ -205,8 +206,8 @@ def _table(mixed: Sequence[Set], runs: Sequence[dict[str, Any]]) -> Table:
             ("most over mean", own["files"].max() / own["files"].mean(), "{:.2f}"),
             ("GB a host reads, mean", own["bytes"].mean() / 1e9, "{:.1f}"),
             ("most over mean ", own["bytes"].max() / own["bytes"].mean(), "{:.2f}"),
-            ("bytes read / bytes trained on", own["bytes"].sum()
-             / (sum(run["used"]) * per_host), "{:.2f}"),
+            ("bytes read / bytes trained on", readers * sum(run["by_lane"]["bytes"])
+             / sum(run["used"]), "{:.2f}"),
             ("GB of blocks in a host's memory, most", own["memory"].max() / 1e9, "{:.1f}"),
             ("files read again after a restart, most", own["again"].max(), "{:.0f}"),
             ("GB read again, most", own["again_mb"].max() / 1e3, "{:.1f}"),

@@ -172,8 +172,8 @@ def _stand_in(folder: pathlib.Path, kinds: list[str], console: Console) -> Measu
     ):
         outcomes, complete = _befall_all(run, kinds, console)
     steps = {line["step"]: line["loss"] for line in read_metrics(run.workdir)}
-    whole = sorted(steps) == list(range(1, len(steps) + 1))
-    same = whole and all(loss == stand_in.loss_of(step) for step, loss in steps.items())
+    complete_log = sorted(steps) == list(range(1, len(steps) + 1))
+    same = complete_log and all(loss == stand_in.loss_of(step) for step, loss in steps.items())
     return Measured(run, outcomes, complete, same, 0.0 if same else math.inf)
 
 

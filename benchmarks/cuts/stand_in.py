@@ -65,7 +65,7 @@ class Peers:
             end.settimeout(chosen.heartbeat_s)
 
     def agree(self, *, stop: bool) -> bool:
-        """Returns True where any process is to stop; process 0 asks and tells all."""
+        """Returns True where any process is to stop; process 0 asks and answers all."""
         said = [stop]
         if self.index == 0:
             said += [bool(self._hear(index)) for index in self._ends]

@@ -50,6 +50,9 @@ def test_hosts_that_share_a_lane_each_read_all_of_it() -> None:
     names, cells = (list(column.cells) for column in table.columns)
     read = cells[names.index("files a host reads, mean")]
     assert read == "4", "a block of two lanes has ten episodes"
+    # two hosts each read 4 files of 5 episodes for a lane that trains on 4 x 4 samples
+    ratio = cells[names.index("bytes read / bytes trained on")]
+    assert ratio == f"{2 * 4 * 5 * 100 / 16:.2f}"
 
 
 def test_the_sets_are_those_of_the_mixture_and_generated_ones() -> None:
