@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 RUN = "gs://lab/runs/one"
-ROOT = "--config.data.root=gs://lab/rlds"
+FLAGS = ("--config.data.root=gs://lab/rlds", "--config.save_every=8")  # saves 4 and 8
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def _killed_in_a_save(lab: FakeStorage, compiled: Path) -> None:
-    """A run that is killed while its fourth step is written; the second is complete."""
-    lab.rules = [Rule(r"POST .*/checkpoints/4/opt_state", "hold", times=50)]
-    killed = start(Path("unused"), RUN, ROOT, compiled=compiled)
+    """A run that is killed while its eighth step is written; the fourth is complete."""
+    lab.rules = [Rule(r"POST .*/checkpoints/8/opt_state", "hold", times=50)]
+    killed = start(Path("unused"), RUN, *FLAGS, compiled=compiled)
     lab.wait_for_fault(killed)
     with (
         pytest.raises(TrainingError, match=rf"{RUN} is in use by process {killed.pid} on host"),
@@ -71,9 +71,9 @@ def _killed_in_a_save(lab: FakeStorage, compiled: Path) -> None:
     killed.communicate()
     lab.met.clear()
     lab.rules = [
-        Rule(r"POST .*/checkpoints/6/params", 503, times=2),  # TensorStore
-        Rule(r"POST .*/checkpoints/6/params", "cut"),
-        Rule(r"POST .*resumable.*/checkpoints/6/", 503, times=2),  # TensorFlow
+        Rule(r"POST .*/checkpoints/8/params", 503, times=2),  # TensorStore
+        Rule(r"POST .*/checkpoints/8/params", "cut"),
+        Rule(r"POST .*resumable.*/checkpoints/8/", 503, times=2),  # TensorFlow
         Rule(r"PUT .*upload_id", "cut"),
         Rule(r"GET .*rlds.*tfrecord", 503, times=2),
         Rule(r"POST .*multipart", 503, times=2),  # Google's client
@@ -83,11 +83,11 @@ def _killed_in_a_save(lab: FakeStorage, compiled: Path) -> None:
 
 def _check_left(lab: FakeStorage) -> None:
     """Checks for a step that is not complete, and for the metrics up to the newest that is."""
-    left = {name for name in lab.objects if "/checkpoints/4/" in name}
+    left = {name for name in lab.objects if "/checkpoints/8/" in name}
     assert left
-    assert not any(name.endswith("checkpoints/4/commit_success.txt") for name in left)
+    assert not any(name.endswith("checkpoints/8/commit_success.txt") for name in left)
     lines = _lines(lab.objects[f"runs/one/{METRICS_NAME}"].content)
-    assert {line["step"] for line in lines} >= {1, 2}
+    assert {line["step"] for line in lines} >= {1, 2, 3, 4}
 
 
 def test_a_run_in_a_bucket_is_killed_and_resumes_to_the_bits_of_a_disk(
@@ -95,14 +95,13 @@ def test_a_run_in_a_bucket_is_killed_and_resumes_to_the_bits_of_a_disk(
 ) -> None:
     _killed_in_a_save(lab, compiled)
     _check_left(lab)
-    status, output = end(start(Path("unused"), RUN, ROOT, compiled=compiled))
+    status, output = end(start(Path("unused"), RUN, *FLAGS, compiled=compiled))
     assert status == 0, output
     assert "Traceback" not in output
-    assert f"resuming {RUN}/checkpoints at step 2" in output
+    assert f"resuming {RUN}/checkpoints at step 4" in output
     assert f"trained 8 steps; checkpoints are in {RUN}/checkpoints" in output
     assert not any(rule.times for rule in lab.rules), lab.rules
     assert f"runs/one/{LOCK_NAME}" not in lab.objects
-    assert not any("/checkpoints/4/" in name for name in lab.objects)
 
     lines = _lines(lab.objects[f"runs/one/{METRICS_NAME}"].content)
     assert _losses(lines) == _losses(_lines((straight / METRICS_NAME).read_bytes()))

@@ -24,6 +24,7 @@ _OF_STEP: Final = "_CHECKPOINT_METADATA"  # Orbax's, in each step
 _LAST: Final = ("config.json", COMMITTED, "adapter_config.json")
 
 _CODE: Final = re.compile(r"os_error_code='(\d+)'")  # as TensorStore writes it
+_STATUS: Final = re.compile(r"[A-Z_]+: ")  # as TensorStore begins what a store refuses
 _CODE_BY_TEXT: Final = {
     os.strerror(code): code
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES)
@@ -236,6 +237,8 @@ def disk_errors(folder: buckets.Place) -> Iterator[None]:
         raise
     except (ValueError, RuntimeError) as error:
         code = _os_error_code(error)
+        if code is None and buckets.in_bucket(folder) and _STATUS.match(str(error)):
+            raise OSError(errno.EIO, str(error).partition(" [")[0], str(folder)) from error
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(folder)) from None

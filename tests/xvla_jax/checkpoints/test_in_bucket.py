@@ -21,6 +21,7 @@ from xvla_jax.checkpoints.folders import (
     atomic_folder,
     check_free,
     check_target,
+    disk_errors,
 )
 from xvla_jax.checkpoints.run_folder import find_step, on_disk
 from xvla_jax.errors import CheckpointError
@@ -187,3 +188,14 @@ def test_a_disk_too_small_for_the_copy_is_said_before(
     with pytest.raises(OSError, match="No space left"):
         on_disk(OUT)
     assert not any("alt=media" in request for request in lab.requests)
+
+
+def test_what_tensorstore_says_of_a_bucket_is_one_short_line() -> None:
+    text = "PERMISSION_DENIED: Error writing in gs://lab/x: fault [http_response_code='403']"
+    with (
+        pytest.raises(OSError, match=r"PERMISSION_DENIED: .*: fault: 'gs://lab/run'$"),
+        disk_errors(buckets.place_of("gs://lab/run")),
+    ):
+        raise ValueError(text)
+    with pytest.raises(ValueError, match="another"), disk_errors(buckets.place_of(OUT)):
+        raise ValueError("another")
