@@ -1,8 +1,8 @@
 """X-VLA's way of reading HDF5 episodes, as a reference speed: its order of work, in our own code.
 
 ``PYTHON -m benchmarks.xvla_reader META.json [--decode=open|late]``; that Python needs torch. Each
-line ``warm seconds`` on its input is answered by a line of JSON: the samples made and the seconds
-that they took, after `warm` batches that are not counted.
+line ``warm seconds`` on its input is answered by a line of JSON: the samples made, the seconds that
+they took and those of the CPU, after `warm` batches that are not counted.
 
 Per worker: episodes in random order, one open at a time, its images decoded on opening (or, with
 `late`, for each sample); its samples in random order, each with linear interpolation, then for each
@@ -16,6 +16,8 @@ import argparse
 import importlib
 import io
 import json
+import multiprocessing
+import os
 import pathlib
 import random
 import sys
@@ -127,6 +129,16 @@ def _interpolated(times: np.ndarray, rows: np.ndarray, sampled_times: np.ndarray
     return rows[after - 1] + share * (rows[after] - rows[after - 1])
 
 
+def _cpu_seconds() -> float:
+    """Returns the CPU time of this process and its workers so far, from Linux's /proc."""
+    ticks = 0
+    for worker in multiprocessing.active_children():
+        # behind the name, which may hold spaces: the fields from the third on
+        fields = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # in user mode, in the kernel
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _seed(worker: int) -> None:
     random.seed(torch.initial_seed() + worker)
 
@@ -154,12 +166,12 @@ def main() -> None:
         warm, seconds = line.split()
         for _ in range(int(warm)):
             next(batches)
-        start, count = time.perf_counter(), 0
+        start, cpu, count = time.perf_counter(), _cpu_seconds(), 0
         while time.perf_counter() - start < float(seconds):
             next(batches)
             count += options.batch_size
-        took = time.perf_counter() - start
-        print(json.dumps({"samples": count, "seconds": took}), flush=True)
+        took = {"seconds": time.perf_counter() - start, "cpu": _cpu_seconds() - cpu}
+        print(json.dumps({"samples": count, **took}), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _BREAKS = 2  # exit status
 _BATCH = 16  # observations at once
+_FILE_WIDTH = 100  # characters of a line where the output is a file
 
 COMMAND = Command(__doc__, rows={"data": "data", "plans": "plans", "task": "tasks"})
 _CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Of any layout.", required=True)
@@ -146,8 +148,10 @@ def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterat
         yield policy.act(observations[some], seed=seeds[some], plan=plan)
 
 
-def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, dict[str, Success]]:
-    """Runs scripts.evaluate with all plans; returns paired success by plan and task.
+def evaluate(
+    plans: Sequence[str], digest: str, out: pathlib.Path, console: Console
+) -> dict[str, dict[str, Success]]:
+    """Runs scripts.evaluate with all plans into ``out``; returns paired success by plan and task.
 
     Raises:
         ValueError: the evaluation failed, or evaluated another model.
@@ -155,7 +159,6 @@ def evaluate(plans: Sequence[str], digest: str, console: Console) -> dict[str, d
     from xvla_jax.checkpoint_tools.certificate import Success
     from xvla_jax.plans import DEFAULT
 
-    out = pathlib.Path(_OUT.value)
     names = [DEFAULT.name, *plans]
     arguments = [
         *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
@@ -217,7 +220,10 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     )
     digest = model_sha256(policy)
     frames, drift = measure(policy, sources, plans, console)
-    success = evaluate([p.name for p in plans], digest, console) if _TASK.value else {}
+    success: dict[str, dict[str, Success]] = {}
+    if _TASK.value and _OUT.value:
+        names = [plan.name for plan in plans]
+        success = evaluate(names, digest, pathlib.Path(_OUT.value), console)
     limits = Limits(_DRIFT.value, _FLIPS.value)
     entries = {
         plan.name: Entry(
@@ -243,16 +249,19 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
 
 
 def show(console: Console, certificate: Certificate) -> None:
-    """Prints a line for each plan, domain and quantity, and one for each task."""
-    table = Table("plan", "domain", "quantity", "unit")
-    for column in ("mean", "p99", "worst", "own error", "share of it"):
-        table.add_column(column, justify="right")
-    for name, entry in certificate.plans.items():
-        for domain, quantities in entry.drift.items():
-            for quantity, drift in quantities.items():
-                table.add_row(name, domain, quantity, drift.unit, *_numbers(drift))
-        table.add_section()
-    console.print(table)
+    """Prints a table for each domain, and for each plan its success and the verdict."""
+    domains = dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift)
+    for domain in domains:
+        table = Table(title=f"Distance from exact10, domain {domain}", box=box.SIMPLE)
+        table.add_column("plan", no_wrap=True)
+        table.add_column("channel", no_wrap=True)
+        for column in ("mean", "p99", "worst", "own error", "of that"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, entry in certificate.plans.items():
+            for quantity, drift in entry.drift[domain].items():
+                table.add_row(name, f"{quantity}, {drift.unit}", *_numbers(drift))
+            table.add_section()
+        console.print(table)
     for name, entry in certificate.plans.items():
         for line in _successes(entry):
             console.print(f"{name}: {line}", markup=False)
@@ -262,7 +271,7 @@ def show(console: Console, certificate: Certificate) -> None:
 
 def _numbers(drift: Drift) -> Iterator[str]:
     for value in (drift.mean, drift.p99, drift.worst, drift.own_error):
-        yield f"{value:.3g}"
+        yield f"{value:.2g}"
     yield f"{drift.mean / drift.own_error:.0%}" if drift.own_error else ""
 
 
@@ -281,7 +290,7 @@ def main(_: list[str]) -> int:
 
     if _TASK.value and (not _OUT.value or _DTYPE.value != "float32" or _ADAPTER.value):
         raise UsageError("--task needs --out, and is for --dtype=float32 without --adapter")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     quiet_libraries()
     try:
         certificate, path = certify(console)

@@ -27,9 +27,11 @@ FOREIGN_PATHS = {
     "install.sh": "CALVIN",
 }
 FOREIGN_FLAGS = {
+    "argv0": "the loader of glibc",
     "porcelain": "git",
     "init": "git",
     "xla_cpu_enable_fast_math": "XLA",
+    "xla_backend_optimization_level": "XLA",
     "xla_force_host_platform_device_count": "XLA",
     "dist": "pytest",
     "logdir": "tensorboard",
@@ -39,6 +41,7 @@ FOREIGN_FLAGS = {
     "nodes": "sbatch",
     "signal": "sbatch",
     "requeue": "sbatch",
+    "location": "gcloud",
     "zone": "gcloud",
     "worker": "gcloud",
     "command": "gcloud",

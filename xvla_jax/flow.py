@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,7 @@ class _Sampler:
         if self.tolerance is None:
             return jax.lax.fori_loop(start, stop, step, state)
         _, state = jax.lax.while_loop(
-            lambda carry: (carry[0] < stop) & jnp.any(carry[1].running),
+            lambda carry: (carry[0] < stop) & jnp.any(cast(Array, carry[1].running)),
             lambda carry: (carry[0] + 1, step(*carry)),
             (jnp.int32(start), state),
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ class SamplerPlan:
         """The program that it needs."""
         return Form(self.refresh, self.tolerance > 0)
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         refresh = None if self.refresh is None else list(self.refresh)
         return {"steps": self.steps, "refresh": refresh, "tolerance": self.tolerance}
@@ -117,8 +117,8 @@ _ROWS: Final = (
     SamplerPlan("frozen5", 5, refresh=(0,)),
     SamplerPlan("frozen3", 3, refresh=(0,)),
     SamplerPlan("frozen2", 2, refresh=(0,)),
-    SamplerPlan("adaptive10", STEPS, tolerance=2e-3),
-    SamplerPlan("adaptive_frozen10", STEPS, refresh=(0,), tolerance=2e-3),
+    SamplerPlan("adaptive10", STEPS, tolerance=5e-4),
+    SamplerPlan("adaptive_frozen10", STEPS, refresh=(0,), tolerance=5e-4),
 )
 PLANS: Final[Mapping[str, SamplerPlan]] = {row.name: row for row in _ROWS}
 DEFAULT: Final = PLANS["exact10"]

@@ -340,6 +340,8 @@ def other_tokenizer(folder: pathlib.Path) -> str | None:
     no instruction contains.
     """
     path, combined = folder / "vocab.json", folder / "tokenizer.json"
+    if all(_same_bytes(folder / name, BUNDLED_TOKENIZER / name) for name in TOKENIZER_FILES):
+        return None  # as an export has them: nothing to parse
     if path.is_file():
         vocabulary = typed(_VOCABULARY, read_json(path), path)
     elif combined.is_file():
@@ -358,6 +360,12 @@ def other_tokenizer(folder: pathlib.Path) -> str | None:
         )
     _check_tokenizer_config(folder / "tokenizer_config.json")
     return str(folder)
+
+
+def _same_bytes(path: pathlib.Path, other: pathlib.Path) -> bool:
+    if not path.is_file() or path.stat().st_size != other.stat().st_size:
+        return False
+    return path.read_bytes() == other.read_bytes()
 
 
 def _check_tokenizer_config(path: pathlib.Path) -> None:

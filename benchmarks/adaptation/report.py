@@ -173,7 +173,10 @@ def draw(outcomes: Sequence[Outcome], path: pathlib.Path) -> None:
         axes.grid(alpha=0.3, axis="y")
     left.set_ylim(-3, 103)
     right.set_ylim(bottom=0)
-    left.legend(fontsize=8, frameon=False)
+    # outside of both, where no point can lie under it
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
     figure.savefig(path, dpi=110)
 
 

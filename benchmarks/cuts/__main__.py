@@ -22,12 +22,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from typing import NamedTuple
 
 from absl import app, flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cuts import stand_in
 from benchmarks.cuts.hosts import (
     FAULTS,
     HOSTS,
@@ -48,12 +50,14 @@ from xvla_jax.training.telemetry import read_metrics
 _CUTS = flags.DEFINE_integer("cuts", 30, "Faults.")
 _MINUTES = flags.DEFINE_float("minutes", 0.0, "No fault begins later; 0 = no limit.")
 _FOLDER = flags.DEFINE_string("workdir", "outputs/cuts", "Folder of the run; emptied first.")
+_STAND_IN = flags.DEFINE_bool("stand_in", False, "Supervise a program without JAX, in minutes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments and hosts.")
 
 # Programs run for milliseconds: what LLVM would gain is worth no compiling.
 _QUICK = "--xla_backend_optimization_level=0"
 _DEVICES = "--xla_force_host_platform_device_count"
 COMPILED = "compiled"  # folder of programs
+_FINISH_S = 200.0  # to the end, and for all to stop
 _STEPS_A_FAULT = 2 * SAVE_EVERY  # trained at most from one fault to the next, on average
 
 
@@ -108,6 +112,24 @@ def _table(outcomes: list[Outcome]) -> Table:
     return table
 
 
+class Measured(NamedTuple):
+    """A run to which faults happened.
+
+    Attributes:
+        run: the run.
+        outcomes: of the faults.
+        complete: True where it came to its end.
+        same: True where it ended at the place in the data of a run without faults.
+        difference: largest relative one between the losses of both.
+    """
+
+    run: Run
+    outcomes: list[Outcome]
+    complete: bool
+    same: bool
+    difference: float
+
+
 def _befall_all(run: Run, kinds: list[str], console: Console) -> tuple[list[Outcome], bool]:
     """Lets each fault befall a host; returns what became of them, and True for a complete run."""
     rng = random.Random(_SEED.value)
@@ -118,12 +140,41 @@ def _befall_all(run: Run, kinds: list[str], console: Console) -> tuple[list[Outc
             break
         outcomes.append(befall(run, kind, rng))
         console.print(f"{number}/{len(kinds)} {outcomes[-1]}", markup=False)
-    complete = len(outcomes) == len(kinds) and finish(run, 10 * _STEPS_A_FAULT)
+    complete = len(outcomes) == len(kinds) and finish(run, 3 * _FINISH_S)
     for index in run.hosts:
         run.preempt(index)  # does nothing to one that has ended
     finish(run)
     console.print(f"complete: {complete}, statuses {run.statuses()}")
     return outcomes, complete
+
+
+def _trained(folder: pathlib.Path, kinds: list[str], console: Console) -> Measured:
+    """Lets the faults befall a training, and holds it against one of a single process."""
+    write_demos(folder)
+    steps = _STEPS_A_FAULT * (len(kinds) + 1)
+    with (
+        Network(HOSTS, folder, _SEED.value) as network,
+        Run(network, folder, iters=steps, environ=_environ(folder, 1)) as run,
+    ):
+        outcomes, complete = _befall_all(run, kinds, console)
+    straight = _straight(folder, steps)
+    same = complete and saved_state(run.workdir)["position"] == saved_state(straight)["position"]
+    return Measured(run, outcomes, complete, same, largest_difference(run.workdir, straight))
+
+
+def _stand_in(folder: pathlib.Path, kinds: list[str], console: Console) -> Measured:
+    """Lets the faults befall the stand-in, whose losses are known."""
+    options = {"module": "benchmarks.cuts.stand_in", "rejoin_s": 3, "heartbeat_s": 5}
+    steps = 3 * _STEPS_A_FAULT * (len(kinds) + 1)
+    with (
+        Network(HOSTS, folder, _SEED.value) as network,
+        Run(network, folder, iters=steps, environ=_environ(folder, 1), **options) as run,
+    ):
+        outcomes, complete = _befall_all(run, kinds, console)
+    steps = {line["step"]: line["loss"] for line in read_metrics(run.workdir)}
+    whole = sorted(steps) == list(range(1, len(steps) + 1))
+    same = whole and all(loss == stand_in.loss_of(step) for step, loss in steps.items())
+    return Measured(run, outcomes, complete, same, 0.0 if same else math.inf)
 
 
 def main(argv: list[str]) -> None:
@@ -139,18 +190,10 @@ def main(argv: list[str]) -> None:
         if old.name != COMPILED:  # programs of another run are the same
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    write_demos(folder)
     kinds = [list(FAULTS)[number % len(FAULTS)] for number in range(_CUTS.value)]
     random.Random(_SEED.value).shuffle(kinds)
-    steps = _STEPS_A_FAULT * (len(kinds) + 1)
-    with (
-        Network(HOSTS, folder, _SEED.value) as network,
-        Run(network, folder, iters=steps, environ=_environ(folder, 1)) as run,
-    ):
-        outcomes, complete = _befall_all(run, kinds, console)
-    straight = _straight(folder, steps)
-    same = complete and saved_state(run.workdir)["position"] == saved_state(straight)["position"]
-    difference = largest_difference(run.workdir, straight)
+    measure = _stand_in if _STAND_IN.value else _trained
+    run, outcomes, complete, same, difference = measure(folder, kinds, console)
     goodput = journal.over_restarts(journal.attempts(run.workdir), run.lines)
     console.print(_table(outcomes))
     console.print(

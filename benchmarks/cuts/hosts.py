@@ -65,6 +65,9 @@ class Run:
         iters: int,
         environ: Mapping[str, str],
         restarts: int = 100,
+        module: str = "scripts.train",
+        rejoin_s: float = REJOIN_S,
+        heartbeat_s: int = HEARTBEAT_S,
     ) -> None:
         """``folder`` holds the data (``demos``), the workdir (``run``) and the logs."""
         self.network, self.folder, self.workdir = network, folder, folder / "run"
@@ -74,15 +77,15 @@ class Run:
             "address": address,
             "num_processes": HOSTS,
             "timeout_s": 120,
-            "heartbeat_s": HEARTBEAT_S,
+            "heartbeat_s": heartbeat_s,
         }
         self._command = [
-            *(sys.executable, "-m", "scripts.train", "--config=configs/debug.py"),
+            *(sys.executable, "-m", module, "--config=configs/debug.py"),
             *("--config.from_scratch=True", f"--workdir={self.workdir}"),
             *(f"--config.data.root={folder / 'demos'}", f"--config.data.lanes={HOSTS}"),
             *(f"--config.optimizer.iters={iters}", f"--config.save_every={SAVE_EVERY}"),
             *(f"--config.distributed.{name}={value}" for name, value in chosen.items()),
-            *(f"--restarts={restarts}", f"--rejoin_s={REJOIN_S}", *flags),
+            *(f"--restarts={restarts}", f"--rejoin_s={rejoin_s}", *flags),
         ]
         self._environ = {**os.environ, **environ}
         self.hosts: dict[int, subprocess.Popen[bytes]] = {}

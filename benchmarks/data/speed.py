@@ -43,10 +43,11 @@ def tokenize(texts: list[str]) -> NDArray[np.int32]:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """Samples made, and the seconds that they took."""
+    """Samples made, and the seconds that they took, by the clock and of the CPU."""
 
     samples: int
     seconds: float
+    cpu: float
 
     @property
     def rate(self) -> float:
@@ -71,11 +72,11 @@ class Ours:
     def take(self, seconds: float) -> Taken:
         """See Contestant."""
         self.skip(WARM)
-        start, count = time.perf_counter(), 0
+        start, cpu, count = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - start < seconds:
             next(self._stream)
             count += BATCH_SIZE
-        return Taken(count, time.perf_counter() - start)
+        return Taken(count, time.perf_counter() - start, time.process_time() - cpu)
 
     def skip(self, count: int) -> None:
         """Makes batches that are not timed."""
@@ -179,13 +180,15 @@ def _ours(
 
 
 def _in_turn(contestants: Mapping[str, Contestant], *, quick: bool) -> dict[str, Any]:
-    """Returns the rates of rounds; in each, every contestant has a turn."""
+    """Returns rates, and CPU seconds of a sample, of rounds with a turn of every contestant."""
     rounds: dict[str, list[float]] = {name: [] for name in contestants}
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(4 if quick else 8):
         for name, contestant in contestants.items():
             taken = contestant.take(3.0 if quick else 6.0)
             if number:  # the first round warms up
                 rounds[name].append(taken.rate)
+                cpu[name].append(taken.cpu / taken.samples)
     medians = {name: float(np.median(rates)) for name, rates in rounds.items()}
     ratios = {
         f"{mine} / {theirs}": _median_ratio(rounds[mine], rounds[theirs])
@@ -193,7 +196,13 @@ def _in_turn(contestants: Mapping[str, Contestant], *, quick: bool) -> dict[str,
         for mine in contestants
         if theirs.startswith("X-VLA") and mine.startswith("ours")
     }
-    return {"samples_per_s": medians, "ratios": ratios, "rounds": rounds}
+    cpu_medians = {name: float(np.median(seconds)) for name, seconds in cpu.items()}
+    return {
+        "samples_per_s": medians,
+        "cpu_s_per_sample": cpu_medians,
+        "ratios": ratios,
+        "rounds": rounds,
+    }
 
 
 def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:

@@ -39,6 +39,8 @@ def show(console: Console, record: dict[str, Any]) -> None:
 def _hdf5(table: Table, notes: list[str], figures: dict[str, Any]) -> None:
     for name, rate in figures["samples_per_s"].items():
         table.add_row(f"HDF5, {figures['files']['views']} views, samples/s: {name}", f"{rate:.0f}")
+    for name, seconds in figures["cpu_s_per_sample"].items():
+        table.add_row(f"HDF5, CPU of a sample, ms: {name}", f"{1000 * seconds:.2f}")
     for name, ratio in figures["ratios"].items():
         target = f"at least {_TARGETS['xvla']:.0f}" if name.endswith("open") else ""
         table.add_row(f"HDF5: {name}", f"{ratio:.1f} x", target)

@@ -33,6 +33,7 @@ GROCERIES: Mapping[str, tuple[float, float]] = {
     "tomato_sauce": (_UP, 0.040),
 }
 _MARK = "_distractor"
+_NUMBER = re.compile(rf"{_MARK}_(\d+)")
 _OBJECTS = re.compile(r"(\(:objects)([^()]*)(\))")
 
 _DIRECTIONS = 16  # that are tried for the object to pick up
@@ -41,6 +42,8 @@ _MARGIN = 0.12  # m, around the objects, in which distractors may stand
 _CLEARANCE = 0.03  # m, between a distractor and another shape
 _REACH = 0.25  # m above the surface; shapes higher up do not matter
 _FLAT = 0.01  # m above the surface; shapes that end below carry things and are no obstacles
+_ABOVE = 0.12  # m, in which the surface is looked for
+_GRID = 12  # rays across and along the area for it
 _SIDES = ((0.0, 0.0), (0.05, 0.0), (-0.05, 0.0), (0.0, 0.05), (0.0, -0.05))  # m
 _DEPTH = 0.002  # m of penetration that counts as a touch
 
@@ -52,8 +55,8 @@ class Things:
     Attributes:
         joints: object -> its free joint, without the distractors.
         item: the object to pick up.
-        distractors: their free joints, in the order in which they are placed.
-        surface: height (m) on which things stand.
+        distractors: their free joints.
+        surface: height (m) near that on which things stand.
     """
 
     joints: Mapping[str, str]
@@ -72,9 +75,10 @@ def is_distractor(name: str) -> bool:
 
 
 def with_distractors(task_file: str, task_id: int, count: int) -> str:
-    """Returns the text of a task file with further objects.
+    """Returns the text of a task file with further objects, of categories that it does not have.
 
-    Which ones is drawn by the task; a higher count keeps those of a lower one.
+    Which ones is drawn by the task; a higher count keeps those of a lower one. Where there are more
+    than categories, these are repeated.
 
     Args:
         task_file: its text.
@@ -82,17 +86,21 @@ def with_distractors(task_file: str, task_id: int, count: int) -> str:
         count: number of distractors.
 
     Raises:
-        ValueError: the file has no list of objects, or too few groceries are left.
+        ValueError: the file has no list of objects, or all groceries.
     """
     listed = _OBJECTS.search(task_file)
     if listed is None:
         raise ValueError("no (:objects ...) in the task file, so nothing can be added")
     used = set(listed.group(2).split())
     free = [name for name in GROCERIES if name not in used]
-    if count > len(free):
-        raise ValueError(f"{count} distractors; the task leaves {len(free)}: {', '.join(free)}")
-    order = draws("distractors", task_id, -1, 0).permutation(len(free))[:count]
-    lines = "".join(f"    {free[k]}{_MARK} - {free[k]}\n  " for k in order)
+    if not free:
+        raise ValueError(f"the task has all of {', '.join(GROCERIES)}, so no distractor is left")
+    order = draws("distractors", task_id, -1, 0).permutation(len(free))
+    names: dict[str, list[str]] = {}
+    for k in range(count):
+        category = free[order[k % len(free)]]
+        names.setdefault(category, []).append(f"{category}{_MARK}_{k}")
+    lines = "".join(f"    {' '.join(few)} - {category}\n  " for category, few in names.items())
     return _OBJECTS.sub(
         lambda m: f"{m.group(1)}{m.group(2).rstrip()}\n{lines}{m.group(3)}", task_file
     )
@@ -159,23 +167,25 @@ def spread(model: Any, data: Any, things: Things, rng: np.random.Generator) -> N
     mujoco = needed("mujoco", "sim")
     own = things.positions(data)[:, :2]
     low, high = own.min(axis=0) - _MARGIN, own.max(axis=0) + _MARGIN
-    waiting = list(things.distractors)
-    for joint in things.distractors:
+    # by number, so that a higher count places those of a lower one alike
+    waiting = sorted(things.distractors, key=lambda joint: int(_NUMBER.findall(joint)[0]))
+    surface = _surface(model, data, things.surface, low, high)
+    for joint in list(waiting):
         tilt, height = GROCERIES[joint.partition(_MARK)[0]]
         places = rng.uniform(low, high, (_PLACES, 2))
         half_yaw, half_tilt = rng.uniform(0, np.pi), tilt / 2
         pose = data.joint(joint).qpos  # xyz, quaternion wxyz
-        pose[2] = things.surface + height
+        pose[2] = surface + height
         mujoco.mju_mulQuat(
             pose[3:],
             np.array([np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]),
             np.array([np.cos(half_tilt), np.sin(half_tilt), 0.0, 0.0]),
         )
         mujoco.mj_forward(model, data)
-        room = _room(model, data, things.surface, places, joint, waiting)
+        room = _room(model, data, surface, places, joint, waiting)
         # the first that is clear, then the others by how clear they are
         order = np.argsort(-np.minimum(room, _CLEARANCE), kind="stable")
-        on_it = (k for k in order if _carried(model, data, places[k], things.surface))
+        on_it = (k for k in order if _carried(model, data, places[k], surface))
         pose[:2] = places[next(on_it, order[0])]
         waiting.remove(joint)
         mujoco.mj_forward(model, data)
@@ -218,15 +228,36 @@ def _tops(model: Any, data: Any) -> NDArray[np.float64]:
     return data.geom_xpos[:, 2] + (upward * centre).sum(1) + (np.abs(upward) * half).sum(1)
 
 
+def _surface(
+    model: Any, data: Any, near: float, low: NDArray[np.float64], high: NDArray[np.float64]
+) -> float:
+    """Returns the height (m) at which most of an area, from `low` [2] to `high` [2], ends.
+
+    LIBERO's own numbers of its tables are off by up to 5 cm.
+    """
+    grid = np.linspace(low, high, _GRID)
+    heights = [_height(model, data, x, y, near + _ABOVE) for x in grid[:, 0] for y in grid[:, 1]]
+    bins = np.rint(np.array([h for h in heights if abs(h - near) <= _ABOVE]) / _FLAT)
+    if not len(bins):
+        return near
+    most = int(np.bincount((bins - bins.min()).astype(int)).argmax()) + bins.min()
+    return float(np.median([h for h in heights if abs(h - most * _FLAT) <= _FLAT]))
+
+
 def _carried(model: Any, data: Any, place: NDArray[np.float64], surface: float) -> bool:
     """Returns True where the surface is below a place [2] and 5 cm to all four sides of it."""
-    ray, hit = needed("mujoco", "sim").mj_ray, np.zeros(1, np.int32)
-    down = np.array([0.0, 0.0, -1.0])
-    for side in _SIDES:
-        start = np.array([*(place + side), surface + _FLAT])
-        if not 0.0 <= ray(model, data, start, down, None, True, -1, hit) <= 2 * _FLAT:
-            return False
-    return True
+    return all(
+        abs(_height(model, data, x, y, surface + _FLAT) - surface) <= _FLAT
+        for x, y in place + np.array(_SIDES)
+    )
+
+
+def _height(model: Any, data: Any, x: float, y: float, top: float) -> float:
+    """Returns the height (m) of the first shape below a point, -inf where there is none."""
+    start, down = np.array([x, y, top]), np.array([0.0, 0.0, -1.0])
+    hit = np.zeros(1, np.int32)
+    away = needed("mujoco", "sim").mj_ray(model, data, start, down, None, True, -1, hit)
+    return top - away if away >= 0 else -np.inf
 
 
 def _depths(model: Any, data: Any, joint: str) -> dict[int, float]:

@@ -283,11 +283,11 @@ def modules_of(recipe: str, *names: str) -> list[Any]:
         names: dotted names.
 
     Raises:
-        SimulatorSetupError: one cannot be imported.
+        SimulatorSetupError: one cannot be imported, or lacks files that it reads when it is.
     """
     try:
         return [importlib.import_module(name) for name in names]
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise SimulatorSetupError(
             f"{names[0]} cannot be imported ({error}); see eval/environments/{recipe}/README.md"
         ) from error

@@ -1,6 +1,6 @@
 """VLABench, tracks 1 to 4, with the tasks and scenes of each track's own file.
 
-Not run here: its assets lie on a drive that this machine does not reach.
+No episode was run: its assets lie on a drive that could not be reached.
 """
 
 from __future__ import annotations

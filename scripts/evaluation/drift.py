@@ -24,11 +24,20 @@ _SHOWN: Final[Mapping[str, tuple[str, float]]] = {"m": ("mm", 1e3), "rad": ("deg
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """A part of an action, and how far two of it are apart."""
+    """A part of an action, and how far two of it are apart.
+
+    Attributes:
+        name: with its arm, or of the joint.
+        unit: of the distance.
+        channels: of the action.
+        arm: channels of its arm; where all recordings have zeros there is none.
+        distance: between two arrays of the channels.
+    """
 
     name: str
     unit: str
     channels: slice
+    arm: slice
     distance: Distance
 
 
@@ -55,9 +64,9 @@ def drifts(
     """
     measured = {}
     for quantity in named:
+        if not recorded[..., quantity.arm].any():
+            continue
         ours, theirs, true = (x[..., quantity.channels] for x in (plan, default, recorded))
-        if not true.any() and quantity.unit != SHARE:
-            continue  # an arm that the robot does not have
         apart = quantity.distance(ours, theirs)
         measured[quantity.name] = Drift(
             unit=quantity.unit,
@@ -77,8 +86,8 @@ def _poses(layout: str) -> list[Quantity]:
         ("gripper", SHARE, 9, 10, _decided),
     )
     return [
-        Quantity(f"{arm} {name}", unit, slice(first + a, first + b), distance)
-        for arm, first in (("left", 0), ("right", _ARM))
+        Quantity(f"{arm} {name}", unit, slice(first + a, first + b), slice(first, last), distance)
+        for arm, first, last in (("left", 0, _ARM), ("right", _ARM, 2 * _ARM))
         for name, unit, a, b, distance in parts
     ]
 
@@ -87,10 +96,11 @@ def _joint(i: int, space: ActionSpace, contract: Contract) -> Quantity:
     stated = contract.channels[i] if i < len(contract.channels) else None
     name = (stated and stated.name) or f"channel {i}"
     if i in space.logits:
-        return Quantity(name, SHARE, slice(i, i + 1), _decided)
+        return Quantity(name, SHARE, slice(i, i + 1), slice(None), _decided)
     unit, factor = stated.unit if stated else UNKNOWN, 1.0
     unit, factor = _SHOWN.get(unit, (unit, factor))
-    return Quantity(name, unit, slice(i, i + 1), functools.partial(_scaled, factor))
+    scaled = functools.partial(_scaled, factor)
+    return Quantity(name, unit, slice(i, i + 1), slice(None), scaled)
 
 
 def _millimetres(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -65,9 +65,10 @@ def print_changes(console: Console, receipt: dict[str, Any], policy: str = "") -
     """Prints what each changed row did to a policy, or to each, beside the row's control arm."""
     changes = [c for c in against_control(receipt) if policy in ("", c.policy)]
     for name, control in dict.fromkeys((c.policy, c.control) for c in changes):
-        table = Table(title=Text(f"{name}, against the control arm {control}"), box=box.SIMPLE)
+        title = Text(f"{name}, against the control arm {control}")
+        table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         for column in CHANGE_HEAD:
-            table.add_column(column)
+            table.add_column(column, no_wrap=column == CHANGE_HEAD[0])
         for change in changes:
             if (change.policy, change.control) == (name, control):
                 table.add_row(*map(Text, change_cells(change)))

@@ -30,6 +30,7 @@ from xvla_jax.errors import DistributedError
 
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
+LEADING: Final = "leading"  # waits, and is about to plan the next attempt
 CUT_OFF: Final = "cut off"  # waits, and reaches none of the others
 LEFT: Final = "left"  # ended by a signal or an error of its own
 DONE: Final = "done"  # the run is complete
@@ -44,7 +45,7 @@ _FORM: Final = fields(
     name={"type": "string"},
     address={"type": "string"},
     port=integer(0, 65535),
-    state={"enum": [WAITING, RUNNING, CUT_OFF, LEFT, DONE]},
+    state={"enum": [WAITING, RUNNING, LEADING, CUT_OFF, LEFT, DONE]},
     attempt=integer(0, 2**31),
     members=listing(integer(0, 2**20)),
     coordinator={"type": "string"},
@@ -63,7 +64,7 @@ class Host:
         name: of the machine.
         address: by which the others reach it.
         port: that it listens on while it waits.
-        state: one of the five above.
+        state: one of the six above.
         attempt: the newest one that it took part in; 0 before the first.
         members: of the attempt, in the order of their processes.
         coordinator: host:port of the attempt's process 0.
@@ -131,6 +132,7 @@ class Gathering:
         self._timeout_s, self._rejoin_s = timeout_s, rejoin_s
         self._beat_s = beat_s or (BUCKET_BEAT_S if in_bucket(workdir) else BEAT_S)
         self._poll_s = min(_POLL_S, self._beat_s) if beat_s or not in_bucket(workdir) else BEAT_S
+        self._settle_s = 2 * max(self._beat_s, self._poll_s)
         self._me = Host(index, socket.gethostname(), "")
         self._listener: socket.socket | None = None
         self._seen: dict[int, tuple[Host, float]] = {}  # with the time of the last change
@@ -185,7 +187,7 @@ class Gathering:
         waits_since = time.monotonic()
         while not stopped():
             self._look()
-            others = {i: self._seen[i][0] for i in sorted(self._alive)}
+            others = self._others()
             if any(host.state == DONE for host in others.values()):
                 return None
             plan = self._planned() or self._lead(others, fits)
@@ -225,25 +227,52 @@ class Gathering:
 
     def _lead(self, others: Mapping[int, Host], fits: Callable[[int], int]) -> Plan | None:
         """Plans the next attempt, if that is for this host to do and no other is missing."""
-        waiting = {i: host for i, host in others.items() if host.state == WAITING}
-        if min((*waiting, self._index)) < self._index:
+        if not self._may_lead(others) or time.monotonic() - self._tried < _AGAIN_S:
             return None
-        newest = max((host.attempt for host in (*others.values(), self._me)), default=0)
-        away = set(range(self._count)) - {self._index, *waiting}
+        self._tried = time.monotonic()
+        if self._me.state == CUT_OFF:
+            if self._reached(_waiting(others)):  # the way of all others from here on
+                self._state(state=WAITING)
+                self._tried = -math.inf
+            return None
+        # First the claim, which all see before it is used: so of two that lead at once, as when one
+        # is connected again, only one does.
+        self._state(state=LEADING)
+        time.sleep(self._settle_s)
+        self._look()
+        others = self._others()
+        plan = self._planned_by(others, fits) if self._may_lead(others) else None
+        if plan is None and self._me.state == LEADING:
+            self._state(state=WAITING)
+        return plan
+
+    def _may_lead(self, others: Mapping[int, Host]) -> bool:
+        """Returns True where no lower host waits and no other is missing or in an attempt."""
+        if min((*_waiting(others), self._index)) < self._index:
+            return False
+        rivals = {i for i, host in others.items() if host.state == LEADING}
+        if self._me.state == LEADING:  # of two claims the lower one holds
+            rivals = {i for i in rivals if i < self._index}
+        away = set(range(self._count)) - {self._index, *_waiting(others)}
         # Of hosts that are neither waiting nor known to have left, each is waited for until it has
         # been silent for long; to the first attempt all have to come.
         expected = {
             i
             for i in away
-            if not self._silent(i) and (i not in others or others[i].state not in (LEFT, CUT_OFF))
+            if not self._silent(i)
+            and (i not in others or others[i].state not in (LEFT, CUT_OFF, LEADING))
         }
-        if expected or (newest == 0 and away) or time.monotonic() - self._tried < _AGAIN_S:
-            return None
-        self._tried = time.monotonic()
+        return not rivals and not expected and not (away and self._newest(others) == 0)
+
+    def _newest(self, others: Mapping[int, Host]) -> int:
+        return max(host.attempt for host in (*others.values(), self._me))
+
+    def _planned_by(self, others: Mapping[int, Host], fits: Callable[[int], int]) -> Plan | None:
+        """Returns the attempt of the hosts that this one reaches, if it may lead them."""
+        waiting, newest = _waiting(others), self._newest(others)
         reached = self._reached(waiting)
         if waiting and not reached:
-            if self._me.state != CUT_OFF:
-                _log.warning("host %d reaches none of hosts %s", self._index, _listed(waiting))
+            _log.warning("host %d reaches none of hosts %s", self._index, _listed(waiting))
             self._state(state=CUT_OFF)
             return None
         number = fits(1 + len(reached))
@@ -265,6 +294,10 @@ class Gathering:
 
         with ThreadPoolExecutor(max(len(hosts), 1)) as pool:
             return [i for i, there in zip(hosts, pool.map(answers, hosts), strict=True) if there]
+
+    def _others(self) -> dict[int, Host]:
+        """Returns the other hosts that show life."""
+        return {i: self._seen[i][0] for i in sorted(self._alive)}
 
     def _silent(self, index: int) -> bool:
         """Returns True where a host has shown no life for long."""
@@ -317,7 +350,7 @@ class Gathering:
         """Writes this host's file, with one more beat."""
         with self._lock:
             me = dataclasses.replace(self._me, **changes, beat=self._me.beat + 1)
-            if me.state in (WAITING, CUT_OFF):
+            if me.state in (WAITING, LEADING, CUT_OFF):
                 me = self._listening(me)
             self._me = me
             content = json.dumps(dataclasses.asdict(me)).encode().ljust(_SIZE - 1) + b"\n"
@@ -353,6 +386,10 @@ class Gathering:
                 self._listener = None
 
 
+def _waiting(others: Mapping[int, Host]) -> dict[int, Host]:
+    return {index: host for index, host in others.items() if host.state == WAITING}
+
+
 def _read(path: Place) -> Host | None:
     """Returns the host in a file; None where there is none, or while it is written."""
     try:
@@ -360,7 +397,8 @@ def _read(path: Place) -> Host | None:
     except (FileError, OSError):
         return None
     known: dict[str, Any] = {name: record[name] for name in _NAMES}
-    return Host(**known | {"members": tuple(known["members"])})
+    known["members"] = tuple(known["members"])
+    return Host(**known)
 
 
 def _towards(host: str, port: int) -> str:

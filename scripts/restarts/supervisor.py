@@ -66,7 +66,14 @@ class Limits:
     rejoin_s: float
 
 
-def supervise(argv: Sequence[str], config: Any, workdir: Place, limits: Limits) -> int:
+def supervise(
+    argv: Sequence[str],
+    config: Any,
+    workdir: Place,
+    limits: Limits,
+    *,
+    program: Sequence[str] = PROGRAM,
+) -> int:
     """Trains until the run is complete, or until another start would not help.
 
     Args:
@@ -74,6 +81,7 @@ def supervise(argv: Sequence[str], config: Any, workdir: Place, limits: Limits) 
         config: as configs/base.py has it.
         workdir: of the run, on a file system that all hosts share.
         limits: when to give up.
+        program: that each attempt starts.
 
     Returns:
         The exit status: 0 complete, `journal.RESUME` saved but not complete, 130 after Ctrl-C, else
@@ -86,7 +94,8 @@ def supervise(argv: Sequence[str], config: Any, workdir: Place, limits: Limits) 
         hosts = None
         if config.distributed.kind == "coordinator":
             hosts = stack.enter_context(_gathering(config, workdir, limits))
-        supervisor = _Supervisor(argv, config, workdir, limits, hosts, signals)
+        command = [*program, *argv[1:]]
+        supervisor = _Supervisor(command, config, workdir, limits, hosts, signals)
         return supervisor.run()
 
 
@@ -163,14 +172,14 @@ class _Supervisor:
 
     def __init__(
         self,
-        argv: Sequence[str],
+        command: Sequence[str],
         config: Any,
         workdir: Place,
         limits: Limits,
         hosts: Gathering | None,
         signals: _Signals,
     ) -> None:
-        self._argv, self._config, self._workdir = list(argv), config, workdir
+        self._command, self._config, self._workdir = list(command), config, workdir
         self._limits, self._hosts, self._signals = limits, hosts, signals
         self._launch = uuid.uuid4().hex[:12]
 
@@ -269,13 +278,12 @@ class _Supervisor:
 
     def _watch(self, flags: list[str], token: str, plan: Plan | None) -> tuple[int, str]:
         """Starts the process and waits for its end."""
-        command = [*PROGRAM, *self._argv[1:], *flags]
         tail: deque[str] = deque(maxlen=_TAIL)
         lost_since: float | None = None
         ended = ""
         # A process group of its own: Ctrl-C in a terminal reaches it through the supervisor alone.
         process = subprocess.Popen(
-            command,
+            [*self._command, *flags],
             env=os.environ | {journal.TOKEN: token},
             stderr=subprocess.PIPE,
             process_group=0,

@@ -27,7 +27,6 @@ from typing_extensions import TypedDict
 
 from xvla_jax.checkpoints.torch_bin import read_bin
 from xvla_jax.errors import CheckpointError
-from xvla_jax.models.host_arrays import aligned_empty
 from xvla_jax.untrusted import STRICT, check_bound, plain_name, read_json, typed
 
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -152,24 +151,17 @@ class TensorFiles:
         return sum(info.nbytes for info in self.info.values())
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a tensor into aligned memory of its own, in the stored type.
+        """Reads a tensor into memory of its own, in the stored type.
 
         Raises:
             CheckpointError: the file has been cut since it was opened.
         """
         info, (path, offset) = self.info[name], self.places[name]
-        values = aligned_empty(info.shape, DTYPES[info.dtype])
-        content = memoryview(values.reshape(-1).view(np.uint8))
-        done = 0
-        with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            # a call may stop short of what was asked for, and returns 0 at the end of the file
-            while done < len(content) and (count := file.readinto(content[done:])):
-                done += count
-        if done < len(content):
-            has = done // values.itemsize
-            raise CheckpointError(f"{path}: tensor {name} has {has} of {values.size} values")
-        return values
+        count = int(np.prod(info.shape, dtype=np.int64))
+        values = np.fromfile(path, DTYPES[info.dtype], count, offset=offset)
+        if values.size != count:
+            raise CheckpointError(f"{path}: tensor {name} has {values.size} of {count} values")
+        return values.reshape(info.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

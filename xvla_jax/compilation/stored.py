@@ -73,8 +73,8 @@ def stored_shapes(trace: Callable[[], dict[str, Any]], identity: Mapping[str, An
     content = _read(path)
     if content is None:
         shapes = trace()
-        leaves = flatten_dict(shapes).items()
-        rows = [[*names, str(leaf.dtype), list(leaf.shape)] for names, leaf in leaves]
+        leaves: Any = flatten_dict(shapes)  # names -> leaf
+        rows = [[*names, str(leaf.dtype), list(leaf.shape)] for names, leaf in leaves.items()]
         _write(path, json.dumps(rows).encode())
         return shapes
     rows = json.loads(content)

@@ -16,7 +16,7 @@
 Files: ``program.bin`` (StableHLO, as ``jax.export`` serialises it, for the platforms that the
 manifest names), ``weights.safetensors``, ``action_contract.json`` (what the numbers mean),
 ``processor.json`` (what images and text were in training) and ``manifest.json``, with the SHA-256
-of all others. They tell a damaged or exchanged file, not its author: a program computes whatever
+of all others. They report a damaged or exchanged file, not its author: a program computes whatever
 its author chose, so run those of people you trust.
 """
 
@@ -232,12 +232,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise ExportedError(f"{path} has format {manifest['format']}; this file reads {FORMAT}")
     for name, expected in manifest["files"].items():
         try:
-            found = file_hash(folder / name)
+            digest = file_hash(folder / name)
         except OSError as error:
             raise ExportedError(f"{folder / name} cannot be read: {error}") from error
-        if found != expected:
+        if digest != expected:
             raise ExportedError(
-                f"{folder / name} was changed: its SHA-256 is {found}, the manifest has {expected}"
+                f"{folder / name} was changed: its SHA-256 is {digest}, the manifest has {expected}"
             )
     return manifest
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from xvla_jax.config import XVLAConfig
-from xvla_jax.models.host_arrays import aligned_empty, copy
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -42,12 +41,7 @@ def inference_params(
     def convert(names: tuple[str, ...], read: Callable[[], Any]) -> Any:
         # Cast on the host and placed at once: a float32 copy on the device would double its peak.
         array = np.asarray(read())
-        kind = np.dtype(_inference_dtype(names, array.dtype, dtype))
-        if array.dtype == kind and array.flags.c_contiguous:
-            return place(array)
-        made = aligned_empty(array.shape, kind)
-        copy(made, array)
-        return place(made)
+        return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
 
     with ThreadPoolExecutor(_READERS) as pool:
 

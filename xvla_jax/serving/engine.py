@@ -27,7 +27,6 @@ class Engine(Protocol):
 
     Attributes:
         rules: values that requests may have.
-        info: content of ``/info``.
         model: short hash of the model, in every reply.
         programs: (views, batch size) of each program that is compiled before the first request, for
             each plan.
@@ -38,11 +37,15 @@ class Engine(Protocol):
     """
 
     rules: Rules
-    info: Mapping[str, Any]
     model: str
     programs: Sequence[tuple[int, int]]
     plans: Sequence[SamplerPlan]
     channels: Mapping[int, Any]
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Content of ``/info``."""
+        ...
 
     def prepare(self, observation: Any) -> Any:
         """Does the work that needs no device; several threads call it."""
@@ -94,7 +97,7 @@ class PolicyEngine:
         self.programs: Sequence[tuple[int, int]] = programs_of(slots, views, limits)
         self._views = sorted({count for count, _ in self.programs})
         self._policy = policy
-        self.plans = tuple(plans)
+        self.plans: Sequence[SamplerPlan] = tuple(plans)
         trained = policy.contracts and not any_domain
         domains = policy.contracts if trained else range(policy.config.num_domains)
         self.rules = Rules(
@@ -117,7 +120,7 @@ class PolicyEngine:
         self.model = digest[:16]
         self._described = self._describe(digest)
         dtype = np.dtype(policy.model.dtype).name
-        self._plans = {
+        self._plans: dict[str, dict[str, Any]] = {
             plan.name: plan.to_dict()
             | {
                 "certificate": certificates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -42,12 +43,12 @@ MODEL = """
 </mujoco>
 """
 DISTRACTORS = """
-    <body name="milk" pos="0 0 0"><freejoint name="milk_distractor_joint0"/>
+    <body name="milk" pos="0 0 0"><freejoint name="milk_distractor_0_joint0"/>
       <body><geom type="box" size=".03 .05 .03"/></body></body>
-    <body name="butter" pos="0 0 0"><freejoint name="butter_distractor_joint0"/>
+    <body name="butter" pos="0 0 0"><freejoint name="butter_distractor_1_joint0"/>
       <body><geom type="box" size=".03 .03 .02"/></body></body>
 """
-MILK, BUTTER = "milk_distractor_joint0", "butter_distractor_joint0"
+MILK, BUTTER = "milk_distractor_0_joint0", "butter_distractor_1_joint0"
 LOOKS = {
     "camera": ("cam_pos", "cam_quat"),
     "light": ("light_diffuse", "light_specular", "light_ambient"),
@@ -213,15 +214,28 @@ TASK_FILE = "(define (problem P)\n  (:objects\n    milk_1 - milk\n    a_1 - a\n 
 
 
 def test_distractors_are_written_into_the_task_file() -> None:
-    one = objects.with_distractors(TASK_FILE, 3, 1)
-    four = objects.with_distractors(TASK_FILE, 3, 4)
-    added = [line for line in four.splitlines() if "_distractor - " in line]
-    assert len(added) == 4
-    assert added[0] in one
-    assert "milk_distractor" not in objects.with_distractors(TASK_FILE, 3, 9)
-    assert objects.with_distractors(TASK_FILE, 4, 9) != objects.with_distractors(TASK_FILE, 3, 9)
-    assert four.count("(") == four.count(")")
-    with pytest.raises(ValueError, match="10 distractors; the task leaves 9: alphabet_soup"):
-        objects.with_distractors(TASK_FILE, 3, 10)
+    def added(task_id: int, count: int) -> list[str]:
+        text = objects.with_distractors(TASK_FILE, task_id, count)
+        assert text.count("(") == text.count(")")
+        (listed,) = re.findall(r"\(:objects([^()]*)\)", text)
+        lines = [line.split(" - ") for line in listed.strip().splitlines()]
+        assert [names for names, _ in lines[:2]] == ["milk_1", "    a_1"]
+        assert all(name.startswith(c) for names, c in lines[2:] for name in names.split())
+        return sorted((n for names, _ in lines[2:] for n in names.split()), key=lambda n: n[-2:])
+
+    four = added(3, 4)
+    assert [name[-1] for name in four] == ["0", "1", "2", "3"]
+    assert added(3, 1) == four[:1]
+    nine = added(3, 9)
+    assert nine[:4] == four
+    assert len({name.partition("_distractor")[0] for name in nine}) == 9
+    assert not any(name.startswith("milk") for name in nine), "the task has one"
+    assert added(4, 9) != nine
+    # one more than there are categories: the first a second time
+    (again,) = set(added(3, 10)) - set(nine)
+    assert again == nine[0].replace("_0", "_9")
     with pytest.raises(ValueError, match="nothing can be added"):
         objects.with_distractors("(define)", 3, 1)
+    full = TASK_FILE.replace("milk_1 - milk", " ".join(objects.GROCERIES))
+    with pytest.raises(ValueError, match=r"has all of alphabet_soup, .* no distractor is left"):
+        objects.with_distractors(full, 3, 1)

@@ -55,7 +55,7 @@ def test_every_task_of_libero_has_three_other_texts() -> None:
             plain = text_source(TASKS[name], task_id)["text"]
             sources = [text_source(task_spec(f"{name}:text{k}"), task_id) for k in (1, 2, 3)]
             assert {source["reworded_from"] for source in sources} == {plain}
-            texts = [plain, *(source["text"] for source in sources)]
+            texts = [plain, *(source["text"].replace(",", "") for source in sources)]
             assert len(set(texts)) == 4
             assert all(set(plain.split()) - set(t.split()) <= verbs for t in texts), texts
             count += 1

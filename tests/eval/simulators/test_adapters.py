@@ -266,6 +266,20 @@ def test_vlabench_builds_each_scene_of_the_track(track: tuple[TaskSpec, Log]) ->
         VlabenchEnv(row, 3)
 
 
+def test_vlabench_says_that_its_assets_are_missing(
+    track: tuple[TaskSpec, Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, _ = track
+
+    def missing(name: str) -> None:
+        # VLABench/configs/constant.py lists the folders of meshes when it is imported
+        raise FileNotFoundError(2, "No such file or directory", "assets/obj/meshes/basket")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(SimulatorSetupError, match=r"meshes/basket.*vlabench/README\.md"):
+        VlabenchEnv(row, 0)
+
+
 @pytest.mark.parametrize(
     ("task_id", "row_limit", "registered", "limit"),
     [(2, 5, True, 3), (2, 2, True, 2), (1, 5, True, 5), (0, 5, True, 5), (2, 5, False, 5)],

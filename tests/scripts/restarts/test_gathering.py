@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -174,6 +175,35 @@ def test_a_host_that_reaches_nobody_does_not_lead(
     assert not waiting[0].done()
     stored = json.loads((hosts.open[0]._folder / "host_0.json").read_text())
     assert stored["state"] == CUT_OFF
+    for index in (1, 2, 3):
+        hosts.open[index].complete()
+    assert waiting[0].result() is None
+
+
+def test_of_two_that_lead_at_once_one_does(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host 0 is cut off, and connected again while host 1, in its place, connects to the others."""
+    _first(hosts)
+    connect = gathering.Gathering._reached
+    probing, connected = threading.Event(), threading.Event()
+
+    def slow(host: Gathering, others: dict[int, Host]) -> list[int]:
+        if host._index == 0 and not connected.is_set():
+            return []
+        if host._index == 1:
+            probing.set()
+            time.sleep(0.5)  # longer than host 0 takes to try again
+        return connect(host, others)
+
+    monkeypatch.setattr(gathering, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(gathering.Gathering, "_reached", slow)
+    waiting = hosts.gather(0, 1, 2, 3)
+    assert probing.wait(10)
+    connected.set()
+    plan = waiting[1].result()
+    assert plan == Plan(2, (1, 2, 3), f"127.0.0.1:{hosts.port}")
+    assert {waiting[i].result() for i in (2, 3)} == {plan}
+    time.sleep(0.3)
+    assert not waiting[0].done(), "host 0 is spare"
     for index in (1, 2, 3):
         hosts.open[index].complete()
     assert waiting[0].result() is None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from scripts.restarts import journal
 from scripts.restarts.journal import Attempt, over_restarts, stopped_status
+from tests.citations import ROOT
 
 
 def _line(session: float, start: int, step: int, seconds: float, useful: float) -> dict[str, float]:
@@ -39,6 +44,35 @@ def test_an_attempt_is_begun_by_the_run_and_completed_by_its_supervisor(tmp_path
     assert [attempt.token for attempt in journal.attempts(tmp_path)] == ["a.1", "a.2"]
     assert journal.attempts(tmp_path)[1] == done
     assert journal.attempts(tmp_path / "nowhere") == []
+
+
+_CHILD = """
+import pathlib, signal, sys, time
+from scripts.restarts import journal
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: ((folder / "stopped").touch(), sys.exit()))
+journal.follow_supervisor()
+(folder / "ready").touch()
+time.sleep(20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_a_run_is_stopped_where_its_supervisor_is_killed(tmp_path: Path) -> None:
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    environ = os.environ | {journal.TOKEN: "a.1"}
+    command = [sys.executable, "-c", start, _CHILD, str(tmp_path)]
+    supervisor = subprocess.Popen(command, env=environ, cwd=ROOT)
+    try:
+        for name in ("ready", "stopped"):
+            until = time.monotonic() + 20
+            while not (tmp_path / name).exists():
+                assert time.monotonic() < until, name
+                time.sleep(0.02)
+            supervisor.kill()
+    finally:
+        supervisor.kill()
+        supervisor.wait()
 
 
 def test_goodput_counts_the_time_between_attempts_and_no_step_twice() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from configs import debug
-from scripts.restarts import journal, supervisor
+from scripts.restarts import journal
 from scripts.restarts.supervisor import Limits, cause_of, processes_that_fit, supervise
 
 # Runs a line for each attempt, in which `save` makes a checkpoint.
@@ -30,20 +30,21 @@ def save(step):
 """
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, workdir: Path, *attempts: str, restarts: int = 5) -> int:
+def _run(workdir: Path, *attempts: str, restarts: int = 5) -> int:
     """Supervises a program that does what the line of its attempt says."""
     body = "".join(f"if number == {i}:\n    {line}\n" for i, line in enumerate(attempts, 1))
-    monkeypatch.setattr(supervisor, "PROGRAM", (sys.executable, "-c", _PROGRAM + body))
+    program = (sys.executable, "-c", _PROGRAM + body)
     config: Any = debug.get_config()
-    return supervise(["train", str(workdir)], config, workdir, Limits(restarts, 1.0))
+    limits = Limits(restarts, 1.0)
+    return supervise(["train", str(workdir)], config, workdir, limits, program=program)
 
 
 def test_a_run_that_fails_is_started_again_until_it_is_complete(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     failures = ["save(10); sys.exit('error: the disk is gone')", "os.kill(os.getpid(), 9)"]
-    assert _run(monkeypatch, tmp_path, *failures, "save(20)") == 0
+    assert _run(tmp_path, *failures, "save(20)") == 0
     tried = journal.attempts(tmp_path)
     assert [(a.first, a.saved, a.status, a.cause) for a in tried] == [
         (0, 10, 1, "the disk is gone"),
@@ -68,7 +69,6 @@ def test_a_run_that_fails_is_started_again_until_it_is_complete(
     ],
 )
 def test_when_another_start_is_of_use(
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     attempts: list[str],
@@ -78,7 +78,7 @@ def test_when_another_start_is_of_use(
     said: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert _run(monkeypatch, tmp_path, *attempts, restarts=restarts) == status
+    assert _run(tmp_path, *attempts, restarts=restarts) == status
     assert len(journal.attempts(tmp_path)) == started
     assert said in caplog.text
 
@@ -87,7 +87,7 @@ def test_when_another_start_is_of_use(
     ("number", "status"), [(signal.SIGTERM, journal.RESUME), (signal.SIGINT, 130)]
 )
 def test_a_signal_to_the_supervisor_reaches_the_run_and_ends_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals, status: int
+    tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     ready = tmp_path / "ready"
 
@@ -105,7 +105,7 @@ def test_a_signal_to_the_supervisor_reaches_the_run_and_ends_both(
         "signal.signal(2, stop); signal.signal(15, stop); "
         "(workdir / 'ready').touch(); time.sleep(20)"
     )
-    assert _run(monkeypatch, tmp_path, body) == status
+    assert _run(tmp_path, body) == status
     thread.join()
     (attempt,) = journal.attempts(tmp_path)
     assert (attempt.saved, attempt.cause) == (7, "stopped by a signal to one of the processes")
