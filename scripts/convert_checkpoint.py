@@ -1,17 +1,21 @@
 """Converts a checkpoint from any layout into another, and compares the two on request.
 
 python -m scripts.convert_checkpoint CHECKPOINT OUT --layout=hf [--verify] [--adapter=FOLDER]
+    [--tasks=ROW,ROW]
 
 CHECKPOINT is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step); OUT appears
 complete or not at all. Each may be gs://BUCKET/FOLDER. --adapter merges a PEFT adapter into the
 weights. The workdir of a LoRA run is merged into its base; --layout=peft writes its adapter alone,
 for which the base is not needed. --verify reads OUT back and compares parameters, and actions from
-the same noise.
+the same noise. --tasks states the action contracts of rows of eval/tasks/ for domains of which
+CHECKPOINT states none, as X-VLA's released folders do not: say only what the weights were trained
+for, since nothing can check it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -38,7 +42,10 @@ _ADAPTER_ALONE = "peft"
 _LAYOUTS = ("hf", "lerobot-vendored", "lerobot-native", "orbax")
 
 COMMAND = Command(
-    __doc__, positional=("checkpoint", "out"), in_buckets=("checkpoint", "out", "adapter")
+    __doc__,
+    positional=("checkpoint", "out"),
+    rows={"tasks": "tasks"},
+    in_buckets=("checkpoint", "out", "adapter"),
 )
 _CHECKPOINT = COMMAND.DEFINE_string(
     "checkpoint", None, "Folder of the checkpoint, any layout.", required=True
@@ -61,6 +68,7 @@ _RESIZE = COMMAND.DEFINE_enum(
     "How OUT resizes images; as CHECKPOINT if not given.",
 )
 _DOMAIN = COMMAND.DEFINE_integer("domain", None, "Of all observations in LeRobot's pipeline.")
+_TASKS = COMMAND.DEFINE_list("tasks", [], "Rows whose action contracts OUT states too.")
 _OVERWRITE = COMMAND.DEFINE_bool("overwrite", False, "Replace OUT once the new one is complete.")
 _VERIFY = COMMAND.DEFINE_bool("verify", False, "Read OUT back and compare actions.")
 _REPORT = COMMAND.DEFINE_string("report", "", "JSON file of the numbers, with those of --verify.")
@@ -99,6 +107,7 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
 
 
 def _convert(source: Place, target: Place, console: Console, termination: Termination) -> int:
+    from scripts.evaluation.entrants import contracts_of
     from xvla_jax.buckets import place_of
     from xvla_jax.checkpoint_tools.convert_layout import (
         convert_checkpoint,
@@ -119,6 +128,7 @@ def _convert(source: Place, target: Place, console: Console, termination: Termin
             overwrite=_OVERWRITE.value,
             resize=_RESIZE.value,
             domain=_DOMAIN.value,
+            stating=functools.partial(contracts_of, _TASKS.value) if _TASKS.value else None,
             progress=termination.checked(progress),
         )
     termination.check()
@@ -135,8 +145,9 @@ def _convert(source: Place, target: Place, console: Console, termination: Termin
 
 def main(_: list[str]) -> int:
     """Returns the exit status: 0, or 1 when something fails or differs."""
-    if _LAYOUT.value == _ADAPTER_ALONE and (_ADAPTER.value or _VERIFY.value or _REPORT.value):
-        raise UsageError("--layout=peft takes neither --adapter nor --verify nor --report")
+    others = (_ADAPTER.value, _VERIFY.value, _REPORT.value, _TASKS.value)
+    if _LAYOUT.value == _ADAPTER_ALONE and any(others):
+        raise UsageError("--layout=peft takes none of --adapter, --verify, --report, --tasks")
     from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
 

@@ -46,6 +46,20 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
+    status = _supervise_or_train()
+    threads = [thread for thread in threading.enumerate() if not thread.daemon]
+    if status == 1 and threads != [threading.main_thread()]:
+        # a save has failed, and Orbax would wait minutes for its rest
+        from xvla_jax.checkpoints.run_folder import remove_copies
+
+        remove_copies()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _supervise_or_train() -> int:
     from scripts.restarts import journal, supervisor
     from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
@@ -99,19 +113,6 @@ def _train(place: Place) -> int:
         return 1
 
 
-def _leave(status: int) -> None:
-    """Ends the process; not after minutes, where a save has failed and Orbax waits for its rest."""
-    threads = [thread for thread in threading.enumerate() if not thread.daemon]
-    if status == 1 and threads != [threading.main_thread()]:
-        from xvla_jax.checkpoints.run_folder import remove_copies
-
-        remove_copies()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
 if __name__ == "__main__":
     sys.argv = carried_over(sys.argv)  # config flags look in sys.argv for what they override
-    _leave(COMMAND.run(main, sys.argv))
+    sys.exit(COMMAND.run(main, sys.argv))

@@ -226,7 +226,15 @@ def check_task(spec: TaskSpec, mode: str, contracts: Mapping[int, Contract]) -> 
     Raises:
         ContractError: names every field that differs.
     """
-    check_contract(contracts, row_contract(spec, mode), who=f"task {spec.name!r}")
+    contract = row_contract(spec, mode)
+    if not contracts:
+        raise ContractError(
+            f"task {spec.name!r} needs domain {contract.domain_id}; the checkpoint has no "
+            "action_contract.json, as X-VLA's released folders. Where its weights were trained for "
+            "this row, python -m scripts.convert_checkpoint CHECKPOINT OUT --layout=hf "
+            f"--tasks={spec.name} states it"
+        )
+    check_contract(contracts, contract, who=f"task {spec.name!r}")
 
 
 def row_contract(spec: TaskSpec, mode: str) -> Contract:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,8 +16,13 @@ import numpy as np
 import pytest
 
 import xvla_jax
-from tests.xvla_jax import golden
+from eval.tasks.table import task_spec
+from scripts import convert_checkpoint
+from scripts.evaluation.entrants import check_task
+from tests.xvla_jax import golden, tiny
 from xvla_jax.contract import Contract
+from xvla_jax.errors import ContractError
+from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
 
 _CONTRACT = Contract(
@@ -100,3 +106,39 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 143
     assert not target.exists()
     assert not scratch.exists()
+
+
+def test_rows_are_stated_for_a_checkpoint_without_contracts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """X-VLA's released folders have none, and `evaluate` says how to state them."""
+    released, out = tmp_path / "released", tmp_path / "out"
+    config = dataclasses.replace(tiny.CONFIG, num_actions=30)
+    xvla_jax.save_pretrained(released, config, tiny.params(), processor=tiny.PROCESSOR)
+    libero, bridge = task_spec("libero_goal"), task_spec("widowx_spoon")
+    with pytest.raises(ContractError, match=r"no action_contract.json.*--tasks=libero_goal states"):
+        check_task(libero, "ee6d", load_checkpoint(released).contracts)
+    assert _main(monkeypatch, released, out, "--tasks=libero_goal,widowx_spoon") == 0
+    stated = load_checkpoint(out).contracts
+    assert set(stated) == {libero.client.domain_id, bridge.client.domain_id}
+    check_task(libero, "ee6d", stated)
+    check_task(bridge, "ee6d", stated)
+    # again is no change; another contract of the same domain is refused, and nothing is written
+    assert _main(monkeypatch, out, tmp_path / "again", "--tasks=libero_goal") == 0
+    assert load_checkpoint(tmp_path / "again").contracts == stated
+    slower = {i: dataclasses.replace(one, anchor_hz=one.anchor_hz / 2) for i, one in stated.items()}
+    other = tmp_path / "other"
+    xvla_jax.save_pretrained(
+        other, config, tiny.params(), processor=tiny.PROCESSOR, contracts=slower
+    )
+    capsys.readouterr()
+    assert _main(monkeypatch, other, tmp_path / "no", "--tasks=libero_goal") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"contracts of domains [{libero.client.domain_id}] itself, and other ones" in said
+    assert not (tmp_path / "no").exists()
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    argv = ["convert_checkpoint", *map(str, arguments), "--layout=hf"]
+    monkeypatch.setattr(sys, "argv", argv)
+    return convert_checkpoint.main(convert_checkpoint.COMMAND.parse(argv))

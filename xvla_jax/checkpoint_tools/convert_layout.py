@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from xvla_jax.checkpoints.folders import check_target
 from xvla_jax.checkpoints.names import detect_dialect
 from xvla_jax.checkpoints.relabel import relabelled
 from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles
+from xvla_jax.config import XVLAConfig
+from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
 from xvla_jax.policy import Policy
@@ -35,6 +38,8 @@ from xvla_jax.processor import Processor
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
+
+Stating = Callable[[XVLAConfig], Iterable[Contract]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     resize: str | None = None,
     domain: int | None = None,
+    stating: Stating | None = None,
     progress: Progress | None = None,
 ) -> tuple[Pretrained, Conversion]:
     """Writes ``target`` from ``source``.
@@ -85,16 +91,16 @@ def convert_checkpoint(
     Args:
         source: of any layout.
         target: appears complete or not at all.
-        layout: of the target, one of ``pretrained.LAYOUTS``.
+        layout: one of ``pretrained.LAYOUTS``.
         dtype: to store, or ``source`` for that of the source, or of its own source.
         adapter: PEFT folder that is merged into the parameters.
         overwrite: replace the target.
         resize: a row of ``resizing.RESIZING`` in place of the source's.
-        domain: see `save_pretrained`.
-        progress: called for every tensor or leaf that is written.
+        stating: returns action contracts for domains of which the source states none.
+        domain, progress: see `save_pretrained`.
 
     Returns:
-        The checkpoint that was written, its parameters still on the source's disk; and the figures.
+        What was written, its parameters still on the source's disk; and the figures.
 
     Raises:
         CheckpointError, ConfigError: the source cannot be read, or the target cannot be written.
@@ -102,6 +108,7 @@ def convert_checkpoint(
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
     loaded = _changed(load_checkpoint(source, stored=True), source, adapter, resize)
+    loaded = _stated(loaded, source, stating)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
         target,
@@ -118,15 +125,27 @@ def convert_checkpoint(
         progress=progress,
         domain=domain,
     )
-    seconds = time.perf_counter() - start
     return loaded, Conversion(
         source=describe(source),
         target=describe(target),
         dtype=chosen,
         rounded=rounded,
-        seconds=seconds,
+        seconds=time.perf_counter() - start,
         peak_rss=_peak_rss(),
     )
+
+
+def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:
+    """Returns the source with the contracts of further domains."""
+    stated = {one.domain_id: one for one in (stating(loaded.config) if stating else ())}
+    other = [i for i, one in stated.items() if loaded.contracts.get(i, one) != one]
+    if other:
+        raise CheckpointError(
+            f"{source} states action contracts of domains {other} itself, and other ones; "
+            "a checkpoint's own cannot be replaced"
+        )
+    check_fits(stated.values(), loaded.config)
+    return dataclasses.replace(loaded, contracts={**loaded.contracts, **stated})
 
 
 def _changed(
