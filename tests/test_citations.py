@@ -27,6 +27,7 @@ FOREIGN_PATHS = {
     "install.sh": "CALVIN",
 }
 FOREIGN_FLAGS = {
+    "argv0": "the loader of glibc",
     "porcelain": "git",
     "init": "git",
     "xla_cpu_enable_fast_math": "XLA",

@@ -1,6 +1,7 @@
 """Shows and checks the disturbances of a row of LIBERO.
 
-``python -m benchmarks.evaluation.disturbance_sheet --out=FILE.png [--task=ROW] [--state=31]``
+``python -m benchmarks.evaluation.disturbance_sheet --out=FILE.png``, for another row or state with
+`--task` and `--state`.
 
 Writes a contact sheet of the first images, a row for each axis that can be seen and a column for
 each level, and prints for each level whether the initial state is that of the control arm and how
