@@ -32,6 +32,7 @@ FOREIGN_FLAGS = {
     "init": "git",
     "xla_cpu_enable_fast_math": "XLA",
     "xla_backend_optimization_level": "XLA",
+    "xla_cpu_use_fusion_emitters": "XLA",
     "xla_force_host_platform_device_count": "XLA",
     "dist": "pytest",
     "logdir": "tensorboard",
