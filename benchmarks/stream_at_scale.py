@@ -33,7 +33,7 @@ _HOSTS = flags.DEFINE_list(
 )
 _SOURCES = flags.DEFINE_integer("sources", 60, "Sets of the mixture.")
 _ROWS = flags.DEFINE_integer("rows", 8, "Rows of a batch for each host.")
-_STEPS = flags.DEFINE_integer("steps", 10_000, "Steps of the run.")
+_STEPS = flags.DEFINE_integer("at_step", 10_000, "Step of the run at which it resumes.")
 _BUFFER = flags.DEFINE_integer("shuffle_buffer", 200_000, "config.data.shuffle_buffer, shared.")
 _FRAMES = flags.DEFINE_integer("frames", 100, "Frames of an episode.")
 _IMAGE_KB = flags.DEFINE_float("image_kb", 18.0, "kB of an image: 224 px, JPEG quality 95.")

@@ -124,7 +124,9 @@ def _outcome(name: str, solved: str, l1: float = 0.1) -> report.Outcome:
     ]
     summary = {"successes": solved.count("1"), "episodes": len(solved)}
     policies = {name: {"summary": summary, "episodes": episodes}}
-    return report.Outcome(cells.CELLS[name], {"tasks": {"so101": {"policies": policies}}}, l1)
+    return report.Outcome(
+        cells.CELLS[name], {"tasks": {"so101": {"row": {}, "policies": policies}}}, l1
+    )
 
 
 def test_methods_are_paired_by_state_and_seeds_are_summed() -> None:

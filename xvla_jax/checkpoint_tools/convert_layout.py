@@ -96,8 +96,9 @@ def convert_checkpoint(
         adapter: PEFT folder that is merged into the parameters.
         overwrite: replace the target.
         resize: a row of ``resizing.RESIZING`` in place of the source's.
+        domain: see `save_pretrained`.
         stating: returns action contracts for domains of which the source states none.
-        domain, progress: see `save_pretrained`.
+        progress: called for every tensor or leaf that is written.
 
     Returns:
         What was written, its parameters still on the source's disk; and the figures.
@@ -107,8 +108,7 @@ def convert_checkpoint(
     """
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
-    loaded = _changed(load_checkpoint(source, stored=True), source, adapter, resize)
-    loaded = _stated(loaded, source, stating)
+    loaded = _stated(_changed(source, adapter, resize), source, stating)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = save_pretrained(
         target,
@@ -149,9 +149,10 @@ def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) 
 
 
 def _changed(
-    loaded: Pretrained, source: buckets.Place, adapter: buckets.Place | None, resize: str | None
+    source: buckets.Place, adapter: buckets.Place | None, resize: str | None
 ) -> Pretrained:
-    """Returns the source with an adapter merged and another way of resizing, if given."""
+    """Reads the source, with an adapter merged and another way of resizing, if given."""
+    loaded = load_checkpoint(source, stored=True)
     if adapter:
         loaded = relabelled(loaded, *adapter_space(adapter))
         changes = load_adapter(

@@ -138,5 +138,6 @@ def test_stored_frames_are_small_and_readable() -> None:
     for name in names:
         stored = load_frame(FOLDER, name)
         assert stored is not None
-        assert {"mujoco", "robosuite"} <= set(stored.versions)
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 200_000
+        renders = {"pybullet"} if name.startswith("ABC_D") else {"mujoco", "robosuite"}
+        assert renders <= set(stored.versions)
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 25_000 * len(names)

@@ -21,7 +21,8 @@ NO_DECODERS = Warning | UnicodeError | ImportError | ReferenceError | NameError 
 ABSTRACT = ("Exception", "ExceptionGroup", "StopIteration", "StopAsyncIteration")
 MODULES = (PIL, Image, ImageFile, JpegImagePlugin, PngImagePlugin)
 NAMED = [
-    *(value for name, value in vars(builtins).items() if name not in ABSTRACT),
+    # without a leading underscore: MuJoCo puts its own errors there, where it is imported
+    *(v for name, v in vars(builtins).items() if name not in ABSTRACT and name[0] != "_"),
     *(value for module in MODULES for value in vars(module).values()),
 ]
 RAISED = {

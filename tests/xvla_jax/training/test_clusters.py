@@ -31,12 +31,12 @@ def _named(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def detected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What JAX finds when a process connects: address, processes, number, devices."""
-    found: list[tuple[Any, ...]] = []
+    """Address, processes, number and devices that JAX finds when a process connects."""
+    connections: list[tuple[Any, ...]] = []
     detect = importlib.import_module("jax._src.clusters").ClusterEnv
 
     def initialize(**given: Any) -> None:
-        found.append(
+        connections.append(
             detect.auto_detect_unset_distributed_params(
                 *(given.get(name) for name in ("coordinator_address", "num_processes")),
                 given.get("process_id"),
@@ -45,13 +45,13 @@ def detected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
                 given["initialization_timeout"],
             )
         )
-        if found[-1][0] is None:
+        if connections[-1][0] is None:
             raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     for variable in [name for name in os.environ if _SCHEDULERS.match(name)]:
         monkeypatch.delenv(variable)
-    return found
+    return connections
 
 
 def _be_on(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
