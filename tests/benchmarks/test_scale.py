@@ -19,9 +19,9 @@ _MADE = Set("made", 1.0, 1, (5,) * 8)
 @pytest.fixture(autouse=True)
 def parsed() -> Iterator[None]:
     """The flags of the benchmarks, as if none was given."""
-    saved = {name: flags.FLAGS[name].value for name in ("steps", "rows", "shuffle_buffer")}
+    saved = {name: flags.FLAGS[name].value for name in ("at_step", "rows", "shuffle_buffer")}
     flags.FLAGS.mark_as_parsed()
-    flags.FLAGS.steps, flags.FLAGS.rows, flags.FLAGS.shuffle_buffer = 4, 2, 100
+    flags.FLAGS.at_step, flags.FLAGS.rows, flags.FLAGS.shuffle_buffer = 4, 2, 100
     yield
     for name, value in saved.items():
         setattr(flags.FLAGS, name, value)
@@ -38,7 +38,7 @@ def test_a_host_reads_the_files_of_its_lane_and_no_other() -> None:
 
 
 def test_a_longer_run_reads_each_file_once_an_epoch() -> None:
-    flags.FLAGS.steps = 8 * 5 * 99 // 8  # an epoch in steps of 8 samples
+    flags.FLAGS.at_step = 8 * 5 * 99 // 8  # an epoch in steps of 8 samples
     run = simulate([_MADE], hosts=4, lanes=4)
     assert run["by_lane"]["files"] == [3.0] * 4, "two of this epoch and one of the next"
 
