@@ -16,8 +16,9 @@ class StopSignal:
 
     Schedulers repeat SIGTERM: further ones change nothing. A second Ctrl-C stops at once.
 
-    Where processes are connected, JAX handles SIGTERM: whichever process gets it, all agree on a
-    step that none has passed (within a second or two). SIGINT is handed on as SIGTERM.
+    Where several processes are connected, JAX handles SIGTERM: whichever process gets it, all agree
+    on a step that none has passed (within a second or two). SIGINT is handed on as SIGTERM. One
+    process has nobody to agree with, and JAX was seen to miss the signal there.
 
     Attributes:
         number: of the signal that this process caught; None if it was none, or JAX's SIGTERM.
@@ -27,7 +28,7 @@ class StopSignal:
         """Catches nothing before the ``with`` block."""
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
-        self._connected = jax.distributed.is_initialized()
+        self._connected = jax.distributed.is_initialized() and jax.process_count() > 1
 
     def reached(self, step: int) -> bool:
         """Returns True to stop after ``step``; call it on every process, at least once a step."""
