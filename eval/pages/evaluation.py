@@ -126,14 +126,19 @@ def change_cells(change: Change) -> list[str]:
 
 
 def _changes(receipt: Mapping[str, Any]) -> str:
-    rows = [[c.policy, c.control, *change_cells(c)] for c in against_control(receipt)]
-    table = plain_table(rows, ("policy", "control arm", *CHANGE_HEAD))
-    return table + bullet_list(change_notes(receipt))
-
-
-def change_notes(receipt: Mapping[str, Any]) -> list[str]:
-    """Returns how the pairs behind `change_cells` were made."""
     changes = against_control(receipt)
+    rows = [[c.policy, c.control, *change_cells(c)] for c in changes]
+    table = plain_table(rows, ("policy", "control arm", *CHANGE_HEAD))
+    return table + bullet_list(change_notes(receipt, changes))
+
+
+def change_notes(receipt: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
+    """Returns how the pairs behind `change_cells` were made.
+
+    Args:
+        receipt: that has them.
+        changes: all of it, as `against_control` gives them.
+    """
     rows = {change.row for change in changes}
     tasks = receipt["tasks"]
     own = [name for name in tasks if name in rows and not _keeps_states(tasks[name]["row"])]

@@ -63,7 +63,8 @@ def print_tables(console: Console, receipt: dict[str, Any]) -> None:
 
 def print_changes(console: Console, receipt: dict[str, Any], policy: str = "") -> None:
     """Prints what each changed row did to a policy, or to each, beside the row's control arm."""
-    changes = [c for c in against_control(receipt) if policy in ("", c.policy)]
+    made = against_control(receipt)
+    changes = [c for c in made if policy in ("", c.policy)]
     for name, control in dict.fromkeys((c.policy, c.control) for c in changes):
         title = Text(f"{name}, against the control arm {control}")
         table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
@@ -73,7 +74,7 @@ def print_changes(console: Console, receipt: dict[str, Any], policy: str = "") -
             if (change.policy, change.control) == (name, control):
                 table.add_row(*map(Text, change_cells(change)))
         console.print(table)
-    for line in change_notes(receipt) if changes else ():
+    for line in change_notes(receipt, made) if changes else ():
         console.print(line, markup=False)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.files import write_bytes
 from xvla_jax import buckets
-from xvla_jax.checkpoints.run_folder import CHECKPOINTS, COMMITTED, find_step
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS, find_step, newest_complete
 from xvla_jax.training.telemetry import METRICS_NAME, all_lines
 
 
@@ -65,13 +65,12 @@ def names(folder: buckets.Place) -> list[str]:
 
 def newest_step(workdir: buckets.Place) -> int:
     """Returns the step of the newest complete checkpoint of a run; 0 if there is none."""
-    if not buckets.in_bucket(workdir):
+    if buckets.in_bucket(workdir):
+        folder = workdir / CHECKPOINTS
+        step = newest_complete(folder, buckets.entries(folder)[1])
+    else:
         step = find_step(workdir)
-        return int(step.name) if step else 0
-    folder = workdir / CHECKPOINTS
-    steps = sorted(map(int, filter(str.isdigit, buckets.entries(folder)[1])), reverse=True)
-    complete = (step for step in steps if COMMITTED in names(folder / str(step)))
-    return next(complete, 0)
+    return int(step.name) if step else 0
 
 
 def metrics(workdir: buckets.Place) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NotRequired
 
 import numpy as np
@@ -175,23 +175,34 @@ def _newest_step(folder: buckets.Place) -> buckets.Place | None:
     objects, folders = buckets.entries(folder)
     check_uploaded(folder, [entry.name for entry in objects])
     if {"params", "model"} <= {*folders}:
-        steps = [folder]
+        step, steps = folder if _is_complete(objects) else None, [folder.name]
     else:
         parent = folder / CHECKPOINTS if CHECKPOINTS in folders else folder
         names = buckets.entries(parent)[1] if parent != folder else folders
-        steps = [parent / name for name in sorted(filter(str.isdigit, names), key=int)]
-    for step in reversed(steps):
-        at_step = objects if step == folder else buckets.entries(step)[0]
-        if any(entry.name == COMMITTED for entry in at_step):
-            return step
-    if steps:
+        step, steps = newest_complete(parent, names), sorted(filter(str.isdigit, names), key=int)
+    if step is None and steps:
         raise CheckpointError(
-            f"{folder} has {', '.join(step.name for step in steps)}, of which none is complete: a "
+            f"{folder} has {', '.join(steps)}, of which none is complete: a "
             f"step in a bucket has a {COMMITTED}, which is written last. Convert a run that is on "
             f"a disk with scripts.convert_checkpoint --layout=orbax and this target, or take "
             "another folder"
         )
-    return None
+    return step
+
+
+def newest_complete(parent: buckets.Place, names: Iterable[str]) -> buckets.Place | None:
+    """Returns the newest complete step of a folder in a bucket; None where there is none.
+
+    Args:
+        parent: of the steps.
+        names: of the folders in it.
+    """
+    steps = (parent / name for name in sorted(filter(str.isdigit, names), key=int, reverse=True))
+    return next((step for step in steps if _is_complete(buckets.entries(step)[0])), None)
+
+
+def _is_complete(objects: Iterable[buckets.Object]) -> bool:
+    return any(entry.name == COMMITTED for entry in objects)
 
 
 def _files_of_folder(folder: buckets.Place) -> list[buckets.Object]:

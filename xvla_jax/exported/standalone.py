@@ -291,7 +291,7 @@ def _scale(values: np.ndarray, scaling: Mapping[str, Any] | None) -> np.ndarray:
     low, divide, _, ranged = _parts(scaling)
     out = values.copy()
     real = (values[..., : len(low)] - low) / divide
-    out[..., : len(low)] = 2 * (values[..., : len(low)] - low) / divide - 1 if ranged else real
+    out[..., : len(low)] = 2 * real - 1 if ranged else real
     return out
 
 
