@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -32,6 +34,29 @@ def test_a_disk_is_seen_behind_a_librarys_error(error: Exception, tmp_path: Path
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(ValueError, match=r"^another$"), disk_errors(tmp_path):
         raise ValueError("another")
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (ValueError("Failed to write 485929 bytes [os_error_code='27']"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("another"), True),
+    ],
+)
+def test_writes_beside_the_one_that_failed_log_nothing(
+    error: Exception, logged: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop reports a future that nobody awaits when its memory is freed: at any time."""
+
+    async def fail_unseen() -> None:
+        asyncio.get_running_loop().create_future().set_exception(error)
+
+    with disk_errors(tmp_path):
+        pass
+    asyncio.run(fail_unseen())
+    gc.collect()
+    assert ("never retrieved" in caplog.text) == logged
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path: Path) -> None:

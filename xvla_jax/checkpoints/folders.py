@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import re
@@ -230,7 +231,12 @@ def check_free(folder: buckets.Place, nbytes: int) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: buckets.Place) -> Iterator[None]:
-    """Raises an OSError for what TensorStore and Orbax raise about the disk of ``folder``."""
+    """Raises an OSError for what TensorStore and Orbax raise about the disk of ``folder``.
+
+    One such error is enough: the event loop logs no traceback of the writes that were under way
+    beside the one that failed.
+    """
+    logging.getLogger("asyncio").addFilter(_is_not_of_the_disk)
     try:
         yield
     except OSError:
@@ -242,6 +248,13 @@ def disk_errors(folder: buckets.Place) -> Iterator[None]:
         if code is None:
             raise
         raise OSError(code, os.strerror(code), str(folder)) from None
+
+
+def _is_not_of_the_disk(record: logging.LogRecord) -> bool:
+    """Returns False for the loop's report of a disk error; it may come whenever memory is freed."""
+    error = record.exc_info[1] if record.exc_info else None
+    unclaimed = record.getMessage().partition("\n")[0].endswith("exception was never retrieved")
+    return not (unclaimed and error and _os_error_code(error) in _CODE_BY_TEXT.values())
 
 
 def _os_error_code(error: BaseException) -> int | None:
