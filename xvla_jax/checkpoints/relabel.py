@@ -68,6 +68,25 @@ def relabelled_config(
     return new
 
 
+def trained_for_delay(config: XVLAConfig, max_delay: int) -> XVLAConfig:
+    """Returns the config of a model that is trained for delays of up to ``max_delay`` actions.
+
+    Args:
+        config: of a checkpoint, or of a new model.
+        max_delay: as ``config.rtc.max_delay``; -1 keeps that of the model.
+
+    Raises:
+        ConfigError: the chunk is too short for it.
+    """
+    longest = config.num_actions - 1
+    if not -1 <= max_delay <= longest:
+        raise ConfigError(
+            f"config.rtc.max_delay is {max_delay}; -1, which keeps that of the model, or 0 .. "
+            f"{longest} is allowed: a chunk has {config.num_actions} actions"
+        )
+    return config if max_delay < 0 else dataclasses.replace(config, rtc_max_delay=max_delay)
+
+
 def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretrained:
     """Returns the checkpoint with another action space; logs the change.
 
