@@ -161,7 +161,7 @@ class _Sampler:
 
     def run(self, method: str, tokens: Any, i: Array, actions: Array) -> Any:
         """Runs the head on x_t of step ``i``, built from the one noise and the estimate."""
-        t = self.grid.time(i)  # [B]
+        t = inpainting.row_times(self.prefix, self.grid.time(i))  # [B] or [B, T]
         noisy = interpolate(self.noise, actions, t)
         state_in, noisy = self.space.preprocess(self.proprio, noisy, self.channel_mask)
         inputs = (tokens, noisy, state_in, self.domain_id, t)
@@ -219,6 +219,8 @@ def sample(
 
     With ``steps`` int32[B] each sample has its own number of steps, and keeps its estimate after
     the last one. With a ``prefix`` the chunk begins with its rows; one of weight 0 changes no bit.
+    Its clean rows are shown to the network as they are, at time 0, by which weights that were
+    trained for delays know them.
     Channels that ``channel_mask`` bool[B, d] leaves out stay hidden from the network, as in
     training; nothing is known of their actions.
 
@@ -235,8 +237,9 @@ def sample(
     # Once for all steps: the tokens of the observation and their part of the first block.
     prepared = model.apply({"params": params}, context, domain_id, method="prepare")
     # Zeros stand for the first estimate, which t = 1 multiplies by zero.
+    zeros = jnp.zeros_like(noise, dtype=jnp.float32)
     state = _State(
-        jnp.zeros_like(noise, dtype=jnp.float32),
+        inpainting.begin(prefix, zeros, sampler.space),
         None if tolerance is None else jnp.ones(len(noise), bool),
     )
     if refresh is None:

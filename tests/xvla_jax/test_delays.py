@@ -83,9 +83,7 @@ def test_the_loss_is_that_of_the_other_rows() -> None:
     terms = flow.sample_losses(network, {}, batch, **given, delay=jnp.asarray([4, 0]))
     short = {name: value[:1] for name, value in batch.items()}
     short["actions"] = short["actions"][:, 4:]
-    alone = flow.sample_losses(
-        network, {}, short, noise=given["noise"][:1, 4:], t=given["t"][:1]
-    )
+    alone = flow.sample_losses(network, {}, short, noise=given["noise"][:1, 4:], t=given["t"][:1])
     plain = flow.sample_losses(network, {}, batch, **given)
     for name, values in terms.items():
         np.testing.assert_allclose(values[0], alone[name][0], rtol=1e-6, err_msg=name)

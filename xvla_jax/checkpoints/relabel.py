@@ -87,7 +87,9 @@ def trained_for_delay(config: XVLAConfig, max_delay: int) -> XVLAConfig:
     return config if max_delay < 0 else dataclasses.replace(config, rtc_max_delay=max_delay)
 
 
-def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretrained:
+def relabelled(
+    loaded: Pretrained, mode: str, real_action_dim: int, max_delay: int = -1
+) -> Pretrained:
     """Returns the checkpoint with another action space; logs the change.
 
     Contracts describe the old action space, so none is kept.
@@ -96,10 +98,13 @@ def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretraine
         loaded: is not changed; its parameters may be on disk.
         mode: see `relabelled_config`.
         real_action_dim: see `relabelled_config`.
+        max_delay: see `trained_for_delay`; another one changes nothing else.
 
     Raises:
-        ConfigError: see `relabelled_config`.
+        ConfigError: see `relabelled_config` and `trained_for_delay`.
     """
+    if max_delay not in (-1, loaded.config.rtc_max_delay):
+        loaded = dataclasses.replace(loaded, config=trained_for_delay(loaded.config, max_delay))
     config = relabelled_config(loaded.config, mode, real_action_dim)
     if space_text(config) == space_text(loaded.config):
         return loaded

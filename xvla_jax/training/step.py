@@ -1,8 +1,8 @@
 """One train step, from top to bottom: random numbers, loss, gradient, metrics, update.
 
-All randomness of a step is a function of (seed, step): noise, flow time, delay, dropout. Nothing depends
-on the number of hosts or devices. The factors of colour jitter come with the batch, for they
-belong to its samples; `augment` has the arithmetic of pixels.
+All randomness of a step is a function of (seed, step): noise, flow time, delay, dropout. Nothing
+depends on the number of hosts or devices. The factors of colour jitter come with the batch, for
+they belong to its samples; `augment` has the arithmetic of pixels.
 """
 
 from __future__ import annotations
