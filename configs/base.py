@@ -42,6 +42,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     # flow times and noises for each observation, which is encoded once: the head sees
     # batch_size * noise_draws chunks
     config.noise_draws = 1
+    config.rtc = _rtc()
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
@@ -120,6 +121,15 @@ def _optimizer() -> ConfigDict:
     optimizer.max_grad_norm = 1.0  # 0 = no clipping
     optimizer.use_cosine_decay = False  # of the schedule xvla_flags
     return optimizer
+
+
+def _rtc() -> ConfigDict:
+    """Training for delays (real-time chunking): chunks that continue given actions."""
+    rtc: Any = ConfigDict()
+    # most first rows of a chunk that are given, not trained: each sample draws 0 .. max_delay of
+    # them, equally often; 0 = none, -1 = as init_from was trained
+    rtc.max_delay = -1
+    return rtc
 
 
 def _validation() -> ConfigDict:

@@ -82,6 +82,9 @@ class XVLAConfig:
 
     Field names and defaults are those of the released ``config.json``. ``extra`` is the JSON text
     of the file that was read, so fields that are not used here survive.
+
+    ``rtc_max_delay`` is ours: the most first rows of a chunk that training committed, see
+    ``config.rtc``; 0, and then not written, for all other weights.
     """
 
     vision: VisionConfig
@@ -99,6 +102,7 @@ class XVLAConfig:
     num_actions: Positions = 30
     real_action_dim: Width = 20
     max_action_dim: Width = 20
+    rtc_max_delay: Annotated[int, Field(ge=0)] = 0
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -177,6 +181,8 @@ class XVLAConfig:
             "type": "COSINE",
             "max_temporal_embeddings": self.vision.max_temporal_embeddings,
         }
+        if not self.rtc_max_delay:  # the file of all weights that were not trained so
+            del raw["rtc_max_delay"]
         florence["projection_dim"] = self.text.d_model
         for target, name in ((raw, "xvla"), (florence, "florence2"), (vision, "davit")):
             target.setdefault("model_type", name)
@@ -256,6 +262,11 @@ def _check(config: XVLAConfig) -> None:
         raise ConfigError(
             f"vision_config.projection_dim is {vision.projection_dim}, "
             f"text_config.d_model is {text.d_model}; image and text tokens share one width"
+        )
+    if config.rtc_max_delay >= config.num_actions:
+        raise ConfigError(
+            f"rtc_max_delay is {config.rtc_max_delay}; 0 .. {config.num_actions - 1} is allowed, "
+            f"as a chunk has {config.num_actions} actions (num_actions)"
         )
     if text.activation_function != "gelu" or text.encoder_layerdrop:
         raise ConfigError(

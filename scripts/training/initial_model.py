@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from data.rows.contracts import actions_of
 from data.spec import DatasetSpec
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
+from xvla_jax.checkpoints.relabel import (
+    relabelled,
+    relabelled_config,
+    space_text,
+    trained_for_delay,
+)
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.pretrained import Pretrained, load_checkpoint
@@ -65,18 +70,20 @@ def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig,
     loaded = load_checkpoint(config.init_from, stored=True)
     _check_asked(config, frozenset(asked), loaded)
     model = relabelled_config(loaded.config, config.action_mode, config.real_action_dim)
+    model = trained_for_delay(model, config.rtc.max_delay)
     logging.info("initial weights: %s, %s", config.init_from, space_text(loaded.config))
     return model, loaded
 
 
 def planned_config(config: Any) -> XVLAConfig:
-    """Returns the model that config.model and config.action_mode describe, without weights."""
-    return relabelled_config(
+    """Returns the model that config.model, action_mode and rtc describe, without weights."""
+    model = relabelled_config(
         XVLAConfig.from_dict(config.model.to_dict()),
         config.action_mode,
         config.real_action_dim,
         any_width=config.from_scratch,
     )
+    return trained_for_delay(model, config.rtc.max_delay)
 
 
 def load_initial(config: Any) -> Pretrained | None:

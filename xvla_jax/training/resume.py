@@ -43,6 +43,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"noise_draws", Effect.OTHER),  # other noises and times
+    (r"rtc\.max_delay", Effect.REFUSED),  # checkpoints state it
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
     # initial weights are read at the start only; the model and its domains are compared
     (r"(init_from|from_scratch|model_default|new_domains)", Effect.NONE),
@@ -74,6 +75,7 @@ _ADDED: Final[Mapping[str, Any]] = {
     "data.deal": "independent",
     "packed_views": "",
     "noise_draws": 1,
+    "rtc.max_delay": -1,
 }
 
 
