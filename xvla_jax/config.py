@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ from xvla_jax.untrusted import (
 )
 
 CONFIG_NAME: Final = "config.json"
+ALL, CONTEXT = ATTENDED = ("all", "context")  # tokens that those of the context attend to
 
 _Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
 _Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
@@ -99,6 +100,9 @@ class XVLAConfig:
     num_actions: Positions = 30
     real_action_dim: Width = 20
     max_action_dim: Width = 20
+    # "all": the context sees the noisy actions, as in X-VLA. "context": it sees itself alone, so
+    # that its keys and values are those of every step. Ours; no parameter depends on it.
+    context_attends_to: Literal["all", "context"] = "all"
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,9 +170,12 @@ class XVLAConfig:
         text = florence.setdefault("text_config", {})
         for target, source in ((vision, self.vision), (text, self.text), (raw, self)):
             for field in dataclasses.fields(source):
-                if field.name not in ("vision", "text", "extra", *_POSITION_FIELDS):
-                    value = getattr(source, field.name)
-                    target[field.name] = list(value) if isinstance(value, tuple) else value
+                if field.name in ("vision", "text", "extra", *_POSITION_FIELDS):
+                    continue
+                value = getattr(source, field.name)
+                if field.name in _OURS and value == field.default and field.name not in target:
+                    continue  # a released file stays as it was
+                target[field.name] = list(value) if isinstance(value, tuple) else value
         vision["image_pos_embed"] = {
             "type": "learned_abs_2d",
             "max_pos_embeddings": self.vision.max_pos_embeddings,
@@ -190,6 +197,7 @@ class XVLAConfig:
 
 
 _POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
+_OURS: Final = ("context_attends_to",)  # fields that no release has; written where they differ
 
 
 def _position_rows(vision: Mapping[str, Any], where: object) -> dict[str, int]:
@@ -215,6 +223,10 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
+    if config.context_attends_to not in ATTENDED:
+        raise ConfigError(
+            f"context_attends_to is {config.context_attends_to!r}; allowed are {', '.join(ATTENDED)}"
+        )
     stages = len(vision.depths)
     check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (

@@ -72,6 +72,7 @@ def sample_losses(
     noise: Array,
     t: Array,
     rng: Array | None = None,
+    targets: Array | None = None,
 ) -> dict[str, Array]:
     """Returns the loss terms of each sample, ``[B]``.
 
@@ -85,6 +86,7 @@ def sample_losses(
             observation, which is encoded once. The terms are then means over its draws.
         t: float32[B], see `stratified_time`; ``[B, K]``, see `stratified_draws`.
         rng: key for dropout and drop path; without it the network runs in evaluation mode.
+        targets: chunks in place of the recorded ones, of the shape of ``noise``.
     """
     space = action_space(model.config)
     train = rng is not None
@@ -98,6 +100,8 @@ def sample_losses(
         if name in batch
     }
     actions, mask = rows["actions"], rows.get(CHANNEL_MASK)
+    if targets is not None:
+        actions = targets.reshape(noise.shape)
     noisy = interpolate(noise, actions, t)  # [B * K, T, d]
     # The action space pads to D and hides what is never denoised or was not recorded.
     proprio, noisy = space.preprocess(rows["proprio"], noisy, mask)

@@ -52,7 +52,7 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         trained, frozen = split(state.params, recipe.groups)
         # An adapter is merged once for all parts of the batch, and not differentiated here.
         merged = recipe.merged(state.params, state.base)
-        loss = _make_loss(recipe, processor, frozen, merged)
+        loss = _make_loss(recipe, processor, frozen, merged, state.teacher)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
@@ -85,7 +85,9 @@ def _drawn(
     return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
+def _make_loss(
+    recipe: Recipe, processor: Processor, frozen: Any, merged: Any, teacher: Any
+) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
@@ -93,6 +95,7 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
         merged: the model's parameters with the adapter, see `Recipe.merged`.
+        teacher: parameters of the teacher, where the recipe has one.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
@@ -101,9 +104,12 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), merged)
-        terms = flow.sample_losses(
-            recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
-        )
+        drawn = {"noise": part["noise"], "t": part["t"]}
+        if recipe.distill is not None:
+            with jax.named_scope("teacher"):
+                drawn["targets"] = recipe.distill.targets(teacher, inputs, part["noise"])
+            drawn["t"] = recipe.distill.times(part["t"])
+        terms = flow.sample_losses(recipe.model, weights, inputs, **drawn, rng=key)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
     return loss
