@@ -225,7 +225,8 @@ def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
     if config.context_attends_to not in ATTENDED:
         raise ConfigError(
-            f"context_attends_to is {config.context_attends_to!r}; allowed are {', '.join(ATTENDED)}"
+            f"context_attends_to is {config.context_attends_to!r}; allowed are "
+            f"{', '.join(ATTENDED)}"
         )
     stages = len(vision.depths)
     check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)

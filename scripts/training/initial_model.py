@@ -14,8 +14,8 @@ from data.rows.contracts import actions_of
 from data.spec import DatasetSpec
 from scripts.training.domains import RunDomains
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
 from xvla_jax.checkpoints.fingerprints import params_digest
+from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
 from xvla_jax.config import ATTENDED, XVLAConfig
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.models.xvla import XVLA
@@ -127,13 +127,14 @@ def distillation(
         "from_scratch": "the teacher is the checkpoint of config.init_from",
         "action_mode": "the teacher's chunks are of the action space that it has",
         "real_action_dim": "the teacher's chunks are of the action space that it has",
+        "packed_views": "the student runs as it acts, where all view slots run",
         "new_domains": "the teacher has nothing to say of domains that it lacks",
     }
     for field, reason in changes.items():
         if value := getattr(config, field):
             raise ConfigError(
-                f"config.distill.steps is {chosen.steps} and config.{field} {value!r}: {reason}. "
-                "Train first, then distil the result"
+                f"config.distill.steps is {chosen.steps} and config.{field} {value!r}: {reason}; "
+                "leave one of them at its default"
             )
     teacher = stored.config if stored else _planned(config)
     model = XVLA(domains.of_model(teacher), dtype=computing_dtype(config))

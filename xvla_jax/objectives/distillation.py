@@ -3,8 +3,8 @@
 The network predicts the clean chunk at every time. The teacher, a frozen copy of the initial
 weights, denoises a noise with all steps of its sampler plan; the student sees the same noise at the
 times of its own few steps, and its loss compares it with the chunk that the teacher ends at.
-Recorded actions are not used. The student is an ordinary checkpoint, to be run with its number of
-steps.
+Recorded actions are not used, and neither is dropout. The student is an ordinary checkpoint, to be
+run with its number of steps.
 """
 
 from __future__ import annotations

@@ -104,12 +104,13 @@ def _make_loss(
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), merged)
-        drawn = {"noise": part["noise"], "t": part["t"]}
+        drawn: dict[str, Any] = {"noise": part["noise"], "t": part["t"], "rng": key}
         if recipe.distill is not None:
             with jax.named_scope("teacher"):
-                drawn["targets"] = recipe.distill.targets(teacher, inputs, part["noise"])
-            drawn["t"] = recipe.distill.times(part["t"])
-        terms = flow.sample_losses(recipe.model, weights, inputs, **drawn, rng=key)
+                targets = recipe.distill.targets(teacher, inputs, part["noise"])
+            # Without dropout: the target is a function of what the student sees.
+            drawn |= {"t": recipe.distill.times(part["t"]), "rng": None, "targets": targets}
+        terms = flow.sample_losses(recipe.model, weights, inputs, **drawn)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
     return loss
