@@ -46,6 +46,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     # batch_size * noise_draws chunks
     config.noise_draws = 1
     config.distill = _distill()
+    config.rtc = _rtc()
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
@@ -133,6 +134,15 @@ def _distill() -> ConfigDict:
     distill.steps = 0
     distill.teacher_plan = "exact10"  # its sampler plan, a name in xvla_jax/plans.py
     return distill
+
+
+def _rtc() -> ConfigDict:
+    """Training for delays (real-time chunking): chunks that continue given actions."""
+    rtc: Any = ConfigDict()
+    # most first rows of a chunk that are given, not trained: each sample draws 0 .. max_delay of
+    # them, equally often; 0 = none, -1 = as init_from was trained
+    rtc.max_delay = -1
+    return rtc
 
 
 def _validation() -> ConfigDict:

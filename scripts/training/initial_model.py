@@ -15,7 +15,12 @@ from data.spec import DatasetSpec
 from scripts.training.domains import RunDomains
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
 from xvla_jax.checkpoints.fingerprints import params_digest
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
+from xvla_jax.checkpoints.relabel import (
+    relabelled,
+    relabelled_config,
+    space_text,
+    trained_for_delay,
+)
 from xvla_jax.config import ATTENDED, XVLAConfig
 from xvla_jax.errors import ConfigError, ContractError
 from xvla_jax.models.xvla import XVLA
@@ -71,6 +76,7 @@ def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig,
     loaded = load_checkpoint(config.init_from, stored=True)
     _check_asked(config, frozenset(asked), loaded)
     model = relabelled_config(loaded.config, config.action_mode, config.real_action_dim)
+    model = trained_for_delay(model, config.rtc.max_delay)
     model = _attending(config, model)
     if config.lora.rank and model.context_attends_to != loaded.config.context_attends_to:
         raise ConfigError(
@@ -83,17 +89,21 @@ def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig,
 
 
 def planned_config(config: Any) -> XVLAConfig:
-    """Returns the model that config.model and config.action_mode describe, without weights."""
+    """Returns the model that config describes by model, action_mode, rtc and context_attends_to.
+
+    Without weights.
+    """
     return _attending(config, _planned(config))
 
 
 def _planned(config: Any) -> XVLAConfig:
-    return relabelled_config(
+    model = relabelled_config(
         XVLAConfig.from_dict(config.model.to_dict()),
         config.action_mode,
         config.real_action_dim,
         any_width=config.from_scratch,
     )
+    return trained_for_delay(model, config.rtc.max_delay)
 
 
 def _attending(config: Any, model: XVLAConfig) -> XVLAConfig:
@@ -137,6 +147,11 @@ def distillation(
                 "leave one of them at its default"
             )
     teacher = stored.config if stored else _planned(config)
+    if delay := trained_for_delay(teacher, config.rtc.max_delay).rtc_max_delay:
+        raise ConfigError(
+            f"config.distill.steps is {chosen.steps}, and the model would be trained for delays of "
+            f"{delay} actions: a student takes complete chunks; set config.rtc.max_delay=0"
+        )
     model = XVLA(domains.of_model(teacher), dtype=computing_dtype(config))
     return Distillation.of(model, chosen.teacher_plan, chosen.steps)
 

@@ -272,6 +272,7 @@ class TrainingRun:
                 path,
                 self.base["sha256"],
                 relabelled=bool(self.config.action_mode or self.config.real_action_dim),
+                delayed=self.config.rtc.max_delay >= 0,
             )
         return item
 

@@ -326,13 +326,13 @@ class DomainLinear(nn.Module):
 
 
 def time_embedding(t: Array, width: int) -> Array:
-    """Embeds flow time ``[B]`` in (0, 1] as ``[B, width]``: cosines, then sines, period up to 100.
+    """Embeds flow times ``[...]`` in [0, 1] as ``[..., width]``: cosines, then sines.
 
-    An odd width ends in 0.
+    Periods go up to 100. An odd width ends in 0.
     """
     # Geometric from 1 down to almost 1 / 100.
     half = width // 2
     frequencies = 100.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t.astype(jnp.float32)[:, None] * frequencies  # [B, half]
+    angles = t.astype(jnp.float32)[..., None] * frequencies  # [..., half]
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+    return jnp.pad(embedding, [(0, 0)] * t.ndim + [(0, width % 2)])

@@ -213,7 +213,7 @@ class SoftPromptedTransformer(nn.Module):
             actions: noisy chunk ``[B, T, D]``.
             proprio: ``[B, D]``.
             domain_id: ``[B]`` integers in range.
-            t: flow time ``[B]``.
+            t: flow time ``[B]``, or of each action ``[B, T]``.
             train: turns dropout on.
 
         Returns:
@@ -269,8 +269,13 @@ class SoftPromptedTransformer(nn.Module):
         if chunk != c.num_actions:
             raise ValueError(f"a chunk of {chunk} actions; num_actions is {c.num_actions}")
         # Each action token sees proprio and time: [B, D + time] -> [B, T, D + time]
-        state = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
-        state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
+        time = time_embedding(t, c.dim_time)
+        if t.ndim == 1:
+            state = jnp.concatenate([proprio, time], axis=-1)
+            state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
+        else:  # times of their own
+            rows = jnp.broadcast_to(proprio[:, None], (*actions.shape[:2], proprio.shape[-1]))
+            state = jnp.concatenate([rows, time], axis=-1)
         x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)  # [B, T, M]
         return x + self.pos_emb[:chunk].astype(x.dtype)
 

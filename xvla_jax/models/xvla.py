@@ -97,6 +97,7 @@ class XVLA(nn.Module):
     ) -> Array:
         """Runs the head: noisy ``[B, T, D]`` at time ``t`` ``[B]`` -> clean ``float32[B, T, D]``.
 
+        With times ``[B, T]`` each action has its own.
         The context comes from `encode` or, which saves work where it serves several steps, from
         `prepare`; from `keep`, it is that of an earlier step. The caller preprocesses by the action
         space: see ``xvla_jax.flow``.

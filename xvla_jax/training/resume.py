@@ -44,6 +44,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"noise_draws", Effect.OTHER),  # other noises and times
     (r"distill\..*", Effect.OTHER),  # other targets; the teacher itself is compared
+    (r"rtc\.max_delay", Effect.REFUSED),  # checkpoints state it
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
     (r"context_attends_to", Effect.REFUSED),  # another model
     # initial weights are read at the start only; the model and its domains are compared
@@ -79,6 +80,7 @@ _ADDED: Final[Mapping[str, Any]] = {
     "context_attends_to": "",
     "distill.steps": 0,
     "distill.teacher_plan": "exact10",
+    "rtc.max_delay": -1,
 }
 
 

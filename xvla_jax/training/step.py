@@ -1,14 +1,14 @@
 """One train step, from top to bottom: random numbers, loss, gradient, metrics, update.
 
-All randomness of a step is a function of (seed, step): noise, flow time, dropout. Nothing depends
-on the number of hosts or devices. The factors of colour jitter come with the batch, for they
-belong to its samples; `augment` has the arithmetic of pixels.
+All randomness of a step is a function of (seed, step): noise, flow time, delay, dropout. Nothing
+depends on the number of hosts or devices. The factors of colour jitter come with the batch, for
+they belong to its samples; `augment` has the arithmetic of pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ Array = jax.Array
 Arrays = Mapping[str, Array]
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]
+_DRAWN: Final = ("noise", "t", "delay")
 Loss = Callable[[Any, Arrays, Array], tuple[Array, Metrics]]  # parameters, batch, dropout key
 
 
@@ -47,6 +48,9 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         noise_key, time_key, dropout_key = jax.random.split(key, 3)
         drawn = _drawn(noise_key, time_key, batch["actions"].shape, recipe.noise_draws)
+        if longest := recipe.model.config.rtc_max_delay:
+            delay_key = jax.random.fold_in(key, 3)  # the next one behind the three
+            drawn["delay"] = flow.drawn_delays(delay_key, drawn["t"].shape, longest)
 
         # Only what trains is differentiated: frozen parameters get no gradients and no moments.
         trained, frozen = split(state.params, recipe.groups)
@@ -99,18 +103,19 @@ def _make_loss(
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
-        inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
+        drawn = {name: part[name] for name in _DRAWN if name in part}
+        inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, *_DRAWN)}
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), merged)
-        drawn: dict[str, Any] = {"noise": part["noise"], "t": part["t"], "rng": key}
+        chances: dict[str, Any] = {**drawn, "rng": key}
         if recipe.distill is not None:
             with jax.named_scope("teacher"):
-                targets = recipe.distill.targets(teacher, inputs, part["noise"])
+                targets = recipe.distill.targets(teacher, inputs, drawn["noise"])
             # Without dropout: the target is a function of what the student sees.
-            drawn |= {"t": recipe.distill.times(part["t"]), "rng": None, "targets": targets}
-        terms = flow.sample_losses(recipe.model, weights, inputs, **drawn)
+            chances |= {"t": recipe.distill.times(drawn["t"]), "rng": None, "targets": targets}
+        terms = flow.sample_losses(recipe.model, weights, inputs, **chances)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
     return loss
