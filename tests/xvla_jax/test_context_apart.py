@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,11 +16,12 @@ import pytest
 from tests.xvla_jax import tiny
 from xvla_jax import flow
 from xvla_jax.config import ATTENDED, CONTEXT, XVLAConfig
-from xvla_jax.errors import ConfigError
+from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.models.inference import inference_params
 from xvla_jax.models.soft_transformer import KeptContext
 from xvla_jax.models.xvla import XVLA, Context, abstract_params
 from xvla_jax.planning.flops import traced_flops
+from xvla_jax.pretrained import load_checkpoint, save_pretrained
 
 _B, _T, _D = 2, tiny.CONFIG.num_actions, 20
 _APART = dataclasses.replace(tiny.CONFIG, context_attends_to=CONTEXT)
@@ -124,6 +126,16 @@ def test_the_file_names_it_only_where_it_differs() -> None:
     assert XVLAConfig.from_dict(stored) == tiny.CONFIG
     back = dataclasses.replace(XVLAConfig.from_dict(apart), context_attends_to="all")
     assert "context_attends_to" not in back.to_dict()
+
+
+def test_conversions_carry_it_to_what_can_run_it(tmp_path: Path) -> None:
+    params = tiny.params()
+    for layout in ("hf", "orbax"):
+        save_pretrained(tmp_path / layout, _APART, params, layout)
+        assert load_checkpoint(tmp_path / layout, stored=True).config == _APART
+    with pytest.raises(CheckpointError, match=r"is 'context': LeRobot's X-VLA knows 'all' alone"):
+        save_pretrained(tmp_path / "lerobot", _APART, params, "lerobot-native")
+    assert not (tmp_path / "lerobot").exists()
 
 
 def test_other_names_are_refused() -> None:

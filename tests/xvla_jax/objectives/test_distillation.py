@@ -18,6 +18,7 @@ from xvla_jax.batch import normalise
 from xvla_jax.checkpoints.relabel import relabelled_config
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.inference import inference_params
+from xvla_jax.models.xvla import XVLA, init_params
 from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.planning.report import bytes_of
 from xvla_jax.training.state import abstract_state, init_state, place_teacher
@@ -137,14 +138,18 @@ def test_a_teacher_is_placed_apart_and_in_no_checkpoint() -> None:
 
 
 @pytest.mark.slow
-def test_a_student_learns_the_chunk_of_its_teacher() -> None:
-    """Thirty steps on one batch of shapes as they are placed: its one step comes nearer."""
-    mesh = tiny.mesh(1, 1)
-    state = init_state(_TEACHER, mesh, seed=0, params=tiny.params())
-    state = place_teacher(state, _TEACHER, mesh, tiny.params())
-    kinds = jax.tree.map(lambda x: (x.shape, x.dtype), (state, abstract_state(_TEACHER, mesh)))
+def test_a_student_comes_nearer_to_its_teacher() -> None:
+    """Steps on one batch, in a quicker model; the teacher stays what it was."""
+    model = XVLA(tiny.ONE_STAGE)
+    recipe = dataclasses.replace(
+        tiny.RECIPE, model=model, distill=Distillation.of(model, "exact3", 1)
+    )
+    mesh, params = tiny.mesh(1, 1), init_params(model, jax.random.key(0))
+    params = jax.device_get(params)
+    state = place_teacher(init_state(recipe, mesh, seed=0, params=params), recipe, mesh, params)
+    kinds = jax.tree.map(lambda x: (x.shape, x.dtype), (state, abstract_state(recipe, mesh)))
     assert kinds[0] == kinds[1]
-    run, losses = make_train_step(_TEACHER, tiny.PROCESSOR, seed=0), []
+    run, losses = make_train_step(recipe, tiny.PROCESSOR, seed=0), []
     batch = tiny.batch()
     batch["images"] = batch["images"][:, :2]
     placed = sharding.global_batch(batch, mesh)
@@ -152,8 +157,8 @@ def test_a_student_learns_the_chunk_of_its_teacher() -> None:
         for _ in range(30):
             state, metrics = run(state, placed)
             losses.append(float(metrics["position_loss"] + metrics["rotate6D_loss"]))
-    assert losses[-1] < 0.5 * losses[0], losses
-    assert tiny.equal(state.teacher, _params())
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3]), losses
+    assert tiny.equal(state.teacher, inference_params(params))
 
 
 @pytest.mark.parametrize(
