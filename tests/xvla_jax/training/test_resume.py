@@ -136,7 +136,7 @@ def test_another_teacher_is_refused() -> None:
         ConfigError, match=r"is here \(SHA-256 a1\); this run began from 'o' \(b2\)"
     ):
         check_same_teacher({"path": "o", "sha256": "b2"}, teacher, steps=1)
-    with pytest.raises(ConfigError, match="began from '' .none: random weights"):
+    with pytest.raises(ConfigError, match=r"began from '' \(none: random weights"):
         check_same_teacher(None, teacher, steps=1)
 
 
