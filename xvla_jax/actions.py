@@ -126,6 +126,24 @@ class ActionSpace:
             actions = actions.at[..., index].set(jax.nn.sigmoid(actions[..., index]))
         return actions[..., : self.real_width]
 
+    def as_target(self, actions: Array) -> Array:
+        """Turns actions of `postprocess` ``[B, T, real]`` into a target of `sample_losses`.
+
+        Cross-entropy takes probabilities as they are. Where a squared error is of a logit, the
+        target is the logit.
+        """
+        compared = {
+            channel
+            for term in self.terms
+            if term.kind == "mse"
+            for group in term.groups
+            for channel in group
+        }
+        index = _index(tuple(sorted(compared & set(self.logits))))
+        if not index.size:
+            return actions
+        return actions.at[..., index].set(jax.scipy.special.logit(actions[..., index]))
+
     def pad(self, x: Array) -> Array:
         """Appends zeros from the real width to D; D is left alone.
 

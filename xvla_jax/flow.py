@@ -79,6 +79,7 @@ def sample_losses(
     t: Array,
     delay: Array | None = None,
     rng: Array | None = None,
+    targets: Array | None = None,
 ) -> dict[str, Array]:
     """Returns the loss terms of each sample, ``[B]``.
 
@@ -95,6 +96,7 @@ def sample_losses(
             committed. The network sees them as they are, at time 0, and the loss is a mean over
             the others.
         rng: key for dropout and drop path; without it the network runs in evaluation mode.
+        targets: chunks in place of the recorded ones, of the shape of ``noise``.
     """
     space = action_space(model.config)
     train = rng is not None
@@ -108,6 +110,8 @@ def sample_losses(
         if name in batch
     }
     actions, mask = rows["actions"], rows.get(CHANNEL_MASK)
+    if targets is not None:
+        actions = targets.reshape(noise.shape)
     free = None
     if delay is not None:  # the time of each action: 0, data, in the committed rows
         free = jnp.arange(actions.shape[1]) >= delay.reshape(-1, 1)  # [B * K, T]

@@ -56,7 +56,7 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         trained, frozen = split(state.params, recipe.groups)
         # An adapter is merged once for all parts of the batch, and not differentiated here.
         merged = recipe.merged(state.params, state.base)
-        loss = _make_loss(recipe, processor, frozen, merged)
+        loss = _make_loss(recipe, processor, frozen, merged, state.teacher)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
@@ -89,7 +89,9 @@ def _drawn(
     return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
+def _make_loss(
+    recipe: Recipe, processor: Processor, frozen: Any, merged: Any, teacher: Any
+) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
@@ -97,6 +99,7 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
         merged: the model's parameters with the adapter, see `Recipe.merged`.
+        teacher: parameters of the teacher, where the recipe has one.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
@@ -106,7 +109,13 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), merged)
-        terms = flow.sample_losses(recipe.model, weights, inputs, **drawn, rng=key)
+        chances: dict[str, Any] = {**drawn, "rng": key}
+        if recipe.distill is not None:
+            with jax.named_scope("teacher"):
+                targets = recipe.distill.targets(teacher, inputs, drawn["noise"])
+            # Without dropout: the target is a function of what the student sees.
+            chances |= {"t": recipe.distill.times(drawn["t"]), "rng": None, "targets": targets}
+        terms = flow.sample_losses(recipe.model, weights, inputs, **chances)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
     return loss
