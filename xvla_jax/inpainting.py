@@ -16,7 +16,7 @@ with ``g = min(beta t, (t^2 + (1 - t)^2) / (1 - t))``. Here J is the identity an
 J^T would need a backward pass through the head in each step, and x_t is no state of this sampler
 that a derivative could correct, as each step builds it again.
 
-Weights that were trained for delays (``config.rtc``; Black and others 2025, arXiv 2512.05964) know
+Weights that were trained for delays (``config.rtc``; Black, Ren, Equi and Levine 2025) know
 committed rows by their time: x_t is the prefix itself there and its time 0, in every step. Nothing
 guides then. `MODES` has the two.
 """
