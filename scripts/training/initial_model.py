@@ -128,7 +128,7 @@ def distillation(
         domains: of the run.
 
     Raises:
-        ConfigError: see `Distillation.of`; or the teacher does not know what the student learns.
+        ConfigError: see `Distillation.of`; or the teacher has no chunks for it.
     """
     chosen = config.distill
     if not chosen.steps:

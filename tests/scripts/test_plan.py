@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -85,6 +86,23 @@ def test_configs_are_read_as_runs() -> None:
     wrong.dtype = "float16"
     with pytest.raises(ConfigError, match=r"config\.dtype is 'float16'; allowed are float32"):
         run_of(wrong, 0)
+
+
+def test_a_teacher_is_planned_with_its_student() -> None:
+    config: Any = debug.get_config()
+    config.distill.steps, config.context_attends_to = 1, "context"
+    run = run_of(config, 2)
+    assert run.distill
+    assert run.distill.teacher.config.context_attends_to == "all"
+    assert run.config == dataclasses.replace(
+        run.distill.teacher.config, context_attends_to="context"
+    )
+    assert run.recipe.distill is run.distill
+    rows = dict(plan_rows(_PLAN | {"teacher_per_chip": GIB}))
+    assert rows["of it the teacher"] == "1.00 GiB a chip"
+    config.from_scratch = True
+    with pytest.raises(ConfigError, match=r"distill.steps is 1 and config.from_scratch True: the"):
+        run_of(config, 2)
 
 
 def test_host_memory_is_shared_by_hosts() -> None:

@@ -80,7 +80,7 @@ def test_actions_leave_no_trace_in_the_context() -> None:
 
         def all_tokens(model: XVLA) -> jax.Array:
             head = model.transformer
-            prepared = model.prepare(Context(vlm, context.aux_visual_inputs), _DOMAINS)
+            prepared: Any = model.prepare(Context(vlm, context.aux_visual_inputs), _DOMAINS)
             x = head._embed(noise, proprio, _DOMAINS, jnp.ones(_B))
             return head.blocks(jnp.concatenate([x, prepared.tokens], axis=1), False)[0]
 
