@@ -179,7 +179,7 @@ def test_a_seam_compares_with_the_chunk_that_still_runs() -> None:
     # both chunks are on one line in x at the same steps: what is left is the 3 mm in y
     assert seams("switch", 0) == [(3.0, 3.0)]
     assert seams("switch", 2) == [(3.0, 3.0)]
-    # the pose was held, so the whole way of the first row is new
+    # the pose was held, so all of the way to the first row is new
     assert seams("blocking", 2) == [(10.44, 10.44)]
 
 
