@@ -119,7 +119,9 @@ def run(console: Console) -> dict[str, Any]:
     """Measures every cell that --out lacks, and returns the record of all."""
     spec = task_spec(_TASK.value)
     latencies = [int(text) for text in _LATENCIES.value]
-    streams = {text: stream_maker(text, spec) for text in _STRATEGIES.value}
+    strategies = list(dict.fromkeys(_STRATEGIES.value))
+    for strategy in strategies:  # what is wrong is said before the policy is loaded
+        stream_maker(strategy, spec)
     states = parse_states(_STATES.value)
     todo = episodes(spec, init_states=states, seed=_SEED.value)
     plans = parse_plans(_PLANS.value)
@@ -140,7 +142,7 @@ def run(console: Console) -> dict[str, Any]:
             opened.enter_context(WorkerWorld(spec, python=_PYTHON.value))
             for _ in range(_WORKERS.value)
         ]
-        for plan, strategy in itertools.product(plans, streams):
+        for plan, strategy in itertools.product(plans, strategies):
             line = plan.line(strategy)
             row = record[_CELLS].setdefault(line, {})
             known = {cell["latency"]: cell for cell in row.values()}
@@ -150,7 +152,7 @@ def run(console: Console) -> dict[str, Any]:
                     cells = curve(
                         worlds,
                         policies[plan.plan.name],
-                        {line: streams[strategy]},
+                        {line: stream_maker(strategy, spec, first_delay=due)},
                         todo,
                         latencies=[due],
                         step_limit=spec.step_limit,
@@ -211,8 +213,13 @@ def measured(out: pathlib.Path, header: Mapping[str, Any]) -> dict[str, Any]:
     return record[_CELLS]
 
 
-def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
+def stream_maker(text: str, spec: TaskSpec, *, first_delay: int = 0) -> Callable[[], ChunkStream]:
     """Returns a maker of streams of NAME:HORIZON on a row of the task table.
+
+    Args:
+        text: NAME:HORIZON.
+        spec: the row.
+        first_delay: delay of the answers, which the stream expects before it has seen one.
 
     Raises:
         ValueError: another form, an unknown strategy, or a horizon beyond the row's chunk.
@@ -230,6 +237,7 @@ def stream_maker(text: str, spec: TaskSpec) -> Callable[[], ChunkStream]:
         feedback_channels=spec.client.feedback_channels,
         rotation_layout=spec.client.rotation,
         arms=_ARMS,
+        first_delay=first_delay,
     )
     relative = task_contract(spec)["relative_channels"]
     make = functools.partial(
