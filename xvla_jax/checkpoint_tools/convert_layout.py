@@ -132,12 +132,14 @@ def convert_checkpoint(
         progress=progress,
         domain=domain,
     )
-    same = not (adapter or resize or rounded)
-    for name, content in certificates.items() if same else ():
-        (target / name).write_bytes(content)
+    left = certificates
+    if certificates and not (adapter or resize or rounded) and _acts_alike(loaded, target):
+        left = {}
+        for name, content in certificates.items():
+            (target / name).write_bytes(content)
     return loaded, Conversion(
-        certificates=tuple(certificates) if same else (),
-        left=() if same else tuple(certificates),
+        certificates=tuple(name for name in certificates if name not in left),
+        left=tuple(left),
         source=describe(source),
         target=describe(target),
         dtype=chosen,
@@ -156,6 +158,13 @@ def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]
         return {name: loaded.files[name] for name in _CERTIFICATES if name in loaded.files}
     places = {name: source / name for name in _CERTIFICATES}
     return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
+
+
+def _acts_alike(loaded: Pretrained, target: buckets.Place) -> bool:
+    """Returns True where config and preprocessing are read back as they were written."""
+    written = load_checkpoint(target, stored=True)
+    same = written.config.to_dict() == loaded.config.to_dict()
+    return same and not differing_fields(loaded.processor, written.processor)
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +67,18 @@ def test_a_stored_leaf_is_the_array_it_stands_for(layout: str, tmp_path: Path) -
     )
 
 
-def test_certificates_go_where_the_model_is_the_same(tmp_path: Path) -> None:
-    certified, name = tmp_path / "certified", certificate_name("float32")
-    shutil.copytree(_SOURCE, certified)
-    (certified / name).write_text('{"of": "these weights"}')
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with preprocessing, and what stands for its certificate."""
+    folder = tmp_path_factory.mktemp("source") / "certified"
+    case = golden.load("ee6d")
+    xvla_jax.save_pretrained(folder, case.config, case.params, processor=Processor())
+    (folder / certificate_name("float32")).write_text('{"of": "these weights"}')
+    return folder
+
+
+def test_certificates_go_where_the_model_is_the_same(certified: Path, tmp_path: Path) -> None:
+    name = certificate_name("float32")
     _, done = convert_checkpoint(certified, tmp_path / "run", "orbax")
     assert (done.certificates, done.left) == ((name,), ())
     # beside the run, not in what its later steps carry along
@@ -88,12 +95,21 @@ def test_certificates_go_where_the_model_is_the_same(tmp_path: Path) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"resize": "pad"}, {"adapter": _LORA}])
-def test_certificates_of_a_changed_model_are_left(change: Any, tmp_path: Path) -> None:
-    certified, name = tmp_path / "certified", certificate_name("float32")
-    shutil.copytree(_SOURCE, certified)
-    (certified / name).write_text("{}")
-    _, done = convert_checkpoint(certified, tmp_path / "out", "hf", **change)
+# LeRobot has no step like the released way of resizing, so another one takes its place.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "bfloat16"},
+        {"resize": "pad"},
+        {"adapter": _LORA},
+        {"layout": "lerobot-native"},
+    ],
+)
+def test_certificates_of_a_changed_model_are_left(
+    certified: Path, change: dict[str, Any], tmp_path: Path
+) -> None:
+    name = certificate_name("float32")
+    _, done = convert_checkpoint(certified, tmp_path / "out", **{"layout": "hf", **change})
     assert (done.certificates, done.left) == ((), (name,))
     assert not (tmp_path / "out" / name).exists()
 
