@@ -75,6 +75,12 @@ def test_configs_are_read_as_runs() -> None:
     assert (run.optimizer.learning_rate, run.optimizer.weight_decay) == (1e-4, 0.01)
     libero = run_of(finetune_libero.get_config(), 2)
     assert (libero.batch_size, libero.views, libero.optimizer.iters) == (128, 2, 60_000)
+    delayed = finetune_libero.get_config()
+    delayed.rtc.max_delay = 8
+    assert (libero.config.rtc_max_delay, run_of(delayed, 2).config.rtc_max_delay) == (0, 8)
+    delayed.rtc.max_delay = 30
+    with pytest.raises(ConfigError, match=r"max_delay is 30; .* 0 \.\. 29 is allowed: a chunk has"):
+        run_of(delayed, 2)
     wrong = debug.get_config()
     wrong.dtype = "float16"
     with pytest.raises(ConfigError, match=r"config\.dtype is 'float16'; allowed are float32"):

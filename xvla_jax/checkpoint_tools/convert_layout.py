@@ -25,7 +25,13 @@ from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
-from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
+from xvla_jax.lora import (
+    ADAPTER_WEIGHTS_NAME,
+    adapter_delay,
+    adapter_space,
+    load_adapter,
+    merge_adapter,
+)
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
     ORBAX,
@@ -186,7 +192,7 @@ def _changed(
     """Reads the source, with an adapter merged and another way of resizing, if given."""
     loaded = load_checkpoint(source, stored=True)
     if adapter:
-        loaded = relabelled(loaded, *adapter_space(adapter))
+        loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         changes = load_adapter(
             adapter, loaded.config
         )  # before the base is read, as it may be refused
