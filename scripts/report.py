@@ -1,6 +1,8 @@
 """Writes the page and the film of a quickstart; scripts.quickstart does it as its last stage.
 
 python -m scripts.report --workdir=outputs/quickstart
+
+The folder may have been copied to gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import json
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
@@ -17,10 +19,24 @@ from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
+from scripts.evaluation.receipts import NEEDED
+from scripts.places import files
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command
 
-COMMAND = Command(__doc__)
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+
+COMMAND = Command(__doc__, in_buckets=("workdir",))
 _WORKDIR = COMMAND.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
+
+_RECORDING = "demonstrations/recording.json"
+_NEEDED = (
+    f"evaluation/{RESULTS}",
+    *(f"evaluation/{pattern}" for pattern in NEEDED),
+    "train/metrics*.jsonl",
+    _RECORDING,
+)
 
 _MEANINGS = {
     "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
@@ -34,7 +50,7 @@ def build(workdir: pathlib.Path) -> Report:
     """Collects the results of the stages."""
     receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
-    recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
+    recording = json.loads((workdir / _RECORDING).read_text())
     ledger = read_ledger(workdir)
     (task,) = receipt["tasks"].values()
     (instruction,) = {e["task"] for p in task["policies"].values() for e in p["by_task"].values()}
@@ -115,22 +131,31 @@ def _animate(workdir: pathlib.Path) -> None:
 
 def main(_: list[str]) -> int:
     """Writes the page and prints its path."""
-    workdir = pathlib.Path(_WORKDIR.value)
+    place = files.place_of(_WORKDIR.value, flag="--workdir")
+    with Workdir(place, needed=_NEEDED) as workdir:
+        status = _write(workdir.local, place)
+        workdir.save()
+    if status == 0:
+        print(place / REPORT)
+    return status
+
+
+def _write(workdir: pathlib.Path, place: Place) -> int:
+    """Writes page and film into a folder of this machine, that of ``place``; returns the status."""
     missing = [
         name
-        for name in (f"evaluation/{RESULTS}", "export.json", "demonstrations/recording.json")
+        for name in (f"evaluation/{RESULTS}", "export.json", _RECORDING)
         if not (workdir / name).is_file()
     ]
     if missing:
-        print(f"error: {workdir} lacks {', '.join(missing)}; run python -m scripts.quickstart")
+        print(f"error: {place} lacks {', '.join(missing)}; run python -m scripts.quickstart")
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
         _animate(workdir)
     except FileError as error:
-        print(f"error: {error}")
+        print(f"error: {str(error).replace(str(workdir), str(place))}")
         return 1
-    print(workdir / REPORT)
     return 0
 
 
