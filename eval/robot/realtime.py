@@ -195,12 +195,18 @@ class ChunkStream:
         self._chunks = [*earlier, _Chunk(self._asked, rows)]
         self._asked = None
 
-    def take(self) -> Rows | None:
-        """Returns the next action [D], or None where there is none: hold the pose."""
+    def next_row(self) -> Rows | None:
+        """Returns what `take` will, and does not carry it out."""
         rows = [row for row in map(self._row, self._chunks) if row is not None]
         if not rows:
             return None
-        row = rows[-1] if len(rows) == 1 else ensembled(rows, self._timing)
+        return rows[-1] if len(rows) == 1 else ensembled(rows, self._timing)
+
+    def take(self) -> Rows | None:
+        """Returns the next action [D], or None where there is none: hold the pose."""
+        row = self.next_row()
+        if row is None:
+            return None
         self._now += 1
         # Chunks that have ended go; the latest stays, as `wants_query` counts from its beginning.
         earlier = [chunk for chunk in self._chunks[:-1] if self._row(chunk) is not None]

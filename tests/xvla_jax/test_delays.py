@@ -15,7 +15,7 @@ from tests.xvla_jax import tiny
 from xvla_jax import flow, sharding
 from xvla_jax.actions import action_space, mean_recorded
 from xvla_jax.batch import normalise
-from xvla_jax.models.xvla import XVLA
+from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.training.step import make_train_step
 
 _B, _K = 2, 3
@@ -90,23 +90,43 @@ def test_the_loss_is_that_of_the_other_rows() -> None:
         np.testing.assert_allclose(values[1], plain[name][1], rtol=1e-6, err_msg=name)
 
 
-def _loss(params: Any, batch: Mapping[str, Any], noise: Any, t: Any, delay: Any = None) -> Any:
-    return flow.sample_losses(tiny.MODEL, params, batch, noise=noise, t=t, delay=delay)
-
-
-def test_delay_0_is_the_loss_of_before_and_draws_have_their_own() -> None:
-    batch, params, call = _inputs(), tiny.params(), jax.jit(_loss)
-    noise = _noise(_B, _K)
+def test_each_draw_has_a_delay_of_its_own() -> None:
+    batch, model = _inputs(), _Network()
+    network: Any = model
+    noise, delay = _noise(_B, _K), np.asarray([[0, 1, 5], [3, 0, 2]], np.int32)
     t = np.asarray(flow.stratified_draws(jnp.float32(0.3), _B, _K))
-    delay = np.asarray([[0, 1, 5], [3, 0, 2]], np.int32)
-    none = call(params, batch, noise, t, 0 * delay)
-    for name, values in call(params, batch, noise, t).items():
-        np.testing.assert_allclose(none[name], values, rtol=1e-6, err_msg=name)
-    each = [call(params, batch, noise[:, k], t[:, k], delay[:, k]) for k in range(_K)]
-    for name, values in call(params, batch, noise, t, delay).items():
+    together = flow.sample_losses(network, {}, batch, noise=noise, t=t, delay=jnp.asarray(delay))
+    assert (network.t.reshape(_B, _K, _T) == 0).sum(-1).tolist() == delay.tolist()
+    each = [
+        flow.sample_losses(
+            network, {}, batch, noise=noise[:, k], t=t[:, k], delay=jnp.asarray(delay[:, k])
+        )
+        for k in range(_K)
+    ]
+    for name, values in together.items():
         mean = np.mean([one[name] for one in each], axis=0)
         np.testing.assert_allclose(values, mean, rtol=1e-5, err_msg=name)
-        assert not np.allclose(values, none[name])
+
+
+def test_one_time_for_all_actions_is_the_time_of_the_sample_bit_for_bit() -> None:
+    """The head alone, on made-up context; another time of one action changes what follows."""
+    width, hidden = tiny.CONFIG.text.d_model, np.random.default_rng(2)
+    context = Context(*(hidden.normal(size=(_B, 3, width)).astype(np.float32) for _ in range(2)))
+    batch, noise = _inputs(), _noise(_B)
+
+    @jax.jit
+    def head(t: Any) -> Any:
+        given = context, noise, batch["proprio"], batch["domain_id"], t
+        return tiny.MODEL.apply({"params": tiny.params()}, *given, method="denoise")
+
+    t = np.asarray([0.25, 0.75], np.float32)
+    rows = np.tile(t[:, None], (1, _T))
+    expected = np.asarray(head(t))
+    np.testing.assert_array_equal(head(rows), expected)
+    rows[0, 0] = 0.0
+    changed = np.asarray(head(rows))
+    np.testing.assert_array_equal(changed[1], expected[1])
+    assert (np.abs(changed[0] - expected[0]).max(-1) > 0).all()
 
 
 @pytest.mark.parametrize("parts", [1, 4])

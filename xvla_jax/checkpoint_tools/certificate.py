@@ -159,9 +159,14 @@ class Certificate:
 _FORM: Final = pydantic.TypeAdapter(Certificate)
 
 
+def certificate_name(dtype: str) -> str:
+    """Returns the name of a checkpoint's certificate in its folder."""
+    return f"sampler_certificate.{dtype}.json"
+
+
 def certificate_path(folder: pathlib.Path, dtype: str) -> pathlib.Path:
     """Returns the place of a checkpoint's certificate."""
-    return folder / f"sampler_certificate.{dtype}.json"
+    return folder / certificate_name(dtype)
 
 
 def sealed(certificate: Certificate) -> dict[str, Any]:
