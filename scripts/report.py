@@ -1,6 +1,8 @@
 """Writes the page and the film of a quickstart; scripts.quickstart does it as its last stage.
 
 python -m scripts.report --workdir=outputs/quickstart
+
+The folder may have been copied to gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
@@ -20,15 +22,28 @@ from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
+from scripts.evaluation.receipts import NEEDED
+from scripts.places import files
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command
 
 if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
     from xvla_jax.checkpoint_tools.certificate import Certificate
 
 _DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "fast_and_smooth.md"
 
-COMMAND = Command(__doc__)
+COMMAND = Command(__doc__, in_buckets=("workdir",))
 _WORKDIR = COMMAND.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
+
+_RECORDING = "demonstrations/recording.json"
+_NEEDED = (
+    f"evaluation/{RESULTS}",
+    *(f"evaluation/{pattern}" for pattern in NEEDED),
+    "train/metrics*.jsonl",
+    "hf/sampler_certificate.*.json",
+    _RECORDING,
+)
 
 _MEANINGS = {
     "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
@@ -42,7 +57,7 @@ def build(workdir: pathlib.Path) -> Report:
     """Collects the results of the stages."""
     receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
-    recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
+    recording = json.loads((workdir / _RECORDING).read_text())
     ledger = read_ledger(workdir)
     (task,) = receipt["tasks"].values()
     (instruction,) = {e["task"] for p in task["policies"].values() for e in p["by_task"].values()}
@@ -187,24 +202,33 @@ def _animate(workdir: pathlib.Path) -> None:
 
 def main(_: list[str]) -> int:
     """Writes the page and prints its path."""
+    place = files.place_of(_WORKDIR.value, flag="--workdir")
+    with Workdir(place, needed=_NEEDED) as workdir:
+        status = _write(workdir.local, place)
+        workdir.save()
+    if status == 0:
+        print(place / REPORT)
+    return status
+
+
+def _write(workdir: pathlib.Path, place: Place) -> int:
+    """Writes page and film into a folder of this machine, that of ``place``; returns the status."""
     from xvla_jax.errors import XVLAError
 
-    workdir = pathlib.Path(_WORKDIR.value)
     missing = [
         name
-        for name in (f"evaluation/{RESULTS}", "export.json", "demonstrations/recording.json")
+        for name in (f"evaluation/{RESULTS}", "export.json", _RECORDING)
         if not (workdir / name).is_file()
     ]
     if missing:
-        print(f"error: {workdir} lacks {', '.join(missing)}; run python -m scripts.quickstart")
+        print(f"error: {place} lacks {', '.join(missing)}; run python -m scripts.quickstart")
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
         _animate(workdir)
     except (FileError, XVLAError) as error:
-        print(f"error: {error}")
+        print(f"error: {str(error).replace(str(workdir), str(place))}")
         return 1
-    print(workdir / REPORT)
     return 0
 
 

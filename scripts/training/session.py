@@ -17,12 +17,12 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
+from scripts.places.workdir import Workdir
 from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
-from scripts.training.workdir import Workdir
 from xvla_jax import buckets
 from xvla_jax.checkpoints import relabel
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item, read_model
