@@ -155,7 +155,7 @@ TABLES = {
     "plans": Table(
         ("plan", "steps", "context computed in step", "stops below"),
         _plans,
-        lambda text: [text.rpartition("=")[2]],
+        lambda text: [text.rpartition("=")[2].partition(":")[0]],  # [POLICY=]PLAN[:SHARE]
     ),
     "configs": Table(("config", "what it trains"), _configs, lambda text: []),  # noqa: ARG005
 }

@@ -74,7 +74,8 @@ _STATES = COMMAND.DEFINE_string(
     "init_states",
     None,
     "Of one row: initial states, first:end or first:end:stride; default: all, but of the rows "
-    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100.",
+    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100. "
+    "These two have as many states as are asked for, such as 30:230.",
 )
 _TASK_IDS = COMMAND.DEFINE_list(
     "task_ids", None, "Of one row: these tasks of its suite instead of the row's own."

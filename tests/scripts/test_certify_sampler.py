@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ from scripts.evaluation.entrants import Entrant, load
 from scripts.evaluation.planned import parse_plans
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.actions import action_space
-from xvla_jax.checkpoint_tools.certificate import SHARE, certificate_path, read_certificate
+from xvla_jax.checkpoint_tools.certificate import (
+    SHARE,
+    certificate_path,
+    read_certificate,
+    sealed,
+)
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CertificateError, ConfigError
@@ -181,3 +187,35 @@ def test_a_measured_plan_is_used_and_named(
     assert (engine.info["plan"], list(stated["frozen2"]["latency_ms"])) == ("exact10", ["2"])
     with pytest.raises(CertificateError, match="has no plan frozen3"):
         PolicyEngine(policy, limits, plans=[PLANS["frozen3"]], certificates=checkpoint)
+
+
+@pytest.mark.slow
+def test_a_student_is_compared_with_its_teacher(
+    checkpoint: Path, demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own exact10 may be certified then; a reference with other actions is refused."""
+    student = tmp_path / "student"
+    shutil.copytree(checkpoint, student, ignore=shutil.ignore_patterns("sampler_certificate*"))
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps({**config, "context_attends_to": "context"}))
+    flags = f"--checkpoint={student}", "--data=libero_demos", f"--root={demos}", "--episodes=1"
+    flags += f"--reference={checkpoint}", "--plans=exact10,frozen2", "--max_drift=100"
+    assert _run(*flags, "--max_flips=1") == 0
+    assert f"Distance from exact10 of {checkpoint}" in " ".join(capsys.readouterr().out.split())
+    certificate, _ = read_certificate(certificate_path(student, "float32"))
+    assert list(certificate.plans) == ["exact10", "frozen2"]
+    drift = certificate.plans["exact10"].drift["libero"]["left position"]
+    assert drift.mean > 0
+    assert certificate.reference not in (None, certificate.model_sha256)
+    assert "reference" not in sealed(dataclasses.replace(certificate, reference=None))
+
+    contracts = student / "action_contract.json"
+    contracts.write_text(contracts.read_text().replace('"anchor_hz": ', '"anchor_hz": 1'))
+    assert _run(*flags) == 1
+    assert "has another contract of domain" in " ".join(capsys.readouterr().out.split())
+    fewer = json.loads(contracts.read_text())
+    config["num_actions"] = 6
+    (student / "config.json").write_text(json.dumps(config))
+    contracts.write_text(json.dumps(fewer))
+    assert _run(*flags) == 1
+    assert "num_actions of --reference=" in " ".join(capsys.readouterr().out.split())

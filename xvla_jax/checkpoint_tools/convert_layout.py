@@ -15,6 +15,7 @@ import numpy as np
 from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
+from xvla_jax.checkpoint_tools.certificate import certificate_name
 from xvla_jax.checkpoints import run_folder
 from xvla_jax.checkpoints.accounting import STORED
 from xvla_jax.checkpoints.folders import check_target
@@ -24,7 +25,13 @@ from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
-from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
+from xvla_jax.lora import (
+    ADAPTER_WEIGHTS_NAME,
+    adapter_delay,
+    adapter_space,
+    load_adapter,
+    merge_adapter,
+)
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
     ORBAX,
@@ -38,6 +45,7 @@ from xvla_jax.processor import Processor
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
+_CERTIFICATES = tuple(map(certificate_name, ("float32", "bfloat16")))  # by computing type
 
 Stating = Callable[[XVLAConfig], Iterable[Contract]]
 
@@ -63,6 +71,8 @@ class Conversion:
         rounded: tensors that ``dtype`` does not hold exactly.
         seconds: duration.
         peak_rss: largest resident memory of the process so far, in bytes.
+        certificates: of sampler plans, carried along because the model is the same.
+        left: certificates of the source that say nothing of the target.
     """
 
     source: Side
@@ -71,6 +81,8 @@ class Conversion:
     rounded: int
     seconds: float
     peak_rss: int
+    certificates: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def convert_checkpoint(
@@ -110,6 +122,7 @@ def convert_checkpoint(
     check_target(target, overwrite=overwrite, source=source)
     loaded = _stated(_changed(source, adapter, resize), source, stating)
     chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
+    certificates = _certificates(source, loaded)
     rounded = save_pretrained(
         target,
         loaded.config,
@@ -121,11 +134,18 @@ def convert_checkpoint(
         overwrite=overwrite,
         buffers=loaded.buffers,
         dtype=chosen,
-        files=loaded.files,
+        files={k: v for k, v in loaded.files.items() if k not in _CERTIFICATES},
         progress=progress,
         domain=domain,
     )
+    left = certificates
+    if certificates and not (adapter or resize or rounded) and _acts_alike(loaded, target):
+        left = {}
+        for name, content in certificates.items():
+            (target / name).write_bytes(content)
     return loaded, Conversion(
+        certificates=tuple(name for name in certificates if name not in left),
+        left=tuple(left),
         source=describe(source),
         target=describe(target),
         dtype=chosen,
@@ -133,6 +153,24 @@ def convert_checkpoint(
         seconds=time.perf_counter() - start,
         peak_rss=_peak_rss(),
     )
+
+
+def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]:
+    """Returns the certificates in the source's folder by name.
+
+    Those in the files that a run carries along are of the weights that it began with.
+    """
+    if run_folder.find_step(source) is None:
+        return {name: loaded.files[name] for name in _CERTIFICATES if name in loaded.files}
+    places = {name: source / name for name in _CERTIFICATES}
+    return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
+
+
+def _acts_alike(loaded: Pretrained, target: buckets.Place) -> bool:
+    """Returns True where config and preprocessing are read back as they were written."""
+    written = load_checkpoint(target, stored=True)
+    same = written.config.to_dict() == loaded.config.to_dict()
+    return same and not differing_fields(loaded.processor, written.processor)
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:
@@ -154,7 +192,7 @@ def _changed(
     """Reads the source, with an adapter merged and another way of resizing, if given."""
     loaded = load_checkpoint(source, stored=True)
     if adapter:
-        loaded = relabelled(loaded, *adapter_space(adapter))
+        loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         changes = load_adapter(
             adapter, loaded.config
         )  # before the base is read, as it may be refused

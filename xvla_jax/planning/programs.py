@@ -23,6 +23,7 @@ from xvla_jax.lora import MERGE_SCOPE, LoraConfig
 from xvla_jax.models.inference import abstract_inference_params, example_inputs
 from xvla_jax.models.packing import PACKING_SCOPE
 from xvla_jax.models.xvla import XVLA
+from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.hlo import collective_kind
@@ -63,6 +64,7 @@ class Run:
         scan_vision: see ``xvla_jax.XVLA``.
         packed_views: see ``xvla_jax.XVLA``.
         noise_draws: times and noises for each observation.
+        distill: the teacher of the run; None for none.
     """
 
     config: XVLAConfig
@@ -82,6 +84,7 @@ class Run:
     scan_vision: bool = False
     packed_views: float = 0.0
     noise_draws: int = 1
+    distill: Distillation | None = None
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -153,6 +156,7 @@ class Run:
             self.ema_decay,
             self.lora,
             noise_draws=self.noise_draws,
+            distill=self.distill,
         )
 
 
