@@ -173,8 +173,7 @@ def prepare(
         max_delay: most committed rows that the weights were trained for, see `XVLAConfig`.
 
     Raises:
-        InputError: the prefix does not fit, its domain has actions relative to the proprio of
-            their own query, or the weights were not trained for its mode.
+        InputError: the prefix does not fit, or its domain or the weights do not allow it.
     """
     mode = _mode(observation, max_delay, who)
     rows = np.zeros(shape, np.float32)
