@@ -11,6 +11,7 @@ given ones from their place, in mm, for each way to give them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Final
 
 import jax
@@ -43,7 +44,12 @@ _SIZE: Final = 32  # samples of a step, and of the measurement
 _REACH: Final = 0.3  # m, of the places along each axis
 _DELAYS: Final = (0, 4)  # longest delay of each training
 _PROCESSOR: Final = Processor(image_size=32, text_length=12)
-_SHAPE: Final = models.model_dict(models.TINY, action_mode="ee6d")
+_STAGE: Final[dict[str, Any]] = {  # of the vision tower, which has nothing to see
+    **dict.fromkeys(("depths", "num_heads", "num_groups"), (1,)),
+    **dict.fromkeys(("dim_embed", "patch_size", "patch_stride"), (8,)),
+    "patch_prenorm": (False,),
+    "patch_padding": (0,),
+}
 _POSITION: Final = slice(0, 3)  # channels
 
 
@@ -75,7 +81,8 @@ def measured(config: XVLAConfig, params: Any, host: dict[str, Any]) -> dict[str,
     true = places(np.random.default_rng(_SEED.value + 1), config)
     pixels = normalise(host["images"], _PROCESSOR.mean, _PROCESSOR.std)
     seen = pixels, host["view_mask"], host["input_ids"]
-    context: Any = model.apply({"params": params}, *seen, method="encode")
+    encode = functools.partial(model.apply, method="encode")
+    context: Any = jax.jit(encode)({"params": params}, *seen)
     noise = jax.random.normal(jax.random.key(_SEED.value), true.shape)
 
     @jax.jit
@@ -106,7 +113,8 @@ def main(_: list[str]) -> None:
     table = Table("trained for", "way", title="mm behind the given rows", box=box.SIMPLE)
     for given in range(max(_DELAYS) + 1):
         table.add_column(f"{given} given", justify="right")
-    plain = XVLAConfig.from_dict(_SHAPE)
+    plain = XVLAConfig.from_dict(models.model_dict(models.TINY, action_mode="ee6d"))
+    plain = dataclasses.replace(plain, vision=dataclasses.replace(plain.vision, **_STAGE))
     host = made_up_batch(plain, _PROCESSOR, _SIZE)
     host |= {name: np.zeros_like(host[name]) for name in ("domain_id", "proprio")}  # one robot
     host["images"] = host["images"][:, :1]
