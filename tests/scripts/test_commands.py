@@ -50,7 +50,6 @@ IN_BUCKETS = _PROGRAMS | {
     "evaluate": {"out", "policy", "program_cache"},
     "inspect_data": {"root"},
     "merge_results": {"out"},
-    "report": {"workdir"},
     "run_summary": {"out"},
     "serve": {"checkpoint", "adapter", "program_cache"},
     "train": {"workdir", "program_cache"},
@@ -330,6 +329,15 @@ def test_no_flag_takes_a_bucket_for_a_local_folder(name: str, place: str) -> Non
             continue
         with pytest.raises(UsageError, match=r"in a bucket; a local path is needed|unknown "):
             command.parse([name, *config, f"--{flag}={place}"])
+        command.flags[flag].unparse()
+
+
+@pytest.mark.parametrize("name", sorted(IN_BUCKETS))
+def test_flags_that_may_lie_in_a_bucket_are_taken(name: str) -> None:
+    command = COMMANDS[name]
+    for flag in IN_BUCKETS[name]:
+        with pytest.raises(UsageError, match=r"must be given|is no file|a config file"):
+            command.parse([name, f"--{flag}=gs://bucket/run"])
         command.flags[flag].unparse()
 
 
