@@ -336,8 +336,12 @@ def test_no_flag_takes_a_bucket_for_a_local_folder(name: str, place: str) -> Non
 def test_flags_that_may_lie_in_a_bucket_are_taken(name: str) -> None:
     command = COMMANDS[name]
     for flag in IN_BUCKETS[name]:
-        with pytest.raises(UsageError, match=r"must be given|is no file|a config file"):
+        problem = ""
+        try:
             command.parse([name, f"--{flag}=gs://bucket/run"])
+        except UsageError as error:  # other flags are missing
+            problem = str(error)
+        assert "in a bucket" not in problem
         command.flags[flag].unparse()
 
 
