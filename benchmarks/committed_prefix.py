@@ -62,7 +62,7 @@ def measure(policy: Policy, frames: Sequence[Frame], console: Console) -> list[d
             error = position.distance(
                 actions[..., position.channels], recorded[..., position.channels]
             )  # [N, T]
-            first, rest = error[:, delay].mean(), error[:, delay:].mean()
+            first, rest = float(error[:, delay].mean()), float(error[:, delay:].mean())
             records.append({"delay": delay, "way": way, "first": first, "rest": rest})
             show(number, len(cells))
     return records

@@ -228,11 +228,7 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
-    if config.context_attends_to not in ATTENDED:
-        raise ConfigError(
-            f"context_attends_to is {config.context_attends_to!r}; allowed are "
-            f"{', '.join(ATTENDED)}"
-        )
+    _check_ours(config)
     stages = len(vision.depths)
     check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (
@@ -275,11 +271,6 @@ def _check(config: XVLAConfig) -> None:
             f"vision_config.projection_dim is {vision.projection_dim}, "
             f"text_config.d_model is {text.d_model}; image and text tokens share one width"
         )
-    if config.rtc_max_delay >= config.num_actions:
-        raise ConfigError(
-            f"rtc_max_delay is {config.rtc_max_delay}; 0 .. {config.num_actions - 1} is allowed, "
-            f"as a chunk has {config.num_actions} actions (num_actions)"
-        )
     if text.activation_function != "gelu" or text.encoder_layerdrop:
         raise ConfigError(
             f"text_config.activation_function is {text.activation_function!r} and "
@@ -294,4 +285,18 @@ def _check(config: XVLAConfig) -> None:
         raise ConfigError(
             f"vision_config.image_feature_source is {vision.image_feature_source!r}; "
             "a list of 'spatial_avg_pool', 'temporal_avg_pool', 'last_frame' is expected"
+        )
+
+
+def _check_ours(config: XVLAConfig) -> None:
+    """Refuses values of the fields that no release has."""
+    if config.context_attends_to not in ATTENDED:
+        raise ConfigError(
+            f"context_attends_to is {config.context_attends_to!r}; allowed are "
+            f"{', '.join(ATTENDED)}"
+        )
+    if config.rtc_max_delay >= config.num_actions:
+        raise ConfigError(
+            f"rtc_max_delay is {config.rtc_max_delay}; 0 .. {config.num_actions - 1} is allowed, "
+            f"as a chunk has {config.num_actions} actions (num_actions)"
         )

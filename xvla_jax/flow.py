@@ -79,7 +79,6 @@ def sample_losses(
     t: Array,
     delay: Array | None = None,
     rng: Array | None = None,
-    targets: Array | None = None,
 ) -> dict[str, Array]:
     """Returns the loss terms of each sample, ``[B]``.
 
@@ -88,15 +87,15 @@ def sample_losses(
         params: its parameters.
         batch: ``pixels`` float32[B, V, H, W, 3] normalised, ``view_mask`` bool[B, V],
             ``input_ids`` int32[B, L], ``domain_id`` int32[B], ``proprio`` float32[B, D],
-            ``actions`` float32[B, T, d]; ``channel_mask`` bool[B, d] where channels are lacking.
-        noise: standard normal, of the shape of ``actions``; ``[B, K, T, d]`` for K draws of each
+            ``actions`` float32[B, T, d], or of the shape of ``noise``; ``channel_mask`` bool[B, d]
+            where channels are lacking.
+        noise: standard normal ``[B, T, d]``; ``[B, K, T, d]`` for K draws of each
             observation, which is encoded once. The terms are then means over its draws.
         t: float32[B], see `stratified_time`; ``[B, K]``, see `stratified_draws`.
         delay: int32 of the shape of ``t``: so many first rows of the chunk, fewer than T, are
             committed. The network sees them as they are, at time 0, and the loss is a mean over
             the others.
         rng: key for dropout and drop path; without it the network runs in evaluation mode.
-        targets: chunks in place of the recorded ones, of the shape of ``noise``.
     """
     space = action_space(model.config)
     train = rng is not None
@@ -104,33 +103,23 @@ def sample_losses(
     draws = t.size // len(t)
     # K rows for each observation, side by side: [B, K, ...] -> [B * K, ...]
     noise, t = noise.reshape(-1, *noise.shape[-2:]), t.reshape(-1)
-    rows = {
-        name: batch[name] if draws == 1 else jnp.repeat(batch[name], draws, axis=0)
-        for name in ("actions", "proprio", CHANNEL_MASK)
-        if name in batch
-    }
-    actions, mask = rows["actions"], rows.get(CHANNEL_MASK)
-    if targets is not None:
-        actions = targets.reshape(noise.shape)
+
+    def for_draws(value: Array) -> Array:  # [B, ...] -> [B * K, ...]
+        return value if draws == 1 else jnp.repeat(value, draws, axis=0)
+
+    actions = batch["actions"]
+    actions = for_draws(actions) if actions.ndim < 4 else actions.reshape(noise.shape)
+    mask = for_draws(batch[CHANNEL_MASK]) if CHANNEL_MASK in batch else None
     free = None
     if delay is not None:  # the time of each action: 0, data, in the committed rows
         free = jnp.arange(actions.shape[1]) >= delay.reshape(-1, 1)  # [B * K, T]
         t = jnp.where(free, t[:, None], 0.0)  # [B * K, T]
     noisy = interpolate(noise, actions, t)  # [B * K, T, d]
     # The action space pads to D and hides what is never denoised or was not recorded.
-    proprio, noisy = space.preprocess(rows["proprio"], noisy, mask)
-    prediction = model.apply(
-        {"params": params},
-        batch["pixels"],
-        batch["view_mask"],
-        batch["input_ids"],
-        noisy,
-        proprio,
-        batch["domain_id"],
-        t,
-        train=train,
-        rngs=rngs,
-    )
+    proprio, noisy = space.preprocess(for_draws(batch["proprio"]), noisy, mask)
+    views = [batch[name] for name in ("pixels", "view_mask", "input_ids")]
+    inputs = (*views, noisy, proprio, batch["domain_id"], t)
+    prediction = model.apply({"params": params}, *inputs, train=train, rngs=rngs)
     with jax.named_scope("loss"):
         losses = space.sample_losses(jnp.asarray(prediction), actions, mask, free)  # [B * K]
         if draws == 1:

@@ -85,6 +85,8 @@ def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig,
             "adapter is for the attention of its base. Train all weights, or leave the field empty"
         )
     logging.info("initial weights: %s, %s", config.init_from, space_text(loaded.config))
+    if model.rtc_max_delay:  # said, as it may be the checkpoint that asks for it
+        logging.info("trains for delays of 0 .. %d actions (config.rtc)", model.rtc_max_delay)
     return model, loaded
 
 

@@ -76,7 +76,7 @@ def test_configs_are_read_as_runs() -> None:
     assert (run.optimizer.learning_rate, run.optimizer.weight_decay) == (1e-4, 0.01)
     libero = run_of(finetune_libero.get_config(), 2)
     assert (libero.batch_size, libero.views, libero.optimizer.iters) == (128, 2, 60_000)
-    delayed = finetune_libero.get_config()
+    delayed: Any = finetune_libero.get_config()
     delayed.rtc.max_delay = 8
     assert (libero.config.rtc_max_delay, run_of(delayed, 2).config.rtc_max_delay) == (0, 8)
     delayed.rtc.max_delay = 30

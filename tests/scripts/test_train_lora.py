@@ -122,6 +122,7 @@ def test_an_adapter_for_joints_on_a_base_of_poses_says_so_wherever_it_goes(folde
     status, output = _train(folder, "joints", "lora", **joints)
     assert status == 0, output
     assert "resuming" in output
+    assert "trains for delays of 0 .. 2 actions" in output
     loaded, adapter = pretrained.load_checkpoint(folder / "joints"), folder / "joints" / "peft"
     assert (loaded.config.action_mode, loaded.config.real_action_dim) == ("auto", 6)
     assert loaded.config.rtc_max_delay == adapter_delay(adapter) == 2

@@ -42,8 +42,8 @@ def _inputs() -> dict[str, Any]:
     return host | {"pixels": pixels, "channel_mask": mask, "view_mask": host["view_mask"][:, :2]}
 
 
-def _noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(*shape, _T, _D)).astype(np.float32)
+def _noise(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).normal(size=(*shape, _T, _D)), jnp.float32)
 
 
 def test_delays_are_drawn_evenly() -> None:
@@ -63,7 +63,7 @@ def test_means_are_over_the_rows_that_count() -> None:
 
 def test_the_network_sees_committed_rows_as_they_are_at_time_0() -> None:
     batch, network = _inputs(), _Network()
-    noise, t = _noise(_B), np.asarray([0.25, 0.75], np.float32)
+    noise, t = _noise(_B), jnp.asarray([0.25, 0.75])
     model: Any = network
     flow.sample_losses(model, {}, batch, noise=noise, t=t, delay=jnp.asarray([2, 0]))
     np.testing.assert_array_equal(network.t, [[0, 0] + [0.25] * (_T - 2), [0.75] * _T])
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_other_rows() -> None:
     """A network of zeros: the terms are those of a shorter chunk."""
     batch, model = _inputs(), _Network()
     network: Any = model
-    given: Any = {"noise": _noise(_B), "t": np.asarray([0.25, 0.0], np.float32)}
+    given: Any = {"noise": _noise(_B), "t": jnp.asarray([0.25, 0.0])}
     terms = flow.sample_losses(network, {}, batch, **given, delay=jnp.asarray([4, 0]))
     short = {name: value[:1] for name, value in batch.items()}
     short["actions"] = short["actions"][:, 4:]
@@ -94,7 +94,7 @@ def test_each_draw_has_a_delay_of_its_own() -> None:
     batch, model = _inputs(), _Network()
     network: Any = model
     noise, delay = _noise(_B, _K), np.asarray([[0, 1, 5], [3, 0, 2]], np.int32)
-    t = np.asarray(flow.stratified_draws(jnp.float32(0.3), _B, _K))
+    t = flow.stratified_draws(jnp.float32(0.3), _B, _K)
     together = flow.sample_losses(network, {}, batch, noise=noise, t=t, delay=jnp.asarray(delay))
     assert (network.t.reshape(_B, _K, _T) == 0).sum(-1).tolist() == delay.tolist()
     each = [
@@ -111,7 +111,9 @@ def test_each_draw_has_a_delay_of_its_own() -> None:
 def test_one_time_for_all_actions_is_the_time_of_the_sample_bit_for_bit() -> None:
     """The head alone, on made-up context; another time of one action changes what follows."""
     width, hidden = tiny.CONFIG.text.d_model, np.random.default_rng(2)
-    context = Context(*(hidden.normal(size=(_B, 3, width)).astype(np.float32) for _ in range(2)))
+    context = Context(
+        *(jnp.asarray(hidden.normal(size=(_B, 3, width)), jnp.float32) for _ in range(2))
+    )
     batch, noise = _inputs(), _noise(_B)
 
     @jax.jit

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -121,9 +121,27 @@ def convert_checkpoint(
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
     loaded = _stated(_changed(source, adapter, resize), source, stating)
-    chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     certificates = _certificates(source, loaded)
-    rounded = save_pretrained(
+    chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
+    rounded = _save(
+        target, layout, loaded, dtype=chosen, overwrite=overwrite, progress=progress, domain=domain
+    )
+    carried = () if adapter or resize or rounded else _carry(certificates, loaded, target)
+    return loaded, Conversion(
+        certificates=carried,
+        left=tuple(name for name in certificates if name not in carried),
+        source=describe(source),
+        target=describe(target),
+        dtype=chosen,
+        rounded=rounded,
+        seconds=time.perf_counter() - start,
+        peak_rss=_peak_rss(),
+    )
+
+
+def _save(target: buckets.Place, layout: str, loaded: Pretrained, **options: Any) -> int:
+    """Writes all but the certificates; returns how many tensors were rounded."""
+    return save_pretrained(
         target,
         loaded.config,
         loaded.params,
@@ -131,27 +149,9 @@ def convert_checkpoint(
         processor=loaded.processor,
         contracts=loaded.contracts,
         domains=loaded.domains,
-        overwrite=overwrite,
         buffers=loaded.buffers,
-        dtype=chosen,
         files={k: v for k, v in loaded.files.items() if k not in _CERTIFICATES},
-        progress=progress,
-        domain=domain,
-    )
-    left = certificates
-    if certificates and not (adapter or resize or rounded) and _acts_alike(loaded, target):
-        left = {}
-        for name, content in certificates.items():
-            (target / name).write_bytes(content)
-    return loaded, Conversion(
-        certificates=tuple(name for name in certificates if name not in left),
-        left=tuple(left),
-        source=describe(source),
-        target=describe(target),
-        dtype=chosen,
-        rounded=rounded,
-        seconds=time.perf_counter() - start,
-        peak_rss=_peak_rss(),
+        **options,
     )
 
 
@@ -166,11 +166,17 @@ def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]
     return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
 
 
-def _acts_alike(loaded: Pretrained, target: buckets.Place) -> bool:
-    """Returns True where config and preprocessing are read back as they were written."""
-    written = load_checkpoint(target, stored=True)
+def _carry(
+    certificates: Mapping[str, bytes], loaded: Pretrained, target: buckets.Place
+) -> tuple[str, ...]:
+    """Writes certificates where config and preprocessing are read back as they were written."""
+    written = load_checkpoint(target, stored=True) if certificates else loaded
     same = written.config.to_dict() == loaded.config.to_dict()
-    return same and not differing_fields(loaded.processor, written.processor)
+    if not same or differing_fields(loaded.processor, written.processor):
+        return ()
+    for name, content in certificates.items():
+        (target / name).write_bytes(content)
+    return tuple(certificates)
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:

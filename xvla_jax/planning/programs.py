@@ -318,6 +318,22 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     return gathers
 
 
+def sums_of_activations(module: hlo.Module) -> list[str]:
+    """Lists sums between chips in the forward pass, of more than losses.
+
+    Each chip works on its own samples. Where the compiler splits a layer like its weights instead,
+    every chip gets the activations of all samples.
+    """
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if collective_kind(visit) == "all-reduce"
+        and "jvp(" in visit.op_name
+        and "transpose(" not in visit.op_name
+        and sum(array.elements for array in visit.instruction.arrays) >= _LARGE
+    ]
+
+
 def exchanges_of_packed_views(module: hlo.Module) -> list[str]:
     """Lists collectives that move packed images or tokens: each device packs its own."""
     return [
@@ -332,5 +348,6 @@ GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "products of two float32 operands": wide_products,
     "gradients of matrices that an adapter changes": gradients_of_merged,
     "gathers of optimizer state": gathers_of_optimizer_state,
+    "sums of activations": sums_of_activations,
     "exchanges of packed views": exchanges_of_packed_views,
 }

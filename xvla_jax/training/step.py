@@ -112,9 +112,9 @@ def _make_loss(
         chances: dict[str, Any] = {**drawn, "rng": key}
         if recipe.distill is not None:
             with jax.named_scope("teacher"):
-                targets = recipe.distill.targets(teacher, inputs, drawn["noise"])
+                inputs["actions"] = recipe.distill.targets(teacher, inputs, drawn["noise"])
             # Without dropout: the target is a function of what the student sees.
-            chances |= {"t": recipe.distill.times(drawn["t"]), "rng": None, "targets": targets}
+            chances |= {"t": recipe.distill.times(drawn["t"]), "rng": None}
         terms = flow.sample_losses(recipe.model, weights, inputs, **chances)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
