@@ -50,6 +50,7 @@ IN_BUCKETS = _PROGRAMS | {
     "evaluate": {"out", "policy", "program_cache"},
     "inspect_data": {"root"},
     "merge_results": {"out"},
+    "report": {"workdir"},
     "run_summary": {"out"},
     "serve": {"checkpoint", "adapter", "program_cache"},
     "train": {"workdir", "program_cache"},
@@ -322,7 +323,7 @@ def test_data_is_a_row_a_mixture_or_ones_own(value: str, problems: int) -> None:
 @pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket/run", "a=gs://bucket/run"])
 def test_no_flag_takes_a_bucket_for_a_local_folder(name: str, place: str) -> None:
     command = COMMANDS[name]
-    texts = [f for f in command.flags if command.flags[f].flag_type() in ("string", "multi string")]
+    texts = [f for f in command.names if command.flags[f].flag_type() in ("string", "multi string")]
     config = ["--config=configs/debug.py"] if name in ("train", "plan") else []
     for flag in texts:
         if flag in IN_BUCKETS.get(name, ()):
