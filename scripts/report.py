@@ -124,7 +124,8 @@ def plan_section(workdir: pathlib.Path, place: Place | None = None) -> str:
     certificate, seal = read_certificate(path)
     parts = [_plan_table(certificate, domain) for domain in _domains(certificate)]
     plans = ",".join([DEFAULT.name, *(n for n, e in certificate.plans.items() if not e.beyond)])
-    serve = f"python -m scripts.serve --checkpoint={shlex.quote(str((place or workdir) / 'hf'))} --plans={plans}"
+    weights = shlex.quote(str((place or workdir) / "hf"))
+    serve = f"python -m scripts.serve --checkpoint={weights} --plans={plans}"
     docs = html.escape(os.path.relpath(_DOCS, workdir))
     frames = ", ".join(f"{count} frames of {name}" for name, count in certificate.frames.items())
     return (
