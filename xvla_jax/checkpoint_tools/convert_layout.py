@@ -6,7 +6,7 @@ import dataclasses
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
 from xvla_jax.checkpoints import run_folder
-from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.accounting import INT8, STORED
 from xvla_jax.checkpoints.folders import check_target
 from xvla_jax.checkpoints.names import detect_dialect
 from xvla_jax.checkpoints.relabel import relabelled
@@ -25,6 +25,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
+from xvla_jax.models.int8 import GROUPS, int8_params
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
     ORBAX,
@@ -84,6 +85,7 @@ def convert_checkpoint(
     resize: str | None = None,
     domain: int | None = None,
     stating: Stating | None = None,
+    int8: Collection[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Pretrained, Conversion]:
     """Writes ``target`` from ``source``.
@@ -98,10 +100,11 @@ def convert_checkpoint(
         resize: a row of ``resizing.RESIZING`` in place of the source's.
         domain: see `save_pretrained`.
         stating: returns action contracts for domains of which the source states none.
+        int8: groups of parameters that dtype ``int8`` is for; by default those of an int8 source,
+            or else all of ``models.int8.GROUPS``.
         progress: called for every tensor or leaf that is written.
 
-    Returns:
-        What was written, its parameters still on the source's disk; and the figures.
+    Returns what was written, its parameters still on the source's disk; and the figures.
 
     Raises:
         CheckpointError, ConfigError: the source cannot be read, or the target cannot be written.
@@ -124,15 +127,26 @@ def convert_checkpoint(
         files=loaded.files,
         progress=progress,
         domain=domain,
+        int8=_groups(loaded, source, int8),
     )
+    sides = describe(source), describe(target)
     return loaded, Conversion(
-        source=describe(source),
-        target=describe(target),
-        dtype=chosen,
-        rounded=rounded,
-        seconds=time.perf_counter() - start,
-        peak_rss=_peak_rss(),
+        *sides, chosen, rounded, seconds=time.perf_counter() - start, peak_rss=_peak_rss()
     )
+
+
+def _groups(loaded: Pretrained, source: buckets.Place, asked: Collection[str]) -> Collection[str]:
+    """Returns the groups of parameters that are int8 in the target, where it has int8 weights.
+
+    Raises:
+        CheckpointError: the source has other ones.
+    """
+    if loaded.int8 and asked and set(asked) != set(loaded.int8):
+        raise CheckpointError(
+            f"{source} has int8 weights of {', '.join(loaded.int8)}; other groups than these are "
+            "taken from float32 weights alone"
+        )
+    return asked or loaded.int8 or tuple(GROUPS)
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:
@@ -152,7 +166,7 @@ def _changed(
     source: buckets.Place, adapter: buckets.Place | None, resize: str | None
 ) -> Pretrained:
     """Reads the source, with an adapter merged and another way of resizing, if given."""
-    loaded = load_checkpoint(source, stored=True)
+    loaded = load_checkpoint(source, stored=True, int8=adapter is None)
     if adapter:
         loaded = relabelled(loaded, *adapter_space(adapter))
         changes = load_adapter(
@@ -210,18 +224,24 @@ def verify(source: Pretrained, folder: buckets.Place, *, dtype: str) -> dict[str
     Args:
         source: the checkpoint.
         folder: of any layout.
-        dtype: stored type of the folder, to which the source's parameters are rounded first.
+        dtype: stored type of the folder, to which the source's parameters are rounded first; to
+            int8 for the comparison of parameters alone.
 
     Returns:
         Counts, equality of all parameters, and the largest difference of actions from the same raw
         observations (480 x 640 px, two cameras) and noise, each side with its own preprocessing;
         ``preprocessing`` has the fields in which the two differ.
     """
-    source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
-    written = load_checkpoint(folder)
-    kind = np.float32 if run_folder.find_step(folder) else DTYPES[STORED[dtype]]
+    written = load_checkpoint(folder, stored=dtype == INT8, int8=True)
+    rounded = jax.tree.map(np.asarray, int8_params(source.params, written.int8))
+    if not source.int8:  # an int8 source acts in int8
+        source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
+    float32 = run_folder.find_step(folder) or dtype == INT8
+    kind = np.float32 if float32 else DTYPES[STORED[dtype]]
     equal = jax.tree.map(
-        lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
+        lambda a, b: np.array_equal(a.astype(kind), np.asarray(b).astype(kind)),
+        rounded,
+        written.params,
     )
     observations = _random_observations(source)
     ours, theirs = (_act(checkpoint, observations) for checkpoint in (source, written))
