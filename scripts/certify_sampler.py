@@ -2,11 +2,14 @@
 
 python -m scripts.certify_sampler --checkpoint=FOLDER --data=NAME --root=FOLDER
     [--plans=frozen10,frozen3] [--episodes=16] [--task=quickstart --init_states=30:80 --out=FOLDER]
+    [--reference=FOLDER]
 
 Recorded frames of held-out episodes (those that config.validation.episodes of the same number
 keeps out of training) pass through the plans with the same noise; the distance from exact10 is
 measured by domain in millimetres, degrees and decisions of the gripper. With --task all plans are
-evaluated in closed loop on the same initial states; the receipt goes to --out. The certificate is
+evaluated in closed loop on the same initial states; the receipt goes to --out. With --reference all
+is measured from the exact10 of another checkpoint: of the float32 weights that int8 ones were made
+of, which these need for exact10 itself, or of a teacher. The certificate is
 written into the checkpoint's folder, bound to its weights and sealed. The server and the evaluation
 use no plan that has none, or that breaks its limits; docs/fast_and_smooth.md explains it.
 Exit status: 0 if all plans keep the limits, 1 after an error, 2 if one breaks them.
@@ -51,6 +54,9 @@ _PROCESSOR = COMMAND.DEFINE_string("processor", None, "Folder of other processor
 _DTYPE = COMMAND.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
 _DATA = COMMAND.DEFINE_string("data", None, "Dataset, mixture or module:ROW.", required=True)
 _ROOT = COMMAND.DEFINE_string("root", None, "Its data folder.", required=True)
+_REFERENCE = COMMAND.DEFINE_string(
+    "reference", None, "Checkpoint to measure from, in place of CHECKPOINT's own exact10."
+)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", 16, "Held-out episodes of each dataset, four frames each.", lower_bound=1
 )
@@ -72,11 +78,15 @@ _OUT = COMMAND.DEFINE_string("out", None, "Folder of the evaluation, with --task
 
 def measure(
     policy: Policy,
+    reference: Policy | None,
     sources: Sequence[Source],
     plans: Sequence[SamplerPlan],
     console: Console,
 ) -> tuple[dict[str, int], dict[str, dict[str, dict[str, Drift]]]]:
-    """Returns frames by dataset, and the drift by plan, domain and quantity."""
+    """Returns frames by dataset, and the drift by plan, domain and quantity.
+
+    It is the distance from the default plan, of the ``reference`` if there is one.
+    """
     from scripts.evaluation.drift import drifts, quantities
     from xvla_jax.errors import CertificateError
     from xvla_jax.plans import DEFAULT
@@ -98,16 +108,37 @@ def measure(
                     f"the checkpoint has no contract of domain {domain}; it has "
                     f"{', '.join(map(str, policy.contracts))} (action_contract.json)"
                 )
-            chunks = {}
-            for plan in (DEFAULT, *plans):
-                chunks[plan.name] = np.concatenate(list(_acted(policy, frames, plan)))
+            _check_same_actions(policy, reference or policy, domain)
+            chunks = []
+            for one, plan in ((reference or policy, DEFAULT), *((policy, plan) for plan in plans)):
+                chunks.append(np.concatenate(list(_acted(one, frames, plan))))
                 show(int(total * len(chunks) / (1 + len(plans))), total)
             recorded = np.stack([frame.batch["actions"][0] for frame in frames])
             named = quantities(policy.space, policy.contracts[domain])
-            for plan in plans:
-                drift = drifts(named, chunks[DEFAULT.name], chunks[plan.name], recorded)
+            for plan, chunk in zip(plans, chunks[1:], strict=True):
+                drift = drifts(named, chunks[0], chunk, recorded)
                 measured[plan.name][names.get(domain, str(domain))] = drift
     return counts, measured
+
+
+def _check_same_actions(policy: Policy, reference: Policy, domain: int) -> None:
+    """Refuses a reference whose actions mean something else.
+
+    Raises:
+        CertificateError: names what differs.
+    """
+    from xvla_jax.errors import CertificateError
+
+    for what, ours, theirs in (
+        ("action space", policy.space, reference.space),
+        ("actions of a chunk", policy.config.num_actions, reference.config.num_actions),
+        (f"contract of domain {domain}", policy.contracts[domain], reference.contracts.get(domain)),
+    ):
+        if ours != theirs:
+            raise CertificateError(
+                f"--reference={_REFERENCE.value}: {what} is {theirs}, of the checkpoint {ours}; "
+                "actions can be compared where these are equal"
+            )
 
 
 def _frames(policy: Policy, source: Source) -> Iterator[Frame]:
@@ -159,10 +190,11 @@ def evaluate(
     from xvla_jax.checkpoint_tools.certificate import Success
     from xvla_jax.plans import DEFAULT
 
-    names = [DEFAULT.name, *plans]
+    first = "reference" if _REFERENCE.value else DEFAULT.name
     arguments = [
         *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
-        *(f"--policy={name}={_CHECKPOINT.value}" for name in names),
+        f"--policy={first}={_REFERENCE.value or _CHECKPOINT.value}",
+        *(f"--policy={name}={_CHECKPOINT.value}" for name in plans),
         *(f"--plan={name}={name}" for name in plans),
         *("--film=", f"--workers={_WORKERS.value}", f"--seed={_SEED.value}"),
         *([f"--init_states={_STATES.value}"] if _STATES.value else []),
@@ -172,12 +204,12 @@ def evaluate(
     if status:
         raise ValueError(f"scripts.evaluate ended with status {status}")
     receipt = read_receipt(out)
-    model = receipt["policies"][DEFAULT.name]["hash"]
+    model = receipt["policies"][plans[0]]["hash"]
     if model != digest:
         raise ValueError(f"{out / RESULTS} is of model {model}; this one is {digest}")
     measured: dict[str, dict[str, Success]] = {}
     for name in plans:
-        for task, pairs in compare_runs(receipt, name, receipt, DEFAULT.name).items():
+        for task, pairs in compare_runs(receipt, name, receipt, first).items():
             measured.setdefault(name, {})[task] = Success(
                 episodes=pairs.pairs,
                 default=pairs.both + pairs.only_second,
@@ -186,6 +218,38 @@ def evaluate(
                 receipt=receipt[SEAL],
             )
     return measured
+
+
+def _reference(policy: Policy) -> Policy | None:
+    """Loads --reference.
+
+    Raises:
+        CertificateError: it is missing, and the checkpoint has int8 weights.
+    """
+    from xvla_jax.errors import CertificateError
+    from xvla_jax.policy import Policy
+
+    if _REFERENCE.value:
+        return Policy.from_pretrained(_REFERENCE.value, dtype=_DTYPE.value)
+    if policy.int8:
+        raise CertificateError(
+            f"{_CHECKPOINT.value} has int8 weights; --reference=FOLDER names the float32 weights "
+            "that they were made of, from which the drift is measured"
+        )
+    return None
+
+
+def _plans() -> list[SamplerPlan]:
+    """Returns the plans to measure; exact10 is among them where another one is the reference."""
+    from xvla_jax.plans import DEFAULT, named_plan
+
+    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
+    plans = [plan for plan in plans if plan != DEFAULT]
+    if _REFERENCE.value:
+        return [DEFAULT, *plans]
+    if not plans:
+        raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
+    return plans
 
 
 def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
@@ -203,23 +267,20 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         certificate_path,
         sealed,
     )
-    from xvla_jax.plans import DEFAULT, named_plan
     from xvla_jax.policy import Policy
     from xvla_jax.serving.engine import model_sha256
 
-    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
-    plans = [plan for plan in plans if plan != DEFAULT]
-    if not plans:
-        raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
-    sources = open_mixture(mixture(_DATA.value), _ROOT.value)
+    plans = _plans()
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
         adapter=_ADAPTER.value,
         processor=_PROCESSOR.value,
     )
+    reference = _reference(policy)
+    sources = open_mixture(mixture(_DATA.value), _ROOT.value)
     digest = model_sha256(policy)
-    frames, drift = measure(policy, sources, plans, console)
+    frames, drift = measure(policy, reference, sources, plans, console)
     success: dict[str, dict[str, Success]] = {}
     if _TASK.value and _OUT.value:
         names = [plan.name for plan in plans]
@@ -242,6 +303,7 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         limits=limits,
         plans=entries,
         made_by={"command": COMMAND.line, **versions(("jax", "jaxlib", "flax", "numpy"))},
+        reference=reference and model_sha256(reference),
     )
     path = certificate_path(pathlib.Path(_ADAPTER.value or _CHECKPOINT.value), certificate.dtype)
     write_json(path, sealed(certificate))
@@ -252,7 +314,8 @@ def show(console: Console, certificate: Certificate) -> None:
     """Prints a table for each domain, and for each plan its success and the verdict."""
     domains = dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift)
     for domain in domains:
-        table = Table(title=f"Distance from exact10, domain {domain}", box=box.SIMPLE)
+        title = f"Distance from exact10{_of_reference()}, domain {domain}"
+        table = Table(title=title, box=box.SIMPLE)
         table.add_column("plan", no_wrap=True)
         table.add_column("channel", no_wrap=True)
         for column in ("mean", "p99", "worst", "own error", "of that"):
@@ -269,6 +332,10 @@ def show(console: Console, certificate: Certificate) -> None:
         console.print(f"{name}: {verdict}", markup=False, soft_wrap=True)
 
 
+def _of_reference() -> str:
+    return f" of {_REFERENCE.value}" if _REFERENCE.value else ""
+
+
 def _numbers(drift: Drift) -> Iterator[str]:
     for value in (drift.mean, drift.p99, drift.worst, drift.own_error):
         yield f"{value:.2g}"
@@ -279,7 +346,7 @@ def _successes(entry: Entry) -> Iterator[str]:
     for task, one in entry.success.items():
         difference, low, high = (100 * value for value in one.difference)
         yield (
-            f"{task}: {one.plan} of {one.episodes}, exact10 {one.default}: "
+            f"{task}: {one.plan} of {one.episodes}, exact10{_of_reference()} {one.default}: "
             f"{difference:+.1f} points ({low:+.1f} to {high:+.1f})"
         )
 
