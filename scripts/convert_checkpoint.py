@@ -63,7 +63,7 @@ _DTYPE = COMMAND.DEFINE_enum(
     "Type of the tensors in OUT (Orbax: float32; int8: layout hf).",
 )
 _INT8 = COMMAND.DEFINE_list(
-    "int8_groups", [], "Of int8 weights, the groups to round; by default all that there are."
+    "int8_groups", [], "Rows of xvla_jax/models/int8.py to round; by default all but action_*."
 )
 _ADAPTER = COMMAND.DEFINE_string("adapter", "", "PEFT folder to merge into the weights.")
 _RESIZE = COMMAND.DEFINE_enum(

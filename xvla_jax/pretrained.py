@@ -36,7 +36,7 @@ from xvla_jax.contract import (
 )
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter, save_adapter
-from xvla_jax.models.int8 import GROUPS, Int8Leaf, int8_params
+from xvla_jax.models.int8 import DEFAULT_GROUPS, GROUPS, Int8Leaf, int8_params
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -101,7 +101,7 @@ def save_pretrained(
     progress: Progress | None = None,
     domain: int | None = None,
     domains: Mapping[str, int] | None = None,
-    int8: Collection[str] = tuple(GROUPS),
+    int8: Collection[str] = DEFAULT_GROUPS,
 ) -> int:
     """Writes a checkpoint in any layout; PyTorch's layouts load in the packages they are from.
 

@@ -25,7 +25,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
-from xvla_jax.models.int8 import GROUPS, int8_params
+from xvla_jax.models.int8 import DEFAULT_GROUPS, int8_params
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
     ORBAX,
@@ -101,7 +101,7 @@ def convert_checkpoint(
         domain: see `save_pretrained`.
         stating: returns action contracts for domains of which the source states none.
         int8: groups of parameters that dtype ``int8`` is for; by default those of an int8 source,
-            or else all of ``models.int8.GROUPS``.
+            or else ``models.int8.DEFAULT_GROUPS``.
         progress: called for every tensor or leaf that is written.
 
     Returns what was written, its parameters still on the source's disk; and the figures.
@@ -146,7 +146,7 @@ def _groups(loaded: Pretrained, source: buckets.Place, asked: Collection[str]) -
             f"{source} has int8 weights of {', '.join(loaded.int8)}; other groups than these are "
             "taken from float32 weights alone"
         )
-    return asked or loaded.int8 or tuple(GROUPS)
+    return asked or loaded.int8 or DEFAULT_GROUPS
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:

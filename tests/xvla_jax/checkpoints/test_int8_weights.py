@@ -16,7 +16,7 @@ from tests.xvla_jax import golden
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.errors import CheckpointError
 from xvla_jax.models.inference import abstract_inference_params
-from xvla_jax.models.int8 import GROUPS, int8_groups, int8_params
+from xvla_jax.models.int8 import DEFAULT_GROUPS, int8_groups, int8_params
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_says_its_format(folder: Path) -> None:
     note = json.loads((folder / "config.json").read_text())["int8"]
-    assert note["groups"] == list(GROUPS)
+    assert note["groups"] == list(DEFAULT_GROUPS)
     tensors = load_file(folder / "model.safetensors")
     fc1 = np.asarray(_CASE.params["transformer"]["blocks"]["mlp"]["fc1"]["kernel"])[0]
     values, scale = tensors[_FC1], tensors[f"{_FC1}_scale"]
@@ -54,13 +54,13 @@ def test_weights_stay_int8_and_name_another_model(folder: Path) -> None:
     policy = Policy.from_pretrained(folder)
     kinds = {np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(policy.params)}
     assert kinds == {"int8", "float32"}
-    assert policy.int8 == tuple(GROUPS)
+    assert policy.int8 == tuple(DEFAULT_GROUPS)
     # what a server compiles ahead, before the weights are read
     shapes = abstract_inference_params(_CASE.config, np.float32, None, int8=policy.int8)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), policy.params) == jax.tree.map(
         lambda a: (a.shape, a.dtype), shapes
     )
-    rounded = int8_params(_CASE.params, GROUPS)
+    rounded = int8_params(_CASE.params, DEFAULT_GROUPS)
     same = Policy(_CASE.config, rounded, _PROCESSOR, {})
     expanded = Policy(_CASE.config, jax.tree.map(np.asarray, rounded), _PROCESSOR, {})
     assert model_sha256(policy) == model_sha256(same) != model_sha256(expanded)
@@ -68,14 +68,14 @@ def test_weights_stay_int8_and_name_another_model(folder: Path) -> None:
 
 def test_conversions_keep_the_integers(folder: Path, tmp_path: Path) -> None:
     loaded, again = convert_checkpoint(folder, tmp_path / "again", "hf")
-    assert (loaded.int8, again.dtype, again.rounded) == (tuple(GROUPS), "int8", 0)
+    assert (loaded.int8, again.dtype, again.rounded) == (tuple(DEFAULT_GROUPS), "int8", 0)
     names = ("model.safetensors", "config.json")
     for name in names:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     convert_checkpoint(folder, tmp_path / "wide", "hf", dtype="float32")
     config, params = xvla_jax.load_pretrained(tmp_path / "wide")
     assert "int8" not in config.to_dict()
-    expected = jax.tree.map(np.asarray, int8_params(_CASE.params, GROUPS))
+    expected = jax.tree.map(np.asarray, int8_params(_CASE.params, DEFAULT_GROUPS))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, expected)))
     with pytest.raises(CheckpointError, match="layout is 'orbax', and int8 weights are stored in"):
         convert_checkpoint(folder, tmp_path / "run", "orbax")
