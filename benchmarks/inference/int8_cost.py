@@ -1,4 +1,4 @@
-"""What int8 weights cost: ``python -m benchmarks.inference.int8_cost``.
+"""Memory and time of int8 weights: ``python -m benchmarks.inference.int8_cost``.
 
 ``python -m benchmarks.inference.int8_cost [--checkpoint=FOLDER] [--views=3] [--rounds=3]``
 

@@ -1,4 +1,4 @@
-"""What int8 weights change, by group of parameters: drift of exact10 from the float32 weights.
+"""Drift that int8 weights cause by group of parameters, from the float32 weights.
 
     python -m benchmarks.inference.int8_groups --checkpoint=FOLDER --data=NAME --root=FOLDER
 
