@@ -28,6 +28,9 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.from_scratch = False  # random initial weights; exactly one of the two is set
     config.action_mode = ""  # a name in xvla_jax/actions.py; "" = that of the model
     config.real_action_dim = 0  # channels of action_mode auto; 0 = those of the model
+    # "context": tokens of the context do not attend to actions, so one computation of them serves
+    # all denoising steps; "all": they do, as in X-VLA; "" = as in the model
+    config.context_attends_to = ""
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
     config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
@@ -42,6 +45,8 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     # flow times and noises for each observation, which is encoded once: the head sees
     # batch_size * noise_draws chunks
     config.noise_draws = 1
+    config.distill = _distill()
+    config.rtc = _rtc()
     config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
@@ -120,6 +125,24 @@ def _optimizer() -> ConfigDict:
     optimizer.max_grad_norm = 1.0  # 0 = no clipping
     optimizer.use_cosine_decay = False  # of the schedule xvla_flags
     return optimizer
+
+
+def _distill() -> ConfigDict:
+    """Self-distillation: init_from is the teacher too; docs/fast_and_smooth.md."""
+    distill: Any = ConfigDict()
+    # denoising steps of the student, 1 or 2; 0 = none, and nothing else here has an effect
+    distill.steps = 0
+    distill.teacher_plan = "exact10"  # its sampler plan, a name in xvla_jax/plans.py
+    return distill
+
+
+def _rtc() -> ConfigDict:
+    """Training for delays (real-time chunking): chunks that continue given actions."""
+    rtc: Any = ConfigDict()
+    # most first rows of a chunk that are given, not trained: each sample draws 0 .. max_delay of
+    # them, equally often; 0 = none, -1 = as init_from was trained
+    rtc.max_delay = -1
+    return rtc
 
 
 def _validation() -> ConfigDict:

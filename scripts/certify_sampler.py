@@ -8,8 +8,8 @@ Recorded frames of held-out episodes (those that config.validation.episodes of t
 keeps out of training) pass through the plans with the same noise; the distance from exact10 is
 measured by domain in millimetres, degrees and decisions of the gripper. With --task all plans are
 evaluated in closed loop on the same initial states; the receipt goes to --out. With --reference all
-is measured from the exact10 of another checkpoint: of the float32 weights that int8 ones were made
-of, which these need for exact10 itself, or of a teacher. The certificate is
+are compared with exact10 of that checkpoint: the teacher of a student, or the float32 weights that
+int8 ones were made of, which need it for exact10 too. The certificate is
 written into the checkpoint's folder, bound to its weights and sealed. The server and the evaluation
 use no plan that has none, or that breaks its limits; docs/fast_and_smooth.md explains it.
 Exit status: 0 if all plans keep the limits, 1 after an error, 2 if one breaks them.
@@ -50,13 +50,13 @@ _CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Of any layout.", requir
 _ADAPTER = COMMAND.DEFINE_string(
     "adapter", None, "PEFT folder to merge into the weights; the certificate goes there."
 )
+_REFERENCE = COMMAND.DEFINE_string(
+    "reference", None, "Checkpoint whose exact10 is compared with; without, the same one's."
+)
 _PROCESSOR = COMMAND.DEFINE_string("processor", None, "Folder of other processor files.")
 _DTYPE = COMMAND.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computing type.")
 _DATA = COMMAND.DEFINE_string("data", None, "Dataset, mixture or module:ROW.", required=True)
 _ROOT = COMMAND.DEFINE_string("root", None, "Its data folder.", required=True)
-_REFERENCE = COMMAND.DEFINE_string(
-    "reference", None, "Checkpoint to measure from, in place of CHECKPOINT's own exact10."
-)
 _EPISODES = COMMAND.DEFINE_integer(
     "episodes", 16, "Held-out episodes of each dataset, four frames each.", lower_bound=1
 )
@@ -78,15 +78,12 @@ _OUT = COMMAND.DEFINE_string("out", None, "Folder of the evaluation, with --task
 
 def measure(
     policy: Policy,
-    reference: Policy | None,
+    reference: Policy,
     sources: Sequence[Source],
     plans: Sequence[SamplerPlan],
     console: Console,
 ) -> tuple[dict[str, int], dict[str, dict[str, dict[str, Drift]]]]:
-    """Returns frames by dataset, and the drift by plan, domain and quantity.
-
-    It is the distance from the default plan, of the ``reference`` if there is one.
-    """
+    """Returns frames by dataset, and the drift by plan, domain and quantity."""
     from scripts.evaluation.drift import drifts, quantities
     from xvla_jax.errors import CertificateError
     from xvla_jax.plans import DEFAULT
@@ -101,44 +98,30 @@ def measure(
             seen.setdefault(int(frame.batch["domain_id"][0]), []).append(frame)
     measured: dict[str, dict[str, dict[str, Drift]]] = {plan.name: {} for plan in plans}
     with count_progress(console, "frames x plans") as show:
-        total = sum(map(len, seen.values())) * (1 + len(plans))
+        done, total = 0, sum(map(len, seen.values())) * (1 + len(plans))
         for domain, frames in seen.items():
             if domain not in policy.contracts:
                 raise CertificateError(
                     f"the checkpoint has no contract of domain {domain}; it has "
                     f"{', '.join(map(str, policy.contracts))} (action_contract.json)"
                 )
-            _check_same_actions(policy, reference or policy, domain)
+            if reference.contracts.get(domain) != policy.contracts[domain]:
+                raise CertificateError(
+                    f"--reference={_REFERENCE.value} has another contract of domain {domain}, or "
+                    "none (action_contract.json): its actions cannot be compared"
+                )
+            runs = [(reference, DEFAULT), *((policy, plan) for plan in plans)]
             chunks = []
-            for one, plan in ((reference or policy, DEFAULT), *((policy, plan) for plan in plans)):
-                chunks.append(np.concatenate(list(_acted(one, frames, plan))))
-                show(int(total * len(chunks) / (1 + len(plans))), total)
+            for acting, plan in runs:
+                chunks.append(np.concatenate(list(_acted(acting, frames, plan))))
+                done += len(frames)
+                show(done, total)
             recorded = np.stack([frame.batch["actions"][0] for frame in frames])
             named = quantities(policy.space, policy.contracts[domain])
             for plan, chunk in zip(plans, chunks[1:], strict=True):
                 drift = drifts(named, chunks[0], chunk, recorded)
                 measured[plan.name][names.get(domain, str(domain))] = drift
     return counts, measured
-
-
-def _check_same_actions(policy: Policy, reference: Policy, domain: int) -> None:
-    """Refuses a reference whose actions mean something else.
-
-    Raises:
-        CertificateError: names what differs.
-    """
-    from xvla_jax.errors import CertificateError
-
-    for what, ours, theirs in (
-        ("action space", policy.space, reference.space),
-        ("actions of a chunk", policy.config.num_actions, reference.config.num_actions),
-        (f"contract of domain {domain}", policy.contracts[domain], reference.contracts.get(domain)),
-    ):
-        if ours != theirs:
-            raise CertificateError(
-                f"--reference={_REFERENCE.value}: {what} is {theirs}, of the checkpoint {ours}; "
-                "actions can be compared where these are equal"
-            )
 
 
 def _frames(policy: Policy, source: Source) -> Iterator[Frame]:
@@ -180,9 +163,15 @@ def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterat
 
 
 def evaluate(
-    plans: Sequence[str], digest: str, out: pathlib.Path, console: Console
+    plans: Sequence[str], digests: tuple[str, str], out: pathlib.Path, console: Console
 ) -> dict[str, dict[str, Success]]:
     """Runs scripts.evaluate with all plans into ``out``; returns paired success by plan and task.
+
+    Args:
+        plans: names of the plans of the checkpoint.
+        digests: hash of the reference and of the checkpoint.
+        out: folder of the evaluation.
+        console: for the command.
 
     Raises:
         ValueError: the evaluation failed, or evaluated another model.
@@ -191,10 +180,12 @@ def evaluate(
     from xvla_jax.plans import DEFAULT
 
     first = "reference" if _REFERENCE.value else DEFAULT.name
+    folders = {first: _REFERENCE.value or _CHECKPOINT.value} | dict.fromkeys(
+        plans, _CHECKPOINT.value
+    )
     arguments = [
         *("--tasks", _TASK.value, "--out", str(out), "--uncertified", "--accept_renderer"),
-        f"--policy={first}={_REFERENCE.value or _CHECKPOINT.value}",
-        *(f"--policy={name}={_CHECKPOINT.value}" for name in plans),
+        *(f"--policy={name}={folder}" for name, folder in folders.items()),
         *(f"--plan={name}={name}" for name in plans),
         *("--film=", f"--workers={_WORKERS.value}", f"--seed={_SEED.value}"),
         *([f"--init_states={_STATES.value}"] if _STATES.value else []),
@@ -204,9 +195,10 @@ def evaluate(
     if status:
         raise ValueError(f"scripts.evaluate ended with status {status}")
     receipt = read_receipt(out)
-    model = receipt["policies"][plans[0]]["hash"]
-    if model != digest:
-        raise ValueError(f"{out / RESULTS} is of model {model}; this one is {digest}")
+    for name, digest in ((first, digests[0]), (plans[0], digests[1])):
+        model = receipt["policies"][name]["hash"]
+        if model != digest:
+            raise ValueError(f"{out / RESULTS} has model {model} as {name}; it is {digest}")
     measured: dict[str, dict[str, Success]] = {}
     for name in plans:
         for task, pairs in compare_runs(receipt, name, receipt, first).items():
@@ -220,33 +212,13 @@ def evaluate(
     return measured
 
 
-def _reference(policy: Policy) -> Policy | None:
-    """Loads --reference.
-
-    Raises:
-        CertificateError: it is missing, and the checkpoint has int8 weights.
-    """
-    from xvla_jax.errors import CertificateError
-    from xvla_jax.policy import Policy
-
-    if _REFERENCE.value:
-        return Policy.from_pretrained(_REFERENCE.value, dtype=_DTYPE.value)
-    if policy.int8:
-        raise CertificateError(
-            f"{_CHECKPOINT.value} has int8 weights; --reference=FOLDER names the float32 weights "
-            "that they were made of, from which the drift is measured"
-        )
-    return None
-
-
 def _plans() -> list[SamplerPlan]:
-    """Returns the plans to measure; exact10 is among them where another one is the reference."""
+    """Returns the plans to measure; exact10 may be one of them where there is a reference."""
     from xvla_jax.plans import DEFAULT, named_plan
 
     plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
-    plans = [plan for plan in plans if plan != DEFAULT]
-    if _REFERENCE.value:
-        return [DEFAULT, *plans]
+    if not _REFERENCE.value:
+        plans = [plan for plan in plans if plan != DEFAULT]
     if not plans:
         raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
     return plans
@@ -271,6 +243,7 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     from xvla_jax.serving.engine import model_sha256
 
     plans = _plans()
+    sources = open_mixture(mixture(_DATA.value), _ROOT.value)
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
         dtype=_DTYPE.value,
@@ -278,13 +251,12 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         processor=_PROCESSOR.value,
     )
     reference = _reference(policy)
-    sources = open_mixture(mixture(_DATA.value), _ROOT.value)
-    digest = model_sha256(policy)
+    digests = model_sha256(reference), model_sha256(policy)
     frames, drift = measure(policy, reference, sources, plans, console)
     success: dict[str, dict[str, Success]] = {}
     if _TASK.value and _OUT.value:
         names = [plan.name for plan in plans]
-        success = evaluate(names, digest, pathlib.Path(_OUT.value), console)
+        success = evaluate(names, digests, pathlib.Path(_OUT.value), console)
     limits = Limits(_DRIFT.value, _FLIPS.value)
     entries = {
         plan.name: Entry(
@@ -295,7 +267,7 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     device = jax.local_devices()[0]
     certificate = Certificate(
         schema=SCHEMA,
-        model_sha256=digest,
+        model_sha256=digests[1],
         dtype=np.dtype(policy.model.dtype).name,
         device=f"{device.platform} {device.device_kind}",
         frames=frames,
@@ -303,19 +275,46 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         limits=limits,
         plans=entries,
         made_by={"command": COMMAND.line, **versions(("jax", "jaxlib", "flax", "numpy"))},
-        reference=reference and model_sha256(reference),
+        reference=digests[0] if _REFERENCE.value else None,
     )
     path = certificate_path(pathlib.Path(_ADAPTER.value or _CHECKPOINT.value), certificate.dtype)
     write_json(path, sealed(certificate))
     return certificate, path
 
 
+def _reference(policy: Policy) -> Policy:
+    """Returns the policy whose exact10 all plans are compared with: of --reference, or the same.
+
+    Raises:
+        CertificateError: it has other actions, or is missing and the weights are int8.
+    """
+    from xvla_jax.errors import CertificateError
+    from xvla_jax.policy import Policy
+
+    if not _REFERENCE.value and policy.int8:
+        raise CertificateError(
+            f"{_CHECKPOINT.value} has int8 weights; --reference=FOLDER names the float32 weights "
+            "that they were made of, from which the drift is measured"
+        )
+    if not _REFERENCE.value:
+        return policy
+    reference = Policy.from_pretrained(_REFERENCE.value, dtype=_DTYPE.value)
+    for field in ("action_mode", "num_actions", "real_action_dim"):
+        ours, theirs = (getattr(one.config, field) for one in (policy, reference))
+        if ours != theirs:
+            raise CertificateError(
+                f"{field} of --reference={_REFERENCE.value} is {theirs!r}, that of "
+                f"--checkpoint={_CHECKPOINT.value} {ours!r}; their actions cannot be compared"
+            )
+    return reference
+
+
 def show(console: Console, certificate: Certificate) -> None:
     """Prints a table for each domain, and for each plan its success and the verdict."""
+    compared = f" of {_REFERENCE.value}" if certificate.reference else ""
     domains = dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift)
     for domain in domains:
-        title = f"Distance from exact10{_of_reference()}, domain {domain}"
-        table = Table(title=title, box=box.SIMPLE)
+        table = Table(title=f"Distance from exact10{compared}, domain {domain}", box=box.SIMPLE)
         table.add_column("plan", no_wrap=True)
         table.add_column("channel", no_wrap=True)
         for column in ("mean", "p99", "worst", "own error", "of that"):
@@ -326,14 +325,10 @@ def show(console: Console, certificate: Certificate) -> None:
             table.add_section()
         console.print(table)
     for name, entry in certificate.plans.items():
-        for line in _successes(entry):
+        for line in _successes(entry, compared):
             console.print(f"{name}: {line}", markup=False)
         verdict = f"breaks limits: {'; '.join(entry.beyond)}" if entry.beyond else "certified"
         console.print(f"{name}: {verdict}", markup=False, soft_wrap=True)
-
-
-def _of_reference() -> str:
-    return f" of {_REFERENCE.value}" if _REFERENCE.value else ""
 
 
 def _numbers(drift: Drift) -> Iterator[str]:
@@ -342,11 +337,11 @@ def _numbers(drift: Drift) -> Iterator[str]:
     yield f"{drift.mean / drift.own_error:.0%}" if drift.own_error else ""
 
 
-def _successes(entry: Entry) -> Iterator[str]:
+def _successes(entry: Entry, compared: str) -> Iterator[str]:
     for task, one in entry.success.items():
         difference, low, high = (100 * value for value in one.difference)
         yield (
-            f"{task}: {one.plan} of {one.episodes}, exact10{_of_reference()} {one.default}: "
+            f"{task}: {one.plan} of {one.episodes}, exact10{compared} {one.default}: "
             f"{difference:+.1f} points ({low:+.1f} to {high:+.1f})"
         )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from data.rows.mixtures import Mixture
     from data.spec import DatasetSpec
 
+ARGUMENT = "argument"  # what stands for positional arguments among the flags
 _MANY = 8  # entries, above which a cell counts them
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # A place in a store, as a complete value or behind NAME= or KIND: of one; URLs of servers are none.
@@ -154,7 +155,7 @@ TABLES = {
     "plans": Table(
         ("plan", "steps", "context computed in step", "stops below"),
         _plans,
-        lambda text: [text.rpartition("=")[2]],
+        lambda text: [text.rpartition("=")[2].partition(":")[0]],  # [POLICY=]PLAN[:SHARE]
     ),
     "configs": Table(("config", "what it trains"), _configs, lambda text: []),  # noqa: ARG005
 }
@@ -195,7 +196,7 @@ def bucket_problems(values: Mapping[str, Any], allowed: Collection[str]) -> Iter
         values: by flag; lists and configs are searched.
         allowed: flags, and fields of a config, that may lie in a bucket of Google Cloud Storage.
     """
-    flags = " and ".join(f"--{name}" for name in allowed)
+    flags = " and ".join("arguments" if name == ARGUMENT else f"--{name}" for name in allowed)
     for flag, value in values.items():
         for field, text in _texts(flag, value):
             place = _PLACE.search(text)

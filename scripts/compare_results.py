@@ -9,14 +9,13 @@ is needed where a receipt has several. Episodes are paired by task, initial stat
 have begun in the same state. Of more than two policies each is compared with each, corrected for
 the number of comparisons. Of one FOLDER, each policy on each changed row is compared with itself on
 the row's control arm. Runs in which a command changed a column of the row (--executed, --step_limit
-or --steps of scripts.evaluate) on one side alone are refused without --across. docs/receipts.md
-explains the tables, and what reads the export.
+or --steps of scripts.evaluate) on one side alone are refused without --across. FOLDER and FILE may
+be gs://BUCKET/FOLDER. docs/receipts.md explains the tables, and what reads the export.
 """
 
 from __future__ import annotations
 
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.files import FileError, write_bytes
+from eval.files import FileError
 from eval.runs.compare import (
     Comparison,
     Pair,
@@ -39,12 +38,14 @@ from eval.runs.compare import (
     protocol_differences,
     total,
 )
-from eval.runs.receipt import read_receipt
 from eval.tasks.variants import OVERRIDES
+from scripts.choices import ARGUMENT
+from scripts.evaluation import receipts
 from scripts.evaluation.success_table import print_changes
+from scripts.places import files
 from scripts.terminal import Command, UsageError
 
-COMMAND = Command(__doc__, more=True)
+COMMAND = Command(__doc__, more=True, in_buckets=("export", ARGUMENT))
 _EXPORT = COMMAND.DEFINE_string(
     "export", None, "Write all episodes here, a JSON object a line, for other programs."
 )
@@ -59,7 +60,7 @@ Side = tuple[dict[str, Any], str]  # a receipt, and the name of a policy in it
 def _side(text: str) -> Side:
     """Reads FOLDER[@POLICY]: the receipt, and the name of the policy in it."""
     file, _, policy = text.partition("@")
-    receipt = read_receipt(pathlib.Path(file))
+    receipt = receipts.read(file)
     return receipt, only_policy(receipt, policy)
 
 
@@ -166,7 +167,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) == 1:
             file, _, policy = arguments[0].partition("@")
-            receipt = read_receipt(pathlib.Path(file))
+            receipt = receipts.read(file)
             names = [only_policy(receipt, policy)] if policy else list(receipt["policies"])
             sides = {name: (receipt, name) for name in names}
             _compare_with_control(console, receipt, policy)
@@ -174,21 +175,21 @@ def main(arguments: list[str]) -> int:
             sides = _named([_side(argument) for argument in arguments], arguments)
             _compare(console, sides)
         if _EXPORT.value:
-            _export(console, sides, pathlib.Path(_EXPORT.value))
+            _export(console, sides, _EXPORT.value)
     except (FileError, OSError, PairingError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
     return 0
 
 
-def _export(console: Console, sides: dict[str, Side], path: pathlib.Path) -> None:
+def _export(console: Console, sides: dict[str, Side], path: str) -> None:
     rows = [
         row
         for name, (receipt, policy) in sides.items()
         for row in episode_rows(name, receipt, policy)
     ]
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    write_bytes(path, text.encode())
+    files.write(files.place_of(path, flag="--export"), text.encode())
     console.print(f"{len(rows)} episodes: {path}", markup=False)
 
 

@@ -96,6 +96,15 @@ def _print(console: Console, done: Conversion) -> None:
             style="yellow",
             markup=False,
         )
+    for name in done.certificates:
+        console.print(f"{name}: carried along, as the model is the same", markup=False)
+    for name in done.left:
+        console.print(
+            f"{name}: left, as it says nothing of the changed model; "
+            "python -m scripts.certify_sampler measures OUT",
+            style="yellow",
+            markup=False,
+        )
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:

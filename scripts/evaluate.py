@@ -20,8 +20,8 @@ A row of LIBERO takes a disturbance behind its name, AXIS and LEVEL; the row its
 too, as its control arm. --list shows the axes. --executed, --step_limit and --steps change a column
 of all rows, and the receipt says so.
 
-The same command resumes an interrupted evaluation. scripts.merge_results merges shards;
-docs/receipts.md explains how to read and compare the results.
+FOLDER may be gs://BUCKET/FOLDER. The same command resumes an interrupted evaluation.
+scripts.merge_results merges shards; docs/receipts.md explains how to read and compare the results.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ from eval.simulators.preflight import SimulatorSetupError, versions
 from eval.simulators.workers import WorkerError
 from eval.tasks.table import episodes, evaluation_states, parse_states, task_spec
 from eval.tasks.variants import overridden
+from scripts.evaluation.receipts import NEEDED
 from scripts.evaluation.simulators import define_simulator_python, pools_in
 from scripts.evaluation.success_table import PAGE, print_power, print_tables
+from scripts.places import files
+from scripts.places.workdir import held
 from scripts.terminal import STOPPED, Command, UsageError, episode_progress, quiet_libraries
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
 _POLICY_SIDE = ("jax", "jaxlib", "flax", "numpy", "transformers")
 
 COMMAND = Command(
-    __doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("policy", "program_cache")
+    __doc__, rows={"tasks": "tasks", "plan": "plans"}, in_buckets=("out", "policy", "program_cache")
 )
 _TASKS = COMMAND.DEFINE_list("tasks", None, "Rows of eval/tasks/.", required=True)
 _EPISODES = COMMAND.DEFINE_integer(
@@ -71,7 +74,8 @@ _STATES = COMMAND.DEFINE_string(
     "init_states",
     None,
     "Of one row: initial states, first:end or first:end:stride; default: all, but of the rows "
-    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100.",
+    "quickstart and so101 those that their demonstrations do not start from, 30:80 and 50:100. "
+    "These two have as many states as are asked for, such as 30:230.",
 )
 _TASK_IDS = COMMAND.DEFINE_list(
     "task_ids", None, "Of one row: these tasks of its suite instead of the row's own."
@@ -155,13 +159,12 @@ def _tasks(entrants: Sequence[Entrant]) -> list[Task]:
     return tasks
 
 
-def run(console: Console) -> dict[str, Any]:
-    """Evaluates all policies on the same episodes; writes the receipt and the page."""
+def run(console: Console, out: pathlib.Path) -> dict[str, Any]:
+    """Evaluates all policies on the same episodes; writes the receipt and the page into ``out``."""
     from scripts.evaluation.entrants import EXPERT, check_names, load, parse_policy
     from scripts.evaluation.planned import parse_plans
     from xvla_jax.training.provenance import git_state
 
-    out = pathlib.Path(_OUT.value)
     entrants = [parse_policy(text) for text in _POLICIES.value]
     tasks = _tasks(entrants)
     out.mkdir(parents=True, exist_ok=True)
@@ -219,10 +222,13 @@ def main(_: list[str]) -> int:
     quiet_libraries()
     # Films are encoded by a child process, which only executes ffmpeg.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-    out = pathlib.Path(_OUT.value)
+    out = files.place_of(_OUT.value, flag="--out")
     try:
         console.print(keep_programs(_PROGRAMS.value), markup=False, highlight=False, soft_wrap=True)
-        print_tables(console, run(console))
+        with held(out, flag="--out", needed=NEEDED) as folder:
+            receipt = run(console, folder.local)
+            folder.save()
+        print_tables(console, receipt)
     except KeyboardInterrupt:
         console.print("stopped; the same command resumes with the episodes that are left.")
         return STOPPED

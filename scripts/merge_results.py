@@ -3,24 +3,27 @@
 python -m scripts.merge_results FOLDER FOLDER ... --out=FOLDER
 
 Each FOLDER is the --out of scripts.evaluate --shard=I/N, or the results.json in it. Films stay in
-those folders.
+those folders. Each may be gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
 
-import pathlib
 import sys
 
 from rich.console import Console
 
 from eval.files import FileError, write_json
 from eval.pages.evaluation import write_evaluation_page
-from eval.runs.receipt import RESULTS, read_receipt
+from eval.runs.receipt import RESULTS
 from eval.runs.shards import MergeError, merge_receipts
+from scripts.choices import ARGUMENT
+from scripts.evaluation import receipts
 from scripts.evaluation.success_table import PAGE, print_tables
+from scripts.places import files
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command, UsageError
 
-COMMAND = Command(__doc__, more=True)
+COMMAND = Command(__doc__, more=True, in_buckets=("out", ARGUMENT))
 _OUT = COMMAND.DEFINE_string(
     "out", None, "Folder of the merged receipt and its page.", required=True
 )
@@ -30,15 +33,17 @@ def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
     if not arguments:
         raise UsageError("name the folders of the shards")
-    console, out = Console(), pathlib.Path(_OUT.value)
+    console, out = Console(), files.place_of(_OUT.value, flag="--out")
     try:
-        merged = merge_receipts([read_receipt(pathlib.Path(text)) for text in arguments])
+        merged = merge_receipts([receipts.read(text) for text in arguments])
     except (FileError, MergeError) as error:
         console.print(f"error: {error}", style="bold red", markup=False)
         return 1
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RESULTS, merged)
-    write_evaluation_page(out / PAGE, merged, out)
+    with Workdir(out, needed=receipts.NEEDED) as folder:
+        folder.local.mkdir(parents=True, exist_ok=True)
+        write_json(folder.local / RESULTS, merged)
+        write_evaluation_page(folder.local / PAGE, merged, folder.local)
+        folder.save()
     print_tables(console, merged)
     console.print(f"receipt: {out / RESULTS}\npage: {out / PAGE}", markup=False)
     return 0

@@ -1,26 +1,49 @@
 """Writes the page and the film of a quickstart; scripts.quickstart does it as its last stage.
 
 python -m scripts.report --workdir=outputs/quickstart
+
+The folder may have been copied to gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
 
+import html
 import json
+import os
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eval.files import FileError
 from eval.pages.evaluation import evaluation_sections
+from eval.pages.html import plain_table
 from eval.pages.quickstart import Curve, Report, write_report
 from eval.runs.receipt import RESULTS, read_receipt
 from scripts.demo.stages import REPORT, read_ledger
 from scripts.diagnostics.packages import PACKAGES, installed_versions
+from scripts.evaluation.receipts import NEEDED
+from scripts.places import files
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command
 
-COMMAND = Command(__doc__)
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+    from xvla_jax.checkpoint_tools.certificate import Certificate
+
+_DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "fast_and_smooth.md"
+
+COMMAND = Command(__doc__, in_buckets=("workdir",))
 _WORKDIR = COMMAND.DEFINE_string("workdir", None, "Folder of the quickstart.", required=True)
+
+_RECORDING = "demonstrations/recording.json"
+_NEEDED = (
+    f"evaluation/{RESULTS}",
+    *(f"evaluation/{pattern}" for pattern in NEEDED),
+    "train/metrics*.jsonl",
+    "hf/sampler_certificate.*.json",
+    _RECORDING,
+)
 
 _MEANINGS = {
     "trained": "the small X-VLA, trained on the demonstrations, read back from the PyTorch layout",
@@ -34,7 +57,7 @@ def build(workdir: pathlib.Path) -> Report:
     """Collects the results of the stages."""
     receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
-    recording = json.loads((workdir / "demonstrations" / "recording.json").read_text())
+    recording = json.loads((workdir / _RECORDING).read_text())
     ledger = read_ledger(workdir)
     (task,) = receipt["tasks"].values()
     (instruction,) = {e["task"] for p in task["policies"].values() for e in p["by_task"].values()}
@@ -47,7 +70,10 @@ def build(workdir: pathlib.Path) -> Report:
         lead=_lead(instruction, recording["recorded"], task["row"]),
         policies=policies,
         facts=_facts(task, export, recording),
-        sections=evaluation_sections(receipt, workdir / "evaluation"),
+        sections=[
+            *evaluation_sections(receipt, workdir / "evaluation"),
+            ("Sampler plans", plan_section(workdir)),
+        ],
         curves=_curves(workdir / "train"),
         stages=[(name, entry["seconds"]) for name, entry in ledger.items()],
         versions={
@@ -83,6 +109,67 @@ def _facts(task: dict[str, Any], export: dict[str, Any], recording: dict[str, An
     ]
 
 
+def plan_section(workdir: pathlib.Path) -> str:
+    """Returns the certificate of the exported weights as HTML; "" where there is none.
+
+    Raises:
+        CertificateError: it was changed after it was written.
+    """
+    from xvla_jax.checkpoint_tools.certificate import certificate_path, read_certificate
+    from xvla_jax.plans import DEFAULT
+
+    path = certificate_path(workdir / "hf", "float32")
+    if not path.is_file():
+        return ""
+    certificate, seal = read_certificate(path)
+    parts = [_plan_table(certificate, domain) for domain in _domains(certificate)]
+    plans = ",".join([DEFAULT.name, *(n for n, e in certificate.plans.items() if not e.beyond)])
+    serve = (
+        f"python -m scripts.serve --checkpoint={shlex.quote(str(workdir / 'hf'))} --plans={plans}"
+    )
+    docs = html.escape(os.path.relpath(_DOCS, workdir))
+    frames = ", ".join(f"{count} frames of {name}" for name, count in certificate.frames.items())
+    return (
+        f"<p>Distance of the actions from those of {DEFAULT.name} with the same noise, over all "
+        f"rows of {html.escape(frames)}: mean, and in brackets the worst. The first row is the "
+        f"policy's own distance from what was recorded.</p>{''.join(parts)}"
+        f'<p>Certificate {seal[:16]}; <a href="{docs}#certificates">how it is measured</a>.</p>'
+        f"<pre>{html.escape(serve)}</pre>"
+    )
+
+
+def _domains(certificate: Certificate) -> list[str]:
+    return list(dict.fromkeys(d for entry in certificate.plans.values() for d in entry.drift))
+
+
+def _plan_table(certificate: Certificate, domain: str) -> str:
+    """Returns a row for each plan, and a column for each quantity."""
+    from xvla_jax.checkpoint_tools.certificate import SHARE
+    from xvla_jax.plans import DEFAULT
+
+    drifts = {name: entry.drift[domain] for name, entry in certificate.plans.items()}
+    quantities = next(iter(drifts.values()))
+
+    def shown(value: float, unit: str) -> str:
+        return f"{value:.1%}" if unit == SHARE else f"{value:.2g}"
+
+    rows = [
+        [
+            f"{DEFAULT.name}, own error",
+            *(shown(d.own_error, d.unit) for d in quantities.values()),
+            "",
+        ]
+    ]
+    for name, entry in certificate.plans.items():
+        cells = [
+            shown(d.mean, d.unit) + ("" if d.unit == SHARE else f" ({d.worst:.2g})")
+            for d in drifts[name].values()
+        ]
+        rows.append([name, *cells, "; ".join(entry.beyond) or "certified"])
+    head = [f"{name}{'' if d.unit == SHARE else f', {d.unit}'}" for name, d in quantities.items()]
+    return plain_table(rows, ("plan", *head, f"limits, {domain}"))
+
+
 def _versions() -> dict[str, str]:
     installed = installed_versions()
     return {p.name: installed[p.name] for p in PACKAGES if p.name in installed}
@@ -115,22 +202,33 @@ def _animate(workdir: pathlib.Path) -> None:
 
 def main(_: list[str]) -> int:
     """Writes the page and prints its path."""
-    workdir = pathlib.Path(_WORKDIR.value)
+    place = files.place_of(_WORKDIR.value, flag="--workdir")
+    with Workdir(place, needed=_NEEDED) as workdir:
+        status = _write(workdir.local, place)
+        workdir.save()
+    if status == 0:
+        print(place / REPORT)
+    return status
+
+
+def _write(workdir: pathlib.Path, place: Place) -> int:
+    """Writes page and film into a folder of this machine, that of ``place``; returns the status."""
+    from xvla_jax.errors import XVLAError
+
     missing = [
         name
-        for name in (f"evaluation/{RESULTS}", "export.json", "demonstrations/recording.json")
+        for name in (f"evaluation/{RESULTS}", "export.json", _RECORDING)
         if not (workdir / name).is_file()
     ]
     if missing:
-        print(f"error: {workdir} lacks {', '.join(missing)}; run python -m scripts.quickstart")
+        print(f"error: {place} lacks {', '.join(missing)}; run python -m scripts.quickstart")
         return 1
     try:
         write_report(workdir / REPORT, build(workdir))
         _animate(workdir)
-    except FileError as error:
-        print(f"error: {error}")
+    except (FileError, XVLAError) as error:
+        print(f"error: {str(error).replace(str(workdir), str(place))}")
         return 1
-    print(workdir / REPORT)
     return 0
 
 

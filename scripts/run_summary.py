@@ -2,27 +2,35 @@
 
 python -m scripts.run_summary WORKDIR ... [--out=FILE.png]
 
-scripts.train does the same for its own run at the end.
+scripts.train does the same for its own run at the end. Each may be gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from scripts.choices import ARGUMENT
+from scripts.places import files
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command, UsageError
 
-COMMAND = Command(__doc__, more=True)
+if TYPE_CHECKING:
+    from xvla_jax.buckets import Place
+
+COMMAND = Command(__doc__, more=True, in_buckets=("out", ARGUMENT))
 _OUT = COMMAND.DEFINE_string("out", None, "PNG file; curves.png in the first workdir if not given.")
 
 CURVES = "curves.png"
 _OF_DOMAIN = "loss/"  # and the name of a domain
+_NEEDED = ("restarts/*",)  # of a workdir in a bucket, beside its own files
 _LAST = 5  # lines over which a final value is the mean
 
 # row of the table -> field of a line, format; the mean over the newest lines
@@ -204,16 +212,41 @@ def _belongs(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}/")
 
 
+def _report(places: Sequence[Place]) -> None:
+    """Prints and draws runs; of one in a bucket, the small files are copied.
+
+    Raises:
+        OSError: there is no run, or the bucket cannot be read or written.
+    """
+    from xvla_jax import buckets
+
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(Workdir(buckets.absolute(place), needed=_NEEDED))
+            for place in places
+        ]
+        folders = [run.local for run in runs]
+        if not _OUT.value:
+            report(folders, folders[0] / CURVES, Console(), place=runs[0].place)
+            runs[0].save()
+            return
+        target = files.place_of(_OUT.value, flag="--out")
+        if isinstance(target, pathlib.Path):
+            report(folders, target, Console())
+            return
+        drawn = stack.enter_context(buckets.Scratch()) / target.name
+        report(folders, drawn, Console(), place=target.parent)
+        files.write(target, drawn.read_bytes())
+
+
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 where a run or a package is missing."""
     from xvla_jax.errors import XVLAError
 
-    workdirs = [pathlib.Path(text).resolve() for text in arguments]
-    if not workdirs:
+    if not arguments:
         raise UsageError("name one workdir or more")
-    path = pathlib.Path(_OUT.value) if _OUT.value else workdirs[0] / CURVES
     try:
-        report(workdirs, path, Console())
+        _report([files.place_of(text) for text in arguments])
     except (XVLAError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

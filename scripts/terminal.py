@@ -28,8 +28,8 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from absl import flags
 
@@ -203,7 +203,7 @@ class Command:
             raise UsageError(f"unexpected arguments: {' '.join(arguments)}")
         values = {f"--{name}": self.flags[name].value for name in self.flags}
         # behind -- stand options of other programs
-        values["argument"] = [text for text in arguments if not text.startswith("--")]
+        values[choices.ARGUMENT] = [text for text in arguments if not text.startswith("--")]
         for problem in choices.bucket_problems(values, self._in_buckets):
             raise PlaceError(problem)
         missing = [f"--{name}" for name in self._required if self.flags[name].value is None]
@@ -314,7 +314,18 @@ def message(error: BaseException) -> str:
     return f"{where}{error.strerror}{advice}"
 
 
-class Termination:
+@contextlib.contextmanager
+def handled(catch: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handles SIGTERM and SIGINT by ``catch`` within the block."""
+    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Termination(contextlib.ExitStack):
     """Turns SIGTERM into SystemExit, so that incomplete output is removed. A context manager.
 
     Python drops what is raised in a callback of its garbage collector, and JAX has such a callback:
@@ -322,22 +333,12 @@ class Termination:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._caught: int | None = None
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Termination:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._catch)
+    def __enter__(self) -> Self:
+        self.enter_context(handled(self._catch))
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def check(self) -> None:
         """Raises SystemExit (143, as in shells) or KeyboardInterrupt if its signal has come."""
@@ -355,7 +356,7 @@ class Termination:
 
         return check_and_show
 
-    def _catch(self, number: int, _: object) -> None:
+    def _catch(self, number: int, _: FrameType | None) -> None:
         self._caught = number
         self.check()
 
@@ -426,8 +427,7 @@ def bytes_progress(console: Console, description: str) -> Iterator[Callable[[int
     """Shows a bar that counts bytes; yields a function of (done, in all)."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (DownloadColumn(), TransferSpeedColumn())
-    with _bar(console, description, *columns) as (progress, bar):
+    with _bar(console, description, DownloadColumn(), TransferSpeedColumn()) as (progress, bar):
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 

@@ -4,7 +4,8 @@ python -m scripts.verify_receipt FOLDER ... [--seal=HEX]
 
 FOLDER is the --out of scripts.evaluate or scripts.merge_results, or the results.json in it. A line
 for each check says what was found; the status is 0 only where all hold. --seal is the one that was
-published with the score: without it a file that was edited and sealed again passes.
+published with the score: without it a file that was edited and sealed again passes. FOLDER may be
+gs://BUCKET/FOLDER.
 docs/receipts.md says what each check shows.
 """
 
@@ -22,9 +23,12 @@ from eval.files import FileError
 from eval.runs.journal import JOURNAL, JournalError, read_journal
 from eval.runs.receipt import episode_key, read_receipt
 from eval.runs.seal import SEAL, file_digest
+from scripts.choices import ARGUMENT
+from scripts.evaluation import receipts
+from scripts.places.workdir import Workdir
 from scripts.terminal import Command, UsageError
 
-COMMAND = Command(__doc__, more=True)
+COMMAND = Command(__doc__, more=True, in_buckets=(ARGUMENT,))
 _SEAL = COMMAND.DEFINE_string(
     "seal", None, "The seal that was published with the score; of one receipt."
 )
@@ -118,6 +122,18 @@ def _count(receipt: Mapping[str, Any]) -> int:
     return sum(len(entry["episodes"]) for entry in policies)
 
 
+def _checks(argument: str) -> Iterator[Check]:
+    """Yields the checks of a receipt that a user names; one in a bucket is copied with its files.
+
+    Raises:
+        OSError: the bucket cannot be read.
+    """
+    file = receipts.file_of(argument)
+    with Workdir(file.parent, needed=receipts.NEEDED) as folder:
+        for what, finding, good in verify(folder.local / file.name, _SEAL.value):
+            yield what, finding.replace(str(folder.local), str(folder.place)), good
+
+
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0 where all checks hold, 1 otherwise."""
     if not arguments:
@@ -127,7 +143,7 @@ def main(arguments: list[str]) -> int:
     console, holds = Console(), True
     for argument in arguments:
         console.print(argument, markup=False, soft_wrap=True)
-        for what, finding, good in verify(pathlib.Path(argument), _SEAL.value):
+        for what, finding, good in _checks(argument):
             holds &= good
             verdict = Text("  holds  ") if good else Text("  FAILS  ", style="bold red")
             console.print(verdict + Text(f"{what}: {finding}"), soft_wrap=True)

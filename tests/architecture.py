@@ -62,6 +62,7 @@ ROOMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("flow", "inpainting"),
         ("checkpoints",),
         ("lora",),
+        ("objectives",),
         ("pretrained", "training"),
         ("policy",),
         ("checkpoint_tools", "exported", "planning", "serving"),

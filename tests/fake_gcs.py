@@ -4,6 +4,8 @@ TensorFlow's client knows no other address than Google's: it is sent here by the
 meets a certificate made for the test. TensorStore, and Google's own client behind Orbax and our
 code, take the address of the server. Objects have generations, and writes may be conditional on
 them, as a lock needs; listings come in pages. Faults are injected by rules.
+
+``python -m tests.fake_gcs COMMAND ...`` runs a command, or a shell, beside an empty gs://lab.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import email.parser
 import hashlib
 import itertools
 import json
+import os
 import re
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -418,9 +422,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def _main(command: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as folder, fake_gcs(Path(folder)) as (_, environ):
+        return subprocess.run(command, env=os.environ | environ, check=False).returncode
+
+
 def _crc32c(content: bytes) -> str:
     try:
         import google_crc32c
     except ModuleNotFoundError:  # only Google's client looks at it, which brings the package
         return ""
     return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

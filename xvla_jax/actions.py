@@ -88,12 +88,16 @@ class ActionSpace:
         return {k: v.mean() for k, v in self.sample_losses(prediction, target, mask).items()}
 
     def sample_losses(
-        self, prediction: Array, target: Array, mask: Array | None = None
+        self,
+        prediction: Array,
+        target: Array,
+        mask: Array | None = None,
+        rows: Array | None = None,
     ) -> dict[str, Array]:
         """Returns loss terms ``[B]`` by name, one number for each sample.
 
         With ``mask`` bool[B, d] a group's mean is over the channels where it is True; a group
-        without any adds 0.
+        without any adds 0. With ``rows`` bool[B, T] it is over those actions alone.
         """
         target = self.pad(target)
         mask = mask if mask is None else self.pad(mask)
@@ -104,6 +108,7 @@ class ActionSpace:
                 mean_recorded(
                     element_loss(prediction[..., _index(g)], target[..., _index(g)]),
                     mask if mask is None else mask[:, _index(g)],
+                    rows,
                 )
                 for g in term.groups
             )
@@ -120,6 +125,24 @@ class ActionSpace:
             index = _index(self.logits)
             actions = actions.at[..., index].set(jax.nn.sigmoid(actions[..., index]))
         return actions[..., : self.real_width]
+
+    def as_target(self, actions: Array) -> Array:
+        """Turns actions of `postprocess` ``[B, T, real]`` into a target of `sample_losses`.
+
+        Cross-entropy takes probabilities as they are. Where a squared error is of a logit, the
+        target is the logit.
+        """
+        compared = {
+            channel
+            for term in self.terms
+            if term.kind == "mse"
+            for group in term.groups
+            for channel in group
+        }
+        index = _index(tuple(sorted(compared & set(self.logits))))
+        if not index.size:
+            return actions
+        return actions.at[..., index].set(jax.scipy.special.logit(actions[..., index]))
 
     def pad(self, x: Array) -> Array:
         """Appends zeros from the real width to D; D is left alone.
@@ -205,11 +228,15 @@ def misfit(
     return ""
 
 
-def mean_recorded(values: Array, mask: Array | None) -> Array:
+def mean_recorded(values: Array, mask: Array | None, rows: Array | None = None) -> Array:
     """Returns means ``[B]`` of ``[B, T, n]`` over T and the channels of ``mask`` bool[B, n].
 
-    None is all channels; where a sample has none of them its mean is 0.
+    None is all channels; where a sample has none of them its mean is 0. With ``rows`` bool[B, T],
+    at least one of each sample, the means are over those of T.
     """
+    if rows is not None:  # [B, T, n] -> [B, 1, n]
+        total = jnp.where(rows[..., None], values, 0.0).sum(-2, keepdims=True)
+        values = total / rows.sum(-1)[:, None, None]
     if mask is None:
         return values.mean((-2, -1))
     by_channel = jnp.where(mask, values.mean(-2), 0.0)  # [B, n]

@@ -110,6 +110,9 @@ class Observation(TypedDict):
     prefix_committed: NotRequired[
         Annotated[int, Field("int", "", "rows of the prefix sure to be executed; default all")]
     ]
+    prefix_mode: NotRequired[
+        Annotated[str, Field("str", "", "inpaint, or trained: weights that know delays")]
+    ]
 
 
 def fields_of(door: type) -> dict[str, tuple[Field, bool]]:

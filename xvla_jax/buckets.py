@@ -5,18 +5,23 @@ Orbax takes as it is. A store has no folders, renames or appends; what it has is
 appears complete or not at all, and a write can be made on condition of the version that it
 replaces, so of two processes that create one object only one does. Requests are repeated while the
 store does not answer, up to `LIMIT_S`; then, or where something is not allowed, an OSError of one
-line ends them.
+line ends them. What is copied from a store, or made for it, is in a `Scratch` folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import pathlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from etils import epath
@@ -26,6 +31,8 @@ from xvla_jax.errors import ConfigError, needs
 SCHEME: Final = "gs"
 LIMIT_S: Final = 120.0  # for which a request is repeated
 ABSENT: Final = 0  # version of an object that is not there
+SCRATCH: Final = "xvla_jax_copies_"  # names of folders begin so
+_KEPT: Final = "kept"  # file in one that no process removes
 _THREADS: Final = 8  # transfers at a time; the client keeps ten connections
 
 Place = pathlib.Path | epath.Path
@@ -43,6 +50,68 @@ class Object(NamedTuple):
     name: str
     size: int
     version: int
+
+
+class Scratch:
+    """A folder of this machine that goes with its process. A context manager of its path.
+
+    It is locked while the process lives: the next one that makes such a folder removes those that
+    killed processes have left.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self) -> None:
+        """Makes the folder in ``$TMPDIR``."""
+        _remove_left_folders()
+        while True:
+            self.path = pathlib.Path(tempfile.mkdtemp(prefix=SCRATCH))
+            handle = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if self.path.exists():
+                break
+            os.close(handle)  # removed by another process before it was locked
+        self._end = weakref.finalize(self, _remove_locked, self.path, handle)
+
+    def __enter__(self) -> pathlib.Path:
+        """Returns the folder."""
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Removes it."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Removes the folder; the end of the interpreter does it otherwise."""
+        self._end()
+
+    def keep(self) -> None:
+        """Leaves the folder to the user."""
+        self._end.detach()
+        (self.path / _KEPT).touch()
+
+
+def _remove_locked(folder: pathlib.Path, handle: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(handle)
+
+
+def _remove_left_folders() -> None:
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # it is locked, another user's, or removed meanwhile
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not (path / _KEPT).exists():
+                    shutil.rmtree(path)
+            finally:
+                os.close(handle)
 
 
 def place_of(path: str | os.PathLike[str], *, flag: str = "") -> Place:

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ from xvla_jax.untrusted import (
 )
 
 CONFIG_NAME: Final = "config.json"
+ALL, CONTEXT = ATTENDED = ("all", "context")  # tokens that those of the context attend to
 
 _Patch = Annotated[int, Field(ge=1, le=64)]  # pixels
 _Padding = Annotated[int, Field(ge=0, le=64)]  # pixels
@@ -82,6 +83,11 @@ class XVLAConfig:
 
     Field names and defaults are those of the released ``config.json``. ``extra`` is the JSON text
     of the file that was read, so fields that are not used here survive.
+
+    Two fields are ours, and are not written where they have X-VLA's value. ``rtc_max_delay``: the
+    most first rows of a chunk that training committed, see ``config.rtc``; 0 for all other weights.
+    ``context_attends_to``: with "all" the context sees the noisy actions; with "context" it sees
+    itself alone, so that its keys and values are those of every step. No parameter depends on it.
     """
 
     vision: VisionConfig
@@ -99,6 +105,8 @@ class XVLAConfig:
     num_actions: Positions = 30
     real_action_dim: Width = 20
     max_action_dim: Width = 20
+    context_attends_to: Literal["all", "context"] = "all"
+    rtc_max_delay: Annotated[int, Field(ge=0)] = 0
     extra: str = dataclasses.field(default="{}", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,9 +174,13 @@ class XVLAConfig:
         text = florence.setdefault("text_config", {})
         for target, source in ((vision, self.vision), (text, self.text), (raw, self)):
             for field in dataclasses.fields(source):
-                if field.name not in ("vision", "text", "extra", *_POSITION_FIELDS):
-                    value = getattr(source, field.name)
-                    target[field.name] = list(value) if isinstance(value, tuple) else value
+                if field.name in ("vision", "text", "extra", *_POSITION_FIELDS):
+                    continue
+                value = getattr(source, field.name)
+                if field.name in _OURS and value == field.default:
+                    target.pop(field.name, None)  # the file is that of a release
+                    continue
+                target[field.name] = list(value) if isinstance(value, tuple) else value
         vision["image_pos_embed"] = {
             "type": "learned_abs_2d",
             "max_pos_embeddings": self.vision.max_pos_embeddings,
@@ -190,6 +202,7 @@ class XVLAConfig:
 
 
 _POSITION_FIELDS: Final = ("max_pos_embeddings", "max_temporal_embeddings")
+_OURS: Final = ("context_attends_to", "rtc_max_delay")  # fields that no release has
 
 
 def _position_rows(vision: Mapping[str, Any], where: object) -> dict[str, int]:
@@ -215,6 +228,7 @@ _fields = functools.partial(typed_fields, error=ConfigError)
 
 def _check(config: XVLAConfig) -> None:
     vision, text = config.vision, config.text
+    _check_ours(config)
     stages = len(vision.depths)
     check_bound("vision blocks", sum(vision.depths), "vision_config.depths", error=ConfigError)
     for name in (
@@ -271,4 +285,18 @@ def _check(config: XVLAConfig) -> None:
         raise ConfigError(
             f"vision_config.image_feature_source is {vision.image_feature_source!r}; "
             "a list of 'spatial_avg_pool', 'temporal_avg_pool', 'last_frame' is expected"
+        )
+
+
+def _check_ours(config: XVLAConfig) -> None:
+    """Refuses values of the fields that no release has."""
+    if config.context_attends_to not in ATTENDED:
+        raise ConfigError(
+            f"context_attends_to is {config.context_attends_to!r}; allowed are "
+            f"{', '.join(ATTENDED)}"
+        )
+    if config.rtc_max_delay >= config.num_actions:
+        raise ConfigError(
+            f"rtc_max_delay is {config.rtc_max_delay}; 0 .. {config.num_actions - 1} is allowed, "
+            f"as a chunk has {config.num_actions} actions (num_actions)"
         )

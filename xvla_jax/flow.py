@@ -41,9 +41,14 @@ def stratified_draws(u: Array, batch_size: int, draws: int) -> Array:
     return stratified_time(u, batch_size * draws).reshape(draws, batch_size).T
 
 
+def drawn_delays(key: Array, shape: tuple[int, ...], most: int) -> Array:
+    """Draws delays, int32 of a shape, each of 0 .. ``most`` actions equally often."""
+    return jax.random.randint(key, shape, 0, most + 1)
+
+
 def interpolate(noise: Array, actions: Array, t: Array) -> Array:
-    """Mixes ``noise`` and ``actions`` ``[B, T, D]`` to x_t at times ``t`` ``[B]``."""
-    t = t[:, None, None]  # [B, 1, 1]
+    """Mixes ``noise`` and ``actions`` ``[B, T, D]`` to x_t at times ``t`` ``[B]`` or ``[B, T]``."""
+    t = t[:, None, None] if t.ndim == 1 else t[..., None]  # [B, 1, 1] or [B, T, 1]
     return t * noise + (1.0 - t) * actions
 
 
@@ -54,13 +59,14 @@ def loss_terms(
     *,
     noise: Array,
     t: Array,
+    delay: Array | None = None,
     rng: Array | None = None,
 ) -> dict[str, Array]:
     """Returns the mean loss terms of a batch by name in the action space; the loss is their sum.
 
     The arguments are those of `sample_losses`.
     """
-    losses = sample_losses(model, params, batch, noise=noise, t=t, rng=rng)
+    losses = sample_losses(model, params, batch, noise=noise, t=t, delay=delay, rng=rng)
     return {name: values.mean() for name, values in losses.items()}
 
 
@@ -71,6 +77,7 @@ def sample_losses(
     *,
     noise: Array,
     t: Array,
+    delay: Array | None = None,
     rng: Array | None = None,
 ) -> dict[str, Array]:
     """Returns the loss terms of each sample, ``[B]``.
@@ -80,10 +87,14 @@ def sample_losses(
         params: its parameters.
         batch: ``pixels`` float32[B, V, H, W, 3] normalised, ``view_mask`` bool[B, V],
             ``input_ids`` int32[B, L], ``domain_id`` int32[B], ``proprio`` float32[B, D],
-            ``actions`` float32[B, T, d]; ``channel_mask`` bool[B, d] where channels are lacking.
-        noise: standard normal, of the shape of ``actions``; ``[B, K, T, d]`` for K draws of each
+            ``actions`` float32[B, T, d], or of the shape of ``noise``; ``channel_mask`` bool[B, d]
+            where channels are lacking.
+        noise: standard normal ``[B, T, d]``; ``[B, K, T, d]`` for K draws of each
             observation, which is encoded once. The terms are then means over its draws.
         t: float32[B], see `stratified_time`; ``[B, K]``, see `stratified_draws`.
+        delay: int32 of the shape of ``t``: so many first rows of the chunk, fewer than T, are
+            committed. The network sees them as they are, at time 0, and the loss is a mean over
+            the others.
         rng: key for dropout and drop path; without it the network runs in evaluation mode.
     """
     space = action_space(model.config)
@@ -92,29 +103,25 @@ def sample_losses(
     draws = t.size // len(t)
     # K rows for each observation, side by side: [B, K, ...] -> [B * K, ...]
     noise, t = noise.reshape(-1, *noise.shape[-2:]), t.reshape(-1)
-    rows = {
-        name: batch[name] if draws == 1 else jnp.repeat(batch[name], draws, axis=0)
-        for name in ("actions", "proprio", CHANNEL_MASK)
-        if name in batch
-    }
-    actions, mask = rows["actions"], rows.get(CHANNEL_MASK)
+
+    def for_draws(value: Array) -> Array:  # [B, ...] -> [B * K, ...]
+        return value if draws == 1 else jnp.repeat(value, draws, axis=0)
+
+    actions = batch["actions"]
+    actions = for_draws(actions) if actions.ndim < 4 else actions.reshape(noise.shape)
+    mask = for_draws(batch[CHANNEL_MASK]) if CHANNEL_MASK in batch else None
+    free = None
+    if delay is not None:  # the time of each action: 0, data, in the committed rows
+        free = jnp.arange(actions.shape[1]) >= delay.reshape(-1, 1)  # [B * K, T]
+        t = jnp.where(free, t[:, None], 0.0)  # [B * K, T]
     noisy = interpolate(noise, actions, t)  # [B * K, T, d]
     # The action space pads to D and hides what is never denoised or was not recorded.
-    proprio, noisy = space.preprocess(rows["proprio"], noisy, mask)
-    prediction = model.apply(
-        {"params": params},
-        batch["pixels"],
-        batch["view_mask"],
-        batch["input_ids"],
-        noisy,
-        proprio,
-        batch["domain_id"],
-        t,
-        train=train,
-        rngs=rngs,
-    )
+    proprio, noisy = space.preprocess(for_draws(batch["proprio"]), noisy, mask)
+    views = [batch[name] for name in ("pixels", "view_mask", "input_ids")]
+    inputs = (*views, noisy, proprio, batch["domain_id"], t)
+    prediction = model.apply({"params": params}, *inputs, train=train, rngs=rngs)
     with jax.named_scope("loss"):
-        losses = space.sample_losses(jnp.asarray(prediction), actions, mask)  # [B * K]
+        losses = space.sample_losses(jnp.asarray(prediction), actions, mask, free)  # [B * K]
         if draws == 1:
             return losses
         return {name: values.reshape(-1, draws).mean(axis=1) for name, values in losses.items()}
@@ -147,7 +154,7 @@ class _Sampler:
 
     def run(self, method: str, tokens: Any, i: Array, actions: Array) -> Any:
         """Runs the head on x_t of step ``i``, built from the one noise and the estimate."""
-        t = self.grid.time(i)  # [B]
+        t = inpainting.row_times(self.prefix, self.grid.time(i))  # [B] or [B, T]
         noisy = interpolate(self.noise, actions, t)
         state_in, noisy = self.space.preprocess(self.proprio, noisy, self.channel_mask)
         inputs = (tokens, noisy, state_in, self.domain_id, t)
@@ -205,6 +212,8 @@ def sample(
 
     With ``steps`` int32[B] each sample has its own number of steps, and keeps its estimate after
     the last one. With a ``prefix`` the chunk begins with its rows; one of weight 0 changes no bit.
+    Its clean rows are shown to the network as they are, at time 0, by which weights that were
+    trained for delays know them.
     Channels that ``channel_mask`` bool[B, d] leaves out stay hidden from the network, as in
     training; nothing is known of their actions.
 
@@ -221,8 +230,9 @@ def sample(
     # Once for all steps: the tokens of the observation and their part of the first block.
     prepared = model.apply({"params": params}, context, domain_id, method="prepare")
     # Zeros stand for the first estimate, which t = 1 multiplies by zero.
+    zeros = jnp.zeros_like(noise, dtype=jnp.float32)
     state = _State(
-        jnp.zeros_like(noise, dtype=jnp.float32),
+        inpainting.begin(prefix, zeros, sampler.space),
         None if tolerance is None else jnp.ones(len(noise), bool),
     )
     if refresh is None:

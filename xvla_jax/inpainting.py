@@ -15,12 +15,16 @@ A velocity is the clean estimate over t, so the estimate moves t times as far: `
 with ``g = min(beta t, (t^2 + (1 - t)^2) / (1 - t))``. Here J is the identity and g is at most 1:
 J^T would need a backward pass through the head in each step, and x_t is no state of this sampler
 that a derivative could correct, as each step builds it again.
+
+Weights that were trained for delays (``config.rtc``; Black, Ren, Equi and Levine 2025) know
+committed rows by their time: x_t is the prefix itself there and its time 0, in every step. Nothing
+guides then. `MODES` has the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +34,30 @@ from flax import struct
 from xvla_jax.actions import ActionSpace
 from xvla_jax.contract import Contract
 from xvla_jax.errors import InputError
+from xvla_jax.preprocessing.scaling import Scaling
 
 Array = jax.Array
 
 _BETA: Final = 5.0  # as in the paper's experiments
+
+
+class Mode(NamedTuple):
+    """Way to continue a prefix.
+
+    Attributes:
+        guides: rows behind the committed ones draw the chunk towards them; otherwise they are free.
+        trained: needs weights that were trained for delays.
+    """
+
+    guides: bool
+    trained: bool
+
+
+INPAINT: Final = "inpaint"
+MODES: Final[Mapping[str, Mode]] = {
+    INPAINT: Mode(guides=True, trained=False),
+    "trained": Mode(guides=False, trained=True),
+}
 
 
 class Prefix(struct.PyTreeNode):
@@ -41,6 +65,30 @@ class Prefix(struct.PyTreeNode):
 
     rows: Array  # float32[B, T, d], d the real or the padded width; postprocessed
     weight: Array  # float32[B, T]: 1 committed, between 0 and 1 guiding, 0 free
+    clean: Array | None = None  # int32[B]: so many first rows are at time 0; None: no model knows
+
+
+def row_times(prefix: Prefix | None, t: Array) -> Array:
+    """Returns the times of the network: ``t`` [B], or [B, T] where rows may have one of their own.
+
+    Times are 0 in the clean rows of a prefix, so x_t is the prefix there.
+    """
+    if prefix is None or prefix.clean is None:
+        return t
+    return jnp.where(_clean(prefix), 0.0, t[:, None])
+
+
+def begin(prefix: Prefix | None, estimate: Array, space: ActionSpace) -> Array:
+    """Puts the clean rows of a prefix into the estimate ``[B, T, D]`` before the first step."""
+    if prefix is None or prefix.clean is None:
+        return estimate
+    put = _clean(prefix)[..., None] & ~_logits(space)  # [B, T, D]
+    return jnp.where(put, space.pad(prefix.rows), estimate)
+
+
+def _clean(prefix: Prefix) -> Array:
+    """Returns bool ``[B, T]``, True for the clean rows."""
+    return jnp.arange(prefix.weight.shape[1]) < jnp.asarray(prefix.clean)[:, None]
 
 
 def guide(prefix: Prefix, estimate: Array, t: Array, space: ActionSpace) -> Array:
@@ -89,6 +137,22 @@ def weights(length: int, committed: int, num_actions: int) -> np.ndarray:
     return np.where(row < committed, 1.0, np.where(row < length, falling, 0.0)).astype(np.float32)
 
 
+def scaled(
+    observation: Mapping[str, Any], space: ActionSpace, scaling: Scaling | None
+) -> Mapping[str, Any]:
+    """Returns the observation with its prefix in the network's units; None: they are the robot's.
+
+    A prefix of a wrong width stays as it is: `prepare` refuses it by name.
+    """
+    prefix = observation.get("prefix")
+    if scaling is None or prefix is None:
+        return observation
+    rows = np.asarray(prefix, np.float32)
+    if rows.ndim != 2 or rows.shape[1] not in (space.real_width, space.width):
+        return observation
+    return {**observation, "prefix": scaling.scale(rows, what="prefix")}
+
+
 def prepare(
     observation: Mapping[str, Any],
     space: ActionSpace,
@@ -96,20 +160,23 @@ def prepare(
     contracts: Mapping[int, Contract],
     *,
     who: str,
+    max_delay: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows ``float32[T, D]`` and weights ``float32[T]``; zeros without a prefix.
 
     Args:
-        observation: may have ``prefix`` and ``prefix_committed``.
+        observation: may have ``prefix``, ``prefix_committed`` and ``prefix_mode``.
         space: of the policy.
         shape: T and D.
         contracts: of the policy, by domain.
         who: begins the message of an error.
+        max_delay: most committed rows that the weights were trained for, see `XVLAConfig`.
 
     Raises:
-        InputError: the prefix does not fit, or its domain has actions relative to the proprio of
-            their own query.
+        InputError: the prefix does not fit, its domain has actions relative to the proprio of
+            their own query, or the weights were not trained for its mode.
     """
+    mode = _mode(observation, max_delay, who)
     rows = np.zeros(shape, np.float32)
     if observation.get("prefix") is None:
         if observation.get("prefix_committed"):
@@ -136,6 +203,13 @@ def prepare(
             f"{who}prefix_committed is {committed}; 0 .. {len(given)}, the rows of prefix",
             field="prefix_committed",
         )
+    if mode.trained and committed > max_delay:
+        raise InputError(
+            f"{who}prefix_committed is {committed}; with prefix_mode "
+            f"{observation['prefix_mode']!r} it is 0 .. {max_delay}, the delays that these weights "
+            "were trained for (config.rtc.max_delay)",
+            field="prefix_committed",
+        )
     contract = contracts.get(int(observation["domain_id"]))
     if contract is not None and contract.relative_channels:
         raise InputError(
@@ -144,4 +218,27 @@ def prepare(
             field="prefix",
         )
     rows[: len(given), : given.shape[1]] = given
-    return rows, weights(len(given), int(committed), shape[0])
+    length = len(given) if mode.guides else int(committed)
+    return rows, weights(length, int(committed), shape[0])
+
+
+def clean_rows(observation: Mapping[str, Any], weight: np.ndarray) -> int:
+    """Returns the number of rows at time 0, for weights of `prepare`: the committed, if trained."""
+    trained = MODES[observation.get("prefix_mode") or INPAINT].trained
+    return int((weight >= 1.0).sum()) if trained else 0
+
+
+def _mode(observation: Mapping[str, Any], max_delay: int, who: str) -> Mode:
+    """Returns the observation's row of `MODES`; refuses one that the weights do not know."""
+    name = observation.get("prefix_mode") or INPAINT
+    if name not in MODES:
+        raise InputError(
+            f"{who}prefix_mode is {name!r}; allowed are {', '.join(MODES)}", field="prefix_mode"
+        )
+    if MODES[name].trained and not max_delay:
+        raise InputError(
+            f"{who}prefix_mode is {name!r}, and these weights were not trained for delays "
+            f"(config.rtc.max_delay); {INPAINT!r} needs no such training",
+            field="prefix_mode",
+        )
+    return MODES[name]

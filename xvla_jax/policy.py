@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, presumed_domains
 from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.inpainting import Prefix
-from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
+from xvla_jax.lora import adapter_delay, adapter_space, load_adapter, merge_adapter
 from xvla_jax.models.inference import abstract_inference_params, example_inputs, inference_params
 from xvla_jax.models.int8 import int8_groups
 from xvla_jax.models.xvla import XVLA, Context
@@ -34,6 +34,7 @@ from xvla_jax.plans import DEFAULT, EXACT, Form, SamplerPlan, named_plan
 from xvla_jax.pretrained import load_checkpoint
 from xvla_jax.processor import Processor, load_tokenizer, token_ids
 
+_CLEAN: Final = "prefix_clean"  # an input of weights that were trained for delays
 _Value = TypeVar("_Value", int, SamplerPlan)
 
 
@@ -74,7 +75,7 @@ def chunk(
         steps=inputs["steps"] if steps is None else steps,
         refresh=form.refresh,
         tolerance=inputs["tolerance"] if form.adaptive else None,
-        prefix=Prefix(inputs["prefix"], inputs["prefix_weight"]),
+        prefix=Prefix(inputs["prefix"], inputs["prefix_weight"], inputs.get(_CLEAN)),
         channel_mask=inputs.get(CHANNEL_MASK),
     )
 
@@ -89,6 +90,7 @@ class Prepared:
     domain_id: int
     prefix: np.ndarray  # float32[T, D], zeros behind its rows
     prefix_weight: np.ndarray  # float32[T]: 1 committed, less guided, 0 free
+    prefix_clean: int  # rows that the network takes as they are, at time 0
     channel_mask: np.ndarray  # bool[D]: True where the data of the domain record the channel
     held: np.ndarray  # float32[D], actions of the channels that they do not record
 
@@ -173,7 +175,7 @@ class Policy:
         # Without an adapter parameters go from disk to the device leaf by leaf: one copy in memory.
         loaded = load_checkpoint(folder, stored=adapter is None, int8=adapter is None)
         if adapter is not None:
-            loaded = relabelled(loaded, *adapter_space(adapter))
+            loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         chosen = Processor.read(processor) if processor else loaded.processor
         if chosen is None:
             raise CheckpointError(
@@ -252,7 +254,12 @@ class Policy:
         if state:
             proprio = state.scale(proprio, what=f"{who}proprio")
         prefix, weight = inpainting.prepare(
-            self._scaled_prefix(observation), self.space, self._shape, self.contracts, who=who
+            inpainting.scaled(observation, self.space, self.processor.action),
+            self.space,
+            self._shape,
+            self.contracts,
+            who=who,
+            max_delay=self.config.rtc_max_delay,
         )
         return Prepared(
             images=images[: int(present.sum())],
@@ -261,6 +268,7 @@ class Policy:
             domain_id=int(observation["domain_id"]),
             prefix=prefix,
             prefix_weight=weight,
+            prefix_clean=inpainting.clean_rows(observation, weight),
             channel_mask=mask,
             held=held,
         )
@@ -335,19 +343,6 @@ class Policy:
         free = np.stack([one.prefix_weight < 1 for one in prepared])  # [B, T]
         return np.where(lacking[:, None] & free[..., None], held[:, None], actions)
 
-    def _scaled_prefix(self, observation: Observation) -> Observation:
-        """Returns the observation with its prefix in the network's units.
-
-        A prefix of a wrong width stays as it is: `inpainting.prepare` refuses it by name.
-        """
-        scaling, prefix = self.processor.action, observation.get("prefix")
-        if scaling is None or prefix is None:
-            return observation
-        rows = np.asarray(prefix, np.float32)
-        if rows.ndim != 2 or rows.shape[1] not in (self.space.real_width, self.space.width):
-            return observation
-        return {**observation, "prefix": scaling.scale(rows, what="prefix")}
-
     def _stack(self, prepared: Sequence[Prepared], shown: int) -> dict[str, np.ndarray]:
         """Stacks a batch; slots behind its last view stay out of the tower."""
         side = self.processor.image_size
@@ -363,7 +358,10 @@ class Policy:
             "domain_id": np.asarray([one.domain_id for one in prepared], np.int32),
             "prefix": np.stack([one.prefix for one in prepared]),
             "prefix_weight": np.stack([one.prefix_weight for one in prepared]),
-            **self._mask_input(np.stack([one.channel_mask for one in prepared])),
+            **self._optional_inputs(
+                np.stack([one.channel_mask for one in prepared]),
+                np.asarray([one.prefix_clean for one in prepared], np.int32),
+            ),
         }
 
     def lower(
@@ -404,10 +402,13 @@ class Policy:
     def example_inputs(self, *, views: int, batch: int) -> dict[str, np.ndarray]:
         """Returns inputs of zeros for the program of `lower`."""
         inputs = example_inputs(self.processor, self._shape, views, batch)
-        return inputs | self._mask_input(np.ones((batch, self.space.width), bool))
+        mask, clean = np.ones((batch, self.space.width), bool), np.zeros(batch, np.int32)
+        return inputs | self._optional_inputs(mask, clean)
 
-    def _mask_input(self, mask: np.ndarray) -> dict[str, np.ndarray]:
-        return {CHANNEL_MASK: mask} if self._masks else {}
+    def _optional_inputs(self, mask: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the inputs that the program has only where these weights need them."""
+        masks = {CHANNEL_MASK: mask} if self._masks else {}
+        return masks | ({_CLEAN: clean} if self.config.rtc_max_delay else {})
 
     @property
     def _shape(self) -> tuple[int, int]:

@@ -44,6 +44,7 @@ ORBAX: Final = "orbax"
 LAYOUTS: Final = (*DIALECTS, ORBAX)
 ADAPTER: Final = "adapter"  # section of the model item
 _RELABELLED: Final = "relabelled"  # in that section: the base has another action space
+_DELAYED: Final = "delayed"  # likewise: the run states its delays
 PEFT: Final = "peft"  # layout of an adapter's folder
 _HOW_TO_MERGE: Final = (
     "python -m scripts.convert_checkpoint RUN ADAPTER --layout=peft writes the adapter alone; "
@@ -182,7 +183,12 @@ def model_item(
 
 
 def adapter_section(
-    peft: PeftConfig, base: str | os.PathLike[str], digest: str, *, relabelled: bool = False
+    peft: PeftConfig,
+    base: str | os.PathLike[str],
+    digest: str,
+    *,
+    relabelled: bool = False,
+    delayed: bool = False,
 ) -> dict[str, Any]:
     """Returns the section `ADAPTER` of the ``model`` item of a LoRA run.
 
@@ -191,10 +197,12 @@ def adapter_section(
         base: folder of the base.
         digest: `params_digest` of the base.
         relabelled: the run has another action space than the base.
+        delayed: the run states the delays that it trains for.
     """
     folder = str(buckets.absolute(buckets.place_of(base)))
     section: dict[str, Any] = {"peft": dict(peft.raw), "base": folder, "base_sha256": digest}
-    return section | ({_RELABELLED: True} if relabelled else {})
+    section |= {_RELABELLED: True} if relabelled else {}
+    return section | ({_DELAYED: True} if delayed else {})
 
 
 def is_lora_run(folder: str | os.PathLike[str]) -> bool:
@@ -273,6 +281,7 @@ def export_adapter(
         config,
         overwrite=overwrite,
         relabelled=item[ADAPTER].get(_RELABELLED, False),
+        delayed=item[ADAPTER].get(_DELAYED, False),
     )
 
 

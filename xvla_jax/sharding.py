@@ -49,6 +49,9 @@ RULES: Final[tuple[tuple[str, Placement], ...]] = (
     (r"(soft_prompts|action_encoder|action_decoder)", replicated),
     # An adapter's pair: small, and multiplied for every shard of the matrix that it changes.
     (r"/[ab]$", replicated),
+    # A depthwise kernel: split by channels, TPU's compiler splits the convolution with it, and then
+    # every chip works on the images of all.
+    (r"/conv[12]/kernel$", replicated),
     (r".*", largest_axis),
 )
 

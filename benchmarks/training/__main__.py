@@ -1,7 +1,7 @@
 """Measures the cost of a train step beside PyTorch's, and of a save.
 
 ``python -m benchmarks.training [--only=step|save|full_save] [--shape=RELEASED] [--out=FILE.json]
-[--torch_python=EXE --torch_package=FOLDER|lerobot]``
+[--place=FOLDER] [--torch_python=EXE --torch_package=FOLDER|lerobot]``
 
 Each side of the step runs in a process of its own, one after the other, as two full-size states do
 not fit into one memory; forward, backward, clipping and AdamW on one sample of three views in
@@ -11,6 +11,7 @@ with random weights. ``benchmarks.kills`` measures what kills cost.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -29,11 +30,15 @@ from rich.table import Table
 from benchmarks.train_step import run_parts, small_run, timed_steps
 from configs import models
 from eval.files import write_json
+from scripts.places.files import place_of
+from scripts.places.workdir import Workdir
 from scripts.random_weights import write_random_checkpoint
+from scripts.restarts.run_files import newest_step
 from scripts.terminal import quiet_libraries
 from xvla_jax.config import XVLAConfig
 from xvla_jax.processor import Processor
 from xvla_jax.training.checkpointer import Checkpointer, RunItems
+from xvla_jax.training.telemetry import JsonLines
 
 _OUT = flags.DEFINE_string("out", "outputs/training.json", "Where the figures go.")
 _ONLY = flags.DEFINE_multi_enum(
@@ -44,6 +49,12 @@ _REPEAT = flags.DEFINE_integer("repeat", 3, "Timed steps.", lower_bound=1)
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "Interpreter with PyTorch.")
 _TORCH_PACKAGE = flags.DEFINE_string(
     "torch_package", "", "Folder with the original models/, or lerobot."
+)
+
+_PLACE = flags.DEFINE_string(
+    "place",
+    "",
+    "New folder of the saves of --only=save, maybe in a bucket; temporary if not given.",
 )
 
 _SAVES: Final = 5
@@ -94,20 +105,35 @@ def saves() -> dict[str, Any]:
     state, step, batch = small_run()
     seconds, state = timed_steps(step, state, batch, repeat=20)
     per_step = sorted(seconds)[len(seconds) // 2]
-    blocked: list[float] = []
+    blocked, written, beside = [], [], []
     items = RunItems({}, {}, {})
-    with tempfile.TemporaryDirectory() as folder:
-        checkpointer = Checkpointer(folder, keep=1, save_interval=1)
+    with contextlib.ExitStack() as stack:
+        folder = _PLACE.value or stack.enter_context(tempfile.TemporaryDirectory())
+        workdir = stack.enter_context(Workdir(place_of(folder, flag="--place")))
+        log = stack.enter_context(contextlib.closing(JsonLines(workdir.local)))
+
+        def position() -> dict[str, Any]:
+            workdir.copy()  # as a training does before it saves
+            return {}
+
+        checkpointer = Checkpointer(workdir.place, keep=1, save_interval=_INTERVAL)
         for number in range(1, _SAVES + 1):
-            before = checkpointer.blocked_s
-            checkpointer.save(number, state, position=dict, items=items, force=True)
+            log.write(number, {"loss": 1.0})
+            began, before = time.monotonic(), checkpointer.blocked_s
+            checkpointer.save(number, state, position=position, items=items, force=True)
             blocked.append(checkpointer.blocked_s - before)
-            _, state = timed_steps(step, state, batch, repeat=10)
+            while newest_step(workdir.place) < number:
+                seconds, state = timed_steps(step, state, batch, repeat=5)
+                beside += seconds
+            written.append(time.monotonic() - began)
         checkpointer.close()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return {
+        "place": _PLACE.value or "a local disk",
         "step_s": per_step,
+        "beside_s": sorted(beside)[len(beside) // 2],
         "blocked_s": blocked,
+        "written_s": written,
         "share": max(blocked) / (_INTERVAL * per_step),
         "state_bytes": state_bytes,
     }
@@ -158,13 +184,18 @@ def show(console: Console, record: dict[str, Any]) -> None:
         console.print(table)
     if "save" in record:
         figures = record["save"]
-        table = Table(title=f"asynchronous save, small model, one per {_INTERVAL} steps")
-        for name in ("step, s", "blocked, longest of 5, s", "share", "state, MB"):
+        table = Table(title=f"asynchronous save, small model, {figures['place']}")
+        for name in (
+            "step, s", "beside a save", f"blocked, longest of {_SAVES}, s",
+            f"of {_INTERVAL} steps", "until written, longest, s", "state, MB",
+        ):  # fmt: skip
             table.add_column(name, justify="right")
         table.add_row(
             f"{figures['step_s']:.3f}",
+            f"{figures['beside_s']:.3f}",
             f"{max(figures['blocked_s']):.3f}",
             f"{figures['share']:.2%}",
+            f"{max(figures['written_s']):.1f}",
             f"{figures['state_bytes'] / 1e6:.0f}",
         )
         console.print(table)

@@ -17,6 +17,7 @@ from .transports import TRANSPORTS, RemoteError, Transport, TryAgainError
 from .units import OwnUnits
 
 _LOG = logging.getLogger(__name__)
+_TRAINED = "trained"  # prefix_mode for a checkpoint that was trained for delays
 _T = TypeVar("_T")
 
 _FIRST_WAIT_S = 0.1  # before the second attempt; it doubles
@@ -115,8 +116,8 @@ class RemotePolicy:
     ) -> NDArray[np.float32]:
         """Returns chunks float32[B, T, D] for observations, one request after the other.
 
-        An observation may carry ``prefix`` float32[P, D] and ``prefix_committed``: rows that the
-        chunk has to begin with, see docs/control.md.
+        An observation may carry ``prefix`` float32[P, D], ``prefix_committed`` and
+        ``prefix_mode``: rows that the chunk has to begin with, see docs/control.md.
 
         Args:
             observations: at least one.
@@ -157,6 +158,8 @@ class RemotePolicy:
             fields["steps"] = self._steps
         if self.plan is not None:
             fields["plan"] = self.plan
+        if "prefix_mode" in observation:
+            fields["prefix_mode"] = self._prefix_mode(observation["prefix_mode"])
         if "prefix" in observation:
             self._check_prefix(domain)
             rows = observation["prefix"]
@@ -174,6 +177,15 @@ class RemotePolicy:
                 f"the server takes no prefix for domain {domain} (it has relative channels, or the "
                 "server is an older one); use a strategy without"
             )
+
+    def _prefix_mode(self, mode: str) -> str:
+        """A server that knows no modes would inpaint, with a warning."""
+        if mode == _TRAINED and not self.info.get("prefix", {}).get("max_delay", 0):
+            raise ValueError(
+                f"prefix_mode {mode!r}: the server's checkpoint was not trained for delays (or the "
+                "server is an older one); use another strategy"
+            )
+        return mode
 
     def _ask(self, fields: Mapping[str, Any]) -> NDArray[np.float32]:
         name = uuid.uuid4().hex

@@ -19,6 +19,7 @@ from eval.tasks.profiles import NO_ROTATION
 
 Rows = NDArray[np.float32]
 
+_TRAINED = "trained"  # prefix_mode of a policy that was trained for delays
 _DELAYS = 10  # answers whose largest delay is expected of the next
 _ARM = 10  # numbers of an arm: xyz, 6-D rotation, gripper
 
@@ -30,22 +31,24 @@ class Strategy:
     Attributes:
         overlap: query while the last chunk runs; otherwise the robot holds its pose and waits.
         ensemble: mean of all chunks with an action for the present step (ACT), otherwise the last.
-        inpaint: send the policy the actions that will be carried out before it answers, and those
-            planned after them (real-time chunking).
+        prefix: ``inpaint``: send the policy the actions that will be carried out before it
+            answers, and those planned after them (real-time chunking); ``trained``: send the
+            former to a policy that was trained for delays; empty: send none.
         restless: query as soon as an answer has come; otherwise after `horizon` actions.
     """
 
     overlap: bool
     ensemble: bool
-    inpaint: bool
+    prefix: str
     restless: bool
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "blocking": Strategy(overlap=False, ensemble=False, inpaint=False, restless=False),
-    "switch": Strategy(overlap=True, ensemble=False, inpaint=False, restless=False),
-    "ensemble": Strategy(overlap=True, ensemble=True, inpaint=False, restless=True),
-    "inpaint": Strategy(overlap=True, ensemble=False, inpaint=True, restless=False),
+    "blocking": Strategy(overlap=False, ensemble=False, prefix="", restless=False),
+    "switch": Strategy(overlap=True, ensemble=False, prefix="", restless=False),
+    "ensemble": Strategy(overlap=True, ensemble=True, prefix="", restless=True),
+    "inpaint": Strategy(overlap=True, ensemble=False, prefix="inpaint", restless=False),
+    "trained": Strategy(overlap=True, ensemble=False, prefix=_TRAINED, restless=False),
 }
 
 
@@ -99,16 +102,16 @@ class ChunkStream:
     Args:
         strategy: a row of `STRATEGIES`.
         timing: of the robot.
-        relative_channels: of the action contract; inpainting is not possible with them.
+        relative_channels: of the action contract; a prefix is not possible with them.
     """
 
     def __init__(
         self, strategy: Strategy, timing: Timing, *, relative_channels: tuple[int, ...]
     ) -> None:
-        if strategy.inpaint and relative_channels:
+        if strategy.prefix and relative_channels:
             raise ValueError(
                 f"channels {relative_channels} are relative to the proprio of their own query; "
-                "another chunk cannot continue them: use a strategy without inpainting"
+                "another chunk cannot continue them: use a strategy without a prefix"
             )
         self._strategy = strategy
         self._timing = timing
@@ -147,10 +150,13 @@ class ChunkStream:
             raise RuntimeError("a query is pending already")
         self._asked = self._now
         asked = {**observation, "proprio": self._proprio.copy()}
+        trained = self._strategy.prefix == _TRAINED
+        if trained:  # with the first query too, so that other policies refuse at once
+            asked["prefix_mode"] = _TRAINED
         left = self._rows_left()
-        if self._strategy.inpaint and len(left):
+        if self._strategy.prefix and len(left):
             committed = min(self.expected_delay * self._timing.stride, len(left))
-            asked.update(prefix=left, prefix_committed=committed)
+            asked.update(prefix=left[:committed] if trained else left, prefix_committed=committed)
         return asked
 
     def abandon(self) -> None:
@@ -189,12 +195,18 @@ class ChunkStream:
         self._chunks = [*earlier, _Chunk(self._asked, rows)]
         self._asked = None
 
-    def take(self) -> Rows | None:
-        """Returns the next action [D], or None where there is none: hold the pose."""
+    def next_row(self) -> Rows | None:
+        """Returns what `take` will, and does not carry it out."""
         rows = [row for row in map(self._row, self._chunks) if row is not None]
         if not rows:
             return None
-        row = rows[-1] if len(rows) == 1 else ensembled(rows, self._timing)
+        return rows[-1] if len(rows) == 1 else ensembled(rows, self._timing)
+
+    def take(self) -> Rows | None:
+        """Returns the next action [D], or None where there is none: hold the pose."""
+        row = self.next_row()
+        if row is None:
+            return None
         self._now += 1
         # Chunks that have ended go; the latest stays, as `wants_query` counts from its beginning.
         earlier = [chunk for chunk in self._chunks[:-1] if self._row(chunk) is not None]

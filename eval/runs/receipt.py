@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from eval.files import OBJECT, FileError, Form, check, read_json
+from eval.files import OBJECT, FileError, Form, check, parse_json, read_bytes
 from eval.tasks.spec import Episode, TaskSpec, row_values
 
 from .binomial import success_interval
@@ -177,30 +177,40 @@ def read_receipt(path: Path) -> dict[str, Any]:
     """
     path = path / RESULTS if path.is_dir() else path
     try:
-        value = read_json(path, OBJECT)
+        content = read_bytes(path)
     except OSError as error:
         raise FileError(f"{path} cannot be read as a receipt: {error}") from None
+    return parse_receipt(content, str(path))
+
+
+def parse_receipt(content: bytes, where: str) -> dict[str, Any]:
+    """Parses a receipt; `where` names it in messages.
+
+    Raises:
+        FileError: it is no receipt, or one of another schema.
+    """
+    value = parse_json(content, OBJECT, where)
     # Before the form, as that of another version would name many fields and miss the point.
     if value.get("schema") != SCHEMA:
         raise FileError(
-            f"{path} has receipt schema {value.get('schema')}; this version reads {SCHEMA}. "
+            f"{where} has receipt schema {value.get('schema')}; this version reads {SCHEMA}. "
             "Evaluate again, or read it with the version that wrote it"
         )
-    check(value, FORM, str(path))
+    check(value, FORM, where)
     for name, task in value["tasks"].items():
         if set(task["policies"]) != set(value["policies"]):
             raise FileError(
-                f"{path}: tasks.{name}.policies has {', '.join(task['policies'])}; allowed are "
+                f"{where}: tasks.{name}.policies has {', '.join(task['policies'])}; allowed are "
                 f"those of policies, {', '.join(value['policies'])}"
             )
-    _check_hashes(value, path)
+    _check_hashes(value, where)
     for name, task in value["tasks"].items():
         for policy, entry in task["policies"].items():
-            where = f"{path}: tasks.{name}.policies.{policy}"
+            entry_place = f"{where}: tasks.{name}.policies.{policy}"
             problem = wrong_text(task["texts"], entry["episodes"])
             if problem:
-                raise FileError(f"{where}: {problem}; evaluate again")
-            _derive(entry, task["reference"], value["config"]["num_workers"], where)
+                raise FileError(f"{entry_place}: {problem}; evaluate again")
+            _derive(entry, task["reference"], value["config"]["num_workers"], entry_place)
     return value
 
 
@@ -209,7 +219,7 @@ def evaluated(identity: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, 
     return {"policy": identity, "row": row}
 
 
-def _check_hashes(value: Mapping[str, Any], path: Path) -> None:
+def _check_hashes(value: Mapping[str, Any], where: str) -> None:
     """Refuses a receipt that was changed after it was written, and names the first episode."""
     for name, task in value["tasks"].items():
         for policy, entry in task["policies"].items():
@@ -217,13 +227,13 @@ def _check_hashes(value: Mapping[str, Any], path: Path) -> None:
             place = broken_link(begun, entry["episodes"], entry["chain"])
             if place is not None:
                 raise FileError(
-                    f"{path}: tasks.{name}.policies.{policy}.episodes.{place} does not fit its "
+                    f"{where}: tasks.{name}.policies.{policy}.episodes.{place} does not fit its "
                     "link in chain: episodes, policy or row were changed after the evaluation; "
                     "take the file as it was written, or evaluate again"
                 )
     if value[SEAL] != seal_of(value):
         raise FileError(
-            f"{path}: seal is {value[SEAL]}; allowed is {seal_of(value)}, that of the content: it "
+            f"{where}: seal is {value[SEAL]}; allowed is {seal_of(value)}, that of the content: it "
             "was changed after the evaluation; take the file as it was written, or evaluate again"
         )
 

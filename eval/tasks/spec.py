@@ -123,7 +123,9 @@ class TaskSpec:
         num_init_states: initial states of each task: the official ones, or those of `held_out`.
         held_out: first initial state that no demonstration starts from, where policies are trained
             on demonstrations of ours; evaluation starts there. States behind the official ones
-            repeat the held-out official ones, each with a displacement of its own.
+            repeat the held-out official ones, each with a displacement of its own, or are drawn by
+            their index. They have no end: `num_init_states` is how far an evaluation goes by
+            itself.
         client: how the policy's client reads observations and writes actions.
         step_limit: control steps after which an episode (CALVIN: a subtask) has failed; 0 for a
             robot that a person stops.

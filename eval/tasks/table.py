@@ -10,6 +10,7 @@ add its rows in eval/tasks/ and an adapter for its simulator; no other code chan
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Sequence
 
@@ -110,12 +111,13 @@ def episodes(
 
     Raises:
         ValueError: an initial state that the tasks do not have, or no tasks: the row leaves them
-            to the simulator.
+            to the simulator. Rows with `held_out` have as many states as are asked for.
     """
     tasks = spec.task_ids if task_ids is None else tuple(task_ids)
     if not tasks:
         raise ValueError(f"{spec.name} has no list of tasks; give task_ids of {spec.suite!r}")
-    wrong = [index for index in init_states if not 0 <= index < spec.num_init_states]
+    end = spec.num_init_states if spec.held_out is None else math.inf
+    wrong = [index for index in init_states if not 0 <= index < end]
     if wrong:
         raise ValueError(
             f"initial states {wrong} of {spec.name}; there are 0..{spec.num_init_states - 1}"

@@ -16,8 +16,9 @@ from scripts.demo.stages import RECORD, SPEED, WRITE
 FLOOR, CEILING = 500, 1500  # steps
 _ROUND = 50
 # Later stages and the start of training, in seconds of earlier stages that do similar work: they
-# run the same simulators as the recording, and start the same program as the timed run.
-_LATER, _START = 3.0, 0.7
+# run the same simulators as the recording, and start the same program as the timed run, as the
+# certificate does too.
+_LATER, _START, _CERTIFY = 3.0, 0.7, 0.5
 
 
 def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
@@ -32,6 +33,6 @@ def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minute
     # the first line of metrics holds the compilation
     step_s = statistics.median(json.loads(line)["step_s"] for line in lines[1:])
     spent = sum(seconds[stage.name] for stage in (RECORD, WRITE, SPEED))
-    later = _LATER * seconds[RECORD.name] + _START * seconds[SPEED.name]
+    later = _LATER * seconds[RECORD.name] + (_START + _CERTIFY) * seconds[SPEED.name]
     steps = int((60 * minutes - spent - later) / step_s) // _ROUND * _ROUND
     return max(FLOOR, min(CEILING, steps))

@@ -1,6 +1,6 @@
 """Supervised training: starts a run again after a failure, on the hosts that are left.
 
 `supervisor` holds one host's process and starts it again, `gathering` agrees with the other hosts
-on who takes part, `journal` keeps what became of each attempt, and `run_files` are the files of
-both, also in a bucket.
+on who takes part, `journal` keeps what became of each attempt, and `run_files` reads how far the
+run is.
 """

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from eval.files import FileError, fields, integer, listing, parse_json
-from scripts.restarts import run_files
+from scripts.places import files
 from scripts.restarts.journal import FOLDER
 from xvla_jax.buckets import Place, in_bucket
 from xvla_jax.errors import DistributedError
@@ -355,7 +355,7 @@ class Gathering:
             self._me = me
             content = json.dumps(dataclasses.asdict(me)).encode().ljust(_SIZE - 1) + b"\n"
             try:
-                run_files.rewrite(self._path(self._index), content)
+                files.rewrite(self._path(self._index), content)
             except OSError as error:
                 _log.warning("%s: no sign of life could be written: %s", self._folder, error)
 
@@ -393,7 +393,7 @@ def _waiting(others: Mapping[int, Host]) -> dict[int, Host]:
 def _read(path: Place) -> Host | None:
     """Returns the host in a file; None where there is none, or while it is written."""
     try:
-        record = parse_json(run_files.read(path) or b"", _FORM, str(path))
+        record = parse_json(files.read(path) or b"", _FORM, str(path))
     except (FileError, OSError):
         return None
     known: dict[str, Any] = {name: record[name] for name in _NAMES}

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from eval.files import FileError, fields, integer, parse_json
-from scripts.restarts import run_files
+from scripts.places import files
 from xvla_jax.buckets import Place, in_bucket
 
 FOLDER: Final = "restarts"  # in the workdir
@@ -96,7 +96,7 @@ def begin(
     folder = workdir / FOLDER
     if not in_bucket(folder):
         folder.mkdir(exist_ok=True)
-    numbers = [int(name[1]) for name in map(_NAME.fullmatch, run_files.names(folder)) if name]
+    numbers = [int(name[1]) for name in map(_NAME.fullmatch, files.names(folder)) if name]
     attempt = Attempt(token, processes, devices, time.time())
     _write(folder / f"attempt_{max(numbers, default=0) + 1:04d}.json", attempt)
 
@@ -123,16 +123,16 @@ def attempts(workdir: Place) -> list[Attempt]:
 
 
 def _write(path: Place, attempt: Attempt) -> None:
-    run_files.write(path, (json.dumps(dataclasses.asdict(attempt), indent=1) + "\n").encode())
+    files.write(path, (json.dumps(dataclasses.asdict(attempt), indent=1) + "\n").encode())
 
 
 def _stored(workdir: Place) -> list[tuple[Place, Attempt]]:
     fields_known = {field.name for field in dataclasses.fields(Attempt)}
     stored: list[tuple[Place, Attempt]] = []
-    for name in filter(_NAME.fullmatch, run_files.names(workdir / FOLDER)):
+    for name in filter(_NAME.fullmatch, files.names(workdir / FOLDER)):
         path = workdir / FOLDER / name
         try:
-            record = parse_json(run_files.read(path) or b"", _FORM, str(path))
+            record = parse_json(files.read(path) or b"", _FORM, str(path))
         except FileError:
             continue  # cut off by the end of its host
         known = {key: value for key, value in record.items() if key in fields_known}

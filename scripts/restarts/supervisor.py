@@ -21,12 +21,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from types import FrameType, TracebackType
-from typing import IO, Any, Final
+from types import FrameType
+from typing import IO, Any, Final, Self
 
 from scripts.restarts import journal, run_files
 from scripts.restarts.gathering import Gathering, Plan
-from scripts.terminal import STOPPED
+from scripts.terminal import STOPPED, handled
 from xvla_jax.buckets import Place
 from xvla_jax.errors import ConfigError
 from xvla_jax.training.telemetry import duration
@@ -312,27 +312,17 @@ def _shell(status: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-class _Signals:
+class _Signals(contextlib.ExitStack):
     """SIGINT and SIGTERM of a supervisor, which its process gets too. A context manager."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._first: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._catch)
+    def __enter__(self) -> Self:
+        self.enter_context(handled(self._catch))
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def caught(self) -> bool:
         """Returns True once a signal has come."""
@@ -353,7 +343,7 @@ class _Signals:
         finally:
             self._process = None
 
-    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _catch(self, number: int, _: FrameType | None) -> None:
         if self._first is None:
             self._first = number
         if self._process is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +12,21 @@ import jax.numpy as jnp
 
 from data.rows.contracts import actions_of
 from data.spec import DatasetSpec
+from scripts.training.domains import RunDomains
 from xvla_jax.actions import AUTO, JOINTS, ROTATION_LAYOUTS, action_space, misfit
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, space_text
-from xvla_jax.config import XVLAConfig
+from xvla_jax.checkpoints.fingerprints import params_digest
+from xvla_jax.checkpoints.relabel import (
+    relabelled,
+    relabelled_config,
+    space_text,
+    trained_for_delay,
+)
+from xvla_jax.config import ATTENDED, XVLAConfig
 from xvla_jax.errors import ConfigError, ContractError
+from xvla_jax.models.xvla import XVLA
+from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.pretrained import Pretrained, load_checkpoint
+from xvla_jax.processor import Processor
 from xvla_jax.training.resume import MISSING, differences
 
 _POSES_MODE = "ee6d"  # the action space that messages recommend for poses
@@ -65,18 +76,86 @@ def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig,
     loaded = load_checkpoint(config.init_from, stored=True)
     _check_asked(config, frozenset(asked), loaded)
     model = relabelled_config(loaded.config, config.action_mode, config.real_action_dim)
+    model = trained_for_delay(model, config.rtc.max_delay)
+    model = _attending(config, model)
+    if config.lora.rank and model.context_attends_to != loaded.config.context_attends_to:
+        raise ConfigError(
+            f"config.context_attends_to is {config.context_attends_to!r} with config.lora.rank "
+            f"{config.lora.rank}, and the base has {loaded.config.context_attends_to!r}; an "
+            "adapter is for the attention of its base. Train all weights, or leave the field empty"
+        )
     logging.info("initial weights: %s, %s", config.init_from, space_text(loaded.config))
+    if model.rtc_max_delay:  # said, as it may be the checkpoint that asks for it
+        logging.info("trains for delays of 0 .. %d actions (config.rtc)", model.rtc_max_delay)
     return model, loaded
 
 
 def planned_config(config: Any) -> XVLAConfig:
-    """Returns the model that config.model and config.action_mode describe, without weights."""
-    return relabelled_config(
+    """Returns the model that config describes by model, action_mode, rtc and context_attends_to.
+
+    Without weights.
+    """
+    return _attending(config, _planned(config))
+
+
+def _planned(config: Any) -> XVLAConfig:
+    model = relabelled_config(
         XVLAConfig.from_dict(config.model.to_dict()),
         config.action_mode,
         config.real_action_dim,
         any_width=config.from_scratch,
     )
+    return trained_for_delay(model, config.rtc.max_delay)
+
+
+def _attending(config: Any, model: XVLAConfig) -> XVLAConfig:
+    """Returns the model with the attention that config.context_attends_to names, if it does."""
+    chosen = config.context_attends_to
+    if chosen not in ("", *ATTENDED):
+        raise ConfigError(
+            f"config.context_attends_to is {chosen!r}; allowed are {', '.join(ATTENDED)}, and '' "
+            "for that of the model"
+        )
+    return dataclasses.replace(model, context_attends_to=chosen) if chosen else model
+
+
+def distillation(
+    config: Any, stored: Pretrained | None, domains: RunDomains
+) -> Distillation | None:
+    """Returns the teacher of a run and the steps of its student; None where nothing is distilled.
+
+    Args:
+        config: as configs/base.py has it.
+        stored: the checkpoint to begin with; None for a plan, whose teacher is config.model.
+        domains: of the run.
+
+    Raises:
+        ConfigError: see `Distillation.of`; or the teacher has no chunks for it.
+    """
+    chosen = config.distill
+    if not chosen.steps:
+        return None
+    changes = {
+        "from_scratch": "the teacher is the checkpoint of config.init_from",
+        "action_mode": "the teacher's chunks are of the action space that it has",
+        "real_action_dim": "the teacher's chunks are of the action space that it has",
+        "packed_views": "the student runs as it acts, where all view slots run",
+        "new_domains": "the teacher has nothing to say of domains that it lacks",
+    }
+    for field, reason in changes.items():
+        if value := getattr(config, field):
+            raise ConfigError(
+                f"config.distill.steps is {chosen.steps} and config.{field} {value!r}: {reason}; "
+                "leave one of them at its default"
+            )
+    teacher = stored.config if stored else _planned(config)
+    if delay := trained_for_delay(teacher, config.rtc.max_delay).rtc_max_delay:
+        raise ConfigError(
+            f"config.distill.steps is {chosen.steps}, and the model would be trained for delays of "
+            f"{delay} actions: a student takes complete chunks; set config.rtc.max_delay=0"
+        )
+    model = XVLA(domains.of_model(teacher), dtype=computing_dtype(config))
+    return Distillation.of(model, chosen.teacher_plan, chosen.steps)
 
 
 def load_initial(config: Any) -> Pretrained | None:
@@ -85,6 +164,27 @@ def load_initial(config: Any) -> Pretrained | None:
         return None
     loaded = load_checkpoint(config.init_from)
     return relabelled(loaded, config.action_mode, config.real_action_dim)
+
+
+def identity_of(path: str, loaded: Pretrained) -> dict[str, str]:
+    """Returns path and digest of initial weights."""
+    return {"path": path, "sha256": params_digest(loaded.params, loaded.config)}
+
+
+def check_processor(processor: Processor | None, path: str) -> None:
+    """Refuses weights whose preprocessing is unknown, or scales units, which training does not."""
+    if processor is None:
+        raise ConfigError(
+            f"config.init_from={path} has no preprocessor_config.json, and no LeRobot config.json "
+            "with these values; image size, resizing and text length belong to the weights"
+        )
+    for name, scaling in (("STATE", processor.state), ("ACTION", processor.action)):
+        if scaling:
+            raise ConfigError(
+                f"config.init_from={path}: LeRobot's normalization_mapping.{name} is "
+                f"{scaling.mode}; training takes the robot's units alone, so these weights can be "
+                "served and converted, not trained on"
+            )
 
 
 def check_rows(specs: Sequence[DatasetSpec], model: XVLAConfig, *, any_width: bool) -> None:

@@ -13,7 +13,7 @@ from data.rows.mixtures import mixture
 from data.rows.table import dataset
 from data.stream.memory import SourceSize, host_bytes
 from scripts.training.domains import counted_domains
-from scripts.training.initial_model import computing_dtype, planned_config
+from scripts.training.initial_model import computing_dtype, distillation, planned_config
 from scripts.training.packed_views import (
     PackedViews,
     SourceViews,
@@ -41,9 +41,10 @@ def run_of(config: Any, views: int) -> Run:
     # HDF5 recordings name their views themselves; the row then lists none.
     views = views or max(len(row.views) or processor.num_views for row in rows)
     model = planned_config(config)
+    # From X-VLA's weights or random ones, the same names get the same ids.
+    domains = counted_domains(config, (), rows, model)
     return Run(
-        # From X-VLA's weights or random ones, the same names get the same ids.
-        config=counted_domains(config, (), rows, model).of_model(model),
+        config=domains.of_model(model),
         processor=processor,
         optimizer=OptimizerConfig(**config.optimizer.to_dict()),
         dtype=computing_dtype(config),
@@ -59,6 +60,7 @@ def run_of(config: Any, views: int) -> Run:
         lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
         scan_vision=config.scan_vision,
         noise_draws=config.noise_draws,
+        distill=distillation(config, None, domains),
     )
 
 
@@ -167,8 +169,10 @@ def card_advice(plan: dict[str, Any]) -> str:
 def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns (quantity, value) for everything that a plan holds."""
     limit = plan["hbm_limit"]
+    teacher = plan.get("teacher_per_chip")
     rows = [
         ("state", f"{_gib(plan['state_per_chip'])} a chip"),
+        *([("of it the teacher", f"{_gib(teacher)} a chip")] if teacher else []),
         ("mesh", _listed(plan["mesh"])),
         ("links in a ring's longest step", _listed(plan["ring_hops"])),
         ("batch", f"{plan['batch_size']} ({plan['views']} views, {plan['dtype']})"),

@@ -23,8 +23,11 @@ from data.stream.pipeline import Batches, batches, one_pass
 from data.trajectory import Source
 from scripts.training.domains import RunDomains, run_domains
 from scripts.training.initial_model import (
+    check_processor,
     check_rows,
     computing_dtype,
+    distillation,
+    identity_of,
     initial_headers,
     load_initial,
 )
@@ -38,12 +41,12 @@ from scripts.training.packed_views import (
 )
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
-from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
 from xvla_jax.models.xvla import XVLA
+from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.planning.flops import flops_of, peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
@@ -70,8 +73,20 @@ def group_table(rows: Sequence[GroupRow]) -> Table:
     return table
 
 
-def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.0) -> Recipe:
-    """Returns model and optimizer of a config, and the share of view slots that are packed.
+def recipe_of(
+    config: Any,
+    model_config: XVLAConfig,
+    *,
+    packed_views: float = 0.0,
+    distill: Distillation | None = None,
+) -> Recipe:
+    """Returns model and optimizer of a config.
+
+    Args:
+        config: as configs/base.py has it.
+        model_config: of the model that is trained.
+        packed_views: share of view slots that are packed.
+        distill: the teacher, if there is one.
 
     Raises:
         ConfigError: a value that does not exist or does not fit.
@@ -89,6 +104,7 @@ def recipe_of(config: Any, model_config: XVLAConfig, *, packed_views: float = 0.
         config.ema_decay,
         LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
         noise_draws=config.noise_draws,
+        distill=distill,
     )
 
 
@@ -157,12 +173,15 @@ class TrainingRun:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
         packed = _packed(config, sources, mesh)
         recipe = recipe_of(
-            config, domains.of_model(model_config), packed_views=packed.share if packed else 0.0
+            config,
+            domains.of_model(model_config),
+            packed_views=packed.share if packed else 0.0,
+            distill=distillation(config, headers, domains),
         )
         loaded = load_initial(config) if weights else headers
-        base = _identity(config.init_from, loaded) if weights and loaded else None
+        base = identity_of(config.init_from, loaded) if weights and loaded else None
         if loaded:
-            _check_processor(loaded.processor, config.init_from)
+            check_processor(loaded.processor, config.init_from)
             if weights:
                 loaded = domains.added_to(loaded, specs, seed=config.seed)
         return cls(
@@ -253,6 +272,7 @@ class TrainingRun:
                 path,
                 self.base["sha256"],
                 relabelled=bool(self.config.action_mode or self.config.real_action_dim),
+                delayed=self.config.rtc.max_delay >= 0,
             )
         return item
 
@@ -383,22 +403,6 @@ class TrainingRun:
         )
 
 
-def _check_processor(processor: Processor | None, path: str) -> None:
-    """Refuses weights whose preprocessing is unknown, or scales units, which training does not."""
-    if processor is None:
-        raise ConfigError(
-            f"config.init_from={path} has no preprocessor_config.json, and no LeRobot config.json "
-            "with these values; image size, resizing and text length belong to the weights"
-        )
-    for name, scaling in (("STATE", processor.state), ("ACTION", processor.action)):
-        if scaling:
-            raise ConfigError(
-                f"config.init_from={path}: LeRobot's normalization_mapping.{name} is "
-                f"{scaling.mode}; training takes the robot's units alone, so these weights can be "
-                "served and converted, not trained on"
-            )
-
-
 def _packed(config: Any, sources: Sequence[Source], mesh: Mesh) -> PackedViews | None:
     """Returns the share of view slots to pack, from the first batches of the stream."""
     if not config.packed_views:
@@ -412,10 +416,6 @@ def _packed(config: Any, sources: Sequence[Source], mesh: Mesh) -> PackedViews |
         parts=config.accumulate,
     )
     return packed_views(config.packed_views, load)
-
-
-def _identity(path: str, loaded: Pretrained) -> dict[str, str]:
-    return {"path": path, "sha256": params_digest(loaded.params, loaded.config)}
 
 
 def _open_sources(data: Any, workdir: pathlib.Path | None) -> list[Source]:

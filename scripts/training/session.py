@@ -17,15 +17,15 @@ from rich.console import Console
 import xvla_jax
 from data.stream.position import merge_positions
 from scripts import run_summary
+from scripts.places.workdir import Workdir
 from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
-from scripts.training.workdir import Workdir
 from xvla_jax import buckets
 from xvla_jax.checkpoints import relabel
-from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_model
+from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item, read_model
 from xvla_jax.compilation.ahead import Ahead
 from xvla_jax.compilation.profiling import StepProfile, steps_of
 from xvla_jax.errors import ConfigError, TrainingError, XVLAError
@@ -43,9 +43,20 @@ from xvla_jax.training.loop import (
 )
 from xvla_jax.training.multihost import Processes
 from xvla_jax.training.provenance import code_version
-from xvla_jax.training.resume import check_resumed, check_same_domains, check_same_model
+from xvla_jax.training.resume import (
+    check_resumed,
+    check_same_domains,
+    check_same_model,
+    check_same_teacher,
+)
 from xvla_jax.training.signals import StopSignal
-from xvla_jax.training.state import TrainState, abstract_state, init_state, place_base
+from xvla_jax.training.state import (
+    TrainState,
+    abstract_state,
+    init_state,
+    place_base,
+    place_teacher,
+)
 from xvla_jax.training.telemetry import TENSORBOARD, MetricsWriter, open_sinks, read_metrics
 from xvla_jax.training.workdir_lock import WorkdirLock
 
@@ -240,7 +251,8 @@ def _begin(
     step = checkpointer.latest_step()
     if step is None:
         params = run.loaded.params if run.loaded else None
-        return init_state(run.recipe, run.mesh, seed=run.config.seed, params=params), None
+        state = init_state(run.recipe, run.mesh, seed=run.config.seed, params=params)
+        return _with_teacher(state, run), None
     check_same_base(checkpointer.folder / str(step), run.model_item)
     logging.info("resuming %s at step %d", checkpointer.folder, step)
     saved = checkpointer.read_config(step=step)
@@ -249,10 +261,18 @@ def _begin(
     item = read_model(checkpointer.folder / str(step))
     check_same_domains(item.get("domains"), run.domains.ids)
     check_same_model(item["config"], run.model_config)
+    if run.recipe.distill and run.base:
+        origin = read_item(checkpointer.folder / str(step), "provenance") or {}
+        check_same_teacher(origin.get("init_from"), run.base, steps=run.recipe.distill.steps)
     state, position = checkpointer.restore(abstract_state(run.recipe, run.mesh), step=step)
     if run.recipe.lora and run.loaded:
         state = place_base(state, run.mesh, run.loaded.params)
-    return state, position
+    return _with_teacher(state, run), position
+
+
+def _with_teacher(state: TrainState, run: TrainingRun) -> TrainState:
+    """Returns the state with the initial weights as the teacher, where the run has one."""
+    return place_teacher(state, run.recipe, run.mesh, run.loaded.params) if run.loaded else state
 
 
 @contextlib.contextmanager

@@ -191,12 +191,43 @@ def test_a_measured_plan_is_used_and_named(
 
 
 @pytest.mark.slow
+def test_a_student_is_compared_with_its_teacher(
+    checkpoint: Path, demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own exact10 may be certified then; a reference with other actions is refused."""
+    student = tmp_path / "student"
+    shutil.copytree(checkpoint, student, ignore=shutil.ignore_patterns("sampler_certificate*"))
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps({**config, "context_attends_to": "context"}))
+    flags = f"--checkpoint={student}", "--data=libero_demos", f"--root={demos}", "--episodes=1"
+    flags += f"--reference={checkpoint}", "--plans=exact10,frozen2", "--max_drift=100"
+    assert _run(*flags, "--max_flips=1") == 0
+    assert f"Distance from exact10 of {checkpoint}" in " ".join(capsys.readouterr().out.split())
+    certificate, _ = read_certificate(certificate_path(student, "float32"))
+    assert list(certificate.plans) == ["exact10", "frozen2"]
+    drift = certificate.plans["exact10"].drift["libero"]["left position"]
+    assert drift.mean > 0
+    assert certificate.reference not in (None, certificate.model_sha256)
+    assert "reference" not in sealed(dataclasses.replace(certificate, reference=None))
+
+    contracts = student / "action_contract.json"
+    contracts.write_text(contracts.read_text().replace('"anchor_hz": ', '"anchor_hz": 1'))
+    assert _run(*flags) == 1
+    assert "has another contract of domain" in " ".join(capsys.readouterr().out.split())
+    fewer = json.loads(contracts.read_text())
+    config["num_actions"] = 6
+    (student / "config.json").write_text(json.dumps(config))
+    contracts.write_text(json.dumps(fewer))
+    assert _run(*flags) == 1
+    assert "num_actions of --reference=" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
 def test_int8_weights_are_measured_from_the_float32_ones(
     checkpoint: Path, demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     int8 = tmp_path / "int8"
     convert_checkpoint(checkpoint, int8, "hf", dtype="int8")
-    certificate_path(int8, "float32").unlink(missing_ok=True)  # of the float32 weights, carried
     spec, entrant = task_spec("quickstart"), Entrant("small", "checkpoint", str(int8))
 
     def opened() -> dict[str, Any]:
@@ -225,9 +256,11 @@ def test_int8_weights_are_measured_from_the_float32_ones(
     shutil.copytree(checkpoint, other)
     (other / "action_contract.json").write_text("[]")
     assert _run(*flags, f"--reference={other}") == 1
-    assert "contract of domain 3 is None, of the checkpoint" in "".join(capsys.readouterr())
+    assert "has another contract of domain" in " ".join("".join(capsys.readouterr()).split())
     assert _run(*flags[:-2], "--plans=frozen2") == 1
-    assert "has int8 weights; --reference=FOLDER names" in "".join(capsys.readouterr())
+    assert "has int8 weights; --reference=FOLDER names" in " ".join(
+        "".join(capsys.readouterr()).split()
+    )
     content = sealed(dataclasses.replace(certificate, reference=None))
     certificate_path(int8, "float32").write_text(json.dumps(content))
     with pytest.raises(CertificateError, match="has no reference, and the weights are int8"):

@@ -44,10 +44,14 @@ COMMANDS: dict[str, Command] = {
 _PROGRAMS = {name: {"program_cache"} for name in ("evaluate", "plan", "serve", "train")}
 IN_BUCKETS = _PROGRAMS | {
     "build_rlds": {"root", "out"},
+    "compare_results": {"export"},
     "convert_checkpoint": {"checkpoint", "out", "adapter"},
     "count_frames": {"root", "workdir"},
-    "evaluate": {"policy", "program_cache"},
+    "evaluate": {"out", "policy", "program_cache"},
     "inspect_data": {"root"},
+    "merge_results": {"out"},
+    "report": {"workdir"},
+    "run_summary": {"out"},
     "serve": {"checkpoint", "adapter", "program_cache"},
     "train": {"workdir", "program_cache"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -75,10 +76,33 @@ def test_configs_are_read_as_runs() -> None:
     assert (run.optimizer.learning_rate, run.optimizer.weight_decay) == (1e-4, 0.01)
     libero = run_of(finetune_libero.get_config(), 2)
     assert (libero.batch_size, libero.views, libero.optimizer.iters) == (128, 2, 60_000)
+    delayed: Any = finetune_libero.get_config()
+    delayed.rtc.max_delay = 8
+    assert (libero.config.rtc_max_delay, run_of(delayed, 2).config.rtc_max_delay) == (0, 8)
+    delayed.rtc.max_delay = 30
+    with pytest.raises(ConfigError, match=r"max_delay is 30; .* 0 \.\. 29 is allowed: a chunk has"):
+        run_of(delayed, 2)
     wrong = debug.get_config()
     wrong.dtype = "float16"
     with pytest.raises(ConfigError, match=r"config\.dtype is 'float16'; allowed are float32"):
         run_of(wrong, 0)
+
+
+def test_a_teacher_is_planned_with_its_student() -> None:
+    config: Any = debug.get_config()
+    config.distill.steps, config.context_attends_to = 1, "context"
+    run = run_of(config, 2)
+    assert run.distill
+    assert run.distill.teacher.config.context_attends_to == "all"
+    assert run.config == dataclasses.replace(
+        run.distill.teacher.config, context_attends_to="context"
+    )
+    assert run.recipe.distill is run.distill
+    rows = dict(plan_rows(_PLAN | {"teacher_per_chip": GIB}))
+    assert rows["of it the teacher"] == "1.00 GiB a chip"
+    config.from_scratch = True
+    with pytest.raises(ConfigError, match=r"distill.steps is 1 and config.from_scratch True: the"):
+        run_of(config, 2)
 
 
 def test_host_memory_is_shared_by_hosts() -> None:

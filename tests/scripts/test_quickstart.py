@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from data.rows.table import dataset
 from eval.tasks.table import task_spec
 from scripts.demo.budget import CEILING, FLOOR, affordable_iters
 from scripts.demo.stages import (
+    CERTIFY,
     RECORD,
     ROBOTS,
     SPEED,
@@ -25,6 +28,18 @@ from scripts.demo.stages import (
     read_ledger,
     run_stage,
 )
+from scripts.report import plan_section
+from xvla_jax.checkpoint_tools.certificate import (
+    SHARE,
+    Certificate,
+    Drift,
+    Entry,
+    Limits,
+    certificate_path,
+    sealed,
+)
+from xvla_jax.errors import CertificateError
+from xvla_jax.plans import PLANS
 
 _SETTINGS = {"workdir": "w", "demonstrations": 3, "iters": 4, "workers": 1, "seed": 7}
 _SETTINGS = {**ROBOTS["libero"], **_SETTINGS}
@@ -44,6 +59,7 @@ def test_every_stage_is_a_command_of_its_own() -> None:
         "scripts.train",
         "scripts.convert_checkpoint",
         "scripts.evaluate",
+        "scripts.certify_sampler",
         "scripts.report",
     ]
     for name in names:
@@ -57,6 +73,7 @@ def test_the_seed_reaches_recording_training_and_evaluation() -> None:
         "scripts.train",
         "scripts.train",
         "scripts.evaluate",
+        "scripts.certify_sampler",
     ]
 
 
@@ -94,6 +111,54 @@ def test_a_failed_stage_is_not_noted(tmp_path: Path) -> None:
     assert not (tmp_path / STAGES_FILE).exists()
 
 
+def test_a_plan_that_breaks_limits_is_a_result(tmp_path: Path) -> None:
+    assert filled(CERTIFY, _SETTINGS).product == f"{certificate_path(Path('hf'), 'float32')}"
+    stage = dataclasses.replace(_stage("import os; os._exit(2)"), ends=CERTIFY.ends)
+    assert run_stage(stage, tmp_path, _console()) == 0
+    assert "one" in read_ledger(tmp_path)
+    failed = dataclasses.replace(_stage("import os; os._exit(1)"), ends=CERTIFY.ends)
+    assert run_stage(failed, tmp_path, _console()) == 1
+
+
+def test_the_page_shows_the_certificate(tmp_path: Path) -> None:
+    assert plan_section(tmp_path) == ""
+    (tmp_path / "hf").mkdir()
+    near = {
+        "left position": Drift("mm", mean=0.52, p99=2.0, worst=3.0, own_error=8.0),
+        "left gripper": Drift(SHARE, mean=0.002, p99=0.0, worst=1.0, own_error=0.016),
+    }
+    far = near | {"left gripper": Drift(SHARE, mean=0.02, p99=1.0, worst=1.0, own_error=0.016)}
+    limits = Limits(0.25, 0.01)
+    certificate = Certificate(
+        schema=1,
+        model_sha256="ab" * 32,
+        dtype="float32",
+        device="cpu cpu",
+        frames={"libero_demos": 64},
+        seed=0,
+        limits=limits,
+        plans={
+            name: Entry(PLANS[name].to_dict(), {"franka": drift}, {}, ()).checked(limits)
+            for name, drift in (("frozen3", near), ("exact1", far))
+        },
+        made_by={},
+    )
+    content = sealed(certificate)
+    path = certificate_path(tmp_path / "hf", "float32")
+    path.write_text(json.dumps(content))
+    section = plan_section(tmp_path)
+    for cell in ("exact10, own error", "8", "1.6%", "0.52 (3)", "0.2%", "certified", "2.0%"):
+        assert f"<td>{cell}</td>" in section, cell
+    assert "left gripper of domain franka differs in 2.00% of rows; at most 1.00%" in section
+    assert f"Certificate {content['seal'][:16]}" in section
+    assert "--plans=exact10,frozen3</pre>" in section  # what the server takes without more
+    (link,) = re.findall('href="(.*?)#certificates"', section)
+    assert "## Certificates" in (tmp_path / link).read_text()
+    path.write_text(json.dumps({**content, "seed": 1}))
+    with pytest.raises(CertificateError, match="changed after it was written"):
+        plan_section(tmp_path)
+
+
 def test_the_ledger_has_command_and_seconds(tmp_path: Path) -> None:
     stage = _stage(f"open({str(tmp_path / 'product')!r}, 'w')")
     run_stage(stage, tmp_path, _console())
@@ -104,7 +169,7 @@ def test_the_ledger_has_command_and_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step_s", "minutes", "iters"),
-    [(0.5, 15, 700), (0.5, 1, FLOOR), (0.01, 15, CEILING), (2.0, 15, FLOOR), (0.5, 14, 600)],
+    [(0.5, 15, 650), (0.5, 1, FLOOR), (0.01, 15, CEILING), (2.0, 15, FLOOR), (0.4, 14, 650)],
 )
 def test_training_fills_the_minutes(
     tmp_path: Path, step_s: float, minutes: float, iters: int
@@ -112,6 +177,7 @@ def test_training_fills_the_minutes(
     lines = [{"step_s": 40.0}, *[{"step_s": step_s}] * 3, {"step_s": 9 * step_s}]
     (tmp_path / "speed").mkdir()
     (tmp_path / SPEED.product).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    # of 900 s, 185 s are spent, 300 s are for later stages and 49 s for the start: 366 s are left
+    # of 900 s, 185 s are spent, 300 s are for later stages, 49 s for the start and 35 s for the
+    # certificate: 331 s are left
     seconds = {RECORD.name: 100.0, WRITE.name: 15.0, SPEED.name: 70.0, "train": 1e6}
     assert affordable_iters(tmp_path, seconds, minutes) == iters

@@ -15,7 +15,7 @@ from xvla_jax.planning.roofline import StepWork, write_work
 from xvla_jax.training.telemetry import JsonLines
 
 
-def _log(workdir: Path, first: int, last: int, session: float) -> None:
+def log(workdir: Path, first: int, last: int, session: float) -> None:
     workdir.mkdir(exist_ok=True)
     lines = JsonLines(workdir)
     for step in range(first + 10, last + 1, 10):
@@ -43,8 +43,8 @@ def _log(workdir: Path, first: int, last: int, session: float) -> None:
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
     """A run that was killed at 70 and resumed from 50."""
-    _log(tmp_path / "run", 0, 70, 1.0)
-    _log(tmp_path / "run", 50, 100, 2.0)
+    log(tmp_path / "run", 0, 70, 1.0)
+    log(tmp_path / "run", 50, 100, 2.0)
     return tmp_path / "run"
 
 
@@ -72,7 +72,7 @@ def test_rows_cover_all_processes_of_a_run(workdir: Path) -> None:
 
 def test_runs_stand_side_by_side_and_are_drawn(workdir: Path) -> None:
     other = workdir.parent / "other"
-    _log(other, 0, 40, 3.0)
+    log(other, 0, 40, 3.0)
     output = io.StringIO()
     report([workdir, other], workdir / CURVES, Console(file=output, width=100))
     line = next(line for line in output.getvalue().splitlines() if "steps done again" in line)

@@ -35,7 +35,9 @@ FLAGS = ("--config.data.root=gs://lab/rlds", "--config.save_every=8")  # saves 4
 @pytest.fixture
 def lab(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStorage]:
     """The bucket, with demonstrations, for this process and those that it starts."""
-    (tmp_path / "certificate").mkdir()
+    for name in ("certificate", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     with fake_gcs(tmp_path / "certificate") as (storage, environ):
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
@@ -95,11 +97,13 @@ def test_a_run_in_a_bucket_is_killed_and_resumes_to_the_bits_of_a_disk(
 ) -> None:
     _killed_in_a_save(lab, compiled)
     _check_left(lab)
+    assert list((tmp_path / "tmp").glob(f"{buckets.SCRATCH}*"))
     status, output = end(start(Path("unused"), RUN, *FLAGS, compiled=compiled))
     assert status == 0, output
     assert "Traceback" not in output
     assert f"resuming {RUN}/checkpoints at step 4" in output
     assert f"trained 8 steps; checkpoints are in {RUN}/checkpoints" in output
+    assert not list((tmp_path / "tmp").glob(f"{buckets.SCRATCH}*")), "also of the killed one"
     assert not any(rule.times for rule in lab.rules), lab.rules
     assert f"runs/one/{LOCK_NAME}" not in lab.objects
 

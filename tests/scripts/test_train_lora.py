@@ -18,7 +18,7 @@ from tests.quick_compile import QUICK_COMPILE
 from tests.xvla_jax import tiny
 from xvla_jax import pretrained
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
-from xvla_jax.lora import adapter_space, load_adapter, merge_adapter
+from xvla_jax.lora import adapter_delay, adapter_space, load_adapter, merge_adapter
 from xvla_jax.training.groups import split
 from xvla_jax.training.optimizer import OptimizerConfig
 
@@ -116,18 +116,21 @@ def test_an_adapter_for_joints_on_a_base_of_poses_says_so_wherever_it_goes(folde
     status, output = _train(folder, "no", "lora", **joints)
     assert status == 1, output
     assert "'joints6' has 6 channels of joints" in output
-    joints |= {"action_mode": "auto", "real_action_dim": "6"}
+    joints |= {"action_mode": "auto", "real_action_dim": "6", "rtc.max_delay": "2"}
     status, output = _train(folder, "joints", "lora", **joints, **{"optimizer.iters": 2})
     assert status == 0, output
     status, output = _train(folder, "joints", "lora", **joints)
     assert status == 0, output
     assert "resuming" in output
+    assert "trains for delays of 0 .. 2 actions" in output
     loaded, adapter = pretrained.load_checkpoint(folder / "joints"), folder / "joints" / "peft"
     assert (loaded.config.action_mode, loaded.config.real_action_dim) == ("auto", 6)
+    assert loaded.config.rtc_max_delay == adapter_delay(adapter) == 2
     assert loaded.contracts[3].rotation_layout == "none"
     assert adapter_space(adapter) == ("auto", 6)
     convert_checkpoint(folder / "base", folder / "merged", "hf", adapter=adapter)
     merged = pretrained.load_checkpoint(folder / "merged")
+    assert merged.config == loaded.config
     assert (merged.config.action_mode, merged.config.real_action_dim) == ("auto", 6)
     assert tiny.equal(merged.params, loaded.params)
 

@@ -20,7 +20,7 @@ from xvla_jax.training.telemetry import read_metrics
 
 pytestmark = [pytest.mark.rlds, pytest.mark.slow]
 
-SETS, STEPS = 30, 100
+SETS, STEPS = 30, 60
 FRAMES = 45  # of an episode: windows of rows up to 20 Hz leave samples
 NAMES = [name for name in READ if dataset(row_name(name)).index_margin < FRAMES - 4][:SETS]
 FLAGS = (
@@ -33,8 +33,8 @@ FLAGS = (
     "--config.packed_views=auto",
     "--config.batch_size=32",
     f"--config.optimizer.iters={STEPS}",
-    "--config.save_every=25",
-    "--config.log_every=10",
+    "--config.save_every=15",
+    "--config.log_every=5",
 )
 
 
@@ -61,7 +61,7 @@ def test_a_killed_run_resumes_on_another_number_of_hosts_to_the_bit(
     assert 0.0 < np.mean([line["packed_unused"] for line in lines]) < 0.1
 
     both = start_two(sets, killed, *FLAGS, compiled=compiled)
-    wait_for_step(both[0], killed, 40)
+    wait_for_step(both[0], killed, 25)
     for process in both:
         process.kill()
     assert [end(process)[0] for process in both] == [-signal.SIGKILL] * 2

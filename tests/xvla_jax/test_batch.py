@@ -102,7 +102,7 @@ def _asked() -> dict[str, Any]:
 def test_what_the_episode_client_asks_with_is_an_observation() -> None:
     observation = _asked()
     fields = fields_of(Observation)
-    assert set(observation) == set(fields) - {"prefix", "prefix_committed"}
+    assert set(observation) == set(fields) - {"prefix", "prefix_committed", "prefix_mode"}
     check_observation(observation, tiny.CONFIG)
     assert observation["proprio"].dtype == fields["proprio"][0].dtype
     sent = request_fields(observation, side=None, encode=ENCODINGS["raw"])

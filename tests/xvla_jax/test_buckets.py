@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -137,3 +139,20 @@ def test_an_object_that_changes_while_it_is_copied_is_an_error(
         buckets.download(ONE, objects, tmp_path)
     with contextlib.suppress(FileNotFoundError):
         assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_what_a_killed_process_has_copied_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    live, kept = buckets.Scratch(), buckets.Scratch()
+    kept.keep()
+    killed = buckets.Scratch()
+    _, _, (left, lock), _ = killed._end.detach() or pytest.fail("it has ended")
+    (left / "large").touch()
+    os.close(lock)  # as the end of a process does
+    assert {*tmp_path.iterdir()} == {live.path, kept.path, left}
+    with buckets.Scratch() as folder:
+        assert {*tmp_path.iterdir()} == {live.path, kept.path, folder}
+    live.remove()
+    assert {*tmp_path.iterdir()} == {kept.path}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def test_unknown_fields_survive_a_round_trip(tmp_path: Path) -> None:
     assert written["florence_config"]["text_config"]["decoder_ffn_dim"] == 64
 
 
+def test_the_delays_of_a_training_are_written_where_there_were_some() -> None:
+    """So a config, and what is hashed of it, is as before for weights that know none."""
+    plain = XVLAConfig.from_dict(_raw())
+    assert "rtc_max_delay" not in plain.to_dict()
+    delayed = dataclasses.replace(plain, rtc_max_delay=2)
+    assert XVLAConfig.from_dict(delayed.to_dict()).rtc_max_delay == 2
+    again = XVLAConfig.from_dict(delayed.to_dict())
+    assert "rtc_max_delay" not in dataclasses.replace(again, rtc_max_delay=0).to_dict()
+
+
 def _edited(path: str, value: Any) -> dict[str, Any]:
     raw = copy.deepcopy(_raw())
     node = raw
@@ -70,6 +81,12 @@ def _edited(path: str, value: Any) -> dict[str, Any]:
         ),
         ("florence_config/vision_config/image_feature_source", ["cls"], "image_feature_source is"),
         ("model_type", "pi0", "model_type is 'pi0', expected 'xvla'"),
+        ("rtc_max_delay", -1, "rtc_max_delay is -1; allowed is "),
+        (
+            "rtc_max_delay",
+            30,
+            r"rtc_max_delay is 30; 0 \.\. \d+ is allowed, as a chunk has \d+ act",
+        ),
     ],
 )
 def test_nonsense_is_refused_by_name(path: str, value: Any, message: str) -> None:

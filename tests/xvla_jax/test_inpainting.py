@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,7 +51,8 @@ class _Network:
         if method == "prepare":
             return context
         noisy, _, _, t = arguments
-        self.seen.append((float(t[0]), np.asarray(noisy)))
+        self.seen.append((float(t.ravel()[-1]), np.asarray(noisy)))
+        self.times = np.asarray(t)
         return self.answer(noisy)
 
 
@@ -81,6 +83,24 @@ def test_the_network_sees_the_committed_rows_under_its_own_noise() -> None:
     assert (sampled[0, :2] == 0.25).all()  # the grippers too, which the network calls 0.5
     assert not sampled[0, 2:, shown].any()
     assert (sampled[0, 2:, 9] == 0.5).all()
+
+
+def test_clean_rows_are_seen_as_they_are_in_every_step() -> None:
+    """The network's own answer is elsewhere; grippers are never seen, and come back as given."""
+    noise = np.random.default_rng(0).normal(size=(1, _T, _D)).astype(np.float32)
+    network = _Network(lambda noisy: jnp.ones_like(noisy))
+    prefix = _prefix(0.25, [1, 1, 0, 0, 0, 0]).replace(clean=jnp.asarray([2]))
+    sampled = _sample(network, prefix, noise, 4)
+    assert [t for t, _ in network.seen] == [1.0, 0.75, 0.5, 0.25]
+    assert network.times.tolist() == [[0.0, 0.0] + [0.25] * (_T - 2)]
+    shown = [i for i in range(_D) if i not in _SPACE.hidden]
+    for t, noisy in network.seen:
+        assert (noisy[0, :2, shown] == 0.25).all()
+        expected = t * noise + (1 - t) * 1.0
+        np.testing.assert_allclose(noisy[0, 2:, shown], expected[0, 2:, shown], atol=1e-6)
+        assert not noisy[..., list(_SPACE.hidden)].any()
+    assert (sampled[0, :2] == 0.25).all()
+    assert (sampled[0, 2:, shown] == 1.0).all()
 
 
 def test_rows_that_guide_are_drawn_less_at_the_end() -> None:
@@ -195,6 +215,57 @@ def test_a_prefix_that_cannot_be_kept(more: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"robot: .*{message}") as raised:
         inpainting.prepare(_observation(**more), _SPACE, (_T, _D), {1: contract}, who="robot: ")
     assert raised.value.field in ("prefix", "prefix_committed")
+
+
+@pytest.mark.parametrize(
+    ("max_delay", "more", "message"),
+    [
+        (3, {"prefix_mode": "guess"}, "prefix_mode is 'guess'; allowed are inpaint, trained"),
+        (0, {"prefix_mode": "trained"}, r"were not trained for delays \(config\.rtc\.max_delay\)"),
+        (3, {"prefix_mode": "trained", "prefix": np.zeros((4, _D))}, r"is 4; .* 0 \.\. 3, the del"),
+    ],
+)
+def test_a_mode_that_the_weights_do_not_know(max_delay: int, more: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"robot: .*{message}") as raised:
+        inpainting.prepare(
+            _observation(**more), _SPACE, (_T, _D), {}, who="robot: ", max_delay=max_delay
+        )
+    assert raised.value.field in ("prefix_mode", "prefix_committed")
+
+
+def test_only_committed_rows_count_where_the_weights_know_delays() -> None:
+    def prepared(**more: Any) -> tuple[list[float], int]:
+        observation = _observation(prefix=np.ones((4, _D)), prefix_committed=2, **more)
+        weight = inpainting.prepare(observation, _SPACE, (_T, _D), {}, who="", max_delay=3)[1]
+        return weight.tolist(), inpainting.clean_rows(observation, weight)
+
+    assert prepared(prefix_mode="trained") == ([1, 1, 0, 0, 0, 0], 2)
+    assert prepared() == prepared(prefix_mode="inpaint")
+    assert prepared()[0][2] > 0
+    assert prepared()[1] == 0
+
+
+@pytest.mark.slow
+def test_one_program_for_every_committed_length() -> None:
+    """Lengths beside one another in a batch; length 0, and inpainting, as without the training."""
+    knowing = dataclasses.replace(tiny.CONFIG, rtc_max_delay=4)
+    plain = Policy(tiny.CONFIG, tiny.params(), tiny.PROCESSOR, {})
+    policy = Policy(knowing, tiny.params(), tiny.PROCESSOR, {})
+    rows = plain.act([_observation()], steps=3, seed=5)[0]
+    two = [_observation(), _observation(prefix=rows, prefix_committed=2)]
+    before = plain.act(two, steps=3, seed=4)
+    np.testing.assert_array_equal(policy.act(two, steps=3, seed=4), before)
+    count = chunk._cache_size()  # pyright: ignore[reportAttributeAccessIssue] jit's
+    modes = [_observation(prefix=rows[:length], prefix_mode="trained") for length in range(1, 5)]
+    for one in modes:
+        length = len(one["prefix"])
+        empty, sampled = policy.act([two[0] | {"prefix_mode": "trained"}, one], steps=3, seed=4)
+        np.testing.assert_array_equal(empty, before[0])
+        np.testing.assert_array_equal(sampled[:length], rows[:length])
+        assert np.abs(sampled[length:] - before[0][length:]).max() > 1e-4
+    assert chunk._cache_size() == count  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(InputError, match="observation 0: prefix_mode is 'trained'"):
+        plain.act([modes[0]])
 
 
 def test_prepared_rows_are_padded_to_the_chunk() -> None:

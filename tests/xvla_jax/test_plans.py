@@ -100,7 +100,7 @@ def test_kept_tokens_are_those_of_the_step_that_computed_them() -> None:
 
     def by_hand(model: XVLA) -> jax.Array:
         head, space = model.transformer, flow.action_space(tiny.CONFIG)
-        prepared = model.prepare(context, _DOMAINS)
+        prepared: Any = model.prepare(context, _DOMAINS)
 
         def tokens(actions: jax.Array, t: float) -> jax.Array:
             times = jnp.full(_B, t)

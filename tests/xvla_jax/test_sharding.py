@@ -38,6 +38,7 @@ def _spec(path: str, shape: tuple[int, ...]) -> P:
     [
         ("vlm/text_encoder/token_embedding", (51289, 1024), P(None, "fsdp")),  # 51289 is odd
         ("vlm/vision_tower/embed0/conv/kernel", (7, 7, 3, 256), P(None, None, None, "fsdp")),
+        ("vlm/vision_tower/stage3_channel0/conv2/kernel", (3, 3, 1, 2048), P()),  # depthwise
         ("transformer/norm/scale", (1024,), P()),  # small
         ("transformer/blocks/mlp/fc1/kernel", (24, 1024, 4096), P(None, None, "fsdp")),
         ("transformer/blocks/mlp/fc2/kernel", (24, 4096, 1024), P(None, "fsdp", None)),

@@ -34,6 +34,8 @@ _Share = Annotated[float, Field(ge=0)]
 class Drift:
     """Distance of a quantity from the default plan's, over all rows of all frames.
 
+    The default plan is that of the reference, which is the model itself if none is named.
+
     Attributes:
         unit: of the numbers, or `SHARE`.
         mean: over rows.
@@ -136,7 +138,8 @@ class Certificate:
         limits: see `Limits`.
         plans: entries by name.
         made_by: command and versions.
-        reference: model whose default plan all is measured from; None for this one.
+        reference: hash of another model, whose default plan all entries are compared with; None:
+            of this one.
     """
 
     __pydantic_config__: ClassVar = _CONFIG
@@ -156,15 +159,20 @@ class Certificate:
 _FORM: Final = pydantic.TypeAdapter(Certificate)
 
 
+def certificate_name(dtype: str) -> str:
+    """Returns the name of a checkpoint's certificate in its folder."""
+    return f"sampler_certificate.{dtype}.json"
+
+
 def certificate_path(folder: pathlib.Path, dtype: str) -> pathlib.Path:
     """Returns the place of a checkpoint's certificate."""
-    return folder / f"sampler_certificate.{dtype}.json"
+    return folder / certificate_name(dtype)
 
 
 def sealed(certificate: Certificate) -> dict[str, Any]:
     """Returns the content of the file: plain JSON values and their seal."""
     content = json.loads(json.dumps(dataclasses.asdict(certificate), allow_nan=False))
-    if certificate.reference is None:  # as files were before there were references
+    if certificate.reference is None:
         del content["reference"]
     return {**content, SEAL: _seal_of(content)}
 

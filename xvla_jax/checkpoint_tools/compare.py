@@ -32,6 +32,7 @@ from xvla_jax.pretrained import ADAPTER, ORBAX
 # fields that do not change the outputs of a trained model
 _TRAINING_ONLY: Final = frozenset(
     {
+        "rtc_max_delay",  # prefixes that may be given; the rest acts as ever
         "text.activation_dropout",
         "text.attention_dropout",
         "text.dropout",

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import resource
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
+from xvla_jax.checkpoint_tools.certificate import certificate_name
 from xvla_jax.checkpoints import run_folder
 from xvla_jax.checkpoints.accounting import INT8, STORED
 from xvla_jax.checkpoints.folders import check_target
@@ -24,7 +25,13 @@ from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress, TensorFiles
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract, check_fits
 from xvla_jax.errors import CheckpointError
-from xvla_jax.lora import ADAPTER_WEIGHTS_NAME, adapter_space, load_adapter, merge_adapter
+from xvla_jax.lora import (
+    ADAPTER_WEIGHTS_NAME,
+    adapter_delay,
+    adapter_space,
+    load_adapter,
+    merge_adapter,
+)
 from xvla_jax.models.int8 import DEFAULT_GROUPS, int8_params
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
@@ -39,6 +46,7 @@ from xvla_jax.processor import Processor
 
 SOURCE_DTYPE = "source"
 _OBSERVATIONS = 4
+_CERTIFICATES = tuple(map(certificate_name, ("float32", "bfloat16")))  # by computing type
 
 Stating = Callable[[XVLAConfig], Iterable[Contract]]
 
@@ -64,6 +72,8 @@ class Conversion:
         rounded: tensors that ``dtype`` does not hold exactly.
         seconds: duration.
         peak_rss: largest resident memory of the process so far, in bytes.
+        certificates: of sampler plans, carried along because the model is the same.
+        left: certificates of the source that say nothing of the target.
     """
 
     source: Side
@@ -72,6 +82,8 @@ class Conversion:
     rounded: int
     seconds: float
     peak_rss: int
+    certificates: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def convert_checkpoint(
@@ -92,7 +104,7 @@ def convert_checkpoint(
 
     Args:
         source: of any layout.
-        target: appears complete or not at all.
+        target: complete or not at all.
         layout: one of ``pretrained.LAYOUTS``.
         dtype: to store, or ``source`` for that of the source, or of its own source.
         adapter: PEFT folder that is merged into the parameters.
@@ -100,8 +112,7 @@ def convert_checkpoint(
         resize: a row of ``resizing.RESIZING`` in place of the source's.
         domain: see `save_pretrained`.
         stating: returns action contracts for domains of which the source states none.
-        int8: groups of parameters that dtype ``int8`` is for; by default those of an int8 source,
-            or else ``models.int8.DEFAULT_GROUPS``.
+        int8: groups that dtype ``int8`` is for; by default the source's, or ``DEFAULT_GROUPS``.
         progress: called for every tensor or leaf that is written.
 
     Returns what was written, its parameters still on the source's disk; and the figures.
@@ -112,8 +123,35 @@ def convert_checkpoint(
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
     loaded = _stated(_changed(source, adapter, resize), source, stating)
-    chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
-    rounded = save_pretrained(
+    dtype = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
+    certificates = _certificates(source, loaded)
+    rounded = _save(
+        loaded,
+        target,
+        layout,
+        overwrite=overwrite,
+        dtype=dtype,
+        progress=progress,
+        domain=domain,
+        int8=_groups(loaded, source, int8),
+    )
+    same = not (adapter or resize or rounded)
+    carried, left = _carried(loaded, target, certificates) if same else ((), tuple(certificates))
+    sides = describe(source), describe(target)
+    return loaded, Conversion(
+        *sides,
+        certificates=carried,
+        left=left,
+        dtype=dtype,
+        rounded=rounded,
+        seconds=time.perf_counter() - start,
+        peak_rss=_peak_rss(),
+    )
+
+
+def _save(loaded: Pretrained, target: buckets.Place, layout: str, **options: Any) -> int:
+    """Calls `save_pretrained` with all parts of a checkpoint but its certificates."""
+    return save_pretrained(
         target,
         loaded.config,
         loaded.params,
@@ -121,17 +159,9 @@ def convert_checkpoint(
         processor=loaded.processor,
         contracts=loaded.contracts,
         domains=loaded.domains,
-        overwrite=overwrite,
         buffers=loaded.buffers,
-        dtype=chosen,
-        files=loaded.files,
-        progress=progress,
-        domain=domain,
-        int8=_groups(loaded, source, int8),
-    )
-    sides = describe(source), describe(target)
-    return loaded, Conversion(
-        *sides, chosen, rounded, seconds=time.perf_counter() - start, peak_rss=_peak_rss()
+        files={k: v for k, v in loaded.files.items() if k not in _CERTIFICATES},
+        **options,
     )
 
 
@@ -147,6 +177,36 @@ def _groups(loaded: Pretrained, source: buckets.Place, asked: Collection[str]) -
             "taken from float32 weights alone"
         )
     return asked or loaded.int8 or DEFAULT_GROUPS
+
+
+def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]:
+    """Returns the certificates in the source's folder by name.
+
+    Those in the files that a run carries along are of the weights that it began with.
+    """
+    if run_folder.find_step(source) is None:
+        return {name: loaded.files[name] for name in _CERTIFICATES if name in loaded.files}
+    places = {name: source / name for name in _CERTIFICATES}
+    return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
+
+
+def _carried(
+    loaded: Pretrained, target: buckets.Place, certificates: Mapping[str, bytes]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Writes certificates beside weights that act alike; returns names of those written, and left.
+
+    Config, preprocessing and int8 groups are then read back as they were written.
+    """
+    names = tuple(certificates)
+    if not names:
+        return (), ()
+    written = load_checkpoint(target, stored=True, int8=True)
+    same = written.config.to_dict() == loaded.config.to_dict() and written.int8 == loaded.int8
+    if not same or differing_fields(loaded.processor, written.processor):
+        return (), names
+    for name, content in certificates.items():
+        (target / name).write_bytes(content)
+    return names, ()
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:
@@ -168,7 +228,7 @@ def _changed(
     """Reads the source, with an adapter merged and another way of resizing, if given."""
     loaded = load_checkpoint(source, stored=True, int8=adapter is None)
     if adapter:
-        loaded = relabelled(loaded, *adapter_space(adapter))
+        loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         changes = load_adapter(
             adapter, loaded.config
         )  # before the base is read, as it may be refused

@@ -155,8 +155,8 @@ def _uploaded_folder(folder: buckets.Place, *, overwrite: bool) -> Iterator[path
         check_uploaded(folder, [INCOMPLETE])
     is_touched = INCOMPLETE in before  # by a process that did not end it
     try:
-        with tempfile.TemporaryDirectory(prefix="xvla_jax_") as place:
-            scratch = pathlib.Path(place, folder.name)
+        with buckets.Scratch() as copies:
+            scratch = copies / folder.name
             scratch.mkdir()
             yield scratch
             _mark_steps(scratch)

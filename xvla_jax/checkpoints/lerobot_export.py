@@ -31,7 +31,7 @@ from xvla_jax.checkpoints.lerobot_pipelines import (
     read_domain,
     read_processor,
 )
-from xvla_jax.config import XVLAConfig
+from xvla_jax.config import ALL, XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError
 from xvla_jax.preprocessing.scaling import MODES
@@ -74,7 +74,16 @@ def lerobot_files(
         files: carried along from the source.
         dtype: stored type of the weights.
         domain: of every observation; None: the only one, or the first with a warning.
+
+    Raises:
+        CheckpointError: LeRobot has no such model or domain.
     """
+    if config.context_attends_to != ALL:
+        raise CheckpointError(
+            f"context_attends_to of config.json is {config.context_attends_to!r}: LeRobot's X-VLA "
+            f"knows {ALL!r} alone, and would act otherwise with these weights; write the layout "
+            "hf or orbax"
+        )
     space, released = action_space(config), config.to_dict()
     section = released.get(SECTION, {})
     carried = {name: files[name] for name in files if name.startswith((BEFORE, AFTER))}

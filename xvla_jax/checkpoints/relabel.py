@@ -68,7 +68,28 @@ def relabelled_config(
     return new
 
 
-def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretrained:
+def trained_for_delay(config: XVLAConfig, max_delay: int) -> XVLAConfig:
+    """Returns the config of a model that is trained for delays of up to ``max_delay`` actions.
+
+    Args:
+        config: of a checkpoint, or of a new model.
+        max_delay: as ``config.rtc.max_delay``; -1 keeps that of the model.
+
+    Raises:
+        ConfigError: the chunk is too short for it.
+    """
+    longest = config.num_actions - 1
+    if not -1 <= max_delay <= longest:
+        raise ConfigError(
+            f"config.rtc.max_delay is {max_delay}; -1, which keeps that of the model, or 0 .. "
+            f"{longest} is allowed: a chunk has {config.num_actions} actions"
+        )
+    return config if max_delay < 0 else dataclasses.replace(config, rtc_max_delay=max_delay)
+
+
+def relabelled(
+    loaded: Pretrained, mode: str, real_action_dim: int, max_delay: int = -1
+) -> Pretrained:
     """Returns the checkpoint with another action space; logs the change.
 
     Contracts describe the old action space, so none is kept.
@@ -77,10 +98,13 @@ def relabelled(loaded: Pretrained, mode: str, real_action_dim: int) -> Pretraine
         loaded: is not changed; its parameters may be on disk.
         mode: see `relabelled_config`.
         real_action_dim: see `relabelled_config`.
+        max_delay: see `trained_for_delay`; another one changes nothing else.
 
     Raises:
-        ConfigError: see `relabelled_config`.
+        ConfigError: see `relabelled_config` and `trained_for_delay`.
     """
+    if max_delay not in (-1, loaded.config.rtc_max_delay):
+        loaded = dataclasses.replace(loaded, config=trained_for_delay(loaded.config, max_delay))
     config = relabelled_config(loaded.config, mode, real_action_dim)
     if space_text(config) == space_text(loaded.config):
         return loaded

@@ -146,7 +146,7 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
 @functools.cache
 def _copied(folder: buckets.Place, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
     """Returns a copy of objects of a folder; the same ones, by version, are copied once."""
-    copies = pathlib.Path(_scratch().name)
+    copies = _scratch().path
     check_free(copies, sum(entry.size for entry in objects))
     # the name of the place at the end, for messages
     target = pathlib.Path(tempfile.mkdtemp(dir=copies), *folder.parts[1:])
@@ -155,15 +155,15 @@ def _copied(folder: buckets.Place, objects: tuple[buckets.Object, ...]) -> pathl
 
 
 @functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
+def _scratch() -> buckets.Scratch:
     """Returns the folder of copies, which goes with this process."""
-    return tempfile.TemporaryDirectory(prefix="xvla_jax_", ignore_cleanup_errors=True)
+    return buckets.Scratch()
 
 
 def remove_copies() -> None:
     """Removes the copies that `on_disk` made; the end of the interpreter does it otherwise."""
     if _scratch.cache_info().currsize:
-        _scratch().cleanup()
+        _scratch().remove()
 
 
 def _newest_step(folder: buckets.Place) -> buckets.Place | None:

@@ -18,6 +18,7 @@ from xvla_jax.lora.adapter import (
 )
 from xvla_jax.lora.files import (
     ADAPTER_WEIGHTS_NAME,
+    adapter_delay,
     adapter_space,
     load_adapter,
     save_adapter,
@@ -31,6 +32,7 @@ __all__ = [
     "LoraConfig",
     "abstract_adapter",
     "adapted_params",
+    "adapter_delay",
     "adapter_space",
     "apply_adapter",
     "init_adapter",

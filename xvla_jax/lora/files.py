@@ -48,6 +48,7 @@ ADAPTER_BIN_NAME: Final = "adapter_model.bin"  # of older versions of PEFT
 # Metadata of the weights of an adapter that was trained with another action space than its base's.
 _MODE: Final = "xvla_action_mode"
 _REAL: Final = "xvla_real_action_dim"
+_DELAY: Final = "xvla_rtc_max_delay"  # likewise, of one that was trained for other delays
 
 
 def load_adapter(folder: str | os.PathLike[str], config: XVLAConfig) -> Adapter:
@@ -95,6 +96,7 @@ def save_adapter(
     *,
     overwrite: bool = False,
     relabelled: bool = False,
+    delayed: bool = False,
 ) -> None:
     """Writes a folder that PEFT loads onto the original X-VLA; it appears complete or not at all.
 
@@ -108,6 +110,7 @@ def save_adapter(
         overwrite: replace the folder, once the new one is complete.
         relabelled: the base had another action space than ``config``, which is noted beside the
             tensors.
+        delayed: the training stated its delays, ``config.rtc_max_delay``, which are noted too.
 
     Raises:
         CheckpointError: the folder is in use, or a value is not finite.
@@ -122,6 +125,8 @@ def save_adapter(
     if relabelled:
         space = action_space(config)
         metadata |= {_MODE: space.mode, _REAL: str(space.real_width)}
+    if delayed:
+        metadata[_DELAY] = str(config.rtc_max_delay)
 
     def read(name: str) -> np.ndarray:
         value = read_slot(adapter.tensors, table[name]).astype(DTYPES[info[name].dtype])
@@ -146,9 +151,24 @@ def adapter_space(folder: str | os.PathLike[str]) -> tuple[str, int]:
     noted = _tensors(on_disk(folder)).metadata
     if not {_MODE, _REAL} <= set(noted):
         return "", 0
-    if not (noted[_REAL].isascii() and noted[_REAL].isdecimal() and len(noted[_REAL]) < 6):
-        raise CheckpointError(f"{folder}: {_REAL} in the metadata is {shown(noted[_REAL])}")
-    return noted[_MODE], int(noted[_REAL])
+    return noted[_MODE], _number(folder, noted, _REAL)
+
+
+def adapter_delay(folder: str | os.PathLike[str]) -> int:
+    """Reads the longest delay that an adapter was trained for; -1 where it is that of the base.
+
+    Raises:
+        CheckpointError: the folder has no tensors, or it is not a number.
+    """
+    noted = _tensors(on_disk(folder)).metadata
+    return _number(folder, noted, _DELAY) if _DELAY in noted else -1
+
+
+def _number(folder: str | os.PathLike[str], noted: Mapping[str, str], name: str) -> int:
+    text = noted[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 6):
+        raise CheckpointError(f"{folder}: {name} in the metadata is {shown(text)}")
+    return int(text)
 
 
 def _tensors(folder: pathlib.Path) -> TensorFiles:

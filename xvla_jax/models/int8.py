@@ -50,7 +50,9 @@ class Int8(struct.PyTreeNode):
 
     def multiplied(self, product: Callable[..., Array], x: Array) -> Array:
         """Returns ``product(x, self)`` in the type of x; a scale belongs to a channel of it."""
-        y = product(x, self.values.astype(x.dtype), preferred_element_type=jnp.float32)
+        # The cast waits for x: else all weights would be cast before the sampler's loop, and kept.
+        x, values = jax.lax.optimization_barrier((x, self.values))
+        y = product(x, values.astype(x.dtype), preferred_element_type=jnp.float32)
         return (y * self.scale).astype(x.dtype)
 
     def expanded(self) -> Array:

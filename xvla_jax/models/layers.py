@@ -200,14 +200,27 @@ class SelfAttention(nn.Module):
         return query, key, value + value_bias
 
     def __call__(
-        self, x: Array, *, known: QKV | None = None, rows: int | None = None, train: bool = False
+        self,
+        x: Array,
+        *,
+        known: QKV | None = None,
+        rows: int | None = None,
+        hidden: int = 0,
+        train: bool = False,
     ) -> Array:
         """Attends among the tokens of ``x`` ``[B, S, M]`` and those of ``known`` behind them.
+
+        Args:
+            x: tokens.
+            known: result of `project` for the tokens behind.
+            rows: number of first tokens to return; all by default.
+            hidden: first tokens that attend to all, while the others do not attend to them.
+            train: turns dropout on.
 
         Returns:
             ``[B, rows, M]``, of the first tokens alone; without ``rows``, of all.
         """
-        return self.mix(*self.joined(x, known), rows=rows, train=train)
+        return self.mix(*self.joined(x, known), rows=rows, hidden=hidden, train=train)
 
     def joined(self, x: Array, known: QKV | None = None) -> QKV:
         """Projects ``x`` ``[B, S, M]``, and puts the ``known`` tokens behind: ``[B, S + S']``."""
@@ -226,16 +239,26 @@ class SelfAttention(nn.Module):
         value: Array,
         *,
         rows: int | None = None,
+        hidden: int = 0,
         train: bool = False,
     ) -> Array:
         """Does the rest of `__call__`: attends, and projects to ``[B, rows, M]``."""
         query = query[:, :rows]
+        if hidden:
+            # Two products in place of a mask: what is hidden costs nothing.
+            first = self._attended(query[:, :hidden], key, value, train=train)
+            others = (array[:, hidden:] for array in (query, key, value))
+            out = jnp.concatenate([first, self._attended(*others, train=train)], axis=1)
+        else:
+            out = self._attended(query, key, value, train=train)
+        return self.proj(checkpoint_name(out, Kept.ATTENDED))
+
+    def _attended(self, query: Array, key: Array, value: Array, *, train: bool) -> Array:
+        """Returns the means of values, ``[B, rows, K, E]`` -> ``[B, rows, M]``."""
         kept = self.drop.mask(weights_shape(query, key), deterministic=not train)
         scale = query.shape[-1] ** -0.5
-        # [B, rows, K, E] -> [B, rows, M]
         out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
-        out = out.reshape(*out.shape[:2], self.width)
-        return self.proj(checkpoint_name(out, Kept.ATTENDED))
+        return out.reshape(*out.shape[:2], self.width)
 
 
 class Mlp(nn.Module):
@@ -303,13 +326,13 @@ class DomainLinear(nn.Module):
 
 
 def time_embedding(t: Array, width: int) -> Array:
-    """Embeds flow time ``[B]`` in (0, 1] as ``[B, width]``: cosines, then sines, period up to 100.
+    """Embeds flow times ``[...]`` in [0, 1] as ``[..., width]``: cosines, then sines.
 
-    An odd width ends in 0.
+    Periods go up to 100. An odd width ends in 0.
     """
     # Geometric from 1 down to almost 1 / 100.
     half = width // 2
     frequencies = 100.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t.astype(jnp.float32)[:, None] * frequencies  # [B, half]
+    angles = t.astype(jnp.float32)[..., None] * frequencies  # [..., half]
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+    return jnp.pad(embedding, [(0, 0)] * t.ndim + [(0, width % 2)])

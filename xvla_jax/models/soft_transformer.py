@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from xvla_jax.config import XVLAConfig
+from xvla_jax.config import CONTEXT, XVLAConfig
 from xvla_jax.models.layers import (
     KV,
     QKV,
@@ -30,11 +30,20 @@ DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU,
 
 
 class PolicyBlock(nn.Module):
-    """Pre-norm block: ``x + attention(LN1(x))``, ``x + mlp(LN2(x))``."""
+    """Pre-norm block: ``x + attention(LN1(x))``, ``x + mlp(LN2(x))``.
+
+    Attributes:
+        width: M.
+        num_heads: of the attention.
+        mlp_hidden: width of the MLP's hidden layer.
+        hidden: first tokens that the others do not attend to.
+        dtype: computing type.
+    """
 
     width: int
     num_heads: int
     mlp_hidden: int
+    hidden: int = 0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -61,7 +70,9 @@ class PolicyBlock(nn.Module):
         """
         # The last tokens need no projection where it is known.
         unknown = x if known is None else x[:, : -known[0].shape[1]]
-        x = x[:, :rows] + self.attn(self.norm1(unknown), known=known, rows=rows, train=train)
+        x = x[:, :rows] + self.attn(
+            self.norm1(unknown), known=known, rows=rows, hidden=self.hidden, train=train
+        )
         x = checkpoint_name(x, Kept.BETWEEN)
         return batch_split(x + self.mlp(self.norm2(x), train=train)), None
 
@@ -130,7 +141,10 @@ class SoftPromptedTransformer(nn.Module):
         if c.len_soft_prompts:
             shape = (c.num_domains, c.len_soft_prompts, c.hidden_size)
             self.soft_prompts = self.param("soft_prompts", table, shape)
-        shape = (c.hidden_size, c.num_heads, int(c.hidden_size * c.mlp_ratio))
+        # Without sight of the actions the context is one computation for all steps.
+        self.apart = c.context_attends_to == CONTEXT
+        hidden = c.num_actions if self.apart else 0
+        shape = (c.hidden_size, c.num_heads, int(c.hidden_size * c.mlp_ratio), hidden)
         self.blocks: Any = (
             [PolicyBlock(*shape, dtype=self.dtype) for _ in range(c.depth)]
             if self.unroll
@@ -140,8 +154,11 @@ class SoftPromptedTransformer(nn.Module):
 
     def prepare(
         self, vlm_features: Array, aux_visual_inputs: Array, domain_id: Array
-    ) -> HeadContext:
+    ) -> HeadContext | KeptContext:
         """Computes all that depends neither on the noisy actions nor on the time.
+
+        That is the context in all blocks where it does not attend to actions and ``unroll`` is
+        set; else it is its part of the first block.
 
         Args:
             vlm_features: ``[B, N + L, M]``.
@@ -166,7 +183,18 @@ class SoftPromptedTransformer(nn.Module):
         x = x + self.pos_emb[c.num_actions : length].astype(x.dtype)
         if c.len_soft_prompts:  # [B, S + P, M]: behind the positions, as prompts have none
             x = jnp.concatenate([x, self.soft_prompts[domain_id].astype(x.dtype)], axis=1)
+        if self.unroll and self.apart:
+            return self._kept(x)
         return HeadContext(x, self.blocks[0].project(x) if self.unroll else None)
+
+    def _kept(self, x: Array) -> KeptContext:
+        """Returns the context ``[B, S + P, M]`` in all blocks, computed without actions."""
+        blocks: list[KV] = []
+        for block in self.blocks[:-1]:
+            x, kept = block.keep(x, 0)
+            blocks.append(kept)
+        _, key, value = self.blocks[-1].project(x)  # of the last one nothing else is seen
+        return KeptContext((*blocks, (key, value)))
 
     def __call__(
         self,
@@ -185,7 +213,7 @@ class SoftPromptedTransformer(nn.Module):
             actions: noisy chunk ``[B, T, D]``.
             proprio: ``[B, D]``.
             domain_id: ``[B]`` integers in range.
-            t: flow time ``[B]``.
+            t: flow time ``[B]``, or of each action ``[B, T]``.
             train: turns dropout on.
 
         Returns:
@@ -208,13 +236,20 @@ class SoftPromptedTransformer(nn.Module):
         return self._decode(x[:, :chunk], domain_id)
 
     def keep(
-        self, context: HeadContext, actions: Array, proprio: Array, domain_id: Array, t: Array
+        self,
+        context: HeadContext | KeptContext,
+        actions: Array,
+        proprio: Array,
+        domain_id: Array,
+        t: Array,
     ) -> tuple[Array, KeptContext]:
         """Predicts the clean chunk, and keeps the context of this step for `__call__`.
 
         Raises:
             ValueError: the blocks are one scan.
         """
+        if isinstance(context, KeptContext):  # that of every step
+            return self(context, actions, proprio, domain_id, t), context
         if not self.unroll:
             raise ValueError("the context is kept by block: the model needs unroll=True")
         x = self._embed(actions, proprio, domain_id, t)  # [B, T, M]
@@ -234,8 +269,13 @@ class SoftPromptedTransformer(nn.Module):
         if chunk != c.num_actions:
             raise ValueError(f"a chunk of {chunk} actions; num_actions is {c.num_actions}")
         # Each action token sees proprio and time: [B, D + time] -> [B, T, D + time]
-        state = jnp.concatenate([proprio, time_embedding(t, c.dim_time)], axis=-1)
-        state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
+        time = time_embedding(t, c.dim_time)
+        if t.ndim == 1:
+            state = jnp.concatenate([proprio, time], axis=-1)
+            state = jnp.broadcast_to(state[:, None], (*actions.shape[:2], state.shape[-1]))
+        else:  # times of their own
+            rows = jnp.broadcast_to(proprio[:, None], (*actions.shape[:2], proprio.shape[-1]))
+            state = jnp.concatenate([rows, time], axis=-1)
         x = self.action_encoder(jnp.concatenate([actions, state], axis=-1), domain_id)  # [B, T, M]
         return x + self.pos_emb[:chunk].astype(x.dtype)
 

@@ -81,7 +81,7 @@ class XVLA(nn.Module):
         features, aux = self.vlm(pixels, view_mask, input_ids, train=train)
         return Context(vlm_features=features, aux_visual_inputs=aux)
 
-    def prepare(self, context: Context, domain_id: Array) -> HeadContext:
+    def prepare(self, context: Context, domain_id: Array) -> HeadContext | KeptContext:
         """Does the part of the head's work on a context that all denoising steps share."""
         return self.transformer.prepare(context.vlm_features, context.aux_visual_inputs, domain_id)
 
@@ -97,6 +97,7 @@ class XVLA(nn.Module):
     ) -> Array:
         """Runs the head: noisy ``[B, T, D]`` at time ``t`` ``[B]`` -> clean ``float32[B, T, D]``.
 
+        With times ``[B, T]`` each action has its own.
         The context comes from `encode` or, which saves work where it serves several steps, from
         `prepare`; from `keep`, it is that of an earlier step. The caller preprocesses by the action
         space: see ``xvla_jax.flow``.
@@ -106,7 +107,12 @@ class XVLA(nn.Module):
         return self.transformer(context, actions, proprio, domain_id, t, train=train)
 
     def keep(
-        self, context: HeadContext, actions: Array, proprio: Array, domain_id: Array, t: Array
+        self,
+        context: HeadContext | KeptContext,
+        actions: Array,
+        proprio: Array,
+        domain_id: Array,
+        t: Array,
     ) -> tuple[Array, KeptContext]:
         """Does what `denoise` does, and returns the context that further steps may use."""
         return self.transformer.keep(context, actions, proprio, domain_id, t)
@@ -128,7 +134,9 @@ class XVLA(nn.Module):
         ``actions``, ``proprio`` and ``t`` may have K rows for each observation, side by side,
         ``[B * K, ...]``. Each observation is encoded once.
         """
-        context: Context | HeadContext = self.encode(pixels, view_mask, input_ids, train=train)
+        context: Context | HeadContext | KeptContext = self.encode(
+            pixels, view_mask, input_ids, train=train
+        )
         draws = len(t) // len(domain_id)
         if draws > 1:
             context = self.prepare(context, domain_id)

@@ -23,6 +23,7 @@ from xvla_jax.lora import MERGE_SCOPE, LoraConfig
 from xvla_jax.models.inference import abstract_inference_params, example_inputs
 from xvla_jax.models.packing import PACKING_SCOPE
 from xvla_jax.models.xvla import XVLA
+from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.chips import Slice
 from xvla_jax.planning.hlo import collective_kind
@@ -63,6 +64,7 @@ class Run:
         scan_vision: see ``xvla_jax.XVLA``.
         packed_views: see ``xvla_jax.XVLA``.
         noise_draws: times and noises for each observation.
+        distill: the teacher of the run; None for none.
     """
 
     config: XVLAConfig
@@ -82,6 +84,7 @@ class Run:
     scan_vision: bool = False
     packed_views: float = 0.0
     noise_draws: int = 1
+    distill: Distillation | None = None
 
     def mesh(self, devices: list[Any]) -> Mesh:
         """Returns the run's mesh over these devices."""
@@ -153,6 +156,7 @@ class Run:
             self.ema_decay,
             self.lora,
             noise_draws=self.noise_draws,
+            distill=self.distill,
         )
 
 
@@ -314,6 +318,22 @@ def gathers_of_optimizer_state(module: hlo.Module) -> list[str]:
     return gathers
 
 
+def sums_of_activations(module: hlo.Module) -> list[str]:
+    """Lists sums between chips in the forward pass, of more than losses.
+
+    Each chip works on its own samples. Where the compiler splits a layer like its weights instead,
+    every chip gets the activations of all samples.
+    """
+    return [
+        visit.instruction.name
+        for visit in module.visits()
+        if collective_kind(visit) == "all-reduce"
+        and "jvp(" in visit.op_name
+        and "transpose(" not in visit.op_name
+        and sum(array.elements for array in visit.instruction.arrays) >= _LARGE
+    ]
+
+
 def exchanges_of_packed_views(module: hlo.Module) -> list[str]:
     """Lists collectives that move packed images or tokens: each device packs its own."""
     return [
@@ -328,5 +348,6 @@ GUARDS: Final[Mapping[str, Callable[[hlo.Module], list[str]]]] = {
     "products of two float32 operands": wide_products,
     "gradients of matrices that an adapter changes": gradients_of_merged,
     "gathers of optimizer state": gathers_of_optimizer_state,
+    "sums of activations": sums_of_activations,
     "exchanges of packed views": exchanges_of_packed_views,
 }

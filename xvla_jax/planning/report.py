@@ -27,6 +27,7 @@ from xvla_jax.planning.traffic import by_stage, estimate, host_ram
 # Returns the peak bytes of a run on one chip, or raises DoesNotFitError: a compilation either way.
 Measure = Callable[[Run], int]
 _MARGIN: Final = 0.98  # of the limit, as memory does not grow in a straight line
+_APART: Final = ("base", "teacher")  # of a train state, in no checkpoint
 _TRIES: Final = 3  # compilations near the limit
 
 
@@ -224,7 +225,7 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
     mesh = _mesh(run, target)
     state = run.state(mesh)
     held = {field.name: bytes_of(getattr(state, field.name)) for field in dataclasses.fields(state)}
-    stored = {name: size for name, size in held.items() if name != "base"}  # see TrainState
+    stored = {name: size for name, size in held.items() if name not in _APART}
     return {
         "topology": target.name,
         "devices": len(target.devices),
@@ -236,6 +237,7 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
         "remat": run.remat,
         "hbm_limit": target.chip.hbm_bytes,
         "state_per_chip": bytes_per_chip(state),
+        **({"teacher_per_chip": bytes_per_chip(state.teacher)} if run.distill else {}),
         "checkpoint": stored,
         "host_ram": host_ram(state_bytes=sum(held.values()), target=target, pipeline=pipeline),
         "host_ram_limit": target.chip.host_ram,

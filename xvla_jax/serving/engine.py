@@ -197,6 +197,7 @@ class PolicyEngine:
             "views": rules.views,
             "prefix": {
                 "rows": rules.num_actions,
+                "max_delay": policy.config.rtc_max_delay,
                 "domains": [
                     domain
                     for domain in sorted(rules.domains)

@@ -22,6 +22,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "domain_id": ("domain_id",),
     "prefix": ("prefix",),
     "prefix_committed": ("prefix_committed",),
+    "prefix_mode": ("prefix_mode",),
     "steps": ("steps",),
     "plan": ("plan",),
     "seed": ("seed",),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from xvla_jax.contract import is_domain_name
 from xvla_jax.errors import needs
+from xvla_jax.inpainting import MODES
 from xvla_jax.plans import DEFAULT, SamplerPlan, exact
 from xvla_jax.serving.codecs import array_from_list
 from xvla_jax.serving.fields import NAMES, Taken, take, view_warnings
@@ -325,10 +326,11 @@ def _check_finite(field: str, numbers: np.ndarray, allowed: str) -> None:
 def _prefix(taken: Taken, rules: Rules, array: Array) -> dict[str, Any]:
     """Reads the rows that the chunk begins with; the policy checks them against the contract."""
     values = taken.values
+    mode = {"prefix_mode": _prefix_mode(values["prefix_mode"])} if "prefix_mode" in values else {}
     if "prefix" not in values:
         if "prefix_committed" in values:
             raise bad_field("prefix_committed", values["prefix_committed"], "beside a prefix only")
-        return {}
+        return mode
     allowed = f"up to {rules.num_actions} rows of {rules.widths[-1]} finite numbers"
     rows = array("prefix", values["prefix"])
     if isinstance(rows, list):
@@ -346,7 +348,13 @@ def _prefix(taken: Taken, rules: Rules, array: Array) -> dict[str, Any]:
     _check_finite("prefix", rows, allowed)
     committed = values.get("prefix_committed", len(rows))
     committed = _integer("prefix_committed", committed, 0, len(rows), array)
-    return {"prefix": rows.astype(np.float32), "prefix_committed": committed}
+    return {"prefix": rows.astype(np.float32), "prefix_committed": committed, **mode}
+
+
+def _prefix_mode(value: Any) -> str:
+    if not isinstance(value, str) or value not in MODES:
+        raise bad_field("prefix_mode", value, ", ".join(MODES))
+    return value
 
 
 def _identifier(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from xvla_jax.errors import needs
+from xvla_jax.inpainting import MODES
 
 with needs("serve"):
     from pydantic import BaseModel, ConfigDict, Field
@@ -135,6 +136,7 @@ ACT_BODY: Final[dict[str, Any]] = {
                         "domain_id": _INTEGER | {"description": "an id of /info, or its name"},
                         "prefix": _ROWS,
                         "prefix_committed": _INTEGER,
+                        "prefix_mode": {"type": "string", "enum": list(MODES)},
                         "steps": _INTEGER,
                         "plan": {"type": "string", "description": "one of /info, without steps"},
                         "seed": _INTEGER,

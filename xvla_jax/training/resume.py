@@ -43,7 +43,10 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"dtype", Effect.OTHER),
     (r"(accumulate|scan_vision)", Effect.OTHER),  # other dropout masks
     (r"noise_draws", Effect.OTHER),  # other noises and times
+    (r"distill\..*", Effect.OTHER),  # other targets; the teacher itself is compared
+    (r"rtc\.max_delay", Effect.REFUSED),  # checkpoints state it
     (r"(action_mode|real_action_dim)", Effect.REFUSED),  # other losses on other channels
+    (r"context_attends_to", Effect.REFUSED),  # another model
     # initial weights are read at the start only; the model and its domains are compared
     (r"(init_from|from_scratch|model_default|new_domains)", Effect.NONE),
     (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
@@ -74,6 +77,10 @@ _ADDED: Final[Mapping[str, Any]] = {
     "data.deal": "independent",
     "packed_views": "",
     "noise_draws": 1,
+    "context_attends_to": "",
+    "distill.steps": 0,
+    "distill.teacher_plan": "exact10",
+    "rtc.max_delay": -1,
 }
 
 
@@ -135,6 +142,28 @@ def check_same_model(saved: Mapping[str, Any], now: XVLAConfig) -> None:
         raise ConfigError(
             f"this workdir is of a run with another model: {'; '.join(differing)}. Resume with its "
             "config.init_from and config.action_mode, or start in another --workdir"
+        )
+
+
+def check_same_teacher(
+    saved: Mapping[str, str] | None, now: Mapping[str, str], *, steps: int
+) -> None:
+    """Compares the initial weights of a checkpoint with those that teach the run that resumes it.
+
+    Args:
+        saved: ``init_from`` of the step's ``provenance`` item; None for random weights.
+        now: of the run.
+        steps: of the student.
+
+    Raises:
+        ConfigError: the weights are others.
+    """
+    before = saved or {"path": "", "sha256": "none: random weights"}
+    if before["sha256"] != now["sha256"]:
+        raise ConfigError(
+            f"config.distill.steps is {steps}, and config.init_from is {now['path']} (SHA-256 "
+            f"{now['sha256']}); this run began from {before['path']!r} ({before['sha256']}), "
+            "which is its teacher. Resume with its config.init_from, or start in another --workdir"
         )
 
 

@@ -25,8 +25,10 @@ from xvla_jax.lora import (
     apply_adapter,
     init_adapter,
 )
+from xvla_jax.models.inference import abstract_inference_params, inference_params
 from xvla_jax.models.packing import check_share
 from xvla_jax.models.xvla import XVLA, abstract_params, init_params
+from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.sharding import tree_shardings
 from xvla_jax.training.groups import Groups, join, split
 from xvla_jax.training.optimizer import GroupRow, OptimizerConfig, group_rows, make_optimizer
@@ -35,7 +37,7 @@ Array = jax.Array
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a step changes, and the base under an adapter, which it does not."""
+    """Everything that a step changes, and the base and the teacher, which it does not."""
 
     step: Array  # int32, steps taken
     params: Any  # of the model; with LoRA, the adapter's tensors
@@ -43,6 +45,7 @@ class TrainState(struct.PyTreeNode):
     ema: Any  # their moving average; {} where not kept
     skipped: Array  # int32, steps without an update, because something was not finite
     base: Any = struct.field(default_factory=dict)  # the model's parameters under an adapter
+    teacher: Any = struct.field(default_factory=dict)  # parameters of `Recipe.distill`'s teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Recipe:
         ema_decay: of the moving average of the parameters; 0 keeps none.
         lora: the adapter that trains in the place of the parameters; None for none.
         noise_draws: times and noises for each observation, which is encoded once.
+        distill: the teacher whose chunks are the target; None for recorded actions.
     """
 
     model: XVLA
@@ -64,6 +68,7 @@ class Recipe:
     ema_decay: float = 0.0
     lora: LoraConfig | None = None
     noise_draws: int = 1
+    distill: Distillation | None = None
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
@@ -166,6 +171,11 @@ def abstract_state(recipe: Recipe, mesh: Mesh) -> TrainState:
     else:
         # The base is no part of a checkpoint, but it takes its place on the devices.
         shapes = jax.eval_shape(recipe.fresh, recipe.adapter.tensors).replace(base=params)
+    if recipe.distill is not None:
+        teacher = recipe.distill.teacher
+        shapes = shapes.replace(
+            teacher=abstract_inference_params(teacher.config, teacher.dtype, None)
+        )
     # Moments and average have the parameter's path in theirs, so the same rules place them.
     shardings = tree_shardings(shapes, mesh)
     return jax.tree.map(
@@ -181,7 +191,7 @@ def init_state(
     """Returns a fresh state on the mesh, from given parameters (numpy or jax) or random ones.
 
     Every leaf is made where it lives: no device ever holds all of the model. With LoRA the
-    given parameters become the base.
+    given parameters become the base. A teacher is placed apart, see `place_teacher`.
 
     Raises:
         ConfigError: LoRA without parameters to adapt.
@@ -212,8 +222,8 @@ def fresh_program(recipe: Recipe, mesh: Mesh, *, given: bool) -> Any:
             key of kind rbg, from which it draws them.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(recipe, mesh))
-    # A base is placed as it is, without a computation.
-    bare = shardings.replace(base={})
+    # Base and teacher are placed as they are, without a computation.
+    bare = shardings.replace(base={}, teacher={})
     if given:
         return jax.jit(recipe.fresh, out_shardings=bare)
     return jax.jit(lambda key: recipe.fresh(init_params(recipe.model, key)), out_shardings=bare)
@@ -222,3 +232,20 @@ def fresh_program(recipe: Recipe, mesh: Mesh, *, given: bool) -> Any:
 def place_base(state: TrainState, mesh: Mesh, params: Mapping[str, Any]) -> TrainState:
     """Returns the state with a base under its adapter; checkpoints of a LoRA run hold none."""
     return state.replace(base=jax.device_put(dict(params), tree_shardings(dict(params), mesh)))
+
+
+def place_teacher(
+    state: TrainState, recipe: Recipe, mesh: Mesh, params: Mapping[str, Any]
+) -> TrainState:
+    """Returns the state with its teacher, in the computing type; checkpoints hold none.
+
+    Args:
+        state: of a run with `Recipe.distill`, or of another, which stays as it is.
+        recipe: of the run.
+        mesh: of the run.
+        params: the initial weights, which the teacher keeps.
+    """
+    if recipe.distill is None:
+        return state
+    teacher = inference_params(params, recipe.distill.teacher.dtype)
+    return state.replace(teacher=jax.device_put(teacher, tree_shardings(teacher, mesh)))

@@ -1,14 +1,14 @@
 """One train step, from top to bottom: random numbers, loss, gradient, metrics, update.
 
-All randomness of a step is a function of (seed, step): noise, flow time, dropout. Nothing depends
-on the number of hosts or devices. The factors of colour jitter come with the batch, for they
-belong to its samples; `augment` has the arithmetic of pixels.
+All randomness of a step is a function of (seed, step): noise, flow time, delay, dropout. Nothing
+depends on the number of hosts or devices. The factors of colour jitter come with the batch, for
+they belong to its samples; `augment` has the arithmetic of pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ Array = jax.Array
 Arrays = Mapping[str, Array]
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Arrays], tuple[TrainState, Metrics]]
+_DRAWN: Final = ("noise", "t", "delay")
 Loss = Callable[[Any, Arrays, Array], tuple[Array, Metrics]]  # parameters, batch, dropout key
 
 
@@ -47,12 +48,15 @@ def make_train_step(recipe: Recipe, processor: Processor, *, seed: int) -> Train
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         noise_key, time_key, dropout_key = jax.random.split(key, 3)
         drawn = _drawn(noise_key, time_key, batch["actions"].shape, recipe.noise_draws)
+        if longest := recipe.model.config.rtc_max_delay:
+            delay_key = jax.random.fold_in(key, 3)  # the next one behind the three
+            drawn["delay"] = flow.drawn_delays(delay_key, drawn["t"].shape, longest)
 
         # Only what trains is differentiated: frozen parameters get no gradients and no moments.
         trained, frozen = split(state.params, recipe.groups)
         # An adapter is merged once for all parts of the batch, and not differentiated here.
         merged = recipe.merged(state.params, state.base)
-        loss = _make_loss(recipe, processor, frozen, merged)
+        loss = _make_loss(recipe, processor, frozen, merged, state.teacher)
         terms, grads = _gradients(loss, trained, {**batch, **drawn}, dropout_key, recipe.accumulate)
 
         sample_loss = sum(terms.values(), start=jnp.zeros(()))  # [B]
@@ -85,7 +89,9 @@ def _drawn(
     return {"noise": noise, "t": flow.stratified_time(u, size)}  # t [B]
 
 
-def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -> Loss:
+def _make_loss(
+    recipe: Recipe, processor: Processor, frozen: Any, merged: Any, teacher: Any
+) -> Loss:
     """Returns the loss of a part of a batch, a function of the parameters that train.
 
     Args:
@@ -93,17 +99,23 @@ def _make_loss(recipe: Recipe, processor: Processor, frozen: Any, merged: Any) -
         processor: mean and deviation of the images.
         frozen: parameters that do not train.
         merged: the model's parameters with the adapter, see `Recipe.merged`.
+        teacher: parameters of the teacher, where the recipe has one.
     """
 
     def loss(trained: Any, part: Arrays, key: Array) -> tuple[Array, Metrics]:
-        inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, "noise", "t")}
+        drawn = {name: part[name] for name in _DRAWN if name in part}
+        inputs = {k: v for k, v in part.items() if k not in (*IMAGE_FIELDS, *_DRAWN)}
         # Images arrive as uint8, a quarter of float32's traffic, and become floats here.
         with jax.named_scope("images"):
             inputs["pixels"] = normalise(_augmented(part), processor.mean, processor.std)
         weights = recipe.weights(join(trained, frozen), merged)
-        terms = flow.sample_losses(
-            recipe.model, weights, inputs, noise=part["noise"], t=part["t"], rng=key
-        )
+        chances: dict[str, Any] = {**drawn, "rng": key}
+        if recipe.distill is not None:
+            with jax.named_scope("teacher"):
+                inputs["actions"] = recipe.distill.targets(teacher, inputs, drawn["noise"])
+            # Without dropout: the target is a function of what the student sees.
+            chances |= {"t": recipe.distill.times(drawn["t"]), "rng": None}
+        terms = flow.sample_losses(recipe.model, weights, inputs, **chances)
         return sum(terms.values(), start=jnp.zeros(())).mean(), terms
 
     return loss

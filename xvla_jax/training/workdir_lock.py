@@ -99,7 +99,8 @@ class WorkdirLock:
         self,
         workdir: str | os.PathLike[str],
         *,
-        take_over: bool = False,
+        flag: str = "--workdir",
+        take_over: bool | None = False,
         beat_s: float = BEAT_S,
         stale_s: float = STALE_S,
     ) -> None:
@@ -107,18 +108,20 @@ class WorkdirLock:
 
         Args:
             workdir: an existing folder on a disk of this host, or any in a bucket.
+            flag: that gave it, for messages.
             take_over: do not wait for a sign of life of a holder on another host. If it does live,
-                its run ends itself when it finds another holder in the file.
+                its run ends itself when it finds another holder in the file. None: the command has
+                no such flag.
             beat_s: seconds between two signs of life.
             stale_s: seconds without one, after which a holder on another host is dead.
 
         Raises:
             ConfigError: the path has another scheme than that of buckets.
         """
-        self.path = buckets.place_of(workdir, flag="--workdir") / LOCK_NAME
+        self.path = buckets.place_of(workdir, flag=flag) / LOCK_NAME
         in_bucket = buckets.in_bucket(self.path)
         self._file = _ObjectInBucket(self.path) if in_bucket else _FileOnDisk(self.path)
-        self._take_over = take_over
+        self._flag, self._take_over = flag, take_over
         self._beat_s, self._stale_s = beat_s, stale_s
         self._me = Holder.me()
         self._done = threading.Event()
@@ -179,11 +182,13 @@ class WorkdirLock:
         """
         first, since = self._read(), time.monotonic()
         if first is not None and first.is_dead(self._me) is None and not self._take_over:
+            hint = " (--take_over: no wait)" if self._take_over is not None else ""
             _log.info(
-                "%s is held by %s; waiting up to %.0f s for a sign of life (--take_over: no wait)",
+                "%s is held by %s; waiting up to %.0f s for a sign of life%s",
                 self.path.parent,
                 first,
                 self._stale_s,
+                hint,
             )
         while (holder := self._read()) is not None:
             # Refused: known to live, or a sign of life since the first look. Taken over: known to
@@ -192,8 +197,8 @@ class WorkdirLock:
             beats = holder != first and holder.token  # a file without a token is being written
             if dead is False or (dead is None and beats):
                 raise TrainingError(
-                    f"{self.path.parent} is in use by {holder}. Use another --workdir, or end that "
-                    "run"
+                    f"{self.path.parent} is in use by {holder}. Use another {self._flag}, or end "
+                    "that run"
                 )
             if holder != first:  # another process took it and has not written yet: wait for that
                 first, since = holder, time.monotonic()

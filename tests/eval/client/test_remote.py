@@ -200,6 +200,12 @@ def test_a_prefix_goes_only_where_it_is_known(open_policy: Any) -> None:
     assert wire.asked[0]["prefix_committed"] == 2
     policy.act([observation(prefix=np.ones((4, 20)))], seed=[0])
     assert wire.asked[1]["prefix_committed"] == 4
+    with pytest.raises(ValueError, match="'trained': the server's checkpoint was not trained for"):
+        policy.act([observation(prefix_mode="trained")], seed=[0])
+    knowing = _Wire(info={**INFO, "prefix": {"rows": 30, "max_delay": 4, "domains": [3]}})
+    policy, _ = open_policy(knowing)
+    policy.act([observation(prefix=np.ones((2, 20)), prefix_mode="trained")], seed=[0])
+    assert knowing.asked[0]["prefix_mode"] == "trained"
     older, _ = open_policy(_Wire(info={k: v for k, v in INFO.items() if k != "prefix"}))
     with pytest.raises(ValueError, match="takes no prefix for domain 3"):
         older.act([observation(prefix=np.ones((4, 20)))], seed=[0])

@@ -106,6 +106,20 @@ def test_the_prefix_is_what_is_left_of_the_last_chunk() -> None:
     assert one.query({})["prefix_committed"] == 3
 
 
+def test_a_policy_that_knows_delays_is_sent_the_committed_rows_alone() -> None:
+    one = stream("trained", first_delay=2)
+    first = one.query({})
+    assert first["prefix_mode"] == "trained"
+    assert "prefix" not in first
+    one.answer(chunk(100))
+    taken(one, 4)
+    asked = one.query({})
+    assert asked["prefix"][:, 0].tolist() == [104, 105]
+    assert (asked["prefix_committed"], asked["prefix_mode"]) == (2, "trained")
+    with pytest.raises(ValueError, match="use a strategy without a prefix"):
+        ChunkStream(STRATEGIES["trained"], TIMING, relative_channels=(0,))
+
+
 def test_stride_counts_rows_in_the_prefix_and_actions_in_the_delay() -> None:
     one = stream("inpaint", stride=2, horizon=3, first_delay=1)
     one.query({})

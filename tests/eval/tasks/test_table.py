@@ -64,5 +64,13 @@ def test_episode_seeds_follow_the_authors_client() -> None:
 
 
 def test_a_state_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[80\].*0\.\.79"):
-        episodes(task_spec("quickstart"), init_states=(1, 80), seed=0)
+    with pytest.raises(ValueError, match=r"\[50\].*0\.\.49"):
+        episodes(task_spec("libero_object"), init_states=(1, 50), seed=0)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "so101"])
+def test_rows_with_demonstrations_of_ours_have_states_without_an_end(name: str) -> None:
+    spec = task_spec(name)
+    assert max(evaluation_states(spec)) == spec.num_init_states - 1  # what is evaluated by itself
+    made = episodes(spec, init_states=range(30, 230), seed=0)
+    assert len({(e.init_state, e.seed) for e in made}) == 200

@@ -14,15 +14,6 @@ from xvla_jax import buckets
 RUN = buckets.place_of("gs://lab/runs/one")
 
 
-def test_files_of_a_run_are_read_and_listed(lab: FakeStorage) -> None:
-    assert run_files.read(RUN / "a") is None
-    assert run_files.names(RUN) == []
-    run_files.write(RUN / "b", b"1")
-    run_files.rewrite(RUN / "a", b"2")
-    assert run_files.names(RUN) == ["a", "b"]
-    assert run_files.read(RUN / "a") == b"2"
-
-
 def test_the_newest_step_is_a_complete_one(lab: FakeStorage) -> None:
     assert run_files.newest_step(RUN) == 0
     for step in (2, 10, 12):

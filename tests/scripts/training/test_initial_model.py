@@ -179,6 +179,24 @@ def test_a_relabelled_head_keeps_its_weights_and_no_contract_of_the_old_actions(
         ),
         ({"init_from": "BASE", "real_action_dim": 7}, r"'ee6d' always has 20 channels"),
         ({"init_from": "BASE", "action_mode": "ee7d"}, r"'ee7d' is unknown; known are agibot"),
+        (
+            {"init_from": "BASE", "context_attends_to": "none"},
+            r"config.context_attends_to is 'none'; allowed are all, context, and ''",
+        ),
+        (
+            {"init_from": "BASE", "context_attends_to": "context", "lora.rank": 4},
+            r"'context' with config.lora.rank 4, and the base has 'all'",
+        ),
+        ({"from_scratch": True, "distill.steps": 1}, r"steps is 1 and config.from_scratch True"),
+        (
+            {"init_from": "BASE", "distill.steps": 1, "packed_views": "auto"},
+            r"config.packed_views 'auto': the student runs as it acts",
+        ),
+        (
+            {"init_from": "BASE", "distill.steps": 1, "rtc.max_delay": 2},
+            r"trained for delays of 2 actions: .* set config.rtc.max_delay=0",
+        ),
+        ({"init_from": "BASE", "distill.steps": 10}, r"distill.steps is 10; 0 .* or 1 to 9"),
     ],
 )
 def test_what_contradicts_the_checkpoint_is_refused(
@@ -223,3 +241,16 @@ def test_random_weights_take_any_action_space() -> None:
     assert planned_config(config).action_mode == "joint"
     with pytest.raises(ContractError, match=r"config.real_action_dim=6"):
         TrainingRun.open(_config("JOINTS6", from_scratch=True, action_mode="joint"))
+
+
+def test_a_student_may_have_another_attention_than_its_teacher(base: Base) -> None:
+    changes = {"distill.steps": 2, "context_attends_to": "context"}
+    run = TrainingRun.open(_config("POSES", init_from=base("ee6d"), **changes))
+    assert run.model_config.context_attends_to == "context"
+    assert run.model_item["config"]["context_attends_to"] == "context"
+    assert run.recipe.distill
+    teacher = run.recipe.distill.teacher
+    assert teacher.config == pretrained.load_checkpoint(base("ee6d"), stored=True).config
+    assert teacher.unroll
+    assert (run.recipe.distill.plan.name, run.recipe.distill.steps) == ("exact10", 2)
+    assert TrainingRun.open(_config("POSES", init_from=base("ee6d"))).recipe.distill is None

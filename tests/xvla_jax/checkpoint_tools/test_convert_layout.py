@@ -14,14 +14,17 @@ import xvla_jax
 from tests.xvla_jax import golden
 from tests.xvla_jax.checkpoints import lerobot_exports as exports
 from xvla_jax.checkpoint_tools import convert_layout
+from xvla_jax.checkpoint_tools.certificate import certificate_name
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint, verify
 from xvla_jax.checkpoints.safetensors_files import StoredLeaf
 from xvla_jax.errors import CheckpointError
 from xvla_jax.lora import load_adapter, merge_adapter
 from xvla_jax.pretrained import LAYOUTS, load_checkpoint
 from xvla_jax.processor import Processor
+from xvla_jax.serving.engine import model_sha256
 
 _SOURCE = golden.FOLDER / "ee6d"
+_LORA = golden.FOLDER.parent / "lora" / "ee6d"
 
 
 def test_numbers_of_both_sides_and_progress(tmp_path: Path) -> None:
@@ -64,11 +67,57 @@ def test_a_stored_leaf_is_the_array_it_stands_for(layout: str, tmp_path: Path) -
     )
 
 
-def test_an_adapter_is_merged(tmp_path: Path) -> None:
-    adapter = golden.FOLDER.parent / "lora" / "ee6d"
-    loaded, _ = convert_checkpoint(_SOURCE, tmp_path / "out", "hf", adapter=adapter)
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with preprocessing, and what stands for its certificate."""
+    folder = tmp_path_factory.mktemp("source") / "certified"
     case = golden.load("ee6d")
-    merged = merge_adapter(case.params, load_adapter(adapter, case.config))
+    xvla_jax.save_pretrained(folder, case.config, case.params, processor=Processor())
+    (folder / certificate_name("float32")).write_text('{"of": "these weights"}')
+    return folder
+
+
+def test_certificates_go_where_the_model_is_the_same(certified: Path, tmp_path: Path) -> None:
+    name = certificate_name("float32")
+    _, done = convert_checkpoint(certified, tmp_path / "run", "orbax")
+    assert (done.certificates, done.left) == ((name,), ())
+    # beside the run, not in what its later steps carry along
+    (tmp_path / "run" / name).write_text('{"of": "the run"}')
+    convert_checkpoint(tmp_path / "run", tmp_path / "back", "hf")
+    assert (tmp_path / "back" / name).read_text() == '{"of": "the run"}'
+    (tmp_path / "run" / name).unlink()
+    _, done = convert_checkpoint(tmp_path / "run", tmp_path / "without", "hf")
+    assert (done.certificates, done.left) == ((), ())
+    assert not (tmp_path / "without" / name).exists()
+    ours, theirs = (
+        model_sha256(xvla_jax.Policy.from_pretrained(f)) for f in (certified, tmp_path / "back")
+    )
+    assert ours == theirs
+
+
+# LeRobot has no step like the released way of resizing, so another one takes its place.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "bfloat16"},
+        {"resize": "pad"},
+        {"adapter": _LORA},
+        {"layout": "lerobot-native"},
+    ],
+)
+def test_certificates_of_a_changed_model_are_left(
+    certified: Path, change: dict[str, Any], tmp_path: Path
+) -> None:
+    name = certificate_name("float32")
+    _, done = convert_checkpoint(certified, tmp_path / "out", **{"layout": "hf", **change})
+    assert (done.certificates, done.left) == ((), (name,))
+    assert not (tmp_path / "out" / name).exists()
+
+
+def test_an_adapter_is_merged(tmp_path: Path) -> None:
+    loaded, _ = convert_checkpoint(_SOURCE, tmp_path / "out", "hf", adapter=_LORA)
+    case = golden.load("ee6d")
+    merged = merge_adapter(case.params, load_adapter(_LORA, case.config))
     _, params = xvla_jax.load_pretrained(tmp_path / "out")
     assert _equal(params, merged)
     assert _equal(params, loaded.params)

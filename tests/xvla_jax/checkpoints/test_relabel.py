@@ -15,10 +15,17 @@ from xvla_jax import pretrained
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.checkpoints.hf_folder import Pretrained
-from xvla_jax.checkpoints.relabel import relabelled, relabelled_config
+from xvla_jax.checkpoints.relabel import relabelled, relabelled_config, trained_for_delay
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CheckpointError, ConfigError
-from xvla_jax.lora import LoraConfig, adapter_space, init_adapter, load_adapter, save_adapter
+from xvla_jax.lora import (
+    LoraConfig,
+    adapter_delay,
+    adapter_space,
+    init_adapter,
+    load_adapter,
+    save_adapter,
+)
 from xvla_jax.policy import Policy
 
 _POSES = Contract(3, "ee6d", "contiguous", 20.0, ("front", "wrist"), "commanded")
@@ -109,6 +116,24 @@ def test_the_new_action_space_is_written_in_every_layout(
         assert features["action"]["shape"] == [6]
 
 
+@pytest.mark.parametrize("layout", pretrained.LAYOUTS)
+def test_every_layout_says_which_delays_the_weights_know(layout: str, tmp_path: Path) -> None:
+    delayed = relabelled(_LOADED, "", 0, 3)
+    assert (delayed.contracts, delayed.params) == (_LOADED.contracts, _LOADED.params)
+    assert relabelled(delayed, "", 0) is relabelled(delayed, "ee6d", 20, 3) is delayed
+    parts = delayed.config, delayed.params, layout
+    pretrained.save_pretrained(tmp_path / "a", *parts, processor=tiny.PROCESSOR)
+    again = pretrained.load_checkpoint(tmp_path / "a")
+    assert again.config == delayed.config
+    assert again.config.rtc_max_delay == 3
+    assert relabelled(again, "", 0, 0).config == tiny.CONFIG
+    for wrong in (-2, tiny.CONFIG.num_actions):
+        with pytest.raises(
+            ConfigError, match=rf"config\.rtc\.max_delay is {wrong}; -1, .* 0 \.\. 5"
+        ):
+            trained_for_delay(tiny.CONFIG, wrong)
+
+
 def test_an_adapter_takes_its_action_space_along(tmp_path: Path) -> None:
     base, folder = tmp_path / "base", tmp_path / "peft"
     pretrained.save_pretrained(
@@ -116,19 +141,24 @@ def test_an_adapter_takes_its_action_space_along(tmp_path: Path) -> None:
     )
     joints = relabelled_config(tiny.CONFIG, "auto", 6)
     fresh = init_adapter(tiny.params(), joints, LoraConfig(rank=2).peft("BASE"), seed=0)
-    save_adapter(folder, fresh, joints, relabelled=True)
+    joints = dataclasses.replace(joints, rtc_max_delay=3)
+    save_adapter(folder, fresh, joints, relabelled=True, delayed=True)
     assert adapter_space(folder) == ("auto", 6)
+    assert adapter_delay(folder) == 3
     assert tiny.equal(load_adapter(folder, joints).tensors, fresh.tensors)
     with pytest.raises(CheckpointError, match=r"trained with action space 'auto' \(6 .* 'ee6d'"):
         load_adapter(folder, tiny.CONFIG)
     convert_checkpoint(base, tmp_path / "merged", "hf", adapter=folder)
     merged = pretrained.load_checkpoint(tmp_path / "merged")
     assert action_space(merged.config).real_width == 6
+    assert merged.config.rtc_max_delay == 3
     assert merged.contracts == {}
     policy = Policy.from_pretrained(base, adapter=folder)
     assert (policy.space.mode, policy.space.real_width) == ("auto", 6)
+    assert policy.config.rtc_max_delay == 3
     save_adapter(tmp_path / "plain", fresh, tiny.CONFIG)
     assert adapter_space(tmp_path / "plain") == ("", 0)
+    assert adapter_delay(tmp_path / "plain") == -1
     assert jax.tree.all(
         jax.tree.map(
             np.array_equal, load_adapter(tmp_path / "plain", joints).tensors, fresh.tensors

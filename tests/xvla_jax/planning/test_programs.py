@@ -18,6 +18,7 @@ from xvla_jax.planning.programs import (
     gathers_of_optimizer_state,
     gradients_of_merged,
     host_calls,
+    sums_of_activations,
     wide_products,
 )
 from xvla_jax.sharding import global_batch
@@ -90,6 +91,20 @@ def test_a_gather_of_optimizer_state_is_listed(placed: P, count: int) -> None:
     assert len(gathers_of_optimizer_state(module)) == count
 
 
+@pytest.mark.parametrize(("rows", "count"), [(P("fsdp"), 1), (P(), 0)])
+def test_a_sum_of_activations_is_listed(rows: P, count: int) -> None:
+    mesh = tiny.mesh(2, 4)
+    x = jax.ShapeDtypeStruct((128, 64), np.float32, sharding=NamedSharding(mesh, P("data")))
+    w = jax.ShapeDtypeStruct((64, 256), np.float32, sharding=NamedSharding(mesh, rows))
+
+    def loss(w: Any, x: Any) -> Any:
+        x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P("data", *rows)))
+        y = jax.lax.with_sharding_constraint(x @ w, NamedSharding(mesh, P("data")))
+        return (y**2).sum()
+
+    assert len(sums_of_activations(_module(jax.grad(loss), w, x))) == count
+
+
 @pytest.mark.slow
 def test_the_train_step_keeps_its_state_where_it_is_and_leaves_the_host_alone() -> None:
     batch = global_batch(tiny.batch(), tiny.mesh(2, 4))
@@ -99,4 +114,5 @@ def test_the_train_step_keeps_its_state_where_it_is_and_leaves_the_host_alone() 
     names = [line.op_name for line in module.computations[module.entry].values()]
     assert any(name.startswith("state.opt_state") for name in names), "it is known by its name"
     assert gathers_of_optimizer_state(module) == []
+    assert sums_of_activations(module) == []
     assert host_calls(module) == []

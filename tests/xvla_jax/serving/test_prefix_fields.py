@@ -29,6 +29,13 @@ def test_its_forms(form: Any) -> None:
     assert parsed(prefix=form(rows))["prefix_committed"] == 2
 
 
+def test_its_mode() -> None:
+    rows = [[0.25] * WIDTH]
+    assert parsed(prefix=rows, prefix_mode="trained")["prefix_mode"] == "trained"
+    assert parsed(prefix_mode="inpaint")["prefix_mode"] == "inpaint"
+    assert "prefix_mode" not in parsed(prefix=rows)
+
+
 def test_none_and_an_empty_one() -> None:
     assert "prefix" not in parsed()
     for empty in ([], dumps(np.zeros((0, WIDTH), np.float32))):
@@ -54,6 +61,8 @@ def test_none_and_an_empty_one() -> None:
         ({"prefix": dumps(np.zeros((2, WIDTH))), "prefix_committed": 3}, "prefix_committed"),
         ({"prefix": dumps(np.zeros((2, WIDTH))), "prefix_committed": -1}, "prefix_committed"),
         ({"prefix_committed": 0}, "prefix_committed"),
+        ({"prefix_mode": "guess"}, "prefix_mode"),
+        ({"prefix_mode": 1}, "prefix_mode"),
     ],
 )
 def test_what_is_none_is_refused(change: dict[str, Any], field: str) -> None:

@@ -18,6 +18,7 @@ from xvla_jax.training.resume import (
     check_resumed,
     check_same_domains,
     check_same_model,
+    check_same_teacher,
     differences,
     effect_of,
 )
@@ -41,6 +42,9 @@ def test_every_field_of_a_config_has_a_row() -> None:
         ("optimizer.mode", "lora", Effect.REFUSED),
         ("optimizer.iters", 9, Effect.OTHER),
         ("noise_draws", 4, Effect.OTHER),
+        ("distill.steps", 1, Effect.OTHER),
+        ("context_attends_to", "context", Effect.REFUSED),
+        ("rtc.max_delay", 2, Effect.REFUSED),
         ("batch_size", 4, Effect.REFUSED),
         ("seed", 1, Effect.REFUSED),
         ("data.lanes", 2, Effect.REFUSED),
@@ -103,6 +107,9 @@ def test_a_run_from_before_a_field_was_added_goes_on() -> None:
         "from_scratch",
         "model_default",
         "noise_draws",
+        "rtc",
+        "distill",
+        "context_attends_to",
     ):
         del before[field]
     check_resumed(before, _config())
@@ -117,6 +124,20 @@ def test_another_model_is_refused_by_field() -> None:
     message = "action_mode is 'auto' now and was 'ee6d'; real_action_dim is 6 now and was 20"
     with pytest.raises(ConfigError, match=message):
         check_same_model(tiny.CONFIG.to_dict(), other)
+    delayed = dataclasses.replace(tiny.CONFIG, rtc_max_delay=2)
+    with pytest.raises(ConfigError, match="rtc_max_delay is 2 now and was 0"):
+        check_same_model(tiny.CONFIG.to_dict(), delayed)
+
+
+def test_another_teacher_is_refused() -> None:
+    teacher = {"path": "here", "sha256": "a1"}
+    check_same_teacher({"path": "moved", "sha256": "a1"}, teacher, steps=1)
+    with pytest.raises(
+        ConfigError, match=r"is here \(SHA-256 a1\); this run began from 'o' \(b2\)"
+    ):
+        check_same_teacher({"path": "o", "sha256": "b2"}, teacher, steps=1)
+    with pytest.raises(ConfigError, match=r"began from '' \(none: random weights"):
+        check_same_teacher(None, teacher, steps=1)
 
 
 def test_differences_go_into_the_depth_and_take_lists_for_tuples() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from scripts.places.workdir import Workdir
 from scripts.training.session import held_workdir
-from scripts.training.workdir import Workdir
 from tests.fake_gcs import FakeStorage, Rule
 from xvla_jax import buckets
 from xvla_jax.errors import TrainingError
