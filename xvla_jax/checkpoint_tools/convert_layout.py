@@ -135,8 +135,7 @@ def convert_checkpoint(
         domain=domain,
         int8=_groups(loaded, source, int8),
     )
-    same = not (adapter or resize or rounded)
-    carried, left = _carried(loaded, target, certificates) if same else ((), tuple(certificates))
+    carried, left = _carried(loaded, target, certificates, changed=adapter or resize or rounded)
     sides = describe(source), describe(target)
     return loaded, Conversion(
         *sides,
@@ -191,15 +190,15 @@ def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]
 
 
 def _carried(
-    loaded: Pretrained, target: buckets.Place, certificates: Mapping[str, bytes]
+    loaded: Pretrained, target: buckets.Place, certificates: Mapping[str, bytes], *, changed: object
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Writes certificates beside weights that act alike; returns names of those written, and left.
 
     Config, preprocessing and int8 groups are then read back as they were written.
     """
     names = tuple(certificates)
-    if not names:
-        return (), ()
+    if changed or not names:
+        return (), names
     written = load_checkpoint(target, stored=True, int8=True)
     same = written.config.to_dict() == loaded.config.to_dict() and written.int8 == loaded.int8
     if not same or differing_fields(loaded.processor, written.processor):
