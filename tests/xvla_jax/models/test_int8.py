@@ -83,6 +83,22 @@ def test_a_layer_multiplies_by_integers(name: str, dtype: Any) -> None:
         np.testing.assert_allclose(a.astype(np.float32), b, atol=tolerance * np.abs(b).max())
 
 
+def test_a_loop_keeps_no_float_copy() -> None:
+    """The cast is in the loop's body: before it, there is no float32 array of the kernel's shape."""
+    kernel = quantised(
+        np.random.default_rng(0).normal(size=(24, 24)).astype(np.float32), "text_mlp"
+    )
+
+    def loop(x: jax.Array, kernel: Int8) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda _, x: x @ kernel, x)
+
+    program = jax.jit(loop).lower(jnp.ones((2, 24)), kernel).compile().as_text()
+    entry = program[program.index("\nENTRY ") :]
+    assert "s8[24,24]" in entry
+    assert "f32[24,24]" not in entry
+    assert "f32[24,24]" in program
+
+
 def test_rows_of_a_table() -> None:
     table = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     made, ids = quantised(table, "token_table"), jnp.asarray([[3, 3, 0]])
