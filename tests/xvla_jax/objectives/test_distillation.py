@@ -43,7 +43,7 @@ def _inputs() -> dict[str, Any]:
 
 @functools.cache
 def _params() -> Any:
-    """Of the model, as numpy arrays, without a program that makes them."""
+    """Returns parameters of the model as numpy arrays, without a program that makes them."""
     rng = np.random.default_rng(0)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
