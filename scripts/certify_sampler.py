@@ -8,7 +8,8 @@ Recorded frames of held-out episodes (those that config.validation.episodes of t
 keeps out of training) pass through the plans with the same noise; the distance from exact10 is
 measured by domain in millimetres, degrees and decisions of the gripper. With --task all plans are
 evaluated in closed loop on the same initial states; the receipt goes to --out. With --reference all
-are compared with exact10 of that checkpoint, such as the teacher of a student. The certificate is
+are compared with exact10 of that checkpoint: the teacher of a student, or the float32 weights that
+int8 ones were made of, which need it for exact10 too. The certificate is
 written into the checkpoint's folder, bound to its weights and sealed. The server and the evaluation
 use no plan that has none, or that breaks its limits; docs/fast_and_smooth.md explains it.
 Exit status: 0 if all plans keep the limits, 1 after an error, 2 if one breaks them.
@@ -211,6 +212,18 @@ def evaluate(
     return measured
 
 
+def _plans() -> list[SamplerPlan]:
+    """Returns the plans to measure; exact10 may be one of them where there is a reference."""
+    from xvla_jax.plans import DEFAULT, named_plan
+
+    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
+    if not _REFERENCE.value:
+        plans = [plan for plan in plans if plan != DEFAULT]
+    if not plans:
+        raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
+    return plans
+
+
 def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     """Measures all plans and writes the certificate."""
     import jax
@@ -226,15 +239,10 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         certificate_path,
         sealed,
     )
-    from xvla_jax.plans import DEFAULT, named_plan
     from xvla_jax.policy import Policy
     from xvla_jax.serving.engine import model_sha256
 
-    plans = [named_plan(name, "--plans") for name in dict.fromkeys(_PLANS.value)]
-    if not _REFERENCE.value:
-        plans = [plan for plan in plans if plan != DEFAULT]
-    if not plans:
-        raise UsageError(f"--plans={','.join(_PLANS.value)}: {DEFAULT.name} needs no certificate")
+    plans = _plans()
     sources = open_mixture(mixture(_DATA.value), _ROOT.value)
     policy = Policy.from_pretrained(
         _CHECKPOINT.value,
@@ -278,11 +286,16 @@ def _reference(policy: Policy) -> Policy:
     """Returns the policy whose exact10 all plans are compared with: of --reference, or the same.
 
     Raises:
-        CertificateError: it has other actions.
+        CertificateError: it has other actions, or is missing and the weights are int8.
     """
     from xvla_jax.errors import CertificateError
     from xvla_jax.policy import Policy
 
+    if not _REFERENCE.value and policy.int8:
+        raise CertificateError(
+            f"{_CHECKPOINT.value} has int8 weights; --reference=FOLDER names the float32 weights "
+            "that they were made of, from which the drift is measured"
+        )
     if not _REFERENCE.value:
         return policy
     reference = Policy.from_pretrained(_REFERENCE.value, dtype=_DTYPE.value)

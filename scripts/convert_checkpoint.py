@@ -1,7 +1,7 @@
 """Converts a checkpoint from any layout into another, and compares the two on request.
 
 python -m scripts.convert_checkpoint CHECKPOINT OUT --layout=hf [--verify] [--adapter=FOLDER]
-    [--tasks=ROW,ROW]
+    [--tasks=ROW,ROW] [--dtype=int8]
 
 CHECKPOINT is of any layout (Hugging Face, LeRobot's two, Orbax workdir or step); OUT appears
 complete or not at all. Each may be gs://BUCKET/FOLDER. --adapter merges a PEFT adapter into the
@@ -9,7 +9,9 @@ weights. The workdir of a LoRA run is merged into its base; --layout=peft writes
 for which the base is not needed. --verify reads OUT back and compares parameters, and actions from
 the same noise. --tasks states the action contracts of rows of eval/tasks/ for domains of which
 CHECKPOINT states none, as X-VLA's released folders do not: say only what the weights were trained
-for, since nothing can check it.
+for, since nothing can check it. --dtype=int8 rounds matrices to int8 with a scale for each output
+channel, a quarter of the bytes; such a folder acts, and is not trained. From one, --dtype=float32
+writes its values, which are not the weights that it was made of.
 """
 
 from __future__ import annotations
@@ -57,8 +59,11 @@ _LAYOUT = COMMAND.DEFINE_enum(
 _DTYPE = COMMAND.DEFINE_enum(
     "dtype",
     "source",
-    ("source", "float32", "bfloat16", "float16"),
-    "Type of the tensors in OUT (Orbax: float32).",
+    ("source", "float32", "bfloat16", "float16", "int8"),
+    "Type of the tensors in OUT (Orbax: float32; int8: layout hf).",
+)
+_INT8 = COMMAND.DEFINE_list(
+    "int8_groups", [], "Rows of xvla_jax/models/int8.py to round; by default all but action_*."
 )
 _ADAPTER = COMMAND.DEFINE_string("adapter", "", "PEFT folder to merge into the weights.")
 _RESIZE = COMMAND.DEFINE_enum(
@@ -137,11 +142,19 @@ def _convert(source: Place, target: Place, console: Console, termination: Termin
             overwrite=_OVERWRITE.value,
             resize=_RESIZE.value,
             domain=_DOMAIN.value,
+            int8=_INT8.value,
             stating=functools.partial(contracts_of, _TASKS.value) if _TASKS.value else None,
             progress=termination.checked(progress),
         )
     termination.check()
     _print(console, done)
+    if loaded.int8 and done.dtype != loaded.stored_dtype:
+        console.print(
+            f"{done.source.folder} has int8 weights: {done.target.folder} holds their values, not "
+            "the weights that they were made of",
+            style="yellow",
+            markup=False,
+        )
     verdict = verify(loaded, target, dtype=done.dtype) if _VERIFY.value else {}
     if _REPORT.value:
         write_json(pathlib.Path(_REPORT.value), dataclasses.asdict(done) | verdict)
@@ -154,6 +167,8 @@ def _convert(source: Place, target: Place, console: Console, termination: Termin
 
 def main(_: list[str]) -> int:
     """Returns the exit status: 0, or 1 when something fails or differs."""
+    if _INT8.value and _DTYPE.value != "int8":
+        raise UsageError(f"--int8_groups is for --dtype=int8; --dtype is {_DTYPE.value}")
     others = (_ADAPTER.value, _VERIFY.value, _REPORT.value, _TASKS.value)
     if _LAYOUT.value == _ADAPTER_ALONE and any(others):
         raise UsageError("--layout=peft takes none of --adapter, --verify, --report, --tasks")

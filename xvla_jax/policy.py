@@ -28,6 +28,7 @@ from xvla_jax.errors import CheckpointError, InputError
 from xvla_jax.inpainting import Prefix
 from xvla_jax.lora import adapter_delay, adapter_space, load_adapter, merge_adapter
 from xvla_jax.models.inference import abstract_inference_params, example_inputs, inference_params
+from xvla_jax.models.int8 import int8_groups
 from xvla_jax.models.xvla import XVLA, Context
 from xvla_jax.plans import DEFAULT, EXACT, Form, SamplerPlan, named_plan
 from xvla_jax.pretrained import load_checkpoint
@@ -107,6 +108,7 @@ class Policy:
     Attributes:
         contracts: action contracts by domain id.
         domains: ids of domains by name.
+        int8: groups of parameters that are int8, see ``models/int8.py``; none by default.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Policy:
         self.space = action_space(config)
         _check_scalings(processor, self.space)
         self.model = XVLA(config, dtype=dtype, unroll=True)
+        self.int8 = int8_groups(params)
         self._ahead = {
             (form, *shape): Ahead(functools.partial(self._lower_ahead, form, *shape))
             for form in dict.fromkeys(row.form for row in plans)
@@ -170,7 +173,7 @@ class Policy:
             CheckpointError: something is missing or does not fit.
         """
         # Without an adapter parameters go from disk to the device leaf by leaf: one copy in memory.
-        loaded = load_checkpoint(folder, stored=adapter is None)
+        loaded = load_checkpoint(folder, stored=adapter is None, int8=adapter is None)
         if adapter is not None:
             loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         chosen = Processor.read(processor) if processor else loaded.processor
@@ -386,7 +389,7 @@ class Policy:
         dtype = str(np.dtype(self.model.dtype))
         return lower_stored(
             functools.partial(chunk, *self._static, form=form),
-            abstract_inference_params(self.config, self.model.dtype, None),
+            abstract_inference_params(self.config, self.model.dtype, None, int8=self.int8),
             jax.eval_shape(lambda: inputs),
             identity={
                 "config": self.config.to_dict(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import jax
@@ -18,13 +18,14 @@ import numpy as np
 
 from xvla_jax import buckets
 from xvla_jax.checkpoints import hf_folder, lerobot, run_folder
-from xvla_jax.checkpoints.accounting import STORED, check_tree
+from xvla_jax.checkpoints.accounting import INT8, STORED, check_tree
 from xvla_jax.checkpoints.fingerprints import params_digest
 from xvla_jax.checkpoints.folders import atomic_folder, check_free, disk_errors
 from xvla_jax.checkpoints.hf_folder import Pretrained
 from xvla_jax.checkpoints.names import DIALECTS
 from xvla_jax.checkpoints.peft import PeftConfig
 from xvla_jax.checkpoints.safetensors_files import DTYPES, Progress
+from xvla_jax.checkpoints.torch_tensors import check_stored_as
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import (
     Contract,
@@ -35,6 +36,7 @@ from xvla_jax.contract import (
 )
 from xvla_jax.errors import CheckpointError, ConfigError
 from xvla_jax.lora import Adapter, abstract_adapter, merge_adapter, save_adapter
+from xvla_jax.models.int8 import DEFAULT_GROUPS, GROUPS, Int8Leaf, int8_params
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -67,11 +69,14 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[XVLAConfig, dict[st
     return loaded.config, loaded.params
 
 
-def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> Pretrained:
+def load_checkpoint(
+    folder: str | os.PathLike[str], *, stored: bool = False, int8: bool = False
+) -> Pretrained:
     """Loads a checkpoint with its processor, contracts and the files beside.
 
     With ``stored`` parameters stay on disk as `StoredLeaf` until they are read, by
-    `save_pretrained` for example; values that are not finite are refused then.
+    `save_pretrained` for example; values that are not finite are refused then. With ``int8`` such
+    weights are read too, as `Int8Leaf` if stored and in float32 if not.
     """
     folder = run_folder.on_disk(folder)
     if not folder.is_dir():
@@ -79,7 +84,7 @@ def load_checkpoint(folder: str | os.PathLike[str], *, stored: bool = False) -> 
     step = run_folder.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)
-    return hf_folder.load(folder, _template, stored=stored)
+    return hf_folder.load(folder, _template, stored=stored, int8=int8)
 
 
 def save_pretrained(
@@ -97,6 +102,7 @@ def save_pretrained(
     progress: Progress | None = None,
     domain: int | None = None,
     domains: Mapping[str, int] | None = None,
+    int8: Collection[str] = DEFAULT_GROUPS,
 ) -> int:
     """Writes a checkpoint in any layout; PyTorch's layouts load in the packages they are from.
 
@@ -113,25 +119,24 @@ def save_pretrained(
         overwrite: replace the folder, once the new one is complete.
         buffers: see `Pretrained`.
         dtype: of the stored tensors: ``float32``, ``bfloat16`` or ``float16``. Orbax keeps float32,
-            and the name.
+            and the name. ``int8``, in layout ``hf`` alone, is that of matrices, see ``int8``.
         files: see `Pretrained`.
         progress: called after each tensor or leaf.
         domain: of LeRobot's pipeline, where there are several contracts.
         domains: ids of domains by name; our addition, like the contracts.
+        int8: rows of ``models.int8.GROUPS`` that dtype ``int8`` is for; others stay float32.
 
-    Returns:
-        Number of tensors that were rounded, as ``dtype`` does not hold them exactly.
+    Returns the number of tensors that were rounded, as ``dtype`` does not hold them exactly.
 
     Raises:
         CheckpointError, ContractError: the folder is in use, or a part does not fit the config.
         OSError: the disk is full, read-only or failing.
     """
-    _check_names(layout, dtype)
-    check_tree(dict(params), _template(config))
-    check_fits((contracts or {}).values(), config)
-    check_domain_names(domains or {}, config, where=folder)
+    _check_names(layout, dtype, int8)
+    _check_parts(config, params, contracts or {}, domains or {}, where=folder)
     contracts, buffers, files = dict(contracts or {}), dict(buffers or {}), dict(files or {})
-    parts = (config, dict(params), processor, contracts, buffers, dtype, files)
+    params = int8_params(params, int8) if dtype == INT8 else dict(params)
+    parts = (config, params, processor, contracts, buffers, dtype, files)
     checkpoint = Pretrained(*parts, domains=dict(domains or {}))
     check_free(place := buckets.place_of(folder), _stored_bytes(params, layout, dtype))
     with atomic_folder(place, overwrite=overwrite) as scratch, disk_errors(place):
@@ -316,15 +321,31 @@ def check_same_base(step: buckets.Place, ours: Mapping[str, Any]) -> None:
         )
 
 
-def _check_names(layout: str, dtype: str) -> None:
-    for what, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, STORED)):
-        if value not in known:
-            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+def _check_names(layout: str, dtype: str, int8: Collection[str]) -> None:
+    check_stored_as(layout, dtype, LAYOUTS)
+    if dtype == INT8 and not (int8 and set(int8) <= set(GROUPS)):
+        raise CheckpointError(
+            f"groups of int8 weights are {', '.join(int8) or 'none'}; known are {', '.join(GROUPS)}"
+        )
+
+
+def _check_parts(
+    config: XVLAConfig,
+    params: Mapping[str, Any],
+    contracts: Mapping[int, Contract],
+    domains: Mapping[str, int],
+    *,
+    where: str | os.PathLike[str],
+) -> None:
+    check_tree(dict(params), _template(config))
+    check_fits(contracts.values(), config)
+    check_domain_names(domains, config, where=where)
 
 
 def _stored_bytes(params: Mapping[str, Any], layout: str, dtype: str) -> int:
-    size = 4 if layout == ORBAX else DTYPES[STORED[dtype]].itemsize
-    return size * sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = 4 if layout == ORBAX or dtype == INT8 else DTYPES[STORED[dtype]].itemsize
+    leaves = jax.tree.leaves(params)
+    return sum((1 if isinstance(leaf, Int8Leaf) else size) * leaf.size for leaf in leaves)
 
 
 def _load_orbax(step: pathlib.Path, *, stored: bool) -> Pretrained:

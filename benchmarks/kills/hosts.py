@@ -60,7 +60,12 @@ def _start(
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES // hosts}",
+        "XLA_FLAGS": " ".join(
+            (
+                os.environ.get("XLA_FLAGS", ""),
+                f"--xla_force_host_platform_device_count={_DEVICES // hosts}",
+            )
+        ),
     }
     processes = []
     for host in range(hosts):

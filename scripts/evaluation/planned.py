@@ -54,16 +54,17 @@ def parse_plans(texts: Sequence[str], names: Collection[str]) -> dict[str, Sampl
 def sampler_of(
     policy: Policy, folder: str, plan: SamplerPlan, *, uncertified: bool
 ) -> dict[str, Any] | None:
-    """Returns what a receipt states of a plan; None of the default one.
+    """Returns what a receipt states of a plan; None of the default one with float weights.
 
     Raises:
         CertificateError: the checkpoint has no certificate that allows it; not if `uncertified`.
     """
-    if plan == DEFAULT:
+    if plan == DEFAULT and not policy.int8:
         return None
     seal = None
     if not uncertified:
         dtype = np.dtype(policy.model.dtype).name
         place, digest = pathlib.Path(folder), model_sha256(policy)
-        seal = check_plan(plan, place, model_sha256=digest, dtype=dtype)
+        int8 = bool(policy.int8)
+        seal = check_plan(plan, place, model_sha256=digest, dtype=dtype, int8=int8)
     return {"plan": plan.name, **plan.to_dict(), "certificate": seal}

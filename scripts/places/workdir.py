@@ -88,10 +88,10 @@ class Workdir:
 
         Errors that pass name the place.
         """
-        if error is not None:
+        if self.in_bucket and error is not None:
             error.args = tuple(self.named(a) if isinstance(a, str) else a for a in error.args)
-        if isinstance(error, OSError) and error.filename is not None:
-            error.filename = self.named(str(error.filename))
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename = self.named(str(error.filename))
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()

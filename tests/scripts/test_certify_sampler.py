@@ -29,13 +29,14 @@ from xvla_jax.checkpoint_tools.certificate import (
     read_certificate,
     sealed,
 )
+from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import CertificateError, ConfigError
 from xvla_jax.plans import DEFAULT, PLANS
 from xvla_jax.policy import Policy
 from xvla_jax.processor import Processor
-from xvla_jax.serving.engine import PolicyEngine
+from xvla_jax.serving.engine import PolicyEngine, model_sha256
 from xvla_jax.serving.limits import Limits
 
 _SPACE = action_space(XVLAConfig.from_dict(models.model_dict(models.TINY, action_mode="ee6d")))
@@ -219,3 +220,48 @@ def test_a_student_is_compared_with_its_teacher(
     contracts.write_text(json.dumps(fewer))
     assert _run(*flags) == 1
     assert "num_actions of --reference=" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_int8_weights_are_measured_from_the_float32_ones(
+    checkpoint: Path, demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    int8 = tmp_path / "int8"
+    convert_checkpoint(checkpoint, int8, "hf", dtype="int8")
+    spec, entrant = task_spec("quickstart"), Entrant("small", "checkpoint", str(int8))
+
+    def opened() -> dict[str, Any]:
+        with ExitStack() as until:
+            return dict(load(entrant, [spec], lerobot_python="", until=until).identity)
+
+    with pytest.raises(CertificateError, match="plan exact10 with int8 weights has no certificate"):
+        opened()
+    flags = (
+        f"--checkpoint={int8}", "--data=libero_demos", f"--root={demos}", "--episodes=2",
+        "--plans=exact10", "--max_flips=1",
+    )  # fmt: skip
+    assert _run(*flags, f"--reference={checkpoint}", "--max_drift=0.1") == 0
+    said = "".join(capsys.readouterr())
+    assert f"Distance from exact10 of {checkpoint}" in " ".join(said.split())
+    certificate, seal = read_certificate(certificate_path(int8, "float32"))
+    assert certificate.reference == model_sha256(Policy.from_pretrained(checkpoint))
+    (entry,) = certificate.plans.values()
+    (quantities_,) = entry.drift.values()
+    assert quantities_["left position"].mean > 0
+    assert opened()["sampler"] == {
+        "plan": "exact10", "steps": 10, "refresh": None, "tolerance": 0.0, "certificate": seal,
+    }  # fmt: skip
+    # a reference with other actions is refused, and a file without one says nothing of int8
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    (other / "action_contract.json").write_text("[]")
+    assert _run(*flags, f"--reference={other}") == 1
+    assert "has another contract of domain" in " ".join("".join(capsys.readouterr()).split())
+    assert _run(*flags[:-2], "--plans=frozen2") == 1
+    assert "has int8 weights; --reference=FOLDER names" in " ".join(
+        "".join(capsys.readouterr()).split()
+    )
+    content = sealed(dataclasses.replace(certificate, reference=None))
+    certificate_path(int8, "float32").write_text(json.dumps(content))
+    with pytest.raises(CertificateError, match="has no reference, and the weights are int8"):
+        opened()

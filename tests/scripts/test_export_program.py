@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,6 +50,24 @@ def test_the_folder_acts_as_the_checkpoint(
         policy.act([{**observation, "domain_id": 3}], seed=4),  # pyright: ignore[reportArgumentType]
     )
     assert json.loads((out / "action_contract.json").read_text()) == []
+
+
+@pytest.mark.slow
+def test_int8_weights_stay_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "int8", tmp_path / "program"
+    parts = tiny.CONFIG, tiny.params()
+    save_pretrained(source, *parts, processor=tiny.PROCESSOR, dtype="int8")
+    flags = [f"--checkpoint={source}", f"--out={out}", "--num_views=1", "--platforms=cpu"]
+    assert _export(monkeypatch, *flags, f"--instruction={_TEXT}") == 0
+    assert (out / "weights.safetensors").stat().st_size < 0.4 * 4 * sum(
+        leaf.size for leaf in jax.tree.leaves(parts[1])
+    )
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    observation = {"images": [image], "instruction": _TEXT, "proprio": np.zeros(20, np.float32)}
+    np.testing.assert_array_equal(
+        ExportedPolicy(str(out)).act([{**observation, "domain_id": "libero"}], seed=4),
+        Policy.from_pretrained(source).act([{**observation, "domain_id": 3}], seed=4),  # pyright: ignore[reportArgumentType]
+    )
 
 
 def test_other_platforms_are_named_and_nothing_is_written(

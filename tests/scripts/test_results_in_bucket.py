@@ -14,7 +14,7 @@ from eval.files import write_json
 from eval.runs.evaluation import Options
 from eval.runs.journal import JOURNAL
 from eval.runs.receipt import RESULTS, parse_receipt
-from scripts import compare_results, evaluate, merge_results, run_summary, verify_receipt
+from scripts import compare_results, evaluate, merge_results, report, run_summary, verify_receipt
 from scripts.places import workdir
 from scripts.terminal import STOPPED, Command
 from tests.eval import evaluations, fakes
@@ -105,22 +105,39 @@ def test_receipts_are_compared_and_exported(
     assert f"{PLACE}/none/{RESULTS} cannot be read as a receipt: there is no such object" in said
 
 
-def test_a_receipt_is_verified_as_on_a_disk(
+def test_a_receipt_is_verified_and_a_quickstart_reported(
     tmp_path: Path, lab: FakeStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "one"
+    out = tmp_path / "one/evaluation"
+    out.parent.mkdir()
     receipt = evaluations.evaluate(out, evaluations.contestant("a", evaluations.NOISE))
     write_json(out / RESULTS, receipt)
+    for name, content in (
+        ("export.json", {"parameters": 1, "parameters_equal": True, "chunks_compared": 2,
+                         "largest_action_difference": 0.0}),
+        ("demonstrations/recording.json", {"recorded": 1, "failed": 0, "tried": 1}),
+    ):  # fmt: skip
+        path = out.parent / name
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, content)
+    (out.parent / "train").mkdir()
     lab.add_folder(tmp_path, "runs/")
     before = dict(lab.objects)
+
     run(verify_receipt, str(out), f"--seal={receipt['seal']}")
     local = capsys.readouterr().out.replace(str(tmp_path), PLACE)
-    run(verify_receipt, f"{PLACE}/one", f"--seal={receipt['seal']}")
+    run(verify_receipt, f"{PLACE}/one/evaluation", f"--seal={receipt['seal']}")
     assert capsys.readouterr().out == local
     assert lab.objects == before, "it only reads"
-    lab.put(f"runs/one/{RESULTS}", b"{", {})
-    run(verify_receipt, f"{PLACE}/one/{RESULTS}", status=1)
-    assert f"{PLACE}/one/{RESULTS}: no JSON" in capsys.readouterr().out
+    run(report, f"--workdir={out.parent}")
+    run(report, f"--workdir={PLACE}/one")
+    assert capsys.readouterr().out.split()[-1] == f"{PLACE}/one/report.html"
+    assert stored(lab, "one") == on_disk(out.parent)
+
+    lab.put(f"runs/one/evaluation/{RESULTS}", b"{", {})
+    run(verify_receipt, f"{PLACE}/one/evaluation/{RESULTS}", status=1)
+    run(report, f"--workdir={PLACE}/one", status=1)
+    assert capsys.readouterr().out.count(f"{PLACE}/one/evaluation/{RESULTS}: no JSON") == 2
 
 
 class Simulator(fakes.FakeEnv):

@@ -197,18 +197,26 @@ def read_certificate(path: pathlib.Path) -> tuple[Certificate, str]:
 
 
 def check_plan(
-    plan: SamplerPlan, folder: pathlib.Path, *, model_sha256: str, dtype: str
+    plan: SamplerPlan,
+    folder: pathlib.Path,
+    *,
+    model_sha256: str,
+    dtype: str,
+    int8: bool = False,
 ) -> str | None:
     """Returns the seal of the certificate that allows a plan; None for the default one.
+
+    With ``int8`` weights the default plan needs one too, from another model as reference.
 
     Raises:
         CertificateError: there is none of this model, or it states that the plan breaks limits.
     """
-    if plan == DEFAULT:
+    if plan == DEFAULT and not int8:
         return None
     path = certificate_path(folder, dtype)
     if not path.is_file():
-        raise CertificateError(f"plan {plan.name} has no certificate ({path}); {_MEASURE}")
+        weights = " with int8 weights" if int8 else ""
+        raise CertificateError(f"plan {plan.name}{weights} has no certificate ({path}); {_MEASURE}")
     certificate, seal = read_certificate(path)
     if certificate.model_sha256 != model_sha256:
         raise CertificateError(
@@ -220,6 +228,11 @@ def check_plan(
         raise CertificateError(
             f"{path} has no plan {plan.name} as it is now; it has "
             f"{', '.join(certificate.plans) or 'none'}; {_MEASURE}"
+        )
+    if int8 and certificate.reference is None:
+        raise CertificateError(
+            f"{path} has no reference, and the weights are int8: it does not say what that changes;"
+            f" {_MEASURE}"
         )
     if entry.beyond:
         raise CertificateError(f"{path}: plan {plan.name} breaks limits: {'; '.join(entry.beyond)}")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
 from xvla_jax.checkpoint_tools.certificate import certificate_name
 from xvla_jax.checkpoints import run_folder
-from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.accounting import INT8, STORED
 from xvla_jax.checkpoints.folders import check_target
 from xvla_jax.checkpoints.names import detect_dialect
 from xvla_jax.checkpoints.relabel import relabelled
@@ -32,6 +32,7 @@ from xvla_jax.lora import (
     load_adapter,
     merge_adapter,
 )
+from xvla_jax.models.int8 import DEFAULT_GROUPS, int8_params
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import (
     ORBAX,
@@ -96,13 +97,14 @@ def convert_checkpoint(
     resize: str | None = None,
     domain: int | None = None,
     stating: Stating | None = None,
+    int8: Collection[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Pretrained, Conversion]:
     """Writes ``target`` from ``source``.
 
     Args:
         source: of any layout.
-        target: appears complete or not at all.
+        target: complete or not at all.
         layout: one of ``pretrained.LAYOUTS``.
         dtype: to store, or ``source`` for that of the source, or of its own source.
         adapter: PEFT folder that is merged into the parameters.
@@ -110,10 +112,10 @@ def convert_checkpoint(
         resize: a row of ``resizing.RESIZING`` in place of the source's.
         domain: see `save_pretrained`.
         stating: returns action contracts for domains of which the source states none.
+        int8: groups that dtype ``int8`` is for; by default the source's, or ``DEFAULT_GROUPS``.
         progress: called for every tensor or leaf that is written.
 
-    Returns:
-        What was written, its parameters still on the source's disk; and the figures.
+    Returns what was written, its parameters still on the source's disk; and the figures.
 
     Raises:
         CheckpointError, ConfigError: the source cannot be read, or the target cannot be written.
@@ -121,26 +123,33 @@ def convert_checkpoint(
     start = time.perf_counter()
     check_target(target, overwrite=overwrite, source=source)
     loaded = _stated(_changed(source, adapter, resize), source, stating)
+    dtype = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     certificates = _certificates(source, loaded)
-    chosen = loaded.stored_dtype if dtype == SOURCE_DTYPE else dtype
     rounded = _save(
-        target, layout, loaded, dtype=chosen, overwrite=overwrite, progress=progress, domain=domain
+        loaded,
+        target,
+        layout,
+        overwrite=overwrite,
+        dtype=dtype,
+        progress=progress,
+        domain=domain,
+        int8=_groups(loaded, source, int8),
     )
-    carried = () if adapter or resize or rounded else _carry(certificates, loaded, target)
+    carried, left = _carried(loaded, target, certificates, changed=adapter or resize or rounded)
+    sides = describe(source), describe(target)
     return loaded, Conversion(
+        *sides,
         certificates=carried,
-        left=tuple(name for name in certificates if name not in carried),
-        source=describe(source),
-        target=describe(target),
-        dtype=chosen,
+        left=left,
+        dtype=dtype,
         rounded=rounded,
         seconds=time.perf_counter() - start,
         peak_rss=_peak_rss(),
     )
 
 
-def _save(target: buckets.Place, layout: str, loaded: Pretrained, **options: Any) -> int:
-    """Writes all but the certificates; returns how many tensors were rounded."""
+def _save(loaded: Pretrained, target: buckets.Place, layout: str, **options: Any) -> int:
+    """Calls `save_pretrained` with all parts of a checkpoint but its certificates."""
     return save_pretrained(
         target,
         loaded.config,
@@ -155,6 +164,20 @@ def _save(target: buckets.Place, layout: str, loaded: Pretrained, **options: Any
     )
 
 
+def _groups(loaded: Pretrained, source: buckets.Place, asked: Collection[str]) -> Collection[str]:
+    """Returns the groups of parameters that are int8 in the target, where it has int8 weights.
+
+    Raises:
+        CheckpointError: the source has other ones.
+    """
+    if loaded.int8 and asked and set(asked) != set(loaded.int8):
+        raise CheckpointError(
+            f"{source} has int8 weights of {', '.join(loaded.int8)}; other groups than these are "
+            "taken from float32 weights alone"
+        )
+    return asked or loaded.int8 or DEFAULT_GROUPS
+
+
 def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]:
     """Returns the certificates in the source's folder by name.
 
@@ -166,17 +189,23 @@ def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]
     return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
 
 
-def _carry(
-    certificates: Mapping[str, bytes], loaded: Pretrained, target: buckets.Place
-) -> tuple[str, ...]:
-    """Writes certificates where config and preprocessing are read back as they were written."""
-    written = load_checkpoint(target, stored=True) if certificates else loaded
-    same = written.config.to_dict() == loaded.config.to_dict()
+def _carried(
+    loaded: Pretrained, target: buckets.Place, certificates: Mapping[str, bytes], *, changed: object
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Writes certificates beside weights that act alike; returns names of those written, and left.
+
+    Config, preprocessing and int8 groups are then read back as they were written.
+    """
+    names = tuple(certificates)
+    if changed or not names:
+        return (), names
+    written = load_checkpoint(target, stored=True, int8=True)
+    same = written.config.to_dict() == loaded.config.to_dict() and written.int8 == loaded.int8
     if not same or differing_fields(loaded.processor, written.processor):
-        return ()
+        return (), names
     for name, content in certificates.items():
         (target / name).write_bytes(content)
-    return tuple(certificates)
+    return names, ()
 
 
 def _stated(loaded: Pretrained, source: buckets.Place, stating: Stating | None) -> Pretrained:
@@ -196,7 +225,7 @@ def _changed(
     source: buckets.Place, adapter: buckets.Place | None, resize: str | None
 ) -> Pretrained:
     """Reads the source, with an adapter merged and another way of resizing, if given."""
-    loaded = load_checkpoint(source, stored=True)
+    loaded = load_checkpoint(source, stored=True, int8=adapter is None)
     if adapter:
         loaded = relabelled(loaded, *adapter_space(adapter), adapter_delay(adapter))
         changes = load_adapter(
@@ -254,18 +283,24 @@ def verify(source: Pretrained, folder: buckets.Place, *, dtype: str) -> dict[str
     Args:
         source: the checkpoint.
         folder: of any layout.
-        dtype: stored type of the folder, to which the source's parameters are rounded first.
+        dtype: stored type of the folder, to which the source's parameters are rounded first; to
+            int8 for the comparison of parameters alone.
 
     Returns:
         Counts, equality of all parameters, and the largest difference of actions from the same raw
         observations (480 x 640 px, two cameras) and noise, each side with its own preprocessing;
         ``preprocessing`` has the fields in which the two differ.
     """
-    source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
-    written = load_checkpoint(folder)
-    kind = np.float32 if run_folder.find_step(folder) else DTYPES[STORED[dtype]]
+    written = load_checkpoint(folder, stored=dtype == INT8, int8=True)
+    rounded = jax.tree.map(np.asarray, int8_params(source.params, written.int8))
+    if not source.int8:  # an int8 source acts in int8
+        source = dataclasses.replace(source, params=jax.tree.map(np.asarray, source.params))
+    float32 = run_folder.find_step(folder) or dtype == INT8
+    kind = np.float32 if float32 else DTYPES[STORED[dtype]]
     equal = jax.tree.map(
-        lambda a, b: np.array_equal(a.astype(kind), b.astype(kind)), source.params, written.params
+        lambda a, b: np.array_equal(a.astype(kind), np.asarray(b).astype(kind)),
+        rounded,
+        written.params,
     )
     observations = _random_observations(source)
     ours, theirs = (_act(checkpoint, observations) for checkpoint in (source, written))

@@ -31,6 +31,7 @@ from xvla_jax.untrusted import check_bound
 
 # Types in which parameters are stored, the widest first, and safetensors' names for them.
 STORED: Final[Mapping[str, str]] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+INT8: Final = "int8"  # stored type of weights that `models.int8` describes; the others are float32
 
 
 def not_finite(value: np.ndarray) -> int:
@@ -118,6 +119,7 @@ def tensor_problems(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     optional: Collection[str] = (),
+    int8: Collection[str] = (),
 ) -> list[str]:
     """Lists tensors that are missing, have another shape or type, or that nothing uses.
 
@@ -125,6 +127,7 @@ def tensor_problems(
         stored: types and shapes of a file, by name.
         shapes: expected shapes, by name.
         optional: names that may be missing; they are not surplus either.
+        int8: names of tensors that may be int8.
     """
     problems = []
     for name, shape in shapes.items():
@@ -135,7 +138,7 @@ def tensor_problems(
         info = stored[name]
         if info.shape != shape:
             problems.append(f"mis-shaped {name}: found {list(info.shape)}, expected {list(shape)}")
-        if info.dtype not in STORED.values():
+        if info.dtype not in STORED.values() and name not in int8:
             problems.append(f"mis-typed  {name}: {info.dtype}; allowed are {[*STORED.values()]}")
     surplus = sorted(stored.keys() - shapes.keys() - set(optional))
     return problems + [f"surplus    {name} {list(stored[name].shape)}" for name in surplus]
@@ -146,14 +149,20 @@ def account(
     names: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
     dialect: Dialect,
+    *,
+    int8: Collection[str],
 ) -> None:
-    """Refuses tensors unless each is used once and has the shape that the config implies."""
+    """Refuses tensors unless each is used once and has the shape that the config implies.
+
+    ``int8`` has the names in the file of tensors that may be int8.
+    """
     expected = {
         names[released]: shape[::-1] if released in dialect.transposed else shape
         for released, shape in shapes.items()
     }
     optional = {*(names[buffer] for buffer in BUFFERS), dialect.rename(SHARED)}
-    problems = tensor_problems(files.info, expected, optional=optional - {names[SHARED]})
+    optional -= {names[SHARED]}
+    problems = tensor_problems(files.info, expected, optional=optional, int8=int8)
     if problems:
         raise CheckpointError(
             f"the weights ({dialect.name} layout) do not fit config.json, give the one that came "

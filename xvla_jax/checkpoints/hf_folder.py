@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from xvla_jax.checkpoints import lerobot, lerobot_export, torch_tensors
-from xvla_jax.checkpoints.accounting import check_size
+from xvla_jax.checkpoints.accounting import INT8, check_size
 from xvla_jax.checkpoints.lerobot_pipelines import AFTER, BEFORE, read_processor
 from xvla_jax.checkpoints.names import DIALECTS
 from xvla_jax.checkpoints.peft import ADAPTER_CONFIG_NAME
@@ -31,6 +31,7 @@ from xvla_jax.checkpoints.safetensors_files import (
 from xvla_jax.config import CONFIG_NAME, XVLAConfig
 from xvla_jax.contract import Contract, presumed_domains, read_contracts, read_domains
 from xvla_jax.errors import CheckpointError
+from xvla_jax.models.int8 import int8_groups
 from xvla_jax.processor import PREPROCESSOR_NAME, Processor
 from xvla_jax.untrusted import (
     BOUNDS,
@@ -38,6 +39,7 @@ from xvla_jax.untrusted import (
     parse_json,
     plain_name,
     read_json,
+    shown,
     typed_map,
 )
 
@@ -54,6 +56,13 @@ CARRIED_SUFFIXES: Final = (".json", ".txt", ".py", ".jinja", ".model", ".safeten
 CARRIED_NAMES: Final = ("LICENSE", "NOTICE")
 _WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin", "adapter_")  # names begin with them
 
+_INT8_MEANS: Final = "NAME times NAME_scale, a float32 for each output channel"
+_HOW_TO_EXPAND: Final = (
+    "which act, but are not trained, adapted or edited: use the float32 weights that they were "
+    "made of, or python -m scripts.convert_checkpoint {} OUT --layout=hf --dtype=float32, which "
+    "writes their values, not the original ones"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,13 +72,16 @@ class Pretrained:
 
     Attributes:
         config: the model.
-        params: nested dict of float32 numpy arrays; `StoredLeaf` where they were left on disk.
+        params: nested dict of float32 numpy arrays; `StoredLeaf` where they were left on disk, and
+            there `Int8Leaf` for int8 weights.
         processor: None where the folder has no processor files.
         contracts: action contracts by domain.
         buffers: released name -> tensor that is saved but is no parameter, as the source had it.
-        stored_dtype: type of the source's tensors: ``float32``, ``bfloat16`` or ``float16``.
+        stored_dtype: type of the source's tensors: ``float32``, ``bfloat16``, ``float16``, or
+            ``int8`` where it is that of some.
         files: small files that are carried along unread, by name.
         domains: ids of domains by name, as stored; empty where they are not.
+        int8: groups of parameters that the source has in int8.
     """
 
     config: XVLAConfig
@@ -80,6 +92,7 @@ class Pretrained:
     stored_dtype: str = "float32"
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     domains: dict[str, int] = dataclasses.field(default_factory=dict)
+    int8: tuple[str, ...] = ()
 
     @property
     def domain_ids(self) -> dict[str, int]:
@@ -107,6 +120,7 @@ def load(
     template_of: Callable[[XVLAConfig], Any],
     *,
     stored: bool,
+    int8: bool,
 ) -> Pretrained:
     """Reads a folder.
 
@@ -114,12 +128,15 @@ def load(
         folder: of any PyTorch layout.
         template_of: gives the parameters' shapes, as ``abstract_params`` does.
         stored: leave the parameters on disk.
+        int8: int8 weights may be read.
 
     Raises:
         CheckpointError, ConfigError: there is no usable checkpoint; the message says what is there.
     """
     _check_kind(folder)
-    config = lerobot.read_config(folder)
+    config, groups = _without_int8(lerobot.read_config(folder))
+    if groups is not None and not int8:
+        raise CheckpointError(f"{folder} has int8 weights, {_HOW_TO_EXPAND.format(folder)}")
     template = template_of(config)
     check_size(template, folder / CONFIG_NAME)
     files = TensorFiles.open(folder)
@@ -129,6 +146,11 @@ def load(
         weights = read(files, config, template)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    if weights.int8 != tuple(groups or ()):
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME}: {INT8}.groups is {shown(groups)}, the weights have "
+            f"{list(weights.int8)} in int8; give the files that were written together"
+        )
     return Pretrained(
         config,
         weights.params,
@@ -138,6 +160,7 @@ def load(
         weights.stored_dtype,
         _carried_files(folder, {path.name for path, _ in files.places.values()}),
         _read_domains(folder, config),
+        weights.int8,
     )
 
 
@@ -152,8 +175,11 @@ def write(
     """Writes all files of a layout, the weights last; returns how many tensors were rounded."""
     dialect = DIALECTS[layout]
     released, files = loaded.config.to_dict(), dict(loaded.files)
+    wide = "float32" if loaded.stored_dtype == INT8 else loaded.stored_dtype
     for name in {"dtype", "torch_dtype"} & released.keys():
-        released[name] = loaded.stored_dtype
+        released[name] = wide
+    if loaded.stored_dtype == INT8:
+        released[INT8] = {"groups": list(int8_groups(loaded.params)), "values": _INT8_MEANS}
     configs = {CONFIG_NAME: released}
     processor = loaded.processor
     if dialect.lerobot:
@@ -189,6 +215,15 @@ def write(
     )
     _write_weights(folder / WEIGHTS_NAME, state, progress)
     return len(state.rounded)
+
+
+def _without_int8(config: XVLAConfig) -> tuple[XVLAConfig, Any]:
+    """Returns a config without its note on int8 weights, and the groups that the note states."""
+    extra = json.loads(config.extra)
+    if INT8 not in extra:
+        return config, None
+    note = typed_map(extra.pop(INT8), CONFIG_NAME, INT8)
+    return dataclasses.replace(config, extra=json.dumps(extra)), note.get("groups", [])
 
 
 def is_carried(name: str) -> bool:

@@ -41,6 +41,7 @@ STORED_AS: Final = tuple(name for form in _FORMS for name in form)
 DTYPES: Final[Mapping[str, np.dtype]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "I32": np.dtype(np.int32),

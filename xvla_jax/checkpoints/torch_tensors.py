@@ -9,13 +9,15 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from xvla_jax.checkpoints.accounting import (
+    INT8,
     STORED,
     account,
     buffer_shapes,
@@ -39,7 +41,11 @@ from xvla_jax.checkpoints.names import (
 from xvla_jax.checkpoints.safetensors_files import DTYPES, StoredLeaf, TensorFiles, TensorInfo
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import CheckpointError
+from xvla_jax.models.int8 import GROUPS, Int8, Int8Leaf, group_of, int8_groups, scale_shape
 
+SCALE: Final = "_scale"  # behind the name of an int8 tensor: its scales
+INT8_LAYOUT: Final = "hf"  # dialect of int8 weights: the readers of the others know none
+_INT8: Final = "I8"  # safetensors' name of the type
 _STRIP: Final = 16  # floats in a cache line
 _READERS: Final = 2  # threads: half of the time goes into memory that is touched for the first time
 
@@ -51,12 +57,14 @@ class Weights:
     Attributes:
         params: the parameter tree; float32 leaves, numpy arrays or still on disk.
         buffers: released name -> tensor that is saved but is no parameter, as it was stored.
-        stored_dtype: type of the stored parameters, a key of ``STORED``.
+        stored_dtype: type of the stored parameters, a key of ``STORED`` or ``INT8``.
+        int8: groups of parameters that are stored in int8.
     """
 
     params: dict[str, Any]
     buffers: dict[str, np.ndarray]
     stored_dtype: str
+    int8: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +87,7 @@ class TorchTensors:
 
 
 def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
-    """Opens tensors in any dialect as a parameter tree of `StoredLeaf`.
+    """Opens tensors in any dialect as a parameter tree of `StoredLeaf`, and `Int8Leaf` for int8.
 
     Args:
         files: the tensors.
@@ -92,7 +100,13 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
     """
     dialect = detect_dialect(set(files.info))
     names = stored_names(files, config, dialect)
-    account(files, names, torch_shapes(config, template) | buffer_shapes(config), dialect)
+    shapes = torch_shapes(config, template) | buffer_shapes(config)
+    int8 = _int8_rows(files, config, names) if dialect.name == INT8_LAYOUT else {}
+    names |= {name + SCALE: names[name] + SCALE for name in int8}
+    shapes |= {
+        name + SCALE: _torch_shape(row, template, group_of(row.path)) for name, row in int8.items()
+    }
+    account(files, names, shapes, dialect, int8={names[released] for released in int8})
     table: dict[Path, dict[int | None, Row]] = {}
     for row in rows(config):
         table.setdefault(row.path, {})[row.layer] = row
@@ -116,16 +130,22 @@ def open_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
             _copy(stack[number], read_row(row))
         return stack
 
-    leaves = {
-        path: StoredLeaf(_leaf(template, path).shape, functools.partial(read, path))
-        for path in table
-    }
+    int8_paths = {row.path for row in int8.values()}
+    leaves: dict[Path, StoredLeaf | Int8Leaf] = {}
+    for path, layers in table.items():
+        shape = _leaf(template, path).shape
+        leaves[path] = (
+            _int8_leaf(files, names, layers, shape)
+            if path in int8_paths
+            else StoredLeaf(shape, functools.partial(read, path))
+        )
     kinds = {files.info[names[row.torch]].dtype for row in rows(config)}
-    stored_dtype = next(name for name, kind in STORED.items() if kind in kinds)
+    stored_dtype = INT8 if int8 else next(n for n, kind in STORED.items() if kind in kinds)
     buffers = {b: files.read(names[b]) for b in BUFFERS if names[b] in files.info}
     if TEMPORAL in buffers:
         check_first_frame(buffers[TEMPORAL], names[TEMPORAL])
-    return Weights(unflatten_dict(leaves), buffers, stored_dtype)
+    params = unflatten_dict(leaves)
+    return Weights(params, buffers, stored_dtype, int8_groups(params))
 
 
 def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights:
@@ -137,7 +157,7 @@ def from_torch(files: TensorFiles, config: XVLAConfig, template: Any) -> Weights
     def place(row: Row) -> None:
         target, source = leaves[row.path], _leaf(weights.params, row.path)
         if row.layer is None:
-            _copy(target, source.read(None))
+            _copy(target, np.asarray(source))
         else:
             _copy(target[row.layer], source[row.layer])
 
@@ -162,15 +182,14 @@ def to_torch(
         config: the model.
         layout: key of ``names.DIALECTS``.
         buffers: as the source had them; `reference_buffers` replaces those that are missing.
-        dtype: type to store, a key of ``STORED``.
+        dtype: type to store, a key of ``STORED``; ``INT8`` is that of an `Int8Leaf`.
 
     Raises:
         CheckpointError: no such dialect or type, or the tree is not that of ``config``.
     """
-    for what, value, known in (("layout", layout, DIALECTS), ("dtype", dtype, STORED)):
-        if value not in known:
-            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+    check_stored_as(layout, dtype)
     dialect = DIALECTS[layout]
+    kind = STORED.get(dtype, STORED["float32"])
     released: dict[str, Row | np.ndarray] = {row.torch: row for row in rows(config)}
     released |= reference_buffers(config) | dict(buffers or {})
     shapes = torch_shapes(config, params) | buffer_shapes(config)
@@ -182,16 +201,19 @@ def to_torch(
         key = dialect.rename(dialect.tied_name if name == SHARED else name)
         stored[key] = source
         shape = shapes[name]
-        info[key] = TensorInfo(STORED[dtype], shape[::-1] if name in dialect.transposed else shape)
+        info[key] = TensorInfo(kind, shape[::-1] if name in dialect.transposed else shape)
+    int8 = _int8_sources(params, stored) if dtype == INT8 else {}
+    info |= _int8_info(int8, info, params)
+    read_int8 = _int8_reader(int8, rounded)
 
     def read(key: str) -> np.ndarray:
+        if key.removesuffix(SCALE) in int8:
+            return read_int8(key)
         source = stored[key]
         value = _released(params, source) if isinstance(source, Row) else source
         if isinstance(source, Row) and source.torch in dialect.transposed:
             value = value.T
-        made = np.empty(value.shape, DTYPES[STORED[dtype]])
-        with np.errstate(over="ignore"):  # float16 ends at 65,504
-            _copy(made, value)
+        made = _cast(value, kind)
         if not_finite(made):
             refuse_not_finite({n: not_finite(v) for n, v in iter_released(params, config)})
             raise CheckpointError(f"{key} has values up to {np.abs(value).max()}, not in {dtype}")
@@ -203,7 +225,24 @@ def to_torch(
         source = stored[key]
         return source.path if isinstance(source, Row) else ()
 
-    return TorchTensors(info, read, dialect.metadata, sorted(stored, key=place), rounded)
+    order = [n for key in sorted(stored, key=place) for n in (key, key + SCALE) if n in info]
+    return TorchTensors(info, read, dialect.metadata, order, rounded)
+
+
+def check_stored_as(layout: str, dtype: str, layouts: Collection[str] = tuple(DIALECTS)) -> None:
+    """Refuses an unknown layout or type, and int8 in other layouts than the released one.
+
+    Raises:
+        CheckpointError: names what is known.
+    """
+    for what, value, known in (("layout", layout, layouts), ("dtype", dtype, (*STORED, INT8))):
+        if value not in known:
+            raise CheckpointError(f"{what} is {value!r}; known are {', '.join(known)}")
+    if dtype == INT8 and layout != INT8_LAYOUT:
+        raise CheckpointError(
+            f"layout is {layout!r}, and int8 weights are stored in layout {INT8_LAYOUT!r} alone; "
+            f"give that, or another dtype: {', '.join(STORED)}"
+        )
 
 
 def iter_released(
@@ -254,6 +293,42 @@ def _released(params: Mapping[str, Any], row: Row) -> np.ndarray:
     return LAYOUTS[row.layout].to_torch(value)
 
 
+def _int8_info(
+    sources: Mapping[str, tuple[Row, Int8Leaf]],
+    info: Mapping[str, TensorInfo],
+    params: Mapping[str, Any],
+) -> dict[str, TensorInfo]:
+    """Returns type and shape of int8 tensors and of their scales."""
+    shapes = {
+        key + SCALE: _torch_shape(row, params, leaf.group) for key, (row, leaf) in sources.items()
+    }
+    values = {key: TensorInfo(_INT8, info[key].shape) for key in sources}
+    return values | {key: TensorInfo(STORED["float32"], shape) for key, shape in shapes.items()}
+
+
+def _int8_reader(
+    sources: Mapping[str, tuple[Row, Int8Leaf]], rounded: set[str]
+) -> Callable[[str], np.ndarray]:
+    """Returns a function that makes an int8 tensor or its scales, and notes if it was rounded."""
+
+    @functools.lru_cache(maxsize=1)  # values and scales are made at once, and read one by one
+    def parts(key: str) -> tuple[np.ndarray, np.ndarray]:
+        row, leaf = sources[key]
+        made, to_torch = leaf.parts(row.layer), LAYOUTS[row.layout].to_torch
+        rounded.update({key} if leaf.rounded else ())
+        return to_torch(np.asarray(made.values)), to_torch(np.asarray(made.scale))
+
+    return lambda key: parts(key.removesuffix(SCALE))[key.endswith(SCALE)]
+
+
+def _cast(value: np.ndarray, kind: str) -> np.ndarray:
+    """Returns a copy in a type of safetensors."""
+    made = np.empty(value.shape, DTYPES[kind])
+    with np.errstate(over="ignore"):  # float16 ends at 65,504
+        _copy(made, value)
+    return made
+
+
 def _copy(target: np.ndarray, value: np.ndarray) -> None:
     """Copies ``value`` into ``target``; a transposed matrix in strips, in a quarter of the time."""
     if value.ndim != 2 or value.flags.c_contiguous:
@@ -263,11 +338,72 @@ def _copy(target: np.ndarray, value: np.ndarray) -> None:
         target[:, start : start + _STRIP] = value[:, start : start + _STRIP]
 
 
-def _torch_shape(row: Row, template: Any) -> tuple[int, ...]:
+def _torch_shape(row: Row, template: Any, group: str | None = None) -> tuple[int, ...]:
+    """Returns a tensor's shape in the released file; with its group, that of its scales."""
     shape = _leaf(template, row.path).shape
+    shape = shape if row.layer is None else shape[1:]
     # A broadcast zero takes no memory.
-    one = np.broadcast_to(np.float32(0), shape if row.layer is None else shape[1:])
+    one = np.broadcast_to(np.float32(0), scale_shape(group, shape) if group else shape)
     return LAYOUTS[row.layout].to_torch(one).shape
+
+
+def _int8_leaf(
+    files: TensorFiles,
+    names: Mapping[str, str],
+    layers: Mapping[int | None, Row],
+    shape: tuple[int, ...],
+) -> Int8Leaf:
+    """Returns an int8 parameter that stays on disk; ``layers`` are its rows."""
+    group = group_of(next(iter(layers.values())).path) or ""
+
+    def read(row: Row) -> Int8:
+        values, scale = (files.read(names[name]) for name in (row.torch, row.torch + SCALE))
+        refuse_not_finite({names[row.torch + SCALE]: not_finite(scale)})
+        of_row = shape if row.layer is None else shape[1:]
+        to_jax = LAYOUTS[row.layout].to_jax
+        return Int8(to_jax(values, of_row), to_jax(scale, scale_shape(group, of_row)))
+
+    def parts(layer: int | None) -> Int8:
+        if layer in layers:
+            return read(layers[layer])
+        return jax.tree.map(lambda *some: np.stack(some), *map(read, layers.values()))
+
+    return Int8Leaf(group, shape, parts)
+
+
+def _int8_sources(
+    params: Mapping[str, Any], stored: Mapping[str, Row | np.ndarray]
+) -> dict[str, tuple[Row, Int8Leaf]]:
+    """Returns row and parameter of the tensors that are written in int8."""
+    sources = {}
+    for key, row in stored.items():
+        leaf = _leaf(params, row.path) if isinstance(row, Row) else None
+        if isinstance(row, Row) and isinstance(leaf, Int8Leaf):
+            sources[key] = row, leaf
+    return sources
+
+
+def _int8_rows(files: TensorFiles, config: XVLAConfig, names: Mapping[str, str]) -> dict[str, Row]:
+    """Returns the rows whose tensors are int8, by released name.
+
+    Raises:
+        CheckpointError: of a group, some tensors are int8 and others are not.
+    """
+    members: dict[str, list[Row]] = {group: [] for group in GROUPS}
+    for row in rows(config):
+        group = group_of(row.path)
+        if group and names[row.torch] in files.info:
+            members[group].append(row)
+    int8: dict[str, Row] = {}
+    for group, some in members.items():
+        chosen = {row.torch: row for row in some if files.info[names[row.torch]].dtype == _INT8}
+        if 0 < len(chosen) < len(some):
+            raise CheckpointError(
+                f"{len(chosen)} of {len(some)} tensors of {group} are int8; all or none are "
+                "expected: the file was changed after it was written"
+            )
+        int8 |= chosen
+    return int8
 
 
 def _leaf(tree: Any, path: Path) -> Any:

@@ -6,7 +6,7 @@ several platforms at once, so its results are those of the policy, bit for bit o
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,12 +22,14 @@ from xvla_jax.checkpoints.folders import atomic_folder
 from xvla_jax.checkpoints.safetensors_files import TensorInfo, write_safetensors
 from xvla_jax.errors import InputError
 from xvla_jax.exported import standalone
+from xvla_jax.models.int8 import Int8
 from xvla_jax.plans import STEPS
 from xvla_jax.policy import Policy, chunk
 from xvla_jax.preprocessing.scaling import MODES, Scaling
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 RUNNER: Final = "policy.py"  # the name of `standalone` in a folder
+_INT8_FIELDS: Final = {field.name for field in dataclasses.fields(Int8)}
 
 
 def write_program(
@@ -115,16 +117,39 @@ def _lowered(
     policy: Policy, inputs: Mapping[str, np.ndarray], platforms: Sequence[str]
 ) -> export.Exported:
     static = policy.model, tuple(policy.processor.mean), tuple(policy.processor.std)
+
+    def run(params: Any, inputs: Any) -> jax.Array:
+        return chunk(*static, _joined(params), inputs)
+
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (policy.params, dict(inputs))
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        (_split(policy.params), dict(inputs)),
     )
-    return export.export(jax.jit(functools.partial(chunk, *static)), platforms=platforms)(*shapes)
+    return export.export(jax.jit(run), platforms=platforms)(*shapes)
+
+
+def _split(params: Any) -> Any:
+    """Returns parameters as dicts alone, which JAX reads without this library."""
+    if isinstance(params, Int8):
+        return vars(params)
+    if isinstance(params, Mapping):
+        return {name: _split(child) for name, child in params.items()}
+    return params
+
+
+def _joined(params: Any) -> Any:
+    """Undoes `_split`."""
+    if not isinstance(params, Mapping):
+        return params
+    if params.keys() == _INT8_FIELDS:
+        return Int8(**params)
+    return {name: _joined(child) for name, child in params.items()}
 
 
 def _write_weights(path: pathlib.Path, params: Mapping[str, Any]) -> None:
     leaves = {
         "/".join(key.key for key in names): leaf
-        for names, leaf in jax.tree_util.tree_leaves_with_path(params)
+        for names, leaf in jax.tree_util.tree_leaves_with_path(_split(params))
     }
     info = {name: TensorInfo.of(leaf) for name, leaf in leaves.items()}
     write_safetensors(path, info, lambda name: np.asarray(leaves[name]), metadata={})

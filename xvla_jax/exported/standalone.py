@@ -40,7 +40,11 @@ PROGRAM: Final = "program.bin"
 WEIGHTS: Final = "weights.safetensors"
 CONTRACT: Final = "action_contract.json"
 PROCESSOR: Final = "processor.json"
-_DTYPES: Final = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16)}
+_DTYPES: Final = {
+    "F32": np.dtype(np.float32),
+    "BF16": np.dtype(jnp.bfloat16),
+    "I8": np.dtype(np.int8),
+}
 _CHUNK: Final = 1 << 24  # bytes that are hashed at a time
 
 

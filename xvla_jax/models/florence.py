@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import TextConfig, VisionConfig
 from xvla_jax.models.davit import DaViT
+from xvla_jax.models.int8 import lookup
 from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
@@ -152,7 +153,7 @@ class TextEncoder(nn.Module):
 
     def embed(self, input_ids: Array) -> Array:
         """Embeds token ids, ``[B, L] -> [B, L, M]``."""
-        tokens = jnp.asarray(self.token_embedding)[input_ids]
+        tokens = lookup(self.token_embedding, input_ids)
         # The padding row takes no gradient, as with PyTorch's padding_idx.
         padding = (input_ids == self.config.pad_token_id)[..., None]
         return jnp.where(padding, jax.lax.stop_gradient(tokens), tokens).astype(self.dtype)

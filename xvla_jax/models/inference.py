@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xvla_jax.config import XVLAConfig
+from xvla_jax.models.int8 import Int8, Int8Leaf, group_of, scale_shape
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.processor import Processor
 
@@ -29,7 +30,7 @@ def inference_params(
     """Parameters for ``XVLA(config, dtype, unroll=True)``: ``layers`` -> ``layers_0``, ...
 
     Leaves are cast to the computing type, as the model would do on each call; those of LayerNorm
-    stay float32, in which the model uses them.
+    stay float32, in which the model uses them, and an `Int8Leaf` stays int8.
 
     Args:
         params: arrays, or values that numpy turns into arrays and that can be indexed by layer.
@@ -38,19 +39,20 @@ def inference_params(
             its few threads: reading, checking and copying wait for memory and disk.
     """
 
-    def convert(names: tuple[str, ...], read: Callable[[], Any]) -> Any:
+    def convert(names: tuple[str, ...], leaf: Any, layer: int | None) -> Any:
+        if isinstance(leaf, Int8Leaf):
+            return jax.tree.map(lambda part: place(np.asarray(part)), leaf.parts(layer))
         # Cast on the host and placed at once: a float32 copy on the device would double its peak.
-        array = np.asarray(read())
+        array = np.asarray(leaf if layer is None else leaf[layer])
         return place(array.astype(_inference_dtype(names, array.dtype, dtype), copy=False))
 
     with ThreadPoolExecutor(_READERS) as pool:
 
         def start(path: Any, leaf: Any) -> Any:
             names = tuple(key.key for key in path)
-            if any(names[: len(stack)] == stack for stack in _STACKS):
-                layers = range(leaf.shape[0])
-                return [pool.submit(convert, names, lambda i=i: leaf[i]) for i in layers]
-            return pool.submit(convert, names, lambda: leaf)
+            if _in_stack(names):
+                return [pool.submit(convert, names, leaf, i) for i in range(leaf.shape[0])]
+            return pool.submit(convert, names, leaf, None)
 
         started = jax.tree_util.tree_map_with_path(start, dict(params))
         try:
@@ -59,22 +61,30 @@ def inference_params(
             pool.shutdown(cancel_futures=True)  # after an error, the leaves that wait
 
 
-def abstract_inference_params(config: XVLAConfig, dtype: Any, sharding: Any) -> dict[str, Any]:
-    """Returns the shapes of `inference_params` with a sharding; allocates nothing."""
+def abstract_inference_params(
+    config: XVLAConfig, dtype: Any, sharding: Any, *, int8: Collection[str] = ()
+) -> dict[str, Any]:
+    """Returns the shapes of `inference_params` with a sharding; allocates nothing.
 
-    def shaped(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        names = tuple(key.key for key in path)
-        stored = _inference_dtype(names, leaf.dtype, dtype)
-        return jax.ShapeDtypeStruct(leaf.shape, stored, sharding=sharding)
+    ``int8`` names the groups of parameters that are int8.
+    """
+
+    def shaped(names: tuple[str, ...], shape: tuple[int, ...], stored: Any) -> Any:
+        group = group_of(names)
+        if group is None or group not in int8:
+            kind = _inference_dtype(names, stored, dtype)
+            return jax.ShapeDtypeStruct(shape, kind, sharding=sharding)
+        scale = scale_shape(group, shape)
+        parts = ((shape, jnp.int8), (scale, jnp.float32))
+        return Int8(*(jax.ShapeDtypeStruct(*part, sharding=sharding) for part in parts))
 
     def layers(path: Any, leaf: Any) -> Any:
         names = tuple(key.key for key in path)
-        if any(names[: len(stack)] == stack for stack in _STACKS):
-            return [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
-        return leaf
+        if _in_stack(names):
+            return [shaped(names, leaf.shape[1:], leaf.dtype)] * leaf.shape[0]
+        return shaped(names, leaf.shape, leaf.dtype)
 
-    stacks = jax.tree_util.tree_map_with_path(layers, abstract_params(config))
-    return jax.tree_util.tree_map_with_path(shaped, _apart(stacks, ()))
+    return _apart(jax.tree_util.tree_map_with_path(layers, abstract_params(config)), ())
 
 
 def example_inputs(
@@ -99,6 +109,10 @@ def example_inputs(
         "prefix": np.zeros((batch, *shape), np.float32),
         "prefix_weight": np.zeros((batch, shape[0]), np.float32),
     }
+
+
+def _in_stack(names: tuple[str, ...]) -> bool:
+    return any(names[: len(stack)] == stack for stack in _STACKS)
 
 
 def _inference_dtype(names: tuple[str, ...], stored: Any, dtype: Any) -> Any:

@@ -322,7 +322,7 @@ class DomainLinear(nn.Module):
         shape = (self.num_domains, self.features)
         bias = self.param("bias", nn.initializers.zeros, shape)[domain_id]  # [B, out]
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return jnp.einsum("bsi,bio->bso", x, kernel) + bias[:, None]  # [B, S, out]
+        return x @ kernel + bias[:, None]  # [B, S, in] @ [B, in, out]
 
 
 def time_embedding(t: Array, width: int) -> Array:

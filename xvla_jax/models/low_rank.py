@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from flax.linen.dtypes import promote_dtype
+
+from xvla_jax.models.int8 import Int8
 
 Array = jax.Array
 _Product = Callable[[Array, Array], Array]
@@ -87,14 +89,23 @@ class AdaptedKernel(struct.PyTreeNode):
 
     def __rmatmul__(self, x: Array) -> Array:
         """Returns ``x @ self``."""
-        return adapted_product(jnp.matmul, x, self.merged, self.a, self.b)
+        return self.multiplied(jnp.matmul, x)
+
+    def multiplied(self, product: _Product, x: Array) -> Array:
+        """Returns ``product(x, self)``, of a linear layer or a convolution."""
+        b = self.b.reshape(self.b.shape[-2:])  # [..., r, out] -> [r, out]
+        return adapted_product(product, x, self.merged, self.a, b)
+
+
+# Nodes that stand in the place of a kernel, and multiply by themselves.
+_KERNELS: Final = (AdaptedKernel, Int8)
 
 
 def _cast(*operands: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
     """Casts a layer's input, kernel and bias to its computing type."""
     return [
         operand.astype(dtype)
-        if isinstance(operand, AdaptedKernel)
+        if isinstance(operand, _KERNELS)
         else promote_dtype(operand, dtype=dtype, inexact=inexact)[0]
         for operand in operands
     ]
@@ -102,20 +113,21 @@ def _cast(*operands: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
 
 def _dot_general(x: Array, kernel: Any, *dimensions: Any, **options: Any) -> Array:
     """Product of a linear layer, which contracts the last axis of ``x`` with the kernel's first."""
-    if isinstance(kernel, AdaptedKernel):
+    if isinstance(kernel, _KERNELS):
         return x @ kernel
     return jax.lax.dot_general(x, kernel, *dimensions, **options)
 
 
 def _convolve(x: Array, kernel: Any, *geometry: Any, **options: Any) -> Array:
     """Convolution; of a pair, A is one with r channels, and B multiplies each place by itself."""
+    convolve = functools.partial(_convolved, geometry, options)
+    return kernel.multiplied(convolve, x) if isinstance(kernel, _KERNELS) else convolve(x, kernel)
 
-    def convolve(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(x, kernel, *geometry, **options)
 
-    if isinstance(kernel, AdaptedKernel):
-        return adapted_product(convolve, x, kernel.merged, kernel.a, kernel.b[0, 0])
-    return convolve(x, kernel)
+def _convolved(
+    geometry: tuple[Any, ...], options: dict[str, Any], x: Array, kernel: Array, **more: Any
+) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, *geometry, **options, **more)
 
 
 Dense = functools.partial(

@@ -124,7 +124,9 @@ class PolicyEngine:
             plan.name: plan.to_dict()
             | {
                 "certificate": certificates
-                and check_plan(plan, certificates, model_sha256=digest, dtype=dtype),
+                and check_plan(
+                    plan, certificates, model_sha256=digest, dtype=dtype, int8=bool(policy.int8)
+                ),
                 "latency_ms": {},  # of one observation, by number of views
             }
             for plan in self.plans

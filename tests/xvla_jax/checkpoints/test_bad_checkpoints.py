@@ -117,8 +117,8 @@ def test_unknown_layout_and_type_list_the_known_ones(tmp_path: Path) -> None:
     source = load_checkpoint(golden.FOLDER / "ee6d")
     with pytest.raises(CheckpointError, match=r"layout is 'torch'; known are hf, .*, orbax"):
         xvla_jax.save_pretrained(tmp_path / "out", source.config, source.params, "torch")
-    with pytest.raises(CheckpointError, match=r"dtype is 'int8'; known are float32, bfloat16"):
-        xvla_jax.save_pretrained(tmp_path / "out", source.config, source.params, dtype="int8")
+    with pytest.raises(CheckpointError, match=r"dtype is 'int4'; known are float32, bfloat16"):
+        xvla_jax.save_pretrained(tmp_path / "out", source.config, source.params, dtype="int4")
     assert list(tmp_path.iterdir()) == []
 
 
