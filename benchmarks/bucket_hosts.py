@@ -1,12 +1,11 @@
 """Kills a run in a bucket on two hosts and resumes it on one, and the reverse.
 
-``python -m benchmarks.kills.hosts [--place=gs://BUCKET/FOLDER] [--workdir=FOLDER]``
+``python -m benchmarks.bucket_hosts [--place=gs://BUCKET/FOLDER] [--workdir=FOLDER]``
 
 A host is a process with one device, or with two where it is alone. The tiny model is trained to the
 end on a disk without a kill; then, for each direction, all processes get SIGKILL when the middle
 checkpoint is complete, and others train the rest. The table has where each of the runs differs from
-the first: losses of every step, parameters, moments, position in the data. Hardware: CPU. Time: two
-minutes on two quiet cores.
+the first: losses of every step, parameters, moments, position in the data. Hardware: CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _DEVICES = 2  # of all hosts together
 _ITERS, _SAVE_EVERY = 24, 8  # a save starts every 4
 _MIDDLE = 8
 _LIMIT_S = 900
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def _start(
