@@ -168,7 +168,7 @@ def main(_: list[str]) -> None:
         records = measure(policy, plans, console)
     else:
         config, processor = shape_of(_CHECKPOINT.value)
-        _, records = count(lower_shapes(config, processor), plans, console)
+        records = count(lower_shapes(config, processor), plans, console)[1]
     console.print(table(records))
     loads = f"load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
     console.print(f"{device.platform} {device.device_kind}, {_VIEWS.value} views, {loads}")

@@ -8,8 +8,7 @@ adapter alone; what reads a checkpoint merges it into CHECKPOINT, which must sta
 Hardware: 4 v5e chips (2x2), each with all weights; ``python -m scripts.plan
 --config=configs/lora.py --topology=v5e:2x2 --views=2`` predicts memory and time, also of other
 slices. Not run here.
-Time: the plan was 6.9 to 8.1 hours there when a step formed the gradients of all matrices. Of what
-it does now only two blocks of the head were compiled: 0.61 of their time (docs/planner.md).
+Time: at least 3.5 hours there by that plan, of 7.5 of 15.75 GiB a chip (docs/planner.md).
 Result: the authors' released adapters reach 96.2 / 96.0 / 94.4 / 83.2 % on LIBERO's four suites.
 """
 

@@ -2,12 +2,10 @@
 
 ``python -m scripts.train --config=configs/pretrain.py --workdir=W --config.data.root=FOLDER
 --config.init_from=CHECKPOINT``
-Hardware: 64 v5p chips (4x4x4) of 95.74 GiB each; the plan with ``--config.remat=none``, which keeps
-more, needs 50.5. For another slice run
+Hardware: 64 v5p chips (4x4x4), of whose 95.74 GiB each it needs 16.5; for another slice run
 ``python -m scripts.plan --config=configs/pretrain.py --topology=v5p:4x4x4``.
-Not run here. Time: at least 8.2 hours there by the plan with ``--config.remat=full``; with this
-file's policy only parts of the step were compiled (docs/planner.md). The paper took about 4 days on
-64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
+Not run here. Time: at least 7.8 hours there by that plan (docs/planner.md); the paper took about 4
+days on 64 A100. Result: a policy for the domains of the mixture, to be fine-tuned.
 The paper starts from Florence-2-large: CHECKPOINT holds its weights and a new head. Random weights
 throughout must be asked for, with ``--config.from_scratch=True`` in its place.
 """

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 FILE, FIGURE = "latency.json", "latency.png"
 _CELLS = "strategies"  # of the file
 _FORM: Form = fields(**{_CELLS: mapping(mapping(CELL, keys="^[0-9]+$"))})
+_FILE_WIDTH = 120  # characters of a line where the output is a file
 _ARMS = (0, 1)  # of the 20 numbers of EE6D; the mean of an arm that is not there harms nobody
 
 
@@ -264,7 +265,7 @@ def show(console: Console, record: Mapping[str, Any]) -> None:
         ),
         (
             f"Success less that of {first}, points, pairs of the same state and seed",
-            lambda line, at: _less(rows[line][at], rows[first][at]) if at in rows[first] else "",
+            lambda line, at: _less(rows[line], rows[first], at) if line != first else "",
         ),
     )
     for title, text in tables:
@@ -287,8 +288,11 @@ def _jump(cell: Mapping[str, Any]) -> str:
     return f"{cell[POSITION]['mean']:.1f}, {cell[VELOCITY]['mean']:.1f}"
 
 
-def _less(cell: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    difference, low, high = (100 * value for value in paired(cell, other).difference)
+def _less(row: Mapping[str, Any], other: Mapping[str, Any], latency: str) -> str:
+    if latency not in other:
+        return ""
+    pairs = paired(row[latency], other[latency])
+    difference, low, high = (100 * value for value in pairs.difference)
     return f"{difference:+.0f} ({low:+.0f}..{high:+.0f})"
 
 
@@ -296,7 +300,7 @@ def main(_: list[str]) -> int:
     """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     from xvla_jax.errors import XVLAError
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     quiet_libraries()
     try:
         record = run(console)

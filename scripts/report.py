@@ -53,8 +53,8 @@ _MEANINGS = {
 }
 
 
-def build(workdir: pathlib.Path) -> Report:
-    """Collects the results of the stages."""
+def build(workdir: pathlib.Path, place: Place) -> Report:
+    """Collects the results of the stages; ``place`` is the folder as the user gave it."""
     receipt = read_receipt(workdir / "evaluation" / RESULTS)
     export = json.loads((workdir / "export.json").read_text())
     recording = json.loads((workdir / _RECORDING).read_text())
@@ -72,7 +72,7 @@ def build(workdir: pathlib.Path) -> Report:
         facts=_facts(task, export, recording),
         sections=[
             *evaluation_sections(receipt, workdir / "evaluation"),
-            ("Sampler plans", plan_section(workdir)),
+            ("Sampler plans", plan_section(workdir, place)),
         ],
         curves=_curves(workdir / "train"),
         stages=[(name, entry["seconds"]) for name, entry in ledger.items()],
@@ -109,7 +109,7 @@ def _facts(task: dict[str, Any], export: dict[str, Any], recording: dict[str, An
     ]
 
 
-def plan_section(workdir: pathlib.Path) -> str:
+def plan_section(workdir: pathlib.Path, place: Place | None = None) -> str:
     """Returns the certificate of the exported weights as HTML; "" where there is none.
 
     Raises:
@@ -124,9 +124,8 @@ def plan_section(workdir: pathlib.Path) -> str:
     certificate, seal = read_certificate(path)
     parts = [_plan_table(certificate, domain) for domain in _domains(certificate)]
     plans = ",".join([DEFAULT.name, *(n for n, e in certificate.plans.items() if not e.beyond)])
-    serve = (
-        f"python -m scripts.serve --checkpoint={shlex.quote(str(workdir / 'hf'))} --plans={plans}"
-    )
+    weights = shlex.quote(str((place or workdir) / "hf"))
+    serve = f"python -m scripts.serve --checkpoint={weights} --plans={plans}"
     docs = html.escape(os.path.relpath(_DOCS, workdir))
     frames = ", ".join(f"{count} frames of {name}" for name, count in certificate.frames.items())
     return (
@@ -224,7 +223,7 @@ def _write(workdir: pathlib.Path, place: Place) -> int:
         print(f"error: {place} lacks {', '.join(missing)}; run python -m scripts.quickstart")
         return 1
     try:
-        write_report(workdir / REPORT, build(workdir))
+        write_report(workdir / REPORT, build(workdir, place))
         _animate(workdir)
     except (FileError, XVLAError) as error:
         print(f"error: {str(error).replace(str(workdir), str(place))}")

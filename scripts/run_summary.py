@@ -20,7 +20,7 @@ from rich.table import Table
 from scripts.choices import ARGUMENT
 from scripts.places import files
 from scripts.places.workdir import Workdir
-from scripts.terminal import Command, UsageError
+from scripts.terminal import Command, UsageError, message
 
 if TYPE_CHECKING:
     from xvla_jax.buckets import Place
@@ -248,7 +248,7 @@ def main(arguments: list[str]) -> int:
     try:
         _report([files.place_of(text) for text in arguments])
     except (XVLAError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -201,7 +201,7 @@ class Command:
         arguments = arguments[len(self.positional) :]
         if arguments and not self._more:
             raise UsageError(f"unexpected arguments: {' '.join(arguments)}")
-        values = {f"--{name}": self.flags[name].value for name in self.flags}
+        values = {f"--{name}": self.flags[name].value for name in self.names}
         # behind -- stand options of other programs
         values[choices.ARGUMENT] = [text for text in arguments if not text.startswith("--")]
         for problem in choices.bucket_problems(values, self._in_buckets):

@@ -131,7 +131,7 @@ def _checks(argument: str) -> Iterator[Check]:
     file = receipts.file_of(argument)
     with Workdir(file.parent, needed=receipts.NEEDED) as folder:
         for what, finding, good in verify(folder.local / file.name, _SEAL.value):
-            yield what, finding.replace(str(folder.local), str(folder.place)), good
+            yield what, folder.named(finding), good
 
 
 def main(arguments: list[str]) -> int:

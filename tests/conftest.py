@@ -1,6 +1,7 @@
 """Environment of every test, set before jax, TensorFlow or MuJoCo can be imported."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -20,11 +21,14 @@ os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
 
 @pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStorage]:
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeStorage]:
     """The objects of the bucket gs://lab, which this process reads and writes."""
     pytest.importorskip("google.cloud.storage", reason="needs the extra gcs")
     from xvla_jax import buckets
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
     with fake_gcs() as (storage, environ):
         for name, value in environ.items():
             monkeypatch.setenv(name, value)

@@ -173,8 +173,7 @@ def prepare(
         max_delay: most committed rows that the weights were trained for, see `XVLAConfig`.
 
     Raises:
-        InputError: the prefix does not fit, its domain has actions relative to the proprio of
-            their own query, or the weights were not trained for its mode.
+        InputError: the prefix does not fit, or its domain or the weights do not allow it.
     """
     mode = _mode(observation, max_delay, who)
     rows = np.zeros(shape, np.float32)
@@ -197,18 +196,13 @@ def prepare(
             f"{space.logits}, which are probabilities; send rows as act returned them",
             field="prefix",
         )
-    committed = observation.get("prefix_committed", len(given))
-    if not 0 <= committed <= len(given):
+    committed = int(observation.get("prefix_committed", len(given)))
+    most, of = len(given), "the rows of prefix"
+    if mode.trained and max_delay < most:
+        most, of = max_delay, "the delays that the weights know (config.rtc.max_delay)"
+    if not 0 <= committed <= most:
         raise InputError(
-            f"{who}prefix_committed is {committed}; 0 .. {len(given)}, the rows of prefix",
-            field="prefix_committed",
-        )
-    if mode.trained and committed > max_delay:
-        raise InputError(
-            f"{who}prefix_committed is {committed}; with prefix_mode "
-            f"{observation['prefix_mode']!r} it is 0 .. {max_delay}, the delays that these weights "
-            "were trained for (config.rtc.max_delay)",
-            field="prefix_committed",
+            f"{who}prefix_committed is {committed}; 0 .. {most}, {of}", field="prefix_committed"
         )
     contract = contracts.get(int(observation["domain_id"]))
     if contract is not None and contract.relative_channels:
@@ -218,8 +212,7 @@ def prepare(
             field="prefix",
         )
     rows[: len(given), : given.shape[1]] = given
-    length = len(given) if mode.guides else int(committed)
-    return rows, weights(length, int(committed), shape[0])
+    return rows, weights(len(given) if mode.guides else committed, committed, shape[0])
 
 
 def clean_rows(observation: Mapping[str, Any], weight: np.ndarray) -> int:

@@ -84,12 +84,23 @@ class Workdir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Copies the last changes, and removes the folder of this machine if all are copied."""
+        """Copies the last changes, and removes the folder of this machine if all are copied.
+
+        Errors that pass name the place.
+        """
+        if self.in_bucket and error is not None:
+            error.args = tuple(self.named(a) if isinstance(a, str) else a for a in error.args)
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename = self.named(str(error.filename))
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
         if self._scratch:
             (self._scratch.remove if self.copy() else self._scratch.keep)()
+
+    def named(self, text: str) -> str:
+        """Returns a text with the place in the stead of the folder of this machine."""
+        return text.replace(str(self.local), str(self.place))
 
     def copy(self) -> bool:
         """Copies the files that have changed into the bucket; returns False where it failed.

@@ -323,13 +323,26 @@ def test_data_is_a_row_a_mixture_or_ones_own(value: str, problems: int) -> None:
 @pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket/run", "a=gs://bucket/run"])
 def test_no_flag_takes_a_bucket_for_a_local_folder(name: str, place: str) -> None:
     command = COMMANDS[name]
-    texts = [f for f in command.flags if command.flags[f].flag_type() in ("string", "multi string")]
+    texts = [f for f in command.names if command.flags[f].flag_type() in ("string", "multi string")]
     config = ["--config=configs/debug.py"] if name in ("train", "plan") else []
     for flag in texts:
         if flag in IN_BUCKETS.get(name, ()):
             continue
         with pytest.raises(UsageError, match=r"in a bucket; a local path is needed|unknown "):
             command.parse([name, *config, f"--{flag}={place}"])
+        command.flags[flag].unparse()
+
+
+@pytest.mark.parametrize("name", sorted(IN_BUCKETS))
+def test_flags_that_may_lie_in_a_bucket_are_taken(name: str) -> None:
+    command = COMMANDS[name]
+    for flag in IN_BUCKETS[name]:
+        problem = ""
+        try:
+            command.parse([name, f"--{flag}=gs://bucket/run"])
+        except UsageError as error:  # other flags are missing
+            problem = str(error)
+        assert "in a bucket" not in problem
         command.flags[flag].unparse()
 
 

@@ -243,6 +243,8 @@ def test_an_evaluation_in_a_bucket_is_of_one_process_and_starts_again(
     assert (states, stored(lab, "one")) == ([], {})
     run(evaluate, *FLAGS, f"--out={PLACE}/one")
     first = stored(lab, "one")
+    run(evaluate, *FLAGS, f"--out={PLACE}/one", "--policy=other=expert:", status=1)
+    assert f"{PLACE}/one/{JOURNAL} is of another evaluation" in words(capfd.readouterr().out)
     run(evaluate, *FLAGS, f"--out={PLACE}/one", "--restart", "--film=")
     again = stored(lab, "one")
     assert {name.partition("/")[0] for name in first.keys() - again.keys()} == {"films"}
@@ -270,5 +272,5 @@ def test_a_run_is_summarised(
     run(run_summary, f"{PLACE}/none", status=1)
     run(run_summary, "gs://lab", status=1)
     said = capsys.readouterr().err
-    assert "metrics.jsonl is not there or empty: no run so far" in said
+    assert f"{PLACE}/none/metrics.jsonl is not there or empty: no run so far" in said
     assert "allowed are a path of this machine and gs://BUCKET/FOLDER" in said

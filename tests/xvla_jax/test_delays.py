@@ -114,12 +114,12 @@ def test_one_time_for_all_actions_is_the_time_of_the_sample_bit_for_bit() -> Non
     context = Context(
         *(jnp.asarray(hidden.normal(size=(_B, 3, width)), jnp.float32) for _ in range(2))
     )
-    batch, noise = _inputs(), _noise(_B)
+    batch, noise, params = _inputs(), _noise(_B), tiny.params()
 
     @jax.jit
     def head(t: Any) -> Any:
         given = context, noise, batch["proprio"], batch["domain_id"], t
-        return tiny.MODEL.apply({"params": tiny.params()}, *given, method="denoise")
+        return tiny.MODEL.apply({"params": params}, *given, method="denoise")
 
     t = np.asarray([0.25, 0.75], np.float32)
     rows = np.tile(t[:, None], (1, _T))

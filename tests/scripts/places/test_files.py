@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,12 @@ def test_files_are_written_read_and_listed(kind: str, tmp_path: Path, lab: FakeS
 def test_a_bucket_without_a_folder_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^--out=gs://lab: allowed are a path of this machine"):
         files.place_of("gs://lab", flag="--out")
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate")
+def test_a_command_runs_beside_a_bucket() -> None:
+    pytest.importorskip("google.cloud.storage", reason="needs the extra gcs")
+    code = "import sys; from google.cloud import storage; sys.exit(storage.Client().bucket('lab')"
+    code += ".blob('a').upload_from_string(b'1') or 3)"
+    command = [sys.executable, "-m", "tests.fake_gcs", sys.executable, "-c", code]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 3
