@@ -1,7 +1,5 @@
 """Memory and time of int8 weights: ``python -m benchmarks.inference.int8_cost``.
 
-``python -m benchmarks.inference.int8_cost [--checkpoint=FOLDER] [--views=3] [--rounds=3]``
-
 Bytes of the weights and of other memory, from the compiled program of one chunk; and seconds of
 calls that take turns with the float32 weights, so that other load meets both. Without a checkpoint
 it writes one of the released size with random weights. Prints a Markdown table.

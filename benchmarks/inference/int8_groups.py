@@ -1,6 +1,6 @@
 """Drift that int8 weights cause by group of parameters, from the float32 weights.
 
-    python -m benchmarks.inference.int8_groups --checkpoint=FOLDER --data=NAME --root=FOLDER
+Run it as a module; its flags name checkpoint, dataset and data folder.
 
 Each group of ``models.int8.GROUPS`` is rounded alone, then all, all by default, and all clipped:
 with the scale of each channel, of a row of candidates, that has the least squared error in place of

@@ -63,7 +63,7 @@ class Int8(struct.PyTreeNode):
 # Programs that are kept on disk name the node in their arguments.
 jax.export.register_pytree_node_serialization(
     Int8,
-    serialized_name="xvla_jax.Int8",
+    serialized_name="xvla_jax.models.int8.Int8",
     serialize_auxdata=lambda _: b"",  # there is none
     deserialize_auxdata=lambda _: (),
 )

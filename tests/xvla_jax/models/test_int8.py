@@ -84,7 +84,7 @@ def test_a_layer_multiplies_by_integers(name: str, dtype: Any) -> None:
 
 
 def test_a_loop_keeps_no_float_copy() -> None:
-    """The cast is in the loop's body: before it, there is no float32 array of the kernel's shape."""
+    """The cast is in the body: outside there is no float32 array of the kernel's shape."""
     kernel = quantised(
         np.random.default_rng(0).normal(size=(24, 24)).astype(np.float32), "text_mlp"
     )
