@@ -46,7 +46,8 @@ def main(_: list[str]) -> int:
     ):
         policy = Policy(loaded.config, params, loaded.processor or Processor(), {})
         program = policy.lower(views=_VIEWS.value, batch=1, plan=DEFAULT).compile()
-        memory, weights = program.memory_analysis(), jax.tree.leaves(policy.params)
+        memory: Any = program.memory_analysis()
+        weights = jax.tree.leaves(policy.params)
         sizes = sum(x.nbytes for x in weights), memory.argument_size_in_bytes
         rows[name] = [f"{size / 1e6:,.1f}" for size in (*sizes, memory.temp_size_in_bytes)]
         inputs = jax.device_put(policy.example_inputs(views=_VIEWS.value, batch=1))

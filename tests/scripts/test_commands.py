@@ -29,7 +29,7 @@ from scripts import (
 from scripts.equivalence.report import DTYPES, REFERENCE
 from scripts.terminal import Command, UsageError
 from xvla_jax.checkpoint_tools.convert_layout import SOURCE_DTYPE
-from xvla_jax.checkpoints.accounting import STORED
+from xvla_jax.checkpoints.accounting import INT8, STORED
 from xvla_jax.preprocessing.resizing import RESIZING
 from xvla_jax.pretrained import LAYOUTS, PEFT
 from xvla_jax.serving.limits import Limits
@@ -97,6 +97,7 @@ FLAGS = {
     "insecure": "no token",
     "instruction": "text of a task",
     "inspect": "answer POST /inspect",
+    "int8_groups": "groups of parameters that become int8",
     "iters": "training steps",
     "json": "print JSON",
     "largest": "search for the largest batch",
@@ -137,6 +138,7 @@ FLAGS = {
     "report": "JSON file of numbers",
     "rerun": "write an episode for the Rerun viewer",
     "resize": "how images are resized",
+    "reference": "checkpoint to compare with",
     "restart": "forget finished episodes",
     "restarts": "starts after a failure",
     "robot": "arm of the quickstart",
@@ -277,8 +279,8 @@ def test_values_are_those_that_the_code_takes() -> None:
     """The flags repeat them, so that --help needs no import."""
     assert _values(convert_checkpoint.COMMAND, "layout") == {*LAYOUTS, PEFT}
     assert _values(convert_checkpoint.COMMAND, "resize") == set(RESIZING)
-    for command in (convert_checkpoint.COMMAND, prompt.COMMAND):
-        assert _values(command, "dtype") == {SOURCE_DTYPE, *STORED}
+    assert _values(convert_checkpoint.COMMAND, "dtype") == {SOURCE_DTYPE, *STORED, INT8}
+    assert _values(prompt.COMMAND, "dtype") == {SOURCE_DTYPE, *STORED}
     made = make_random_checkpoint.COMMAND
     assert _values(made, "dtype") == set(random_weights.STORED)
     assert _values(build_rlds.COMMAND, "recorded_as") == set(RECORDED)

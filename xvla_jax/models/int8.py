@@ -32,8 +32,8 @@ class Int8(struct.PyTreeNode):
     The values are the first field: Flax compares their shape with the layer's.
     """
 
-    values: Array  # int8[..., in, out]
-    scale: Array  # float32, as many axes; 1 long where one scale serves all values
+    values: Any  # int8[..., in, out]
+    scale: Any  # float32, as many axes; 1 long where one scale serves all values
 
     def astype(self, dtype: Any) -> Int8:
         """Returns itself: the product casts the values to the type of its other factor."""
@@ -184,7 +184,7 @@ def int8_params(params: Mapping[str, Any], groups: Collection[str]) -> dict[str,
 
     def rounded(path: tuple[str, ...], leaf: Any) -> Any:
         group = group_of(path)
-        if group not in groups or isinstance(leaf, Int8Leaf):
+        if group is None or group not in groups or isinstance(leaf, Int8Leaf):
             return leaf
 
         def parts(layer: int | None) -> Int8:

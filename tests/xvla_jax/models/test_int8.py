@@ -92,7 +92,7 @@ def test_a_loop_keeps_no_float_copy() -> None:
     def loop(x: jax.Array, kernel: Int8) -> jax.Array:
         return jax.lax.fori_loop(0, 3, lambda _, x: x @ kernel, x)
 
-    program = jax.jit(loop).lower(jnp.ones((2, 24)), kernel).compile().as_text()
+    program = jax.jit(loop).lower(jnp.ones((2, 24)), kernel).compile().as_text() or ""
     entry = program[program.index("\nENTRY ") :]
     assert "s8[24,24]" in entry
     assert "f32[24,24]" not in entry
