@@ -236,7 +236,7 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         Certificate,
         Entry,
         Limits,
-        certificate_path,
+        certificate_name,
         sealed,
     )
     from xvla_jax.policy import Policy
@@ -277,7 +277,8 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         made_by={"command": COMMAND.line, **versions(("jax", "jaxlib", "flax", "numpy"))},
         reference=digests[0] if _REFERENCE.value else None,
     )
-    path = certificate_path(pathlib.Path(_ADAPTER.value or _CHECKPOINT.value), certificate.dtype)
+    folder = pathlib.Path(_ADAPTER.value or _CHECKPOINT.value)
+    path = folder / certificate_name(certificate.dtype)
     write_json(path, sealed(certificate))
     return certificate, path
 

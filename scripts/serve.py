@@ -129,6 +129,7 @@ def door_from_flags(task: SlurmTask | None) -> Door:
 
 def load_engine(limits: Limits) -> PolicyEngine:
     """Loads the checkpoint that the flags name."""
+    from xvla_jax import buckets
     from xvla_jax.plans import named_plan
     from xvla_jax.policy import Policy
     from xvla_jax.serving.engine import PolicyEngine, programs_of
@@ -144,7 +145,7 @@ def load_engine(limits: Limits) -> PolicyEngine:
         ahead=lambda processor: programs_of(processor.num_views, views, limits),
         plans=plans,
     )
-    folder = pathlib.Path(_ADAPTER.value or _CHECKPOINT.value)
+    folder = buckets.place_of(_ADAPTER.value or _CHECKPOINT.value)
     return PolicyEngine(
         policy,
         limits,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
+from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools.certificate import check_plan
 from xvla_jax.plans import DEFAULT, SamplerPlan, named_plan
@@ -64,7 +64,7 @@ def sampler_of(
     seal = None
     if not uncertified:
         dtype = np.dtype(policy.model.dtype).name
-        place, digest = pathlib.Path(folder), model_sha256(policy)
+        place, digest = buckets.place_of(folder), model_sha256(policy)
         int8 = bool(policy.int8)
         seal = check_plan(plan, place, model_sha256=digest, dtype=dtype, int8=int8)
     return {"plan": plan.name, **plan.to_dict(), "certificate": seal}

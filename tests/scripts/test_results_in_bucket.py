@@ -29,19 +29,19 @@ PLACE = "gs://lab/runs"
 NO_WRITE = "^(POST|PUT)"
 
 
+@pytest.fixture(autouse=True)
+def _lines_that_hold_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def run(module: Any, *arguments: str, status: int = 0) -> None:
     command: Command = module.COMMAND
     line = [module.__name__.rpartition(".")[2], *arguments]
     try:
         assert command.run(module.main, line) == status
     finally:
-        for flag in (
-            "out",
-            "export",
-            "seal",
-            "restart",
-            "film",
-        ):  # as a process of its own would find them
+        # as a process of its own would find them
+        for flag in ("out", "export", "seal", "restart", "film"):
             if flag in command.flags:
                 command.flags[flag].unparse()
 

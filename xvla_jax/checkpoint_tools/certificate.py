@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import pydantic
 from pydantic import Field
 
+from xvla_jax import buckets
 from xvla_jax.errors import CertificateError
 from xvla_jax.plans import DEFAULT, SamplerPlan
-from xvla_jax.untrusted import STRICT, read_json, typed
+from xvla_jax.untrusted import STRICT, check_bound, parse_json, typed
 
 SCHEMA: Final = 1
 SHARE: Final = "share"  # unit of decisions, of which a part differs
@@ -164,7 +164,7 @@ def certificate_name(dtype: str) -> str:
     return f"sampler_certificate.{dtype}.json"
 
 
-def certificate_path(folder: pathlib.Path, dtype: str) -> pathlib.Path:
+def certificate_path(folder: buckets.Place, dtype: str) -> buckets.Place:
     """Returns the place of a checkpoint's certificate."""
     return folder / certificate_name(dtype)
 
@@ -177,14 +177,50 @@ def sealed(certificate: Certificate) -> dict[str, Any]:
     return {**content, SEAL: _seal_of(content)}
 
 
-def read_certificate(path: pathlib.Path) -> tuple[Certificate, str]:
+def stored_certificate(path: buckets.Place) -> bytes | None:
+    """Returns the bytes of a certificate on a disk or in a bucket; None where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if buckets.in_bucket(path):
+        content, version = buckets.read(path)
+        return None if version == buckets.ABSENT else content
+    return path.read_bytes() if path.is_file() else None
+
+
+def store_certificate(path: buckets.Place, content: bytes) -> None:
+    """Writes the bytes of a certificate to a disk or a bucket.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if buckets.in_bucket(path):
+        buckets.write(path, content)
+    else:
+        path.write_bytes(content)
+
+
+def read_certificate(path: buckets.Place) -> tuple[Certificate, str]:
     """Returns a file's content and its seal.
 
     Raises:
-        CertificateError: it is no certificate, or was changed after it was written.
+        CertificateError: it is not there, is no certificate, or was changed after it was written.
         OSError: it cannot be read.
     """
-    content = read_json(path, error=CertificateError)
+    content = stored_certificate(path)
+    if content is None:
+        raise CertificateError(f"{path}: there is no such file; {_MEASURE}")
+    return _parsed(content, path)
+
+
+def _parsed(text: bytes, path: buckets.Place) -> tuple[Certificate, str]:
+    """Does what `read_certificate` does with the bytes of the file."""
+    check_bound("bytes of JSON", len(text), path, error=CertificateError)
+    try:
+        content = parse_json(text)
+    except ValueError as problem:
+        raise CertificateError(f"{path}: not JSON ({problem}); {_MEASURE}") from problem
     if not isinstance(content, dict) or not isinstance(content.get(SEAL), str):
         raise CertificateError(f"{path}: no certificate with a seal; {_MEASURE}")
     seal = content.pop(SEAL)
@@ -198,7 +234,7 @@ def read_certificate(path: pathlib.Path) -> tuple[Certificate, str]:
 
 def check_plan(
     plan: SamplerPlan,
-    folder: pathlib.Path,
+    folder: buckets.Place,
     *,
     model_sha256: str,
     dtype: str,
@@ -210,14 +246,16 @@ def check_plan(
 
     Raises:
         CertificateError: there is none of this model, or it states that the plan breaks limits.
+        OSError: it cannot be read.
     """
     if plan == DEFAULT and not int8:
         return None
     path = certificate_path(folder, dtype)
-    if not path.is_file():
+    content = stored_certificate(path)
+    if content is None:
         weights = " with int8 weights" if int8 else ""
         raise CertificateError(f"plan {plan.name}{weights} has no certificate ({path}); {_MEASURE}")
-    certificate, seal = read_certificate(path)
+    certificate, seal = _parsed(content, path)
     if certificate.model_sha256 != model_sha256:
         raise CertificateError(
             f"{path} is of model {certificate.model_sha256[:16]}; this one is {model_sha256[:16]} "

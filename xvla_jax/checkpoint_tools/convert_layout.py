@@ -15,7 +15,11 @@ import numpy as np
 from xvla_jax import buckets
 from xvla_jax.batch import Observation
 from xvla_jax.checkpoint_tools import probe
-from xvla_jax.checkpoint_tools.certificate import certificate_name
+from xvla_jax.checkpoint_tools.certificate import (
+    certificate_name,
+    store_certificate,
+    stored_certificate,
+)
 from xvla_jax.checkpoints import run_folder
 from xvla_jax.checkpoints.accounting import INT8, STORED
 from xvla_jax.checkpoints.folders import check_target
@@ -185,8 +189,8 @@ def _certificates(source: buckets.Place, loaded: Pretrained) -> dict[str, bytes]
     """
     if run_folder.find_step(source) is None:
         return {name: loaded.files[name] for name in _CERTIFICATES if name in loaded.files}
-    places = {name: source / name for name in _CERTIFICATES}
-    return {name: place.read_bytes() for name, place in places.items() if place.is_file()}
+    stored = {name: stored_certificate(source / name) for name in _CERTIFICATES}
+    return {name: content for name, content in stored.items() if content is not None}
 
 
 def _carried(
@@ -204,7 +208,7 @@ def _carried(
     if not same or differing_fields(loaded.processor, written.processor):
         return (), names
     for name, content in certificates.items():
-        (target / name).write_bytes(content)
+        store_certificate(target / name, content)
     return names, ()
 
 

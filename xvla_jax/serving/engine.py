@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from xvla_jax import buckets
 from xvla_jax.checkpoint_tools.certificate import check_plan
 from xvla_jax.contract import UNKNOWN
 from xvla_jax.errors import ConfigError
@@ -91,7 +91,7 @@ class PolicyEngine:
         views: Sequence[int] = (),
         any_domain: bool = False,
         plans: Sequence[SamplerPlan] = (DEFAULT,),
-        certificates: pathlib.Path | None = None,
+        certificates: buckets.Place | None = None,
     ) -> None:
         slots = policy.processor.num_views
         self.programs: Sequence[tuple[int, int]] = programs_of(slots, views, limits)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.fake_gcs import FakeStorage
+from xvla_jax import buckets
 from xvla_jax.checkpoint_tools.certificate import (
     SHARE,
     Certificate,
@@ -20,6 +22,7 @@ from xvla_jax.checkpoint_tools.certificate import (
     check_plan,
     read_certificate,
     sealed,
+    store_certificate,
 )
 from xvla_jax.errors import CertificateError
 from xvla_jax.plans import PLANS
@@ -68,6 +71,20 @@ def test_a_plan_within_limits_is_allowed_for_its_model_alone(tmp_path: Path) -> 
         CertificateError, match=r"has no certificate .*sampler_certificate.bfloat16"
     ):
         _check("frozen3", tmp_path, dtype="bfloat16")
+
+
+def test_a_certificate_in_a_bucket_is_read_there(tmp_path: Path, lab: FakeStorage) -> None:
+    folder = buckets.place_of("gs://lab/policy")
+    missing = r"no certificate \(gs://lab/policy/sampler_certificate.float32.json\)"
+    with pytest.raises(CertificateError, match=missing):
+        check_plan(PLANS["frozen3"], folder, model_sha256=_MODEL, dtype="float32")
+    content = _write(tmp_path)
+    store_certificate(
+        certificate_path(folder, "float32"), certificate_path(tmp_path, "float32").read_bytes()
+    )
+    assert lab.objects.keys() == {"policy/sampler_certificate.float32.json"}
+    seal = check_plan(PLANS["frozen3"], folder, model_sha256=_MODEL, dtype="float32")
+    assert seal == content["seal"]
 
 
 def test_the_default_plan_needs_none(tmp_path: Path) -> None:
