@@ -21,12 +21,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from data.rows.domains import resolve_domains
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
-from data.stream.pipeline import FRAMES_PER_EPISODE, Frame, recorded_frames
+from data.stream.pipeline import Frame
 from eval.files import write_json
 from scripts.evaluation.drift import quantities
+from scripts.evaluation.recorded import frames_of, observation_of
 from scripts.terminal import count_progress, quiet_libraries
 from xvla_jax.inpainting import MODES
 from xvla_jax.plans import named_plan
@@ -75,12 +75,7 @@ def _knows(policy: Policy) -> bool:
 def _acted(policy: Policy, frames: Sequence[Frame], delay: int, way: str) -> np.ndarray:
     """Returns chunks [N, T, d] that continue recorded rows; a frame has the noise of its place."""
     observations: list[Any] = [
-        {
-            "images": list(frame.images),
-            "instruction": frame.instruction,
-            "proprio": frame.batch["proprio"][0],
-            "domain_id": int(frame.batch["domain_id"][0]),
-        }
+        observation_of(frame)
         | ({"prefix": _rows(policy, frame)[:delay], "prefix_mode": way} if way != _SWITCH else {})
         for frame in frames
     ]
@@ -105,18 +100,7 @@ def main(_: list[str]) -> None:
     console = Console()
     policy = Policy.from_pretrained(_CHECKPOINT.value)
     (source,) = open_mixture(mixture(_DATA.value), _ROOT.value)
-    frames = list(
-        recorded_frames(
-            source,
-            count=FRAMES_PER_EPISODE * _EPISODES.value,
-            num_actions=policy.config.num_actions,
-            num_views=policy.processor.num_views,
-            image_size=policy.processor.image_size,
-            tokenize=policy.processor.tokenize,
-            fit=policy.processor.training_fit,
-            domains=resolve_domains([source.reader.spec], policy.domains),
-        )
-    )
+    frames = list(frames_of(policy, source, _EPISODES.value))
     records = measure(policy, frames, console)
     table = Table(title=f"mm from the recording, {len(frames)} frames", box=box.SIMPLE)
     for heading in ("committed rows", "way", "first row behind", "all rows behind"):

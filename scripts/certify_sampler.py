@@ -32,6 +32,7 @@ from eval.files import FileError, write_json
 from eval.runs.compare import compare_runs
 from eval.runs.receipt import RESULTS, read_receipt
 from eval.runs.seal import SEAL
+from scripts.evaluation.recorded import frames_of, observation_of
 from scripts.terminal import Command, UsageError, count_progress, quiet_libraries
 
 if TYPE_CHECKING:
@@ -126,36 +127,17 @@ def measure(
 
 def _frames(policy: Policy, source: Source) -> Iterator[Frame]:
     """Yields recorded frames of the held-out episodes of a source; of all where there are few."""
-    from data.rows.domains import resolve_domains
     from data.sources import hold_out
-    from data.stream.pipeline import FRAMES_PER_EPISODE, recorded_frames
 
     episodes = sum(source.reader.episodes_per_part)
     if _EPISODES.value < episodes:
         _, source = hold_out(source, _EPISODES.value)
-    return recorded_frames(
-        source,
-        count=FRAMES_PER_EPISODE * _EPISODES.value,
-        num_actions=policy.config.num_actions,
-        num_views=policy.processor.num_views,
-        image_size=policy.processor.image_size,
-        tokenize=policy.processor.tokenize,
-        fit=policy.processor.training_fit,
-        domains=resolve_domains([source.reader.spec], policy.domains),
-    )
+    return frames_of(policy, source, _EPISODES.value)
 
 
 def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterator[np.ndarray]:
     """Yields actions [B, T, d] of a plan; the noise of a frame depends on its place alone."""
-    observations: list[Any] = [
-        {
-            "images": list(frame.images),
-            "instruction": frame.instruction,
-            "proprio": frame.batch["proprio"][0],
-            "domain_id": int(frame.batch["domain_id"][0]),
-        }
-        for frame in frames
-    ]
+    observations: list[Any] = [observation_of(frame) for frame in frames]
     seeds = range(_SEED.value, _SEED.value + len(frames))
     for first in range(0, len(frames), _BATCH):
         some = slice(first, first + _BATCH)

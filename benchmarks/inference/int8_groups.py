@@ -20,11 +20,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from rich.console import Console
 
-from data.rows.domains import resolve_domains
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
-from data.stream.pipeline import FRAMES_PER_EPISODE, recorded_frames
 from scripts.evaluation.drift import drifts, quantities
+from scripts.evaluation.recorded import frames_of, observation_of
 from scripts.terminal import Command, count_progress, quiet_libraries
 from xvla_jax.models.inference import inference_params
 from xvla_jax.models.int8 import DEFAULT_GROUPS, GROUPS, group_of, int8_params, quantised
@@ -90,27 +89,8 @@ def main(_: list[str]) -> int:
     loaded = load_checkpoint(_CHECKPOINT.value)
     policy = Policy.from_pretrained(_CHECKPOINT.value)
     (source,) = open_mixture(mixture(_DATA.value), _ROOT.value)
-    frames = list(
-        recorded_frames(
-            source,
-            count=FRAMES_PER_EPISODE * _EPISODES.value,
-            num_actions=policy.config.num_actions,
-            num_views=policy.processor.num_views,
-            image_size=policy.processor.image_size,
-            tokenize=policy.processor.tokenize,
-            fit=policy.processor.training_fit,
-            domains=resolve_domains([source.reader.spec], policy.domains),
-        )
-    )
-    observations: list[Any] = [
-        {
-            "images": list(frame.images),
-            "instruction": frame.instruction,
-            "proprio": frame.batch["proprio"][0],
-            "domain_id": int(frame.batch["domain_id"][0]),
-        }
-        for frame in frames
-    ]
+    frames = list(frames_of(policy, source, _EPISODES.value))
+    observations: list[Any] = [observation_of(frame) for frame in frames]
 
     def acted(params: Mapping[str, Any]) -> np.ndarray:
         policy.params = inference_params(params, place=jax.device_put)
