@@ -210,6 +210,8 @@ def fake_gcs(certificate: Path | None = None) -> Iterator[tuple[FakeStorage, dic
     if certificate:
         environ |= {
             "https_proxy": address,
+            # else JAX's processes look for one another behind it, and wait for minutes
+            "no_proxy": "127.0.0.1,localhost",
             "CURL_CA_BUNDLE": str(certificate / "certificate.pem"),
             "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "20000",
             "GCS_RETRY_CONFIG_MAX_RETRIES": "4",
