@@ -233,7 +233,8 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         processor=_PROCESSOR.value,
     )
     reference = _reference(policy)
-    digests = model_sha256(reference), model_sha256(policy)
+    digest = model_sha256(policy)
+    digests = (digest if reference is policy else model_sha256(reference)), digest
     frames, drift = measure(policy, reference, sources, plans, console)
     success: dict[str, dict[str, Success]] = {}
     if _TASK.value and _OUT.value:

@@ -160,6 +160,12 @@ def read(path: Place) -> tuple[bytes, int]:
         return content, int(blob.generation)
 
 
+def content_of(path: Place) -> bytes | None:
+    """Returns the content of an object; None if there is none."""
+    content, version = read(path)
+    return None if version == ABSENT else content
+
+
 def write(path: Place, content: bytes, *, replacing: int | None = None) -> int | None:
     """Writes an object, which appears complete or not at all.
 

@@ -47,8 +47,7 @@ def read(path: Place) -> bytes | None:
     if not isinstance(path, pathlib.Path):
         from xvla_jax import buckets
 
-        content, version = buckets.read(path)
-        return None if version == buckets.ABSENT else content
+        return buckets.content_of(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -184,8 +184,7 @@ def stored_certificate(path: buckets.Place) -> bytes | None:
         OSError: it cannot be read.
     """
     if buckets.in_bucket(path):
-        content, version = buckets.read(path)
-        return None if version == buckets.ABSENT else content
+        return buckets.content_of(path)
     return path.read_bytes() if path.is_file() else None
 
 
