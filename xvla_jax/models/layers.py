@@ -115,6 +115,7 @@ class SelfAttention(nn.Module):
     width: int
     num_heads: int
     dropout: float = 0.0  # of the attention weights
+    attention: str = "xla"  # a row of ``kernels.ATTENTION``
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -186,7 +187,9 @@ class SelfAttention(nn.Module):
         """Returns the means of values, ``[B, rows, K, E]`` -> ``[B, rows, M]``."""
         kept = self.drop.mask(weights_shape(query, key), deterministic=not train)
         scale = query.shape[-1] ** -0.5
-        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
+        out = attend(
+            query, key, value, scale=scale, kept=kept, rate=self.dropout, forms=self.attention
+        )
         return out.reshape(*out.shape[:2], self.width)
 
 

@@ -41,6 +41,7 @@ class XVLA(nn.Module):
         scan_vision: compiles the block pairs of a vision stage once, see ``davit.DaViT``.
         packed_views: in training, images that the vision tower runs at once, as a share of a
             device's view slots; 0 runs all slots. See ``packing``.
+        attention: forms of attention by platform, a row of ``kernels.ATTENTION``.
     """
 
     config: XVLAConfig
@@ -49,6 +50,7 @@ class XVLA(nn.Module):
     unroll: bool = False
     scan_vision: bool = False
     packed_views: float = 0.0
+    attention: str = "xla"
 
     def setup(self) -> None:
         """Declares the two halves."""
@@ -60,10 +62,16 @@ class XVLA(nn.Module):
             unroll=self.unroll,
             scan_vision=self.scan_vision,
             packed_views=self.packed_views,
+            attention=self.attention,
             dtype=self.dtype,
         )
         self.transformer = SoftPromptedTransformer(
-            c, action_space(c).width, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+            c,
+            action_space(c).width,
+            remat=self.remat,
+            unroll=self.unroll,
+            attention=self.attention,
+            dtype=self.dtype,
         )
 
     def encode(

@@ -62,6 +62,7 @@ class Run:
         channel_mask: some source of the data lacks a channel.
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
+        attention: see ``xvla_jax.XVLA``.
         packed_views: see ``xvla_jax.XVLA``.
         noise_draws: times and noises for each observation.
         distill: the teacher of the run; None for none.
@@ -82,6 +83,7 @@ class Run:
     channel_mask: bool = False
     lora: LoraConfig | None = None
     scan_vision: bool = False
+    attention: str = "xla"
     packed_views: float = 0.0
     noise_draws: int = 1
     distill: Distillation | None = None
@@ -148,6 +150,7 @@ class Run:
             remat=self.remat,
             scan_vision=self.scan_vision,
             packed_views=self.packed_views,
+            attention=self.attention,
         )
         return Recipe(
             model,

@@ -235,6 +235,7 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
         "views": run.views,
         "dtype": str(run.dtype.__name__),
         "remat": run.remat,
+        **({"attention": run.attention} if run.attention != "xla" else {}),
         "hbm_limit": target.chip.hbm_bytes,
         "state_per_chip": bytes_per_chip(state),
         **({"teacher_per_chip": bytes_per_chip(state.teacher)} if run.distill else {}),
