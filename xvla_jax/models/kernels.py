@@ -27,8 +27,6 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from xvla_jax.models.remat import Kept
-
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.fused_attention import (
     fused_attention,
@@ -36,6 +34,7 @@ from xvla_jax.models.fused_attention import (
     serves,
     serves_map,
 )
+from xvla_jax.models.remat import Kept
 
 Array = jax.Array
 Form = Callable[..., Array]
