@@ -69,6 +69,7 @@ def _plan() -> int:
         run_of,
         stage_tables,
     )
+    from scripts.training.values import check_values
     from xvla_jax.errors import XVLAError
     from xvla_jax.planning.cards import card_plans, cards
     from xvla_jax.planning.chips import describe
@@ -79,6 +80,7 @@ def _plan() -> int:
     console = Console(stderr=_JSON.value or _MARKDOWN.value)
     plans, on_cards = [], []
     try:
+        check_values(config.to_dict())
         run = run_of(config, _VIEWS.value)
         for name in _TOPOLOGY.value:
             chosen = cards(name)
@@ -92,12 +94,12 @@ def _plan() -> int:
             batch_size = global_batch_size(
                 config.batch_size, per=config.batch_size_per, devices=len(target.devices)
             )
-            run = dataclasses.replace(run, batch_size=batch_size)
-            run, packed = packed_run(config, run, devices=len(target.devices))
+            spread = dataclasses.replace(run, batch_size=batch_size)
+            spread, packed = packed_run(config, spread, devices=len(target.devices))
             plan = make_plan(
-                run,
+                spread,
                 target,
-                pipeline=pipeline_bytes(config, run, target),
+                pipeline=pipeline_bytes(config, spread, target),
                 inference=_INFERENCE.value,
                 largest=_LARGEST.value,
                 stages=_BY_STAGE.value,
@@ -119,24 +121,29 @@ def _plan() -> int:
 def _warm() -> int:
     """Fills the cache of compiled programs, and returns the exit status."""
     from scripts.training.run import TrainingRun, group_table
-    from scripts.training.warm import warm
-    from xvla_jax.compilation.program_cache import keep_programs
-    from xvla_jax.errors import XVLAError
+    from scripts.training.values import check_values
+    from scripts.training.warm import End, warm
+    from xvla_jax.compilation.program_cache import folder_in_use, keep_programs
+    from xvla_jax.errors import ConfigError, XVLAError
 
     console = Console()
     quiet_libraries()
+    lost = 0
     try:
+        check_values(_CONFIG.value.to_dict())
         kept = keep_programs(_PROGRAMS.value)
+        if folder_in_use() is None:
+            raise ConfigError(f"{kept}; --warm compiles to keep: name a --program_cache=FOLDER")
         run = TrainingRun.open(_CONFIG.value, COMMAND.fields_set("config"), weights=False)
         console.print(group_table(run.recipe.group_rows()))
         for program in warm(run, say=console.log):
-            place = "was there already" if program.kept else "is kept now"
-            console.log(f"{program.name} {place} ({program.seconds:.1f} s)", highlight=False)
+            console.log(f"{program.name} {program.end} ({program.seconds:.1f} s)", highlight=False)
+            lost += program.end is End.LOST
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
     console.print(kept, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":
