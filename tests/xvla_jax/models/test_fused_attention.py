@@ -89,12 +89,8 @@ def test_the_kernel_gives_the_plain_forms_values_and_gradients(case: _Case) -> N
 @pytest.mark.parametrize(
     ("case", "tolerance"),
     [
-        pytest.param(_Case((3,), 7, 7), 1e-6, id="tokens"),
-        pytest.param(_Case((2, 3, 2), 4, 4, zero_keys=1), 1e-6, id="windows with one zero key"),
         pytest.param(_Case((2,), 326, 326, width=64, rate=0.1), 2e-6, id="head"),
-        pytest.param(_Case((1,), 30, 326, width=64), 2e-6, id="head of the sampler"),
-        pytest.param(_Case((2, 2, 2), 144, 144, 4, 32), 1e-6, id="window"),
-        pytest.param(_Case((6,), 24, 24, 8, 32, zero_keys=120), 1e-6, id="edges"),
+        pytest.param(_Case((2, 2), 144, 144, 4, 32, zero_keys=1), 1e-6, id="window"),
         # Both forms round weights and results to bfloat16; XLA's also rounds two gradients between.
         pytest.param(_Case((2,), 50, 50, width=64, rate=0.1, dtype=jnp.bfloat16), 2e-2, id="bf16"),
     ],
