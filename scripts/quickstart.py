@@ -5,7 +5,7 @@ python -m scripts.quickstart [--robot=libero] [--workdir=outputs/quickstart] [--
 
 Every stage is a command, which is shown before it runs. A stage that was completed with the same
 command is skipped, an interrupted one continues where it stopped. The training is as long as fits
-into the minutes, but has at least 500 steps and at most 1,500.
+into the minutes, but has at least 500 steps, and at most 2,400 (so101: 1,500).
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def main(_: list[str]) -> int:
 
 def _affordable(workdir: pathlib.Path, console: Console) -> int:
     seconds = {name: entry["seconds"] for name, entry in read_ledger(workdir).items()}
-    iters = affordable_iters(workdir, seconds, _MINUTES.value)
+    most = int(ROBOTS[_ROBOT.value]["most_iters"])
+    iters = affordable_iters(workdir, seconds, minutes=_MINUTES.value, most=most)
     console.print(f"{iters} training steps fit into {_MINUTES.value:g} minutes (--minutes)")
     return iters
 

@@ -13,21 +13,24 @@ from collections.abc import Mapping
 
 from scripts.demo.stages import RECORD, SPEED, WRITE
 
-FLOOR, CEILING = 500, 1500  # steps
+FLOOR = 500  # steps
 _ROUND = 50
 # Later stages and the start of training, in seconds of earlier stages that do similar work: they
 # run the same simulators as the recording, and start the same program as the timed run, as the
 # certificate does too.
-_LATER, _START, _CERTIFY = 3.0, 0.7, 0.5
+_LATER, _START, _CERTIFY = 2.4, 0.7, 0.5
 
 
-def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
-    """Training steps that fit, from `FLOOR` to `CEILING`, a multiple of 50.
+def affordable_iters(
+    workdir: pathlib.Path, seconds: Mapping[str, float], *, minutes: float, most: int
+) -> int:
+    """Training steps that fit, a multiple of 50, but at least `FLOOR`.
 
     Args:
         workdir: folder of the quickstart, which holds the timed run.
         seconds: time of each completed stage, by name.
         minutes: for all stages together.
+        most: steps, however fast the machine is.
     """
     lines = (workdir / SPEED.product).read_text().splitlines()
     # the first line of metrics holds the compilation
@@ -35,4 +38,4 @@ def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minute
     spent = sum(seconds[stage.name] for stage in (RECORD, WRITE, SPEED))
     later = _LATER * seconds[RECORD.name] + (_START + _CERTIFY) * seconds[SPEED.name]
     steps = int((60 * minutes - spent - later) / step_s) // _ROUND * _ROUND
-    return max(FLOOR, min(CEILING, steps))
+    return max(FLOOR, min(most, steps))

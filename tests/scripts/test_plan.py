@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from configs import debug, finetune_libero, pretrain, pretrain_oxe
+from scripts import plan
 from scripts.training.planning import (
     as_markdown,
     pipeline_bytes,
@@ -26,6 +29,7 @@ from scripts.training.planning import (
 )
 from xvla_jax.errors import ConfigError
 from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
+from xvla_jax.planning.programs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,6 +176,44 @@ def test_a_plan_that_does_not_fit_says_what_would() -> None:
 def test_unknown_slices_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="write kind:AxB or kind:AxBxC, with a kind of v5e"):
         describe(name)
+
+
+@pytest.mark.parametrize("topologies", ["v5e:4x4,gpu:24,v5e:2x2", "gpu:24,v5e:2x2,v5e:4x4"])
+def test_each_topology_is_planned_as_if_it_were_alone(
+    topologies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: dict[str, int] = {}
+
+    def planned(run: Run, target: Slice, **_: Any) -> dict[str, Any]:
+        batches[target.name] = run.batch_size
+        return {"fits": True}
+
+    def on_cards(run: Run, chosen: Any, **_: Any) -> list[dict[str, Any]]:
+        batches[chosen[0].name] = run.batch_size
+        return [{"fits": True}]
+
+    def nothing(*_: Any) -> None: ...
+
+    def described(name: str) -> Any:
+        sides = name.partition(":")[2].split("x")
+        return SimpleNamespace(name=name, hosts=1, devices=[0] * math.prod(map(int, sides)))
+
+    for place, fake in (
+        ("xvla_jax.planning.chips.describe", described),
+        ("xvla_jax.planning.report.make_plan", planned),
+        ("xvla_jax.planning.cards.card_plans", on_cards),
+        ("scripts.training.planning.print_plan", nothing),
+        ("scripts.training.planning.print_cards", nothing),
+    ):
+        monkeypatch.setattr(place, fake)
+    config = debug.get_config()
+    config.batch_size, config.batch_size_per = 2, "device"
+    line = ["plan", "--config=configs/debug.py", f"--topology={topologies}"]
+    arguments = plan.COMMAND.parse(line)
+    monkeypatch.setattr(plan, "_CONFIG", SimpleNamespace(value=config))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert plan.main(arguments) == 0
+    assert batches == {"v5e:4x4": 32, "gpu:24": 2, "v5e:2x2": 8}
 
 
 @pytest.mark.slow
