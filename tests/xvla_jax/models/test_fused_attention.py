@@ -176,7 +176,7 @@ def test_an_unknown_row_and_other_devices_are_named() -> None:
 def test_windows_that_are_not_cut_out_give_the_numbers_of_those_that_are() -> None:
     """A map of 5 x 7 cells in windows of 3 x 3: six, of which four are incomplete."""
     by_window = functools.partial(_attend_by_window, 3, "xla")
-    whole = functools.partial(fused_windows, window=3, scale=0.5, interpret=True)
+    uncut = functools.partial(fused_windows, window=3, scale=0.5, interpret=True)
     shape = (2, 5, 7, 2, 4)
     operands = [jax.random.normal(jax.random.key(i), shape) for i in range(3)]
     weights = jnp.arange(2 * 5 * 7 * 8, dtype=jnp.float32).reshape(shape)
@@ -184,5 +184,5 @@ def test_windows_that_are_not_cut_out_give_the_numbers_of_those_that_are() -> No
     def gradients(attend: Any) -> Any:
         return jax.jit(jax.grad(lambda *x: (attend(*x) * weights).mean(), (0, 1, 2)))(*operands)
 
-    for ours, theirs in zip(gradients(whole), gradients(by_window), strict=True):
+    for ours, theirs in zip(gradients(uncut), gradients(by_window), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * float(abs(theirs).max()))
