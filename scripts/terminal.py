@@ -212,8 +212,9 @@ class Command:
         values[choices.ARGUMENT] = [text for text in arguments if not text.startswith("--")]
         for problem in choices.bucket_problems(values, self._in_buckets):
             raise PlaceError(problem)
-        missing = [f"--{name}" for name in self._required if self.flags[name].value is None]
-        if missing:
+        for problem in choices.number_problems(values):
+            raise UsageError(problem)
+        if missing := [f"--{name}" for name in self._required if self.flags[name].value is None]:
             raise UsageError(f"{' and '.join(missing)} must be given")
         for name, table in self._rows.items():
             for problem in choices.problems(table, self.flags[name].value):
@@ -281,8 +282,7 @@ def _written(flag: flags.Flag) -> str:
     """Returns a flag with its default or its values, as it is written on a command line."""
     if flag.boolean:
         return f"--{'[no]' if flag.default else ''}{flag.name}"
-    values = getattr(flag.parser, "enum_values", None)
-    if values:
+    if values := getattr(flag.parser, "enum_values", None):
         return f"--{flag.name}={'|'.join(values)}"
     default = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
     if isinstance(default, float) and default.is_integer():

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from scripts.terminal import (
     message,
     quiet_libraries,
 )
+from xvla_jax.compilation.ahead import Ahead, compiling
 
 _CONFIG = "configs/debug.py"
 
@@ -31,6 +34,7 @@ def _command() -> Command:
     command.DEFINE_string("checkpoint", None, "Folder.", required=True)
     command.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type.")
     command.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+    command.DEFINE_float("minutes", 15.0, "Time.", lower_bound=0.0)
     command.DEFINE_bool("largest", True, "Search.")
     command.DEFINE_multi_string("answer", [], "A=B.")
     command.DEFINE_alias("model_path", "checkpoint")
@@ -60,6 +64,8 @@ def test_a_command_line_does_not_know_the_one_before() -> None:
         ([], "--checkpoint must be given"),
         (["a", "b", "c"], "unexpected arguments: b c"),
         (["a", "--worker=3"], "Unknown command line flag 'worker'. Did you mean: workers"),
+        (["a", "--minutes=nan"], "--minutes=nan: a finite number is needed"),
+        (["a", "--minutes=inf"], "--minutes=inf: a finite number is needed"),
         (["a", "--workers=0"], "--workers=0"),
         (["a", "--dtype=float16"], "should be one of <float32|bfloat16>"),
     ],
@@ -82,6 +88,7 @@ def test_help_has_the_flags_of_the_command_alone(capsys: pytest.CaptureFixture[s
         "  --dtype=float32|bfloat16\n"
         "                          Type. Default: float32.\n"
         "  --workers=2             Processes.\n"
+        "  --minutes=15            Time.\n"
         "  --[no]largest           Search. Default: yes.\n"
         "  --answer                A=B. May be given several times.\n"
     )
@@ -247,3 +254,33 @@ def test_a_run_that_failed_does_not_wait_for_the_threads_of_its_save(
         released.set()
         thread.join()
     assert ended == [1]
+
+
+def test_a_run_that_was_stopped_does_not_wait_for_a_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    begun, released = threading.Event(), threading.Event()
+
+    def lower() -> Any:
+        begun.set()
+        assert released.wait(60)
+        raise ValueError("nothing is lowered here")
+
+    def stop() -> int:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(train, "_supervise_or_train", stop)
+    Ahead(lower)
+    assert begun.wait(60)
+    try:
+        assert train.main([]) == 143
+        monkeypatch.setattr(train, "_supervise_or_train", lambda: STOPPED)
+        assert train.main([]) == STOPPED
+    finally:
+        released.set()
+    while compiling():
+        time.sleep(0.01)
+    assert train.main([]) == STOPPED, "nothing is compiled any more: the process ends as others do"
+    assert ended == [143, STOPPED]
