@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import pathlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -187,6 +188,16 @@ def problems(table: str, value: Any) -> Iterator[str]:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f"; close to it: {', '.join(close)}" if close else ""
             yield f"there is no {name!r}{hint}"
+
+
+def number_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each flag, of flag -> value, whose number is not finite.
+
+    A bound of a flag lets NaN pass, as every comparison with it is false.
+    """
+    for flag, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{flag}={value}: a finite number is needed"
 
 
 def bucket_problems(values: Mapping[str, Any], allowed: Collection[str]) -> Iterator[str]:

@@ -67,12 +67,14 @@ def _plan() -> int:
     # The compiler describes the slice; this process itself needs no accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from scripts.training.planning import as_markdown, run_of, stage_tables
+    from scripts.training.values import check_values
     from xvla_jax.errors import XVLAError
     from xvla_jax.planning.cards import cards
 
     console = Console(stderr=_JSON.value or _MARKDOWN.value)
     plans, on_cards = [], []
     try:
+        check_values(_CONFIG.value.to_dict())
         run = run_of(_CONFIG.value, _VIEWS.value)
         for name in _TOPOLOGY.value:
             chosen = cards(name)
@@ -129,24 +131,29 @@ def _on_cards(run: Run, chosen: Sequence[Card], console: Console) -> list[dict[s
 def _warm() -> int:
     """Fills the cache of compiled programs, and returns the exit status."""
     from scripts.training.run import TrainingRun, group_table
-    from scripts.training.warm import warm
-    from xvla_jax.compilation.program_cache import keep_programs
-    from xvla_jax.errors import XVLAError
+    from scripts.training.values import check_values
+    from scripts.training.warm import End, warm
+    from xvla_jax.compilation.program_cache import folder_in_use, keep_programs
+    from xvla_jax.errors import ConfigError, XVLAError
 
     console = Console()
     quiet_libraries()
+    lost = 0
     try:
+        check_values(_CONFIG.value.to_dict())
         kept = keep_programs(_PROGRAMS.value)
+        if folder_in_use() is None:
+            raise ConfigError(f"{kept}; --warm compiles to keep: name a --program_cache=FOLDER")
         run = TrainingRun.open(_CONFIG.value, COMMAND.fields_set("config"), weights=False)
         console.print(group_table(run.recipe.group_rows()))
         for program in warm(run, say=console.log):
-            place = "was there already" if program.kept else "is kept now"
-            console.log(f"{program.name} {place} ({program.seconds:.1f} s)", highlight=False)
+            console.log(f"{program.name} {program.end} ({program.seconds:.1f} s)", highlight=False)
+            lost += program.end is End.LOST
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
     console.print(kept, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":

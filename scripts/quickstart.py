@@ -5,7 +5,7 @@ python -m scripts.quickstart [--robot=libero] [--workdir=outputs/quickstart] [--
 
 Every stage is a command, which is shown before it runs. A stage that was completed with the same
 command is skipped, an interrupted one continues where it stopped. The training is as long as fits
-into the minutes, but has at least 500 steps and at most 1,500.
+into the minutes, but has at least 500 steps, and at most 2,400 (so101: 1,500).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from eval.files import FileError
 from eval.runs.receipt import RESULTS, read_receipt
-from scripts.demo.budget import affordable_iters
+from scripts.demo.budget import affordable_iters, fitting_iters
 from scripts.demo.stages import (
     REPORT,
     ROBOTS,
@@ -48,7 +49,14 @@ _SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of all stages.", lower_bound=0)
 
 def main(_: list[str]) -> int:
     """Returns the exit status of the first stage that fails, else 0."""
-    console = Console()
+    try:
+        return _run(Console())
+    except FileError as error:  # of a ledger or a receipt that others changed
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(console: Console) -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | int | None] = {
@@ -91,8 +99,13 @@ def main(_: list[str]) -> int:
 
 def _affordable(workdir: pathlib.Path, console: Console) -> int:
     seconds = {name: entry["seconds"] for name, entry in read_ledger(workdir).items()}
-    iters = affordable_iters(workdir, seconds, _MINUTES.value)
-    console.print(f"{iters} training steps fit into {_MINUTES.value:g} minutes (--minutes)")
+    fitting = fitting_iters(workdir, seconds, _MINUTES.value)
+    iters = affordable_iters(fitting, int(ROBOTS[_ROBOT.value]["most_iters"]))
+    bound = "the fewest that make a policy" if iters > fitting else "after which little is gained"
+    other = "" if iters == fitting else f"; it has {iters}, {bound}"
+    console.print(
+        f"{fitting} steps of training fit into {_MINUTES.value:g} minutes (--minutes){other}"
+    )
     return iters
 
 

@@ -85,7 +85,7 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
         if values:
             rows[title] = form.format(statistics.fmean(values))
     work, seconds = read_work(workdir), [line["step_s"] for line in lines if "step_s" in line]
-    if work is not None and seconds:
+    if work is not None and any(seconds[-_LAST:]):
         rows |= roofline_rows(work, statistics.fmean(seconds[-_LAST:]))
     for name in sorted({k for line in lines for k in line if k.startswith(_OF_DOMAIN)}):
         # a domain is in few batches of a large mixture: the newest lines that have it

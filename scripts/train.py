@@ -46,10 +46,11 @@ _PROGRAMS = COMMAND.DEFINE_string(
 
 def main(_: list[str]) -> int:
     """Trains, and prints an error of ours as one line; returns the exit status."""
-    status = _supervise_or_train()
-    threads = [thread for thread in threading.enumerate() if not thread.daemon]
-    if status == 1 and threads != [threading.main_thread()]:
-        # a save has failed, and Orbax would wait minutes for its rest
+    try:
+        status = _supervise_or_train()
+    except SystemExit as end:  # SIGTERM before the first step
+        status = int(end.code or 0)
+    if _would_wait(status):
         from xvla_jax.checkpoints.run_folder import remove_copies
 
         remove_copies()
@@ -59,8 +60,21 @@ def main(_: list[str]) -> int:
     return status
 
 
+def _would_wait(status: int) -> bool:
+    """Returns True where the end of the process would wait for threads that nobody needs."""
+    if status == 1:  # a save has failed, and Orbax would wait minutes for its rest
+        threads = [thread for thread in threading.enumerate() if not thread.daemon]
+        return threads != [threading.main_thread()]
+    if status:  # a signal came while a program is compiled, which takes minutes too
+        from xvla_jax.compilation.ahead import compiling
+
+        return compiling()
+    return False
+
+
 def _supervise_or_train() -> int:
     from scripts.restarts import journal, supervisor
+    from scripts.training.values import check_values
     from xvla_jax.buckets import place_of
     from xvla_jax.errors import XVLAError
 
@@ -68,6 +82,7 @@ def _supervise_or_train() -> int:
     quiet_libraries()
     try:
         place = place_of(_WORKDIR.value, flag="--workdir")
+        check_values(_CONFIG.value.to_dict())
         if _RESTARTS.value is None or journal.TOKEN in os.environ:
             return _train(place)
         limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)

@@ -6,33 +6,45 @@ how many they make. So a short run of the same program is timed first.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 from collections.abc import Mapping
 
 from scripts.demo.stages import RECORD, SPEED, WRITE
+from scripts.terminal import UsageError
 
-FLOOR, CEILING = 500, 1500  # steps
+FLOOR = 500  # steps
 _ROUND = 50
 # Later stages and the start of training, in seconds of earlier stages that do similar work: they
 # run the same simulators as the recording, and start the same program as the timed run, as the
 # certificate does too.
-_LATER, _START, _CERTIFY = 3.0, 0.7, 0.5
+_LATER, _START, _CERTIFY = 2.4, 0.7, 0.5
 
 
-def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
-    """Training steps that fit, from `FLOOR` to `CEILING`, a multiple of 50.
+def affordable_iters(fitting: int, most: int) -> int:
+    """Training steps to take: those that fit, but from `FLOOR` to ``most``."""
+    return max(FLOOR, min(most, fitting))
+
+
+def fitting_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
+    """Training steps that fit, a multiple of 50; 0 where the minutes are too short for any.
 
     Args:
         workdir: folder of the quickstart, which holds the timed run.
         seconds: time of each completed stage, by name.
         minutes: for all stages together.
+
+    Raises:
+        UsageError: the timed run has no time of a step, as after a stop just before its end.
     """
-    lines = (workdir / SPEED.product).read_text().splitlines()
+    from xvla_jax.training.telemetry import read_metrics
+
+    folder = (workdir / SPEED.product).parent
+    times = [line["step_s"] for line in read_metrics(folder) if line.get("step_s")]
+    if not times:
+        raise UsageError(f"{folder} has no time of a training step; remove it, and start again")
     # the first line of metrics holds the compilation
-    step_s = statistics.median(json.loads(line)["step_s"] for line in lines[1:])
+    step_s = statistics.median(times[1:] or times)
     spent = sum(seconds[stage.name] for stage in (RECORD, WRITE, SPEED))
     later = _LATER * seconds[RECORD.name] + (_START + _CERTIFY) * seconds[SPEED.name]
-    steps = int((60 * minutes - spent - later) / step_s) // _ROUND * _ROUND
-    return max(FLOOR, min(CEILING, steps))
+    return max(0, int((60 * minutes - spent - later) / step_s) // _ROUND * _ROUND)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shlex
@@ -15,10 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.files import write_json
+from eval.files import TEXT, fields, listing, mapping, read_json, write_json
+from scripts.terminal import STOPPED, Termination
 
 STAGES_FILE = "stages.json"
 REPORT = "report.html"
+_LEDGER = mapping(fields(arguments=listing(TEXT), seconds={"type": "number", "minimum": 0}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Stage:
     ends: tuple[int, ...] = (0,)
 
 
-# What differs from robot to robot: placeholders of the stages.
+# What differs from robot to robot: placeholders of the stages, and the most steps that they need.
 ROBOTS: Mapping[str, Mapping[str, str]] = {
     "libero": {
         "task": "quickstart",
@@ -40,6 +41,7 @@ ROBOTS: Mapping[str, Mapping[str, str]] = {
         "wander": "0.04",
         "dataset": "libero_demos",
         "config": "configs/quickstart.py",
+        "most_iters": "2400",
     },
     "so101": {
         "task": "so101",
@@ -47,6 +49,7 @@ ROBOTS: Mapping[str, Mapping[str, str]] = {
         "wander": "0.03",
         "dataset": "so101_demos",
         "config": "configs/so101.py",
+        "most_iters": "1500",
     },
 }
 
@@ -200,10 +203,15 @@ def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
         [sys.executable, "-m", *stage.arguments], env={**os.environ, **dict(stage.environment)}
     )
     try:
-        status = process.wait()
+        with Termination():
+            status = process.wait()
     except KeyboardInterrupt:
         status = process.wait()  # the signal reached it too; it saves its state
-        return status or 130
+        return status or STOPPED
+    except SystemExit:  # SIGTERM, which came to this process alone
+        process.terminate()
+        process.wait()
+        raise
     if status in stage.ends:
         status = 0
         entry = {"arguments": list(stage.arguments), "seconds": time.monotonic() - began}
@@ -212,6 +220,10 @@ def run_stage(stage: Stage, workdir: pathlib.Path, console: Console) -> int:
 
 
 def read_ledger(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the completed stages: name -> command and seconds."""
+    """Returns the completed stages: name -> command and seconds.
+
+    Raises:
+        FileError: the file holds something else.
+    """
     path = workdir / STAGES_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path, _LEDGER) if path.is_file() else {}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.sampling import uniforms
 from data.stream.stream import StreamShape
 from xvla_jax.errors import ConfigError
-from xvla_jax.models.packing import check_share, places_of
+from xvla_jax.models.packing import places_of
 
 AUTO: Final = "auto"
 _ROWS: Final = 1_000_000  # of the stream that are looked at, in complete batches
@@ -164,7 +164,11 @@ def stated_share(text: str) -> float:
             f"config.packed_views is {text!r}; allowed are {AUTO}, a share of the view slots such "
             "as 0.7, or nothing"
         ) from error
-    check_share(share)
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(
+            f"config.packed_views is {text}; a share of the view slots is expected: above 0, at "
+            "most 1; where nothing is to be packed, leave the field empty"
+        )
     return share
 
 

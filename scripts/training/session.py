@@ -23,6 +23,7 @@ from scripts.terminal import STOPPED, message
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
 from scripts.training.run import TrainingRun, group_table
+from scripts.training.values import idle_groups
 from xvla_jax import buckets
 from xvla_jax.checkpoints import relabel
 from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item, read_model
@@ -145,8 +146,14 @@ def stopped_line(step: int) -> str:
 
 def _print_start(run: TrainingRun) -> None:
     """Prints what is trained on, what is trained, and how views are packed."""
-    console = Console()
-    console.print(mixture_table(run.sources), group_table(run.recipe.group_rows()))
+    console, rows = Console(), run.recipe.group_rows()
+    console.print(mixture_table(run.sources), group_table(rows))
+    if line := idle_groups(rows, run.recipe.config):
+        logging.warning("%s", line)
+    if run.recipe.lora and (names := run.recipe.lora.unmatched(run.model_config)):
+        logging.warning(
+            "no module of this model ends in %s (config.lora.modules_to_save)", ", ".join(names)
+        )
     if run.packed:
         console.print(str(run.packed), highlight=False, soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,16 +10,24 @@ from typing import Any, NamedTuple
 import jax
 
 from scripts.training.run import TrainingRun
-from xvla_jax.compilation.program_cache import counts
+from xvla_jax.compilation.program_cache import counts, not_kept
 from xvla_jax.training.state import fresh_program
 
 
+class End(enum.StrEnum):
+    """State of a program in the cache, as it is said."""
+
+    FOUND = "was there already"
+    KEPT = "is kept now"
+    LOST = "is not kept"  # a line of the cache says why
+
+
 class Warmed(NamedTuple):
-    """A program that lies in the cache now."""
+    """A program that was read from the cache or compiled for it."""
 
     name: str
     seconds: float  # to lower it, and to compile or to read it
-    kept: bool  # it lay there before
+    end: End
 
 
 def warm(run: TrainingRun, *, say: Callable[[str], None]) -> Iterator[Warmed]:
@@ -30,10 +39,11 @@ def warm(run: TrainingRun, *, say: Callable[[str], None]) -> Iterator[Warmed]:
     """
     for name, lower in _programs(run).items():
         say(f"compiling {name}")
-        _, before = counts()
+        (_, made), lost = counts(), not_kept()
         began = time.monotonic()
         lower().compile()
-        yield Warmed(name, time.monotonic() - began, kept=counts()[1] == before)
+        end = End.FOUND if counts()[1] == made else End.KEPT
+        yield Warmed(name, time.monotonic() - began, End.LOST if not_kept() > lost else end)
 
 
 def _programs(run: TrainingRun) -> dict[str, Callable[[], jax.stages.Lowered]]:

@@ -6,14 +6,17 @@ import dataclasses
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from data.rows.table import dataset
+from eval.files import FileError
 from eval.tasks.table import task_spec
-from scripts.demo.budget import CEILING, FLOOR, affordable_iters
+from scripts.demo.budget import FLOOR, affordable_iters, fitting_iters
 from scripts.demo.stages import (
     CERTIFY,
     RECORD,
@@ -29,6 +32,7 @@ from scripts.demo.stages import (
     run_stage,
 )
 from scripts.report import plan_section
+from scripts.terminal import UsageError
 from xvla_jax.checkpoint_tools.certificate import (
     SHARE,
     Certificate,
@@ -169,15 +173,64 @@ def test_the_ledger_has_command_and_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step_s", "minutes", "iters"),
-    [(0.5, 15, 650), (0.5, 1, FLOOR), (0.01, 15, CEILING), (2.0, 15, FLOOR), (0.4, 14, 650)],
+    [(0.5, 15, 750), (0.5, 1, FLOOR), (0.01, 15, 2400), (2.0, 15, FLOOR), (0.4, 14, 800)],
 )
 def test_training_fills_the_minutes(
     tmp_path: Path, step_s: float, minutes: float, iters: int
 ) -> None:
-    lines = [{"step_s": 40.0}, *[{"step_s": step_s}] * 3, {"step_s": 9 * step_s}]
+    times = [40.0, step_s, step_s, step_s, 9 * step_s]
+    lines = [{"step": step, "step_s": time} for step, time in enumerate(times)]
     (tmp_path / "speed").mkdir()
     (tmp_path / SPEED.product).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    # of 900 s, 185 s are spent, 300 s are for later stages, 49 s for the start and 35 s for the
-    # certificate: 331 s are left
+    # of 900 s, 185 s are spent, 240 s are for later stages, 49 s for the start and 35 s for the
+    # certificate: 391 s are left
     seconds = {RECORD.name: 100.0, WRITE.name: 15.0, SPEED.name: 70.0, "train": 1e6}
-    assert affordable_iters(tmp_path, seconds, minutes) == iters
+    fitting = fitting_iters(tmp_path, seconds, minutes)
+    assert affordable_iters(fitting, most=2400) == iters
+
+
+_SECONDS = {RECORD.name: 1.0, WRITE.name: 1.0, SPEED.name: 1.0}
+
+
+def test_a_timed_run_that_was_stopped_is_read_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "speed").mkdir()
+    lines = ['{"step": 20, "step_s": 40.0}', '{"step": 40, "ste', '{"step": 59, "step_s": 0.5}']
+    lines += ['{"step": 60}']  # by a process that only took this step
+    (tmp_path / SPEED.product).write_text("\n".join(lines) + "\n")
+    assert fitting_iters(tmp_path, _SECONDS, 8.0) == 900, "473 s of 0.5 s"
+    assert fitting_iters(tmp_path, _SECONDS, 0.0) == 0
+    (tmp_path / SPEED.product).write_text(lines[0])
+    assert fitting_iters(tmp_path, _SECONDS, 60.0) == 50, "the only time that there is"
+    (tmp_path / SPEED.product).write_text('{"step": 60}')
+    with pytest.raises(UsageError, match=r"speed has no time of a training step; remove it"):
+        fitting_iters(tmp_path, _SECONDS, 60.0)
+
+
+def test_a_damaged_ledger_is_refused_in_a_line(tmp_path: Path) -> None:
+    for content in ('{"train": {"argu', '{"train": {"seconds": 3}}', "[]"):
+        (tmp_path / STAGES_FILE).write_text(content)
+        with pytest.raises(FileError, match=rf"^{tmp_path / STAGES_FILE}: .*$"):
+            read_ledger(tmp_path)
+
+
+_CHILD = """
+import pathlib
+import sys
+from rich.console import Console
+from scripts.demo.stages import Stage, run_stage
+
+code = f"print('begun', flush=True); import time; time.sleep(60); open({sys.argv[1]!r}, 'w')"
+run_stage(Stage("one", ("timeit", "-n1", "-r1", code), "x"), pathlib.Path(sys.argv[1]), Console())
+"""
+
+
+def test_sigterm_ends_the_stage_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _CHILD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        while process.stdout.readline() != "begun\n":
+            assert process.poll() is None
+        process.terminate()
+        # the stage holds the pipe open as long as it lives
+        process.communicate(timeout=30)
+    assert process.returncode == 143

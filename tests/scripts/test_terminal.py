@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from typing import Any
 
 import pytest
 
@@ -20,16 +22,21 @@ from scripts.terminal import (
     message,
     quiet_libraries,
 )
+from xvla_jax.compilation.ahead import Ahead, compiling
 
 _CONFIG = "configs/debug.py"
 
 
 def _command() -> Command:
-    command = Command("Does it.\n\npython -m scripts.it IN", positional=("checkpoint",))
+    command = Command(
+        "Does it.\n\npython -m scripts.it IN     --workers=2", positional=("checkpoint",)
+    )
     command.DEFINE_string("checkpoint", None, "Folder.", required=True)
     command.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type.")
     command.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
+    command.DEFINE_float("minutes", 15.0, "Time.", lower_bound=0.0)
     command.DEFINE_bool("largest", True, "Search.")
+    command.DEFINE_multi_string("answer", [], "A=B.")
     command.DEFINE_alias("model_path", "checkpoint")
     return command
 
@@ -57,6 +64,8 @@ def test_a_command_line_does_not_know_the_one_before() -> None:
         ([], "--checkpoint must be given"),
         (["a", "b", "c"], "unexpected arguments: b c"),
         (["a", "--worker=3"], "Unknown command line flag 'worker'. Did you mean: workers"),
+        (["a", "--minutes=nan"], "--minutes=nan: a finite number is needed"),
+        (["a", "--minutes=inf"], "--minutes=inf: a finite number is needed"),
         (["a", "--workers=0"], "--workers=0"),
         (["a", "--dtype=float16"], "should be one of <float32|bfloat16>"),
     ],
@@ -74,12 +83,14 @@ def test_a_wrong_command_line_is_two_lines(
 def test_help_has_the_flags_of_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert _command().run(lambda _: pytest.fail("was run"), ["it", "--help"]) == 0
     assert capsys.readouterr().out == (
-        "Does it.\n\npython -m scripts.it IN\n\nFlags:\n"
-        "  --checkpoint            Folder. Needed. Also --model_path.\n"
+        "Does it.\n\npython -m scripts.it IN\n    --workers=2\n\nFlags:\n"
+        "  --checkpoint            Folder. Needed. Also argument 1. Also --model_path.\n"
         "  --dtype=float32|bfloat16\n"
         "                          Type. Default: float32.\n"
         "  --workers=2             Processes.\n"
-        "  --nolargest             Search.\n"
+        "  --minutes=15            Time.\n"
+        "  --[no]largest           Search. Default: yes.\n"
+        "  --answer                A=B. May be given several times.\n"
     )
 
 
@@ -243,3 +254,33 @@ def test_a_run_that_failed_does_not_wait_for_the_threads_of_its_save(
         released.set()
         thread.join()
     assert ended == [1]
+
+
+def test_a_run_that_was_stopped_does_not_wait_for_a_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    begun, released = threading.Event(), threading.Event()
+
+    def lower() -> Any:
+        begun.set()
+        assert released.wait(60)
+        raise ValueError("nothing is lowered here")
+
+    def stop() -> int:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(train, "_supervise_or_train", stop)
+    Ahead(lower)
+    assert begun.wait(60)
+    try:
+        assert train.main([]) == 143
+        monkeypatch.setattr(train, "_supervise_or_train", lambda: STOPPED)
+        assert train.main([]) == STOPPED
+    finally:
+        released.set()
+    while compiling():
+        time.sleep(0.01)
+    assert train.main([]) == STOPPED, "nothing is compiled any more: the process ends as others do"
+    assert ended == [143, STOPPED]

@@ -71,6 +71,11 @@ class Ahead:
         return (self._function or program)(*arguments)
 
 
+def compiling() -> bool:
+    """Returns True while the thread has a task, which the end of the process would wait for."""
+    return _tasks().busy
+
+
 def _line(seconds: float) -> str:
     kept, made = counts()
     return (
@@ -91,6 +96,11 @@ class _Tasks:
         self._waiting: collections.deque[Callable[[], object]] = collections.deque()
         self._lock = threading.Lock()
         self._idle = True
+
+    @property
+    def busy(self) -> bool:
+        """True from the first task until the last one is done."""
+        return not self._idle
 
     def add(self, task: Callable[[], object]) -> None:
         """Adds a task; its errors are dropped, for the program's caller meets them too."""

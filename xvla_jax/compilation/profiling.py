@@ -80,11 +80,8 @@ class StepProfile:
         """Returns the context in which a step waits for its data and is dispatched."""
         if number not in self._steps:
             return contextlib.nullcontext()
-        if not self._running:
-            options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # every call of Python would bury the scopes
-            jax.profiler.start_trace(str(self._folder), profiler_options=options)
-            self._running = True
+        if not self._running and not self._start():
+            return contextlib.nullcontext()
         return jax.profiler.StepTraceAnnotation(STEP, step_num=number)
 
     def end(self, number: int, results: Any) -> None:
@@ -98,13 +95,36 @@ class StepProfile:
         if self._running:
             self._stop()
 
+    def _start(self) -> bool:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # every call of Python would bury the scopes
+        try:
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
+        except RuntimeError as error:  # another trace is under way
+            self._give_up(error)
+            return False
+        self._running = True
+        return True
+
     def _stop(self) -> None:
-        jax.profiler.stop_trace()
         self._running = False
+        try:
+            jax.profiler.stop_trace()
+        except RuntimeError as error:  # a full disk, a folder that cannot be written
+            self._give_up(error)
+            return
         _log.info(
             "the trace of steps %d to %d is in %s: tensorboard --logdir=%s",
             *(self._steps[0], self._steps[-1], self._folder, self._folder),
         )
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Logs why there is no trace: it is worth a line, not the run."""
+        _log.warning(
+            "the trace of steps %d to %d is not written into %s: %s",
+            *(self._steps[0], self._steps[-1], self._folder, error),
+        )
+        self._steps = range(0)
 
 
 def data_wait() -> contextlib.AbstractContextManager[Any]:

@@ -35,7 +35,7 @@ _HIT: Final = "/jax/compilation_cache/cache_hits"
 _UNREADABLE: Final = "Error reading persistent compilation cache entry for "
 _UNWRITABLE: Final = "Error writing persistent compilation cache entry for "
 _ENTRY: Final = "*-cache"
-_ENTRIES: Final = (_ENTRY, "*-lowered", "*-shapes")  # with those of stored.py
+_ENTRIES: Final = (_ENTRY, "*-lowered*", "*-shapes*")  # with those of stored.py, also cut off
 
 _settings: Any = jax.config  # its fields are unknown to type checkers
 _log = logging.getLogger(__name__)
@@ -87,6 +87,11 @@ def keep_programs(place: str | None) -> str:
 def counts() -> tuple[int, int]:
     """Returns the programs of this process that came from the cache, and those compiled for it."""
     return _events[_HIT], _events[_REQUEST] - _events[_HIT]
+
+
+def not_kept() -> int:
+    """Returns how many programs of this process the folder did not take, as where it is full."""
+    return _events[_UNWRITABLE]
 
 
 def folder_in_use() -> str | None:
@@ -193,6 +198,7 @@ def _repair(folder: str) -> None:
             _remove(folder, name)
             _log.warning("program %s in %s is compiled again: %s", name, folder, reason)
         elif text.startswith(_UNWRITABLE):
+            _events[_UNWRITABLE] += 1
             _log.warning("a program is not kept in %s: %s", folder, text.partition(": ")[2])
         else:
             show(message, *args, **kwargs)

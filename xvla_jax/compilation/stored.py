@@ -4,8 +4,8 @@ Tracing and lowering the policy take a process longer than reading its compiled 
 the shapes of its parameters a second. What was lowered is stored with ``jax.export``, shapes as
 JSON, in the folder of compiled programs, which is this user's own; a checkpoint's folder would
 bring programs of others with it. The name of a file is the digest of all that decides its content:
-what the caller states, the shapes, the versions of JAX and this library's source. So a file is
-never stale, only unused; one that is damaged is made again.
+what the caller states, the shapes, versions and settings of JAX and Flax, and this library's
+source. So a file is never stale, only unused; one that is damaged is made again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import pathlib
+import secrets
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, Final
@@ -30,6 +31,13 @@ from xvla_jax.compilation.program_cache import folder_in_use
 
 _PROGRAM: Final = "-lowered"  # ends of names
 _SHAPES: Final = "-shapes"
+_PACKAGES: Final = ("jax", "jaxlib", "flax")  # that decide what is traced
+_SETTINGS: Final = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+)
 _DIGEST_BYTES: Final = 32  # in front of the content
 
 _log = logging.getLogger(__name__)
@@ -93,10 +101,10 @@ def _digest(arguments: Any, identity: Mapping[str, Any]) -> str:
         **identity,
         "shapes": [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves],
         "tree": str(tree),
-        "versions": [jax.__version__, version("jaxlib")],
+        "versions": [version(package) for package in _PACKAGES],
         "backend": jax.default_backend(),
         "source": _source_digest(),
-        "precision": str(settings.jax_default_matmul_precision),
+        "settings": [str(getattr(settings, name)) for name in _SETTINGS],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -128,7 +136,8 @@ def _read(path: epath.Path) -> bytes | None:
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")  # another process may read meanwhile
+    # Another process may read meanwhile, or write, also one of another host with this number.
+    scratch = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         scratch.write_bytes(hashlib.sha256(content).digest() + content)
         scratch.replace(path)

@@ -3,7 +3,7 @@
 XLA's own ``cost_analysis`` counts the body of a loop once, and does not show where the work is.
 Here a loop's body counts as often as it runs, and each product keeps its place in the model.
 Compiled text shows what runs on the device, rematerialised products included; a traced step shows
-the work of the model alone.
+the work of the model alone. A kernel (``xvla_jax/models/fused_attention.py``) states its own FLOPs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
+from xvla_jax.models.fused_attention import BACKWARD_KERNEL
 from xvla_jax.models.packing import OVERFLOW_SCOPE
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS
@@ -96,6 +97,13 @@ def product_flops(visit: hlo.Visit) -> int | None:
     return None if count is None else count(visit)
 
 
+def recomputed_flops(visit: hlo.Visit, flops: int) -> int:
+    """Returns the part of the FLOPs of a product that rematerialisation repeats."""
+    if "rematted_computation" in visit.op_name:
+        return flops
+    return flops // 5 if BACKWARD_KERNEL in visit.op_name else 0  # the scores, one of five products
+
+
 def flops_by_stage(text: str | None, stages: Mapping[str, str]) -> dict[str, int]:
     """Counts the FLOPs of a program by stage.
 
@@ -122,7 +130,7 @@ def step_flops(recipe: Recipe, processor: Processor, state: Any, batch: Any) -> 
         state: tree with the shapes of the state.
         batch: tree with the shapes of a batch on the device.
     """
-    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none"))
+    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none", attention="xla"))
     # traced directly: a step has compiler options, which no inner function may have
     step: Any = make_train_step(plain, processor, seed=0)
     return flops_of(step.trace(*_shapes((state, batch))))
@@ -203,7 +211,18 @@ def _touched(
     return int(real.sum())
 
 
-_FLOPS: Final = {"dot": _dot_flops, "convolution": _convolution_flops}
+def _kernel_flops(visit: hlo.Visit) -> int | None:
+    """Reads the FLOPs that a kernel states; None for other calls."""
+    stated = _STATED.search(visit.instruction.rest)
+    return int(stated[1]) if stated and "tpu_custom_call" in visit.instruction.rest else None
+
+
+_STATED: Final = re.compile(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
+_FLOPS: Final = {
+    "dot": _dot_flops,
+    "convolution": _convolution_flops,
+    "custom-call": _kernel_flops,
+}
 
 
 def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

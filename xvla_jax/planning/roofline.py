@@ -13,10 +13,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Final
 
+import pydantic
+
 from xvla_jax.errors import ProgramError
 from xvla_jax.planning import hlo
 from xvla_jax.planning.flops import peak_of
 from xvla_jax.planning.traffic import pieces
+from xvla_jax.untrusted import read_json, typed
 
 PROGRAM_NAME: Final = "program.json"
 
@@ -40,6 +43,9 @@ class StepWork:
     hbm_bytes: int | None
 
 
+_WORK: Final = pydantic.TypeAdapter(StepWork)
+
+
 def step_work(
     device_kind: str, devices: int, flops: int, text: Callable[[], str | None]
 ) -> StepWork:
@@ -54,14 +60,26 @@ def step_work(
 
 
 def write_work(workdir: pathlib.Path, work: StepWork) -> None:
-    """Writes the work of a run's step into its workdir."""
-    (workdir / PROGRAM_NAME).write_text(json.dumps(dataclasses.asdict(work), indent=1) + "\n")
+    """Writes the work of a run's step into its workdir; the file appears only when complete."""
+    path = workdir / PROGRAM_NAME
+    scratch = path.with_name(f"{path.name}.partial")
+    try:
+        scratch.write_text(json.dumps(dataclasses.asdict(work), indent=1) + "\n")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def read_work(workdir: pathlib.Path) -> StepWork | None:
-    """Returns the work of a run's step; None for a run that has not written it."""
+    """Returns the work of a run's step; None without a file, and with a line for a damaged one."""
     path = workdir / PROGRAM_NAME
-    return StepWork(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return typed(_WORK, read_json(path, error=ProgramError), path, error=ProgramError)
+    except ProgramError as error:
+        _log.warning("%s; the table has no roofline", error)
+        return None
 
 
 def roofline_rows(work: StepWork, step_s: float) -> dict[str, str]:

@@ -30,6 +30,7 @@ from xvla_jax.training.groups import (
 )
 
 Array = jax.Array
+_ALL_STEPS, _SOME_STEPS = 2**20, 2**12  # looked at, of a run up to so long and of a longer one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +180,8 @@ def group_rows(params: Any, config: OptimizerConfig, groups: Groups) -> list[Gro
     Raises:
         ConfigError: a parameter that no group covers.
     """
-    # Every step of the run at once: the highest rate depends on the schedule.
-    rates = learning_rates(np.arange(config.iters), config, groups)
+    # Many steps of the run at once: the highest rate depends on the schedule.
+    rates = learning_rates(_some_steps(config), config, groups)
     sizes = group_sizes(params, groups)
 
     def frozen_until(group: Group) -> int | None:
@@ -194,6 +195,17 @@ def group_rows(params: Any, config: OptimizerConfig, groups: Groups) -> list[Gro
         GroupRow(g.name, sizes[g.name], float(np.max(rates[g.name])), frozen_until(g))
         for g in groups
     ]
+
+
+def _some_steps(config: OptimizerConfig) -> np.ndarray:
+    """Returns all steps of a run; of a very long one some, with those where a rate may turn."""
+    last = config.iters - 1
+    if last < _ALL_STEPS:
+        return np.arange(config.iters)
+    freeze, warmup = config.freeze_steps, config.warmup_steps
+    turns = [start + n for start in (0, freeze, warmup, freeze + warmup) for n in (-1, 0, 1)]
+    steps = np.concatenate([np.linspace(0, last, _SOME_STEPS).astype(np.int64), turns])
+    return np.unique(steps.clip(0, last))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:

@@ -58,6 +58,10 @@ def test_the_table_shows_the_schedule_as_it_is() -> None:
     # 20 steps: a ramp of 100 steps begins after the freeze and gets to 14 / 100
     ramp = _rows(schedule="xvla_paper", warmup_steps=100)["transformer_core"]
     assert ramp.learning_rate == pytest.approx(0.14e-4)
+    # a run that a user will stop: its steps would take 8 GB
+    endless = {"iters": 10**9, "freeze_steps": 10**6, "warmup_steps": 1000}
+    core = _rows(schedule="xvla_cosine", **endless)["transformer_core"]
+    assert core.learning_rate == pytest.approx(1e-4), "its peak lies between the steps looked at"
     rows = [
         GroupRow("vlm", 1_000_000, 1e-5, 1000),
         GroupRow("heads", 23, 1e-4, 0),

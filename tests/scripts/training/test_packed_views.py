@@ -61,6 +61,8 @@ def test_the_line_says_what_is_packed() -> None:
     [
         ("some", r"config.packed_views is 'some'; allowed are auto, a share"),
         ("1.2", r"config.packed_views is 1.2; a share of the view slots"),
+        ("0", r"config.packed_views is 0; .* above 0, at most 1; .* leave the field empty"),
+        ("nan", r"config.packed_views is nan; a share of the view slots"),
         ("0.4", r"0.4, 3 places for .* 6 slots, of which the mixture fills 4.0: 100% of the steps"),
     ],
 )

@@ -69,3 +69,18 @@ def test_a_resumed_run_traces_the_rest(tmp_path: Path, caplog: pytest.LogCapture
     # it ends within the asked steps: what was traced is written
     _run(StepProfile(range(3, 7), tmp_path / "rest", done=3), first=4, last=5)
     assert traced(tmp_path / "rest")[STEP] == [4, 5]
+
+
+def test_a_trace_that_cannot_be_written_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "plugins").write_text("in the way")
+    _run(StepProfile(range(2, 4), tmp_path), first=1, last=5)
+    _run(StepProfile(range(2, 9), tmp_path), first=1, last=3)  # JAX has not ended the one before
+    (tmp_path / "plugins").unlink()
+    jax.profiler.stop_trace()
+    first, second = caplog.messages
+    assert first.startswith(f"the trace of steps 2 to 3 is not written into {tmp_path}: ")
+    assert "not a directory" in first
+    assert second.startswith(f"the trace of steps 2 to 8 is not written into {tmp_path}: ")
+    assert "already been started" in second

@@ -14,6 +14,7 @@ from xvla_jax.compilation.program_cache import OFF, default_folder, keep_program
 from xvla_jax.errors import ConfigError
 
 _CHILD = """
+import shutil
 import sys
 import jax
 from xvla_jax.compilation import program_cache
@@ -28,6 +29,11 @@ for round in range(4):
     if round == 1:
         for path in program_cache.pathlib.Path(sys.argv[1]).glob("*/*-cache"):
             path.write_bytes(path.read_bytes()[:-9])
+folder = program_cache.pathlib.Path(program_cache.folder_in_use())
+print(folder.stat().st_mode & 0o077)
+shutil.rmtree(folder)
+jax.jit(lambda x: x * 5)(2.0)
+print(program_cache.not_kept())
 """
 
 
@@ -36,7 +42,7 @@ def test_programs_are_kept_and_broken_ones_are_made_again(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(folder)], capture_output=True, text=True, check=True
     )
-    place, *rounds = done.stdout.splitlines()
+    place, *rounds, open_to_others, not_kept = done.stdout.splitlines()
     assert place == (
         f"compiled programs are kept in {folder}/{machine()} (--program_cache=off keeps none)"
     )
@@ -45,11 +51,13 @@ def test_programs_are_kept_and_broken_ones_are_made_again(tmp_path: Path) -> Non
     assert kept == ["7.0", "1", "0"]
     assert broken == ["7.0", "0", "1"]
     assert repaired == ["7.0", "1", "0"]
+    assert open_to_others == "0"
+    assert int(not_kept) > 0, "the folder has gone"
+    assert f"a program is not kept in {folder}/{machine()}: " in done.stderr
     warning = [line for line in done.stderr.splitlines() if "compiled again" in line]
     assert len(warning) == 1
     assert f"program jit__lambda in {folder}/{machine()} is compiled again: error: " in warning[0]
     assert "Traceback" not in done.stderr
-    assert (folder / machine()).stat().st_mode & 0o077 == 0
 
 
 def test_the_place_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +127,11 @@ def test_it_can_be_turned_off_or_put_into_a_bucket() -> None:
 
 
 def test_the_entries_unused_for_longest_go_first(tmp_path: Path) -> None:
-    for age, name in enumerate("abcd"):
-        path = tmp_path / f"{name}-cache"
+    names = ("a-cache", "b-lowered", "c-cache", "d-lowered.123-4f")  # the last one was cut off
+    for age, name in enumerate(names):
+        path = tmp_path / name
         path.write_bytes(bytes(10))
         os.utime(path, (1000 - age, 1000 - age))
     (tmp_path / "notes.txt").write_bytes(bytes(100))
     program_cache._prune(tmp_path, 25)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "b-cache", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "b-lowered", "notes.txt"]

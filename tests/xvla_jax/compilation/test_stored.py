@@ -79,6 +79,12 @@ def test_shapes_are_traced_once(
         assert shapes() == plain
     assert len(traced) == 4
     assert "is damaged and is made again" in caplog.text
+    with jax.default_prng_impl("rbg"):
+        assert shapes() == plain
+    assert len(traced) == 5, "a program of other random numbers"
+    monkeypatch.setattr(stored, "version", lambda package: f"another {package}")
+    assert shapes() == plain
+    assert len(traced) == 6, "another Flax may trace another program"
 
 
 @pytest.mark.slow

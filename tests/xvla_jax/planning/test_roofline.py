@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from xvla_jax.planning.roofline import (
+    PROGRAM_NAME,
     StepWork,
     read_work,
     roofline_rows,
@@ -59,3 +60,33 @@ def test_bytes_are_those_of_the_compiled_program(
         raise AssertionError("the text of a program that nothing is compared with")
 
     assert step_work("cpu", 2, 65_536, refuse).hbm_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("", "not JSON"), ('{"devices": 4', "not JSON"), ('{"devices": 4}', "device_kind is missing")],
+)
+def test_a_damaged_file_costs_the_roofline_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, reason: str
+) -> None:
+    (tmp_path / PROGRAM_NAME).write_text(content)  # as a full disk or an older version left it
+    assert read_work(tmp_path) is None
+    [line] = caplog.messages
+    assert reason in line
+    assert line.endswith("; the table has no roofline")
+
+
+def test_a_file_appears_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = StepWork("cpu", 1, 1, None)
+    write_work(tmp_path, work)
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> None:
+        write(path, text[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_work(tmp_path, StepWork("cpu", 2, 2, None))
+    assert read_work(tmp_path) == work
+    assert [path.name for path in tmp_path.iterdir()] == [PROGRAM_NAME]

@@ -14,6 +14,8 @@ from tests.xvla_jax import tiny
 from xvla_jax import sharding
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
+from xvla_jax.models import kernels
+from xvla_jax.models.fused_attention import fused_attention
 from xvla_jax.models.xvla import XVLA, init_params
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.programs import GUARDS, exchanges_of_packed_views
@@ -153,3 +155,21 @@ def test_the_trace_that_is_compiled_counts_the_same() -> None:
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=r"config.packed_views is"):
         dataclasses.replace(_RECIPE, model=_RECIPE.model.clone(packed_views=share))
+
+
+@pytest.mark.slow
+def test_a_step_that_attends_in_one_kernel_is_the_one_that_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the padded form, which is compiled already; the kernel runs as JAX operations."""
+    interpreted = functools.partial(fused_attention, interpret=True)
+    monkeypatch.setitem(kernels.ATTENTION, "fused", {"cpu": interpreted})  # pyright: ignore[reportArgumentType]
+    model = _RECIPE.model.clone(attention="fused", remat="named")
+    fused = _Program(dataclasses.replace(_RECIPE, model=model), 1, 1)
+    (moments, metrics), (plain_moments, plain) = (
+        program(_FITTING) for program in (fused, _program(_RECIPE, 1, 1))
+    )
+    np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-5)
+    for ours, theirs in zip(moments, plain_moments, strict=True):
+        largest = max(float(abs(theirs).max()), 1e-12)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest)
