@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
 
+_EXHAUSTED = "RESOURCE_EXHAUSTED"  # in an error of XLA
+_LESS = (
+    "config.remat=full and a larger config.accumulate take less for the same batch, a smaller "
+    "config.batch_size less still; python -m scripts.plan says what fits"
+)
+
 COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
@@ -92,6 +98,11 @@ def _supervise_or_train() -> int:
         return STOPPED
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # of a device it is a RuntimeError of JAX
+        if isinstance(error, RuntimeError) and _EXHAUSTED not in str(error):
+            raise
+        print(f"error: out of memory: {str(error).partition(chr(10))[0]}; {_LESS}", file=sys.stderr)
         return 1
 
 
