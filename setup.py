@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         # Training: TensorFlow reads the datasets, TensorBoard files carry the curves.
-        # dlimp is not on the package index; README says how to add it.
+        # dlimp is not on the package index; docs/install.md says how to add it.
         # h5py, pyarrow and av read X-VLA's and LeRobot's own files; matplotlib draws the curves;
         # numba compiles the resizing of images (data/pixels), which Pillow does without it.
         "data": [
@@ -75,6 +75,7 @@ setup(
         # What a robot needs to ask a server (eval/client/remote.py); pillow only to send JPEG.
         "client": ["msgpack>=1.1", "pillow>=11", "requests>=2.32", "websockets>=17"],
         "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
         # gs:// as --workdir and for checkpoints: Orbax asks Google's client too, and the second one
         # where the bucket has folders (a hierarchical namespace).
         "gcs": ["google-cloud-storage>=3.10", "google-cloud-storage-control>=1.14"],

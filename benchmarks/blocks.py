@@ -1,12 +1,13 @@
 """Work, HBM traffic and roofline of a part of the released model, forward and backward.
 
-``python -m benchmarks.blocks --part=head [--topology=v5p:2x2x1] [--remat=named] [--samples=16]``
+``python -m benchmarks.blocks --part=head [--topology=v5p:2x2x1] [--remat=named] [--samples=16]
+[--attention=xla --attention=fused]``
 
 Compiles the part's gradients for one chip of a slice, in bfloat16 over float32 masters: minutes,
 where the complete step takes hours on a busy machine. Nothing is run. Parts: ``head``, and
 ``windows`` and ``channels``, a block of the vision tower's ``--stage``, on a map with ``--noflat``.
-Prints a table by pass and kind, and the cycles that the compiler estimates. Needs libtpu:
-``bash scripts/setup.sh tpu``.
+Prints a table by pass and kind for each form of attention, and the cycles that the compiler
+estimates, which leave out those of kernels. Needs libtpu: ``bash scripts/setup.sh tpu``.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from jax.sharding import PartitionSpec as P
 from configs import models
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.davit import Block, ChannelAttention, WindowAttention
-from xvla_jax.models.layers import REMAT, rematerialised
+from xvla_jax.models.kernels import ATTENTION
+from xvla_jax.models.remat import REMAT, rematerialised
 from xvla_jax.models.soft_transformer import SoftPromptedTransformer
-from xvla_jax.planning.chips import GIB, describe
-from xvla_jax.planning.hlo import parse
+from xvla_jax.planning.chips import GIB, Slice, describe
+from xvla_jax.planning.hlo import Module, parse
 from xvla_jax.planning.traffic import by_stage, estimate
 from xvla_jax.sharding import MESH_AXES
 
@@ -45,8 +47,10 @@ _VIEWS, _TOKENS, _WIDTH = 3, 50, 20  # tokens of an image, and of the text; numb
 _SIDE = 56  # cells of the first stage's map
 
 
-def _head(samples: int) -> Part:
-    module = SoftPromptedTransformer(_CONFIG, _WIDTH, remat=_REMAT.value, dtype=_DTYPE)
+def _head(samples: int, attention: str) -> Part:
+    module = SoftPromptedTransformer(
+        _CONFIG, _WIDTH, remat=_REMAT.value, attention=attention, dtype=_DTYPE
+    )
     width, actions = _CONFIG.vision.projection_dim, _CONFIG.num_actions
 
     def denoise(head: Any, vlm: Array, aux: Array, chunk: Array, domain: Array, t: Array) -> Array:
@@ -63,35 +67,38 @@ def _head(samples: int) -> Part:
     return module, denoise, shapes
 
 
-def _block(samples: int, *, kind: str) -> Part:
+def _block(samples: int, attention: str, *, kind: str) -> Part:
     stage, c = _STAGE.value, _CONFIG.vision
-    attention = {
-        "windows": functools.partial(WindowAttention, c.num_heads[stage], c.window_size),
+    inside = {
+        "windows": functools.partial(WindowAttention, c.num_heads[stage], c.window_size, attention),
         "channels": functools.partial(ChannelAttention, c.num_groups[stage], _FLAT.value),
     }[kind]
     block = rematerialised(Block, _REMAT.value, scanned=False)
-    module = block(attention, c.drop_path_rate, _FLAT.value, dtype=_DTYPE)
+    module = block(inside, c.drop_path_rate, _FLAT.value, dtype=_DTYPE)
     side = _SIDE >> stage
     shape = (samples * _VIEWS, side, side, c.dim_embed[stage])
     return module, lambda block, x: block(x, True), [jax.ShapeDtypeStruct(shape, _DTYPE)]
 
 
-_PARTS: Final[Mapping[str, Callable[[int], Part]]] = {
+_PARTS: Final[Mapping[str, Callable[[int, str], Part]]] = {
     "head": _head,
     "windows": functools.partial(_block, kind="windows"),
     "channels": functools.partial(_block, kind="channels"),
 }
 _TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "TPU slice; one chip of it is used.")
 _PART = flags.DEFINE_enum("part", None, list(_PARTS), "Part of the model.", required=True)
-_REMAT = flags.DEFINE_enum("remat", "full", list(REMAT), "Row of layers.REMAT.")
+_REMAT = flags.DEFINE_enum("remat", "full", list(REMAT), "Row of remat.REMAT.")
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples on the chip, of 3 views.", lower_bound=1)
 _STAGE = flags.DEFINE_integer("stage", 2, "Stage of the tower.", lower_bound=0, upper_bound=3)
+_ATTENTION = flags.DEFINE_multi_enum(
+    "attention", ["xla"], list(ATTENTION), "Row of kernels.ATTENTION; several are compared."
+)
 _FLAT = flags.DEFINE_bool("flat", True, "See davit.Block.")
 
 
-def lower(devices: Any) -> jax.stages.Lowered:
+def lower(devices: Any, attention: str = "xla") -> jax.stages.Lowered:
     """Lowers the part's gradients, by its parameters and first operand, for the first device."""
-    module, method, operands = _PARTS[_PART.value](_SAMPLES.value)
+    module, method, operands = _PARTS[_PART.value](_SAMPLES.value, attention)
     mesh = Mesh(np.array(devices[:1]).reshape(1, 1), MESH_AXES)
     here = NamedSharding(mesh, P())
 
@@ -115,12 +122,16 @@ def lower(devices: Any) -> jax.stages.Lowered:
 
 
 def main(arguments: list[str]) -> None:
-    """Compiles and prints."""
+    """Compiles and prints each form of attention."""
     del arguments
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     target = describe(_TOPOLOGY.value)
-    text = lower(target.devices).compile().as_text()
-    module = parse(text)
+    for attention in _ATTENTION.value:
+        print(f"attention {attention}:", flush=True)
+        _report(parse(lower(target.devices, attention).compile().as_text()), target)
+
+
+def _report(module: Module, target: Slice) -> None:
     rows: dict[tuple[str, str], list[float]] = {}
     for share in by_stage(module, target):
         row = rows.setdefault((share.of_pass, share.kind), [0.0, 0.0, 0.0])

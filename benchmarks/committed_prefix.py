@@ -26,7 +26,7 @@ from data.sources import open_mixture
 from data.stream.pipeline import Frame
 from eval.files import write_json
 from scripts.evaluation.drift import quantities
-from scripts.evaluation.recorded import frames_of, observation_of
+from scripts.evaluation.recorded import acted, frames_of, observation_of
 from scripts.terminal import count_progress, quiet_libraries
 from xvla_jax.inpainting import MODES
 from xvla_jax.plans import named_plan
@@ -41,7 +41,6 @@ _EPISODES = flags.DEFINE_integer("episodes", 16, "Four frames of each.", lower_b
 _PLAN = flags.DEFINE_string("plan", "exact10", "Row of xvla_jax/plans.py.")
 
 _SWITCH: Final = "switch"  # no prefix
-_BATCH: Final = 16  # observations at once
 
 
 def measure(policy: Policy, frames: Sequence[Frame], console: Console) -> list[dict[str, Any]]:
@@ -74,20 +73,12 @@ def _knows(policy: Policy) -> bool:
 
 def _acted(policy: Policy, frames: Sequence[Frame], delay: int, way: str) -> np.ndarray:
     """Returns chunks [N, T, d] that continue recorded rows; a frame has the noise of its place."""
-    observations: list[Any] = [
+    observations = [
         observation_of(frame)
         | ({"prefix": _rows(policy, frame)[:delay], "prefix_mode": way} if way != _SWITCH else {})
         for frame in frames
     ]
-    parts = [
-        policy.act(
-            observations[i : i + _BATCH],
-            seed=range(i, min(i + _BATCH, len(observations))),
-            plan=named_plan(_PLAN.value),
-        )
-        for i in range(0, len(observations), _BATCH)
-    ]
-    return np.concatenate(parts)
+    return acted(policy, observations, named_plan(_PLAN.value))
 
 
 def _rows(policy: Policy, frame: Frame) -> np.ndarray:

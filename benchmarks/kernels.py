@@ -1,10 +1,14 @@
 """Forms of a kernel beside the plain one, for the docstrings of ``xvla_jax/models/kernels.py``.
 
 ``python -m benchmarks.kernels [--topology=v5e:2x2]``
+``python -m benchmarks.kernels --fused``
 
 Prints the ratio of each form of the tables to the plain form, forward and with gradients, at shapes
 of the released model: float32 seconds on the default device, calls in turns, the fastest of each.
 With a topology: bfloat16 cycles as the TPU compiler estimates them, nothing is run.
+
+``--fused`` times both rows of ``kernels.ATTENTION`` on this machine's TPU, in bfloat16 at shapes of
+a train step of 16 samples, and compares their numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from xvla_jax.planning.chips import describe
 
 _TOPOLOGY = flags.DEFINE_string("topology", "", "TPU slice to compile for, such as v5e:2x2.")
 _IMAGES = flags.DEFINE_integer("images", 3, "Images of a call.", lower_bound=1)
+_FUSED = flags.DEFINE_bool("fused", False, "Compare both rows of kernels.ATTENTION on a TPU.")
 _CALLS = flags.DEFINE_integer("calls", 8, "Timed calls of each form.", lower_bound=1)
 
 # q, k and v without the leading axis: tokens of the head, windows of stage 0.
@@ -36,6 +41,19 @@ _TOKENS: Final[Mapping[str, tuple[int, ...]]] = {
 }
 _MAPS: Final = {f"stage {i}": (56 >> i, 56 >> i, 256 << i) for i in range(4)}
 
+# One call of a train step of 16 samples: windows or samples, tokens, heads, width of a head, keys
+# that are zero, rate of dropout.
+_CALLS_OF_A_STEP: Final[Mapping[str, tuple[int, int, int, int, int, float]]] = {
+    "head": (16, 326, 16, 64, 0, 0.1),
+    "text": (16, 100, 16, 64, 0, 0.1),
+    "stage 0": (768, 144, 8, 32, 0, 0.0),
+    "stage 0, edge": (192, 96, 8, 32, 48, 0.0),
+    "stage 1": (192, 144, 16, 32, 0, 0.0),
+    "stage 2": (48, 144, 32, 32, 0, 0.0),
+    "stage 2, edge": (48, 24, 32, 32, 120, 0.0),
+    "stage 3": (48, 49, 64, 32, 95, 0.0),
+}
+
 Call = Callable[..., Any]
 
 
@@ -43,7 +61,7 @@ def _cases() -> list[tuple[str, kernels.Form, Mapping[str, kernels.Form], list[t
     """Returns name, plain form, other forms and shapes of the operands."""
     options = {"kept": None, "scale": 0.1, "zero_keys": 0, "rate": 0.0}
     attention = {
-        name: functools.partial(form, **options) for name, form in kernels.ATTENTION.items()
+        name: functools.partial(form, **options) for name, form in kernels.ATTENTION["xla"].items()
     }
     plain = functools.partial(kernels.plain_attention, **options)
     count = _IMAGES.value
@@ -84,9 +102,43 @@ def _cycles(forms: list[Call], shapes: list[tuple[int, ...]]) -> list[float]:
     return [sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))) for text in texts]
 
 
+def _compare() -> None:
+    """Prints milliseconds of both rows of ``kernels.ATTENTION``, and how far they are apart."""
+    if jax.default_backend() != "tpu":
+        raise app.UsageError(f"--fused needs a TPU; this machine has {jax.default_backend()}")
+    for name, (count, tokens, heads, width, zero_keys, rate) in _CALLS_OF_A_STEP.items():
+        keys = jax.random.split(jax.random.key(0), 4)
+        shape = (count, tokens, heads, width)
+        operands = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys[:3]]
+        kept = jax.random.bernoulli(keys[3], 1 - rate, (count, heads, tokens, tokens))
+        options = {"scale": width**-0.5, "zero_keys": zero_keys, "rate": rate}
+        for label, wrap in (("forward", lambda form: form), ("with gradients", _gradients)):
+            calls = []
+            for forms in kernels.ATTENTION:
+                form = functools.partial(
+                    kernels.attend, kept=kept if rate else None, forms=forms, **options
+                )
+                calls.append(functools.partial(jax.jit(wrap(form)), *operands))
+            ours, theirs = (jax.tree.leaves(call()) for call in calls)  # compiles
+            apart = max(
+                float(jnp.abs(a - b).max() / jnp.abs(b).max())
+                for a, b in zip(ours, theirs, strict=True)
+            )
+            turns = [[seconds_of(call) for call in calls] for _ in range(_CALLS.value)]
+            times = [1e3 * min(column) for column in zip(*turns, strict=True)]
+            told = ", ".join(
+                f"{forms} {time:.3f} ms"
+                for forms, time in zip(kernels.ATTENTION, times, strict=True)
+            )
+            print(f"{name:14} {label:14} {told}, apart by {apart:.1e} of the largest", flush=True)
+
+
 def main(arguments: list[str]) -> None:
     """Prints a line for each form and shape."""
     del arguments
+    if _FUSED.value:
+        _compare()
+        return
     measure, unit = (_cycles, "cycles") if _TOPOLOGY.value else (_seconds, "s")
     for name, plain, others, shapes in _cases():
         for label, wrap in (("forward", lambda form: form), ("with gradients", _gradients)):

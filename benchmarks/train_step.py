@@ -1,6 +1,9 @@
-"""Our train step in a process of its own: ``python -m benchmarks.train_step --shape=RELEASED``.
+"""Our train step in a process of its own.
 
-Its last line is JSON: seconds of the steps, of the first (which compiles), and peak memory.
+``python -m benchmarks.train_step --shape=RELEASED [--scan_vision] [--program_cache=FOLDER]``
+
+Its last line is JSON: seconds of the steps, of the first (which compiles, or reads its program from
+the cache), and peak memory.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import jax
 import numpy as np
 
 from configs import models
+from xvla_jax.compilation.program_cache import keep_programs
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.processor import Processor
@@ -49,12 +53,12 @@ def small_run() -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
 
 
 def run_parts(
-    shape: str, processor: Processor, *, size: int
+    shape: str, processor: Processor, *, size: int, scan_vision: bool = False
 ) -> tuple[TrainState, Step, Mapping[str, jax.Array]]:
     """Returns state, step (its first call compiles) and batch of a row of ``configs/models.py``."""
     config = XVLAConfig.from_dict(models.model_dict(getattr(models, shape), action_mode="ee6d"))
     optimizer = OptimizerConfig(schedule="constant", iters=100, freeze_steps=0)
-    recipe = Recipe(XVLA(config), optimizer)
+    recipe = Recipe(XVLA(config, scan_vision=scan_vision), optimizer)
     mesh = make_mesh(1, 1, jax.devices()[:1])
     state = init_state(recipe, mesh, seed=0)
     batch = global_batch(made_up_batch(config, processor, size), mesh)
@@ -89,11 +93,16 @@ def main() -> None:
     parser.add_argument("--shape", required=True)
     parser.add_argument("--text_length", type=int, default=50)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--scan_vision", action="store_true")
+    parser.add_argument("--program_cache", default="off", help="Folder of compiled programs.")
     options = parser.parse_args()
+    keep_programs(options.program_cache)
     keep_between_steps()  # both as the trainer does
     trim_after_compiling()
     processor = Processor(text_length=options.text_length)
-    state, step, batch = run_parts(options.shape, processor, size=1)
+    state, step, batch = run_parts(
+        options.shape, processor, size=1, scan_vision=options.scan_vision
+    )
     first, state = timed_steps(step, state, batch, repeat=1)
     seconds, _ = timed_steps(step, state, batch, repeat=options.repeat)
     figures = {

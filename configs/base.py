@@ -32,8 +32,11 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     # all denoising steps; "all": they do, as in X-VLA; "" = as in the model
     config.context_attends_to = ""
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
-    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
+    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
+    # forms of attention, a name in xvla_jax.models.kernels.ATTENTION: xla, or fused, one kernel for
+    # TPUs that stores no scores
+    config.attention = "xla"
     # in training, images that the vision tower runs at once, as a share of a device's view slots;
     # "auto": what costs least with the views of the mixture; "" = all slots, absent views too
     config.packed_views = ""

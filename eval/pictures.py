@@ -6,7 +6,6 @@ the image that the server would make from the original.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import struct
@@ -17,6 +16,8 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.extras import needed
+
 BICUBIC = 3  # Pillow's number of the filter, in a checkpoint's processor file
 STRETCH = "stretch"  # name of a resize to a square, in a checkpoint's processor file
 _BITS = 22  # Pillow's fixed point for 8-bit images
@@ -26,26 +27,6 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB8 = bytes([8, 2, 0, 0, 0])  # bits, colour type, compression, filter, interlace
 _PNG_SUB = 1  # filter: difference to the pixel at the left
 _JPEG_QUALITY = 95
-
-
-class MissingExtraError(ModuleNotFoundError, RuntimeError):
-    """A package that belongs to an extra of setup.py and is not installed."""
-
-
-def needed(package: str, extra: str = "client") -> Any:
-    """Imports a package of an optional extra.
-
-    Raises:
-        MissingExtraError: it is not installed; the message has the command to install it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; it is in the extra {extra!r}: pip install "
-            f"'.[{extra}]' in the checkout",
-            name=error.name,
-        ) from error
 
 
 def check_image(image: Any) -> NDArray[np.uint8]:

@@ -5,10 +5,10 @@ python -m scripts.build_rlds --data=NAME --root=SRC --out=DST --licence=TEXT --r
 python -m scripts.build_rlds --recorded=FOLDER --out=DST --licence=TEXT
 
 NAME is a dataset, a mixture (each of its datasets is built) or a row of your own, module:ROW; the
-result is read by the same name with DST as data folder. A run that was stopped continues where it
-was. The second form runs on Apache Beam and writes the same bytes; behind -- stand options of the
-runner, each --name=value, and docs/data.md says what it needs. The third form takes the .npz
-episodes of scripts.record_demos.
+result is read by the same name with DST as data folder, which may be gs://BUCKET/FOLDER. A run that
+was stopped continues where it was. The second form runs on Apache Beam and writes the same bytes;
+behind -- stand options of the runner, each --name=value, and docs/data.md says what it needs. The
+third form takes the .npz episodes of scripts.record_demos, and begins again after a stop.
 """
 
 from __future__ import annotations
@@ -119,14 +119,16 @@ def _build_sources(console: Console, command: str, crew: Crew | None) -> list[Ro
 def _build_recorded(console: Console, command: str) -> list[Row]:
     from data.writing.publish import read_json
     from data.writing.recorded import write_dataset
+    from data.writing.storage import folder_at, in_bucket
 
     given = Path(_RECORDED.value)
     folder, pattern = (given, "*.npz") if given.is_dir() else (given.parent, given.name)
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise ValueError(f"no .npz episode in {given}; record some first (scripts.record_demos)")
-    began, done = time.monotonic(), 0
-    with count_progress(console, "recorded episodes") as show:
+    began, done, out = time.monotonic(), 0, folder_at(_OUT.value)
+    what = "recorded episodes, files copied" if in_bucket(out) else "recorded episodes"
+    with count_progress(console, what) as show:
 
         def on_episode(_: Path) -> None:
             nonlocal done
@@ -135,12 +137,13 @@ def _build_recorded(console: Console, command: str) -> list[Row]:
 
         written = write_dataset(
             paths,
-            Path(_OUT.value),
+            out,
             name=_RECORDED_AS.value,
             licence=_LICENCE.value,
             command=command,
             receipt=read_json(folder / LEDGER),
             on_episode=on_episode,
+            on_copied=lambda copied, files: show(done + copied, len(paths) + files),
         )
     return [(str(given), written, time.monotonic() - began)]
 
@@ -177,8 +180,6 @@ def _check_usage(options: list[str]) -> None:
         raise UsageError("give either --data and --root, or --recorded")
     if _RECORDED.value and _RUNNER.value != _LOCAL:
         raise UsageError(f"--runner={_RUNNER.value} takes --data, not --recorded")
-    if _RECORDED.value and "://" in _OUT.value:
-        raise UsageError(f"--out={_OUT.value}: recorded rollouts go to a folder of this machine")
     if options and _RUNNER.value == _LOCAL:
         raise UsageError(f"unexpected arguments: {' '.join(options)}")
     if COMMAND.flags["workers"].present and _RUNNER.value != _LOCAL:
@@ -201,7 +202,8 @@ def main(options: list[str]) -> int:
         else:
             rows = _build_sources(console, COMMAND.line, _crew(options))
     except KeyboardInterrupt:
-        console.print("stopped; the same command continues from here")
+        again = "begins again" if _RECORDED.value else "continues from here"
+        console.print(f"stopped; the same command {again}")
         return STOPPED
     except (ValueError, OSError, WorkerLostError) as error:
         console.print(str(error), style="bold red", markup=False)

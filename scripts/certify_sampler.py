@@ -21,7 +21,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -32,18 +32,17 @@ from eval.files import FileError, write_json
 from eval.runs.compare import compare_runs
 from eval.runs.receipt import RESULTS, read_receipt
 from eval.runs.seal import SEAL
-from scripts.evaluation.recorded import frames_of, observation_of
+from scripts.evaluation.recorded import acted, frames_of, observation_of
 from scripts.terminal import Command, UsageError, count_progress, quiet_libraries
 
 if TYPE_CHECKING:
     from data.stream.pipeline import Frame
     from data.trajectory import Source
-    from xvla_jax.checkpoint_tools.certificate import Certificate, Drift, Entry, Success
+    from xvla_jax.checkpoint_tools.certificate import Certificate, Drift, Entry, Limits, Success
     from xvla_jax.plans import SamplerPlan
     from xvla_jax.policy import Policy
 
 _BREAKS = 2  # exit status
-_BATCH = 16  # observations at once
 _FILE_WIDTH = 100  # characters of a line where the output is a file
 
 COMMAND = Command(__doc__, rows={"data": "data", "plans": "plans", "task": "tasks"})
@@ -111,10 +110,11 @@ def measure(
                     f"--reference={_REFERENCE.value} has another contract of domain {domain}, or "
                     "none (action_contract.json): its actions cannot be compared"
                 )
+            observations = [observation_of(frame) for frame in frames]
             runs = [(reference, DEFAULT), *((policy, plan) for plan in plans)]
             chunks = []
             for acting, plan in runs:
-                chunks.append(np.concatenate(list(_acted(acting, frames, plan))))
+                chunks.append(acted(acting, observations, plan, seed=_SEED.value))
                 done += len(frames)
                 show(done, total)
             recorded = np.stack([frame.batch["actions"][0] for frame in frames])
@@ -133,15 +133,6 @@ def _frames(policy: Policy, source: Source) -> Iterator[Frame]:
     if _EPISODES.value < episodes:
         _, source = hold_out(source, _EPISODES.value)
     return frames_of(policy, source, _EPISODES.value)
-
-
-def _acted(policy: Policy, frames: Sequence[Frame], plan: SamplerPlan) -> Iterator[np.ndarray]:
-    """Yields actions [B, T, d] of a plan; the noise of a frame depends on its place alone."""
-    observations: list[Any] = [observation_of(frame) for frame in frames]
-    seeds = range(_SEED.value, _SEED.value + len(frames))
-    for first in range(0, len(frames), _BATCH):
-        some = slice(first, first + _BATCH)
-        yield policy.act(observations[some], seed=seeds[some], plan=plan)
 
 
 def evaluate(
@@ -208,19 +199,9 @@ def _plans() -> list[SamplerPlan]:
 
 def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
     """Measures all plans and writes the certificate."""
-    import jax
-
     from data.rows.mixtures import mixture
     from data.sources import open_mixture
-    from eval.simulators.preflight import versions
-    from xvla_jax.checkpoint_tools.certificate import (
-        SCHEMA,
-        Certificate,
-        Entry,
-        Limits,
-        certificate_name,
-        sealed,
-    )
+    from xvla_jax.checkpoint_tools.certificate import Entry, Limits, certificate_name, sealed
     from xvla_jax.policy import Policy
     from xvla_jax.serving.engine import model_sha256
 
@@ -241,14 +222,40 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         names = [plan.name for plan in plans]
         success = evaluate(names, digests, pathlib.Path(_OUT.value), console)
     limits = Limits(_DRIFT.value, _FLIPS.value)
-    entries = {
-        plan.name: Entry(
-            plan.to_dict(), drift[plan.name], success.get(plan.name, {}), beyond=()
-        ).checked(limits)
-        for plan in plans
-    }
+    entries = {}
+    for plan in plans:
+        entry = Entry(plan.to_dict(), drift[plan.name], success.get(plan.name, {}), beyond=())
+        entries[plan.name] = entry.checked(limits)
+    certificate = _certificate(policy, digests, frames, limits, entries)
+    folder = pathlib.Path(_ADAPTER.value or _CHECKPOINT.value)
+    path = folder / certificate_name(certificate.dtype)
+    write_json(path, sealed(certificate))
+    return certificate, path
+
+
+def _certificate(
+    policy: Policy,
+    digests: tuple[str, str],
+    frames: dict[str, int],
+    limits: Limits,
+    entries: dict[str, Entry],
+) -> Certificate:
+    """Returns the certificate of what was measured, with how it was made.
+
+    Args:
+        policy: of the checkpoint.
+        digests: hash of the reference and of the checkpoint.
+        frames: number by dataset.
+        limits: that the plans are to keep.
+        entries: what was measured, by plan.
+    """
+    import jax
+
+    from eval.simulators.preflight import versions
+    from xvla_jax.checkpoint_tools.certificate import SCHEMA, Certificate
+
     device = jax.local_devices()[0]
-    certificate = Certificate(
+    return Certificate(
         schema=SCHEMA,
         model_sha256=digests[1],
         dtype=np.dtype(policy.model.dtype).name,
@@ -260,10 +267,6 @@ def certify(console: Console) -> tuple[Certificate, pathlib.Path]:
         made_by={"command": COMMAND.line, **versions(("jax", "jaxlib", "flax", "numpy"))},
         reference=digests[0] if _REFERENCE.value else None,
     )
-    folder = pathlib.Path(_ADAPTER.value or _CHECKPOINT.value)
-    path = folder / certificate_name(certificate.dtype)
-    write_json(path, sealed(certificate))
-    return certificate, path
 
 
 def _reference(policy: Policy) -> Policy:

@@ -71,7 +71,7 @@ def _table(names: tuple[str, str], comparisons: dict[str, Comparison]) -> Table:
         "task", "pairs", "both", f"only {names[0]}", f"only {names[1]}", "neither",
         "difference, points (95 %)", "McNemar p",
     ):  # fmt: skip
-        table.add_column(Text(column))
+        table.add_column(Text(column, overflow="fold"), overflow="fold")
     rows = dict(comparisons)
     if len(comparisons) > 1:
         rows["all"] = total(comparisons.values())
@@ -94,7 +94,7 @@ def _pairs_table(pairs: Sequence[Pair]) -> Table:
     table = Table(title=Text(f"{len(pairs)} comparisons, Holm's correction"))
     columns = ("policies", "pairs", "difference, points (95 %)", "McNemar p", "corrected", "better")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for pair in pairs:
         table.add_row(
             Text(f"{pair.first} against {pair.second}"),

@@ -39,6 +39,7 @@ from scripts.terminal import (
 if TYPE_CHECKING:
     from xvla_jax.buckets import Place
     from xvla_jax.checkpoint_tools.convert_layout import Conversion
+    from xvla_jax.pretrained import Pretrained
 
 _ADAPTER_ALONE = "peft"
 _LAYOUTS = ("hf", "lerobot-vendored", "lerobot-native", "orbax")
@@ -120,20 +121,16 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
         )
 
 
-def _convert(source: Place, target: Place, console: Console, termination: Termination) -> int:
+def _converted(
+    source: Place, target: Place, console: Console, termination: Termination
+) -> tuple[Pretrained, Conversion]:
+    """Converts; returns what was read, and the account of what was written."""
     from scripts.evaluation.entrants import contracts_of
     from xvla_jax.buckets import place_of
-    from xvla_jax.checkpoint_tools.convert_layout import (
-        convert_checkpoint,
-        extract_adapter,
-        verify,
-    )
+    from xvla_jax.checkpoint_tools.convert_layout import convert_checkpoint
 
-    if _LAYOUT.value == _ADAPTER_ALONE:
-        _print(console, extract_adapter(source, target, overwrite=_OVERWRITE.value))
-        return 0
     with bytes_progress(console, "converting") as progress:
-        loaded, done = convert_checkpoint(
+        return convert_checkpoint(
             source,
             target,
             _LAYOUT.value,
@@ -146,7 +143,12 @@ def _convert(source: Place, target: Place, console: Console, termination: Termin
             stating=functools.partial(contracts_of, _TASKS.value) if _TASKS.value else None,
             progress=termination.checked(progress),
         )
-    termination.check()
+
+
+def _checked(loaded: Pretrained, done: Conversion, target: Place, console: Console) -> int:
+    """Prints the account, and checks what was written where that is asked for."""
+    from xvla_jax.checkpoint_tools.convert_layout import verify
+
     _print(console, done)
     if loaded.int8 and done.dtype != loaded.stored_dtype:
         console.print(
@@ -173,19 +175,26 @@ def main(_: list[str]) -> int:
     if _LAYOUT.value == _ADAPTER_ALONE and any(others):
         raise UsageError("--layout=peft takes none of --adapter, --verify, --report, --tasks")
     from xvla_jax.buckets import place_of
+    from xvla_jax.checkpoint_tools.convert_layout import extract_adapter
     from xvla_jax.errors import XVLAError
 
     quiet_libraries()
-    console = Console()
+    console, state = Console(), "was not written"
     try:
         source, target = place_of(_CHECKPOINT.value), place_of(_OUT.value)
         with Termination() as termination:
-            return _convert(source, target, console, termination)
+            if _LAYOUT.value == _ADAPTER_ALONE:
+                _print(console, extract_adapter(source, target, overwrite=_OVERWRITE.value))
+                return 0
+            loaded, done = _converted(source, target, console, termination)
+            state = "is written"
+            termination.check()
+            return _checked(loaded, done, target, console)
     except (XVLAError, OSError) as error:
         console.print(f"error: {message(error)}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print(f"stopped; {_OUT.value} was not written", markup=False)
+        console.print(f"stopped; {_OUT.value} {state}", markup=False, soft_wrap=True)
         return STOPPED
 
 

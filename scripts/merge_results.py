@@ -1,9 +1,10 @@
-"""Merges the shards of an evaluation into one receipt and its page.
+"""Merges the parts of an evaluation into one receipt and its page.
 
 python -m scripts.merge_results FOLDER FOLDER ... --out=FOLDER
 
-Each FOLDER is the --out of scripts.evaluate --shard=I/N, or the results.json in it. Films stay in
-those folders. Each may be gs://BUCKET/FOLDER.
+Each FOLDER is the --out of scripts.evaluate --shard=I/N, or the results.json in it; or all are of
+evaluations that differ in --init_states alone. Films stay in those folders. Each may be
+gs://BUCKET/FOLDER.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OUT = COMMAND.DEFINE_string(
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 1 after an error."""
     if not arguments:
-        raise UsageError("name the folders of the shards")
+        raise UsageError("name the folders of the parts")
     console, out = Console(), files.place_of(_OUT.value, flag="--out")
     try:
         merged = merge_receipts([receipts.read(text) for text in arguments])

@@ -5,12 +5,13 @@ python -m scripts.new_robot FOLDER --out=my_robot.py --check
 FOLDER is a LeRobot dataset (v2.0, v2.1, v3), an RLDS set, or HDF5 episodes: a folder or file in the
 layout of ACT and ALOHA, or of robomimic. What the numbers do not decide is asked on a
 terminal, taken from --answer=NAME=VALUE, or left as a line that refuses to run until you fill it
-in. Use the row as --config.data.mixture=my_robot:ROW. --rerun writes my_robot.rrd for the Rerun
-viewer, and needs rerun-sdk. Exit status 2 while something is open.
+in; exit status 2 while something is open. A complete row ends with the command that trains on it.
+--rerun writes my_robot.rrd for the Rerun viewer, and needs rerun-sdk.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,15 @@ def _report(choices: Mapping[str, Choice]) -> None:
             print(f"    {choice.evidence}\n    --answer={name}=VALUE: {', '.join(choice.allowed)}")
 
 
+def _training(row: str, root: Path, joints: int) -> str:
+    """Returns the command that trains on the row; 0 joints: on poses."""
+    words = f"N-joints{joints}" if joints else "N"
+    command = ["python", "-m", "scripts.train", f"--config=configs/own_robot.py:{words}"]
+    command += ["--workdir=W", "--config.init_from=CKPT", "--config.new_domains=*=nearest"]
+    command += [f"--config.data.mixture={row}", f"--config.data.root={root}"]
+    return shlex.join(command)
+
+
 def _rerun(out: Path, row: str, root: Path) -> None:
     """Writes an episode for the Rerun viewer."""
     from scripts.inspection.rerun_file import write_episode
@@ -95,6 +105,7 @@ def _check(out: Path, row: str, root: Path) -> int:
 
 def main(_: list[str]) -> int:
     """Writes the row and returns the exit status."""
+    from data.inference.columns import JOINTS, joint_columns
     from data.inference.formats import read_recording
     from data.inference.questions import infer
     from data.inference.row_text import row_source
@@ -122,9 +133,11 @@ def main(_: list[str]) -> int:
         print(f"{out}: {len(left)} open, {', '.join(left)}; the row refuses to run until then")
         return OPEN
     root = recording.root or folder
-    print(f"{out}: use it as --config.data.mixture={out.stem}:ROW --config.data.root={root}")
-    sys.path.insert(0, str(out.parent.resolve()))
     row = f"{out.stem}:ROW"
+    joints = len(joint_columns(recording, choices)) if choices["kind"].value == JOINTS else 0
+    print(f"{out}: complete. With N demonstrations, and its folder on PYTHONPATH, train by")
+    print(_training(row, root, joints))
+    sys.path.insert(0, str(out.parent.resolve()))
     if _RERUN.value:
         _rerun(out, row, root)
     return _check(out, row, root) if _CHECK.value else 0

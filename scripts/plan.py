@@ -22,10 +22,16 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from scripts.terminal import Command, UsageError, message, quiet_libraries
+
+if TYPE_CHECKING:
+    from xvla_jax.planning.cards import Card
+    from xvla_jax.planning.programs import Run
 
 COMMAND = Command(__doc__, in_buckets=("config.data.root", "program_cache"))
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
@@ -60,53 +66,22 @@ def _plan() -> int:
     """Plans for all topologies, and returns the exit status."""
     # The compiler describes the slice; this process itself needs no accelerator.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from scripts.training.planning import (
-        as_markdown,
-        packed_run,
-        pipeline_bytes,
-        print_cards,
-        print_plan,
-        run_of,
-        stage_tables,
-    )
+    from scripts.training.planning import as_markdown, run_of, stage_tables
     from scripts.training.values import check_values
     from xvla_jax.errors import XVLAError
-    from xvla_jax.planning.cards import card_plans, cards
-    from xvla_jax.planning.chips import describe
-    from xvla_jax.planning.report import make_plan
-    from xvla_jax.sharding import global_batch_size
+    from xvla_jax.planning.cards import cards
 
-    config = _CONFIG.value
     console = Console(stderr=_JSON.value or _MARKDOWN.value)
     plans, on_cards = [], []
     try:
-        check_values(config.to_dict())
-        run = run_of(config, _VIEWS.value)
+        check_values(_CONFIG.value.to_dict())
+        run = run_of(_CONFIG.value, _VIEWS.value)
         for name in _TOPOLOGY.value:
             chosen = cards(name)
-            if chosen is not None:
-                alone, packed = packed_run(config, run, devices=1)
-                made = card_plans(alone, chosen, say=console.log)
-                on_cards.append(made)
-                print_cards(console, made, packed)
-                continue
-            target = describe(name)
-            batch_size = global_batch_size(
-                config.batch_size, per=config.batch_size_per, devices=len(target.devices)
-            )
-            spread = dataclasses.replace(run, batch_size=batch_size)
-            spread, packed = packed_run(config, spread, devices=len(target.devices))
-            plan = make_plan(
-                spread,
-                target,
-                pipeline=pipeline_bytes(config, spread, target),
-                inference=_INFERENCE.value,
-                largest=_LARGEST.value,
-                stages=_BY_STAGE.value,
-                say=console.log,
-            )
-            plans.append(plan)
-            print_plan(console, plan, packed)
+            if chosen is None:
+                plans.append(_on_slice(run, name, console))
+            else:
+                on_cards.append(_on_cards(run, chosen, console))
     except (XVLAError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -116,6 +91,41 @@ def _plan() -> int:
         print("\n\n".join([as_markdown(plans), *stage_tables(plans)]))
     fit_cards = all(any(plan["fits"] for plan in made) for made in on_cards)
     return 0 if fit_cards and all(plan["fits"] for plan in plans) else 1
+
+
+def _on_slice(run: Run, name: str, console: Console) -> dict[str, Any]:
+    """Plans a run on a TPU slice, and prints the plan."""
+    from scripts.training.planning import packed_run, pipeline_bytes, print_plan
+    from xvla_jax.planning.chips import describe
+    from xvla_jax.planning.report import make_plan
+    from xvla_jax.sharding import global_batch_size
+
+    config, target = _CONFIG.value, describe(name)
+    size, per, devices = config.batch_size, config.batch_size_per, len(target.devices)
+    run = dataclasses.replace(run, batch_size=global_batch_size(size, per=per, devices=devices))
+    run, packed = packed_run(config, run, devices=devices)
+    plan = make_plan(
+        run,
+        target,
+        pipeline=pipeline_bytes(config, run, target),
+        inference=_INFERENCE.value,
+        largest=_LARGEST.value,
+        stages=_BY_STAGE.value,
+        say=console.log,
+    )
+    print_plan(console, plan, packed)
+    return plan
+
+
+def _on_cards(run: Run, chosen: Sequence[Card], console: Console) -> list[dict[str, Any]]:
+    """Plans the memory of a run on single cards, and prints the plans."""
+    from scripts.training.planning import packed_run, print_cards
+    from xvla_jax.planning.cards import card_plans
+
+    alone, packed = packed_run(_CONFIG.value, run, devices=1)
+    plans = card_plans(alone, chosen, say=console.log)
+    print_cards(console, plans, packed)
+    return plans
 
 
 def _warm() -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xvla_jax.contract import Contract
     from xvla_jax.pretrained import Pretrained
 
-_UNKNOWN = "?"
+_UNKNOWN = "not stated"
 
 COMMAND = Command(__doc__, rows={"data": "data"}, more=True)
 # the paths, where they are not given as arguments
@@ -82,28 +82,25 @@ COMMAND.DEFINE_alias("rate", "rate_hz")
 
 def domain_table(domains: Sequence[Domain]) -> Table:
     """Returns a table with a line for each domain; names in brackets are X-VLA's for the id."""
-    table = Table("domain", "name", "rate, Hz", "rotation", "views", "proprio", "not recorded")
-    table.add_column("prompt norm", justify="right")
-    table.add_column("state")
+    table = Table("domain")
+    table.add_column("name", no_wrap=True)  # what the other forms of the command take
+    table.add_column("conventions", overflow="fold")
+    table.add_column("norm of the prompt", justify="right")
     for domain in domains:
-        contract = domain.contract
-        conventions = [*[_UNKNOWN] * 4, ""]
-        if contract is not None:
-            conventions = [
-                f"{contract.anchor_hz:g}",
-                contract.rotation_layout,
-                ", ".join(contract.views),
-                contract.proprio,
-                contract.lacking,
-            ]
         table.add_row(
             str(domain.domain_id),
             domain.name if domain.stated or not domain.name else f"({domain.name})",
-            *conventions,
-            f"{domain.prompt_norm:.3f}",
-            "trained" if domain.trained else "initial",
+            _UNKNOWN if domain.contract is None else _conventions(domain.contract),
+            f"{domain.prompt_norm:.3f}, {'trained' if domain.trained else 'initial'}",
         )
     return table
+
+
+def _conventions(contract: Contract) -> str:
+    """Returns what the numbers of a domain mean, as `prompt add` takes it."""
+    proprio = f"proprio {contract.proprio}"
+    parts = [f"{contract.anchor_hz:g} Hz", contract.rotation_layout, *contract.views, proprio]
+    return ", ".join([*parts, *([f"without {contract.lacking}"] if contract.lacking else [])])
 
 
 def _list(console: Console, checkpoint: str) -> None:

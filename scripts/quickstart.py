@@ -5,7 +5,7 @@ python -m scripts.quickstart [--robot=libero] [--workdir=outputs/quickstart] [--
 
 Every stage is a command, which is shown before it runs. A stage that was completed with the same
 command is skipped, an interrupted one continues where it stopped. The training is as long as fits
-into the minutes, but has at least 500 steps and at most 1,500.
+into the minutes, but has at least 500 steps, and at most 2,400 (so101: 1,500).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from eval.files import FileError
 from eval.runs.receipt import RESULTS, read_receipt
-from scripts.demo.budget import CEILING, FLOOR, affordable_iters, fitting_iters
+from scripts.demo.budget import FLOOR, affordable_iters, fitting_iters
 from scripts.demo.stages import (
     REPORT,
     ROBOTS,
@@ -45,9 +45,6 @@ _ITERS = COMMAND.DEFINE_integer(
 )
 _WORKERS = COMMAND.DEFINE_integer("workers", 2, "Simulators at once.", lower_bound=1)
 _SEED = COMMAND.DEFINE_integer("seed", 0, "Seed of all stages.", lower_bound=0)
-
-
-_BOUNDS = {FLOOR: "the fewest that make a policy", CEILING: "after which little is gained"}
 
 
 def main(_: list[str]) -> int:
@@ -102,11 +99,13 @@ def _run(console: Console) -> int:
 
 def _affordable(workdir: pathlib.Path, console: Console) -> int:
     seconds = {name: entry["seconds"] for name, entry in read_ledger(workdir).items()}
+    most = int(ROBOTS[_ROBOT.value]["most_iters"])
     fitting = fitting_iters(workdir, seconds, _MINUTES.value)
-    iters = affordable_iters(workdir, seconds, _MINUTES.value)
-    bound = "" if iters == fitting else f"; it has {iters}, {_BOUNDS[iters]}"
+    iters = affordable_iters(workdir, seconds, minutes=_MINUTES.value, most=most)
+    bound = {FLOOR: "the fewest that make a policy", most: "after which little is gained"}
+    more = "" if iters == fitting else f"; it has {iters}, {bound[iters]}"
     console.print(
-        f"{fitting} steps of training fit into {_MINUTES.value:g} minutes (--minutes){bound}"
+        f"{fitting} steps of training fit into {_MINUTES.value:g} minutes (--minutes){more}"
     )
     return iters
 

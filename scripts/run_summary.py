@@ -75,7 +75,10 @@ def summary(workdir: pathlib.Path) -> dict[str, str]:
 
     lines = read_metrics(workdir)
     if not lines:
-        raise FileNotFoundError(f"{workdir / METRICS_NAME} is not there or empty: no run so far")
+        raise FileNotFoundError(
+            f"{workdir / METRICS_NAME} is not there or empty: no run so far, or none that has come "
+            "to its first line, after config.log_every steps"
+        )
     rows = {"steps": f"{lines[-1]['step']:.0f}"}
     for title, (name, form) in _MEANS.items():
         values = [line[name] for line in lines if name in line][-_LAST:]

@@ -44,6 +44,8 @@ STOPPED: Final = 130  # exit status after Ctrl-C
 _HELP: Final = frozenset({"-h", "--help"})
 _COLUMN: Final = 26  # characters of the names of flags in the help
 _WIDTH: Final = 100
+# what absl adds to the text of a flag: values of an enum, a note about several values
+_ABSL: Final = re.compile(r"^<.*?>: |;\s+repeat this option to specify a list of values$")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CHATTY: Final = ("absl", "jax", "orbax")  # loggers of which only warnings are shown
 # Exceptions of Orbax's threads, raised to us as well; and Beam has no client for BigQuery.
@@ -159,13 +161,17 @@ class Command:
 
     def help(self) -> str:
         """Returns the docstring and a line or more for each flag."""
-        lines = [self.doc, "", "Flags:"]
+        # a line that the source continues with a backslash is one line here
+        lines = [re.sub(r"(?<=\S) {4,}", "\n    ", self.doc), "", "Flags:"]
         for name, aliases in self.names.items():
             flag = self.flags[name]
-            text = [re.sub(r"^<.*?>: ", "", flag.help or "")]  # absl puts values of an enum first
-            if hasattr(flag.parser, "enum_values") and flag.default is not None:
-                text.append(f"Default: {flag.default}.")
+            text = [_ABSL.sub("", flag.help or "")]
+            if flag.default and (flag.boolean or hasattr(flag.parser, "enum_values")):
+                text.append(f"Default: {'yes' if flag.boolean else flag.default}.")
+            text += ["May be given several times."] if isinstance(flag, flags.MultiFlag) else []
             text += ["Needed."] if name in self._required else []
+            if name in self.positional:
+                text.append(f"Also argument {self.positional.index(name) + 1}.")
             text += [f"Also {', '.join(f'--{alias}' for alias in aliases)}."] if aliases else []
             head = f"  {_written(flag)}"
             if len(head) >= _COLUMN:
@@ -275,7 +281,7 @@ def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _written(flag: flags.Flag) -> str:
     """Returns a flag with its default or its values, as it is written on a command line."""
     if flag.boolean:
-        return f"--{'no' if flag.default else ''}{flag.name}"
+        return f"--{'[no]' if flag.default else ''}{flag.name}"
     if values := getattr(flag.parser, "enum_values", None):
         return f"--{flag.name}={'|'.join(values)}"
     default = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
@@ -436,15 +442,9 @@ def _bar(
     console: Console, description: str, *counts: ProgressColumn
 ) -> Iterator[tuple[Progress, TaskID]]:
     # rich is imported here because it takes as long as everything else of --help
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
 
-    before = (TextColumn("{task.description}"), BarColumn())
-    after = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*before, *counts, *after, console=console) as progress:
-        yield progress, progress.add_task(description, total=None, rate="")
+    before = (progress.TextColumn("{task.description}"), progress.BarColumn())
+    after = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
+    with progress.Progress(*before, *counts, *after, console=console) as shown:
+        yield shown, shown.add_task(description, total=None, rate="")

@@ -94,8 +94,11 @@ def _supervise_or_train() -> int:
         limits = supervisor.Limits(_RESTARTS.value, _REJOIN.value)
         return supervisor.supervise(sys.argv, _CONFIG.value, place, limits)
     except KeyboardInterrupt:
-        print("stopped at once; the newest complete checkpoint is kept")
+        print(_stopped_at_once())
         return STOPPED
+    except SystemExit:  # SIGTERM before the loop
+        print(_stopped_at_once())
+        raise
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         return 1
@@ -104,6 +107,20 @@ def _supervise_or_train() -> int:
             raise
         print(f"error: out of memory: {str(error).partition(chr(10))[0]}; {_LESS}", file=sys.stderr)
         return 1
+
+
+def _stopped_at_once() -> str:
+    """Returns the last line of a run that a signal ended outside of its loop."""
+    from scripts.restarts.run_files import newest_step
+    from xvla_jax.buckets import place_of
+
+    try:
+        step = newest_step(place_of(_WORKDIR.value))
+    except OSError as error:
+        return f"stopped at once; the checkpoints cannot be listed: {message(error)}"
+    if step:
+        return f"stopped at once; the same command resumes from step {step}, the newest saved"
+    return "stopped at once, and nothing is saved; the same command starts again"
 
 
 def _train(place: Place) -> int:

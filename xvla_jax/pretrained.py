@@ -78,9 +78,7 @@ def load_checkpoint(
     `save_pretrained` for example; values that are not finite are refused then. With ``int8`` such
     weights are read too, as `Int8Leaf` if stored and in float32 if not.
     """
-    folder = run_folder.on_disk(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
+    folder = run_folder.existing(folder)
     step = run_folder.find_step(folder)
     if step is not None:
         return _load_orbax(step, stored=stored)

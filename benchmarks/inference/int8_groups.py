@@ -23,15 +23,15 @@ from rich.console import Console
 from data.rows.mixtures import mixture
 from data.sources import open_mixture
 from scripts.evaluation.drift import drifts, quantities
-from scripts.evaluation.recorded import frames_of, observation_of
+from scripts.evaluation.recorded import acted, frames_of, observation_of
 from scripts.terminal import Command, count_progress, quiet_libraries
 from xvla_jax.models.inference import inference_params
 from xvla_jax.models.int8 import DEFAULT_GROUPS, GROUPS, group_of, int8_params, quantised
+from xvla_jax.plans import DEFAULT
 from xvla_jax.policy import Policy
 from xvla_jax.pretrained import load_checkpoint
 
 _CLIPS = np.arange(0.5, 1.01, 0.05)  # candidates, as shares of a channel's largest value
-_BATCH = 16
 
 COMMAND = Command(__doc__, rows={"data": "data"})
 _CHECKPOINT = COMMAND.DEFINE_string("checkpoint", None, "Float32 weights.", required=True)
@@ -90,22 +90,18 @@ def main(_: list[str]) -> int:
     policy = Policy.from_pretrained(_CHECKPOINT.value)
     (source,) = open_mixture(mixture(_DATA.value), _ROOT.value)
     frames = list(frames_of(policy, source, _EPISODES.value))
-    observations: list[Any] = [observation_of(frame) for frame in frames]
+    observations = [observation_of(frame) for frame in frames]
 
-    def acted(params: Mapping[str, Any]) -> np.ndarray:
+    def acted_with(params: Mapping[str, Any]) -> np.ndarray:
         policy.params = inference_params(params, place=jax.device_put)
-        parts = [
-            policy.act(observations[i : i + _BATCH], seed=range(i, min(i + _BATCH, len(frames))))
-            for i in range(0, len(frames), _BATCH)
-        ]
-        return np.concatenate(parts)
+        return acted(policy, observations, DEFAULT)
 
     recorded = np.stack([frame.batch["actions"][0] for frame in frames])
     named = quantities(policy.space, policy.contracts[observations[0]["domain_id"]])
-    default, table = acted(loaded.params), list[list[str]]()
+    default, table = acted_with(loaded.params), list[list[str]]()
     with count_progress(console, "rows") as show:
         for name, count, params in variants(loaded.params):
-            drift = drifts(named, default, acted(params), recorded)
+            drift = drifts(named, default, acted_with(params), recorded)
             error = f"{relative_error(loaded.params, name):.2%}" if name in GROUPS else ""
             cells = [f"{d.mean:.2g} {d.unit} ({d.mean / d.own_error:.0%})" for d in drift.values()]
             table.append([name, f"{count:,}", error, *cells])

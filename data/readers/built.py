@@ -140,6 +140,8 @@ class BuiltReader:
         ValueError: the row has changed since, or the dataset was made by other software.
     """
 
+    frames_key = ()  # its frames are those of all episodes
+
     def __init__(self, spec: DatasetSpec, folder: epath.Path) -> None:
         path = folder / MANIFEST_NAME
         manifest = typed(_MANIFEST, read_json(path), path)
@@ -186,8 +188,6 @@ class BuiltReader:
                 raw = lost or _next_record(records)
             lost = raw if isinstance(raw, FaultError) else None
             yield attempt(self.spec.name, name, partial(self._trajectory, raw, name))
-
-    frames_key = ()  # its frames are those of all episodes
 
     def count_frames(self, part: int) -> int:
         """Number of frames of a part; the bytes of images are stepped over."""

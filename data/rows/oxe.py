@@ -197,10 +197,10 @@ def _line(number: int, row: list[str]) -> Line:
         with _column(line, column) as cell:
             if cell not in allowed:
                 raise ValueError(f"{cell!r} is not one of {', '.join(allowed)}")
-    for column in ("share", "episodes"):
+    for column, others in (("share", "-"), ("episodes", "?-")):
         with _column(line, column) as cell:
-            if not re.fullmatch(r"\d+|[-?]", cell):
-                raise ValueError(f"{cell!r} is no number, ? or -")
+            if not re.fullmatch(rf"\d+|[{others}]", cell):
+                raise ValueError(f"{cell!r} is not a number{', ?' if '?' in others else ''} or -")
     with _column(line, "pose"):
         if not line.refused and not PROPRIO[text["class"]]:
             raise ValueError(f"a pose in class {text['class']!r}, of which no row is read")
@@ -251,7 +251,7 @@ def _column(line: Line, column: str) -> Iterator[str]:
         yield line.cells[column]
     except ValueError as error:
         name = line.cells["name"]
-        raise ValueError(f"{line.place} ({name}), column {column}: {error}") from error
+        raise ValueError(f"{line.place} ({name}), column {column}: {error}") from None
 
 
 LINES = read_lines(FILE.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from data.rows.oxe import LINES, REFUSED
+from data.rows.oxe import LINES, Line
 
 Pairs = tuple[tuple[str, float], ...]
 
@@ -70,6 +70,7 @@ _PUBLISHED = {
 }
 
 _LOW = "confidence low: name it to read it"
+_NO_SHARE = "its line states no share of the samples"
 # rows that no mixture of all sets should hold: name of a line -> reason
 _NOT_IN_ALL = {
     "bridge_oxe": "an outdated copy of bridge_dataset",
@@ -77,18 +78,20 @@ _NOT_IN_ALL = {
     "tdroid": "not published",
     "libero_no_noops": "recorded for LIBERO's own benchmark, not for Open X-Embodiment",
 }
-_CONFIDENCE = {name: line.cells["confidence"] for line in LINES for name in line.names}
+_LINE_OF = {name: line for line in LINES for name in line.names}
 _XVLA_HAS = "droid_oxe"  # as Droid-Left and Droid-Right
 _SHARE_OF_OXE = 0.5
 
 
-def _unfit(name: str) -> str | None:
-    """Returns why a set is in no named mixture, or None."""
-    return REFUSED.get(name) or (_LOW if _CONFIDENCE[name] == "low" else None)
+def _unfit(line: Line) -> str | None:
+    """Returns why the sets of a line are in no named mixture, or None."""
+    if line.refused:
+        return line.cells["remarks"]
+    return _LOW if line.cells["confidence"] == "low" else None
 
 
 def _fit(pairs: Pairs) -> Pairs:
-    return tuple((name, weight) for name, weight in pairs if _unfit(name) is None)
+    return tuple((name, weight) for name, weight in pairs if _unfit(_LINE_OF[name]) is None)
 
 
 def _all(confidences: Iterable[str]) -> Pairs:
@@ -105,11 +108,12 @@ def _all(confidences: Iterable[str]) -> Pairs:
     )
 
 
-def _left_out_of_all(pairs: Pairs) -> dict[str, str]:
+def left_out_of_all(lines: Iterable[Line], pairs: Pairs) -> dict[str, str]:
+    """Returns the sets that a mixture of all does not hold, each with the reason."""
     names = {name for name, _ in pairs}
     return {
-        name: _unfit(name) or _NOT_IN_ALL[line.domain]
-        for line in LINES
+        name: _unfit(line) or _NOT_IN_ALL.get(line.domain, _NO_SHARE)
+        for line in lines
         for name in line.names
         if name not in names
     }
@@ -123,10 +127,10 @@ PER_SAMPLES: dict[str, Pairs] = {
 # mixture -> set -> reason
 LEFT_OUT: dict[str, dict[str, str]] = {
     **{
-        mixture: {name: reason for name, _ in pairs if (reason := _unfit(name)) is not None}
+        mixture: {name: reason for name, _ in pairs if (reason := _unfit(_LINE_OF[name]))}
         for mixture, pairs in _PUBLISHED.items()
     },
-    **{mixture: _left_out_of_all(pairs) for mixture, pairs in PER_SAMPLES.items()},
+    **{mixture: left_out_of_all(LINES, pairs) for mixture, pairs in PER_SAMPLES.items()},
 }
 # of X-VLA's pretraining `extended`
 LEFT_OUT["xvla_pretrain_oxe"] = LEFT_OUT["oxe_all"] | {

@@ -11,16 +11,17 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from data import untrusted
 from data.faults import needs
 from data.readers.rlds import MANIFEST_NAME
-from data.writing.storage import Folder, sha256_of, write_text
+from data.writing.storage import Folder, in_bucket, sha256_of, write_text
 
 with needs("data"):
     import tensorflow as tf
@@ -82,21 +83,33 @@ def read_json(path: Folder) -> dict[str, Any]:
 
 
 def publish(
-    made: Folder, place: Folder, manifest: Mapping[str, Any], known: Mapping[str, str]
+    made: Folder,
+    place: Folder,
+    manifest: Mapping[str, Any],
+    known: Mapping[str, str],
+    on_copied: Callable[[int, int], None] = lambda _, __: None,
 ) -> dict[str, Any]:
     """Writes the manifest into the folder `made`, and renames the folder to `place`.
 
+    From this machine into a bucket the files are copied, and the manifest is written last.
+
     Args:
         made: the complete files, in a folder on the same disk, or in `place` itself.
-        place: where the dataset belongs; must not exist, unless it is `made`.
+        place: where the dataset belongs; must not exist, unless it is `made` or in a bucket.
         manifest: its entries, without the hashes.
         known: SHA-256 of files, by name, that need not be read again.
+        on_copied: called with (files copied, files in all) after each.
 
     Returns:
         The manifest as written, with the hashes under "files".
     """
     paths = sorted(path for path in made.iterdir() if path.name != MANIFEST_NAME)
     hashes = {path.name: known.get(path.name) or sha256_of(path) for path in paths}
+    if in_bucket(place) and not in_bucket(made):
+        for number, path in enumerate(paths, 1):
+            epath.Path(path).copy(place / path.name, overwrite=True)
+            on_copied(number, len(paths))
+        made = place
     write_json(made / MANIFEST_NAME, {**manifest, "files": hashes})
     if made != place:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,11 @@ commanded actions. Any other source is built by build.py.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.faults import needs
-from data.readers.rlds import SPLIT
+from data.readers.rlds import MANIFEST_NAME, SPLIT
 from data.texts import plain_text
 from data.writing.publish import (
     Written,
     circumstances,
     dataset_info,
     publish,
+    read_json,
     read_manifest,
+    write_json,
 )
-from data.writing.storage import sha256_of
+from data.writing.storage import Folder, in_bucket, remove, sha256_of
 
 with needs("data"):
     import tensorflow_datasets as tfds
 
 VERSION = "1.0.0"
 MANIFEST_SCHEMA = 1
+BEGUN = "inputs.json"  # beside a dataset in a bucket until it is complete: what it is made of
 EPISODES_PER_SHARD = 100  # a shard is what the pipeline reads at once
 SAME_IN_ALL = ("rate_hz", "image_size")
 # name -> dtype and shape of one frame; "S" stands for the scalar image_size
@@ -100,18 +104,20 @@ SCALARS: dict[str, type] = {
 
 def write_dataset(
     inputs: Sequence[Path],
-    root: Path,
+    root: Folder,
     *,
     name: str,
     licence: str,
     command: str,
     receipt: Mapping[str, Any],
     on_episode: Callable[[Path], None],
+    on_copied: Callable[[int, int], None] = lambda _, __: None,
 ) -> Written:
     """Writes the successful episodes among `inputs` to <root>/<name>/1.0.0.
 
     Failed demonstrations are counted in the manifest and left out. A dataset that is already there
-    and was made of the same files is kept.
+    and was made of the same files is kept. For a bucket the files are made on this machine's own
+    disk and copied, the manifest last; a run that was stopped meanwhile begins again.
 
     Args:
         inputs: episode files, in the order to write.
@@ -121,6 +127,7 @@ def write_dataset(
         command: the command line that made it, for the manifest.
         receipt: how the episodes came about, for the manifest; plain JSON values.
         on_episode: called with each file once it is written or left out.
+        on_copied: called with (files copied, files in all) after each that a bucket has got.
 
     Raises:
         ValueError: no licence, a bad episode file, files that do not belong together, no success
@@ -131,16 +138,15 @@ def write_dataset(
     if len(hashes) != len(inputs):
         raise ValueError("two episode files have the same name")
     folder = root / name / VERSION
-    if folder.exists():
+    begun = root / f".recorded-{name}"
+    if _is_there(folder, begun, hashes):
         return Written(folder, _existing_manifest(folder, hashes), new=False)
     form = RECORDED[name]
     scalars = {path: read_scalars(path, form) for path in inputs}
     good = {path for path in inputs if scalars[path]["success"]}
     if not good:
         raise ValueError(f"no successful demonstration among {len(inputs)} episode files")
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
-    try:
+    with _unfinished(root, begun, hashes) as temporary:
         frames = _write_tfds(inputs, good, temporary, name, on_episode)
         manifest = {
             "schema": MANIFEST_SCHEMA,
@@ -153,11 +159,29 @@ def write_dataset(
             "receipt": dict(receipt),
             "inputs": hashes,
         }
-        temporary.chmod(0o755)  # a folder of mkdtemp is for its owner alone
-        manifest = publish(temporary, folder, manifest, known={})
+        manifest = publish(temporary, folder, manifest, known={}, on_copied=on_copied)
+    return Written(folder, manifest, new=True)
+
+
+@contextlib.contextmanager
+def _unfinished(root: Folder, begun: Folder, hashes: dict[str, str]) -> Iterator[Path]:
+    """Yields a folder to write in, beside its place; for a bucket on this machine's own disk.
+
+    What a dataset in a bucket is made of stands in `begun` until all went well.
+    """
+    if in_bucket(root):
+        write_json(begun / BEGUN, {"inputs": hashes})
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+    beside = None if in_bucket(root) else root
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=beside))
+    temporary.chmod(0o755)  # mkdtemp makes it for its owner alone
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # absent once it was renamed
-    return Written(folder, manifest, new=True)
+    if in_bucket(root):
+        remove(begun)
 
 
 def _write_tfds(
@@ -264,7 +288,25 @@ def _counts(scalars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _existing_manifest(folder: Path, hashes: dict[str, str]) -> dict[str, Any]:
+def _is_there(folder: Folder, begun: Folder, hashes: dict[str, str]) -> bool:
+    """Returns True where a dataset is complete; a stopped run's files in a bucket are written over.
+
+    Raises:
+        ValueError: a folder of a bucket has files that no run on these inputs left.
+    """
+    if not folder.exists():
+        return False
+    if not in_bucket(folder) or (folder / MANIFEST_NAME).exists():
+        return True
+    if read_json(begun / BEGUN).get("inputs") != hashes:
+        raise ValueError(
+            f"{folder} has files and no manifest, and none of a run on these {len(hashes)} episode "
+            "files that was stopped; remove it or choose another folder"
+        )
+    return False
+
+
+def _existing_manifest(folder: Folder, hashes: dict[str, str]) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest.get("inputs") != hashes:
         raise ValueError(

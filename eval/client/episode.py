@@ -103,7 +103,7 @@ class EpisodeClient:
         """
         if self._queue:
             raise ValueError(f"{len(self._queue)} rows of the last chunk are still to be done")
-        images = pictures(self._profile, raw)
+        images = view_images(self._profile, raw)
         state = self._state(raw)
         if self._profile.xyz_base is not None and self._base is None:
             place = position(self._profile.xyz_base, self._profile.xyz_base_frame, raw)
@@ -205,7 +205,7 @@ _GRIPPERS: dict[str, Callable[[float], float]] = {
 }
 
 
-def pictures(profile: ClientProfile, raw: Raw) -> list[NDArray[np.uint8]]:
+def view_images(profile: ClientProfile, raw: Raw) -> list[NDArray[np.uint8]]:
     """Returns the views uint8[H, W, 3] in the order of the model's slots.
 
     Raises:

@@ -16,8 +16,9 @@ from eval.pictures import BICUBIC, ENCODINGS, STRETCH, check_image, resize_bicub
 from .transports import TRANSPORTS, RemoteError, Transport, TryAgainError
 from .units import OwnUnits
 
+TRAINED = "trained"  # prefix_mode for a checkpoint that was trained for delays
+
 _LOG = logging.getLogger(__name__)
-_TRAINED = "trained"  # prefix_mode for a checkpoint that was trained for delays
 _T = TypeVar("_T")
 
 _FIRST_WAIT_S = 0.1  # before the second attempt; it doubles
@@ -180,7 +181,7 @@ class RemotePolicy:
 
     def _prefix_mode(self, mode: str) -> str:
         """A server that knows no modes would inpaint, with a warning."""
-        if mode == _TRAINED and not self.info.get("prefix", {}).get("max_delay", 0):
+        if mode == TRAINED and not self.info.get("prefix", {}).get("max_delay", 0):
             raise ValueError(
                 f"prefix_mode {mode!r}: the server's checkpoint was not trained for delays (or the "
                 "server is an older one); use another strategy"

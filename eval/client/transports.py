@@ -14,7 +14,7 @@ from typing import Any, Callable, Mapping, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 
 _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f2", "<f4", "<f8")
 _MOST_REPLY = 2**24  # bytes of one message

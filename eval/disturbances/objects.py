@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 
 from .axes import draws
 

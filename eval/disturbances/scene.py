@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 from eval.rotations import axis_angle_to_matrix
 from eval.tasks.spec import Disturbance
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 
 Pixels = NDArray[np.uint8]
 Row = NDArray[np.float64]

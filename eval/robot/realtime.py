@@ -14,12 +14,12 @@ from typing import Any, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eval.client.remote import TRAINED
 from eval.rotations import ROT6D_LAYOUTS
 from eval.tasks.profiles import NO_ROTATION
 
 Rows = NDArray[np.float32]
 
-_TRAINED = "trained"  # prefix_mode of a policy that was trained for delays
 _DELAYS = 10  # answers whose largest delay is expected of the next
 _ARM = 10  # numbers of an arm: xyz, 6-D rotation, gripper
 
@@ -48,7 +48,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "switch": Strategy(overlap=True, ensemble=False, prefix="", restless=False),
     "ensemble": Strategy(overlap=True, ensemble=True, prefix="", restless=True),
     "inpaint": Strategy(overlap=True, ensemble=False, prefix="inpaint", restless=False),
-    "trained": Strategy(overlap=True, ensemble=False, prefix=_TRAINED, restless=False),
+    "trained": Strategy(overlap=True, ensemble=False, prefix=TRAINED, restless=False),
 }
 
 
@@ -150,9 +150,9 @@ class ChunkStream:
             raise RuntimeError("a query is pending already")
         self._asked = self._now
         asked = {**observation, "proprio": self._proprio.copy()}
-        trained = self._strategy.prefix == _TRAINED
+        trained = self._strategy.prefix == TRAINED
         if trained:  # with the first query too, so that other policies refuse at once
-            asked["prefix_mode"] = _TRAINED
+            asked["prefix_mode"] = TRAINED
         left = self._rows_left()
         if self._strategy.prefix and len(left):
             committed = min(self.expected_delay * self._timing.stride, len(left))

@@ -17,6 +17,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.extras import needed
 from eval.files import (
     TEXT,
     FileError,
@@ -29,7 +30,6 @@ from eval.files import (
     write_bytes,
     write_json,
 )
-from eval.pictures import needed
 from eval.simulators.host import Description
 from eval.simulators.preflight import SIMULATORS
 from eval.simulators.workers import WorkerCrashError, WorkerPool, run_jobs

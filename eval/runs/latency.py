@@ -18,9 +18,9 @@ from typing import Any, Callable, Mapping, Protocol, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.client.episode import pictures, proprio
+from eval.client.episode import proprio, view_images
+from eval.extras import needed
 from eval.files import Form, fields, integer, listing
-from eval.pictures import needed
 from eval.robot.realtime import ChunkStream
 from eval.simulators.host import SimulatorHost
 from eval.simulators.workers import WorkerCrashError, WorkerPool, python_of
@@ -395,7 +395,7 @@ class SteppedSimulator(SimulatorHost):
         """Returns an observation, see `World.observe`."""
         profile, raw = self._spec.client, self._observe()
         return {
-            "images": pictures(profile, raw),
+            "images": view_images(profile, raw),
             "instruction": self._env.instruction,
             "proprio": proprio(profile, raw).astype(np.float32),
             "domain_id": profile.domain_id,

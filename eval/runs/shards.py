@@ -1,7 +1,8 @@
-"""One evaluation on several machines: the episodes of each shard, and one receipt of all."""
+"""One evaluation in parts: the episodes of each shard, and one receipt of all parts."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from .traces import CallLog
 Item = TypeVar("Item")
 
 
-# Fields of the config that may differ between the machines of one evaluation.
-_OWN = ("shard", "num_workers", "seconds", "command")
+# Fields of the config that may differ between the parts of one evaluation.
+_OWN = ("shard", "num_workers", "seconds", "command", "merged_from")
 
 
 class MergeError(RuntimeError):
-    """Receipts that are not the shards of one evaluation; the message says what does not fit."""
+    """Receipts that are not parts of one evaluation; the message says what does not fit."""
 
 
 @dataclass(frozen=True)
@@ -101,54 +102,120 @@ def _number(text: str, name: str, value: str) -> int:
 def merge_receipts(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the receipt that one machine alone would have written.
 
-    Calls keep their order within a shard; batch fill is over the workers of all shards.
+    Calls keep their order within a part; batch fill is over the workers of all parts. Films stay
+    beside the receipts that name them.
 
     Args:
-        receipts: of all shards of one evaluation, in any order.
+        receipts: of all shards of one evaluation, in any order; or of several evaluations that
+            differ in their initial states alone.
 
     Raises:
-        MergeError: a shard is missing or given twice, or the shards are of different policies,
-            rows, versions, seeds or renderers, or episodes are missing or double.
+        MergeError: a shard is missing or given twice, the parts are of different policies, rows,
+            versions, seeds or renderers, or episodes are missing or double.
     """
-    # The same receipt twice is one shard: a merge may be repeated with more folders than before.
+    # The same receipt twice is one part: a merge may be repeated with more folders than before.
     receipts = list({receipt[SEAL]: receipt for receipt in receipts}.values())
+    if len(receipts) > 1 and all(receipt["config"]["shard"] == [1, 1] for receipt in receipts):
+        receipts.sort(key=_init_states)
+        _check_disjoint(receipts)
+        return _merged(receipts, _joined_plans(receipts))
     receipts.sort(key=lambda receipt: receipt["config"]["shard"])
     _check_shards(receipts)
-    first = receipts[0]
+    plans = {name: task["plan"] for name, task in receipts[0]["tasks"].items()}
     for other in receipts[1:]:
-        different = differences(_shared(first), _shared(other))
-        if different:
-            raise MergeError(
-                f"shards {_name(first)} and {_name(other)} are of different evaluations: "
-                f"{'; '.join(different)}"
-            )
+        _check_same(f"shards {_name(receipts[0])} and {_name(other)}", receipts[0], other)
+    return _merged(receipts, plans)
+
+
+def _merged(receipts: Sequence[dict[str, Any]], plans: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Returns the receipt of all parts, whose episodes are those of the plans."""
+    first = receipts[0]
     config = {
         **first["config"],
         "shard": [1, 1],
         "num_workers": sum(r["config"]["num_workers"] for r in receipts),
         "seconds": max(r["config"]["seconds"] for r in receipts),
-        "merged_from": [r["config"] for r in receipts],
+        "merged_from": [{**r["config"], SEAL: r[SEAL]} for r in receipts],
     }
-    tasks = {name: _merge_task(name, receipts, config) for name in first["tasks"]}
+    tasks = {name: _merge_task(name, receipts, config, plan) for name, plan in plans.items()}
     return sealed({**first, "config": config, "tasks": tasks})
 
 
 def _merge_task(
-    name: str, receipts: Sequence[dict[str, Any]], config: dict[str, Any]
+    name: str, receipts: Sequence[dict[str, Any]], config: dict[str, Any], plan: list[str]
 ) -> dict[str, Any]:
     task = receipts[0]["tasks"][name]
+    place = {key: k for k, key in enumerate(plan)}
     policies = {}
     for policy in task["policies"]:
         parts = [receipt["tasks"][name]["policies"][policy] for receipt in receipts]
         episodes = [episode for part in parts for episode in part["episodes"]]
-        _check_episodes(f"{policy} on {name}", task["plan"], episodes)
+        _check_episodes(f"{policy} on {name}", plan, episodes)
+        episodes.sort(key=lambda episode: place[episode_key(episode)])
         policies[policy] = {
             **task_summaries(episodes, task["reference"]),
             "calls": _merge_calls(parts).summary(config["num_workers"]),
             "episodes": episodes,
             "chain": links(evaluated(receipts[0]["policies"][policy], task["row"]), episodes),
         }
-    return {**task, "policies": policies}
+    return {**task, "films": [], "plan": plan, "policies": policies}
+
+
+def _check_disjoint(receipts: Sequence[dict[str, Any]]) -> None:
+    """Checks that evaluations differ in their initial states, and in nothing else.
+
+    Raises:
+        MergeError: they differ in more, share episodes, or may have stopped early.
+    """
+    for one, other in itertools.combinations(receipts, 2):
+        who = f"the evaluations of initial states {_span(one)} and {_span(other)}"
+        _check_same(who, one, other, except_for="plan")
+        for name, task in one["tasks"].items():
+            shared = sorted({*task["plan"]} & {*other["tasks"][name]["plan"]}, key=_numbers)
+            if shared:
+                raise MergeError(
+                    f"{who} share episodes of {name}: {_listed(shared)}; only those that share "
+                    "none are joined, such as --init_states=0:25 and --init_states=25:50"
+                )
+    for receipt in receipts:
+        if any(task["stopping"] for task in receipt["tasks"].values()):
+            raise MergeError(
+                f"the evaluation of initial states {_span(receipt)} ran with --stop_early, whose "
+                "rule looks at all episodes so far; it cannot be joined with others"
+            )
+
+
+def _joined_plans(receipts: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Returns the plan of each row in the order of one evaluation: by task, then by state."""
+    plans = {}
+    for name in receipts[0]["tasks"]:
+        keys = [key for receipt in receipts for key in receipt["tasks"][name]["plan"]]
+        tasks = list(dict.fromkeys(_numbers(key)[0] for key in keys))
+        plans[name] = sorted(keys, key=lambda k: (tasks.index(_numbers(k)[0]), _numbers(k)[1:]))
+    return plans
+
+
+def _init_states(receipt: Mapping[str, Any]) -> list[int]:
+    """Returns the initial states of an evaluation in order."""
+    plans = (task["plan"] for task in receipt["tasks"].values())
+    return sorted({_numbers(key)[1] for plan in plans for key in plan})
+
+
+def _span(receipt: Mapping[str, Any]) -> str:
+    """Returns the first and the last initial state of an evaluation: "30..54"."""
+    states = _init_states(receipt)
+    return f"{states[0]}..{states[-1]}" if states else "(none)"
+
+
+def _numbers(key: str) -> list[int]:
+    """Returns task index, initial state and seed of a planned episode."""
+    return [int(number) for number in key.split(":")]
+
+
+def _check_same(who: str, one: dict[str, Any], other: dict[str, Any], except_for: str = "") -> None:
+    different = differences(_shared(one, except_for), _shared(other, except_for))
+    if different:
+        raise MergeError(f"{who} are of different evaluations: {'; '.join(different)}")
 
 
 def _merge_calls(parts: Sequence[dict[str, Any]]) -> CallLog:
@@ -192,14 +259,15 @@ def _check_episodes(who: str, plan: Sequence[str], episodes: Sequence[dict[str, 
         ("not planned", [key for key in there if key not in planned]),
     ):
         if keys:
-            raise MergeError(
-                f"{who}: episodes (task:initial state:seed) {', '.join(keys[:10])} are {problem}"
-                f" ({len(keys)} in all)"
-            )
+            raise MergeError(f"{who}: episodes {_listed(keys, f'are {problem} ')}")
 
 
-def _shared(receipt: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parts of a receipt that all shards of an evaluation have in common."""
+def _listed(keys: Sequence[str], what: str = "") -> str:
+    return f"(task:initial state:seed) {', '.join(keys[:10])} {what}({len(keys)} in all)"
+
+
+def _shared(receipt: dict[str, Any], except_for: str) -> dict[str, Any]:
+    """Returns the parts of a receipt that all parts of an evaluation have in common."""
     return {
         "schema": receipt["schema"],
         "policies": receipt["policies"],
@@ -208,7 +276,9 @@ def _shared(receipt: dict[str, Any]) -> dict[str, Any]:
         "git": receipt["git"],
         "config": {k: v for k, v in receipt["config"].items() if k not in _OWN},
         "tasks": {
-            name: {key: task[key] for key in ("row", "plan", "reference", "texts")}
+            name: {
+                key: task[key] for key in ("row", "plan", "reference", "texts") if key != except_for
+            }
             for name, task in receipt["tasks"].items()
         },
     }

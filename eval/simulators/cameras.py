@@ -7,7 +7,7 @@ from typing import Any, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 
 _HIDDEN_GROUP = 5  # never drawn
 

@@ -17,15 +17,14 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.client.episode import EpisodeClient, pictures, proprio, row_to_action
+from eval.client.episode import EpisodeClient, proprio, row_to_action, view_images
 from eval.pictures import side_by_side
-from eval.simulators.preflight import SIMULATORS, commits, versions
 from eval.tasks import profiles, spec
 from eval.tasks.spec import Environment, Episode, TaskSpec
 from eval.wire import table
 
 from .expert import expert_for
-from .preflight import SimulatorError, SimulatorSetupError
+from .preflight import SIMULATORS, SimulatorError, SimulatorSetupError, commits, versions
 from .recorder import record_episode, save_episode
 
 # benchmark -> module and class of its adapter, imported when first needed
@@ -37,8 +36,6 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "so101": ("so101", "So101Env"),
     "vlabench": ("vlabench", "VlabenchEnv"),
 }
-
-
 # benchmark whose instructions have a source to note -> module and function that names it
 TEXT_SOURCES: dict[str, tuple[str, str]] = {"libero": ("libero", "text_source")}
 
@@ -270,7 +267,7 @@ class SimulatorHost:
         observations.append(self._observe())
         return Replay(
             frames=np.stack(
-                [side_by_side(pictures(self._spec.client, raw)) for raw in observations]
+                [side_by_side(view_images(self._spec.client, raw)) for raw in observations]
             ),
             path=np.stack([proprio(self._spec.client, raw) for raw in observations]).astype(
                 np.float32

@@ -16,7 +16,7 @@ from typing import Any, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.pictures import needed
+from eval.extras import needed
 from eval.tasks.profiles import View
 from eval.tasks.spec import TaskSpec
 

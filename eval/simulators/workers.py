@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, Callable, Iterator, Sequence
 
 from eval import wire
-from eval.simulators.worker import FAILED, RAISED, SET_UP, UNSUITABLE, Call, records_of
 
 from .preflight import SimulatorSetupError
+from .worker import FAILED, RAISED, SET_UP, UNSUITABLE, Call, records_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LOG_TAIL = 2000  # characters of a dead worker's output that go into the error

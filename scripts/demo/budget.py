@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from scripts.demo.stages import RECORD, SPEED, WRITE
 from scripts.terminal import UsageError
 
-FLOOR, CEILING = 500, 1500  # steps
+FLOOR = 500  # steps
 _ROUND = 50
 # Later stages and the start of training, in seconds of earlier stages that do similar work: they
 # run the same simulators as the recording, and start the same program as the timed run, as the
 # certificate does too.
-_LATER, _START, _CERTIFY = 3.0, 0.7, 0.5
+_LATER, _START, _CERTIFY = 2.4, 0.7, 0.5
 
 
-def affordable_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
-    """Training steps to take: those that fit, but from `FLOOR` to `CEILING`."""
-    return max(FLOOR, min(CEILING, fitting_iters(workdir, seconds, minutes)))
+def affordable_iters(
+    workdir: pathlib.Path, seconds: Mapping[str, float], *, minutes: float, most: int
+) -> int:
+    """Training steps to take: those that fit, but at least `FLOOR` and at most ``most``."""
+    return max(FLOOR, min(most, fitting_iters(workdir, seconds, minutes)))
 
 
 def fitting_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:

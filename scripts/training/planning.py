@@ -59,6 +59,7 @@ def run_of(config: Any, views: int) -> Run:
         channel_mask=any(row.unrecorded for row in rows),
         lora=LoraConfig(**config.lora.to_dict()) if config.lora.rank else None,
         scan_vision=config.scan_vision,
+        attention=config.attention,
         noise_draws=config.noise_draws,
         distill=distillation(config, None, domains),
     )
@@ -177,6 +178,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("links in a ring's longest step", _listed(plan["ring_hops"])),
         ("batch", f"{plan['batch_size']} ({plan['views']} views, {plan['dtype']})"),
         ("remat", plan["remat"]),
+        *([("attention", plan["attention"])] if "attention" in plan else []),
     ]
     if "memory" in plan:
         rows += _program_rows(plan, limit)

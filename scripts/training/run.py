@@ -45,6 +45,7 @@ from xvla_jax.config import XVLAConfig
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
+from xvla_jax.models.kernels import check_attention
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.objectives.distillation import Distillation
 from xvla_jax.planning.flops import flops_of, peak_of, step_flops
@@ -98,6 +99,7 @@ def recipe_of(
             remat=config.remat,
             scan_vision=config.scan_vision,
             packed_views=packed_views,
+            attention=config.attention,
         ),
         OptimizerConfig(**config.optimizer.to_dict()),
         config.accumulate,
@@ -171,6 +173,7 @@ class TrainingRun:
         domains = run_domains(config, asked, specs, model_config, headers)
         sources, held_out = _split(opened, config.validation)
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        check_attention(config.attention, mesh.devices.flat[0].platform)
         packed = _packed(config, sources, mesh)
         recipe = recipe_of(
             config,
@@ -332,7 +335,9 @@ class TrainingRun:
     @functools.cached_property
     def step_flops(self) -> int:
         """FLOPs of a train step over all devices."""
-        if self.mesh.size == 1 and self.recipe.model.remat == "none":  # this run's own program
+        model = self.recipe.model
+        own = (self.mesh.size, model.remat, model.attention) == (1, "none", "xla")
+        if own:  # this run's own program
             return flops_of(self._traced_step)
         return step_flops(self.recipe, self.processor, self.abstract_state, self._abstract_batch)
 

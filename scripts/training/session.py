@@ -115,13 +115,33 @@ def train(
         is_complete = int(state.step) >= run.recipe.config.iters
         is_complete = is_complete and saving.companion.finish(writer.write, stop)
     if processes.main:
-        curves = workdir.local / run_summary.CURVES
-        run_summary.report([workdir.local], curves, Console(), place=workdir.place)
+        summarise(workdir)
     if is_complete:
         _report_end(run, workdir.place, int(state.step), is_main=processes.main)
         return 0
-    print(f"stopped at step {int(state.step)}; the same command resumes from there")
+    print(stopped_line(int(state.step)))
     return STOPPED if stop.number == signal.SIGINT else stopped_status()
+
+
+def summarise(workdir: Workdir) -> None:
+    """Prints the table and draws the curves of a run that has logged a step.
+
+    Nothing of them is needed to resume: a disk that cannot hold them changes no end of a run.
+    """
+    if not read_metrics(workdir.local):
+        return
+    curves = workdir.local / run_summary.CURVES
+    try:
+        run_summary.report([workdir.local], curves, Console(), place=workdir.place)
+    except OSError as error:
+        logging.warning("the summary is not written: %s", message(error))
+
+
+def stopped_line(step: int) -> str:
+    """Returns the last line of a run that was stopped; ``step`` is saved, but for 0."""
+    if step:
+        return f"stopped at step {step}; the same command resumes from there"
+    return "stopped before step 1, so nothing is saved; the same command starts again"
 
 
 def _print_start(run: TrainingRun) -> None:

@@ -16,6 +16,7 @@ RUN_BY = {
     "pip install -c requirements/constraints.txt": SET_UP,
     "bash scripts/setup.sh": "Makefile",
     "python -m pytest": "Makefile",
+    "python -m docs.oxe_table": "tests/docs/test_oxe_table.py",
     "python -m tests.fake_gcs": "tests/scripts/places/test_files.py",
     "python -m scripts.build_rlds": "tests/scripts/test_build_rlds.py",
     "python -m scripts.certify_sampler": "tests/scripts/test_certify_sampler.py",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.pictures import BICUBIC, ENCODINGS, check_image, needed, png, resize_bicubic
+from eval.extras import needed
+from eval.pictures import BICUBIC, ENCODINGS, check_image, png, resize_bicubic
 
 
 def _noise(height: int, width: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from scripts import certify_sampler
 from scripts.evaluation.drift import drifts, quantities
 from scripts.evaluation.entrants import Entrant, load
 from scripts.evaluation.planned import parse_plans
+from scripts.evaluation.recorded import acted
 from scripts.random_weights import write_random_checkpoint
 from xvla_jax.actions import action_space
 from xvla_jax.checkpoint_tools.certificate import (
@@ -52,6 +54,25 @@ def _poses(*degrees: float) -> np.ndarray:
     for row, angle in zip(rows[0], np.radians(degrees), strict=True):
         row[3:9] = math.cos(angle), math.sin(angle), 0, -math.sin(angle), math.cos(angle), 0
     return rows
+
+
+class _Echo:
+    """Stands for a policy: a chunk is the observation and its seed."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def act(self, observations: list[int], *, seed: Sequence[int], plan: object) -> np.ndarray:
+        assert plan == DEFAULT
+        self.sizes.append(len(observations))
+        return np.array(list(zip(observations, seed, strict=True)))
+
+
+def test_the_noise_of_a_frame_is_that_of_its_place_in_all_batches() -> None:
+    echo: Any = _Echo()
+    chunks = acted(echo, range(100, 135), DEFAULT, seed=7)
+    assert echo.sizes == [16, 16, 3]
+    assert chunks.tolist() == [[100 + place, 7 + place] for place in range(35)]
 
 
 def test_drift_is_in_millimetres_degrees_and_decisions() -> None:

@@ -19,7 +19,9 @@ import xvla_jax
 from eval.tasks.table import task_spec
 from scripts import convert_checkpoint
 from scripts.evaluation.entrants import check_task
+from scripts.terminal import STOPPED
 from tests.xvla_jax import golden, tiny
+from xvla_jax.checkpoint_tools import convert_layout
 from xvla_jax.contract import Contract
 from xvla_jax.errors import ContractError
 from xvla_jax.pretrained import load_checkpoint
@@ -136,6 +138,23 @@ def test_rows_are_stated_for_a_checkpoint_without_contracts(
     said = " ".join(capsys.readouterr().out.split())
     assert f"contracts of domains [{libero.client.domain_id}] itself, and other ones" in said
     assert not (tmp_path / "no").exists()
+
+
+def test_ctrl_c_says_whether_the_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(convert_layout, "convert_checkpoint", interrupted)
+    assert _main(monkeypatch, golden.FOLDER / "ee6d", out) == STOPPED
+    assert capsys.readouterr().out.replace("\n", "").endswith(f"stopped; {out} was not written")
+    monkeypatch.undo()
+    monkeypatch.setattr(convert_layout, "verify", interrupted)
+    assert _main(monkeypatch, golden.FOLDER / "ee6d", out, "--verify") == STOPPED
+    assert capsys.readouterr().out.replace("\n", "").endswith(f"stopped; {out} is written")
+    assert load_checkpoint(out).config == load_checkpoint(golden.FOLDER / "ee6d").config
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -61,7 +61,9 @@ def test_a_row_is_written_judged_and_drawn(
     out = tmp_path / "desk_robot.py"
     assert run(str(SO101), f"--out={out}", *answers(ANSWERS), "--check") == 0
     printed = capsys.readouterr().out
-    assert "--config.data.mixture=desk_robot:ROW" in printed
+    (command,) = (line for line in printed.splitlines() if "scripts.train" in line)
+    assert "--config=configs/own_robot.py:N-joints6 " in command
+    assert " --config.data.mixture=desk_robot:ROW " in command
     assert "data doctor: ok" in printed
     shown = np.asarray(Image.open(out.with_suffix(".png")))
     images = shown[22:246, : 2 * 224 + 8]

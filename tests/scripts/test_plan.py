@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +18,6 @@ from rich.console import Console
 
 from configs import debug, finetune_libero, pretrain, pretrain_oxe
 from scripts import plan
-from scripts.training import planning
 from scripts.training.planning import (
     as_markdown,
     pipeline_bytes,
@@ -27,10 +28,8 @@ from scripts.training.planning import (
     stage_tables,
 )
 from xvla_jax.errors import ConfigError
-from xvla_jax.planning import cards, chips, report
 from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
-
-_CHIPS = tuple(range(16))  # stands for the devices of a slice
+from xvla_jax.planning.programs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -173,24 +172,6 @@ def test_a_plan_that_does_not_fit_says_what_would() -> None:
     assert "20.0 / 16.00: does not fit" in as_markdown([plan])
 
 
-def test_each_topology_is_planned_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-
-    def note(run: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        sizes.append(run.batch_size)
-        return _PLAN
-
-    monkeypatch.setattr(chips, "describe", lambda name: Slice(name, CHIPS["v5e"], (4, 4), _CHIPS))
-    monkeypatch.setattr(report, "make_plan", note)
-    monkeypatch.setattr(cards, "card_plans", lambda run, *_, **__: [note(run)])
-    monkeypatch.setattr(planning, "print_plan", lambda *_: None)
-    monkeypatch.setattr(planning, "print_cards", lambda *_: None)
-    config = ("--config=configs/debug.py", "--config.batch_size_per=device")
-    monkeypatch.setattr(sys, "argv", ["plan", "--topology=gpu,v5e:4x4,gpu:24", *config])
-    assert plan.COMMAND.run(plan.main, sys.argv) == 0
-    assert sizes == [8, 128, 8], "a card after a slice has the batch of one device as well"
-
-
 def test_nothing_is_warmed_where_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +188,44 @@ def test_nothing_is_warmed_where_nothing_is_kept(
 def test_unknown_slices_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="write kind:AxB or kind:AxBxC, with a kind of v5e"):
         describe(name)
+
+
+@pytest.mark.parametrize("topologies", ["v5e:4x4,gpu:24,v5e:2x2", "gpu:24,v5e:2x2,v5e:4x4"])
+def test_each_topology_is_planned_as_if_it_were_alone(
+    topologies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: dict[str, int] = {}
+
+    def planned(run: Run, target: Slice, **_: Any) -> dict[str, Any]:
+        batches[target.name] = run.batch_size
+        return {"fits": True}
+
+    def on_cards(run: Run, chosen: Any, **_: Any) -> list[dict[str, Any]]:
+        batches[chosen[0].name] = run.batch_size
+        return [{"fits": True}]
+
+    def nothing(*_: Any) -> None: ...
+
+    def described(name: str) -> Any:
+        sides = name.partition(":")[2].split("x")
+        return SimpleNamespace(name=name, hosts=1, devices=[0] * math.prod(map(int, sides)))
+
+    for place, fake in (
+        ("xvla_jax.planning.chips.describe", described),
+        ("xvla_jax.planning.report.make_plan", planned),
+        ("xvla_jax.planning.cards.card_plans", on_cards),
+        ("scripts.training.planning.print_plan", nothing),
+        ("scripts.training.planning.print_cards", nothing),
+    ):
+        monkeypatch.setattr(place, fake)
+    config = debug.get_config()
+    config.batch_size, config.batch_size_per = 2, "device"
+    line = ["plan", "--config=configs/debug.py", f"--topology={topologies}"]
+    arguments = plan.COMMAND.parse(line)
+    monkeypatch.setattr(plan, "_CONFIG", SimpleNamespace(value=config))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert plan.main(arguments) == 0
+    assert batches == {"v5e:4x4": 32, "gpu:24": 2, "v5e:2x2": 8}
 
 
 @pytest.mark.slow

@@ -65,7 +65,9 @@ def test_a_new_robot_gets_the_nearest_domain_and_its_own_contract(
     assert loaded.contracts == {1: _CONTRACT, 3: contract}
     rows = [domains.read_rows(loaded, i) for i in (1, 3)]
     assert tiny.equal(*rows)
-    assert "my arm" in _run("list", tmp_path / "out")
+    listed = _run("list", tmp_path / "out")
+    assert "my arm" in listed
+    assert "30 Hz, interleaved, front, wrist, proprio measured" in listed
     taken = ("--domain=1", "--from=0", *new[2:], *cameras)
     said = _run("add", checkpoint, tmp_path / "no", *taken, status=1)
     assert "domain 1 is in use" in said

@@ -12,8 +12,9 @@ import pytest
 
 from eval.files import write_json
 from eval.runs.compare import compare_runs
+from eval.runs.evaluation import Task
 from eval.runs.receipt import RESULTS, read_receipt
-from tests.eval.evaluations import NOISE, contestant, evaluate, resealed
+from tests.eval.evaluations import NOISE, PLAN, SPEC, contestant, evaluate, resealed
 from tests.eval.runs.test_compare import A, B, changed, disturbed, overriding
 from tests.eval.runs.test_receipt import made
 
@@ -129,6 +130,17 @@ def test_shards_are_merged_into_a_receipt_and_a_page(tmp_path: Path) -> None:
     again = tmp_path / "again"
     run("merge_results", *folders, folders[0], f"--out={again}")
     assert (again / RESULTS).read_bytes() == (out / RESULTS).read_bytes()
+
+
+def test_evaluations_of_other_initial_states_are_merged_and_verified(tmp_path: Path) -> None:
+    folders = []
+    for name, plan in (("late", PLAN[6:]), ("early", PLAN[:6])):
+        receipt = evaluate(tmp_path / name, contestant("a", NOISE), task=Task(SPEC, plan), film="a")
+        write_json(tmp_path / name / RESULTS, receipt)
+        folders.append(str(tmp_path / name))
+    out = tmp_path / "all"
+    assert " of 12" in run("merge_results", *folders, f"--out={out}")
+    assert "a: 12 of 12 planned" in run("verify_receipt", str(out))
 
 
 def test_a_receipt_is_verified_with_the_files_beside_it(tmp_path: Path) -> None:

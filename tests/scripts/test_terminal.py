@@ -30,12 +30,15 @@ _CONFIG = "configs/debug.py"
 
 
 def _command() -> Command:
-    command = Command("Does it.\n\npython -m scripts.it IN", positional=("checkpoint",))
+    command = Command(
+        "Does it.\n\npython -m scripts.it IN     --workers=2", positional=("checkpoint",)
+    )
     command.DEFINE_string("checkpoint", None, "Folder.", required=True)
     command.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type.")
     command.DEFINE_integer("workers", 2, "Processes.", lower_bound=1)
     command.DEFINE_float("minutes", 15.0, "Time.", lower_bound=0.0)
     command.DEFINE_bool("largest", True, "Search.")
+    command.DEFINE_multi_string("answer", [], "A=B.")
     command.DEFINE_alias("model_path", "checkpoint")
     return command
 
@@ -82,13 +85,14 @@ def test_a_wrong_command_line_is_two_lines(
 def test_help_has_the_flags_of_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert _command().run(lambda _: pytest.fail("was run"), ["it", "--help"]) == 0
     assert capsys.readouterr().out == (
-        "Does it.\n\npython -m scripts.it IN\n\nFlags:\n"
-        "  --checkpoint            Folder. Needed. Also --model_path.\n"
+        "Does it.\n\npython -m scripts.it IN\n    --workers=2\n\nFlags:\n"
+        "  --checkpoint            Folder. Needed. Also argument 1. Also --model_path.\n"
         "  --dtype=float32|bfloat16\n"
         "                          Type. Default: float32.\n"
         "  --workers=2             Processes.\n"
         "  --minutes=15            Time.\n"
-        "  --nolargest             Search.\n"
+        "  --[no]largest           Search. Default: yes.\n"
+        "  --answer                A=B. May be given several times.\n"
     )
 
 

@@ -209,5 +209,6 @@ def test_an_adapter_of_every_layer_lowers_the_loss() -> None:
     for _ in range(6):
         state, metrics = run(state.replace(step=jnp.int32(0)), batch)  # one draw of the noise
         losses.append(float(metrics["loss"]))
-        assert all(float(v) > 0 for k, v in metrics.items() if k.startswith("grad_norm/"))
+        norms = [float(v) for k, v in metrics.items() if k.startswith("grad_norm/")]
+        assert min(norms) > 0
     assert losses[-1] < 0.8 * losses[0]

@@ -155,9 +155,7 @@ def take_inventory(folder: str | os.PathLike[str]) -> Inventory:
     Raises:
         CheckpointError, ConfigError: the folder is no usable checkpoint.
     """
-    folder = run_folder.on_disk(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
+    folder = run_folder.existing(folder)
     step = run_folder.find_step(folder)
     if step is not None:
         return _inventory_of_step(folder, step)

@@ -143,6 +143,20 @@ def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
     return _copied(step, tuple(objects))
 
 
+def existing(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a folder as `on_disk`, and refuses one that is not there.
+
+    Raises:
+        CheckpointError: it is not there; a name of a hub is met by the command that downloads it.
+    """
+    folder = on_disk(path)
+    if folder.is_dir():
+        return folder
+    is_name = len(folder.parts) == 2 and not folder.is_absolute() and not folder.parent.exists()
+    how = f"; to download it: hf download {folder} --local-dir FOLDER" if is_name else ""
+    raise CheckpointError(f"{folder}: no such folder{how}")
+
+
 @functools.cache
 def _copied(folder: buckets.Place, objects: tuple[buckets.Object, ...]) -> pathlib.Path:
     """Returns a copy of objects of a folder; the same ones, by version, are copied once."""

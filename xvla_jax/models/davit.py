@@ -13,19 +13,17 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import VisionConfig
-from xvla_jax.models.kernels import attend, depthwise_conv3x3
+from xvla_jax.models.kernels import attend, attend_windows, depthwise_conv3x3
 from xvla_jax.models.layers import (
     Array,
-    Kept,
     LayerNorm,
     Mlp,
     PackedQKV,
     gelu_erf,
-    rematerialised,
-    rematerialised_function,
 )
 from xvla_jax.models.low_rank import Conv, Dense
 from xvla_jax.models.packing import pack
+from xvla_jax.models.remat import Kept, rematerialised, rematerialised_function
 from xvla_jax.sharding import batch_split
 
 
@@ -52,6 +50,33 @@ def _join(x: Array, height: int, width: int) -> Array:
     return x.reshape(batch, rows * height, columns * width, *rest)
 
 
+def _attend_by_window(window: int, forms: str, *qkv: Array) -> Array:
+    """Cuts windows out of maps ``[B, H, W, K, E]``, attends inside them, and joins the results."""
+
+    def attend_span(rows: slice, height: int, columns: slice, width: int) -> Array:
+        # Windows of the span, as [B, rows, columns, height * width, K, E].
+        query, key, value = (_split(y[:, rows, columns], height, width) for y in qkv)
+        out = attend(
+            query,
+            key,
+            value,
+            scale=query.shape[-1] ** -0.5,
+            zero_keys=window**2 - height * width,
+            forms=forms,
+        )
+        return _join(out, height, width)
+
+    # Up to four spans: full windows, the right edge, the bottom edge, the corner.
+    down, across = (_spans(length, window) for length in qkv[0].shape[1:3])
+    return jnp.concatenate(
+        [
+            jnp.concatenate([attend_span(*span, *other) for other in across], axis=2)
+            for span in down
+        ],
+        axis=1,
+    )
+
+
 class WindowAttention(nn.Module):
     """Attention inside square windows.
 
@@ -65,6 +90,7 @@ class WindowAttention(nn.Module):
 
     num_heads: int
     window: int
+    attention: str = "xla"  # a row of ``kernels.ATTENTION``
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -72,28 +98,9 @@ class WindowAttention(nn.Module):
         """``[B, H, W, C] -> [B, H, W, C]``."""
         # q, k, v: [B, H, W, K, E]; the bias: [K, E]
         *qkv, value_bias = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(x)
-
-        def attend_windows(rows: slice, height: int, columns: slice, width: int) -> Array:
-            # Windows of the span, as [B, rows, columns, height * width, K, E].
-            query, key, value = (_split(y[:, rows, columns], height, width) for y in qkv)
-            out = attend(
-                query,
-                key,
-                value,
-                scale=query.shape[-1] ** -0.5,
-                zero_keys=self.window**2 - height * width,
-            )
-            return _join(out, height, width)
-
-        # Up to four spans: full windows, the right edge, the bottom edge, the corner.
-        down, across = (_spans(length, self.window) for length in x.shape[1:3])
-        out = jnp.concatenate(
-            [
-                jnp.concatenate([attend_windows(*span, *other) for other in across], axis=2)
-                for span in down
-            ],
-            axis=1,
-        )
+        scale = qkv[0].shape[-1] ** -0.5
+        cut = functools.partial(_attend_by_window, self.window, self.attention)
+        out = attend_windows(cut, *qkv, window=self.window, scale=scale, forms=self.attention)
         out = (out + value_bias).reshape(x.shape)  # [B, H, W, K, E] -> [B, H, W, C]
         out = checkpoint_name(out, Kept.ATTENDED)
         return Dense(x.shape[-1], dtype=self.dtype, name="proj")(out)
@@ -240,16 +247,18 @@ class DaViT(nn.Module):
 
     Attributes:
         config: the tower's shape.
-        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
         scan: runs the block pairs of a stage as one scan, which compiles a pair once, and flattens
             maps in the blocks (see `Block`): the form for TPU. Drop path then draws other masks
             than without.
+        attention: a row of ``kernels.ATTENTION``.
         dtype: computing type.
     """
 
     config: VisionConfig
     remat: str = "none"
     scan: bool = False
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -275,7 +284,9 @@ class DaViT(nn.Module):
                 name=f"embed{i}",
             )(x)
             pair = {
-                "spatial": functools.partial(WindowAttention, c.num_heads[i], c.window_size),
+                "spatial": functools.partial(
+                    WindowAttention, c.num_heads[i], c.window_size, self.attention
+                ),
                 "channel": functools.partial(ChannelAttention, c.num_groups[i], self.scan),
             }
             pair_rates = [[next(rates) for _ in pair] for _ in range(depth)]

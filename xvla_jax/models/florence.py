@@ -18,7 +18,6 @@ from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
     Dropout,
-    Kept,
     KeyProjection,
     LayerNorm,
     Mlp,
@@ -28,6 +27,7 @@ from xvla_jax.models.layers import (
 )
 from xvla_jax.models.low_rank import Dense
 from xvla_jax.models.packing import Packing, pack, packing_of, second_pass, unpack
+from xvla_jax.models.remat import Kept
 from xvla_jax.sharding import batch_split
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late
@@ -83,6 +83,7 @@ class BartAttention(nn.Module):
 
     num_heads: int
     dropout: float
+    attention: str = "xla"  # a row of ``kernels.ATTENTION``
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -97,7 +98,9 @@ class BartAttention(nn.Module):
         value = checkpoint_name(value, Kept.PROJECTED).reshape(heads)
         kept = Dropout(self.dropout, deterministic=not train).mask(weights_shape(query, key))
         scale = query.shape[-1] ** -0.5
-        out = attend(query, key, value, scale=scale, kept=kept, rate=self.dropout)
+        out = attend(
+            query, key, value, scale=scale, kept=kept, rate=self.dropout, forms=self.attention
+        )
         out = checkpoint_name(out.reshape(x.shape), Kept.ATTENDED)  # [B, S, M]
         return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
@@ -106,6 +109,7 @@ class BartLayer(nn.Module):
     """Post-norm layer: ``LN1(x + attention)``, then ``LN2(x + mlp)``; returns a scan's pair."""
 
     config: TextConfig
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -113,7 +117,11 @@ class BartLayer(nn.Module):
         """``[B, S, M] -> [B, S, M]``."""
         c = self.config
         y = BartAttention(
-            c.encoder_attention_heads, c.attention_dropout, dtype=self.dtype, name="self_attn"
+            c.encoder_attention_heads,
+            c.attention_dropout,
+            self.attention,
+            dtype=self.dtype,
+            name="self_attn",
         )(x, train=train)
         y = Dropout(c.dropout, deterministic=not train)(y)
         x = checkpoint_name(x + y, Kept.BETWEEN)
@@ -135,6 +143,7 @@ class TextEncoder(nn.Module):
     config: TextConfig
     remat: str = "none"
     unroll: bool = False
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -144,10 +153,11 @@ class TextEncoder(nn.Module):
         rows = c.max_position_embeddings + POSITION_OFFSET
         self.position_embedding = self.param("position_embedding", _table_init, (rows, c.d_model))
         self.norm = LayerNorm(dtype=self.dtype)
+        shape = (c, self.attention)
         self.layers: Any = (
-            [BartLayer(c, dtype=self.dtype) for _ in range(c.encoder_layers)]
+            [BartLayer(*shape, dtype=self.dtype) for _ in range(c.encoder_layers)]
             if self.unroll
-            else stacked(BartLayer, c.encoder_layers, remat=self.remat)(c, dtype=self.dtype)
+            else stacked(BartLayer, c.encoder_layers, remat=self.remat)(*shape, dtype=self.dtype)
         )
         self.embed_dropout = Dropout(c.dropout)
 
@@ -189,16 +199,25 @@ class Florence(nn.Module):
     unroll: bool = False
     scan_vision: bool = False
     packed_views: float = 0.0
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Declares the three parts."""
         self.vision_tower = DaViT(
-            self.vision, remat=self.remat, scan=self.scan_vision, dtype=self.dtype
+            self.vision,
+            remat=self.remat,
+            scan=self.scan_vision,
+            attention=self.attention,
+            dtype=self.dtype,
         )
         self.image_projector = ImageProjector(self.vision, dtype=self.dtype)
         self.text_encoder = TextEncoder(
-            self.text, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+            self.text,
+            remat=self.remat,
+            unroll=self.unroll,
+            attention=self.attention,
+            dtype=self.dtype,
         )
 
     def __call__(

@@ -1,7 +1,8 @@
 """Kernels: operations of which a backend may need another form of the same numbers.
 
-Each kernel has a plain form, which serves TPU and GPU, and a table of the other forms by backend. A
-form equals the plain one up to float32 rounding, in values and gradients:
+Each kernel has a plain form, which serves TPU and GPU, and a table of the other forms by backend;
+attention has two such tables, of which ``config.attention`` names one. A form equals the plain one
+up to float32 rounding, in values and gradients:
 ``tests/xvla_jax/models/test_kernels.py`` compares every row.
 
 The form is chosen by ``jax.lax.platform_dependent``, so for the platform that a program is lowered
@@ -24,6 +25,16 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from xvla_jax.errors import ConfigError
+from xvla_jax.models.fused_attention import (
+    fused_attention,
+    fused_windows,
+    serves,
+    serves_map,
+)
+from xvla_jax.models.remat import Kept
 
 Array = jax.Array
 Form = Callable[..., Array]
@@ -43,6 +54,7 @@ def attend(
     zero_keys: int = 0,
     kept: Array | None = None,
     rate: float = 0.0,
+    forms: str = "xla",
 ) -> Array:
     """Full softmax attention without a mask: ``[..., S, K, E]`` -> ``[..., S, K, E]``.
 
@@ -56,9 +68,14 @@ def attend(
         zero_keys: number of further keys that are zero and have zero values.
         kept: bool ``[..., K, S, S']``, the weights that dropout keeps; None keeps all.
         rate: of that dropout.
+        forms: a row of `ATTENTION`.
+
+    Raises:
+        ConfigError: there is no row of that name.
     """
     options = {"scale": scale, "zero_keys": zero_keys, "rate": rate}
-    return _choose(plain_attention, ATTENTION, query, key, value, kept, **options)
+    forms_by_backend = attention_forms(forms)
+    return _choose(plain_attention, forms_by_backend, query, key, value, kept, **options)
 
 
 def plain_attention(
@@ -72,13 +89,38 @@ def plain_attention(
     rate: float,
 ) -> Array:
     """Softmax, dropout, weighted sum."""
-    scores = _scores(query, key, scale)
+    weights = _weights(_scores(query, key, scale), value.dtype, zero_keys)
+    weights = drop(weights.astype(jnp.float32), kept, rate).astype(value.dtype)
+    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _weights(scores: Array, dtype: Any, zero_keys: int = 0) -> Array:
+    """Softmax of float32 ``[..., S']`` in ``dtype``; `attend` tells of ``zero_keys``.
+
+    Its gradient needs the weights alone and takes them as they were given: a backward pass that
+    keeps them in bfloat16 keeps half of what it would of a softmax in float32.
+    """
     weights = jax.nn.softmax(scores, axis=-1)
     if zero_keys:  # their scores are 0, so their sum of exponentials is their number
-        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., K, S, 1]
+        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., 1]
         weights *= jax.nn.sigmoid(total - math.log(zero_keys))
-    weights = drop(weights, kept, rate).astype(value.dtype)
-    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
+    return weights.astype(dtype)
+
+
+def _weights_forward(scores: Array, dtype: Any, zero_keys: int) -> tuple[Array, Array]:
+    weights = checkpoint_name(_weights(scores, dtype, zero_keys), Kept.WEIGHTS)
+    return weights, weights
+
+
+def _weights_backward(dtype: Any, zero_keys: int, weights: Array, gradient: Array) -> tuple[Array]:
+    del dtype, zero_keys  # zero keys have zero values, so their weights take no gradient
+    weights, gradient = weights.astype(jnp.float32), gradient.astype(jnp.float32)
+    mean = (weights * gradient).sum(axis=-1, keepdims=True)  # [..., 1]
+    return (weights * (gradient - mean),)
+
+
+_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def late_division(
@@ -120,7 +162,93 @@ def _scores(query: Array, key: Array, scale: float) -> Array:
     )
 
 
-ATTENTION: Final[Mapping[str, Form]] = {"cpu": late_division}
+def fused_or_plain(
+    query: Array,
+    key: Array,
+    value: Array,
+    kept: Array | None,
+    *,
+    scale: float,
+    zero_keys: int,
+    rate: float,
+) -> Array:
+    """Runs the kernel of `fused_attention` where it `fused_attention.serves`; else the plain form.
+
+    The kernel was compiled for v5e, v5p and v6e (``python -m benchmarks.blocks``), and run in
+    interpret mode on CPU; it was not timed on a TPU.
+    """
+    form = plain_attention
+    if serves(query.shape, key.shape, itemsize=query.dtype.itemsize, masked=kept is not None):
+        form = fused_attention
+    return form(query, key, value, kept, scale=scale, zero_keys=zero_keys, rate=rate)
+
+
+# Value of config.attention -> forms by backend.
+ATTENTION: Final[Mapping[str, Mapping[str, Form]]] = {
+    "xla": {"cpu": late_division},
+    "fused": {"cpu": late_division, "tpu": fused_or_plain},
+}
+
+
+def attend_windows(
+    by_window: Form,
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    window: int,
+    scale: float,
+    forms: str = "xla",
+) -> Array:
+    """Attention inside the windows of a map: ``[B, H, W, K, E]`` -> ``[B, H, W, K, E]``.
+
+    Args:
+        by_window: the plain form, which cuts windows out of the map for `attend`.
+        query: ``[B, H, W, K, E]``.
+        key: likewise.
+        value: likewise.
+        window: side of a window.
+        scale: factor of the query.
+        forms: a row of `ATTENTION`.
+    """
+    others = {
+        backend: functools.partial(form, window=window, scale=scale)
+        for backend, form in WINDOWS.get(forms, {}).items()
+        if serves_map(query.shape, itemsize=query.dtype.itemsize)
+    }
+    if not others:
+        return by_window(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, default=by_window, **others)
+
+
+# As `ATTENTION`, for maps whose windows need not be cut out.
+WINDOWS: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_windows}}
+
+
+def attention_forms(name: str) -> Mapping[str, Form]:
+    """Returns a row of `ATTENTION`.
+
+    Raises:
+        ConfigError: there is no row of that name.
+    """
+    if name not in ATTENTION:
+        raise ConfigError(f"config.attention is {name!r}; allowed are {', '.join(ATTENTION)}")
+    return ATTENTION[name]
+
+
+def check_attention(name: str, platform: str) -> None:
+    """Checks that a row of `ATTENTION` is meant for the devices of a run.
+
+    Raises:
+        ConfigError: there is no row of that name, or its own forms are for other platforms.
+    """
+    standard = ATTENTION["xla"]
+    own = [b for b, form in attention_forms(name).items() if standard.get(b) is not form]
+    if own and platform not in own:
+        raise ConfigError(
+            f"config.attention is {name!r}, a form for {', '.join(own)}, and the devices of this "
+            f"run are {platform}; config.attention=xla runs on all"
+        )
 
 
 def drop(x: Array, kept: Array | None, rate: float) -> Array:

@@ -15,7 +15,6 @@ from xvla_jax.models.layers import (
     QKV,
     Array,
     DomainLinear,
-    Kept,
     LayerNorm,
     Mlp,
     SelfAttention,
@@ -24,6 +23,7 @@ from xvla_jax.models.layers import (
     time_embedding,
 )
 from xvla_jax.models.low_rank import Dense
+from xvla_jax.models.remat import Kept
 from xvla_jax.sharding import batch_split
 
 DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU, after fc2
@@ -37,6 +37,7 @@ class PolicyBlock(nn.Module):
         num_heads: of the attention.
         mlp_hidden: width of the MLP's hidden layer.
         hidden: first tokens that the others do not attend to.
+        attention: a row of ``kernels.ATTENTION``.
         dtype: computing type.
     """
 
@@ -44,12 +45,15 @@ class PolicyBlock(nn.Module):
     num_heads: int
     mlp_hidden: int
     hidden: int = 0
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Declares the two halves and their norms."""
         self.norm1 = LayerNorm(dtype=self.dtype)
-        self.attn = SelfAttention(self.width, self.num_heads, DROPOUT, dtype=self.dtype)
+        self.attn = SelfAttention(
+            self.width, self.num_heads, DROPOUT, self.attention, dtype=self.dtype
+        )
         self.norm2 = LayerNorm(dtype=self.dtype)
         self.mlp = Mlp(self.mlp_hidden, gelu_tanh, DROPOUT, DROPOUT, dtype=self.dtype)
 
@@ -113,8 +117,9 @@ class SoftPromptedTransformer(nn.Module):
     Attributes:
         config: the model's shape.
         action_width: D.
-        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
         unroll: blocks are modules of their own, not one scan (see ``inference.inference_params``).
+        attention: a row of ``kernels.ATTENTION``.
         dtype: computing type.
     """
 
@@ -122,6 +127,7 @@ class SoftPromptedTransformer(nn.Module):
     action_width: int
     remat: str = "none"
     unroll: bool = False
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -144,7 +150,8 @@ class SoftPromptedTransformer(nn.Module):
         # Without sight of the actions the context is one computation for all steps.
         self.apart = c.context_attends_to == CONTEXT
         hidden = c.num_actions if self.apart else 0
-        shape = (c.hidden_size, c.num_heads, int(c.hidden_size * c.mlp_ratio), hidden)
+        mlp_hidden = int(c.hidden_size * c.mlp_ratio)
+        shape = (c.hidden_size, c.num_heads, mlp_hidden, hidden, self.attention)
         self.blocks: Any = (
             [PolicyBlock(*shape, dtype=self.dtype) for _ in range(c.depth)]
             if self.unroll

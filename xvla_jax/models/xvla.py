@@ -35,12 +35,13 @@ class XVLA(nn.Module):
     Attributes:
         config: the model's shape.
         dtype: computing type; parameters stay float32, statistics and softmax are float32.
-        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
         unroll: each layer has parameters of its own, see ``inference.inference_params``; a scan
             would copy a layer's slice of the stacked weights before each product.
         scan_vision: compiles the block pairs of a vision stage once, see ``davit.DaViT``.
         packed_views: in training, images that the vision tower runs at once, as a share of a
             device's view slots; 0 runs all slots. See ``packing``.
+        attention: forms of attention by platform, a row of ``kernels.ATTENTION``.
     """
 
     config: XVLAConfig
@@ -49,6 +50,7 @@ class XVLA(nn.Module):
     unroll: bool = False
     scan_vision: bool = False
     packed_views: float = 0.0
+    attention: str = "xla"
 
     def setup(self) -> None:
         """Declares the two halves."""
@@ -60,10 +62,16 @@ class XVLA(nn.Module):
             unroll=self.unroll,
             scan_vision=self.scan_vision,
             packed_views=self.packed_views,
+            attention=self.attention,
             dtype=self.dtype,
         )
         self.transformer = SoftPromptedTransformer(
-            c, action_space(c).width, remat=self.remat, unroll=self.unroll, dtype=self.dtype
+            c,
+            action_space(c).width,
+            remat=self.remat,
+            unroll=self.unroll,
+            attention=self.attention,
+            dtype=self.dtype,
         )
 
     def encode(

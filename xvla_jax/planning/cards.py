@@ -15,6 +15,7 @@ import jax
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
+from xvla_jax.models.kernels import check_attention
 from xvla_jax.planning.chips import GIB
 from xvla_jax.planning.programs import Memory, Run, bytes_of, compile_program
 from xvla_jax.planning.report import neighbours
@@ -91,6 +92,9 @@ def card_plans(
     Returns:
         Plain values: card, limit, state, memory, fits, advice, and where it does not fit nearest
         (flags, its peak, accumulation), None where nothing was found.
+
+    Raises:
+        ConfigError: the run's attention is not for such a card.
     """
     known: list[tuple[Run, Memory]] = []
 
@@ -102,6 +106,7 @@ def card_plans(
         known.append((candidate, measure(candidate)))
         return known[-1][1]
 
+    check_attention(run.attention, chosen[0].name.partition(":")[0])
     needed = memory(run)
     plans = []
     for card in chosen:

@@ -3,7 +3,7 @@
 XLA's own ``cost_analysis`` counts the body of a loop once, and does not show where the work is.
 Here a loop's body counts as often as it runs, and each product keeps its place in the model.
 Compiled text shows what runs on the device, rematerialised products included; a traced step shows
-the work of the model alone.
+the work of the model alone. A kernel (``xvla_jax/models/fused_attention.py``) states its own FLOPs.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def step_flops(recipe: Recipe, processor: Processor, state: Any, batch: Any) -> 
         state: tree with the shapes of the state.
         batch: tree with the shapes of a batch on the device.
     """
-    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none"))
+    plain = dataclasses.replace(recipe, model=recipe.model.clone(remat="none", attention="xla"))
     # traced directly: a step has compiler options, which no inner function may have
     step: Any = make_train_step(plain, processor, seed=0)
     return flops_of(step.trace(*_shapes((state, batch))))
@@ -203,7 +203,18 @@ def _touched(
     return int(real.sum())
 
 
-_FLOPS: Final = {"dot": _dot_flops, "convolution": _convolution_flops}
+def _kernel_flops(visit: hlo.Visit) -> int | None:
+    """Reads the FLOPs that a kernel states; None for other calls."""
+    stated = _STATED.search(visit.instruction.rest)
+    return int(stated[1]) if stated and "tpu_custom_call" in visit.instruction.rest else None
+
+
+_STATED: Final = re.compile(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
+_FLOPS: Final = {
+    "dot": _dot_flops,
+    "convolution": _convolution_flops,
+    "custom-call": _kernel_flops,
+}
 
 
 def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

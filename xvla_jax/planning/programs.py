@@ -51,7 +51,7 @@ class Run:
         processor: size of images and text.
         optimizer: of the train step.
         dtype: computing type.
-        remat: a row of ``xvla_jax.models.layers.REMAT``.
+        remat: a row of ``xvla_jax.models.remat.REMAT``.
         batch_size: samples of a step, over all chips.
         views: view slots that the data fills.
         data: devices along this axis of the mesh; -1 for all that are left.
@@ -62,6 +62,7 @@ class Run:
         channel_mask: some source of the data lacks a channel.
         lora: the adapter that is trained in place of the parameters; None for none.
         scan_vision: see ``xvla_jax.XVLA``.
+        attention: see ``xvla_jax.XVLA``.
         packed_views: see ``xvla_jax.XVLA``.
         noise_draws: times and noises for each observation.
         distill: the teacher of the run; None for none.
@@ -82,6 +83,7 @@ class Run:
     channel_mask: bool = False
     lora: LoraConfig | None = None
     scan_vision: bool = False
+    attention: str = "xla"
     packed_views: float = 0.0
     noise_draws: int = 1
     distill: Distillation | None = None
@@ -148,6 +150,7 @@ class Run:
             remat=self.remat,
             scan_vision=self.scan_vision,
             packed_views=self.packed_views,
+            attention=self.attention,
         )
         return Recipe(
             model,

@@ -74,7 +74,8 @@ class PolicyEngine:
         limits: limits of the server.
         views: numbers of views to compile programs for; a request with another number runs in the
             next larger program.
-        any_domain: accept domains that the checkpoint was not trained for.
+        any_domain: accept domains without a contract too; where the checkpoint states none at all,
+            as the released ones, every domain is accepted in any case.
         plans: sampler plans to serve, the best first: a request that names none gets the first that
             meets its deadline.
         certificates: folder of the checkpoint's certificate; None serves plans without one.

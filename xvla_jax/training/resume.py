@@ -51,7 +51,7 @@ EFFECTS: Final[tuple[tuple[str, Effect], ...]] = (
     (r"(init_from|from_scratch|model_default|new_domains)", Effect.NONE),
     (r"data\.(root|train_metas_path|outside_root)", Effect.NONE),  # what lies there is compared
     (r"data\.(max_bad_episodes|cache_mb|read_limit_s)", Effect.NONE),
-    (r"(remat|packed_views|(mesh|distributed|wandb)\..*)", Effect.NONE),
+    (r"(remat|attention|packed_views|(mesh|distributed|wandb)\..*)", Effect.NONE),
     (r"validation\.(every|stride|steps)", Effect.NONE),  # 0 or not: seen in the data's position
     (r"(log_every|profile|max_skipped_steps|save_every|keep|keep_every|keep_best)", Effect.NONE),
     (r"rollouts\..*", Effect.NONE),  # a process of its own, which reads checkpoints
@@ -76,6 +76,7 @@ _ADDED: Final[Mapping[str, Any]] = {
     "data.shuffle_per": "source",
     "data.deal": "independent",
     "packed_views": "",
+    "attention": "xla",
     "noise_draws": 1,
     "context_attends_to": "",
     "distill.steps": 0,

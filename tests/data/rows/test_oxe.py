@@ -8,7 +8,13 @@ from data.parts import EpisodeFilter, View
 from data.poses.arms import Base, Columns, Gripper, Kinematics, NoGripper, Pose
 from data.rows import oxe
 from data.rows.mixtures import check_mixture, mixture
-from data.rows.oxe_mixtures import LEFT_OUT, PER_FRAMES, PER_SAMPLES, extended
+from data.rows.oxe_mixtures import (
+    LEFT_OUT,
+    PER_FRAMES,
+    PER_SAMPLES,
+    extended,
+    left_out_of_all,
+)
 from data.rows.table import DATASETS, dataset
 
 EXTERNAL = "_converted_externally_to_rlds"
@@ -319,7 +325,8 @@ def test_texts():
         ({"text": "t ; empty leave_out ; empty 'x'"}, "text", "has 2 policies"),
         ({"keep": "success"}, "keep", "not written as FEATURE is true"),
         ({"splits": "train (val"}, "splits", "not written as SPLIT"),
-        ({"episodes": "many"}, "episodes", "'many' is no number"),
+        ({"episodes": "many"}, "episodes", "'many' is not a number, ? or -"),
+        ({"share": "?"}, "share", "'?' is not a number or -"),
         ({"frame": "table"}, "", "frame is 'table', allowed is one of base"),
         ({"pose": "-", "class": "none"}, "remarks", "says why here"),
     ],
@@ -362,6 +369,11 @@ def test_published_lists_are_complete_with_what_they_leave_out():
         "nyu_door_opening_surprising_effectiveness",
         "cmu_stretch",
     }
+
+
+def test_a_set_without_a_share_is_left_out_of_the_mixture_of_all():
+    lines = oxe.read_lines(f"{HEADER}\n{','.join((GOOD | {'share': '-'}).values())}")
+    assert left_out_of_all(lines, ()) == {"s": "its line states no share of the samples"}
 
 
 def test_all_sets_are_in_the_mixture_of_all_or_left_out_of_it_by_name():

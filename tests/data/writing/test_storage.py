@@ -10,10 +10,12 @@ import tensorflow as tf
 from etils.epath import backend
 
 from data.rows.table import dataset
-from data.writing import shards, storage
+from data.writing import publish, shards, storage
 from data.writing.build import build
 from data.writing.crew import Processes
+from data.writing.recorded import write_dataset
 from tests.data.builds import built, request_of
+from tests.data.writing.test_recorded import OPTIONS, save
 
 pytestmark = pytest.mark.rlds
 ADDRESS = "gs://bucket"
@@ -109,6 +111,40 @@ def test_a_run_that_stopped_in_a_bucket_continues_and_others_keep_out(bucket, so
     (folder / "manifest.json").unlink()  # somebody else's files
     with pytest.raises(ValueError, match=r"bridge_dataset already holds 1\.0\.0; build elsewhere"):
         build_there(row, root)
+
+
+def test_recorded_episodes_go_to_a_bucket_as_to_a_disk(bucket, tmp_path, monkeypatch):
+    paths = save(tmp_path / "episodes")
+    local = write_dataset(paths, tmp_path / "local", **OPTIONS)
+    there = storage.folder_at(f"{ADDRESS}/sets")
+    copied = []
+
+    def write(some=paths):
+        return write_dataset(some, there, **OPTIONS, on_copied=lambda *pair: copied.append(pair))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "write_json", stop)  # when all but the manifest is there
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    folder = bucket.folder / "sets/libero_demos/1.0.0"
+    assert contents(folder) == contents(local.folder)
+    assert not (folder / "manifest.json").exists()
+    with pytest.raises(ValueError, match="no manifest, and none of a run on these 3 episode files"):
+        write(paths[:3])
+    made = write()
+    assert bucket.written[-1] == "manifest.json"
+    assert (made.new, made.folder) == (True, there / "libero_demos/1.0.0")
+    assert made.manifest["files"] == local.manifest["files"]
+    assert contents(folder) == contents(local.folder)
+    assert copied[-1] == (len(contents(folder)),) * 2
+    assert [path.name for path in (bucket.folder / "sets").iterdir()] == ["libero_demos"]
+    assert write().new is False
+    (folder / "manifest.json").unlink()  # somebody else's files
+    with pytest.raises(ValueError, match="has files and no manifest"):
+        write()
 
 
 def test_schemes_that_are_no_bucket_are_refused():

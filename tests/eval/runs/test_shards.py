@@ -9,9 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from eval.runs.evaluation import Task
+from eval.runs.receipt import parse_receipt
 from eval.runs.seal import sealed
 from eval.runs.shards import MergeError, Shard, merge_receipts, parse_shard
-from tests.eval.evaluations import EXPERT, NOISE, contestant, episodes, evaluate
+from eval.tasks.spec import Episode
+from tests.eval.evaluations import EXPERT, NOISE, SPEC, contestant, episodes, evaluate
 from tests.eval.runs.test_receipt import SCHEMA_FILE
 
 KEPT = ("summary", "by_task", "episodes_to_separate")
@@ -89,6 +92,70 @@ def test_missing_and_double_episodes_are_named(parts: list[Any]) -> None:
     ):
         with pytest.raises(MergeError, match=words):
             merge_receipts([parts[0], spoiled(parts[1], path, change), parts[2]])
+
+
+def part_of(out: Path, states: range, **changes: Any) -> Any:
+    """The receipt of two tasks and some of their initial states."""
+    plan = [Episode(task, state, 42 + state) for task in (3, 1) for state in states]
+    contestants = contestant("a", NOISE), contestant("b", 0.0)
+    return evaluate(out, *contestants, task=Task(SPEC, plan), **changes)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Receipts of initial states 33 and 34 with films, of 30 to 32, of all these, and of 35."""
+    out = tmp_path_factory.mktemp("halves")
+    filmed = part_of(out / "films", range(33, 35), film="a")
+    others = (range(30, 33), range(30, 35), range(35, 36))
+    return [filmed, *(part_of(out / str(k), states) for k, states in enumerate(others))]
+
+
+def test_evaluations_of_other_initial_states_are_joined(halves: list[Any]) -> None:
+    *parts, together, more = halves
+    joined = merge_receipts(parts)
+    assert joined == parse_receipt(json.dumps(joined).encode(), "joined")
+    ours, theirs = (receipt["tasks"]["quickstart"] for receipt in (joined, together))
+    assert ours["plan"] == theirs["plan"]
+    for policy in ("a", "b"):
+        assert episodes(joined, policy) == episodes(together, policy)
+        mine, other = (task["policies"][policy] for task in (ours, theirs))
+        assert {k: mine[k] for k in KEPT} == {k: other[k] for k in KEPT}
+        assert mine["calls"]["observations"] == other["calls"]["observations"]
+    seals = [part["seal"] for part in joined["config"]["merged_from"]]
+    assert seals == [parts[1]["seal"], parts[0]["seal"]]
+    # films stay beside the receipts that name them
+    assert parts[0]["tasks"]["quickstart"]["films"]
+    assert ours["films"] == []
+    # a receipt may be named twice, and a joined one is joined with more
+    assert merge_receipts([*parts, parts[0]]) == joined
+    grown = merge_receipts([joined, more])["tasks"]["quickstart"]["plan"]
+    assert grown == [f"{task}:{state}:{42 + state}" for task in (3, 1) for state in range(30, 36)]
+
+
+def test_evaluations_that_share_episodes_are_refused_by_name(halves: list[Any]) -> None:
+    words = (
+        r"initial states 30\.\.32 and 30\.\.34 share episodes of quickstart: \(task:initial "
+        r"state:seed\) 1:30:72, 1:31:73, .* \(6 in all\)"
+    )
+    with pytest.raises(MergeError, match=words):
+        merge_receipts(halves[1:3])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("policies", "a", "hash"), "ff", r"30\.\.32 and 33\.\.34 are of .*hash: ff against ab12"),
+        (("config", "seed"), 5, r"config\.seed: 5 against 0"),
+        (("tasks", "quickstart", "row", "step_limit"), 9, r"row\.step_limit: 9 against 150"),
+        (("tasks", "quickstart", "stopping"), {"decided": True}, r"30\.\.32 .*--stop_early"),
+        (("tasks", "quickstart", "plan"), ["3:30:72", "3:99:1"], "3:99:1 are missing"),
+    ],
+)
+def test_other_evaluations_are_not_joined(
+    halves: list[Any], path: tuple[str, ...], value: Any, words: str
+) -> None:
+    with pytest.raises(MergeError, match=words):
+        merge_receipts([halves[0], spoiled(halves[1], path, value)])
 
 
 def spoiled(receipt: Any, path: tuple[str, ...], value: Any) -> Any:

@@ -82,8 +82,10 @@ def test_truncated_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_folder_config_and_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match=r"no such folder$"):
         xvla_jax.load_pretrained(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="hf download owner/name --local-dir FOLDER"):
+        xvla_jax.load_pretrained("owner/name")
     with pytest.raises(ConfigError, match=r"config\.json: no such file"):
         xvla_jax.load_pretrained(tmp_path)
     shutil.copy(golden.FOLDER / "ee6d" / "config.json", tmp_path)

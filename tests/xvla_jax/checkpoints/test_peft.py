@@ -45,8 +45,7 @@ def test_modules_are_selected_as_peft_selects_them(
     fields: dict[str, Any], adapted: list[str]
 ) -> None:
     config = _config(**fields)
-    adapted = [name for name in (QKV, FC2) if config.adapts(name, linear=True)]
-    assert adapted == adapted
+    assert [name for name in (QKV, FC2) if config.adapts(name, linear=True)] == adapted
     assert not config.adapts(NORM, linear=False)
 
 

@@ -49,9 +49,9 @@ def test_a_file_of_pytorch_is_read() -> None:
     files = TensorFiles.open(STATE)
     assert set(files.info) == {*VALUES, "weight", "bias"}
     for name, value in VALUES.items():
-        value = files.read(name)
-        assert value.dtype == value.dtype
-        np.testing.assert_array_equal(value, value)
+        read = files.read(name)
+        assert read.dtype == value.dtype
+        np.testing.assert_array_equal(read, value)
 
 
 @pytest.mark.torch

@@ -34,7 +34,7 @@ def _convolution(height: int, width: int) -> _Case:
     return tuple(_draw((2, height, width, 5), (3, 3, 1, 5), (5,))), {}
 
 
-_ATTENTION_CASES = {
+ATTENTION_CASES = {
     "tokens": _attention((3,), 7, 7),
     "windows": _attention((2, 3, 2), 6, 6),
     "fewer queries": _attention((3,), 2, 7),
@@ -48,7 +48,7 @@ _CONVOLUTION_CASES = {"map": _convolution(4, 6), "one cell": _convolution(1, 1)}
 _ROWS = [
     pytest.param(plain, form, *case, id=f"{name} on {backend}: {label}")
     for name, plain, forms, cases in (
-        ("attention", kernels.plain_attention, kernels.ATTENTION, _ATTENTION_CASES),
+        ("attention", kernels.plain_attention, kernels.ATTENTION["xla"], ATTENTION_CASES),
         ("conv", kernels.grouped_convolution, kernels.DEPTHWISE_CONV, _CONVOLUTION_CASES),
     )
     for backend, form in forms.items()
@@ -120,5 +120,5 @@ def test_nothing_of_the_other_forms_is_kept_for_the_backward_pass() -> None:
         return memory.temp_size_in_bytes
 
     options: dict[str, Any] = {"scale": 1.0, "zero_keys": 0, "rate": 0.0}
-    alone = lambda q, k, v: kernels.ATTENTION["cpu"](q, k, v, None, **options)  # noqa: E731
+    alone = lambda q, k, v: kernels.ATTENTION["xla"]["cpu"](q, k, v, None, **options)  # noqa: E731
     assert temporaries(functools.partial(kernels.attend, scale=1.0)) == temporaries(alone)

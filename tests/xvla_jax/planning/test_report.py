@@ -113,6 +113,9 @@ def test_donated_outputs_are_counted_once() -> None:
 
 
 def test_the_planned_model_is_the_one_of_the_config() -> None:
-    run = dataclasses.replace(_RUN, scan_vision=True, remat="full", ema_decay=0.5)
+    run = dataclasses.replace(
+        _RUN, scan_vision=True, remat="full", attention="fused", ema_decay=0.5
+    )
     model = run.recipe.model
     assert (model.scan_vision, model.remat, run.recipe.ema_decay) == (True, "full", 0.5)
+    assert model.attention == "fused"

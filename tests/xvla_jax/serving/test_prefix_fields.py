@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.client.remote import TRAINED
+from eval.robot.realtime import STRATEGIES
 from tests.xvla_jax.serving.fakes import ROWS, WIDTH, FakeEngine, dumps, request
+from xvla_jax.inpainting import MODES
 from xvla_jax.serving.codecs import decode_array, decode_object
 from xvla_jax.serving.limits import RequestError
 from xvla_jax.serving.request import parse_request
@@ -34,6 +37,11 @@ def test_its_mode() -> None:
     assert parsed(prefix=rows, prefix_mode="trained")["prefix_mode"] == "trained"
     assert parsed(prefix_mode="inpaint")["prefix_mode"] == "inpaint"
     assert "prefix_mode" not in parsed(prefix=rows)
+
+
+def test_robots_ask_for_the_modes_that_there_are() -> None:
+    assert {strategy.prefix for strategy in STRATEGIES.values()} - {""} == set(MODES)
+    assert [name for name, mode in MODES.items() if mode.trained] == [TRAINED]
 
 
 def test_none_and_an_empty_one() -> None:

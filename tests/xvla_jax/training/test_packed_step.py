@@ -14,6 +14,8 @@ from tests.xvla_jax import tiny
 from xvla_jax import sharding
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig
+from xvla_jax.models import kernels
+from xvla_jax.models.fused_attention import fused_attention
 from xvla_jax.models.xvla import XVLA, init_params
 from xvla_jax.planning import flops, hlo
 from xvla_jax.planning.programs import GUARDS, exchanges_of_packed_views
@@ -104,6 +106,21 @@ def test_a_packed_step_is_the_padded_step(
         largest = max(float(abs(theirs).max()), 1e-12)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * largest)
     assert float(metrics["packed_overflow"]) == (0.0 if counts is _FITTING else 1.0)
+
+
+@pytest.mark.slow
+def test_so_is_one_that_attends_in_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel run as JAX operations; on several devices, with blocks computed again."""
+    in_python = functools.partial(fused_attention, interpret=True)
+    monkeypatch.setitem(kernels.ATTENTION, "fused", {"cpu": in_python})  # pyright: ignore[reportArgumentType]
+    model = _RECIPE.model.clone(attention="fused", remat="named", packed_views=_SHARE)
+    recipe = dataclasses.replace(_RECIPE, model=model)
+    moments, metrics = _Program(recipe, 2, 4)(_FITTING)
+    padded_moments, padded = _program(_RECIPE, 1, 1)(_FITTING)
+    np.testing.assert_allclose(metrics["loss"], padded["loss"], rtol=1e-5)
+    for ours, theirs in zip(moments, padded_moments, strict=True):
+        largest = max(float(abs(theirs).max()), 1e-12)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * largest)
 
 
 @pytest.mark.slow
