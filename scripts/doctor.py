@@ -64,8 +64,10 @@ def _probe_findings() -> list[Finding]:
     # An own folder keeps LIBERO from asking where its data sets are, and from writing to the home.
     with tempfile.TemporaryDirectory() as folder:
         libero = machine.run_probe(machine.PROBE_LIBERO, {"LIBERO_CONFIG_PATH": folder})
+    # where JAX_PLATFORMS names the CPU, a card that is not used is no news
+    has_card = machine.NVIDIA_DRIVER.exists() and not os.environ.get("JAX_PLATFORMS")
     return [
-        machine.device_finding(machine.run_probe(machine.PROBE_DEVICES, {})),
+        machine.device_finding(machine.run_probe(machine.PROBE_DEVICES, {}), has_card=has_card),
         machine.gl_finding(gl, chosen),
         machine.libero_finding(libero),
     ]

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from eval.files import FileError
 from eval.runs.receipt import RESULTS, read_receipt
-from scripts.demo.budget import FLOOR, affordable_iters, fitting_iters
+from scripts.demo.budget import affordable_iters, fitting_iters
 from scripts.demo.stages import (
     REPORT,
     ROBOTS,
@@ -99,13 +99,12 @@ def _run(console: Console) -> int:
 
 def _affordable(workdir: pathlib.Path, console: Console) -> int:
     seconds = {name: entry["seconds"] for name, entry in read_ledger(workdir).items()}
-    most = int(ROBOTS[_ROBOT.value]["most_iters"])
     fitting = fitting_iters(workdir, seconds, _MINUTES.value)
-    iters = affordable_iters(workdir, seconds, minutes=_MINUTES.value, most=most)
-    bound = {FLOOR: "the fewest that make a policy", most: "after which little is gained"}
-    more = "" if iters == fitting else f"; it has {iters}, {bound[iters]}"
+    iters = affordable_iters(fitting, int(ROBOTS[_ROBOT.value]["most_iters"]))
+    bound = "the fewest that make a policy" if iters > fitting else "after which little is gained"
+    other = "" if iters == fitting else f"; it has {iters}, {bound}"
     console.print(
-        f"{fitting} steps of training fit into {_MINUTES.value:g} minutes (--minutes){more}"
+        f"{fitting} steps of training fit into {_MINUTES.value:g} minutes (--minutes){other}"
     )
     return iters
 

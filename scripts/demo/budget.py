@@ -21,11 +21,9 @@ _ROUND = 50
 _LATER, _START, _CERTIFY = 2.4, 0.7, 0.5
 
 
-def affordable_iters(
-    workdir: pathlib.Path, seconds: Mapping[str, float], *, minutes: float, most: int
-) -> int:
-    """Training steps to take: those that fit, but at least `FLOOR` and at most ``most``."""
-    return max(FLOOR, min(most, fitting_iters(workdir, seconds, minutes)))
+def affordable_iters(fitting: int, most: int) -> int:
+    """Training steps to take: those that fit, but from `FLOOR` to ``most``."""
+    return max(FLOOR, min(most, fitting))
 
 
 def fitting_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:

@@ -34,6 +34,14 @@ GL_INSTALL = (
 )
 
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+CPU = "(cpu)"  # ends the output of PROBE_DEVICES
+CUDA_INSTALL = (
+    "an NVIDIA card is here, and JAX computes on the CPU: "
+    ".venv/bin/python -m pip install -c requirements/constraints.txt -e '.[cuda]'"
+)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Result of a small program in an interpreter of its own."""
@@ -109,10 +117,14 @@ def writable_finding(name: str, folder: Path, status: Status, advice: str) -> Fi
         return Finding(name, f"{folder}: {error.strerror}", status, advice)
 
 
-def device_finding(probe: Probe) -> Finding:
-    """Reports the devices that JAX finds."""
-    advice = "" if probe.ok else "JAX finds no device; JAX_PLATFORMS=cpu always works"
-    return Finding("jax devices", probe.output, "ok" if probe.ok else "broken", advice)
+def device_finding(probe: Probe, *, has_card: bool) -> Finding:
+    """Reports the devices that JAX finds, and an NVIDIA card that it does not use."""
+    if not probe.ok:
+        advice = "JAX finds no device; JAX_PLATFORMS=cpu always works"
+        return Finding("jax devices", probe.output, "broken", advice)
+    if has_card and probe.output.endswith(CPU):
+        return Finding("jax devices", probe.output, "warning", CUDA_INSTALL)
+    return Finding("jax devices", probe.output)
 
 
 def gl_finding(probes: Mapping[str, Probe], chosen: str) -> Finding:

@@ -47,11 +47,6 @@ def computing_dtype(config: Any) -> Any:
     return _DTYPES[config.dtype]
 
 
-def initial_config(config: Any, asked: Iterable[str] = ()) -> XVLAConfig:
-    """Returns the model of a run, see `initial_headers`."""
-    return initial_headers(config, asked)[0]
-
-
 def initial_headers(config: Any, asked: Iterable[str] = ()) -> tuple[XVLAConfig, Pretrained | None]:
     """Returns the model of a run, and the checkpoint to begin with, its weights left on disk.
 

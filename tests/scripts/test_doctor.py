@@ -122,10 +122,23 @@ def test_gl_advice_depends_on_what_works() -> None:
 
 
 def test_failed_probes_are_broken_with_advice() -> None:
-    for finding in (machine.device_finding(BAD), machine.libero_finding(BAD)):
+    for finding in (machine.device_finding(BAD, has_card=True), machine.libero_finding(BAD)):
         assert (finding.status, finding.state) == ("broken", BAD.output)
         assert finding.advice
-    assert machine.device_finding(GOOD).status == machine.libero_finding(GOOD).status == "ok"
+    assert machine.libero_finding(GOOD).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("devices", "has_card", "status"),
+    [
+        ("1 x cpu (cpu)", False, "ok"),
+        ("1 x cpu (cpu)", True, "warning"),
+        ("1 x H (gpu)", True, "ok"),
+    ],
+)
+def test_a_card_that_jax_does_not_use_is_named(devices: str, has_card: bool, status: str) -> None:
+    finding = machine.device_finding(Probe(ok=True, output=devices), has_card=has_card)
+    assert (finding.status, "'.[cuda]'" in finding.advice) == (status, status == "warning")
 
 
 def test_probe_reports_the_last_line_of_what_it_printed_or_raised() -> None:

@@ -185,7 +185,8 @@ def test_training_fills_the_minutes(
     # of 900 s, 185 s are spent, 240 s are for later stages, 49 s for the start and 35 s for the
     # certificate: 391 s are left
     seconds = {RECORD.name: 100.0, WRITE.name: 15.0, SPEED.name: 70.0, "train": 1e6}
-    assert affordable_iters(tmp_path, seconds, minutes=minutes, most=2400) == iters
+    fitting = fitting_iters(tmp_path, seconds, minutes)
+    assert affordable_iters(fitting, most=2400) == iters
 
 
 _SECONDS = {RECORD.name: 1.0, WRITE.name: 1.0, SPEED.name: 1.0}

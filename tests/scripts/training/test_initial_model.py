@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import debug, finetune_libero
-from scripts.training.initial_model import initial_config, planned_config
+from scripts.training.initial_model import initial_headers, planned_config
 from scripts.training.run import TrainingRun
 from tests.data.storages import small, write_hdf5
 from tests.scripts import robots
@@ -212,12 +212,12 @@ def test_what_contradicts_the_checkpoint_is_refused(
 def test_a_checkpoint_of_another_size_decides_unless_the_user_asks(base: Base) -> None:
     config: Any = finetune_libero.get_config()
     config.init_from = str(base("ee6d"))
-    assert initial_config(config).depth == 2
+    assert initial_headers(config)[0].depth == 2
     with pytest.raises(ConfigError, match=r"config\.model\.depth is 24, the checkpoint has 2"):
-        initial_config(config, asked=["model.depth"])  # the file's own value, said aloud
-    assert initial_config(config, asked=["optimizer.iters"]).depth == 2
+        initial_headers(config, asked=["model.depth"])  # the file's own value, said aloud
+    assert initial_headers(config, asked=["optimizer.iters"])[0].depth == 2
     with pytest.raises(ConfigError, match=r"config\.processor\.image_size is 224, .* has 32"):
-        initial_config(config, asked=["processor.image_size"])
+        initial_headers(config, asked=["processor.image_size"])
 
 
 def test_advice_is_given_only_where_it_would_help(
