@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
 
+_COMPILER = "xvla_jax.compilation.ahead"
 _EXHAUSTED = "RESOURCE_EXHAUSTED"  # in an error of XLA
 _LESS = (
     "config.remat=full and a larger config.accumulate take less for the same batch, a smaller "
@@ -71,10 +72,10 @@ def _would_wait(status: int) -> bool:
     if status == 1:  # a save has failed, and Orbax would wait minutes for its rest
         threads = [thread for thread in threading.enumerate() if not thread.daemon]
         return threads != [threading.main_thread()]
-    if status:  # a signal came while a program is compiled, which takes minutes too
+    if status and _COMPILER in sys.modules:  # not in a supervisor
         from xvla_jax.compilation.ahead import compiling
 
-        return compiling()
+        return compiling()  # a signal came before the train step was compiled
     return False
 
 
