@@ -10,12 +10,10 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from xvla_jax.errors import ConfigError
-
-if TYPE_CHECKING:  # a supervisor, which checks values too, imports no JAX
-    from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
+from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
 
 # (regex of a field's full name, what is allowed, also for each number of a tuple). The model's are
 # checked by its own class, also where they come from a file.
