@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,32 @@ def test_each_topology_is_planned_as_if_it_were_alone(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert plan.main(arguments) == 0
     assert batches == {"v5e:4x4": 32, "gpu:24": 2, "v5e:2x2": 8}
+
+
+_COMPILING = """
+import hashlib
+import runpy
+import sys
+from scripts.training import planning
+
+def run_of(config, views):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**28)  # minutes outside of Python, as a compilation
+
+planning.run_of = run_of
+sys.argv = ["plan", "--config=configs/debug.py", "--topology=cpu"]
+runpy.run_module("scripts.plan", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_compilation() -> None:
+    command = [sys.executable, "-c", _COMPILING]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == -signal.SIGINT
 
 
 @pytest.mark.slow
