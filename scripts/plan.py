@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -157,4 +158,6 @@ def _warm() -> int:
 
 
 if __name__ == "__main__":
+    # Python would hear Ctrl-C behind the compiler alone, which takes minutes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(COMMAND.run(main, sys.argv))

@@ -32,6 +32,10 @@ from xvla_jax.sharding import BATCH_SPEC, devices_of_batch
 
 Array = jax.Array
 
+# Names in compiled text.
+FORWARD_KERNEL: Final = "forward_attention"
+BACKWARD_KERNEL: Final = "backward_attention"  # which makes the scores again
+
 _LANES: Final = 128  # of a vector register
 _VMEM: Final = 12 * 2**20  # bytes of a program; the compiler's own limit is 16 MiB
 _WINDOWS: Final = 16  # at most, in one program
@@ -291,7 +295,7 @@ def _call(
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*operands, *shapes)),
         ),
         interpret=options.interpret,
-        name=kernel.__name__.strip("_") + "_attention",
+        name=FORWARD_KERNEL if kernel is _forward else BACKWARD_KERNEL,
     )(*operands, *tables)
 
 

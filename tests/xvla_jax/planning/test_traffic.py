@@ -69,6 +69,31 @@ def test_a_loop_that_reads_a_layer_a_run() -> None:
     assert store.flops == 0
 
 
+# As TPU text has the two kernels of attention, without their code: 2 windows of 4 tokens and 8
+# numbers, the forward one run again, a mask of one byte a score.
+_KERNEL = """
+ENTRY %main (q: bf16[2,4,8], m: s8[2,1,4,4]) -> bf16[2,4,8] {
+  %q = bf16[2,4,8]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %m = s8[2,1,4,4]{3,2,1,0} parameter(1)
+  %again = bf16[2,4,8]{2,1,0} custom-call(%q, %q, %q, %m), custom_call_target="tpu_custom_call", metadata={op_name="a/rematted_computation/forward_attention/pallas_call"}, backend_config={"custom_call_config":{"body":"TUz/==","cost_estimate":{"flops":"1024","transcendentals":"32","bytes_accessed":"544"}}}
+  %other = bf16[2,4,8]{2,1,0} custom-call(%again), custom_call_target="AllocateBuffer"
+  %back = (bf16[2,4,8]{2,1,0}, bf16[2,4,8]{2,1,0}, bf16[2,4,8]{2,1,0:T(8,128)(2,1)S(1)}) custom-call(%q, %again, %q, %q, %m), custom_call_target="tpu_custom_call", metadata={op_name="transpose(b)/backward_attention/pallas_call"}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"2560","transcendentals":"32"}}}
+  ROOT %dq = bf16[2,4,8]{2,1,0} get-tuple-element(%back), index=0
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_states_its_products_and_moves_operands_and_results() -> None:
+    again, other, back = pieces(hlo.parse(_KERNEL))
+    array, mask = 2 * 2 * 4 * 8, 2 * 4 * 4
+    assert (again.kind, again.flops, again.recomputed) == ("product", 1024, 1024)
+    assert again.bytes == 4 * array + mask
+    assert (other.kind, other.flops) == ("elementwise", 0)
+    # scores made again are one of five products; one of the results stays on the chip
+    assert (back.kind, back.flops, back.recomputed) == ("product", 2560, 512)
+    assert back.bytes == 6 * array + mask
+
+
 def test_a_gather_beside_work_moves_its_buffers_once() -> None:
     measured = {piece.op_name: piece.bytes for piece in pieces(hlo.parse(overlapped.TEXT))}
     # the shard in and all of it out; the work's own vector in and out; nothing where it ends
