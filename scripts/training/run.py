@@ -32,13 +32,7 @@ from scripts.training.initial_model import (
     load_initial,
 )
 from scripts.training.mixture_table import shares_of
-from scripts.training.packed_views import (
-    PackedViews,
-    SourceViews,
-    packed_views,
-    stream_shape,
-    view_load,
-)
+from scripts.training.packed_views import PackedViews, SourceViews, packed_mixture
 from xvla_jax.actions import action_space
 from xvla_jax.batch import abstract_batch
 from xvla_jax.config import XVLAConfig
@@ -414,13 +408,8 @@ def _packed(config: Any, sources: Sequence[Source], mesh: Mesh) -> PackedViews |
         return None
     size = global_batch_size(config.batch_size, per=config.batch_size_per, devices=mesh.size)
     views = [(source.reader.spec, source.weight) for source in sources]
-    load = view_load(
-        [SourceViews(weight, len(spec.views), spec.main_view_share) for spec, weight in views],
-        stream_shape(config, size),
-        devices=mesh.size,
-        parts=config.accumulate,
-    )
-    return packed_views(config.packed_views, load)
+    views = [SourceViews(weight, len(spec.views), spec.main_view_share) for spec, weight in views]
+    return packed_mixture(config, views, size, devices=mesh.size, parts=config.accumulate)
 
 
 def _open_sources(data: Any, workdir: pathlib.Path | None) -> list[Source]:
