@@ -126,11 +126,11 @@ def _compare() -> None:
             )
             turns = [[seconds_of(call) for call in calls] for _ in range(_CALLS.value)]
             times = [1e3 * min(column) for column in zip(*turns, strict=True)]
-            told = ", ".join(
+            listed = ", ".join(
                 f"{forms} {time:.3f} ms"
                 for forms, time in zip(kernels.ATTENTION, times, strict=True)
             )
-            print(f"{name:14} {label:14} {told}, apart by {apart:.1e} of the largest", flush=True)
+            print(f"{name:14} {label:14} {listed}, apart by {apart:.1e} of the largest", flush=True)
 
 
 def main(arguments: list[str]) -> None:

@@ -50,7 +50,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     config.noise_draws = 1
     config.distill = _distill()
     config.rtc = _rtc()
-    config.ema_decay = 0.0  # of the moving average of the weights; 0 = none
+    config.ema_decay = 0.0  # of a moving average of the weights, which policies take; 0 = none
     config.optimizer = _optimizer()
     config.lora = _lora()
     config.validation = _validation()

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,8 @@ def _on_cards(run: Run, chosen: Sequence[Card], console: Console) -> list[dict[s
 
 def _warm() -> int:
     """Fills the cache of compiled programs, and returns the exit status."""
-    from scripts.training.run import TrainingRun, group_table
+    from scripts.training.group_table import group_table
+    from scripts.training.run import TrainingRun
     from scripts.training.values import check_values
     from scripts.training.warm import End, warm
     from xvla_jax.compilation.program_cache import folder_in_use, keep_programs
@@ -157,4 +159,6 @@ def _warm() -> int:
 
 
 if __name__ == "__main__":
+    # Python would hear Ctrl-C behind the compiler alone, which takes minutes.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(COMMAND.run(main, sys.argv))

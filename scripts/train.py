@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 _IN_BUCKETS = ("workdir", "config.data.root", "config.init_from", "program_cache")
 
+_COMPILER = "xvla_jax.compilation.ahead"
+_EXHAUSTED = "RESOURCE_EXHAUSTED"  # in an error of XLA
+_LESS = (
+    "config.remat=full and a larger config.accumulate take less for the same batch, a smaller "
+    "config.batch_size less still; python -m scripts.plan says what fits"
+)
+
 COMMAND = Command(__doc__, in_buckets=_IN_BUCKETS)
 _CONFIG = COMMAND.DEFINE_config("config", "Config file; --config.a.b=v changes a field.")
 _WORKDIR = COMMAND.DEFINE_string(
@@ -65,10 +72,10 @@ def _would_wait(status: int) -> bool:
     if status == 1:  # a save has failed, and Orbax would wait minutes for its rest
         threads = [thread for thread in threading.enumerate() if not thread.daemon]
         return threads != [threading.main_thread()]
-    if status:  # a signal came while a program is compiled, which takes minutes too
+    if status and _COMPILER in sys.modules:  # not in a supervisor
         from xvla_jax.compilation.ahead import compiling
 
-        return compiling()
+        return compiling()  # a signal came before the train step was compiled
     return False
 
 
@@ -95,6 +102,11 @@ def _supervise_or_train() -> int:
         raise
     except (XVLAError, OSError, ValueError) as error:
         print(f"error: {message(error)}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # of a device it is a RuntimeError of JAX
+        if isinstance(error, RuntimeError) and _EXHAUSTED not in str(error):
+            raise
+        print(f"error: out of memory: {str(error).partition(chr(10))[0]}; {_LESS}", file=sys.stderr)
         return 1
 
 

@@ -124,6 +124,29 @@ class PackedViews:
         )
 
 
+def packed_mixture(
+    config: Any,
+    sources: Sequence[SourceViews],
+    batch_size: int,
+    *,
+    devices: int,
+    parts: int,
+    most: float = _MOST_OVERFLOW,
+) -> PackedViews:
+    """Reads ``config.packed_views`` as `packed_views` does, for the first batches of a stream.
+
+    Args:
+        config: of the run.
+        sources: views of the mixture.
+        batch_size: over all devices.
+        devices: see `view_load`.
+        parts: likewise.
+        most: see `packed_views`.
+    """
+    load = view_load(sources, stream_shape(config, batch_size), devices=devices, parts=parts)
+    return packed_views(config.packed_views, load, most=most)
+
+
 def packed_views(text: str, load: Load, *, most: float = _MOST_OVERFLOW) -> PackedViews:
     """Reads ``config.packed_views`` where it is not empty: auto, or a share of the slots.
 

@@ -17,9 +17,8 @@ from scripts.training.initial_model import computing_dtype, distillation, planne
 from scripts.training.packed_views import (
     PackedViews,
     SourceViews,
-    packed_views,
+    packed_mixture,
     stream_shape,
-    view_load,
 )
 from xvla_jax.lora import LoraConfig
 from xvla_jax.planning.chips import GIB, Slice
@@ -79,11 +78,15 @@ def packed_run(config: Any, run: Run, *, devices: int) -> tuple[Run, PackedViews
         SourceViews(weight, min(len(row.views) or run.views, run.views), row.main_view_share)
         for row, weight in rows
     ]
-    load = view_load(
-        sources, stream_shape(config, run.batch_size), devices=devices, parts=run.accumulate
-    )
     sure = all(row.views for row, _ in rows)
-    packed = packed_views(config.packed_views, load, **({} if sure else {"most": 1.0}))
+    packed = packed_mixture(
+        config,
+        sources,
+        run.batch_size,
+        devices=devices,
+        parts=run.accumulate,
+        **({} if sure else {"most": 1.0}),
+    )
     return dataclasses.replace(run, packed_views=packed.share), packed
 
 

@@ -18,7 +18,8 @@ from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
 # (regex of a field's full name, what is allowed, also for each number of a tuple). The model's are
 # checked by its own class, also where they come from a file.
 LIMITS: Final[tuple[tuple[str, str], ...]] = (
-    (r"seed|keep_every|max_skipped_steps|real_action_dim", ">= 0"),
+    (r"seed", f">= {-(2**63)}"),  # any: a seed of 32 bits is often drawn
+    (r"keep_every|max_skipped_steps|real_action_dim", ">= 0"),
     (r"batch_size|accumulate|noise_draws", ">= 1 and <= 1000000"),  # more is allocated for hours
     (r"log_every|save_every|keep", ">= 1"),
     (r"ema_decay|optimizer\.betas", ">= 0 and < 1"),
@@ -39,7 +40,8 @@ LIMITS: Final[tuple[tuple[str, str], ...]] = (
     (r"lora\.alpha", "> 0"),
     (r"rtc\.max_delay", ">= -1"),
     (r"validation\.every", ">= 0"),
-    (r"validation\.(episodes|stride|steps)", ">= 1"),
+    (r"validation\.(episodes|stride)", ">= 1"),
+    (r"validation\.steps", ">= 1 and <= 1000"),
     (r"rollouts\.(every|workers)", ">= 1"),
     (r"rollouts\.limit_s|distributed\.process_id", ">= 0"),
     (r"distributed\.(num_processes|timeout_s|heartbeat_s)", ">= 1"),
@@ -47,7 +49,7 @@ LIMITS: Final[tuple[tuple[str, str], ...]] = (
 )
 LENGTHS: Final[Mapping[str, int]] = {"optimizer.betas": 2}  # of the fields that are tuples
 CHECKED_ELSEWHERE: Final = ("model",)
-_LARGEST: Final = 2**31 - 1  # of an integer: the programs count in int32
+_LARGEST: Final = 2**63 - 1  # of an integer
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     ">": operator.gt,
@@ -99,7 +101,7 @@ def limit_of(field: str) -> str | None:
 def _is_allowed(value: Any, allowed: str) -> bool:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return False
-    if isinstance(value, int) and abs(value) > _LARGEST:
+    if isinstance(value, int) and value > _LARGEST:
         return False
     conditions = (condition.split() for condition in allowed.split(" and "))
     return all(_COMPARISONS[sign](value, float(bound)) for sign, bound in conditions)

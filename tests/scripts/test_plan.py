@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ from rich.console import Console
 
 from configs import debug, finetune_libero, pretrain, pretrain_oxe
 from scripts import plan
-from scripts.training import planning
 from scripts.training.planning import (
     as_markdown,
     pipeline_bytes,
@@ -29,11 +29,8 @@ from scripts.training.planning import (
     stage_tables,
 )
 from xvla_jax.errors import ConfigError
-from xvla_jax.planning import cards, chips, report
 from xvla_jax.planning.chips import CHIPS, GIB, Slice, describe, has_compiler
 from xvla_jax.planning.programs import Run
-
-_CHIPS = tuple(range(16))  # stands for the devices of a slice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,24 +173,6 @@ def test_a_plan_that_does_not_fit_says_what_would() -> None:
     assert "20.0 / 16.00: does not fit" in as_markdown([plan])
 
 
-def test_each_topology_is_planned_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-
-    def note(run: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        sizes.append(run.batch_size)
-        return _PLAN
-
-    monkeypatch.setattr(chips, "describe", lambda name: Slice(name, CHIPS["v5e"], (4, 4), _CHIPS))
-    monkeypatch.setattr(report, "make_plan", note)
-    monkeypatch.setattr(cards, "card_plans", lambda run, *_, **__: [note(run)])
-    monkeypatch.setattr(planning, "print_plan", lambda *_: None)
-    monkeypatch.setattr(planning, "print_cards", lambda *_: None)
-    config = ("--config=configs/debug.py", "--config.batch_size_per=device")
-    monkeypatch.setattr(sys, "argv", ["plan", "--topology=gpu,v5e:4x4,gpu:24", *config])
-    assert plan.COMMAND.run(plan.main, sys.argv) == 0
-    assert sizes == [8, 128, 8], "a card after a slice has the batch of one device as well"
-
-
 def test_nothing_is_warmed_where_nothing_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +227,32 @@ def test_each_topology_is_planned_as_if_it_were_alone(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert plan.main(arguments) == 0
     assert batches == {"v5e:4x4": 32, "gpu:24": 2, "v5e:2x2": 8}
+
+
+_COMPILING = """
+import hashlib
+import runpy
+import sys
+from scripts.training import planning
+
+def run_of(config, views):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**28)  # minutes outside of Python, as a compilation
+
+planning.run_of = run_of
+sys.argv = ["plan", "--config=configs/debug.py", "--topology=cpu"]
+runpy.run_module("scripts.plan", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_compilation() -> None:
+    command = [sys.executable, "-c", _COMPILING]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == -signal.SIGINT
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from scripts import terminal, train
@@ -284,3 +286,27 @@ def test_a_run_that_was_stopped_does_not_wait_for_a_compilation(
         time.sleep(0.01)
     assert train.main([]) == STOPPED, "nothing is compiled any more: the process ends as others do"
     assert ended == [143, STOPPED]
+
+
+def test_too_little_memory_is_one_line_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    argv = ["train", f"--config={_CONFIG}", f"--workdir={tmp_path / 'w'}"]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr(train, "quiet_libraries", lambda: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    train.COMMAND.parse(argv)
+    reason = "RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."
+    errors = [jax.errors.JaxRuntimeError(f"{reason}\nBuffer 1"), MemoryError("16 TiB")]
+    errors.append(RuntimeError("a bug"))
+
+    def fail(_: object) -> int:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(train, "_train", fail)
+    assert [train._supervise_or_train() for _ in range(2)] == [1, 1]
+    with pytest.raises(RuntimeError, match="a bug"):
+        train._supervise_or_train()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: out of memory: {reason}; config.remat=full and a larger")
+    assert second.startswith("error: out of memory: 16 TiB; config.remat=full")

@@ -18,7 +18,7 @@ from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig, apply_adapter
 from xvla_jax.models.xvla import abstract_params
 from xvla_jax.training.optimizer import OptimizerConfig
-from xvla_jax.training.state import Recipe, TrainState, init_state
+from xvla_jax.training.state import Recipe, TrainState, abstract_state, init_state
 from xvla_jax.training.step import make_train_step
 
 # Two leaves alone, which compile in no time.
@@ -167,11 +167,32 @@ def test_what_cannot_be_trained_is_refused() -> None:
     for change, message in (
         ({"rank": 0}, "config.lora.rank is 0; 1 or more"),
         ({"dropout": 0.1}, "config.lora.dropout is 0.1; only 0 is possible"),
+        (
+            {"target_modules": "(qkv"},
+            r"^config.lora.target_modules is '\(qkv'; a regular expression",
+        ),
+        (
+            {"modules_to_save": ("[",)},
+            r"^config.lora.modules_to_save is \['\['\]; nothing, or a list",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(_LORA, **change)
     with pytest.raises(ConfigError, match=r"set config\.init_from, its base"):
         init_state(_RECIPE, tiny.mesh(1, 1), seed=0)
+    nothing = dataclasses.replace(
+        _RECIPE,
+        lora=dataclasses.replace(_LORA, modules_to_save=()),
+        config=dataclasses.replace(_RECIPE.config, mode="prompts"),
+    )
+    with pytest.raises(ConfigError, match=r"mode is 'prompts', which trains nothing of this adap"):
+        abstract_state(nothing, tiny.mesh(1, 1))
+
+
+def test_a_module_that_the_model_lacks_is_named() -> None:
+    assert LoraConfig().unmatched(tiny.CONFIG) == []
+    names = ("transformer.soft_promt_hub", "action_decoder", "transformer")
+    assert LoraConfig(modules_to_save=names).unmatched(tiny.CONFIG) == [names[0]]
 
 
 @pytest.mark.slow

@@ -1,9 +1,15 @@
-"""Reads and writes the parameters of an Orbax step without a second copy in memory."""
+"""Reads and writes the parameters of an Orbax step without a second copy in memory.
+
+Where a run kept a moving average of the parameters that it trained (``config.ema_decay``), that is
+read, for it is what validation measures. A resumed run restores both, by other means.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,12 +17,14 @@ from typing import Any, Final
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import unflatten_dict
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import type_handlers
 
 from xvla_jax.checkpoints.accounting import (
     check_size,
     check_stored_tree,
+    check_tree,
     not_finite,
     refuse_not_finite,
 )
@@ -28,7 +36,13 @@ _CONCURRENT_GB: Final = 1  # of leaves that Orbax holds in buffers of its own at
 _CHUNK: Final = 16 << 20  # bytes of a leaf that are stored together
 _GROUP: Final = 256 << 20  # bytes of leaves that are read or written at a time
 
+_PARAMS: Final = "params"
+_AVERAGE: Final = "ema"
+
 Path = tuple[Any, ...]
+Names = tuple[str, ...]  # of the keys of a path
+
+_log = logging.getLogger(__name__)
 
 
 def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
@@ -37,8 +51,8 @@ def load_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: the parameters do not have the template's shapes, or some are not finite.
     """
-    _check_stored(step_folder, template)
-    params = _restore(step_folder, template)
+    averaged = _check_stored(step_folder, template)
+    params = _restore(step_folder, template, averaged)
     counts = {_name(path): not_finite(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
     _refuse(step_folder, counts)
     return params
@@ -49,7 +63,7 @@ def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
 
     Neighbours in the tree are read together, so using leaves in the order of the tree is fastest.
     """
-    _check_stored(step_folder, template)
+    averaged = _check_stored(step_folder, template)
     leaves = jax.tree.leaves_with_path(template)
     groups = _groups([leaf.size * leaf.dtype.itemsize for _, leaf in leaves])
     group_of = {leaves[i][0]: number for number, group in enumerate(groups) for i in group}
@@ -58,7 +72,7 @@ def stored_params(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
     def read_group(number: int) -> dict[str, Any]:
         group = (leaves[i] for i in groups[number])
         flat = {tuple(key.key for key in path): leaf for path, leaf in group}
-        return _restore(step_folder, unflatten_dict(flat))
+        return _restore(step_folder, unflatten_dict(flat), averaged)
 
     def read(path: Path, layer: int | None) -> np.ndarray:
         leaf: Any = read_group(group_of[path])
@@ -108,22 +122,52 @@ def write_step(
         writer.save(workdir.resolve() / CHECKPOINTS / "0", args=items)
 
 
-def _check_stored(step_folder: pathlib.Path, template: Any) -> None:
+def _check_stored(step_folder: pathlib.Path, template: Any) -> frozenset[Names]:
     """Compares size, names and shapes with the template's; reads no values.
+
+    Returns:
+        The leaves that are stored as a moving average too.
 
     Raises:
         CheckpointError: they differ, or cannot be read.
     """
     check_size(template, step_folder)
     try:
-        check_stored_tree(step_folder / "params", template)
+        check_stored_tree(step_folder / _PARAMS, template)
+        return _averaged(step_folder, template)
     except (ValueError, KeyError, FileNotFoundError, AttributeError) as error:
         raise CheckpointError(
             f"{step_folder}: the parameters cannot be read as this model's: {error}"
         ) from error
 
 
-def _restore(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
+def _averaged(step_folder: pathlib.Path, template: Any) -> frozenset[Names]:
+    """Returns the leaves of which the step has a moving average: those that were trained."""
+    folder = step_folder / _AVERAGE
+    if not folder.is_dir():
+        return frozenset()
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        stored = handler.metadata(epath.Path(folder)).tree
+    names, leaves = flatten_dict(stored), flatten_dict(template)
+    check_tree(stored, unflatten_dict({name: leaves[name] for name in names if name in leaves}))
+    _log.info("%s: the moving average of the weights is read (config.ema_decay)", step_folder)
+    return frozenset(names)
+
+
+def _restore(
+    step_folder: pathlib.Path, template: Any, averaged: frozenset[Names]
+) -> dict[str, Any]:
+    """Reads the leaves of a template, of those in ``averaged`` the average."""
+    leaves: dict[Names, Any] = flatten_dict(template)
+    values: dict[Names, Any] = {}
+    for item, chosen in ((_PARAMS, leaves.keys() - averaged), (_AVERAGE, leaves.keys() & averaged)):
+        if chosen:
+            part = unflatten_dict({name: leaves[name] for name in leaves if name in chosen})
+            values |= flatten_dict(_restore_item(step_folder / item, part))
+    return unflatten_dict({name: values[name] for name in leaves})
+
+
+def _restore_item(folder: pathlib.Path, template: Any) -> dict[str, Any]:
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype(np.float32))
     arguments = ocp.args.PyTreeRestore(
         item=template,
@@ -132,9 +176,9 @@ def _restore(step_folder: pathlib.Path, template: Any) -> dict[str, Any]:
     )
     try:
         with ocp.Checkpointer(_handler()) as reader:
-            return reader.restore(step_folder / "params", args=arguments)
+            return reader.restore(folder, args=arguments)
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise CheckpointError(f"{step_folder}: the parameters cannot be read: {error}") from error
+        raise CheckpointError(f"{folder}: the parameters cannot be read: {error}") from error
 
 
 def _refuse(step_folder: pathlib.Path, counts: Mapping[str, int]) -> None:

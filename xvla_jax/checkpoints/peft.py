@@ -12,7 +12,7 @@ import functools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -141,6 +141,15 @@ _FORMS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
 _KNOWN: Final = frozenset({*_SUPPORTED, *_HARMLESS, *_FORMS})
 
 
+def form_problems(raw: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Returns a line for each field of these names whose value has not its form."""
+    return [
+        f"{name} is {raw.get(name)!r}; {_FORMS[name][0]} is expected"
+        for name in names
+        if not _FORMS[name][1](raw.get(name))
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class PeftConfig:
     """``adapter_config.json``; ``raw`` has all of its fields, also those that are not read here."""
@@ -155,11 +164,7 @@ class PeftConfig:
             for name, allowed in _SUPPORTED.items()
             if raw.get(name) not in allowed
         ]
-        problems += [
-            f"{name} is {raw.get(name)!r}; {form} is expected"
-            for name, (form, valid) in _FORMS.items()
-            if not valid(raw.get(name))
-        ]
+        problems += form_problems(raw, _FORMS)
         problems += [
             f"{name} is {value!r}; this field is not known here, so it has to be empty"
             for name, value in raw.items()

@@ -39,7 +39,7 @@ from xvla_jax.untrusted import (
 )
 
 CHECKPOINTS: Final = "checkpoints"  # folder inside the workdir, with a folder for each step
-_NOT_READ: Final = ("opt_state", "ema")  # items that only a resumed run needs
+_NOT_READ: Final = ("opt_state",)  # items that only a resumed run needs
 
 
 @pydantic.with_config(STRICT)

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from xvla_jax.checkpoints.names import DIALECTS, LAYOUTS, Path
-from xvla_jax.checkpoints.peft import ALL_LINEAR, PeftConfig, Slot, slots
+from xvla_jax.checkpoints.peft import ALL_LINEAR, PeftConfig, Slot, form_problems, modules, slots
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 
@@ -43,7 +43,7 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = RELEASED_MODULES_TO_SAVE
 
     def __post_init__(self) -> None:
-        """Refuses a rank below 1 and dropout, with a ConfigError."""
+        """Refuses a rank below 1, dropout, and names that PEFT cannot match: a ConfigError."""
         if self.rank < 1:
             raise ConfigError(f"config.lora.rank is {self.rank}; 1 or more, or 0 for no adapter")
         if self.dropout:
@@ -51,10 +51,28 @@ class LoraConfig:
                 f"config.lora.dropout is {self.dropout}; only 0 is possible, as in X-VLA's recipe: "
                 "the adapter is merged into the weights, which have no input of its own to drop"
             )
+        named = {"target_modules": self._targets, "modules_to_save": list(self.modules_to_save)}
+        if problems := form_problems(named, named):
+            raise ConfigError("; ".join(f"config.lora.{problem}" for problem in problems))
+
+    @property
+    def _targets(self) -> str | list[str]:
+        return (
+            self.target_modules if isinstance(self.target_modules, str) else [*self.target_modules]
+        )
+
+    def unmatched(self, config: XVLAConfig) -> list[str]:
+        """Returns the ``modules_to_save`` that no module of a model ends in, as PEFT takes them."""
+
+        def matches(name: str, known: set[str]) -> bool:
+            alone = dataclasses.replace(self, modules_to_save=(name,)).peft()
+            return any(alone.saves(module) for module in known)
+
+        known = modules(config, DIALECTS["hf"])
+        return [name for name in self.modules_to_save if not matches(name, known)]
 
     def peft(self, base: str | None = None) -> PeftConfig:
         """Returns the content of ``adapter_config.json``, which names ``base`` for its readers."""
-        targets = self.target_modules
         return PeftConfig(
             {
                 "base_model_name_or_path": base,
@@ -67,7 +85,7 @@ class LoraConfig:
                 "modules_to_save": list(self.modules_to_save),
                 "peft_type": "LORA",
                 "r": self.rank,
-                "target_modules": targets if isinstance(targets, str) else list(targets),
+                "target_modules": self._targets,
                 "task_type": None,
             }
         )

@@ -30,9 +30,9 @@ from jax.ad_checkpoint import checkpoint_name
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.fused_attention import (
     fused_attention,
-    fused_windows,
+    fused_packed,
     serves,
-    serves_map,
+    serves_packed,
 )
 from xvla_jax.models.remat import Kept
 
@@ -190,39 +190,50 @@ ATTENTION: Final[Mapping[str, Mapping[str, Form]]] = {
 }
 
 
-def attend_windows(
-    by_window: Form,
-    query: Array,
-    key: Array,
-    value: Array,
+def attend_packed(
+    apart: Form,
+    packed: Array,
+    bias: Array,
+    kept: Array | None,
     *,
-    window: int,
+    num_heads: int,
     scale: float,
+    rate: float = 0.0,
+    window: int = 0,
     forms: str = "xla",
 ) -> Array:
-    """Attention inside the windows of a map: ``[B, H, W, K, E]`` -> ``[B, H, W, K, E]``.
+    """Attention among tokens whose queries, keys and values are one product.
 
     Args:
-        by_window: the plain form, which cuts windows out of the map for `attend`.
-        query: ``[B, H, W, K, E]``.
-        key: likewise.
-        value: likewise.
-        window: side of a window.
+        apart: the plain form, of the three arrays; it splits the product and calls `attend`.
+        packed: see `fused_attention.fused_packed`, and the following.
+        bias: of queries and of values.
+        kept: the weights that dropout keeps, or None.
+        num_heads: K.
         scale: factor of the query.
-        forms: a row of `ATTENTION`.
+        rate: of dropout.
+        window: side of a map's windows; 0 for none.
+        forms: a row of `ATTENTION`, for which `takes_packed` is True.
     """
+    options = {"num_heads": num_heads, "scale": scale, "rate": rate, "window": window}
     others = {
-        backend: functools.partial(form, window=window, scale=scale)
-        for backend, form in WINDOWS.get(forms, {}).items()
-        if serves_map(query.shape, itemsize=query.dtype.itemsize)
+        backend: functools.partial(form, **options) for backend, form in PACKED[forms].items()
     }
-    if not others:
-        return by_window(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, default=by_window, **others)
+    return jax.lax.platform_dependent(packed, bias, kept, default=apart, **others)
 
 
-# As `ATTENTION`, for maps whose windows need not be cut out.
-WINDOWS: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_windows}}
+def takes_packed(
+    forms: str, shape: tuple[int, ...], dtype: Any, num_heads: int, *, window: int, masked: bool
+) -> bool:
+    """True where a row of `ATTENTION` has a form for a product ``[B, ..., 3 * K * E]``."""
+    itemsize = jnp.dtype(dtype).itemsize
+    return forms in PACKED and serves_packed(
+        shape, num_heads, window=window, itemsize=itemsize, masked=masked
+    )
+
+
+# As `ATTENTION`, for products that yield queries, keys and values together.
+PACKED: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_packed}}
 
 
 def attention_forms(name: str) -> Mapping[str, Form]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from xvla_jax.models.kernels import Array, attend, drop
+from xvla_jax.models.kernels import Array, attend, attend_packed, drop, takes_packed
 from xvla_jax.models.low_rank import Dense
 from xvla_jax.models.remat import Kept, rematerialised
 
@@ -71,22 +71,30 @@ class PackedQKV(nn.Module):
     num_heads: int
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """``[..., M]`` -> q, k, and v before its bias, each ``[..., K, E]``; the bias ``[K, E]``.
 
         As attention weights sum to one, the bias of the values may be added to the result instead.
         """
+        return split_qkv(*self.together(x), self.num_heads)
+
+    @nn.compact
+    def together(self, x: Array) -> tuple[Array, Array]:
+        """``[..., M]`` -> the product ``[..., 3 * M]`` before its bias, and that, ``[3 * M]``."""
         width = x.shape[-1]
         init = nn.initializers.xavier_uniform()
         kernel = self.param("kernel", init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
-        y = checkpoint_name(x.astype(self.dtype) @ kernel, Kept.PROJECTED)
-        heads = (3, self.num_heads, width // self.num_heads)
-        # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
-        query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
-        query_bias, _, value_bias = bias.reshape(heads)
-        return query + query_bias, key, value, value_bias
+        return checkpoint_name(x.astype(self.dtype) @ kernel, Kept.PROJECTED), bias
+
+
+def split_qkv(y: Array, bias: Array, num_heads: int) -> tuple[Array, Array, Array, Array]:
+    """Splits results of `PackedQKV.together` as its call returns them."""
+    heads = (3, num_heads, y.shape[-1] // (3 * num_heads))
+    # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
+    query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
+    query_bias, _, value_bias = bias.reshape(heads)
+    return query + query_bias, key, value, value_bias
 
 
 class KeyProjection(nn.Module):
@@ -150,7 +158,40 @@ class SelfAttention(nn.Module):
         Returns:
             ``[B, rows, M]``, of the first tokens alone; without ``rows``, of all.
         """
+        shape = (*x.shape[:-1], 3 * self.width)
+        masked = train and self.dropout > 0.0
+        all_alike = known is None and rows is None and not hidden
+        packed = functools.partial(takes_packed, self.attention, shape, self.dtype, self.num_heads)
+        if all_alike and packed(window=0, masked=masked):
+            return self._packed(x, train=train)
         return self.mix(*self.joined(x, known), rows=rows, hidden=hidden, train=train)
+
+    def _packed(self, x: Array, *, train: bool) -> Array:
+        """Attends among the tokens of ``x`` ``[B, S, M]`` alone, whose q, k and v are one array."""
+        y, bias = self.qkv.together(x)
+        batch, length, _ = x.shape
+        shape = (batch, self.num_heads, length, length)
+        scale = (self.width // self.num_heads) ** -0.5
+        parts = bias.reshape(3, self.width)[::2]  # of queries and values: [2, M]
+
+        def apart(y: Array, parts: Array, kept: Array | None) -> Array:
+            of_query, of_value = parts
+            all_three = jnp.concatenate([of_query, jnp.zeros_like(of_query), of_value])
+            query, key, value, value_bias = split_qkv(y, all_three, self.num_heads)
+            options = {"scale": scale, "kept": kept, "rate": self.dropout, "forms": self.attention}
+            return attend(query, key, value + value_bias, **options).reshape(x.shape)
+
+        out = attend_packed(
+            apart,
+            y,
+            parts,
+            self.drop.mask(shape, deterministic=not train),
+            num_heads=self.num_heads,
+            scale=scale,
+            rate=self.dropout,
+            forms=self.attention,
+        )
+        return self.proj(checkpoint_name(out, Kept.ATTENDED))
 
     def joined(self, x: Array, known: QKV | None = None) -> QKV:
         """Projects ``x`` ``[B, S, M]``, and puts the ``known`` tokens behind: ``[B, S + S']``."""

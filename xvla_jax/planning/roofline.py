@@ -22,6 +22,8 @@ from xvla_jax.planning.traffic import pieces
 from xvla_jax.untrusted import read_json, typed
 
 PROGRAM_NAME: Final = "program.json"
+# What a text raises that is none of the CPU's or of a TPU's, for which `hlo` is written.
+_UNREADABLE: Final = (ArithmeticError, LookupError, TypeError, ValueError)
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ def step_work(
     if peak_of(device_kind) is not None:
         try:
             moved = sum(piece.bytes for piece in pieces(hlo.parse(text())))
-        except ProgramError as error:
-            _log.warning("the bytes of the train step are not counted: %s", error)
+        except (ProgramError, *_UNREADABLE) as error:
+            _log.warning("the bytes of the train step are not counted: %r", error)
     return StepWork(device_kind, devices, flops, moved)
 
 

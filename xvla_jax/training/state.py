@@ -118,9 +118,18 @@ class Recipe:
         return rows
 
     def fresh(self, params: Any) -> TrainState:
-        """Returns the state before the first step, without a base."""
+        """Returns the state before the first step, without a base.
+
+        Raises:
+            ConfigError: no parameter trains.
+        """
         params = without_padding(params, self.model.config)
         trained, _ = split(params, self.groups)
+        if not trained:  # an adapter without what the mode trains
+            raise ConfigError(
+                f"config.optimizer.mode is {self.config.mode!r}, which trains nothing of this "
+                "adapter; name another mode, or what it trains in config.lora.modules_to_save"
+            )
         # A copy, for the parameters themselves are donated to the first step.
         ema = jax.tree.map(jnp.copy, trained) if self.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.xvla_jax import tiny
 from xvla_jax.batch import normalise
+from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.florence import Florence
 from xvla_jax.models.packing import Packing, check_share, pack, packing_of, places_of, unpack
@@ -27,10 +29,19 @@ def masks(counts: tuple[int, ...]) -> np.ndarray:
     return np.arange(3) < np.array(counts)[:, None]
 
 
+# Two pairs of blocks, as a scan has at least.
+_PAIRS = dataclasses.replace(tiny.ONE_STAGE.vision, depths=(2,))
+
+
 @functools.cache
-def _tokens_and_gradient(share: float) -> Any:
-    """Jitted: (parameters, mask) -> gradient of a sum of the tokens of all views, the tokens."""
-    model = Florence(tiny.ONE_STAGE.vision, tiny.ONE_STAGE.text, packed_views=share)
+def _tokens_and_gradient(share: float, *, scanned: bool = False) -> Any:
+    """Jitted: (parameters, mask) -> gradient of a sum of the tokens of all views, the tokens.
+
+    ``scanned`` is the form for TPU, which computes blocks again in the backward pass.
+    """
+    form: Any = {"scan_vision": True, "remat": "full"} if scanned else {}
+    vision = _PAIRS if scanned else tiny.ONE_STAGE.vision
+    model = Florence(vision, tiny.ONE_STAGE.text, packed_views=share, **form)
     pixels = normalise(tiny.batch()["images"][:, :2])
 
     def loss(params: Any, mask: jax.Array) -> Any:
@@ -50,10 +61,22 @@ def _tokens_and_gradient(share: float) -> Any:
 @pytest.mark.parametrize("counts", [FITTING, OVERFLOWING], ids=["fitting", "overflowing"])
 def test_tokens_and_gradients_are_those_of_the_padded_form(counts: tuple[int, ...]) -> None:
     mask = masks(counts)
-    gradient, tokens = _tokens_and_gradient(_SHARE)(_params(), mask)
-    padded_gradient, padded = _tokens_and_gradient(0.0)(_params(), mask)
+    packed = _tokens_and_gradient(_SHARE)(_params(), mask)
+    _assert_equal(packed, _tokens_and_gradient(0.0)(_params(), mask))
+
+
+@pytest.mark.slow
+def test_blocks_in_a_scan_draw_for_the_slots_of_packed_images_too() -> None:
+    config = dataclasses.replace(tiny.ONE_STAGE, vision=_PAIRS)
+    packed, padded = (_tokens_and_gradient(share, scanned=True) for share in (_SHARE, 0.0))
+    for counts in (FITTING, OVERFLOWING):
+        _assert_equal(*(run(_params(config), masks(counts)) for run in (packed, padded)))
+
+
+def _assert_equal(packed: Any, padded: Any) -> None:
+    (gradient, tokens), (padded_gradient, padded_tokens) = packed, padded
     # Drop path has dropped some branch of every other image: with others' draws none would match.
-    np.testing.assert_allclose(tokens, padded, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(tokens, padded_tokens, rtol=0, atol=1e-5)
     for ours, theirs in zip(
         jax.tree.leaves(gradient), jax.tree.leaves(padded_gradient), strict=True
     ):
@@ -61,8 +84,8 @@ def test_tokens_and_gradients_are_those_of_the_padded_form(counts: tuple[int, ..
 
 
 @functools.cache
-def _params() -> Any:
-    shapes = abstract_params(tiny.ONE_STAGE)["vlm"]
+def _params(config: XVLAConfig = tiny.ONE_STAGE) -> Any:
+    shapes = abstract_params(config)["vlm"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 

@@ -55,6 +55,10 @@ def test_bytes_are_those_of_the_compiled_program(
     assert read_work(tmp_path) == work
     assert step_work("TPU v6 lite", 2, 65_536, lambda: "no program").hbm_bytes is None
     assert "the bytes of the train step are not counted" in caplog.text
+    caplog.clear()
+    other = _TEXT.replace("dot(%a, %b)", "fusion(%a, %b), calls=%elsewhere")  # another compiler's
+    assert step_work("NVIDIA H200", 2, 65_536, lambda: other).hbm_bytes is None
+    assert "the bytes of the train step are not counted: KeyError('elsewhere')" in caplog.text
 
     def refuse() -> str:
         raise AssertionError("the text of a program that nothing is compared with")

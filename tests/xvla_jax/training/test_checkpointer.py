@@ -27,6 +27,7 @@ from xvla_jax.errors import CheckpointError
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.pretrained import Pretrained, load_checkpoint, model_item
 from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
+from xvla_jax.training.groups import MODES, GroupOptions, join, split
 from xvla_jax.training.state import TrainState, abstract_state
 
 _CONTRACT = Contract(3, "ee6d", "contiguous", 20.0, ("agentview", "wrist"), "commanded")
@@ -38,6 +39,7 @@ _MODEL_ITEM = model_item(tiny.CONFIG, tiny.PROCESSOR, {3: _CONTRACT}, source=_BA
 _POSITION = {"step": 2, "stream": {"seed": 0}}
 _ITEMS = RunItems(_MODEL_ITEM, {"seed": 0, "optimizer": {"betas": (0.9, 0.95)}}, {"git": "abc"})
 _NOTHING = RunItems({}, {}, {})
+_HEADS = MODES["prompts_and_heads"](GroupOptions(learning_coef=1.0, last_layers=1, depth=2))
 
 
 def _open(workdir: Path) -> Checkpointer:
@@ -201,6 +203,29 @@ def test_a_workdir_loads_like_any_checkpoint(run: _Run, place: str) -> None:
     assert loaded.buffers[_BUFFER].dtype == ml_dtypes.bfloat16
     assert (loaded.stored_dtype, loaded.files) == ("bfloat16", _FILES)
     assert tiny.equal(loaded.params, run.at_two.params)
+
+
+def test_the_moving_average_is_what_acts_and_a_resumed_run_has_both(
+    run: _Run, tmp_path: Path
+) -> None:
+    trained, frozen = split(run.at_two.params, _HEADS)
+    average = jax.tree.map(lambda leaf: leaf + np.float32(0.5), trained)
+    _save(tmp_path, 2, jax.device_put(run.at_two.replace(ema=average)))
+    for stored in (False, True):
+        loaded = load_checkpoint(tmp_path, stored=stored).params
+        loaded = jax.tree.map(np.asarray, loaded)
+        assert jax.tree.structure(loaded) == jax.tree.structure(run.at_two.params)
+        assert tiny.equal(loaded, join(average, frozen)), "what config.validation measured"
+    abstract = tiny.abstract()
+    of_heads, _ = split(abstract.params, _HEADS)
+    state, _ = _restore(tmp_path, abstract.replace(ema=of_heads))
+    assert tiny.equal((state.params, state.ema), (run.at_two.params, average))
+
+
+def test_an_average_of_other_parameters_is_refused(run: _Run, tmp_path: Path) -> None:
+    _save(tmp_path, 2, jax.device_put(run.at_two.replace(ema={"other": np.zeros(3, np.float32)})))
+    with pytest.raises(CheckpointError, match=r"other: found \(3,\), expected nothing"):
+        load_checkpoint(tmp_path)
 
 
 def test_parameters_are_read_without_the_optimizer(copied: Path) -> None:
