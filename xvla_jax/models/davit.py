@@ -16,15 +16,17 @@ from xvla_jax.config import VisionConfig
 from xvla_jax.models.kernels import attend, attend_packed, depthwise_conv3x3, takes_packed
 from xvla_jax.models.layers import (
     Array,
+    Kept,
     LayerNorm,
     Mlp,
     PackedQKV,
     gelu_erf,
+    rematerialised,
+    rematerialised_function,
     split_qkv,
 )
 from xvla_jax.models.low_rank import Conv, Dense
 from xvla_jax.models.packing import pack
-from xvla_jax.models.remat import Kept, rematerialised, rematerialised_function
 from xvla_jax.sharding import batch_split
 
 
@@ -281,7 +283,7 @@ class DaViT(nn.Module):
 
     Attributes:
         config: the tower's shape.
-        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
         scan: runs the block pairs of a stage as one scan, which compiles a pair once, and flattens
             maps in the blocks (see `Block`): the form for TPU. Drop path then draws other masks
             than without.

@@ -25,7 +25,6 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.fused_attention import (
@@ -34,7 +33,6 @@ from xvla_jax.models.fused_attention import (
     serves,
     serves_packed,
 )
-from xvla_jax.models.remat import Kept
 
 Array = jax.Array
 Form = Callable[..., Array]
@@ -89,38 +87,13 @@ def plain_attention(
     rate: float,
 ) -> Array:
     """Softmax, dropout, weighted sum."""
-    weights = _weights(_scores(query, key, scale), value.dtype, zero_keys)
-    weights = drop(weights.astype(jnp.float32), kept, rate).astype(value.dtype)
-    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _weights(scores: Array, dtype: Any, zero_keys: int = 0) -> Array:
-    """Softmax of float32 ``[..., S']`` in ``dtype``; `attend` tells of ``zero_keys``.
-
-    Its gradient needs the weights alone and takes them as they were given: a backward pass that
-    keeps them in bfloat16 keeps half of what it would of a softmax in float32.
-    """
+    scores = _scores(query, key, scale)
     weights = jax.nn.softmax(scores, axis=-1)
     if zero_keys:  # their scores are 0, so their sum of exponentials is their number
-        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., 1]
+        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., K, S, 1]
         weights *= jax.nn.sigmoid(total - math.log(zero_keys))
-    return weights.astype(dtype)
-
-
-def _weights_forward(scores: Array, dtype: Any, zero_keys: int) -> tuple[Array, Array]:
-    weights = checkpoint_name(_weights(scores, dtype, zero_keys), Kept.WEIGHTS)
-    return weights, weights
-
-
-def _weights_backward(dtype: Any, zero_keys: int, weights: Array, gradient: Array) -> tuple[Array]:
-    del dtype, zero_keys  # zero keys have zero values, so their weights take no gradient
-    weights, gradient = weights.astype(jnp.float32), gradient.astype(jnp.float32)
-    mean = (weights * gradient).sum(axis=-1, keepdims=True)  # [..., 1]
-    return (weights * (gradient - mean),)
-
-
-_weights.defvjp(_weights_forward, _weights_backward)
+    weights = drop(weights, kept, rate).astype(value.dtype)
+    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
 
 
 def late_division(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jax.sharding import Mesh
 
-from xvla_jax.models.remat import REMAT
+from xvla_jax.models.layers import REMAT
 from xvla_jax.planning.attention import summary
 from xvla_jax.planning.chips import Slice, ring_hops
 from xvla_jax.planning.programs import (
