@@ -96,7 +96,7 @@ def plain_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _weights(scores: Array, dtype: Any, zero_keys: int = 0) -> Array:
-    """Softmax of float32 ``[..., S']`` in ``dtype``; `attend` tells of ``zero_keys``.
+    """Softmax of float32 ``[..., S']`` in ``dtype``; ``zero_keys`` as for `attend`.
 
     Its gradient needs the weights alone and takes them as they were given: a backward pass that
     keeps them in bfloat16 keeps half of what it would of a softmax in float32.
