@@ -30,7 +30,7 @@ from configs import models
 from xvla_jax.config import XVLAConfig
 from xvla_jax.models.davit import Block, ChannelAttention, WindowAttention
 from xvla_jax.models.kernels import ATTENTION
-from xvla_jax.models.remat import REMAT, rematerialised
+from xvla_jax.models.layers import REMAT, rematerialised
 from xvla_jax.models.soft_transformer import SoftPromptedTransformer
 from xvla_jax.planning.chips import GIB, Slice, describe
 from xvla_jax.planning.hlo import Module, parse
@@ -87,7 +87,7 @@ _PARTS: Final[Mapping[str, Callable[[int, str], Part]]] = {
 }
 _TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "TPU slice; one chip of it is used.")
 _PART = flags.DEFINE_enum("part", None, list(_PARTS), "Part of the model.", required=True)
-_REMAT = flags.DEFINE_enum("remat", "full", list(REMAT), "Row of remat.REMAT.")
+_REMAT = flags.DEFINE_enum("remat", "full", list(REMAT), "Row of layers.REMAT.")
 _SAMPLES = flags.DEFINE_integer("samples", 16, "Samples on the chip, of 3 views.", lower_bound=1)
 _STAGE = flags.DEFINE_integer("stage", 2, "Stage of the tower.", lower_bound=0, upper_bound=3)
 _ATTENTION = flags.DEFINE_multi_enum(

@@ -32,7 +32,7 @@ def get_config(model: dict[str, Any]) -> ConfigDict:
     # all denoising steps; "all": they do, as in X-VLA; "" = as in the model
     config.context_attends_to = ""
     config.dtype = "float32"  # computing type: float32 or bfloat16; weights are float32 always
-    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.remat.REMAT
+    config.remat = "none"  # what the backward pass keeps: a name in xvla_jax.models.layers.REMAT
     config.scan_vision = False  # compiles equal blocks of the vision tower once: for TPU
     # forms of attention, a name in xvla_jax.models.kernels.ATTENTION: xla, or fused, one kernel for
     # TPUs that stores no scores

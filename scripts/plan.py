@@ -131,7 +131,8 @@ def _on_cards(run: Run, chosen: Sequence[Card], console: Console) -> list[dict[s
 
 def _warm() -> int:
     """Fills the cache of compiled programs, and returns the exit status."""
-    from scripts.training.run import TrainingRun, group_table
+    from scripts.training.group_table import group_table
+    from scripts.training.run import TrainingRun
     from scripts.training.values import check_values
     from scripts.training.warm import End, warm
     from xvla_jax.compilation.program_cache import folder_in_use, keep_programs

@@ -99,7 +99,9 @@ def _run(console: Console) -> int:
 
 def _affordable(workdir: pathlib.Path, console: Console) -> int:
     seconds = {name: entry["seconds"] for name, entry in read_ledger(workdir).items()}
-    fitting = fitting_iters(workdir, seconds, _MINUTES.value)
+    fitting = fitting_iters(
+        workdir, seconds, minutes=_MINUTES.value, demonstrations=_DEMONSTRATIONS.value
+    )
     iters = affordable_iters(fitting, int(ROBOTS[_ROBOT.value]["most_iters"]))
     bound = "the fewest that make a policy" if iters > fitting else "after which little is gained"
     other = "" if iters == fitting else f"; it has {iters}, {bound}"

@@ -15,10 +15,10 @@ from scripts.terminal import UsageError
 
 FLOOR = 500  # steps
 _ROUND = 50
-# Later stages and the start of training, in seconds of earlier stages that do similar work: they
-# run the same simulators as the recording, and start the same program as the timed run, as the
-# certificate does too.
-_LATER, _START, _CERTIFY = 2.4, 0.7, 0.5
+# The later stages run the same simulators as the recording, for as long as so many demonstrations;
+# training and certificate start the same program as the timed run, and take a part of its time.
+_EVALUATED = 150
+_START, _CERTIFY = 0.7, 0.5
 
 
 def affordable_iters(fitting: int, most: int) -> int:
@@ -26,13 +26,16 @@ def affordable_iters(fitting: int, most: int) -> int:
     return max(FLOOR, min(most, fitting))
 
 
-def fitting_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: float) -> int:
+def fitting_iters(
+    workdir: pathlib.Path, seconds: Mapping[str, float], *, minutes: float, demonstrations: int
+) -> int:
     """Training steps that fit, a multiple of 50; 0 where the minutes are too short for any.
 
     Args:
         workdir: folder of the quickstart, which holds the timed run.
         seconds: time of each completed stage, by name.
         minutes: for all stages together.
+        demonstrations: that were recorded.
 
     Raises:
         UsageError: the timed run has no time of a step, as after a stop just before its end.
@@ -46,5 +49,6 @@ def fitting_iters(workdir: pathlib.Path, seconds: Mapping[str, float], minutes: 
     # the first line of metrics holds the compilation
     step_s = statistics.median(times[1:] or times)
     spent = sum(seconds[stage.name] for stage in (RECORD, WRITE, SPEED))
-    later = _LATER * seconds[RECORD.name] + (_START + _CERTIFY) * seconds[SPEED.name]
+    later = _EVALUATED * seconds[RECORD.name] / demonstrations
+    later += (_START + _CERTIFY) * seconds[SPEED.name]
     return max(0, int((60 * minutes - spent - later) / step_s) // _ROUND * _ROUND)

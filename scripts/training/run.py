@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from rich.table import Table
 
 from data.jitter import any_drawn
 from data.rows.contracts import contracts_of
@@ -46,26 +45,12 @@ from xvla_jax.planning.flops import flops_of, peak_of, step_flops
 from xvla_jax.pretrained import ADAPTER, Pretrained, adapter_section, is_lora_run, model_item
 from xvla_jax.processor import Processor
 from xvla_jax.sharding import BATCH_SPEC, global_batch_size, make_mesh
-from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
+from xvla_jax.training.optimizer import OptimizerConfig
 from xvla_jax.training.provenance import provenance
 from xvla_jax.training.state import Recipe, TrainState, abstract_state
 from xvla_jax.training.step import make_train_step
 from xvla_jax.training.telemetry import Watch
 from xvla_jax.training.validation import Validation, make_eval_step
-
-
-def group_table(rows: Sequence[GroupRow]) -> Table:
-    """Returns a table: group, parameters, highest learning rate, end of its freeze."""
-    table = Table("group")
-    for heading in ("parameters", "learning rate", "frozen until step"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        until = "always" if row.frozen_until is None else str(row.frozen_until or "-")
-        table.add_row(row.name, f"{row.parameters:,}", f"{row.learning_rate:g}", until)
-    trained = [row.parameters for row in rows if row.frozen_until is not None]
-    table.add_section()
-    table.add_row("trained", f"{sum(trained):,}")
-    return table
 
 
 def recipe_of(

@@ -20,9 +20,10 @@ from scripts import run_summary
 from scripts.places.workdir import Workdir
 from scripts.restarts.journal import stopped_status
 from scripts.terminal import STOPPED, message
+from scripts.training.group_table import group_table
 from scripts.training.mixture_table import mixture_table
 from scripts.training.rollouts import Rollouts, rollout_plan
-from scripts.training.run import TrainingRun, group_table
+from scripts.training.run import TrainingRun
 from scripts.training.values import idle_groups
 from xvla_jax import buckets
 from xvla_jax.checkpoints import relabel
@@ -30,6 +31,7 @@ from xvla_jax.checkpoints.run_folder import CHECKPOINTS, read_item, read_model
 from xvla_jax.compilation.ahead import Ahead
 from xvla_jax.compilation.profiling import StepProfile, steps_of
 from xvla_jax.errors import ConfigError, TrainingError, XVLAError
+from xvla_jax.planning.attention import summary
 from xvla_jax.planning.roofline import step_work, write_work
 from xvla_jax.pretrained import PEFT, check_same_base, export_adapter
 from xvla_jax.training.checkpointer import Checkpointer, LowestError, RunItems
@@ -156,6 +158,9 @@ def _print_start(run: TrainingRun) -> None:
         )
     if run.packed:
         console.print(str(run.packed), highlight=False, soft_wrap=True)
+    if run.recipe.model.attention != "xla":
+        line = f"attention: {summary(run.recipe.model, run.processor)}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _profile(config: Any, done: int, workdir: pathlib.Path, processes: Processes) -> StepProfile:

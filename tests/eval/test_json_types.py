@@ -97,6 +97,8 @@ def test_a_journal_is_resumed_or_refused(number: int, every: int, tmp_path: Path
     lines = path.read_text().splitlines()
     content = json.loads(lines[number])
     assert {0: "identity", 1: "call", -1: "episode"}[number] in content
+    evaluate(tmp_path, contestant("a", NOISE), task=task)  # unchanged, it is resumed
+    assert path.read_text().splitlines() == lines
     for name, mutant in some(content, every):
         changed = list(lines)
         changed[number] = json.dumps(mutant)
@@ -177,6 +179,8 @@ def test_a_recording_is_resumed_or_refused(
 ) -> None:
     report = make(tmp_path)
     stored = {**(report.ledger() if make is recording else report.report()), **content}
+    write_json_any(tmp_path / file, stored)
+    make(tmp_path).missing()  # unchanged, it is read
     for name, mutant in some(stored, every):
         write_json_any(tmp_path / file, mutant)
         message = refused(lambda: make(tmp_path).missing(), ValueError)

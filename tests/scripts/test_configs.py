@@ -13,7 +13,7 @@ from data.rows.mixtures import mixture
 from tests.xvla_jax import slices
 from xvla_jax.config import XVLAConfig
 from xvla_jax.errors import ConfigError
-from xvla_jax.models.remat import REMAT
+from xvla_jax.models.layers import REMAT
 from xvla_jax.models.xvla import XVLA
 from xvla_jax.sharding import global_batch_size, make_mesh
 from xvla_jax.training.optimizer import OptimizerConfig, learning_rates

@@ -171,6 +171,10 @@ def test_the_ledger_has_command_and_seconds(tmp_path: Path) -> None:
     assert 0 < entry["seconds"] < 60
 
 
+def _fitting(workdir: Path, seconds: dict[str, float], minutes: float) -> int:
+    return fitting_iters(workdir, seconds, minutes=minutes, demonstrations=64)
+
+
 @pytest.mark.parametrize(
     ("step_s", "minutes", "iters"),
     [(0.5, 15, 750), (0.5, 1, FLOOR), (0.01, 15, 2400), (2.0, 15, FLOOR), (0.4, 14, 800)],
@@ -182,10 +186,10 @@ def test_training_fills_the_minutes(
     lines = [{"step": step, "step_s": time} for step, time in enumerate(times)]
     (tmp_path / "speed").mkdir()
     (tmp_path / SPEED.product).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    # of 900 s, 185 s are spent, 240 s are for later stages, 49 s for the start and 35 s for the
-    # certificate: 391 s are left
+    # of 900 s, 185 s are spent, 234 s are for later stages, 49 s for the start and 35 s for the
+    # certificate: 397 s are left
     seconds = {RECORD.name: 100.0, WRITE.name: 15.0, SPEED.name: 70.0, "train": 1e6}
-    fitting = fitting_iters(tmp_path, seconds, minutes)
+    fitting = _fitting(tmp_path, seconds, minutes)
     assert affordable_iters(fitting, most=2400) == iters
 
 
@@ -197,13 +201,13 @@ def test_a_timed_run_that_was_stopped_is_read_all_the_same(tmp_path: Path) -> No
     lines = ['{"step": 20, "step_s": 40.0}', '{"step": 40, "ste', '{"step": 59, "step_s": 0.5}']
     lines += ['{"step": 60}']  # by a process that only took this step
     (tmp_path / SPEED.product).write_text("\n".join(lines) + "\n")
-    assert fitting_iters(tmp_path, _SECONDS, 8.0) == 900, "473 s of 0.5 s"
-    assert fitting_iters(tmp_path, _SECONDS, 0.0) == 0
+    assert _fitting(tmp_path, _SECONDS, 8.0) == 900, "473 s of 0.5 s"
+    assert _fitting(tmp_path, _SECONDS, 0.0) == 0
     (tmp_path / SPEED.product).write_text(lines[0])
-    assert fitting_iters(tmp_path, _SECONDS, 60.0) == 50, "the only time that there is"
+    assert _fitting(tmp_path, _SECONDS, 60.0) == 50, "the only time that there is"
     (tmp_path / SPEED.product).write_text('{"step": 60}')
     with pytest.raises(UsageError, match=r"speed has no time of a training step; remove it"):
-        fitting_iters(tmp_path, _SECONDS, 60.0)
+        _fitting(tmp_path, _SECONDS, 60.0)
 
 
 def test_a_damaged_ledger_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -13,22 +13,28 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.config import VisionConfig
-from xvla_jax.models.kernels import attend, attend_windows, depthwise_conv3x3
+from xvla_jax.models.kernels import attend, attend_packed, depthwise_conv3x3, takes_packed
 from xvla_jax.models.layers import (
     Array,
+    Kept,
     LayerNorm,
     Mlp,
     PackedQKV,
     gelu_erf,
+    rematerialised,
+    rematerialised_function,
+    split_qkv,
 )
 from xvla_jax.models.low_rank import Conv, Dense
 from xvla_jax.models.packing import pack
-from xvla_jax.models.remat import Kept, rematerialised, rematerialised_function
 from xvla_jax.sharding import batch_split
 
 
-def _spans(length: int, side: int) -> list[tuple[slice, int]]:
-    """Cuts an axis into spans of windows of one size: full windows, then the remainder."""
+def spans(length: int, side: int) -> list[tuple[slice, int]]:
+    """Cuts an axis into spans of windows of one size: full windows, then the remainder.
+
+    Yields each span and the side of its windows.
+    """
     full = length - length % side
     spans = [(slice(0, full), side), (slice(full, length), length - full)]
     return [(span, size) for span, size in spans if span.start < span.stop]
@@ -67,7 +73,7 @@ def _attend_by_window(window: int, forms: str, *qkv: Array) -> Array:
         return _join(out, height, width)
 
     # Up to four spans: full windows, the right edge, the bottom edge, the corner.
-    down, across = (_spans(length, window) for length in qkv[0].shape[1:3])
+    down, across = (spans(length, window) for length in qkv[0].shape[1:3])
     return jnp.concatenate(
         [
             jnp.concatenate([attend_span(*span, *other) for other in across], axis=2)
@@ -96,14 +102,44 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
-        # q, k, v: [B, H, W, K, E]; the bias: [K, E]
-        *qkv, value_bias = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")(x)
-        scale = qkv[0].shape[-1] ** -0.5
-        cut = functools.partial(_attend_by_window, self.window, self.attention)
-        out = attend_windows(cut, *qkv, window=self.window, scale=scale, forms=self.attention)
-        out = (out + value_bias).reshape(x.shape)  # [B, H, W, K, E] -> [B, H, W, C]
+        project = PackedQKV(self.num_heads, dtype=self.dtype, name="qkv")
+        packed = functools.partial(takes_packed, self.attention, masked=False)
+        batch, height, width, channels = x.shape
+        shape = (batch, height, width, 3 * channels)
+        if packed(shape, self.dtype, self.num_heads, window=self.window):
+            out = self._packed(*project.together(x))
+        else:
+            # q, k, v: [B, H, W, K, E]; the bias: [K, E]
+            *qkv, value_bias = project(x)
+            out = _attend_by_window(self.window, self.attention, *qkv)
+            out = (out + value_bias).reshape(x.shape)  # [B, H, W, K, E] -> [B, H, W, C]
         out = checkpoint_name(out, Kept.ATTENDED)
         return Dense(x.shape[-1], dtype=self.dtype, name="proj")(out)
+
+    def _packed(self, y: Array, bias: Array) -> Array:
+        """``[B, H, W, 3 * C]``, the product before its bias ``[3 * C]`` -> ``[B, H, W, C]``."""
+        of_query, _, of_value = jnp.split(bias, 3)
+        scale = (len(of_query) // self.num_heads) ** -0.5
+
+        def apart(y: Array, bias: Array, kept: None) -> Array:
+            del kept
+            all_three = jnp.pad(bias.ravel(), (0, len(of_query)))  # the last one is not used
+            *qkv, _ = split_qkv(y, all_three, self.num_heads)
+            out = _attend_by_window(self.window, self.attention, *qkv)
+            return out.reshape(*y.shape[:-1], -1)
+
+        out = attend_packed(
+            apart,
+            y,
+            # The bias of the values is added to the result: it is the value of absent cells too.
+            jnp.stack([of_query, jnp.zeros_like(of_query)]),
+            None,
+            num_heads=self.num_heads,
+            scale=scale,
+            window=self.window,
+            forms=self.attention,
+        )
+        return out + of_value
 
 
 class ChannelAttention(nn.Module):
@@ -247,7 +283,7 @@ class DaViT(nn.Module):
 
     Attributes:
         config: the tower's shape.
-        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
         scan: runs the block pairs of a stage as one scan, which compiles a pair once, and flattens
             maps in the blocks (see `Block`): the form for TPU. Drop path then draws other masks
             than without.

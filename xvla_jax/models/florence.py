@@ -18,6 +18,7 @@ from xvla_jax.models.kernels import attend
 from xvla_jax.models.layers import (
     Array,
     Dropout,
+    Kept,
     KeyProjection,
     LayerNorm,
     Mlp,
@@ -27,7 +28,6 @@ from xvla_jax.models.layers import (
 )
 from xvla_jax.models.low_rank import Dense
 from xvla_jax.models.packing import Packing, pack, packing_of, second_pass, unpack
-from xvla_jax.models.remat import Kept
 from xvla_jax.sharding import batch_split
 
 POSITION_OFFSET: Final = 2  # BART's position table starts two rows late

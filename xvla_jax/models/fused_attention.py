@@ -6,8 +6,7 @@ product with the keys to that with the values, and the backward pass makes them 
 and keys: nothing of the size of the scores is stored.
 
 Operands are ``[N, S, K * E]``, as the projections yield them: heads lie side by side in the lanes,
-and a program takes as many as fill 128. A product of one head takes all lanes of both operands, of
-which one has zeros in the lanes of the other heads: the matrix unit is as wide in any case.
+and a program takes as many as fill 128 (``fused_kernels``).
 
 Letters: N windows or samples, S queries, S' keys, K heads, E head width, L lanes of a program.
 """
@@ -28,6 +27,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
+from xvla_jax.models.fused_kernels import Options, backward, backward_packed, forward
 from xvla_jax.sharding import BATCH_SPEC, devices_of_batch
 
 Array = jax.Array
@@ -40,7 +40,6 @@ _LANES: Final = 128  # of a vector register
 _VMEM: Final = 12 * 2**20  # bytes of a program; the compiler's own limit is 16 MiB
 _WINDOWS: Final = 16  # at most, in one program
 _MAP: Final = 2 * _LANES  # tokens of a map whose windows are not cut out
-_NONE: Final = -1e30  # score of a key that a query does not see
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +55,6 @@ class Tiling:
     windows: int
     heads: int
     lanes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """Static part of a call."""
-
-    num_heads: int
-    scale: float
-    zero_keys: int
-    rate: float
-    masked: bool  # by dropout
-    cells: tuple[int, int, int] | None  # of a map: height, width, side of its windows
-    split: bool  # over the devices of a mesh
-    interpret: bool
 
 
 def tiling(
@@ -147,7 +132,9 @@ def fused_attention(
     """
     *_, num_heads, width = query.shape
     split = _split(query.shape[0])
-    options = _Options(num_heads, scale, zero_keys, rate, kept is not None, None, split, interpret)
+    options = Options(
+        num_heads, scale, zero_keys, rate, kept is not None, False, None, split, interpret
+    )
     # [..., S, K, E] -> [N, S, K * E]
     flat = [x.reshape(-1, x.shape[-3], num_heads * width) for x in (query, key, value)]
     # [..., K, S, S'] -> [N, K, S, S']; the kernel takes bool as 32 bits
@@ -155,39 +142,59 @@ def fused_attention(
     return _attend(options, *flat, mask).reshape(query.shape)
 
 
-def serves_map(shape: tuple[int, ...], *, itemsize: int) -> bool:
-    """True where `fused_windows` takes maps ``[B, H, W, K, E]``: small ones.
+def serves_packed(
+    shape: tuple[int, ...], num_heads: int, *, window: int, itemsize: int, masked: bool
+) -> bool:
+    """True where `fused_packed` takes products ``[B, ..., 3 * K * E]`` of these tokens.
 
-    Their tokens take as many registers as those of one full window do.
+    Maps whose windows it does not cut out are small ones: their tokens take as many registers as
+    those of one full window do.
     """
-    batch, height, width, *heads = shape
-    tokens = height * width
-    flat = (batch, tokens, *heads)
-    return tokens <= _MAP and serves(flat, flat, itemsize=itemsize, masked=False)
+    tokens = math.prod(shape[1:-1])
+    flat = (shape[0], tokens, num_heads, shape[-1] // (3 * num_heads))
+    fills = num_heads % _heads_together(num_heads, flat[-1]) == 0 and shape[-1] % (3 * _LANES) == 0
+    small = not window or tokens <= _MAP
+    return fills and small and serves(flat, flat, itemsize=itemsize, masked=masked)
 
 
-def fused_windows(
-    query: Array, key: Array, value: Array, *, window: int, scale: float, interpret: bool = False
+def fused_packed(
+    packed: Array,
+    bias: Array,
+    kept: Array | None,
+    *,
+    num_heads: int,
+    scale: float,
+    rate: float = 0.0,
+    window: int = 0,
+    interpret: bool = False,
 ) -> Array:
-    """Attends inside the windows of a map ``[B, H, W, K, E]``, which are not cut out of it.
+    """Attends among the tokens of one product that yields queries, keys and values.
 
-    A program has all tokens of some images; scores between windows count as none. Windows at the
-    right and bottom edge have zero keys and values in the cells that they lack.
+    The kernel reads its parts where they lie and writes one gradient, so nothing is split or joined
+    in HBM. With ``window`` the tokens are a map, and attend inside its windows: a program has all
+    tokens of some images, and scores between windows count as none. Windows at the right and bottom
+    edge have zero keys and values in the cells that they lack.
 
     Args:
-        query: ``[B, H, W, K, E]``.
-        key: likewise.
-        value: likewise.
-        window: side of a window.
+        packed: ``[B, S, 3 * K * E]``, or with windows ``[B, H, W, 3 * K * E]``.
+        bias: of queries and of values, ``[2, K * E]``.
+        kept: bool ``[B, K, S, S]`` or None.
+        num_heads: K.
         scale: see `kernels.attend`.
+        rate: likewise.
+        window: side of a window; 0 for none.
         interpret: see `fused_attention`.
+
+    Returns:
+        ``[B, ..., K * E]``.
     """
-    batch, height, width, num_heads, _ = query.shape
-    cells = (height, width, window)
-    options = _Options(num_heads, scale, 0, 0.0, False, cells, _split(batch), interpret)
-    # [B, H, W, K, E] -> [B, H * W, K * E]
-    flat = [x.reshape(batch, height * width, -1) for x in (query, key, value)]
-    return _attend(options, *flat, None).reshape(query.shape)
+    batch, *tokens, numbers = packed.shape
+    cells = (tokens[0], tokens[1], window) if window else None
+    masked, split = kept is not None, _split(batch)
+    options = Options(num_heads, scale, 0, rate, masked, True, cells, split, interpret)
+    mask = None if kept is None else kept.astype(jnp.int8)
+    out = _attend_packed(options, packed.reshape(batch, -1, numbers), bias, mask)
+    return out.reshape(*packed.shape[:-1], numbers // 3)
 
 
 def _split(count: int) -> bool:
@@ -196,214 +203,168 @@ def _split(count: int) -> bool:
 
 
 @functools.cache
-def _tables(height: int, width: int, window: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns each token's window, and the cells that its window lacks, int32 ``[S]``."""
+def _tables(height: int, width: int, window: int) -> list[NDArray[Any]]:
+    """Returns the window of queries and of keys, and the cells that a query's window lacks.
+
+    int32 ``[S, 1]``, ``[1, S]``, ``[S, 1]``.
+    """
     down, across = np.arange(height), np.arange(width)
     windows = (down // window)[:, None] * math.ceil(width / window) + (across // window)[None]
     rows = np.minimum(height - down // window * window, window)  # that a cell's window has
     columns = np.minimum(width - across // window * window, window)
     lacking = window**2 - rows[:, None] * columns[None]
-    return windows.ravel().astype(np.int32), lacking.ravel().astype(np.int32)
+    of_token, missing = (table.ravel().astype(np.int32) for table in (windows, lacking))
+    return [of_token[:, None], of_token[None], missing[:, None]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(options: _Options, query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _attend(options: Options, query: Array, key: Array, value: Array, mask: Array | None) -> Array:
     """``[N, S, K * E]`` of each -> ``[N, S, K * E]``."""
-    (out,) = _run(_forward, 2, options, (query,), (key, value), mask, [query])
-    return out
+    return _run(_Call(options, parts=(0, 0, 0)), [query, key, value], [mask])[0]
 
 
-def _save(options: _Options, *operands: Array | None) -> tuple[Array, tuple[Array | None, ...]]:
+def _save(options: Options, *operands: Array | None) -> tuple[Array, tuple[Array | None, ...]]:
     # Neither the result nor the softmax's totals: the forward kernel need not run again for them.
     return _attend(options, *operands), operands
 
 
 def _pull(
-    options: _Options, operands: tuple[Array, Array, Array, Array | None], gradient: Array
+    options: Options, operands: tuple[Array, Array, Array, Array | None], gradient: Array
 ) -> tuple[Array, Array, Array, None]:
-    query, key, value, mask = operands
-    gradients = _run(_backward, 5, options, (query, gradient), (key, value), mask, operands[:3])
-    return *gradients, None
+    *tokens, mask = operands
+    call = _Call(options, parts=(0, 0, 0, 0), backward=True)
+    return *_run(call, [*tokens, gradient], [mask]), None
 
 
 _attend.defvjp(_save, _pull)
 
 
-def _run(
-    kernel: Callable[..., None],
-    products: int,
-    options: _Options,
-    of_rows: tuple[Array, ...],
-    of_keys: tuple[Array, ...],
-    mask: Array | None,
-    results: Any,
-) -> Any:
-    """Runs a kernel on each device's part; results have the shapes of ``results``."""
-    operands = [*of_rows, *of_keys, *([] if mask is None else [mask])]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_packed(options: Options, packed: Array, bias: Array, mask: Array | None) -> Array:
+    """``[N, S, 3 * K * E]``, ``[2, K * E]`` -> ``[N, S, K * E]``."""
+    return _run(_Call(options, parts=(0, 1, 2)), [packed] * 3, [bias, mask])[0]
 
-    def on_device(*operands: Array) -> Any:
-        return _call(kernel, products, options, operands, operands[len(of_rows)], results)
 
+def _save_packed(
+    options: Options, *operands: Array | None
+) -> tuple[Array, tuple[Array | None, ...]]:
+    return _attend_packed(options, *operands), operands
+
+
+def _pull_packed(
+    options: Options, operands: tuple[Array, Array, Array | None], gradient: Array
+) -> tuple[Array, Array, None]:
+    packed, bias, mask = operands
+    call = _Call(options, parts=(0, 1, 2, 0), backward=True)
+    (gradients,) = _run(call, [packed, packed, packed, gradient], [bias, mask])
+    of_query, _, of_value = jnp.split(gradients, 3, axis=-1)
+    of_bias = [x.sum(axis=(0, 1), dtype=jnp.float32) for x in (of_query, of_value)]
+    return gradients, jnp.stack(of_bias).astype(bias.dtype), None
+
+
+_attend_packed.defvjp(_save_packed, _pull_packed)
+
+
+def _run(call: _Call, tokens: list[Array], others: list[Array | None]) -> Any:
+    """Runs a kernel on each device's part; the others are bias, if any, and mask or None."""
+    *bias, mask = others
+    masks = [] if mask is None else [mask]
+    operands = [*tokens, *bias, *masks]
     devices = devices_of_batch()
     if devices == 1:
-        return on_device(*operands)
-    spec = BATCH_SPEC if options.split else P()
+        return call(*operands)
+    spec = BATCH_SPEC if call.options.split else P()
+    specs = (*[spec for _ in tokens], *[P() for _ in bias], *[spec for _ in masks])
     # The compiler does not divide a kernel between devices by itself.
-    return jax.shard_map(on_device, in_specs=spec, out_specs=spec, check_vma=False)(*operands)
+    return jax.shard_map(call, in_specs=specs, out_specs=spec, check_vma=False)(*operands)
 
 
-def _call(
-    kernel: Callable[..., None],
-    products: int,
-    options: _Options,
-    operands: tuple[Array, ...],
-    key: Array,
-    results: Any,
-) -> Any:
-    """Runs a kernel on one device; its operands are tokens, then the mask if there is one."""
-    count, rows, numbers = operands[0].shape
-    keys, heads, masked = key.shape[1], options.num_heads, options.masked
-    width, itemsize = numbers // heads, key.dtype.itemsize
-    share = tiling(count, rows, keys, heads, width, itemsize=itemsize, masked=masked)
-    assert share is not None
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A kernel on one device.
 
-    def tokens(x: Any) -> pl.BlockSpec:
-        # A program takes the same lanes of all: [windows, S, lanes]
-        return pl.BlockSpec((share.windows, x.shape[1], share.lanes), lambda n, g: (n, 0, g))
+    Attributes:
+        options: of the kernel.
+        parts: for each operand of tokens, its place among those that share an array.
+        backward: it yields gradients.
+    """
 
-    specs = [tokens(x) for x in operands[: len(operands) - masked]]
-    if masked:
-        block = (share.windows, share.heads, rows, keys)
-        specs.append(pl.BlockSpec(block, lambda n, g: (n, g, 0, 0)))
-    tables: list[Array] = []
-    if options.cells:
-        windows, lacking = (jnp.asarray(table) for table in _tables(*options.cells))
-        tables = [windows[:, None], windows[None], lacking[:, None]]  # [S, 1], [1, S], [S, 1]
+    options: Options
+    parts: tuple[int, ...]
+    backward: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """True where queries, keys and values are parts of one array."""
+        return max(self.parts) > 0
+
+    def __call__(self, *operands: Array) -> Any:
+        """Takes tokens ``[N, S, ...]``, bias and mask."""
+        options, dtype = self.options, operands[0].dtype
+        (count, rows, numbers), keys = operands[0].shape, operands[1].shape[1]
+        heads = options.num_heads
+        width = numbers // heads // (3 if self.packed else 1)
+        sizes = (count, rows, keys, heads, width)
+        share = tiling(*sizes, itemsize=dtype.itemsize, masked=options.masked)
+        assert share is not None
+        groups = heads // share.heads
+        lengths = [x.shape[1] for x in operands[: len(self.parts)]]
+        specs = [
+            _tokens(share, length, part * groups)
+            for length, part in zip(lengths, self.parts, strict=True)
+        ]
+        if options.biased:
+            specs.append(pl.BlockSpec((2, share.lanes), lambda n, g, *_: (0, g)))  # noqa: ARG005
+        if options.masked:
+            block = (share.windows, share.heads, rows, keys)
+            specs.append(pl.BlockSpec(block, lambda n, g, *_: (n, g, 0, 0)))
+        tables = _tables(*options.cells) if options.cells else []
         specs += [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
-    scores = count * heads * rows * keys
-    shapes = [jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for x in results]
-    return pl.pallas_call(
-        functools.partial(kernel, options=options, heads=share.heads, width=width),
-        shapes,
-        grid=(count // share.windows, heads // share.heads),
-        in_specs=specs,
-        out_specs=[tokens(x) for x in shapes],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
-        cost_estimate=pl.CostEstimate(
-            flops=products * 2 * scores * width,
-            transcendentals=scores,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*operands, *shapes)),
-        ),
-        interpret=options.interpret,
-        name=FORWARD_KERNEL if kernel is _forward else BACKWARD_KERNEL,
-    )(*operands, *tables)
+        kernel, shapes, places, scratch = self._results(share, sizes, dtype)
+        turns = (3,) if scratch else ()
+        scores = count * heads * rows * keys
+        return pl.pallas_call(
+            functools.partial(kernel, options=options, heads=share.heads, width=width),
+            [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes],
+            grid=(count // share.windows, groups, *turns),
+            in_specs=specs,
+            out_specs=places,
+            scratch_shapes=scratch,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", *["arbitrary"] * len(turns))
+            ),
+            cost_estimate=pl.CostEstimate(
+                flops=(5 if self.backward else 2) * 2 * scores * width,
+                transcendentals=scores,
+                bytes_accessed=scores * options.masked
+                + sum(x.size * dtype.itemsize for x in operands[: len(self.parts)])
+                // (3 if self.packed else 1)
+                + sum(math.prod(shape) * dtype.itemsize for shape in shapes),
+            ),
+            interpret=options.interpret,
+            name=BACKWARD_KERNEL if self.backward else FORWARD_KERNEL,
+        )(*operands, *[jnp.asarray(table) for table in tables])
+
+    def _results(
+        self, share: Tiling, sizes: tuple[int, int, int, int, int], dtype: Any
+    ) -> tuple[Callable[..., None], list[tuple[int, ...]], list[pl.BlockSpec], list[Any]]:
+        """Returns the kernel, shapes and places of its results, and what it keeps between turns."""
+        count, rows, keys, heads, width = sizes
+        own, other = ((count, length, heads * width) for length in (rows, keys))
+        if not self.backward:
+            return forward, [own], [_tokens(share, rows)], []
+        if not self.packed:
+            places = [_tokens(share, length) for length in (rows, keys, keys)]
+            return backward, [own, other, other], places, []
+        groups = heads // share.heads
+        block = (share.windows, rows, share.lanes)
+        # The gradients lie side by side: one in each turn.
+        place = pl.BlockSpec(block, lambda n, g, turn: (n, 0, turn * groups + g))
+        waiting = pltpu.VMEM((2, *block), dtype)
+        return backward_packed, [(count, rows, 3 * heads * width)], [place], [waiting]
 
 
-def _forward(*refs: Any, options: _Options, heads: int, width: int) -> None:
-    """Writes the means of values; refs: q, k, v, the mask and tables if any, and the result."""
-    query, key, value, *others, out = refs
-    mask, tables = others[: options.masked], others[options.masked :]
-
-    def window(n: Any, _: None) -> None:
-        scaled, k, v = _scaled(query[n], options.scale), key[n], value[n]
-        total = jnp.zeros(scaled.shape, jnp.float32)
-        for head in range(heads):
-            lanes = _lanes_of(head, heads, width)
-            weights = _weights(_only(lanes, scaled).astype(k.dtype), k, options, tables)
-            weights = _drop(weights, [ref[n, head] for ref in mask], options.rate)
-            total = _put(lanes, _dot(weights.astype(v.dtype), v, 1, 0), total)
-        out[n] = total.astype(out.dtype)
-
-    jax.lax.fori_loop(0, query.shape[0], window, None)
-
-
-def _backward(*refs: Any, options: _Options, heads: int, width: int) -> None:
-    """Writes dq, dk, dv; refs: q, the result's gradient, k, v, mask and tables, and those three."""
-    query, gradient, key, value, *others, dq_ref, dk_ref, dv_ref = refs
-    mask, tables = others[: options.masked], others[options.masked :]
-
-    def window(n: Any, _: None) -> None:
-        scaled, k, v = _scaled(query[n], options.scale), key[n], value[n]
-        back = gradient[n].astype(jnp.float32)
-        dq = jnp.zeros(scaled.shape, jnp.float32)
-        dk = dv = jnp.zeros(k.shape, jnp.float32)
-        for head in range(heads):
-            lanes = _lanes_of(head, heads, width)
-            kept = [ref[n, head] for ref in mask]
-            weights = _weights(_only(lanes, scaled).astype(k.dtype), k, options, tables)
-            # [S, S'] each: gradients of the dropped weights, of the weights, of the scores
-            dropped = _dot(_only(lanes, back).astype(v.dtype), v, 1, 1)
-            dweights = _drop(dropped, kept, options.rate)
-            mean = (dweights * weights).sum(axis=-1, keepdims=True)
-            dscores = (weights * (dweights - mean)).astype(k.dtype)
-            dq = _put(lanes, _dot(dscores, k, 1, 0), dq)
-            dk = _put(lanes, _dot(dscores, scaled.astype(k.dtype), 0, 0), dk)
-            used = _drop(weights, kept, options.rate).astype(v.dtype)
-            dv = _put(lanes, _dot(used, gradient[n], 0, 0), dv)
-        dq_ref[n] = (dq * _rounded(options.scale, query.dtype)).astype(dq_ref.dtype)
-        dk_ref[n] = dk.astype(dk_ref.dtype)
-        dv_ref[n] = dv.astype(dv_ref.dtype)
-
-    jax.lax.fori_loop(0, query.shape[0], window, None)
-
-
-def _scaled(query: Array, scale: float) -> Array:
-    """Returns float32 numbers that are those of ``query * scale`` in the query's type."""
-    return (
-        (query.astype(jnp.float32) * _rounded(scale, query.dtype))
-        .astype(query.dtype)
-        .astype(jnp.float32)
-    )
-
-
-def _rounded(scale: float, dtype: Any) -> float:
-    """Returns a number as JAX rounds it before it scales an array of a type."""
-    return float(jnp.dtype(dtype).type(scale))
-
-
-def _lanes_of(head: int, heads: int, width: int) -> Array | None:
-    """Returns the lanes of a head, bool ``[1, L]``; None where there is no other head."""
-    if heads == 1:
-        return None
-    lane = jax.lax.broadcasted_iota(jnp.int32, (1, heads * width), 1)
-    return (lane >= head * width) & (lane < (head + 1) * width)
-
-
-def _only(lanes: Array | None, x: Array) -> Array:
-    return x if lanes is None else jnp.where(lanes, x, 0.0)
-
-
-def _put(lanes: Array | None, x: Array, others: Array) -> Array:
-    return x if lanes is None else jnp.where(lanes, x, others)
-
-
-def _dot(left: Array, right: Array, of_left: int, of_right: int) -> Array:
-    """Sums over an axis of each; float32."""
-    axes = (((of_left,), (of_right,)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
-
-
-def _weights(query: Array, key: Array, options: _Options, tables: list[Any]) -> Array:
-    """Softmax of the scores ``[S, S']``, among further keys with a score of zero."""
-    scores = _dot(query, key, 1, 1)
-    zero_keys: Any = options.zero_keys
-    if tables:
-        of_query, of_key, lacking = (table[...] for table in tables)
-        scores = jnp.where(of_query == of_key, scores, _NONE)
-        zero_keys = lacking.astype(jnp.float32)  # [S, 1]
-    any_zero = bool(tables) or options.zero_keys > 0
-    top = scores.max(axis=-1, keepdims=True)  # [S, 1]
-    top = jnp.maximum(top, 0.0) if any_zero else top
-    exponentials = jnp.exp(scores - top)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    if any_zero:
-        total += zero_keys * jnp.exp(-top)
-    return exponentials * (1.0 / total)
-
-
-def _drop(x: Array, mask: list[Array], rate: float) -> Array:
-    """Applies a dropout mask, if there is one."""
-    if not mask:
-        return x
-    factor = 0.0 if rate == 1.0 else 1.0 / (1.0 - rate)
-    return jnp.where(mask[0].astype(jnp.int32) != 0, x * factor, 0.0)
+def _tokens(share: Tiling, length: int, first: int = 0) -> pl.BlockSpec:
+    """Place of a program in tokens ``[N, S, ...]``, from a group of lanes on: the same in all."""
+    block = (share.windows, length, share.lanes)
+    return pl.BlockSpec(block, lambda n, g, *_: (n, 0, first + g))

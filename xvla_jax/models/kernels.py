@@ -25,16 +25,14 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.models.fused_attention import (
     fused_attention,
-    fused_windows,
+    fused_packed,
     serves,
-    serves_map,
+    serves_packed,
 )
-from xvla_jax.models.remat import Kept
 
 Array = jax.Array
 Form = Callable[..., Array]
@@ -89,38 +87,13 @@ def plain_attention(
     rate: float,
 ) -> Array:
     """Softmax, dropout, weighted sum."""
-    weights = _weights(_scores(query, key, scale), value.dtype, zero_keys)
-    weights = drop(weights.astype(jnp.float32), kept, rate).astype(value.dtype)
-    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _weights(scores: Array, dtype: Any, zero_keys: int = 0) -> Array:
-    """Softmax of float32 ``[..., S']`` in ``dtype``; `attend` tells of ``zero_keys``.
-
-    Its gradient needs the weights alone and takes them as they were given: a backward pass that
-    keeps them in bfloat16 keeps half of what it would of a softmax in float32.
-    """
+    scores = _scores(query, key, scale)
     weights = jax.nn.softmax(scores, axis=-1)
     if zero_keys:  # their scores are 0, so their sum of exponentials is their number
-        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., 1]
+        total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)  # [..., K, S, 1]
         weights *= jax.nn.sigmoid(total - math.log(zero_keys))
-    return weights.astype(dtype)
-
-
-def _weights_forward(scores: Array, dtype: Any, zero_keys: int) -> tuple[Array, Array]:
-    weights = checkpoint_name(_weights(scores, dtype, zero_keys), Kept.WEIGHTS)
-    return weights, weights
-
-
-def _weights_backward(dtype: Any, zero_keys: int, weights: Array, gradient: Array) -> tuple[Array]:
-    del dtype, zero_keys  # zero keys have zero values, so their weights take no gradient
-    weights, gradient = weights.astype(jnp.float32), gradient.astype(jnp.float32)
-    mean = (weights * gradient).sum(axis=-1, keepdims=True)  # [..., 1]
-    return (weights * (gradient - mean),)
-
-
-_weights.defvjp(_weights_forward, _weights_backward)
+    weights = drop(weights, kept, rate).astype(value.dtype)
+    return jnp.einsum("...kqs,...ske->...qke", weights, value)  # [..., S, K, E]
 
 
 def late_division(
@@ -190,39 +163,50 @@ ATTENTION: Final[Mapping[str, Mapping[str, Form]]] = {
 }
 
 
-def attend_windows(
-    by_window: Form,
-    query: Array,
-    key: Array,
-    value: Array,
+def attend_packed(
+    apart: Form,
+    packed: Array,
+    bias: Array,
+    kept: Array | None,
     *,
-    window: int,
+    num_heads: int,
     scale: float,
+    rate: float = 0.0,
+    window: int = 0,
     forms: str = "xla",
 ) -> Array:
-    """Attention inside the windows of a map: ``[B, H, W, K, E]`` -> ``[B, H, W, K, E]``.
+    """Attention among tokens whose queries, keys and values are one product.
 
     Args:
-        by_window: the plain form, which cuts windows out of the map for `attend`.
-        query: ``[B, H, W, K, E]``.
-        key: likewise.
-        value: likewise.
-        window: side of a window.
+        apart: the plain form, of the three arrays; it splits the product and calls `attend`.
+        packed: see `fused_attention.fused_packed`, and the following.
+        bias: of queries and of values.
+        kept: the weights that dropout keeps, or None.
+        num_heads: K.
         scale: factor of the query.
-        forms: a row of `ATTENTION`.
+        rate: of dropout.
+        window: side of a map's windows; 0 for none.
+        forms: a row of `ATTENTION`, for which `takes_packed` is True.
     """
+    options = {"num_heads": num_heads, "scale": scale, "rate": rate, "window": window}
     others = {
-        backend: functools.partial(form, window=window, scale=scale)
-        for backend, form in WINDOWS.get(forms, {}).items()
-        if serves_map(query.shape, itemsize=query.dtype.itemsize)
+        backend: functools.partial(form, **options) for backend, form in PACKED[forms].items()
     }
-    if not others:
-        return by_window(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, default=by_window, **others)
+    return jax.lax.platform_dependent(packed, bias, kept, default=apart, **others)
 
 
-# As `ATTENTION`, for maps whose windows need not be cut out.
-WINDOWS: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_windows}}
+def takes_packed(
+    forms: str, shape: tuple[int, ...], dtype: Any, num_heads: int, *, window: int, masked: bool
+) -> bool:
+    """True where a row of `ATTENTION` has a form for a product ``[B, ..., 3 * K * E]``."""
+    itemsize = jnp.dtype(dtype).itemsize
+    return forms in PACKED and serves_packed(
+        shape, num_heads, window=window, itemsize=itemsize, masked=masked
+    )
+
+
+# As `ATTENTION`, for products that yield queries, keys and values together.
+PACKED: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_packed}}
 
 
 def attention_forms(name: str) -> Mapping[str, Form]:

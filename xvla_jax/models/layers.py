@@ -1,4 +1,4 @@
-"""Layers shared by the towers.
+"""Layers shared by the towers, and the policies of rematerialisation.
 
 Letters in shape comments: B batch, V views, H W C image, N image tokens, L text tokens, T actions
 of a chunk, D action width, M model width, P prompt length, S any sequence, K heads, E head width.
@@ -6,8 +6,10 @@ of a chunk, D action width, M model width, P prompt length, S any sequence, K he
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
@@ -15,9 +17,78 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from xvla_jax.models.kernels import Array, attend, drop
+from xvla_jax.errors import ConfigError
+from xvla_jax.models.kernels import Array, attend, attend_packed, drop, takes_packed
 from xvla_jax.models.low_rank import Dense
-from xvla_jax.models.remat import Kept, rematerialised
+
+
+class Kept(enum.StrEnum):
+    """Names of values that a policy may keep, as blocks give them with ``checkpoint_name``."""
+
+    PROJECTED = "projected"  # products that yield queries, keys and values, before their bias
+    ATTENDED = "attended"  # result of attention, before its output projection
+    BETWEEN = "between"  # a block's input plus its attention branch
+    HIDDEN = "hidden"  # input of an MLP's activation
+    MASK = "mask"  # of dropout, bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RematPolicy:
+    """A row of `REMAT`.
+
+    Attributes:
+        recompute: blocks compute activations again in the backward pass.
+        saveable: the policy of ``jax.checkpoint`` for values to keep all the same; None keeps the
+            block's input alone.
+    """
+
+    recompute: bool
+    saveable: Callable[..., Any] | None = None
+
+
+# From most memory and least time to least memory and most time.
+REMAT: Final[Mapping[str, RematPolicy]] = {
+    "none": RematPolicy(recompute=False),
+    # Products with weights are kept; attention, norms and activations are computed again.
+    "dots": RematPolicy(True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    # Values with a name of `Kept`, and nothing else: in bfloat16 a third of "none". Masks are kept,
+    # as drawing them again takes longer than reading them.
+    "named": RematPolicy(True, jax.checkpoint_policies.save_only_these_names(*Kept)),
+    "full": RematPolicy(True),
+}
+
+
+def remat_policy(name: str) -> RematPolicy:
+    """Returns a row of `REMAT`.
+
+    Raises:
+        ConfigError: there is no row of that name.
+    """
+    if name not in REMAT:
+        raise ConfigError(f"config.remat is {name!r}; allowed are {', '.join(REMAT)}")
+    return REMAT[name]
+
+
+def rematerialised(block: type[nn.Module], name: str, *, scanned: bool) -> type[nn.Module]:
+    """Wraps a block in a policy; its call takes ``(x, train)``, ``train`` by position."""
+    policy = remat_policy(name)
+    if not policy.recompute:
+        return block
+    return nn.remat(
+        block,
+        static_argnums=(2,),  # train; 0 is the module
+        policy=policy.saveable,
+        # Barriers keep the compiler from merging both computations; a scan does so without them.
+        prevent_cse=not scanned,
+    )
+
+
+def rematerialised_function(block: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wraps a function of arrays, called in a scan, in a policy."""
+    policy = remat_policy(name)
+    if not policy.recompute:
+        return block
+    return jax.checkpoint(block, policy=policy.saveable, prevent_cse=False)
 
 
 class Dropout(nn.Module):
@@ -71,22 +142,30 @@ class PackedQKV(nn.Module):
     num_heads: int
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array, Array]:
         """``[..., M]`` -> q, k, and v before its bias, each ``[..., K, E]``; the bias ``[K, E]``.
 
         As attention weights sum to one, the bias of the values may be added to the result instead.
         """
+        return split_qkv(*self.together(x), self.num_heads)
+
+    @nn.compact
+    def together(self, x: Array) -> tuple[Array, Array]:
+        """``[..., M]`` -> the product ``[..., 3 * M]`` before its bias, and that, ``[3 * M]``."""
         width = x.shape[-1]
         init = nn.initializers.xavier_uniform()
         kernel = self.param("kernel", init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)).astype(self.dtype)
-        y = checkpoint_name(x.astype(self.dtype) @ kernel, Kept.PROJECTED)
-        heads = (3, self.num_heads, width // self.num_heads)
-        # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
-        query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
-        query_bias, _, value_bias = bias.reshape(heads)
-        return query + query_bias, key, value, value_bias
+        return checkpoint_name(x.astype(self.dtype) @ kernel, Kept.PROJECTED), bias
+
+
+def split_qkv(y: Array, bias: Array, num_heads: int) -> tuple[Array, Array, Array, Array]:
+    """Splits results of `PackedQKV.together` as its call returns them."""
+    heads = (3, num_heads, y.shape[-1] // (3 * num_heads))
+    # [..., 3 * M] -> [..., 3, K, E] -> three of [..., K, E]
+    query, key, value = jnp.moveaxis(y.reshape(*y.shape[:-1], *heads), -3, 0)
+    query_bias, _, value_bias = bias.reshape(heads)
+    return query + query_bias, key, value, value_bias
 
 
 class KeyProjection(nn.Module):
@@ -150,7 +229,40 @@ class SelfAttention(nn.Module):
         Returns:
             ``[B, rows, M]``, of the first tokens alone; without ``rows``, of all.
         """
+        shape = (*x.shape[:-1], 3 * self.width)
+        masked = train and self.dropout > 0.0
+        all_alike = known is None and rows is None and not hidden
+        packed = functools.partial(takes_packed, self.attention, shape, self.dtype, self.num_heads)
+        if all_alike and packed(window=0, masked=masked):
+            return self._packed(x, train=train)
         return self.mix(*self.joined(x, known), rows=rows, hidden=hidden, train=train)
+
+    def _packed(self, x: Array, *, train: bool) -> Array:
+        """Attends among the tokens of ``x`` ``[B, S, M]`` alone, whose q, k and v are one array."""
+        y, bias = self.qkv.together(x)
+        batch, length, _ = x.shape
+        shape = (batch, self.num_heads, length, length)
+        scale = (self.width // self.num_heads) ** -0.5
+        parts = bias.reshape(3, self.width)[::2]  # of queries and values: [2, M]
+
+        def apart(y: Array, parts: Array, kept: Array | None) -> Array:
+            of_query, of_value = parts
+            all_three = jnp.concatenate([of_query, jnp.zeros_like(of_query), of_value])
+            query, key, value, value_bias = split_qkv(y, all_three, self.num_heads)
+            options = {"scale": scale, "kept": kept, "rate": self.dropout, "forms": self.attention}
+            return attend(query, key, value + value_bias, **options).reshape(x.shape)
+
+        out = attend_packed(
+            apart,
+            y,
+            parts,
+            self.drop.mask(shape, deterministic=not train),
+            num_heads=self.num_heads,
+            scale=scale,
+            rate=self.dropout,
+            forms=self.attention,
+        )
+        return self.proj(checkpoint_name(out, Kept.ATTENDED))
 
     def joined(self, x: Array, known: QKV | None = None) -> QKV:
         """Projects ``x`` ``[B, S, M]``, and puts the ``known`` tokens behind: ``[B, S + S']``."""
@@ -217,7 +329,7 @@ def stacked(block: type[nn.Module], length: int, *, remat: str) -> Callable[...,
     """Runs ``length`` copies of a block in one scan, with parameters stacked on a leading axis.
 
     The block's call takes ``(x, train)`` and returns ``(x, None)``, and so does the stack's.
-    ``remat`` names a row of ``remat.REMAT``.
+    ``remat`` names a row of `REMAT`.
     """
     return nn.scan(
         rematerialised(block, remat, scanned=True),

@@ -15,6 +15,7 @@ from xvla_jax.models.layers import (
     QKV,
     Array,
     DomainLinear,
+    Kept,
     LayerNorm,
     Mlp,
     SelfAttention,
@@ -23,7 +24,6 @@ from xvla_jax.models.layers import (
     time_embedding,
 )
 from xvla_jax.models.low_rank import Dense
-from xvla_jax.models.remat import Kept
 from xvla_jax.sharding import batch_split
 
 DROPOUT: Final = 0.1  # fixed in X-VLA: attention probabilities, after the GELU, after fc2
@@ -117,7 +117,7 @@ class SoftPromptedTransformer(nn.Module):
     Attributes:
         config: the model's shape.
         action_width: D.
-        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
         unroll: blocks are modules of their own, not one scan (see ``inference.inference_params``).
         attention: a row of ``kernels.ATTENTION``.
         dtype: computing type.

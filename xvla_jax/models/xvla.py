@@ -35,7 +35,7 @@ class XVLA(nn.Module):
     Attributes:
         config: the model's shape.
         dtype: computing type; parameters stay float32, statistics and softmax are float32.
-        remat: a row of ``remat.REMAT``, which says what the backward pass keeps of the blocks.
+        remat: a row of ``layers.REMAT``, which says what the backward pass keeps of the blocks.
         unroll: each layer has parameters of its own, see ``inference.inference_params``; a scan
             would copy a layer's slice of the stacked weights before each product.
         scan_vision: compiles the block pairs of a vision stage once, see ``davit.DaViT``.

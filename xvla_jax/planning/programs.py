@@ -51,7 +51,7 @@ class Run:
         processor: size of images and text.
         optimizer: of the train step.
         dtype: computing type.
-        remat: a row of ``xvla_jax.models.remat.REMAT``.
+        remat: a row of ``xvla_jax.models.layers.REMAT``.
         batch_size: samples of a step, over all chips.
         views: view slots that the data fills.
         data: devices along this axis of the mesh; -1 for all that are left.

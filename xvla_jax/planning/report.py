@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from jax.sharding import Mesh
 
-from xvla_jax.models.remat import REMAT
+from xvla_jax.models.layers import REMAT
+from xvla_jax.planning.attention import summary
 from xvla_jax.planning.chips import Slice, ring_hops
 from xvla_jax.planning.programs import (
     GUARDS,
@@ -235,7 +236,7 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
         "views": run.views,
         "dtype": str(run.dtype.__name__),
         "remat": run.remat,
-        **({"attention": run.attention} if run.attention != "xla" else {}),
+        **({"attention": _attention(run)} if run.attention != "xla" else {}),
         "hbm_limit": target.chip.hbm_bytes,
         "state_per_chip": bytes_per_chip(state),
         **({"teacher_per_chip": bytes_per_chip(state.teacher)} if run.distill else {}),
@@ -244,6 +245,10 @@ def _circumstances(run: Run, target: Slice, pipeline: Mapping[str, int]) -> dict
         "host_ram_limit": target.chip.host_ram,
         "hosts": target.hosts,
     }
+
+
+def _attention(run: Run) -> str:
+    return summary(run.recipe.model, run.processor)
 
 
 def _mesh(run: Run, target: Slice) -> Mesh:

@@ -103,10 +103,10 @@ def part_of(out: Path, states: range, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Receipts of initial states 33 and 34 with films, of 30 to 32, of all these, and of 35."""
+    """Receipts of initial state 32 with films, of 30 and 31, of all these, and of 33."""
     out = tmp_path_factory.mktemp("halves")
-    filmed = part_of(out / "films", range(33, 35), film="a")
-    others = (range(30, 33), range(30, 35), range(35, 36))
+    filmed = part_of(out / "films", range(32, 33), film="a")
+    others = (range(30, 32), range(30, 33), range(33, 34))
     return [filmed, *(part_of(out / str(k), states) for k, states in enumerate(others))]
 
 
@@ -129,13 +129,13 @@ def test_evaluations_of_other_initial_states_are_joined(halves: list[Any]) -> No
     # a receipt may be named twice, and a joined one is joined with more
     assert merge_receipts([*parts, parts[0]]) == joined
     grown = merge_receipts([joined, more])["tasks"]["quickstart"]["plan"]
-    assert grown == [f"{task}:{state}:{42 + state}" for task in (3, 1) for state in range(30, 36)]
+    assert grown == [f"{task}:{state}:{42 + state}" for task in (3, 1) for state in range(30, 34)]
 
 
 def test_evaluations_that_share_episodes_are_refused_by_name(halves: list[Any]) -> None:
     words = (
-        r"initial states 30\.\.32 and 30\.\.34 share episodes of quickstart: \(task:initial "
-        r"state:seed\) 1:30:72, 1:31:73, .* \(6 in all\)"
+        r"initial states 30\.\.31 and 30\.\.32 share episodes of quickstart: \(task:initial "
+        r"state:seed\) 1:30:72, 1:31:73, .* \(4 in all\)"
     )
     with pytest.raises(MergeError, match=words):
         merge_receipts(halves[1:3])
@@ -144,10 +144,10 @@ def test_evaluations_that_share_episodes_are_refused_by_name(halves: list[Any]) 
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("policies", "a", "hash"), "ff", r"30\.\.32 and 33\.\.34 are of .*hash: ff against ab12"),
+        (("policies", "a", "hash"), "ff", r"30\.\.31 and 32\.\.32 are of .*hash: ff against ab12"),
         (("config", "seed"), 5, r"config\.seed: 5 against 0"),
         (("tasks", "quickstart", "row", "step_limit"), 9, r"row\.step_limit: 9 against 150"),
-        (("tasks", "quickstart", "stopping"), {"decided": True}, r"30\.\.32 .*--stop_early"),
+        (("tasks", "quickstart", "stopping"), {"decided": True}, r"30\.\.31 .*--stop_early"),
         (("tasks", "quickstart", "plan"), ["3:30:72", "3:99:1"], "3:99:1 are missing"),
     ],
 )

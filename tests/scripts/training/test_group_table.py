@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from configs import adapt_new_robot, lora
-from scripts.training.run import group_table, recipe_of
+from scripts.training.group_table import group_table
+from scripts.training.run import recipe_of
 from tests.xvla_jax import tiny
 from xvla_jax.errors import ConfigError
 from xvla_jax.lora import LoraConfig

@@ -16,8 +16,8 @@ from tests.xvla_jax import tiny
 from xvla_jax.errors import ConfigError
 from xvla_jax.models import kernels
 from xvla_jax.models.davit import _attend_by_window
-from xvla_jax.models.fused_attention import fused_attention, fused_windows, serves, tiling
-from xvla_jax.models.layers import Kept, stacked
+from xvla_jax.models.fused_attention import fused_attention, fused_packed, serves, tiling
+from xvla_jax.models.layers import split_qkv, stacked
 from xvla_jax.models.soft_transformer import PolicyBlock
 
 _interpreted = functools.partial(fused_attention, interpret=True)
@@ -147,7 +147,6 @@ def test_a_program_for_tpu_alone_holds_the_kernel_and_only_if_asked_for() -> Non
 # Without a policy the backward kernel alone follows the forward one; "full" attends again.
 @pytest.mark.parametrize(("policy", "forward"), [("none", 1), ("named", 1), ("full", 2)])
 def test_named_values_save_a_second_forward_kernel(policy: str, forward: int) -> None:
-    assert Kept.ATTENDED in Kept
     stack = stacked(PolicyBlock, 2, remat=policy)(128, 2, 128, 0, "fused", dtype=jnp.bfloat16)
     x = jax.ShapeDtypeStruct((2, 8, 128), jnp.bfloat16)
     params = jax.eval_shape(lambda x: stack.init(jax.random.key(0), x, False)["params"], x)
@@ -173,16 +172,74 @@ def test_an_unknown_row_and_other_devices_are_named() -> None:
     kernels.check_attention("xla", "cpu")
 
 
+def _gradients(attend: Any, *operands: jax.Array) -> list[np.ndarray]:
+    """Gradients of a weighted sum of ``attend(packed, bias)``."""
+
+    def loss(packed: jax.Array, bias: jax.Array) -> jax.Array:
+        out = attend(packed, bias)
+        return (out * jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)).mean()
+
+    return [np.asarray(x) for x in jax.jit(jax.grad(loss, (0, 1)))(*operands)]
+
+
+def _products(*shape: int, num_heads: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Queries, keys and values as one product, and the bias of queries and values."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    numbers = num_heads * width
+    packed = jax.random.normal(keys[0], (*shape, 3 * numbers))
+    return packed, jax.random.normal(keys[1], (2, numbers))
+
+
+def _close(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * float(abs(b).max()))
+
+
+def test_one_product_is_attended_as_its_three_parts_are() -> None:
+    packed, bias = _products(2, 10, num_heads=4, width=64)  # two groups of heads
+    kept = jax.random.bernoulli(jax.random.key(1), 0.7, (2, 4, 10, 10))
+    options: dict[str, Any] = {"scale": 0.125, "rate": 0.3}
+
+    def apart(packed: jax.Array, bias: jax.Array) -> jax.Array:
+        all_three = jnp.concatenate([bias[0], jnp.zeros_like(bias[0]), bias[1]])
+        query, key, value, value_bias = split_qkv(packed, all_three, 4)
+        attend = functools.partial(kernels.plain_attention, zero_keys=0, **options)
+        return attend(query, key, value + value_bias, kept).reshape(2, 10, -1)
+
+    together = functools.partial(fused_packed, kept=kept, num_heads=4, interpret=True, **options)
+    _close(_gradients(together, packed, bias), _gradients(apart, packed, bias))
+
+
 def test_windows_that_are_not_cut_out_give_the_numbers_of_those_that_are() -> None:
-    """A map of 5 x 7 cells in windows of 3 x 3: six, of which four are incomplete."""
-    by_window = functools.partial(_attend_by_window, 3, "xla")
-    uncut = functools.partial(fused_windows, window=3, scale=0.5, interpret=True)
-    shape = (2, 5, 7, 2, 4)
-    operands = [jax.random.normal(jax.random.key(i), shape) for i in range(3)]
-    weights = jnp.arange(2 * 5 * 7 * 8, dtype=jnp.float32).reshape(shape)
+    """A map of 5 x 7 cells in windows of 3 x 3: six, of which four are incomplete; on a mesh."""
+    packed, bias = _products(8, 5, 7, num_heads=2, width=4)
+    bias = bias.at[1].set(0.0)  # as a window's absent cells have no values
 
-    def gradients(attend: Any) -> Any:
-        return jax.jit(jax.grad(lambda *x: (attend(*x) * weights).mean(), (0, 1, 2)))(*operands)
+    def cut(packed: jax.Array, bias: jax.Array) -> jax.Array:
+        all_three = jnp.concatenate([bias[0], jnp.zeros_like(bias[0]), bias[1]])
+        query, key, value, value_bias = split_qkv(packed, all_three, 2)
+        attend = functools.partial(_attend_by_window, 3, "xla")
+        return attend(query, key, value + value_bias).reshape(*packed.shape[:-1], -1)
 
-    for ours, theirs in zip(gradients(uncut), gradients(by_window), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * float(abs(theirs).max()))
+    options: dict[str, Any] = {"num_heads": 2, "scale": 0.5, "window": 3}
+    uncut = functools.partial(fused_packed, kept=None, interpret=True, **options)
+    with jax.set_mesh(tiny.mesh(2, 4)):
+        ours = _gradients(uncut, packed, bias)
+    # The values' bias counts in cut windows where no cell is, so its gradient is another.
+    theirs = _gradients(cut, packed, bias)
+    _close([ours[0], ours[1][:1]], [theirs[0], theirs[1][:1]])
+
+
+def test_maps_of_small_stages_and_the_heads_blocks_are_taken_as_one_product() -> None:
+    takes = functools.partial(kernels.takes_packed, dtype=jnp.bfloat16)
+    window = {"window": 12, "masked": False}
+    sides = {56: (256, 8), 28: (512, 16), 14: (1024, 32), 7: (2048, 64)}
+    taken = [
+        side
+        for side, (m, k) in sides.items()
+        if takes("fused", (48, side, side, 3 * m), num_heads=k, **window)
+    ]
+    assert taken == [14, 7]
+    head: dict[str, Any] = {"shape": (16, 326, 3072), "num_heads": 16, "window": 0, "masked": True}
+    assert takes("fused", **head)
+    assert not takes("xla", **head)

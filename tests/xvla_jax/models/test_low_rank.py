@@ -13,9 +13,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tests.xvla_jax import products
-from xvla_jax.models.layers import KeyProjection, Mlp, PackedQKV, stacked
+from xvla_jax.models.layers import REMAT, KeyProjection, Mlp, PackedQKV, stacked
 from xvla_jax.models.low_rank import AdaptedKernel, Conv, Dense
-from xvla_jax.models.remat import REMAT
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 8)), jnp.float32)
 

@@ -168,7 +168,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 def test_a_step_that_attends_in_one_kernel_is_the_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of the padded form, which is compiled already; the kernel runs as JAX operations."""
+    """The padded form is compiled already; the kernel runs as JAX operations."""
     interpreted = functools.partial(fused_attention, interpret=True)
     monkeypatch.setitem(kernels.ATTENTION, "fused", {"cpu": interpreted})  # pyright: ignore[reportArgumentType]
     model = _RECIPE.model.clone(attention="fused", remat="named")
