@@ -1,4 +1,4 @@
-"""A train step with packed views is the padded step: on any mesh, in parts, frozen, with LoRA."""
+"""A train step with packed views is the padded step: on any mesh, and with all other options."""
 
 from __future__ import annotations
 
@@ -75,7 +75,14 @@ def _params() -> Any:
     return jax.tree.map(np.asarray, made)
 
 
-_LORA_IN_PARTS = dataclasses.replace(_RECIPE, lora=LoraConfig(rank=2, alpha=4), accumulate=2)
+# Also several draws of an observation, each with a delay.
+_LORA_IN_PARTS = dataclasses.replace(
+    _RECIPE,
+    model=XVLA(dataclasses.replace(tiny.ONE_STAGE, rtc_max_delay=2)),
+    lora=LoraConfig(rank=2, alpha=4),
+    accumulate=2,
+    noise_draws=2,
+)
 _HEADS = dataclasses.replace(
     _RECIPE, config=dataclasses.replace(_RECIPE.config, mode="prompts_and_heads")
 )
@@ -161,7 +168,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 def test_a_step_that_attends_in_one_kernel_is_the_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The padded form is compiled already; the kernel runs as JAX operations."""
+    """The plain step is compiled already; the kernel runs as JAX operations."""
     interpreted = functools.partial(fused_attention, interpret=True)
     monkeypatch.setitem(kernels.ATTENTION, "fused", {"cpu": interpreted})  # pyright: ignore[reportArgumentType]
     model = _RECIPE.model.clone(attention="fused", remat="named")
