@@ -139,7 +139,8 @@ def fused_attention(
     flat = [x.reshape(-1, x.shape[-3], num_heads * width) for x in (query, key, value)]
     # [..., K, S, S'] -> [N, K, S, S']; the kernel takes bool as 32 bits
     mask = None if kept is None else kept.reshape(-1, *kept.shape[-3:]).astype(jnp.int8)
-    return _attend(options, *flat, mask).reshape(query.shape)
+    out = jnp.asarray(_attend(options, *flat, mask))
+    return out.reshape(query.shape)
 
 
 def serves_packed(
@@ -193,7 +194,8 @@ def fused_packed(
     masked, split = kept is not None, _split(batch)
     options = Options(num_heads, scale, 0, rate, masked, True, cells, split, interpret)
     mask = None if kept is None else kept.astype(jnp.int8)
-    out = _attend_packed(options, packed.reshape(batch, -1, numbers), bias, mask)
+    tokens_of_all = packed.reshape(batch, -1, numbers)
+    out = jnp.asarray(_attend_packed(options, tokens_of_all, bias, mask))
     return out.reshape(*packed.shape[:-1], numbers // 3)
 
 

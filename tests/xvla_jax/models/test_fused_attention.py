@@ -102,10 +102,14 @@ def test_the_kernel_gives_the_plain_forms_numbers_at_other_sizes(
 
 
 def test_a_program_takes_the_heads_that_fill_128_lanes_and_the_windows_that_fit() -> None:
-    of = functools.partial(tiling, itemsize=2, masked=False)
-    assert dataclasses.astuple(of(768, 144, 144, 8, 32) or of) == (12, 4, 128)
-    assert dataclasses.astuple(of(17, 144, 144, 8, 32) or of) == (1, 4, 128)  # 17 is prime
-    assert dataclasses.astuple(of(6, 5, 5, 3, 64) or of) == (6, 3, 192)  # no two of three heads
+    def of(*sizes: int) -> tuple[int, ...] | None:
+        count, rows, keys, num_heads, width = sizes
+        share = tiling(count, rows, keys, num_heads, width, itemsize=2, masked=False)
+        return share and (share.windows, share.heads, share.lanes)
+
+    assert of(768, 144, 144, 8, 32) == (12, 4, 128)
+    assert of(17, 144, 144, 8, 32) == (1, 4, 128)  # 17 is prime
+    assert of(6, 5, 5, 3, 64) == (6, 3, 192)  # no two of three heads
     shape = (1, 4096, 2, 64)  # 64 MiB of scores a head
     assert of(1, 4096, 4096, 2, 64) is None
     assert not serves(shape, shape, itemsize=2, masked=False)
