@@ -324,6 +324,7 @@ class _Call:
         specs += [pl.BlockSpec(table.shape, lambda *_: (0, 0)) for table in tables]
         kernel, shapes, places, scratch = self._results(share, sizes, dtype)
         turns = (3,) if scratch else ()
+        semantics: Any = ("parallel", "parallel", *("arbitrary" for _ in turns))
         scores = count * heads * rows * keys
         return pl.pallas_call(
             functools.partial(kernel, options=options, heads=share.heads, width=width),
@@ -332,9 +333,7 @@ class _Call:
             in_specs=specs,
             out_specs=places,
             scratch_shapes=scratch,
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", *["arbitrary"] * len(turns))
-            ),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
             cost_estimate=pl.CostEstimate(
                 flops=(5 if self.backward else 2) * 2 * scores * width,
                 transcendentals=scores,

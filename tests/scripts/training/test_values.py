@@ -93,7 +93,7 @@ def test_two_betas_are_needed(betas: tuple[float, ...]) -> None:
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
-    config = debug.get_config()
+    config: Any = debug.get_config()
     config.batch_size, config.data.lanes = 0, -3
     with pytest.raises(ConfigError, match=r"^config.batch_size is 0; .*; config.data.lanes is -3"):
         check_values(config.to_dict())
