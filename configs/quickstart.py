@@ -17,7 +17,7 @@ from configs import base, models
 
 def get_config() -> ConfigDict:
     """Poses of LIBERO's arm."""
-    return small_config(action_mode="ee6d", mixture="libero_demos", iters=2400)
+    return small_config(action_mode="ee6d", mixture="libero_demos", iters=1500)
 
 
 def small_config(*, action_mode: str, mixture: str, iters: int) -> ConfigDict:

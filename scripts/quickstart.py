@@ -5,7 +5,7 @@ python -m scripts.quickstart [--robot=libero] [--workdir=outputs/quickstart] [--
 
 Every stage is a command, which is shown before it runs. A stage that was completed with the same
 command is skipped, an interrupted one continues where it stopped. The training is as long as fits
-into the minutes, but has at least 500 steps, and at most 2,400 (so101: 1,500).
+into the minutes, but has at least 500 steps and at most 1,500.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _affordable(workdir: pathlib.Path, console: Console) -> int:
     fitting = fitting_iters(
         workdir, seconds, minutes=_MINUTES.value, demonstrations=_DEMONSTRATIONS.value
     )
-    iters = affordable_iters(fitting, int(ROBOTS[_ROBOT.value]["most_iters"]))
+    iters = affordable_iters(fitting)
     bound = "the fewest that make a policy" if iters > fitting else "after which little is gained"
     other = "" if iters == fitting else f"; it has {iters}, {bound}"
     console.print(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from scripts.demo.stages import RECORD, SPEED, WRITE
 from scripts.terminal import UsageError
 
-FLOOR = 500  # steps
+FLOOR, CEILING = 500, 1500  # steps
 _ROUND = 50
 # The later stages run the same simulators as the recording, for as long as so many demonstrations;
 # training and certificate start the same program as the timed run, and take a part of its time.
@@ -21,9 +21,9 @@ _EVALUATED = 150
 _START, _CERTIFY = 0.7, 0.5
 
 
-def affordable_iters(fitting: int, most: int) -> int:
-    """Training steps to take: those that fit, but from `FLOOR` to ``most``."""
-    return max(FLOOR, min(most, fitting))
+def affordable_iters(fitting: int) -> int:
+    """Training steps to take: those that fit, but from `FLOOR` to `CEILING`."""
+    return max(FLOOR, min(CEILING, fitting))
 
 
 def fitting_iters(

@@ -33,7 +33,7 @@ class Stage:
     ends: tuple[int, ...] = (0,)
 
 
-# What differs from robot to robot: placeholders of the stages, and the most steps that they need.
+# What differs from robot to robot: placeholders of the stages.
 ROBOTS: Mapping[str, Mapping[str, str]] = {
     "libero": {
         "task": "quickstart",
@@ -41,7 +41,6 @@ ROBOTS: Mapping[str, Mapping[str, str]] = {
         "wander": "0.04",
         "dataset": "libero_demos",
         "config": "configs/quickstart.py",
-        "most_iters": "2400",
     },
     "so101": {
         "task": "so101",
@@ -49,7 +48,6 @@ ROBOTS: Mapping[str, Mapping[str, str]] = {
         "wander": "0.03",
         "dataset": "so101_demos",
         "config": "configs/so101.py",
-        "most_iters": "1500",
     },
 }
 
