@@ -3,7 +3,7 @@
 ``python -m scripts.train --config=configs/quickstart.py --workdir=outputs/quickstart/train
 --config.data.root=outputs/quickstart/rlds``
 Hardware: two CPU cores. Time: 6 to 7 minutes for 1,500 steps of 32. Result: 138 of 150
-held-out episodes over three seeds; 500 steps reach half to two thirds of them.
+held-out episodes over three seeds; 500 steps reach half to three quarters of them.
 """
 
 from __future__ import annotations
