@@ -110,6 +110,13 @@ def test_importing_the_library_loads_no_tensorflow_and_no_peer() -> None:
     )
 
 
+def test_importing_the_policy_loads_no_kernels() -> None:
+    """Pallas takes a tenth of the time of the import, and only a training on TPUs needs it."""
+    is_loaded = "any('experimental.pallas' in name for name in sys.modules)"
+    code = f"import sys, xvla_jax.policy; sys.exit({is_loaded})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_importing_eval_loads_numpy_only() -> None:
     names = [
         name

@@ -27,12 +27,6 @@ import jax
 import jax.numpy as jnp
 
 from xvla_jax.errors import ConfigError
-from xvla_jax.models.fused_attention import (
-    fused_attention,
-    fused_packed,
-    serves,
-    serves_packed,
-)
 
 Array = jax.Array
 Form = Callable[..., Array]
@@ -150,6 +144,9 @@ def fused_or_plain(
     The kernel was compiled for v5e, v5p and v6e (``python -m benchmarks.blocks``), and run in
     interpret mode on CPU; it was not timed on a TPU.
     """
+    # Imported where it is used: Pallas is a tenth of the time that importing the model takes.
+    from xvla_jax.models.fused_attention import fused_attention, serves
+
     form = plain_attention
     if serves(query.shape, key.shape, itemsize=query.dtype.itemsize, masked=kept is not None):
         form = fused_attention
@@ -199,14 +196,22 @@ def takes_packed(
     forms: str, shape: tuple[int, ...], dtype: Any, num_heads: int, *, window: int, masked: bool
 ) -> bool:
     """True where a row of `ATTENTION` has a form for a product ``[B, ..., 3 * K * E]``."""
+    if forms not in PACKED:
+        return False
+    from xvla_jax.models.fused_attention import serves_packed
+
     itemsize = jnp.dtype(dtype).itemsize
-    return forms in PACKED and serves_packed(
-        shape, num_heads, window=window, itemsize=itemsize, masked=masked
-    )
+    return serves_packed(shape, num_heads, window=window, itemsize=itemsize, masked=masked)
+
+
+def _fused_packed(*operands: Any, **options: Any) -> Array:
+    from xvla_jax.models.fused_attention import fused_packed
+
+    return fused_packed(*operands, **options)
 
 
 # As `ATTENTION`, for products that yield queries, keys and values together.
-PACKED: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": fused_packed}}
+PACKED: Final[Mapping[str, Mapping[str, Form]]] = {"fused": {"tpu": _fused_packed}}
 
 
 def attention_forms(name: str) -> Mapping[str, Form]:

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 import jax
 import numpy as np
 
-from xvla_jax.models.fused_attention import BACKWARD_KERNEL
 from xvla_jax.models.packing import OVERFLOW_SCOPE
 from xvla_jax.planning import hlo
 from xvla_jax.planning.chips import CHIPS
@@ -99,6 +98,8 @@ def product_flops(visit: hlo.Visit) -> int | None:
 
 def recomputed_flops(visit: hlo.Visit, flops: int) -> int:
     """Returns the part of the FLOPs of a product that rematerialisation repeats."""
+    from xvla_jax.models.fused_attention import BACKWARD_KERNEL
+
     if "rematted_computation" in visit.op_name:
         return flops
     return flops // 5 if BACKWARD_KERNEL in visit.op_name else 0  # the scores, one of five products
