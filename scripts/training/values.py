@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+
+from flax.traverse_util import flatten_dict
 
 from xvla_jax.errors import ConfigError
 from xvla_jax.training.optimizer import GroupRow, OptimizerConfig
@@ -68,7 +70,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names all such fields, their values and what is allowed.
     """
-    values = dict(fields_of(config))
+    values = fields_of(config)
     problems = [
         f"config.{field} has {len(values[field])} numbers; {length} are needed"
         for field, length in LENGTHS.items()
@@ -83,14 +85,10 @@ def check_values(config: Mapping[str, Any]) -> None:
         raise ConfigError("; ".join(problems))
 
 
-def fields_of(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the fields of a config with their values, as ``optimizer.iters``."""
-    for name, value in config.items():
-        field = f"{path}{name}"
-        if not isinstance(value, Mapping):
-            yield field, value
-        elif field not in CHECKED_ELSEWHERE:
-            yield from fields_of(value, f"{field}.")
+def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a config by field, as ``optimizer.iters``."""
+    here = {name: value for name, value in config.items() if name not in CHECKED_ELSEWHERE}
+    return flatten_dict(here, sep=".")
 
 
 def limit_of(field: str) -> str | None:

@@ -25,7 +25,7 @@ from xvla_jax.errors import ConfigError
 from xvla_jax.training.optimizer import GroupRow
 
 _DEBUG = debug.get_config().to_dict()
-_FIELDS = dict(fields_of(_DEBUG))
+_FIELDS = fields_of(_DEBUG)
 _NUMBERS = {
     field: value
     for field, value in _FIELDS.items()
